@@ -1,0 +1,28 @@
+# Nothing but Python 3.11+ and make is needed; the environment is .venv in this folder.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coinseg needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The main job, small: a procedural CT cohort, anomalies injected in its kidneys, f, COIN, scores, report.
+demo: .venv/ready
+	$(BIN)/coinseg phantom out/phantom --config docs/demo-phantom.yaml
+	$(BIN)/coinseg run out/phantom -o out/demo --config docs/demo.yaml
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf out

@@ -1,0 +1,118 @@
+"""The classifier f: built by name, wrapped from the user's own module, or loaded; one logit, frozen for COIN."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .config import ClassifierSettings
+from .errors import UserError
+
+SMALL_WIDTHS = (16, 32, 64, 128)
+
+
+class Classifier(nn.Module):
+    """f as coinseg uses it: images (B, 1, H, W) in [-1, 1] -> logits (B,); above 0 is abnormal.
+
+    Args:
+        network: any module from images to one logit, (B,) or (B, 1).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B,)."""
+        logits = self.network(x)
+        if logits.numel() != len(x):
+            raise UserError(
+                f"the classifier returned shape {tuple(logits.shape)} for {len(x)} images",
+                "one logit for each image, (B,) or (B, 1)",
+                "wrap it so that only the logit of 'abnormal' is returned",
+            )
+        return logits.reshape(len(x))
+
+    def frozen(self) -> Classifier:
+        """Itself, in evaluation mode and without gradients for its weights."""
+        return self.eval().requires_grad_(False)
+
+
+def small_network() -> nn.Module:
+    """A 4-stage residual network of 0.3 million weights whose first stage keeps the full side.
+
+    Without an early stride its gradient with respect to the image is smooth, which is what the generator learns from.
+    """
+    from monai.networks.nets.resnet import ResNet
+
+    return ResNet(
+        "basic", [1, 1, 1, 1], list(SMALL_WIDTHS), spatial_dims=2, n_input_channels=1,
+        conv1_t_size=3, conv1_t_stride=1, no_max_pool=True, num_classes=1,
+    )  # fmt: skip
+
+
+def _timm_network(settings: ClassifierSettings) -> nn.Module:
+    import timm
+
+    if not timm.is_model(settings.name.split(".")[0]):
+        near = timm.list_models(f"*{settings.name[:6]}*")[:3]
+        raise UserError(
+            f"classifier.name is '{settings.name}'",
+            "'small', a timm model, or 'package.module:factory'",
+            f"did you mean one of {', '.join(near)}?" if near else "see timm.list_models()",
+        )
+    options: dict[str, Any] = {"in_chans": 1, "num_classes": 1}
+    if settings.weights and settings.weights != "timm":
+        if not Path(settings.weights).is_file():
+            raise UserError(f"{settings.weights} is missing", "a file of pretrained weights", "set classifier.weights")
+        return timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay={"file": settings.weights}, **options)
+    return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+
+
+def build(settings: ClassifierSettings) -> Classifier:
+    """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
+    if settings.name == "small":
+        return Classifier(small_network())
+    if ":" in settings.name:
+        module, _, factory = settings.name.partition(":")
+        try:
+            return Classifier(getattr(importlib.import_module(module), factory)())
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"classifier.name is '{settings.name}' ({error})", "an importable 'package.module:factory'", "mend the path"
+            ) from error
+    return Classifier(_timm_network(settings))
+
+
+def load_weights(module: nn.Module, path: Path, what: str) -> None:
+    """Fill a module from a safetensors file; raises `UserError` for another architecture or something else."""
+    try:
+        state = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing", f"a trained {what}", "train it first, or point at another run") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a checkpoint ({error})", f"a {what} saved by coinseg", "train it again") from error
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        name = wrong[0]
+        raise UserError(
+            f"{path} is a checkpoint of another architecture ({len(wrong)} tensors differ, first {name}: "
+            f"{found.get(name, 'absent')} in the file, {expected.get(name, 'absent')} in the model)",
+            f"a {what} with the settings of this run",
+            "use the settings it was trained with, or train again",
+        )
+    module.load_state_dict(state)
+
+
+def probabilities(f: nn.Module, x: Tensor) -> Tensor:
+    """f(X) in [0, 1], (B,), without gradients."""
+    with torch.no_grad():
+        return torch.sigmoid(f(x))

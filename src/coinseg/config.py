@@ -1,0 +1,310 @@
+"""Settings: frozen dataclasses, one per stage; every one can be set in YAML or on the command line.
+
+A run is one `Settings`. The presets at the end show what differs between them; nothing else in coinseg holds
+a default. An unknown key is an error (with the nearest known name), see `coinseg.cli`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is read and how it is turned into slices (thesis 3.6, 4).
+
+    Args:
+        layout: how the folder is arranged; "auto" looks and says what it found.
+        organ: regions of interest: TotalSegmentator class names ("kidney_left"), or label values ("1") of an organ label map.
+        organ_from: another folder with the organ masks, arranged like the data (the thesis re-predicted its kidneys).
+        lesion: TotalSegmentator class names of lesion masks; used for scoring only.
+        study_type: TotalSegmentator scans are kept when study_type in meta.csv contains this word; "" keeps all.
+        normal: folders of normal images, relative to the data, for the plain-folder layout.
+        abnormal: folders of abnormal images, relative to the data, for the plain-folder layout.
+        masks: folder of lesion masks for scoring, relative to the data; a mask has the name of its image.
+        size: side of the prepared square slices in pixels.
+        roi: "none" keeps the whole slice, "organ" crops one square around all organ regions together, "each" one square
+            around each region (left and right kidney), only for injected anomalies, whose labels belong to the crop.
+        roi_margin: room around the organ region, as a fraction of the region's longer side.
+        min_organ_px: a slice is kept when its organ mask has at least this many native pixels.
+        intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image by its own percentiles.
+        validation: share of patients held out.
+        split_by: "slice" splits inside patients when there is only one (scores are then optimistic).
+    """
+
+    layout: Literal["auto", "totalsegmentator", "folders", "csv"] = "auto"
+    organ: tuple[str, ...] = ()
+    organ_from: str | None = None
+    lesion: tuple[str, ...] = ()
+    study_type: str = "abdomen"
+    normal: tuple[str, ...] = ()
+    abnormal: tuple[str, ...] = ()
+    masks: str | None = None
+    size: int = 256
+    roi: Literal["none", "organ", "each"] = "none"
+    roi_margin: float = 0.15
+    min_organ_px: int = 32
+    intensity: Literal["auto", "hu", "percentile"] = "auto"
+    validation: float = 0.2
+    split_by: Literal["patient", "slice"] = "patient"
+
+
+@dataclass(frozen=True)
+class AnomalySettings:
+    """The thesis' synthetic anomaly, injected into normal slices (thesis 3.6.3).
+
+    Args:
+        kind: "blob" injects a deformed Gaussian blob inside the organ, "none" uses the labels of the data.
+        probability: share of slices that get one.
+        template: side of the blob's square template in pixels of the prepared slice (20 at 256x256 in the thesis).
+        sigma: standard deviation of the Gaussian on a [-1, 1] grid over the template.
+        alpha: height of the blob on the [0, 1] image.
+        level: the mask is where the deformed unit-height blob exceeds this.
+        redraw: draw training anomalies afresh in every epoch; validation is always the same.
+    """
+
+    kind: Literal["none", "blob"] = "none"
+    probability: float = 0.65
+    template: int = 20
+    sigma: float = 0.4
+    alpha: float = 0.9
+    level: float = 0.25
+    redraw: bool = True
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """The classifier f (thesis 4): one logit, trained on image-level labels, frozen afterwards.
+
+    Args:
+        name: "small" (a 4-stage residual network made for CPUs) or any timm model ("resnet18", "tf_efficientnetv2_s").
+        weights: file of pretrained weights for a timm model; "timm" lets timm find its own; null starts at random.
+        steps: optimiser steps.
+        batch: images per step.
+        lr: learning rate of Adam.
+        weight_decay: decoupled weight decay.
+        flip: mirror augmentation, horizontal and vertical.
+        shift: largest shift as a fraction of the side.
+        scale: largest change of scale.
+        rotate: largest rotation in degrees.
+        blur: largest Gaussian blur (sigma, pixels) used as augmentation; 0 is off.
+        noise: largest standard deviation of added Gaussian noise on the [-1, 1] image; 0 is off.
+        balanced: draw normal and abnormal images equally often.
+        threshold: an image is abnormal when f(X) >= threshold.
+    """
+
+    name: str = "small"
+    weights: str | None = None
+    steps: int = 1200
+    batch: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    flip: bool = True
+    shift: float = 0.07
+    scale: float = 0.1
+    rotate: float = 10.0
+    blur: float = 1.0
+    noise: float = 0.05
+    balanced: bool = True
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class CoinSettings:
+    """Counterfactual inpainting (thesis 3.2, 3.3).
+
+    Args:
+        width: channels at full resolution; doubles at every level of the encoder.
+        depth: levels of the encoder and of the decoder, each halving or doubling the side.
+        skips: skip connections, counted from the deepest (thesis Table 1); at most depth - 1.
+        discriminator_width: channels of the discriminator's first block.
+        discriminator_depth: residual blocks of the discriminator that halve the side.
+        fusion: how the perturbation meets the image: "bounded" is exactly the identity at zero,
+            "tanh" is the thesis' tanh(X + delta).
+        adversarial: weight of the data consistency loss.
+        classifier: weight of the classifier consistency loss.
+        identity: weight of the forward self-consistency loss.
+        cycle: weight of the cyclic self-consistency loss.
+        tv: weight of total variation, computed on the difference scaled to 0-255.
+        steps: discriminator steps; the generator is updated at every generator_every-th of them.
+        generator_every: 5 in the authors' runs; 1 costs the least for each generator update.
+        batch: images per step.
+        lr: learning rate of both Adam optimisers.
+        beta1: first Adam coefficient.
+        beta2: second Adam coefficient.
+        ema: decay of the averaged generator that is kept; 0 keeps the last one.
+    """
+
+    width: int = 16
+    depth: int = 4
+    skips: int = 3
+    discriminator_width: int = 16
+    discriminator_depth: int = 4
+    fusion: Literal["bounded", "tanh"] = "bounded"
+    adversarial: float = 1.0
+    classifier: float = 5.0
+    identity: float = 1.0
+    cycle: float = 1.0
+    tv: float = 0.05
+    steps: int = 1500
+    generator_every: int = 1
+    batch: int = 8
+    lr: float = 8e-4
+    beta1: float = 0.0
+    beta2: float = 0.99
+    ema: float = 0.99
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """From the difference |X - X_cf| to a mask (thesis 3.7, 4.2); no lesion mask is used here.
+
+    Args:
+        threshold: "normals" takes the quantile of the difference over training images labelled normal;
+            "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
+        quantile: the quantile for "normals".
+        refine: "guided" smooths the difference along the edges of the image (guided filter) before the threshold.
+        opening: side of the square of the morphological opening in pixels; 0 is off.
+        closing: side of the square of the morphological closing in pixels; 0 is off.
+        keep: "largest" keeps the largest connected component (thesis), "all" every one of at least min_px.
+        min_px: components smaller than this are dropped.
+    """
+
+    threshold: Literal["normals", "otsu"] | float = "normals"
+    quantile: float = 0.99
+    refine: Literal["none", "guided"] = "guided"
+    opening: int = 3
+    closing: int = 3
+    keep: Literal["largest", "all"] = "largest"
+    min_px: int = 4
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where and how it is computed; never part of what is computed, so it may differ on resuming.
+
+    Args:
+        accelerator: "auto", "cpu" or "cuda".
+        precision: Lightning Fabric precision, such as "32-true" or "bf16-mixed".
+        compile: compile the networks with torch.compile.
+        threads: CPU threads; 0 leaves the choice to torch.
+        checkpoint_every: steps between checkpoints.
+        sample_every: steps between sample pictures.
+        tensorboard: write TensorBoard event files beside stats.jsonl.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: str = "32-true"
+    compile: bool = False
+    threads: int = 0
+    checkpoint_every: int = 250
+    sample_every: int = 250
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run.
+
+    Args:
+        seed: every random choice follows from it.
+        data: what is read.
+        anomaly: the synthetic anomaly.
+        classifier: the classifier f.
+        coin: counterfactual inpainting.
+        masks: from difference to mask.
+        engine: where it is computed.
+    """
+
+    seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    anomaly: AnomalySettings = field(default_factory=AnomalySettings)
+    classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
+    coin: CoinSettings = field(default_factory=CoinSettings)
+    masks: MaskSettings = field(default_factory=MaskSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain nested dictionaries, ready for JSON or YAML."""
+        return asdict(self)
+
+
+_DEFAULT = Settings()
+
+PRESETS: dict[str, Settings] = {
+    "default": _DEFAULT,
+    # 256x256 with the authors' networks, losses and optimiser; wants a GPU.
+    "thesis": replace(
+        _DEFAULT,
+        classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0),
+        coin=replace(
+            _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
+            fusion="tanh", batch=16, lr=2e-4, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
+        ),
+        masks=replace(_DEFAULT.masks, refine="none"),
+    ),
+}  # fmt: skip
+
+
+def settings_from(values: dict[str, Any]) -> Settings:
+    """Settings from nested dictionaries (YAML, JSON); missing keys keep their defaults.
+
+    Raises:
+        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    return _filled(Settings(), values, "")
+
+
+def _filled(base: Any, values: dict[str, Any], prefix: str) -> Any:
+    known = {f.name: f for f in fields(base)}
+    if not isinstance(values, dict):
+        raise UserError(f"{prefix.rstrip('.')} is {values!r}", "a mapping of settings", "see --print_config")
+    changed = {}
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_setting(prefix + name, [prefix + k for k in known])
+        current = getattr(base, name)
+        if is_dataclass(current):
+            value = _filled(current, value, f"{prefix}{name}.")
+        elif isinstance(current, tuple) and isinstance(value, list | tuple):
+            value = tuple(str(item) for item in value)
+        changed[name] = value
+    return replace(base, **changed)
+
+
+def unknown_setting(name: str, known: list[str]) -> UserError:
+    """The error for a setting there is none of, with the nearest name."""
+    leaf = {k.rsplit(".", 1)[-1]: k for k in known}
+    near = get_close_matches(name, known, 1, 0.5) or [
+        leaf[m] for m in get_close_matches(name.rsplit(".", 1)[-1], list(leaf), 1, 0.5)
+    ]
+    return UserError(
+        f"unknown setting '{name}'",
+        "a name that --print_config shows",
+        f"did you mean '{near[0]}'?" if near else "see --print_config",
+    )
+
+
+def setting_names(base: Any = _DEFAULT, prefix: str = "") -> list[str]:
+    """All settings, dotted."""
+    names = []
+    for f in fields(base):
+        value = getattr(base, f.name)
+        names += setting_names(value, f"{prefix}{f.name}.") if is_dataclass(value) else [prefix + f.name]
+    return names
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """What differs between two settings, as "name: one -> other"; the engine is never part of it."""
+    found = []
+    for f in fields(one):
+        a, b = getattr(one, f.name), getattr(other, f.name)
+        if is_dataclass(a):
+            found += [] if f.name == "engine" else differences(a, b, f"{prefix}{f.name}.")
+        elif a != b:
+            found.append(f"{prefix}{f.name}: {a} -> {b}")
+    return found

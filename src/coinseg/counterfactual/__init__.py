@@ -1,0 +1,1 @@
+"""The counterfactual methods: networks, losses and the algorithm itself (`coin.py`)."""

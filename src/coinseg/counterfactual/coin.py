@@ -1,0 +1,90 @@
+"""Counterfactual inpainting (thesis 3.3): what is asked of X_cf, L_G, L_D, and how an image is explained.
+
+    min_E max_D  w_gan L_GAN + w_f L_f + w_idt L_idt + w_tv L_tv
+
+f arrives as a callable from images to logits; its weights are frozen by whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..config import CoinSettings
+from . import losses
+
+Logits = Callable[[Tensor], Tensor]
+
+
+def generator_losses(
+    x: Tensor, generator: Callable[[Tensor], Tensor], discriminator: Logits, f: Logits, weights: CoinSettings
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The weighted terms of L_G, by name, and X_cf for the discriminator's step.
+
+    Args:
+        x: images (B, C, ...) in [-1, 1], normal and abnormal alike: every one is asked to look normal to f, and to
+            stay as it is wherever that is possible.
+        generator: X -> X_cf.
+        discriminator: images -> logits of "real", (B,).
+        f: images -> logits of "abnormal", (B,).
+        weights: the weights of the terms; a term of weight 0 is not computed.
+    """
+    counterfactual = generator(x)
+    terms: dict[str, Tensor] = {}
+    if weights.adversarial:
+        terms["adversarial"] = weights.adversarial * losses.generator_adversarial(discriminator(counterfactual))
+    if weights.classifier:
+        terms["classifier"] = weights.classifier * losses.classifier_consistency(f(counterfactual))
+    if weights.identity:
+        terms["identity"] = weights.identity * losses.reconstruction(x, counterfactual)
+    if weights.cycle:
+        terms["cycle"] = weights.cycle * losses.reconstruction(x, generator(counterfactual))
+    if weights.tv:
+        terms["tv"] = weights.tv * losses.total_variation_of_difference(x, counterfactual)
+    return terms, counterfactual
+
+
+def discriminator_loss(real: Tensor, counterfactual: Tensor, discriminator: Logits) -> Tensor:
+    """L_D on images and (detached) counterfactuals (B, C, ...)."""
+    return losses.discriminator_adversarial(discriminator(real), discriminator(counterfactual.detach()))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What COIN says of a batch.
+
+    Args:
+        probability: f(X) in [0, 1], (B,).
+        counterfactual: X_cf in [-1, 1], (B, C, ...); exactly X where f(X) is below the threshold.
+        counterfactual_probability: f(X_cf) in [0, 1], (B,).
+        saliency: |X - X_cf| / 2 in [0, 1], the mean over channels, (B, ...).
+    """
+
+    probability: Tensor
+    counterfactual: Tensor
+    counterfactual_probability: Tensor
+    saliency: Tensor
+
+
+@torch.no_grad()
+def explain(x: Tensor, generator: Callable[[Tensor], Tensor], f: Logits, threshold: float = 0.5) -> Explanation:
+    """Explain images (B, C, ...) in [-1, 1]: inpaint those f calls abnormal, return the others unchanged.
+
+    Args:
+        x: images.
+        generator: X -> X_cf, in evaluation mode.
+        f: images -> logits, (B,).
+        threshold: f(X) at or above it is abnormal; 0 inpaints every image.
+    """
+    probability = torch.sigmoid(f(x))
+    abnormal = (probability >= threshold).reshape(-1, *[1] * (x.ndim - 1))
+    counterfactual = torch.where(abnormal, generator(x).clamp(-1, 1), x)
+    return Explanation(
+        probability=probability,
+        counterfactual=counterfactual,
+        counterfactual_probability=torch.sigmoid(f(counterfactual)),
+        saliency=(x - counterfactual).abs().mean(1) / 2,
+    )

@@ -1,0 +1,51 @@
+"""The losses of counterfactual inpainting: one equation of the thesis, one pure function.
+
+Symbols: X the image in [-1, 1], E the generator, X_cf = E(X), f the classifier (probability of abnormal), D the
+discriminator (probability of real). All return a scalar, the mean over the batch.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def discriminator_adversarial(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-L_GAN of 3.1.3: -E[log D(X)] - E[log(1 - D(X_cf))], from logits (B,). At least 0; 2 log 2 when D cannot tell."""
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def generator_adversarial(fake_logits: Tensor) -> Tensor:
+    """The generator's side of 3.1.3 in its non-saturating form: -E[log D(X_cf)], from logits (B,). At least 0."""
+    return F.softplus(-fake_logits).mean()
+
+
+def classifier_consistency(counterfactual_logits: Tensor) -> Tensor:
+    """L_f of 3.3.2, from the classifier's logits (B,) on X_cf. At least 0; 0 when f calls every X_cf normal.
+
+    The thesis writes D_KL(f(E(X)) || 0), infinite for every f > 0. Taken in the finite direction,
+    D_KL(Bernoulli(0) || Bernoulli(f)) = -log(1 - f(X_cf)), which is also the cross entropy with "normal".
+    """
+    return F.softplus(counterfactual_logits).mean()
+
+
+def reconstruction(x: Tensor, other: Tensor) -> Tensor:
+    """L_1 of 3.1.5: the mean absolute difference over all pixels. In [0, 2] for images in [-1, 1]."""
+    return (x - other).abs().mean()
+
+
+def total_variation(image: Tensor) -> Tensor:
+    """L_tv of 3.3.4 for images (B, C, *spatial): squared differences of neighbours along every spatial axis,
+    summed, over the number of pixels. At least 0; 0 for a constant image."""
+    total = image.new_zeros(())
+    for axis in range(2, image.ndim):
+        total = total + image.diff(dim=axis).square().sum()
+    return total / image[0, 0].numel() / image.shape[0] / image.shape[1]
+
+
+def total_variation_of_difference(x: Tensor, counterfactual: Tensor) -> Tensor:
+    """L_tv of the difference map |X - X_cf| on the 0-255 scale, which the weights of the authors' runs refer to.
+
+    Images in [-1, 1] differ by at most 2, so the difference is scaled by 255 / 2.
+    """
+    return total_variation((x - counterfactual).abs() * 127.5)

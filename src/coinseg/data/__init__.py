@@ -1,0 +1,1 @@
+"""From files to prepared slices: readers, intensity, the synthetic anomaly, the phantom, the slice store."""

@@ -1,0 +1,70 @@
+"""Intensities: the foreground fingerprint (Hounsfield units) or percentiles, onto [0, 1] and [-1, 1].
+
+Prepared slices are stored as 16-bit integers with one pair (low, high) for the whole store, so that scaling is one
+line at reading: `unit`. CT keeps its Hounsfield units on disk; other images are scaled by their own percentiles
+before they are stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
+HU_MIN, HU_MAX = -1024, 3071
+BODY_HU = -500
+"""Without an organ mask, voxels above this are foreground."""
+CODES = 65535
+
+
+@dataclass(frozen=True)
+class Window:
+    """Stored values `low` and below become 0, `high` and above become 1.
+
+    Args:
+        low, high: in stored units (HU, or codes of `encode_percentiles`).
+    """
+
+    low: float
+    high: float
+
+    def unit(self, stored: np.ndarray) -> np.ndarray:
+        """Stored values of any shape -> float32 in [0, 1]."""
+        return np.clip((stored.astype(np.float32) - self.low) / (self.high - self.low), 0, 1)
+
+    def source(self, unit: np.ndarray) -> np.ndarray:
+        """The inverse of `unit` inside the window."""
+        return unit * (self.high - self.low) + self.low
+
+
+def signed(unit: np.ndarray) -> np.ndarray:
+    """[0, 1] -> [-1, 1], the range of the networks."""
+    return unit * 2 - 1
+
+
+def foreground_histogram(scan: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Counts (HU_MAX - HU_MIN + 1,) of the HU inside the mask, or above `BODY_HU` where there is none."""
+    values = scan[mask] if mask is not None else scan[scan > BODY_HU]
+    codes = np.clip(np.rint(values), HU_MIN, HU_MAX).astype(np.int64) - HU_MIN
+    return np.bincount(codes, minlength=HU_MAX - HU_MIN + 1)
+
+
+def fingerprint(histogram: np.ndarray) -> Window:
+    """The 0.5 and 99.5 percentiles of the foreground, as nnU-Net clips CT (thesis 3.6; Isensee et al. 2021)."""
+    share = np.cumsum(histogram) / max(histogram.sum(), 1)
+    low = int(np.searchsorted(share, LOW_PERCENTILE / 100)) + HU_MIN
+    high = int(np.searchsorted(share, HIGH_PERCENTILE / 100)) + HU_MIN
+    return Window(float(low), float(max(high, low + 1)))
+
+
+def encode_percentiles(image: np.ndarray) -> np.ndarray:
+    """An image in any unit -> codes 0..65535 between its own 0.5 and 99.5 percentiles; a constant image becomes 0."""
+    low, high = np.percentile(image, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    if high <= low:
+        low, high = float(image.min()), float(image.max())
+    scaled = np.zeros_like(image, dtype=np.float64) if high <= low else (image - low) / (high - low)
+    return np.rint(np.clip(scaled, 0, 1) * CODES)
+
+
+CODE_WINDOW = Window(0.0, float(CODES))

@@ -1,0 +1,119 @@
+"""Prepared slices as batches: for training (images and image labels, nothing else) and for scoring (with masks)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import AnomalySettings
+from .anomaly import inject
+from .intensity import signed
+from .slices import TRAINING, SliceStore
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What training sees.
+
+    Args:
+        image: (B, 1, size, size) in [-1, 1].
+        label: (B,) float, 0 normal or 1 abnormal.
+    """
+
+    image: Tensor
+    label: Tensor
+
+
+class TrainingSlices:
+    """Images and image labels of one side of the split. Never opens a lesion mask.
+
+    Args:
+        store: the prepared slices.
+        anomaly: the injected anomaly; its kind "none" uses the labels of the data.
+        seed: with the row and the epoch it decides every injected anomaly.
+        side: `TRAINING` or `VALIDATION`.
+    """
+
+    def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
+        self.store, self.anomaly, self.seed = store, anomaly, seed
+        self.rows = np.flatnonzero(store.index["split"] == side)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _injected(self, image: np.ndarray, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, row, epoch])
+        return inject(image, self.store.organs[row].astype(bool), self.anomaly, rng)
+
+    def _draw(self, members: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        rows = self.rows[members]
+        images, labels = self.store.unit(rows), self.store.index["label"][rows].astype(np.float32)
+        if self.anomaly.kind == "none":
+            return images, labels, []
+        epoch = epoch if self.anomaly.redraw else 0
+        drawn = [self._injected(image, int(row), epoch) for image, row in zip(images, rows, strict=True)]
+        masks = [mask for _, mask in drawn]
+        return np.stack([image for image, _ in drawn]), np.array([m.any() for m in masks], dtype=np.float32), masks
+
+    def batch(self, members: np.ndarray, epoch: int = 0) -> Batch:
+        """Slices by their position on this side; `epoch` redraws the injected anomalies."""
+        images, labels, _ = self._draw(members, epoch)
+        return Batch(torch.from_numpy(signed(images))[:, None], torch.from_numpy(labels))
+
+    def labels(self, epoch: int = 0) -> np.ndarray:
+        """The image labels of all slices, (n,) 0 or 1."""
+        if self.anomaly.kind == "none":
+            return self.store.index["label"][self.rows]
+        chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
+        return np.concatenate([self._draw(chunk, epoch)[1] for chunk in chunks]).astype(np.int64)
+
+    def members_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
+        """Which slices step number `step` sees, and the epoch they belong to: a function of (seed, step) alone.
+
+        Every epoch is a fresh permutation; `balanced` draws normal and abnormal equally often instead (not for
+        injected anomalies, whose share is a setting).
+        """
+        epoch = step * size // len(self)
+        if balanced and self.anomaly.kind == "none":
+            labels, rng = self.labels(), np.random.default_rng([self.seed, step, 1])
+            half = [rng.choice(np.flatnonzero(labels == c), (size + c) // 2) for c in (0, 1)]
+            return np.concatenate(half), epoch
+        positions = np.arange(step * size, (step + 1) * size)
+        orders = {e: np.random.default_rng([self.seed, e, 2]).permutation(len(self)) for e in set(positions // len(self))}
+        return np.array([orders[p // len(self)][p % len(self)] for p in positions]), epoch
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """What scoring sees.
+
+    Args:
+        rows: rows of the store, (B,).
+        image: (B, 1, size, size) in [-1, 1].
+        label: (B,) 0 or 1.
+        truth: (B, size, size) bool lesion masks.
+        known: (B,) whether the truth is known.
+    """
+
+    rows: np.ndarray
+    image: Tensor
+    label: np.ndarray
+    truth: np.ndarray
+    known: np.ndarray
+
+
+class ScoredSlices(TrainingSlices):
+    """The same slices with their lesion masks, for scoring. Anomalies are those of epoch 0, the same at every read."""
+
+    def scored(self, members: np.ndarray) -> ScoredBatch:
+        """Slices by their position on this side, with their masks."""
+        rows = self.rows[members]
+        images, labels, masks = self._draw(members, epoch=0)
+        injected = self.anomaly.kind != "none"
+        truth = np.stack(masks) if injected else self.store.truth()[rows].astype(bool)
+        known = np.ones(len(rows), bool) if injected else self.store.index["truth"][rows] == 1
+        image = torch.from_numpy(signed(images))[:, None]
+        return ScoredBatch(rows, image, labels.astype(np.int64), truth, known)

@@ -1,0 +1,313 @@
+"""The prepared slice store: every used slice of a cohort, resized once, memory-mapped afterwards.
+
+On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes), `index.csv` (one line for each
+slice) and `store.json`, written last. The folder is filled beside its place and moved into it, and it is trusted only
+when its key is the key of the same files and settings.
+
+Lesion masks are kept in `truth.bin`, which only `sampling.ScoredSlices` opens.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..config import DataSettings, Settings
+from ..errors import UserError
+from ..storage import directory_written_aside, key_of, read_json, require_room, write_json
+from ..types import Case, Cohort
+from . import intensity
+from .cutting import Box, Cut, cuts
+from .image import read_image, read_image_mask
+from .volume import peek_shape, read_mask, read_volume
+
+FORMAT = 1
+TRAINING, VALIDATION = 0, 1
+COLUMNS = ("case", "patient", "slice", "region", "label", "truth", "split", "top", "left", "height", "width")
+Progress = Callable[[int, int], None]
+
+
+def store_key(cohort: Cohort, settings: Settings) -> str:
+    """What a store depends on: the files (path, size, time of change), the data settings and the seed of the split."""
+    files = {case.image for case in cohort.cases}
+    files |= {mask.path for case in cohort.cases for mask in (*case.organ, *case.lesion)}
+    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.exists()]
+    labels = [(case.id, case.label, sorted(case.slice_labels.items())) for case in cohort.cases]
+    injected = settings.anomaly.kind != "none"
+    return key_of([FORMAT, stamps, labels, asdict(settings.data), settings.seed, injected])
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """One case in memory: native slices, organ regions and lesion mask on one grid (slices, H, W)."""
+
+    scan: np.ndarray
+    organs: tuple[np.ndarray, ...]
+    lesion: np.ndarray | None
+
+    def cuts(self, settings: DataSettings) -> Iterator[Cut]:
+        """The slices that are used, see `cutting.cuts`."""
+        return cuts((self.scan.shape[0], self.scan.shape[1], self.scan.shape[2]), self.organs, settings)
+
+
+def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
+    """Read a case; raises `UserError` for anything wrong with its files."""
+    lesions = case.lesion if with_lesion else ()
+    if case.volume:
+        volume = read_volume(case.image)
+        organs = tuple(read_mask(source, volume.geometry) for source in case.organ)
+        found = [read_mask(source, volume.geometry) for source in lesions]
+        scan = volume.scan
+    else:
+        scan = read_image(case.image)[None]
+        organs = tuple(read_image_mask(source.path, scan.shape[1:])[None] for source in case.organ)
+        found = [read_image_mask(source.path, scan.shape[1:])[None] for source in lesions]
+    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None)
+
+
+def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
+    """ "hu" or "percentile"; "auto" takes HU for volumes."""
+    volumes = all(case.volume for case in cohort.cases)
+    if settings.intensity == "hu" and not volumes:
+        raise UserError(
+            "data.intensity is hu and the data are plain images", "CT volumes for hu", "set data.intensity to percentile"
+        )
+    return settings.intensity if settings.intensity != "auto" else ("hu" if volumes else "percentile")
+
+
+def encode(scan: np.ndarray, kind: str) -> np.ndarray:
+    """Native values -> what is resized and stored: HU as they are, anything else as percentile codes."""
+    return scan if kind == "hu" else intensity.encode_percentiles(scan)
+
+
+def stored_type(kind: str) -> type:
+    """The integer type on disk."""
+    return np.int16 if kind == "hu" else np.uint16
+
+
+def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray:
+    """One prepared slice (size, size) in the type of the store."""
+    limits = np.iinfo(stored_type(kind))
+    return np.rint(np.clip(box.resize(native, size), limits.min, limits.max)).astype(stored_type(kind))
+
+
+def label_of(case: Case, cut: Cut, truth: np.ndarray | None, injected: bool) -> int:
+    """0, 1, or -1 for "unknown": given labels first; from the lesion mask only where no label was given."""
+    given = case.slice_labels.get(cut.index, case.label)
+    if given is not None:
+        return given
+    if injected or truth is None:
+        return -1
+    return int(truth.any())
+
+
+def split(patients: list[str], labels: np.ndarray, share: float, seed: int) -> dict[str, int]:
+    """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
+
+    Patients are ordered by their share of abnormal slices (ties at random) and one is drawn from every run of
+    1 / share patients, so both sides see the same range.
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted(set(patients))
+    of_patient = np.array(patients)
+    abnormal = {name: float((labels[of_patient == name] == 1).mean()) for name in names}
+    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: abnormal[names[i]])
+    held = max(1, round(share * len(names)))
+    runs = np.array_split(np.array(order), held)
+    chosen = {names[int(rng.choice(run))] for run in runs}
+    return {name: VALIDATION if name in chosen else TRAINING for name in names}
+
+
+def split_rows(rows: list[dict[str, object]], settings: Settings) -> np.ndarray:
+    """The side of every row; by patient, or (on request) the last slices of every case."""
+    labels = np.array([row["label"] for row in rows])
+    if settings.data.split_by == "patient":
+        side = split([str(row["patient"]) for row in rows], labels, settings.data.validation, settings.seed)
+        return np.array([side[str(row["patient"])] for row in rows])
+    sides = np.zeros(len(rows), dtype=np.int64)
+    names = np.array([f"{row['case']}/{row['region']}" for row in rows])
+    for name in np.unique(names):
+        # A block at the end, not single slices: neighbours are nearly copies of each other.
+        members = np.flatnonzero(names == name)
+        sides[members[len(members) - max(1, round(settings.data.validation * len(members))) :]] = VALIDATION
+    return sides
+
+
+class SliceStore:
+    """A prepared store, opened.
+
+    Args:
+        root: its folder.
+
+    Attributes:
+        meta: the contents of store.json.
+        index: column name -> array over the slices (see `COLUMNS`).
+        window: how stored values become [0, 1].
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.meta = read_json(root / "store.json")
+        self.window = intensity.Window(*self.meta["window"])
+        self.size: int = self.meta["size"]
+        with (root / "index.csv").open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        text = ("case", "patient")
+        self.index = {c: np.array([r[c] for r in lines], dtype=str if c in text else np.int64) for c in COLUMNS}
+
+    def __len__(self) -> int:
+        return len(self.index["case"])
+
+    def _map(self, name: str, dtype: str) -> np.ndarray:
+        return np.memmap(self.root / name, dtype=dtype, mode="r", shape=(len(self), self.size, self.size))
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """(slices, size, size) as stored."""
+        return self._map("images.bin", self.meta["dtype"])
+
+    @cached_property
+    def organs(self) -> np.ndarray:
+        """(slices, size, size) 0/1; 1 everywhere where the data have no organ masks."""
+        return self._map("organs.bin", "uint8")
+
+    def truth(self) -> np.ndarray:
+        """(slices, size, size) 0/1 lesion masks, for scoring only; meaningful where `index["truth"]` is 1."""
+        return self._map("truth.bin", "uint8")
+
+    def unit(self, rows: np.ndarray) -> np.ndarray:
+        """Slices as float32 in [0, 1], (n, size, size)."""
+        return self.window.unit(self.images[np.sort(rows)])[np.argsort(np.argsort(rows))]
+
+
+class _Writer:
+    """Appends prepared slices to the files of a store that is being made in `folder`."""
+
+    def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
+        self.folder, self.settings, self.kind = folder, settings, kind
+        self.injected = settings.anomaly.kind != "none"
+        self.rows: list[dict[str, object]] = []
+        self.histograms: dict[str, np.ndarray] = {}
+        self.digest = hashlib.sha256()
+
+    def add(self, case: Case, loaded: LoadedCase) -> None:
+        """Cut a case and append its slices."""
+        scan = encode(loaded.scan, self.kind)
+        if self.kind == "hu":
+            organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
+            counts = intensity.foreground_histogram(scan, organ)
+            self.histograms[case.patient] = self.histograms.get(case.patient, np.zeros_like(counts)) + counts
+        for cut in loaded.cuts(self.settings.data):
+            lesion = loaded.lesion[cut.index] if loaded.lesion is not None else None
+            label = label_of(case, cut, lesion, self.injected)
+            # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
+            if label == (1 if self.injected else -1):
+                continue
+            self._append(scan[cut.index], lesion, cut)
+            self.rows.append({
+                "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
+                "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
+            })  # fmt: skip
+
+    def _append(self, native: np.ndarray, lesion: np.ndarray | None, cut: Cut) -> None:
+        size = self.settings.data.size
+        pixels = cut_pixels(native, cut.box, size, self.kind).tobytes()
+        self.digest.update(pixels)
+        organ = cut.box.resize_mask(cut.organ, size) if cut.organ is not None else np.ones((size, size), bool)
+        truth = cut.box.resize_mask(lesion, size) if lesion is not None else np.zeros((size, size), bool)
+        for name, content in (("images", pixels), ("organs", organ.tobytes()), ("truth", truth.tobytes())):
+            with (self.folder / f"{name}.bin").open("ab") as file:
+                file.write(content)
+
+    def finish(self, **facts: object) -> None:
+        """Split, scale and describe what was added."""
+        sides = split_rows(self.rows, self.settings)
+        window = intensity.CODE_WINDOW
+        if self.kind == "hu":
+            training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
+            window = intensity.fingerprint(np.sum([self.histograms[p] for p in sorted(training)], axis=0))
+        with (self.folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows({**row, "split": int(side)} for row, side in zip(self.rows, sides, strict=True))
+        write_json(self.folder / "store.json", {
+            "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "size": self.settings.data.size,
+            "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name, "window": [window.low, window.high],
+            "injected": self.injected, **facts,
+        })  # fmt: skip
+
+
+def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress | None = None) -> SliceStore:
+    """Make the store of a cohort at `root`, or open it when it is already there for the same files and settings.
+
+    A case that cannot be read is reported in `meta["problems"]` and left out; nothing usable is a `UserError`.
+    """
+    began = time.perf_counter()
+    key = store_key(cohort, settings)
+    if (root / "store.json").exists() and read_json(root / "store.json").get("key") == key:
+        return SliceStore(root)
+    kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
+    require_room(root, bytes_needed(cohort, settings), "the prepared slices")
+    if settings.data.roi == "each" and not injected:
+        raise UserError(
+            "data.roi is each and the labels are those of whole slices",
+            "labels that belong to the crop",
+            "set data.roi to organ",
+        )
+    problems = list(cohort.problems)
+    with directory_written_aside(root) as part:
+        writer = _Writer(part, settings, kind)
+        for done, case in enumerate(cohort.cases):
+            if progress:
+                progress(done, len(cohort.cases))
+            try:
+                writer.add(case, load_case(case))
+            except UserError as error:
+                problems.append(f"{case.id}: {error}")
+        _require_usable(writer.rows, problems, settings)
+        writer.finish(
+            key=key, layout=cohort.layout, label_source=cohort.label_source, problems=problems,
+            has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
+        )  # fmt: skip
+    return SliceStore(root)
+
+
+def bytes_needed(cohort: Cohort, settings: Settings) -> int:
+    """An upper bound for the size of the store: two bytes of image and one of each mask for every pixel."""
+    slices = 0
+    for case in cohort.cases:
+        try:
+            slices += peek_shape(case.image)[0] if case.volume else 1
+        except UserError:
+            continue  # reported when it is read
+    return 4 * slices * settings.data.size**2
+
+
+def _require_usable(rows: list[dict[str, object]], problems: list[str], settings: Settings) -> None:
+    if not rows:
+        raise UserError(
+            f"no usable slice ({'; '.join(problems[:3]) or 'no case has one'})",
+            "slices with a label (and with enough organ pixels where organs are given)",
+            "check the paths, data.organ and data.min_organ_px, or inject anomalies with --anomaly.kind blob",
+        )
+    labels = {row["label"] for row in rows}
+    if settings.anomaly.kind == "none" and len(labels) < 2:
+        raise UserError(
+            f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}",
+            "both normal and abnormal slices",
+            "add the other class, or inject anomalies with --anomaly.kind blob",
+        )
+    patients = {row["patient"] for row in rows}
+    if settings.data.split_by == "patient" and len(patients) < 2:
+        raise UserError(
+            f"only 1 patient has usable slices ({'; '.join(problems[:3]) or 'no other was given'})",
+            "at least 2, so that one can be held out",
+            "add patients, or set --data.split_by slice (scores are then optimistic)",
+        )

@@ -1,0 +1,65 @@
+"""`--dry-run`: what would be read, made and written, and about how long it would take on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from .classifier import build
+from .config import Settings
+from .counterfactual import coin
+from .counterfactual.discriminator import Discriminator
+from .counterfactual.generator import Generator
+from .data.slices import bytes_needed
+from .engine import make_fabric
+from .pipeline import Workspace
+from .storage import require_room
+from .training import images_to, require_side, to_device
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    step()
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def seconds_per_step(settings: Settings) -> tuple[float, float]:
+    """Seconds of one classifier step and of one COIN step, measured on random images."""
+    fabric, size = make_fabric(settings.engine), settings.data.size
+    f = to_device(build(settings.classifier), fabric)
+    generator, discriminator = (to_device(module(settings.coin), fabric) for module in (Generator, Discriminator))
+    few = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
+    classifier = _seconds(lambda: f(few).mean().backward())
+    f.eval().requires_grad_(False)
+    x = few[: settings.coin.batch] if len(few) >= settings.coin.batch else few
+
+    def step() -> None:
+        terms, counterfactual = coin.generator_losses(x, generator, discriminator, f, settings.coin)
+        torch.stack(list(terms.values())).sum().backward()
+        coin.discriminator_loss(x, counterfactual, discriminator).backward()
+
+    return classifier, _seconds(step) * settings.coin.batch / len(x)
+
+
+def describe(work: Workspace) -> str:
+    """A summary in lines; raises `UserError` for anything that would stop the run."""
+    settings, cohort = work.settings, work.cohort
+    require_side(settings.data.size, settings.coin)
+    needed = bytes_needed(cohort, settings)
+    require_room(work.root, needed, "the prepared slices")
+    labels = [case.label for case in cohort.cases]
+    classifier, step = seconds_per_step(settings)
+    every = settings.coin.generator_every
+    total = classifier * settings.classifier.steps + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+    lines = [
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({cohort.label_source})",
+        f"anomalies  {settings.anomaly.kind}",
+        f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
+        f"training   {settings.classifier.steps} steps of {classifier:.2f} s and {settings.coin.steps} of {step:.2f} s: about {total / 60:.0f} min here",
+        f"would write {work.root}/{{slices, classifier, coin, evaluation, masks, manifest.json, report.html}}",
+    ]
+    return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

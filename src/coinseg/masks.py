@@ -1,0 +1,120 @@
+"""From the difference |X - X_cf| to a mask: refine, threshold without masks, clean (thesis 3.7.3, 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .config import MaskSettings
+from .errors import UserError
+
+GUIDE_RADIUS = 4 / 96
+"""Radius of the guided filter as a share of the side."""
+GUIDE_EPS = 0.005
+"""Variance of the image, on [0, 1], below which the guided filter simply averages."""
+
+
+def guided_filter(values: np.ndarray, guide: np.ndarray, radius: int, eps: float = GUIDE_EPS) -> np.ndarray:
+    """Smooth `values` but not across the edges of `guide` (He, Sun, Tang 2013).
+
+    Args:
+        values: (..., H, W).
+        guide: the image in [0, 1], same shape.
+        radius: of the square window, in pixels.
+        eps: regularisation, in squared units of the guide.
+
+    Returns:
+        The local linear model of `values` in `guide`, same shape. A constant stays what it is.
+    """
+
+    def mean(a: np.ndarray) -> np.ndarray:
+        side = 2 * radius + 1
+        return ndimage.uniform_filter(a, size=(*[1] * (a.ndim - 2), side, side), mode="reflect")
+
+    guide, values = guide.astype(np.float64), values.astype(np.float64)
+    mean_guide, mean_values = mean(guide), mean(values)
+    variance = mean(guide * guide) - mean_guide**2
+    slope = (mean(guide * values) - mean_guide * mean_values) / (variance + eps)
+    return mean(slope) * guide + mean(mean_values - slope * mean_guide)
+
+
+def refine(saliency: np.ndarray, image: np.ndarray, settings: MaskSettings) -> np.ndarray:
+    """The difference made to follow the edges of the image, when the settings ask for it.
+
+    Args:
+        saliency: (n, H, W) in [0, 1].
+        image: (n, H, W) in [0, 1].
+    """
+    if settings.refine == "none":
+        return saliency
+    radius = max(1, round(GUIDE_RADIUS * image.shape[-1]))
+    return np.clip(guided_filter(saliency, image, radius), 0, 1)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold on the refined difference and how it was chosen.
+
+    Args:
+        value: in [0, 1]; a pixel above it is inside.
+        rule: in words, for the report.
+    """
+
+    value: float
+    rule: str
+
+
+def choose_threshold(normals: np.ndarray, abnormals: np.ndarray, settings: MaskSettings) -> Threshold:
+    """A threshold that has seen no lesion mask.
+
+    Args:
+        normals: refined differences of training images labelled normal, (n, H, W), every one inpainted whatever f says.
+        abnormals: the same of training images labelled abnormal.
+
+    Raises:
+        UserError: the rule needs images there are none of, or the number is outside (0, 1].
+    """
+    if isinstance(settings.threshold, float | int):
+        if not 0 < settings.threshold <= 1:
+            raise UserError(f"masks.threshold is {settings.threshold}", "normals, otsu or a number in (0, 1]", "mend it")
+        return Threshold(float(settings.threshold), "given by the user")
+    values = normals if settings.threshold == "normals" else abnormals
+    if not values.size:
+        which = "normal" if settings.threshold == "normals" else "abnormal"
+        raise UserError(
+            f"no training image is labelled {which}", f"some for masks.threshold {settings.threshold}", "set a number"
+        )
+    if settings.threshold == "normals":
+        value = float(np.quantile(values, settings.quantile))
+        return Threshold(value, f"{settings.quantile:.3g} quantile of the difference on training images labelled normal")
+    from skimage.filters import threshold_otsu
+
+    return Threshold(float(threshold_otsu(values)), "Otsu on the differences of training images labelled abnormal")
+
+
+def clean(mask: np.ndarray, settings: MaskSettings) -> np.ndarray:
+    """Opening, closing, then the largest component or all that are large enough; (H, W) bool -> (H, W) bool."""
+    if settings.opening:
+        mask = ndimage.binary_opening(mask, np.ones((settings.opening, settings.opening)))
+    if settings.closing:
+        # Padded, because the erosion of a closing would eat what touches the border.
+        pad = settings.closing
+        closed = ndimage.binary_closing(np.pad(mask, pad), np.ones((settings.closing, settings.closing)))
+        mask = closed[pad:-pad, pad:-pad]
+    components, count = ndimage.label(mask)
+    if not count:
+        return np.zeros_like(mask, dtype=bool)
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    kept = sizes >= settings.min_px
+    if settings.keep == "largest":
+        kept &= np.arange(len(sizes)) == sizes.argmax()
+    kept[0] = False
+    return kept[components]
+
+
+def masks_of(refined: np.ndarray, threshold: float, settings: MaskSettings) -> np.ndarray:
+    """Refined differences (n, H, W) -> clean masks (n, H, W) bool."""
+    return np.stack([clean(m, settings) for m in refined > threshold]) if len(refined) else np.zeros(refined.shape, bool)

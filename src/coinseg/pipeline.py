@@ -1,0 +1,271 @@
+"""The whole path, stage by stage, in one output folder: data -> slices -> f -> COIN -> scores -> masks -> report.
+
+Every stage knows what it depends on (a key over files and settings), skips itself when its result is there, and goes on
+from its last checkpoint when it was killed; so the same command, given again, finishes the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from . import runs
+from .classifier import Classifier
+from .config import Settings, differences, settings_from
+from .counterfactual.generator import Generator
+from .data.image import write_image_mask
+from .data.layouts import read_layout
+from .data.sampling import ScoredSlices, TrainingSlices
+from .data.slices import TRAINING, VALIDATION, SliceStore, load_case, prepare
+from .engine import Report, Stage, make_fabric, silent
+from .errors import UserError
+from .evaluation import evaluate
+from .masks import Threshold, choose_threshold
+from .storage import key_of, read_json, write_json, write_text, written_aside
+from .training import coin_key, require_side, train_classifier, train_coin
+from .types import Case, Cohort
+
+THRESHOLD_IMAGES = 400
+"""Training images of each class the threshold is read from."""
+TOGETHER = 32
+"""Plain images segmented together."""
+
+
+def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -> Path:
+    """The data of a run folder; other data or settings than it was made with are refused.
+
+    Raises:
+        UserError: `out` holds something else, was made with other data or settings (unless `overwrite`), lies inside the
+            data, or is no run and no data are named.
+    """
+    file = out / "settings.yaml"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
+    if file.exists():
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        source = Path(stored["data"])
+        changed = differences(settings_from(stored["settings"]), settings)
+        if data is not None and data.resolve() != source:
+            changed.insert(0, f"data: {source} -> {data.resolve()}")
+        if changed and not overwrite:
+            raise UserError(
+                f"{out} exists and was made with other settings ({'; '.join(changed[:4])})",
+                "the same settings to go on with it",
+                "choose another -o, or give --overwrite to redo what depends on them",
+            )
+        data = data or source
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
+    if data is None:
+        raise UserError(f"{out} is not a coinseg run", "a folder made by coinseg prepare or coinseg run", "start with prepare")
+    data = data.resolve()
+    if data.is_dir() and data in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out} lies inside the data folder {data}", "an output folder elsewhere", "choose another -o")
+    return data
+
+
+@dataclass
+class Workspace:
+    """One run folder and the stages in it; each stage asks for the ones before it.
+
+    Args:
+        data: what the user pointed at.
+        root: the output folder.
+        settings: of the run.
+        report: progress.
+    """
+
+    data: Path
+    root: Path
+    settings: Settings
+    report: Report = silent
+
+    def start(self) -> None:
+        """Write the settings down, with the data they belong to."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        values = {"data": str(self.data), "settings": as_yaml(self.settings.as_dict())}
+        write_text(self.root / "settings.yaml", yaml.safe_dump(values, sort_keys=False))
+
+    def _step(self, stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.report(stage, done, total, {})
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """What the layout recognised."""
+        return read_layout(self.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
+
+    @cached_property
+    def store(self) -> SliceStore:
+        """The prepared slices."""
+        require_side(self.settings.data.size, self.settings.coin)
+        return prepare(self.cohort, self.settings, self.root / "slices", self._step("prepare"))
+
+    @cached_property
+    def f(self) -> Classifier:
+        """The trained, frozen classifier."""
+        return train_classifier(self.store, self.settings, self.root / "classifier", self.report)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The trained generator."""
+        return train_coin(self.store, self.f, self.settings, self.root / "coin", self.report)
+
+    @cached_property
+    def result_key(self) -> str:
+        """What scores and masks depend on."""
+        return key_of(
+            [coin_key(self.store, self.settings, self.f), asdict(self.settings.masks), self.settings.classifier.threshold]
+        )
+
+    def _made(self, file: Path) -> dict[str, Any] | None:
+        made = read_json(file) if file.exists() else None
+        return made if made and made.get("key") == self.result_key else None
+
+    @cached_property
+    def run(self) -> runs.Run:
+        """The loaded run, its threshold chosen on training images without any mask; leaves model.json."""
+        loaded = runs.Run(
+            self.settings, self.f, self.generator, self.store.meta["kind"], self.store.window,
+            self.store.meta["has_organs"], 1.0, make_fabric(self.settings.engine),
+        )  # fmt: skip
+        chosen = self._made(self.root / "threshold.json")
+        if chosen is None:
+            threshold = self._choose_threshold(loaded)
+            chosen = {"key": self.result_key, **asdict(threshold)}
+            write_json(self.root / "threshold.json", chosen)
+        loaded.threshold = chosen["value"]
+        loaded.save(self.root)
+        return loaded
+
+    def _choose_threshold(self, run: runs.Run) -> Threshold:
+        slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, TRAINING)
+        labels, rng = slices.labels(), np.random.default_rng([self.settings.seed, 4])
+        refined = []
+        for label in (0, 1):
+            members = np.sort(rng.permutation(np.flatnonzero(labels == label))[:THRESHOLD_IMAGES])
+            wanted = (label == 0) == (self.settings.masks.threshold == "normals") and len(members) > 0
+            images = slices.batch(members).image if wanted else torch.zeros(0, 1, self.store.size, self.store.size)
+            refined.append(run.refined(images, inpaint_all=True) if len(images) else np.zeros((0, 1, 1)))
+        return choose_threshold(refined[0], refined[1], self.settings.masks)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Scores on held-out patients; leaves evaluation/."""
+        file = self.root / "evaluation" / "scores.json"
+        if made := self._made(file):
+            return made
+        began, run = time.perf_counter(), self.run
+
+        def explain(images: torch.Tensor) -> tuple[np.ndarray, ...]:
+            e = run.explain(images)
+            return e.probability.numpy(), e.counterfactual_probability.numpy(), e.counterfactual[:, 0].numpy(), e.saliency.numpy()
+
+        slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
+        scores = evaluate(slices, explain, run.threshold, self.settings, file.parent, self._step("evaluate"))
+        scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}
+        write_json(file, scores)
+        return scores
+
+    def write_masks(self) -> dict[str, Any]:
+        """Masks of the user's own cases, in their own geometry, under masks/, with an index; resumes where it stopped.
+
+        Cases labelled normal as a whole have no mask to make. Where anomalies were injected the user's scans have
+        none, so the held-out slices are written with their masks instead, as PNG.
+        """
+        folder = self.root / "masks"
+        if made := self._made(folder / "index.json"):
+            return made
+        began, run = time.perf_counter(), self.run
+        marker = folder / "key.txt"
+        fresh = not marker.exists() or marker.read_text() != self.result_key
+        folder.mkdir(exist_ok=True)
+        write_text(marker, self.result_key)
+        if self.settings.anomaly.kind != "none":
+            written = self._write_injected(run, folder)
+        else:
+            wanted = [case for case in self.cohort.cases if case.label != 0 or 1 in case.slice_labels.values()]
+            written = self._write_cases(run, wanted, folder, fresh)
+        index = {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2), "masks": written}
+        write_json(folder / "index.json", index)
+        return index
+
+    def _write_cases(self, run: runs.Run, cases: list[Case], folder: Path, fresh: bool) -> list[dict[str, Any]]:
+        written: list[dict[str, Any]] = []
+        together = TOGETHER if not any(case.volume for case in cases) else 1
+        for start in range(0, len(cases), together):
+            self.report("masks", start, len(cases), {})
+            for case, found in zip(*run_cases(run, cases[start : start + together]), strict=True):
+                out = folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
+                if fresh or not out.exists():
+                    runs.write_segmentation(found, case.image, out, overwrite=True)
+                known = found.probability[np.isfinite(found.probability)]
+                written.append({
+                    "case": case.id, "mask": out.name, "pixels": int(found.mask.sum()),
+                    "highest_f": round(float(known.max()), 4) if len(known) else None,
+                })  # fmt: skip
+        return written
+
+    def _write_injected(self, run: runs.Run, folder: Path) -> list[dict[str, Any]]:
+        slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
+        written: list[dict[str, Any]] = []
+        for start in range(0, len(slices), runs.CHUNK):
+            self.report("masks", start, len(slices), {})
+            batch = slices.scored(np.arange(start, min(start + runs.CHUNK, len(slices))))
+            for row, image, mask in zip(batch.rows, batch.image[:, 0].numpy(), run.masks(batch.image), strict=True):
+                name = "_".join(str(self.store.index[c][row]) for c in ("case", "slice", "region"))
+                write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)
+                with written_aside(folder / f"{name}_image.png") as part:
+                    Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
+                written.append({"case": name, "mask": f"{name}_mask.png", "pixels": int(mask.sum())})
+        return written
+
+    def warnings(self) -> list[str]:
+        """What a user should know before trusting the masks, from every finished stage."""
+        found = [f"data: {problem}" for problem in self.store.meta["problems"]]
+        auroc = Stage(self.root / "classifier", "").facts()["scores"]["auroc"]
+        if auroc is not None and auroc < 0.7:
+            found.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out patients): the masks can be no better than it")
+        if self.settings.data.split_by == "slice":
+            found.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
+        return found + Stage(self.root / "coin", "").facts()["warnings"]
+
+    def counts(self) -> dict[str, Any]:
+        """The data in numbers, for the manifest."""
+        index, meta = self.store.index, self.store.meta
+        return {
+            "path": str(self.data), "layout": meta["layout"], "label_source": meta["label_source"],
+            "cases": len(set(index["case"])), "slices": len(self.store), "patients": len(set(index["patient"])),
+            "patients_held_out": len(set(index["patient"][index["split"] == VALIDATION])),
+            "abnormal": int(self.abnormal()), "fingerprint": meta["fingerprint"], "window": meta["window"], "intensity": meta["kind"],
+        }  # fmt: skip
+
+    def abnormal(self) -> int:
+        """Abnormal slices on both sides; injected ones as first drawn."""
+        sides = (TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, side) for side in (TRAINING, VALIDATION))
+        return sum(int((side.labels() == 1).sum()) for side in sides)
+
+
+def run_cases(run: runs.Run, cases: list[Case]) -> tuple[list[Case], list[runs.Segmentation]]:
+    """Segment cases together; those that cannot be read are left out (they were reported when they were prepared)."""
+    loaded = []
+    for case in cases:
+        try:
+            loaded.append((case, load_case(case, with_lesion=False)))
+        except UserError:
+            continue
+    return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])
+
+
+def as_yaml(value: Any) -> Any:
+    """Nested settings with lists for tuples, which is what YAML knows."""
+    if isinstance(value, dict):
+        return {k: as_yaml(v) for k, v in value.items()}
+    return [as_yaml(v) for v in value] if isinstance(value, tuple | list) else value

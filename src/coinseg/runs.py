@@ -1,0 +1,201 @@
+"""A trained run, loaded: explain tensors, segment scans and images. The three lines of a notebook end here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from .classifier import build, load_weights
+from .config import Settings, settings_from
+from .counterfactual import coin
+from .counterfactual.generator import Generator
+from .data.cutting import Cut
+from .data.image import is_image, write_image_mask
+from .data.intensity import CODE_WINDOW, Window, signed
+from .data.slices import LoadedCase, cut_pixels, encode, load_case
+from .data.volume import Geometry, read_volume, write_mask
+from .engine import make_fabric
+from .errors import UserError
+from .masks import masks_of, refine
+from .storage import read_json, write_json
+from .training import CHUNK, images_to, to_device
+from .types import Case, MaskSource
+
+MODEL = "model.json"
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The mask of one case on its own grid.
+
+    Args:
+        mask: (slices, H, W) bool; one slice for a plain image.
+        probability: f(X) of every slice looked at, NaN where none was, (slices,).
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+
+
+@dataclass
+class Run:
+    """Classifier, generator and threshold of a finished training.
+
+    Args:
+        settings: those it was trained with.
+        f: the frozen classifier, images (B, 1, S, S) in [-1, 1] -> logits.
+        generator: X -> X_cf.
+        kind: "hu" or "percentile", how intensities were stored.
+        window: how stored intensities become [0, 1].
+        organs: whether slices were chosen by an organ mask.
+        threshold: on the refined difference, in [0, 1].
+        fabric: where it is computed.
+    """
+
+    settings: Settings
+    f: nn.Module
+    generator: nn.Module
+    kind: str
+    window: Window
+    organs: bool
+    threshold: float
+    fabric: Fabric
+
+    def __post_init__(self) -> None:
+        for module in (self.f, self.generator):
+            to_device(module.eval(), self.fabric)
+
+    def explain(self, images: Tensor, inpaint_all: bool = False) -> coin.Explanation:
+        """Explain images (B, 1, S, S) in [-1, 1], in chunks; see `coinseg.counterfactual.coin.explain`.
+
+        Args:
+            images: S is `settings.data.size` for the scores to hold; any multiple of 2 ** coin.depth works.
+            inpaint_all: inpaint images that f calls normal too (the threshold rule needs their differences).
+        """
+        if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % 2**self.settings.coin.depth:
+            raise UserError(
+                f"images of shape {tuple(images.shape)}",
+                f"(B, 1, S, S) with S a multiple of {2**self.settings.coin.depth}",
+                "reshape them",
+            )
+        level = 0.0 if inpaint_all else self.settings.classifier.threshold
+        found = [coin.explain(images_to(self.fabric, part), self.generator, self.f, level) for part in images.split(CHUNK)]
+        names = ("probability", "counterfactual", "counterfactual_probability", "saliency")
+        return coin.Explanation(*(torch.cat([getattr(e, name) for e in found]).cpu() for name in names))
+
+    def refined(self, images: Tensor, inpaint_all: bool = False) -> np.ndarray:
+        """The refined differences (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
+        saliency = self.explain(images, inpaint_all).saliency.numpy()
+        return refine(saliency, images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+
+    def masks(self, images: Tensor) -> np.ndarray:
+        """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
+        return masks_of(self.refined(images), self.threshold, self.settings.masks)
+
+    def segment_cases(self, cases: Sequence[LoadedCase]) -> list[Segmentation]:
+        """Segment loaded cases together: their slices share the batches."""
+        size, window = self.settings.data.size, self.window if self.kind == "hu" else CODE_WINDOW
+        slots: list[tuple[int, Cut]] = []
+        pixels: list[np.ndarray] = []
+        for i, case in enumerate(cases):
+            scan = encode(case.scan, self.kind)
+            for cut in case.cuts(self.settings.data):
+                slots.append((i, cut))
+                pixels.append(cut_pixels(scan[cut.index], cut.box, size, self.kind))
+        found = [Segmentation(np.zeros(c.scan.shape, bool), np.full(len(c.scan), np.nan)) for c in cases]
+        for start in range(0, len(slots), CHUNK):
+            images = torch.from_numpy(signed(window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
+            explained = self.explain(images)
+            refined = refine(explained.saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+            masks = masks_of(refined, self.threshold, self.settings.masks)
+            for (i, cut), mask, p in zip(slots[start : start + CHUNK], masks, explained.probability.numpy(), strict=True):
+                native = found[i].mask[cut.index]
+                native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
+                found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
+        return found
+
+    def segment(self, path: str | Path, organ: Sequence[MaskSource] = ()) -> Segmentation:
+        """Segment one volume (.nii, .nii.gz) or image file.
+
+        Args:
+            path: the scan or image; never modified.
+            organ: organ masks on the same grid; required where the run was trained on an organ region.
+
+        Raises:
+            UserError: the file or a mask cannot be read, or an organ mask is required.
+        """
+        return self.segment_cases([self.load(Path(path), organ)])[0]
+
+    def load(self, path: Path, organ: Sequence[MaskSource] = ()) -> LoadedCase:
+        """Read one volume or image as this run needs it."""
+        if self.settings.data.roi != "none" and not organ:
+            raise UserError(
+                f"no organ mask for {path} and the run was trained on the region around the organ (data.roi {self.settings.data.roi})",
+                "the organ mask of the scan",
+                "give it with --organ",
+            )
+        if self.kind == "hu" and is_image(path):
+            raise UserError(
+                f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the .nii.gz"
+            )
+        return load_case(Case(path.name, path.name, path, volume=not is_image(path), organ=tuple(organ)), with_lesion=False)
+
+    def segment_file(self, path: Path, out: Path, organ: Sequence[MaskSource] = (), overwrite: bool = False) -> Segmentation:
+        """Segment one file and write the mask: NIfTI on the scan's own grid, or a PNG of the image's size."""
+        found = self.segment(path, organ)
+        write_segmentation(found, path, out, overwrite)
+        return found
+
+    def save(self, root: Path) -> None:
+        """Write what `load` needs beside the weights (which lie in classifier/ and coin/)."""
+        write_json(root / MODEL, {
+            "schema": 1, "settings": self.settings.as_dict(), "kind": self.kind, "organs": self.organs,
+            "window": [self.window.low, self.window.high], "threshold": self.threshold,
+        })  # fmt: skip
+
+
+def write_segmentation(
+    found: Segmentation, source: Path, out: Path, overwrite: bool = False, geometry: Geometry | None = None
+) -> None:
+    """Write a mask in the shape its source has."""
+    if is_image(source):
+        write_image_mask(out, found.mask[0], overwrite)
+    else:
+        write_mask(out, found.mask, geometry or read_volume(source).geometry, overwrite)
+
+
+def load(root: str | Path, accelerator: str | None = None) -> Run:
+    """Load a finished run.
+
+    Args:
+        root: the output folder of `coinseg run`.
+        accelerator: "cpu" or "cuda" instead of what the run was trained on.
+
+    Raises:
+        UserError: the folder is not a run, or its weights do not fit its settings.
+    """
+    root = Path(root)
+    if not (root / MODEL).exists():
+        raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
+    model = read_json(root / MODEL)
+    settings = settings_from(model["settings"])
+    f, generator = build(settings.classifier), Generator(settings.coin)
+    load_weights(f, root / "classifier" / "model.safetensors", "classifier")
+    load_weights(generator, root / "coin" / "generator.safetensors", "generator")
+    engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
+    return Run(
+        settings,
+        f.frozen(),
+        generator,
+        model["kind"],
+        Window(*model["window"]),
+        model["organs"],
+        model["threshold"],
+        make_fabric(engine),
+    )

@@ -1,0 +1,308 @@
+"""The two training loops: the classifier f, then COIN. `--dry-run` and everything around them is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .classifier import Classifier, build, load_weights, probabilities
+from .config import ClassifierSettings, CoinSettings, Settings
+from .counterfactual import coin
+from .counterfactual.discriminator import Discriminator
+from .counterfactual.generator import Generator
+from .data.sampling import TrainingSlices
+from .data.slices import VALIDATION, SliceStore
+from .engine import Report, Stage, make_fabric, one_cycle, require_finite, seed_step, silent
+from .errors import UserError
+from .metrics import classification_scores
+from .storage import key_of, written_aside
+
+LOG_EVERY = 10
+PROBE = 64
+"""Training images looked at for the health of a run."""
+CHUNK = 64
+"""Images per forward pass outside training."""
+
+
+def to_device(module: nn.Module, fabric: Fabric) -> nn.Module:
+    """Onto the device, channels last (the faster layout for 2-D convolutions on CPUs and GPUs alike)."""
+    return module.to(fabric.device, memory_format=torch.channels_last)
+
+
+def images_to(fabric: Fabric, images: Tensor) -> Tensor:
+    """A batch onto the device, channels last."""
+    return images.to(fabric.device, memory_format=torch.channels_last)
+
+
+def in_chunks(slices: TrainingSlices, members: np.ndarray) -> list[np.ndarray]:
+    """Positions in groups of at most `CHUNK`."""
+    return [members[i : i + CHUNK] for i in range(0, len(members), CHUNK)]
+
+
+# --- the classifier -----------------------------------------------------------------------------------------------
+
+
+def augmentation(settings: ClassifierSettings) -> nn.Module:
+    """The thesis' flips, shift, scale and rotation, and optional blur and noise, each image on its own draw."""
+    import kornia.augmentation as K
+
+    steps: list[nn.Module] = []
+    if settings.flip:
+        steps += [K.RandomHorizontalFlip(), K.RandomVerticalFlip()]
+    if settings.shift or settings.scale or settings.rotate:
+        steps.append(
+            K.RandomAffine(
+                settings.rotate,
+                (settings.shift, settings.shift),
+                (1 - settings.scale, 1 + settings.scale),
+                padding_mode="border",
+                p=0.9,
+            )
+        )
+    if settings.blur:
+        steps.append(K.RandomGaussianBlur((5, 5), (0.1, settings.blur), p=0.5))
+    if settings.noise:
+        steps.append(K.RandomGaussianNoise(0.0, settings.noise, p=0.5))
+    return nn.Sequential(*steps)
+
+
+def classifier_key(store: SliceStore, settings: Settings) -> str:
+    """What the trained classifier depends on."""
+    return key_of([store.meta["key"], asdict(settings.anomaly), asdict(settings.classifier), settings.seed])
+
+
+def train_classifier(store: SliceStore, settings: Settings, folder: Path, report: Report = silent) -> Classifier:
+    """Train f on image labels, or load it when it is already there for this very data and settings.
+
+    Args:
+        store: the prepared slices; only images and labels are read.
+        settings: seed, anomaly, classifier and engine are read.
+        folder: receives model.safetensors, stage.json with the scores on validation patients, stats.jsonl.
+        report: progress.
+
+    Returns:
+        f, frozen.
+    """
+    stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
+    seed_step(settings.seed, -1 % 2**31)
+    f = build(settings.classifier)
+    if stage.finished():
+        load_weights(f, folder / "model.safetensors", "classifier")
+        return f.frozen()
+    s, fabric = settings.classifier, make_fabric(settings.engine)
+    slices = TrainingSlices(store, settings.anomaly, settings.seed)
+    to_device(f, fabric)
+    optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    network, wrapped = fabric.setup(torch.compile(f) if settings.engine.compile else f, optimiser)
+    augment, start = augmentation(s), 0
+    if state := stage.resume():
+        f.load_state_dict(state["f"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    network.train()
+    for step in range(start, s.steps):
+        seed_step(settings.seed, step)
+        for group in optimiser.param_groups:
+            group["lr"] = s.lr * one_cycle(step, s.steps)
+        members, epoch = slices.members_of_step(step, s.batch, s.balanced)
+        batch = slices.batch(members, epoch)
+        logits = network(images_to(fabric, augment(batch.image)))
+        loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(fabric.device))
+        wrapped.zero_grad()
+        fabric.backward(loss)
+        wrapped.step()
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
+            values = {"loss": loss.item()}
+            require_finite(values, step + 1, "classifier.lr")
+            stage.log(step + 1, values)
+            report("classifier", step + 1, s.steps, values)
+        if (step + 1) % settings.engine.checkpoint_every == 0:
+            stage.save(step + 1, f=f.state_dict(), optimiser=optimiser.state_dict())
+    f.frozen()
+    held = TrainingSlices(store, settings.anomaly, settings.seed, VALIDATION)
+    stage.finish(f, "model.safetensors", scores=score_classifier(f, held, fabric, s.threshold), model=s.name)
+    stage.close()
+    return f
+
+
+def predict(f: nn.Module, slices: TrainingSlices, members: np.ndarray, fabric: Fabric) -> tuple[np.ndarray, np.ndarray]:
+    """f(X) and the image label for slices by position, as first drawn (epoch 0)."""
+    found, labels = [], []
+    for chunk in in_chunks(slices, members):
+        batch = slices.batch(chunk)
+        found.append(probabilities(f, images_to(fabric, batch.image)).cpu().numpy())
+        labels.append(batch.label.numpy())
+    return np.concatenate(found), np.concatenate(labels).astype(np.int64)
+
+
+def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, threshold: float) -> dict[str, float | None]:
+    """AUROC, accuracy and calibration on one side of the split."""
+    return classification_scores(*predict(f, slices, np.arange(len(slices)), fabric), threshold)
+
+
+# --- COIN ---------------------------------------------------------------------------------------------------------
+
+
+def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
+    """What the trained generator depends on; a user's own classifier enters by its weights."""
+    weights = [float(value.double().abs().sum()) for value in f.state_dict().values()]
+    return key_of([store.meta["key"], asdict(settings.anomaly), weights, asdict(settings.coin), settings.seed])
+
+
+def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path, report: Report = silent) -> Generator:
+    """Train the generator against a frozen classifier, or load it when it is already there for the same inputs.
+
+    Args:
+        store: the prepared slices; only images and labels are read.
+        f: images (B, 1, H, W) in [-1, 1] -> logits (B,); its weights are left as they are.
+        settings: seed, anomaly, coin and engine are read.
+        folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures.
+        report: progress.
+
+    Returns:
+        The generator (its moving average when coin.ema > 0) in evaluation mode.
+    """
+    stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
+    seed_step(settings.seed, -2 % 2**31)
+    s, fabric = settings.coin, make_fabric(settings.engine)
+    require_side(store.size, s)
+    generator, discriminator = Generator(s), Discriminator(s)
+    if stage.finished():
+        load_weights(generator, folder / "generator.safetensors", "generator")
+        return generator.eval()
+    slices = TrainingSlices(store, settings.anomaly, settings.seed)
+    for module in (generator, discriminator, f.eval().requires_grad_(False)):
+        to_device(module, fabric)
+    kept = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(s.ema), use_buffers=True)
+    g_optimiser, d_optimiser = (
+        torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in (generator, discriminator)
+    )
+    parts = {"g": generator, "d": discriminator, "kept": kept, "g_optimiser": g_optimiser, "d_optimiser": d_optimiser}
+    start = 0
+    if state := stage.resume():
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        start = state["step"]
+    compiled = (lambda m: torch.compile(m)) if settings.engine.compile else (lambda m: m)
+    g, g_step = fabric.setup(compiled(generator), g_optimiser)
+    d, d_step = fabric.setup(compiled(discriminator), d_optimiser)
+    g.train()
+    d.train()
+    health = Health(slices, f, kept, fabric, settings)
+    values: dict[str, float] = {}
+    for step in range(start, s.steps):
+        seed_step(settings.seed, step)
+        members, epoch = slices.members_of_step(step, s.batch, balanced=True)
+        x = images_to(fabric, mirrored(slices.batch(members, epoch).image))
+        if step % s.generator_every == 0:
+            discriminator.requires_grad_(False)
+            terms, counterfactual = coin.generator_losses(x, g, d, f, s)
+            g_step.zero_grad()
+            fabric.backward(torch.stack(list(terms.values())).sum())
+            g_step.step()
+            discriminator.requires_grad_(True)
+            kept.update_parameters(generator)
+            values.update({name: term.item() for name, term in terms.items()})
+        else:
+            with torch.no_grad():
+                counterfactual = g(x)
+        if s.adversarial:
+            loss = coin.discriminator_loss(x, counterfactual, d)
+            d_step.zero_grad()
+            fabric.backward(loss)
+            d_step.step()
+            values["discriminator"] = loss.item()
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
+            require_finite(values, step + 1, "coin.lr")
+            stage.log(step + 1, values)
+            report("coin", step + 1, s.steps, values)
+        if (step + 1) % settings.engine.sample_every == 0:
+            stage.log(step + 1, health.look(folder / "samples" / f"step_{step + 1:06d}.png"))
+        if (step + 1) % settings.engine.checkpoint_every == 0:
+            stage.save(step + 1, **{name: part.state_dict() for name, part in parts.items()})
+    result = kept.module
+    facts = health.look(folder / "samples" / "final.png", result)
+    stage.finish(result, "generator.safetensors", health=facts, warnings=health.warnings(facts))
+    stage.close()
+    return result.eval()
+
+
+def require_side(size: int, s: CoinSettings) -> None:
+    """Raise `UserError` unless the side survives every halving and the skips exist."""
+    halvings = max(s.depth, s.discriminator_depth)
+    if size % 2**s.depth or size < 2**halvings:
+        raise UserError(
+            f"data.size is {size} and coin.depth is {s.depth}",
+            f"a side that is a multiple of {2**s.depth}",
+            f"set data.size to {max(2**halvings, round(size / 2**s.depth) * 2**s.depth)} or lower coin.depth",
+        )
+    if not 0 <= s.skips <= s.depth - 1:
+        raise UserError(f"coin.skips is {s.skips}", f"0 to coin.depth - 1 = {s.depth - 1}", "lower coin.skips")
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Half of the images, drawn at random, left-right mirrored."""
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+
+
+class Health:
+    """Looks at the same few training images as training goes on: does anything flip, does everything change?
+
+    It sees images, image labels and f, no mask.
+    """
+
+    def __init__(self, slices: TrainingSlices, f: nn.Module, kept: AveragedModel, fabric: Fabric, settings: Settings) -> None:
+        self.f, self.kept, self.threshold = f, kept, settings.classifier.threshold
+        labels, rng = slices.labels(), np.random.default_rng([settings.seed, 3])
+        chosen = [rng.permutation(np.flatnonzero(labels == c))[: PROBE // 2] for c in (1, 0)]
+        batch = slices.batch(np.concatenate(chosen))
+        self.images, self.labels = images_to(fabric, batch.image), batch.label.numpy()
+
+    def look(self, picture: Path, generator: nn.Module | None = None) -> dict[str, float]:
+        """Flip rate and mean change on the probe; writes input / counterfactual / difference of eight images."""
+        generator = generator if generator is not None else self.kept.module
+        was_training = generator.training
+        generator.eval()
+        found = coin.explain(self.images, generator, self.f, threshold=0.0)
+        generator.train(was_training)
+        before, after = found.probability.cpu().numpy(), found.counterfactual_probability.cpu().numpy()
+        change = found.saliency.flatten(1).mean(1).cpu().numpy()
+        called = before >= self.threshold
+        save_sample(picture, self.images[:8].cpu(), found.counterfactual[:8].cpu())
+        return {
+            "probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0,
+            "probe_change_abnormal": float(change[self.labels == 1].mean()) if (self.labels == 1).any() else 0.0,
+            "probe_change_normal": float(change[self.labels == 0].mean()) if (self.labels == 0).any() else 0.0,
+        }
+
+    @staticmethod
+    def warnings(facts: Mapping[str, float]) -> list[str]:
+        """What a user should know before trusting the masks."""
+        found = []
+        if facts["probe_flip_rate"] < 0.5:
+            found.append(
+                f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal: train longer (coin.steps) or raise coin.classifier"
+            )
+        if facts["probe_change_normal"] > 0.1:
+            found.append("normal images are changed by more than 10 % on average: raise coin.identity or lower coin.lr")
+        if facts["probe_change_abnormal"] < 1e-4:
+            found.append("the generator changes nothing: lower coin.identity and coin.tv")
+        return found
+
+
+def save_sample(path: Path, x: Tensor, counterfactual: Tensor) -> None:
+    """A grid PNG: input, counterfactual and difference in three rows."""
+    rows = [x[:, 0] / 2 + 0.5, counterfactual[:, 0] / 2 + 0.5, (x - counterfactual)[:, 0].abs().clamp(max=1)]
+    grid = torch.cat([torch.cat(list(row), dim=1) for row in rows])
+    pixels = (grid.clamp(0, 1) * 255).round().byte().numpy()
+    with written_aside(path) as part:
+        Image.fromarray(pixels).save(part)

@@ -1,0 +1,78 @@
+"""Shaped aliases and the few records that travel between rooms.
+
+Value ranges: an `Image` lives in [-1, 1] once prepared; a `Probability` in [0, 1]; a `Mask` is boolean.
+Weak supervision shows here: a training `Batch` has images and image labels and no lesion mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+
+Slice = Float[np.ndarray, "height width"]
+"""One grey image in [0, 1] (as stored) or in source units (as read)."""
+SliceMask = Bool[np.ndarray, "height width"]
+"""True inside."""
+Scan = Num[np.ndarray, "slices height width"]
+"""A volume in canonical orientation: slices from inferior to superior, each as a radiologist sees it."""
+ScanMask = Bool[np.ndarray, "slices height width"]
+"""True inside, on the grid of a `Scan`."""
+
+
+@dataclass(frozen=True)
+class MaskSource:
+    """Where a mask is on disk.
+
+    Args:
+        path: a mask or label map on the grid of its image.
+        values: the label values that count as inside; empty means everything above 0.
+    """
+
+    path: Path
+    values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan or one plain image, as a layout describes it; nothing has been read yet.
+
+    Args:
+        id: unique within the cohort, safe as a file name.
+        patient: cases of one patient never end on both sides of the split.
+        image: the volume (.nii, .nii.gz) or the image file.
+        volume: whether `image` is a volume.
+        label: 0 normal, 1 abnormal, None unknown; for volumes the label of every slice not in `slice_labels`.
+        slice_labels: labels of single slices of a volume, by index from inferior (0) to superior.
+        organ: one mask for each organ region (left and right kidney are two).
+        lesion: masks whose union is the truth; read for scoring only.
+    """
+
+    id: str
+    patient: str
+    image: Path
+    volume: bool
+    label: int | None = None
+    slice_labels: Mapping[int, int] = field(default_factory=dict)
+    organ: tuple[MaskSource, ...] = ()
+    lesion: tuple[MaskSource, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a layout found.
+
+    Args:
+        layout: name of the recognised layout.
+        cases: in a stable order (sorted by id).
+        label_source: where the image labels come from, in words for the manifest.
+        problems: one line for each case that was skipped and why.
+    """
+
+    layout: str
+    cases: tuple[Case, ...]
+    label_source: str
+    problems: tuple[str, ...] = ()

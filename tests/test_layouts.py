@@ -1,0 +1,255 @@
+"""Every layout: a tiny valid one, and what is said about broken ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from coinseg.config import DataSettings
+from coinseg.data.layouts import LAYOUTS, read_layout
+from coinseg.errors import UserError
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SETTINGS = DataSettings()
+
+
+def put(root: Path, *names: str) -> Path:
+    """Tiny images and volumes of these names."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".nii.gz"):
+            nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), path)
+        else:
+            Image.new("L", (4, 4), 9).save(path)
+    return root
+
+
+def table(root: Path, text: str, name: str = "labels.csv") -> Path:
+    put(root, "images/a.png", "images/b.png")
+    (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def scans(root: Path, *ids: str, meta: str | None = "CT Abdomen-pelvis") -> Path:
+    for name in ids:
+        put(root, f"{name}/ct.nii.gz", f"{name}/segmentations/kidney_left.nii.gz")
+    if meta is not None:
+        rows = "".join(f"{name};50;{meta}\n" for name in ids)
+        (root / "meta.csv").write_text(f"image_id;age;study_type\n{rows}", encoding="utf-8-sig")
+    return root
+
+
+# --- what every layout shares
+
+
+def test_missing_empty_and_unknown(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_layout(tmp_path / "no", SETTINGS)
+    with pytest.raises(UserError, match="empty folder"):
+        read_layout(tmp_path, SETTINGS)
+    put(tmp_path, "._a.png", ".hidden/a.png")
+    with pytest.raises(UserError, match="empty folder"):
+        read_layout(tmp_path, SETTINGS)
+    put(tmp_path, "stuff/a.png")
+    with pytest.raises(UserError, match="stuff") as caught:
+        read_layout(tmp_path, SETTINGS)
+    assert all(name in str(caught.value) for name in LAYOUTS)
+
+
+def test_one_class_is_refused_with_counts(tmp_path: Path) -> None:
+    root = table(tmp_path, "file,label\na.png,1\nb.png,1\n")
+    with pytest.raises(UserError, match="0 normal and 2 abnormal"):
+        read_layout(root, SETTINGS)
+    assert len(read_layout(root, SETTINGS, one_class=True).cases) == 2
+
+
+def test_two_patients_are_needed_to_split_by_them(tmp_path: Path) -> None:
+    root = table(tmp_path, "file,label,patient\na.png,0,p\nb.png,1,p\n")
+    with pytest.raises(UserError, match=r"data\.split_by slice"):
+        read_layout(root, SETTINGS)
+    assert {case.patient for case in read_layout(root, replace(SETTINGS, split_by="slice")).cases} == {"p"}
+
+
+# --- TotalSegmentator
+
+
+def test_totalsegmentator(tmp_path: Path) -> None:
+    root = scans(tmp_path, "s2", "s1", "s3")
+    (root / "s3/segmentations/kidney_left.nii.gz").unlink()
+    (root / "labels.csv").write_text("image_id,slice,label\ns1,0,0\ns1,2,1\n")
+    cohort = read_layout(root, replace(SETTINGS, organ=("kidney_left",)))
+    assert cohort.layout == "totalsegmentator"
+    assert [case.id for case in cohort.cases] == ["s1", "s2"]
+    assert any("s3" in line and "kidney_left" in line for line in cohort.problems)
+    first, second = cohort.cases
+    assert dict(first.slice_labels) == {0: 0, 2: 1}
+    assert not second.slice_labels
+    assert first.label is None
+    assert first.patient == "s1"
+    assert first.volume
+    assert first.image == root / "s1/ct.nii.gz"
+    assert first.organ[0].path == root / "s1/segmentations/kidney_left.nii.gz"
+    assert "labels.csv" in cohort.label_source
+
+
+def test_totalsegmentator_without_meta_keeps_all_and_says_so(tmp_path: Path) -> None:
+    cohort = read_layout(scans(tmp_path, "s1", "s2", meta=None), SETTINGS)
+    assert len(cohort.cases) == 2
+    assert any("meta.csv" in line for line in cohort.problems)
+
+
+def test_totalsegmentator_study_type(tmp_path: Path) -> None:
+    root = scans(tmp_path, "s1", "s2", meta="ct head")
+    with pytest.raises(UserError):
+        read_layout(root, SETTINGS)
+    assert len(read_layout(root, replace(SETTINGS, study_type="HEAD")).cases) == 2
+    assert len(read_layout(root, replace(SETTINGS, study_type="")).cases) == 2
+
+
+@pytest.mark.parametrize("inside", ["", "segmentations/"])
+def test_totalsegmentator_organs_from_elsewhere(tmp_path: Path, inside: str) -> None:
+    root = scans(tmp_path / "data", "s1", "s2")
+    put(tmp_path / "own", *(f"{name}/{inside}kidney.nii.gz" for name in ("s1", "s2")))
+    cohort = read_layout(root, replace(SETTINGS, organ=("kidney",), organ_from=str(tmp_path / "own")))
+    assert [case.organ[0].path.is_relative_to(tmp_path / "own") for case in cohort.cases] == [True, True]
+
+
+# --- CSV
+
+
+def test_csv_columns_by_name(tmp_path: Path) -> None:
+    root = table(tmp_path, "\ufeffFile;Label;patient_id\nb.png;1.0;q\nimages/a.png;normal;p\n")
+    cohort = read_layout(root, SETTINGS)
+    assert [(case.label, case.patient) for case in cohort.cases] == [(0, "p"), (1, "q")]
+    assert cohort.layout == "csv"
+    assert "labels.csv" in cohort.label_source
+    assert "label" in cohort.label_source
+    assert read_layout(root / "labels.csv", SETTINGS).cases == cohort.cases
+
+
+def test_csv_without_patients_says_so(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, "file,label\na.png,0\nb.png,1\n"), SETTINGS)
+    assert len({case.patient for case in cohort.cases}) == 2
+    assert any("patient" in line for line in cohort.problems)
+
+
+def test_csv_ids_resolve_by_adding_a_suffix(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, "id,abnormal\na,0\nb,1\n"), SETTINGS)
+    assert [case.image.name for case in cohort.cases] == ["a.png", "b.png"]
+
+
+def test_csv_finds_masks_beside_it(tmp_path: Path) -> None:
+    root = put(table(tmp_path, "file,label\na.png,0\nb.png,1\n"), "masks/b.tif", "organs/a.png", "organs/b.png")
+    normal, abnormal = read_layout(root, SETTINGS).cases
+    assert not normal.lesion
+    assert abnormal.lesion[0].path.name == "b.tif"
+    assert normal.organ[0].path.parent.name == "organs"
+
+
+def test_csv_without_labels(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, "file\na.png\nb.png\n"), SETTINGS)
+    assert [case.label for case in cohort.cases] == [None, None]
+
+
+def test_csv_volumes_with_organ_values(tmp_path: Path) -> None:
+    put(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b.nii.gz", "b_seg.nii.gz")
+    (tmp_path / "x.csv").write_text("file,organ\na.nii.gz,a_seg.nii.gz\nb.nii.gz,b_seg.nii.gz\n")
+    cohort = read_layout(tmp_path / "x.csv", replace(SETTINGS, organ=("1", "2")))
+    assert all(case.volume for case in cohort.cases)
+    assert [source.values for source in cohort.cases[0].organ] == [(1,), (2,)]
+    assert read_layout(tmp_path / "x.csv", SETTINGS).cases[0].organ[0].values == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,label\na.png,0\nzz.png,1\n", r"row 3 .*zz\.png"),
+        ("file,label\na.png,0\nb.png,7\n", r"row 3.*7|7.*row 3"),
+        ("file,label,patient\na.png,0,p\nb.png,1,\n", "row 3 .*patient"),
+        ("file,label\na.png,0\na.png,1\n", r"a\.png"),
+        ("file,label,mask\na.png,0,\nb.png,1,none.png\n", r"row 3 .*none\.png"),
+    ],
+)
+def test_csv_rows_that_are_wrong(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        read_layout(table(tmp_path, text), SETTINGS)
+
+
+# --- folders
+
+
+def test_folders_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "Normal/x.png", "abnormal/x.png", "abnormal/._x.png", "masks/x.png")
+    cohort = read_layout(tmp_path, SETTINGS)
+    assert cohort.layout == "folders"
+    assert len({case.id for case in cohort.cases}) == 2
+    # The mask belongs to the abnormal x, though the normal x has the same name.
+    assert {case.label: len(case.lesion) for case in cohort.cases} == {0: 0, 1: 1}
+    assert all("/" not in case.id and case.patient == case.id for case in cohort.cases)
+
+
+@pytest.mark.parametrize("mask", ["masks/Break/x.png", "masks/Break/x_mask.png", "masks/x.png"])
+def test_folders_named_in_the_settings(tmp_path: Path, mask: str) -> None:
+    put(tmp_path, "images/Free/y.jpg", "images/Break/x.jpg", mask)
+    wanted = replace(SETTINGS, normal=("images/Free",), abnormal=("images/Break",), masks="masks")
+    by_label = {case.label: case for case in read_layout(tmp_path, wanted).cases}
+    assert by_label[1].lesion[0].path == tmp_path / mask
+    assert not by_label[0].lesion
+
+
+def test_folders_of_volumes(tmp_path: Path) -> None:
+    cohort = read_layout(put(tmp_path, "good/x.nii.gz", "bad/y.nii.gz"), SETTINGS)
+    assert all(case.volume for case in cohort.cases)
+    assert {case.label for case in cohort.cases} == {0, 1}
+
+
+def test_folders_missing_or_empty(tmp_path: Path) -> None:
+    put(tmp_path, "normal/x.png")
+    with pytest.raises(UserError, match="nowhere"):
+        read_layout(tmp_path, replace(SETTINGS, normal=("normal",), abnormal=("nowhere",)))
+    (tmp_path / "abnormal").mkdir()
+    with pytest.raises(UserError, match="no image"):
+        read_layout(tmp_path, SETTINGS)
+
+
+# --- real data
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "labels"),
+    [
+        ("lgg-flair-2d", SETTINGS, {0, 1}),
+        ("msd-liver-ct-2d", SETTINGS, {None}),
+        (
+            "magnetic-tile",
+            replace(SETTINGS, normal=("images/Free",), abnormal=("images/Break", "images/Crack"), masks="masks"),
+            {0, 1},
+        ),
+    ],
+)
+def test_real_data(name: str, settings: DataSettings, labels: set[int | None]) -> None:
+    root = DATA / name
+    if not root.is_dir():
+        pytest.skip("the shared example data is not on this machine")
+    cases = read_layout(root, settings).cases
+    assert set(Counter(case.label for case in cases)) == labels
+    assert all(case.lesion for case in cases if case.label == 1)
+    assert all(case.organ for case in cases) == (name == "msd-liver-ct-2d")
+
+
+def test_real_scan_by_hand_written_csv(tmp_path: Path) -> None:
+    root = DATA / "3dircadb1-ct-kidney"
+    if not root.is_dir():
+        pytest.skip("the shared example data is not on this machine")
+    (tmp_path / "x.csv").write_text(f"file,organ\n{root / 'ircad01_ct.nii.gz'},{root / 'ircad01_seg.nii.gz'}\n")
+    (case,) = read_layout(tmp_path / "x.csv", replace(SETTINGS, organ=("1", "2"), split_by="slice")).cases
+    assert case.volume
+    assert case.label is None
+    assert [source.values for source in case.organ] == [(1,), (2,)]

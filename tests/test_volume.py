@@ -1,0 +1,348 @@
+"""Volumes and images: the way back to the file, the radiological view, and the wording of every refusal."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import struct
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from coinseg.data.image import read_image, read_image_mask, write_image_mask
+from coinseg.data.volume import read_mask, read_volume, write_mask, write_scan
+from coinseg.errors import UserError
+from coinseg.types import MaskSource
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+def affine_of(order: tuple[int, ...], flips: tuple[int, ...], spacing: tuple[float, ...], angle: float = 0.0) -> np.ndarray:
+    """Axes permuted and flipped, then turned about two axes by `angle`."""
+    axes = np.zeros((3, 3))
+    for i, world in enumerate(order):
+        axes[world, i] = flips[i] * spacing[i]
+    c, s = np.cos(angle), np.sin(angle)
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn @ axes, (5.0, -7.0, 11.0)
+    return affine
+
+
+def load(path: Path) -> Any:
+    """nibabel's own view of a file; it is typed too loosely to look into."""
+    return nib.load(path)
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    spacing=st.tuples(*[st.floats(0.3, 5)] * 3),
+    angle=st.floats(-0.3, 0.3),
+    shape=st.tuples(*[st.integers(2, 6)] * 3),
+    place=st.tuples(*[st.integers(0, 5)] * 3),
+    suffix=st.sampled_from([".nii", ".nii.gz"]),
+    codes=st.sampled_from([(1, 1), (2, 0), (0, 1)]),
+)
+def test_mask_finds_its_way_back(
+    tmp_path: Path,
+    orientation: tuple[tuple[int, ...], tuple[int, ...]],
+    spacing: tuple[float, ...],
+    angle: float,
+    shape: tuple[int, ...],
+    place: tuple[int, ...],
+    suffix: str,
+    codes: tuple[int, int],
+) -> None:
+    voxel = tuple(p % n for p, n in zip(place, shape, strict=True))
+    array = np.zeros(shape, np.int16)
+    array[voxel] = 1234
+    image = nib.Nifti1Image(array, affine_of(*orientation, spacing, angle))
+    image.set_sform(image.affine, codes[0])
+    image.set_qform(image.affine, codes[1])
+    source, output = tmp_path / f"scan{suffix}", tmp_path / f"mask{suffix}"
+    nib.save(image, source)
+    before = source.read_bytes()
+
+    volume = read_volume(source)
+    write_mask(output, volume.scan == 1234, volume.geometry, overwrite=True)
+
+    old, new = load(source), load(output)
+    mask = np.asarray(new.dataobj)
+    assert mask.dtype == np.uint8
+    assert new.shape == old.shape
+    assert np.argwhere(mask).tolist() == [list(voxel)]
+    assert np.array_equal(new.affine, old.affine)
+    assert all(new.header[name] == old.header[name] for name in ("sform_code", "qform_code"))
+    assert np.array_equal(read_mask(MaskSource(output), volume.geometry), volume.scan == 1234)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS, ids=str)
+def test_canonical_view_is_radiological(tmp_path: Path, orientation: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """Voxels hold their own world coordinate: it must fall or grow along the right canonical axis only."""
+    affine, shape = affine_of(*orientation, (1.0, 2.0, 3.0)), (4, 5, 6)
+    world = nib.affines.apply_affine(affine, np.indices(shape).reshape(3, -1).T).reshape(*shape, 3)
+    # RAS+ coordinates: to the Left x falls, to Posterior y falls, to Superior z grows.
+    for axis, coordinate, sign in ((2, 0, -1), (1, 1, -1), (0, 2, 1)):
+        scan = read_volume(save(tmp_path / "w.nii", world[..., coordinate].astype(np.float32), affine)).scan
+        assert (np.sign(np.diff(scan.astype(np.float64), axis=axis)) == sign).all()
+        assert not any(np.diff(scan, axis=other).any() for other in {0, 1, 2} - {axis})
+
+
+def test_spacing_follows_the_canonical_axes(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", np.zeros((2, 3, 4), np.int16), affine_of((1, 2, 0), (1, -1, 1), (1.0, 2.0, 3.0)))
+    volume = read_volume(path)
+    assert volume.scan.shape == (3, 2, 4)  # stored axes lie along y, z and x
+    assert volume.spacing == pytest.approx((2.0, 1.0, 3.0))
+
+
+def test_slope_and_intercept_give_int16(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((3, 3, 3), np.int16), np.eye(4))
+    block = bytearray(image.to_bytes())
+    block[112:120] = struct.pack("<2f", 2.0, -1024.0)
+    block[352:354] = struct.pack("<h", 5)
+    (tmp_path / "a.nii").write_bytes(bytes(block))
+    scan = read_volume(tmp_path / "a.nii").scan
+    assert scan.dtype == np.int16
+    assert (scan.min(), scan.max()) == (-1024, -1014)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored", "read"),
+    [
+        (7, np.uint8, np.int16),
+        (40000, np.uint16, np.float32),
+        (3.0, np.float64, np.int16),
+        (0.5, np.float32, np.float32),
+    ],
+)
+def test_int16_when_the_values_fit(tmp_path: Path, value: float, stored: type, read: type) -> None:
+    scan = read_volume(save(tmp_path / "a.nii.gz", np.full((2, 2, 2), value, stored))).scan
+    assert scan.dtype == read
+    assert (scan == value).all()
+
+
+def test_trailing_singleton_is_accepted(tmp_path: Path) -> None:
+    assert read_volume(save(tmp_path / "a.nii", np.zeros((3, 4, 5, 1), np.int16))).scan.shape == (5, 4, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_scan_round_trip(tmp_path: Path, dtype: type) -> None:
+    source = save(tmp_path / "a.nii", np.arange(24).reshape(2, 3, 4).astype(np.int16), affine_of(*ORIENTATIONS[11], (1, 2, 3)))
+    volume = read_volume(source)
+    write_scan(tmp_path / "b.nii.gz", volume.scan.astype(dtype), volume.geometry)
+    written = load(tmp_path / "b.nii.gz")
+    assert written.get_data_dtype() == dtype
+    assert np.array_equal(written.get_fdata(), load(source).get_fdata())
+
+
+def broken(folder: Path, kind: str) -> Path:
+    path = folder / "x.nii.gz"
+    array = np.random.default_rng(0).integers(-500, 500, (20, 20, 20)).astype(np.int16)
+    plain = bytearray(nib.Nifti1Image(array, np.eye(4)).to_bytes())
+    packed = gzip.compress(bytes(plain))
+    huge = nib.Nifti1Header()
+    huge.set_data_dtype(np.int16)
+    huge.set_data_shape((30000, 30000, 30000))
+    huge["vox_offset"] = 352
+    flat = plain.copy()
+    flat[280:296] = struct.pack("<4f", 0, 0, 0, 0)
+    content = {
+        "half": packed[: len(packed) // 2],
+        "empty": b"",
+        "no gzip": b"hello" * 200,
+        "huge": gzip.compress(huge.binaryblock + b"\0" * 100),
+        "no axis": gzip.compress(bytes(flat)),
+        "checksum": packed[:-8] + bytes([packed[-8] ^ 255]) + packed[-7:],
+        "tail": packed[:-4],
+    }
+    arrays: dict[str, np.ndarray] = {
+        "4-D": np.zeros((3, 3, 3, 2), np.int16),
+        "2-D": np.zeros((3, 3), np.int16),
+        "nan": np.full((3, 3, 3), np.nan, np.float32),
+        "inf": np.full((3, 3, 3), np.inf, np.float32),
+        "complex": np.zeros((3, 3, 3), np.complex64),
+    }
+    if kind in content:
+        path.write_bytes(content[kind])
+    elif kind in arrays:
+        save(path, arrays[kind])
+    return path
+
+
+UNCHECKED = pytest.mark.xfail(strict=True, reason="reading stops before the gzip trailer, so its checksum is not compared")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("missing", "missing"),
+        ("half", "cannot be read"),
+        ("empty", "cannot"),
+        ("no gzip", "cannot be read"),
+        ("huge", "GiB"),
+        ("no axis", "affine"),
+        ("4-D", "4 dimensions"),
+        ("2-D", "2 dimensions"),
+        ("nan", "NaN or inf"),
+        ("inf", "NaN or inf"),
+        ("complex", "complex64"),
+        pytest.param("checksum", "cannot be read", marks=UNCHECKED),
+        pytest.param("tail", "cannot be read", marks=UNCHECKED),
+    ],
+)
+def test_unusable_volumes_are_refused_in_one_line(tmp_path: Path, kind: str, text: str) -> None:
+    path = broken(tmp_path, kind)
+    with pytest.raises(UserError) as caught:
+        read_volume(path)
+    message = str(caught.value)
+    assert text in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_float_labels_are_rounded(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.nii", np.full((2, 2, 2), 1.9999, np.float32))
+    geometry = read_volume(path).geometry
+    assert read_mask(MaskSource(path, (2,)), geometry).all()
+    assert not read_mask(MaskSource(path, (1,)), geometry).any()
+    assert read_mask(MaskSource(path, (1, 2)), geometry).all()
+
+
+def test_mask_stored_in_another_axis_order(tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5), np.int16)
+    array[0, 1, 2] = 1
+    volume = read_volume(save(tmp_path / "a.nii", array, np.eye(4)))
+    flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
+    flipped[0, 3] = 2.0
+    mask = read_mask(MaskSource(save(tmp_path / "m.nii", array[::-1].astype(np.uint8), flipped)), volume.geometry)
+    assert np.array_equal(mask, volume.scan == 1)
+
+
+@pytest.mark.parametrize(("shape", "shift"), [((3, 3, 4), 0.0), ((3, 3, 3), 5.0)])
+def test_mask_of_another_grid_is_refused(tmp_path: Path, shape: tuple[int, ...], shift: float) -> None:
+    geometry = read_volume(save(tmp_path / "a.nii", np.zeros((3, 3, 3), np.int16))).geometry
+    affine = np.eye(4)
+    affine[2, 3] = shift
+    path = save(tmp_path / "m.nii", np.zeros(shape, np.uint8), affine)
+    with pytest.raises(UserError, match="the same grid") as caught:
+        read_mask(MaskSource(path), geometry)
+    assert str(path) in str(caught.value)
+
+
+def test_outputs_are_not_replaced_unasked(tmp_path: Path) -> None:
+    volume = read_volume(save(tmp_path / "a.nii", np.zeros((3, 3, 3), np.int16)))
+    write_mask(tmp_path / "o.nii.gz", volume.scan > 0, volume.geometry)
+    with pytest.raises(UserError, match="already exists"):
+        write_mask(tmp_path / "o.nii.gz", volume.scan > 0, volume.geometry)
+    write_mask(tmp_path / "o.nii.gz", volume.scan == 0, volume.geometry, overwrite=True)
+    assert np.asarray(load(tmp_path / "o.nii.gz").dataobj).all()
+    with pytest.raises(UserError, match=r"\.nii"):
+        write_mask(tmp_path / "o.txt", volume.scan > 0, volume.geometry)
+    with pytest.raises(ValueError, match="shape"):
+        write_mask(tmp_path / "p.nii", np.zeros((2, 2, 2), bool), volume.geometry)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii", "o.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("L", "png"),
+        ("1", "png"),
+        ("LA", "png"),
+        ("P", "png"),
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("I;16", "png"),
+        ("L", "bmp"),
+        ("L", "jpg"),
+        ("RGB", "tif"),
+        ("F", "tif"),
+    ],
+)
+def test_every_kind_of_image_becomes_grey(tmp_path: Path, mode: str, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("L", (7, 5), 255).convert(mode).save(path)
+    grey = read_image(path)
+    assert grey.shape == (5, 7)
+    assert grey.dtype == np.float32
+    if mode != "1":
+        assert grey == pytest.approx(np.full((5, 7), 255.0), abs=1)
+
+
+def test_values_stay_in_source_units(tmp_path: Path) -> None:
+    deep = np.array([[0, 300, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), deep.astype(np.float32))
+    Image.fromarray(np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)).save(tmp_path / "b.png")
+    assert read_image(tmp_path / "b.png")[0] == pytest.approx(255 * np.array([0.299, 0.587, 0.114]))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+def test_truncated_images_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    for length in (0, 3, 20, len(whole) // 2):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="cannot be read"):
+            read_image(path)
+
+
+def test_tiff_pages_and_nan_are_refused(tmp_path: Path) -> None:
+    page = Image.new("L", (4, 4))
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    with pytest.raises(UserError, match="several pages"):
+        read_image(tmp_path / "pages.tif")
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(UserError, match="NaN or inf"):
+        read_image(tmp_path / "nan.tif")
+    with pytest.raises(UserError, match="missing"):
+        read_image(tmp_path / "no.png")
+
+
+@pytest.mark.parametrize(
+    ("stored", "inside"),
+    [([0, 1], [False, True]), ([0, 255], [False, True]), ([4, 251], [False, True]), ([0, 0], [False, False])],
+)
+def test_mask_images(tmp_path: Path, stored: list[int], inside: list[bool]) -> None:
+    Image.fromarray(np.array([stored], np.uint8)).save(tmp_path / "m.png")
+    assert read_image_mask(tmp_path / "m.png", (1, 2)).tolist() == [inside]
+
+
+def test_mask_image_round_trip(tmp_path: Path) -> None:
+    mask, path = np.eye(5, 6, dtype=bool), tmp_path / "m.png"
+    write_image_mask(path, mask)
+    assert np.array_equal(read_image_mask(path, (5, 6)), mask)
+    assert set(np.unique(read_image(path))) == {0.0, 255.0}
+    with pytest.raises(UserError, match="already exists"):
+        write_image_mask(path, mask)
+    with pytest.raises(UserError, match="5 x 6"):
+        read_image_mask(path, (6, 5))
+    with pytest.raises(UserError, match=r"\.png"):
+        write_image_mask(tmp_path / "m.jpg", mask)
+
+
+def test_real_ct_lies_right(tmp_path: Path) -> None:
+    folder = DATA / "totalsegmentator-example-ct"
+    if not folder.is_dir():
+        pytest.skip("the shared example data is not on this machine")
+    volume = read_volume(folder / "example_ct.nii.gz")
+    left, right, liver = (read_mask(MaskSource(folder / "example_seg.nii.gz", (v,)), volume.geometry) for v in (1, 2, 4))
+    assert volume.scan.dtype == np.int16
+    assert volume.spacing == (3.0, 3.0, 3.0)
+    assert np.nonzero(left)[2].mean() > np.nonzero(right)[2].mean()  # the patient's left is on the right of the picture
+    assert np.nonzero(liver)[1].mean() < np.nonzero(left)[1].mean()  # the liver reaches further to the front
