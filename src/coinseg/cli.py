@@ -114,6 +114,7 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         from .data.phantom import PhantomSettings
 
         sub.add_argument("out", type=Path, help="folder to write")
+        sub.add_argument("--config", action="config", help="YAML file of the settings below")
         sub.add_class_arguments(PhantomSettings, None)
         sub.add_argument("--processes", type=int, default=0, help="processes; 0 is one for each core")
         return
@@ -209,6 +210,7 @@ def _segment(name: str, options: Namespace, report: ConsoleReport, command: str)
 
 def _stages(name: str, options: Namespace, report: ConsoleReport, command: str) -> None:
     from . import pipeline
+    from .engine import Stage
 
     values = options.as_dict()
     settings = settings_from({key: values[key] for key in _GROUPS})
@@ -223,19 +225,15 @@ def _stages(name: str, options: Namespace, report: ConsoleReport, command: str) 
     if name == "prepare":
         print(f"{len(work.store)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
-        print(f"classifier in {work.root / 'classifier'}: {_line(work.f and _facts(work, 'classifier')['scores'])}")
+        _, folder = work.f, work.root / "classifier"
+        print(f"classifier in {folder}: {_line(Stage(folder, '').facts()['scores'])}")
     elif name == "train-coin":
-        print(f"generator in {work.root / 'coin'}: {_line(work.generator and _facts(work, 'coin')['health'])}")
+        _, folder = work.generator, work.root / "coin"
+        print(f"generator in {folder}: {_line(Stage(folder, '').facts()['health'])}")
     elif name == "evaluate":
         print(f"{_line(work.evaluate())}\nscores in {work.root / 'evaluation'}")
     else:
         _summary(work, command)
-
-
-def _facts(work: Any, stage: str) -> dict[str, Any]:
-    from .engine import Stage
-
-    return Stage(work.root / stage, "").facts()
 
 
 def _line(values: dict[str, Any]) -> str:

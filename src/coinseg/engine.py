@@ -46,7 +46,6 @@ def seed_step(seed: int, step: int) -> None:
     """Make every random draw of a step a function of (seed, step), so a resumed run repeats an uninterrupted one."""
     value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
     random.seed(value)
-    np.random.seed(value)
     torch.manual_seed(value)
 
 

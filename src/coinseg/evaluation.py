@@ -72,7 +72,7 @@ def score(found: Explained, predicted: np.ndarray, settings: Settings) -> dict[s
     scores: dict[str, Any] = {
         "iou_mask_free": metrics.pooled_iou(masks, truth),
         "iou_oracle": max(reached) if reached else None,
-        "oracle_threshold": float(ORACLE_THRESHOLDS[int(np.argmax(sweep))]) if reached else None,
+        "oracle_threshold": float(ORACLE_THRESHOLDS[sweep.index(max(reached))]) if reached else None,
         "dice_per_image": metrics.mean_dice(masks, truth),
         "false_positive_area": metrics.false_positive_area(predicted[normal]),
         "normals_marked": float(predicted[normal].any((1, 2)).mean()) if normal.any() else None,

@@ -164,7 +164,7 @@ class Workspace:
             return made
         began, run = time.perf_counter(), self.run
 
-        def explain(images: torch.Tensor) -> tuple[np.ndarray, ...]:
+        def explain(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             e = run.explain(images)
             return e.probability.numpy(), e.counterfactual_probability.numpy(), e.counterfactual[:, 0].numpy(), e.saliency.numpy()
 

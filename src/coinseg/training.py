@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,12 +36,17 @@ CHUNK = 64
 
 def to_device(module: nn.Module, fabric: Fabric) -> nn.Module:
     """Onto the device, channels last (the faster layout for 2-D convolutions on CPUs and GPUs alike)."""
-    return module.to(fabric.device, memory_format=torch.channels_last)
+    return module.to(device=fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def images_to(fabric: Fabric, images: Tensor) -> Tensor:
     """A batch onto the device, channels last."""
     return images.to(fabric.device, memory_format=torch.channels_last)
+
+
+def compiled(module: nn.Module, settings: Settings) -> nn.Module:
+    """The module, compiled when the engine asks for it."""
+    return cast(nn.Module, torch.compile(module)) if settings.engine.compile else module
 
 
 def in_chunks(slices: TrainingSlices, members: np.ndarray) -> list[np.ndarray]:
@@ -102,7 +108,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     to_device(f, fabric)
     optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
-    network, wrapped = fabric.setup(torch.compile(f) if settings.engine.compile else f, optimiser)
+    network, wrapped = fabric.setup(compiled(f, settings), optimiser)
     augment, start = augmentation(s), 0
     if state := stage.resume():
         f.load_state_dict(state["f"])
@@ -186,15 +192,20 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     g_optimiser, d_optimiser = (
         torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in (generator, discriminator)
     )
-    parts = {"g": generator, "d": discriminator, "kept": kept, "g_optimiser": g_optimiser, "d_optimiser": d_optimiser}
+    parts: dict[str, Any] = {
+        "g": generator,
+        "d": discriminator,
+        "kept": kept,
+        "g_optimiser": g_optimiser,
+        "d_optimiser": d_optimiser,
+    }
     start = 0
     if state := stage.resume():
         for name, part in parts.items():
             part.load_state_dict(state[name])
         start = state["step"]
-    compiled = (lambda m: torch.compile(m)) if settings.engine.compile else (lambda m: m)
-    g, g_step = fabric.setup(compiled(generator), g_optimiser)
-    d, d_step = fabric.setup(compiled(discriminator), d_optimiser)
+    g, g_step = fabric.setup(compiled(generator, settings), g_optimiser)
+    d, d_step = fabric.setup(compiled(discriminator, settings), d_optimiser)
     g.train()
     d.train()
     health = Health(slices, f, kept, fabric, settings)
@@ -229,7 +240,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             stage.log(step + 1, health.look(folder / "samples" / f"step_{step + 1:06d}.png"))
         if (step + 1) % settings.engine.checkpoint_every == 0:
             stage.save(step + 1, **{name: part.state_dict() for name, part in parts.items()})
-    result = kept.module
+    result = cast(Generator, kept.module)
     facts = health.look(folder / "samples" / "final.png", result)
     stage.finish(result, "generator.safetensors", health=facts, warnings=health.warnings(facts))
     stage.close()

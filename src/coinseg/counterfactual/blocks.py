@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,10 @@ _TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, spectral: bool = False) -> nn.Module:
     """A convolution that keeps the side, with spectral normalisation on request."""
-    conv = _CONV[dims](inputs, outputs, kernel, padding=kernel // 2)
-    nn.init.xavier_uniform_(conv.weight, gain=2**0.5 if kernel > 1 else 1.0)
-    nn.init.zeros_(conv.bias)
+    conv: nn.Module = _CONV[dims](inputs, outputs, kernel, padding=kernel // 2)
+    weight, bias = _weights(conv)
+    nn.init.xavier_uniform_(weight, gain=2**0.5 if kernel > 1 else 1.0)
+    nn.init.zeros_(bias)
     return spectral_norm(conv) if spectral else conv
 
 
@@ -37,17 +38,24 @@ def _widened(kernel: Tensor) -> Tensor:
     return kernel
 
 
-def convolve_then_pool(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _weights(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    """The kernel (spectrally normalised where asked) and the bias of a convolution."""
+    return cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+
+
+def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
     """A 3-tap convolution followed by average pooling by 2, as one 4-tap convolution of stride 2.
 
     The same maths in 16 instead of 36 products per output pixel (2-D), and no map at the full side.
     """
+    weight, bias = _weights(conv)
     dims = weight.ndim - 2
     return _STRIDED[dims](x, _widened(weight) / 2**dims, bias, stride=2, padding=1)
 
 
-def upsample_then_convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def upsample_then_convolve(x: Tensor, conv: nn.Module) -> Tensor:
     """Nearest upsampling by 2 followed by a 3-tap convolution, as one 4-tap transposed convolution of stride 2."""
+    weight, bias = _weights(conv)
     spatial = list(range(2, weight.ndim))
     kernel = _widened(weight).flip(spatial).transpose(0, 1)
     return _TRANSPOSED[weight.ndim - 2](x, kernel, bias, stride=2, padding=1)
@@ -88,12 +96,12 @@ class ResidualBlock(nn.Module):
         """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept."""
         branch = torch.relu(self.norm1(x))
         if self.resample == "up":
-            branch = upsample_then_convolve(branch, self.conv1.weight, self.conv1.bias)
+            branch = upsample_then_convolve(branch, self.conv1)
         else:
             branch = self.conv1(branch)
         branch = torch.relu(self.norm2(branch))
         if self.resample == "down":
-            branch = convolve_then_pool(branch, self.conv2.weight, self.conv2.bias)
+            branch = convolve_then_pool(branch, self.conv2)
         else:
             branch = self.conv2(branch)
         # A 1x1 convolution commutes with nearest upsampling and with average pooling, so it is done at the smaller side.

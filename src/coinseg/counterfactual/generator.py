@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +61,9 @@ class Generator(nn.Module):
             level = depth - block  # the block goes from side / 2**level to side / 2**(level - 1)
             skip = width[level] if 1 <= block <= skips else 0
             self.decoder.append(ResidualBlock(dims, width[level] + skip, width[level - 1], "up"))
-        self.head = nn.Sequential(normalisation(dims, width[0]), nn.ReLU(), convolution(dims, width[0], channels))
-        # Training starts from "change nothing".
-        nn.init.zeros_(self.head[-1].weight)
+        last = convolution(dims, width[0], channels)
+        nn.init.zeros_(cast(Tensor, last.weight))  # training starts from "change nothing"
+        self.head = nn.Sequential(normalisation(dims, width[0]), nn.ReLU(), last)
 
     def perturbation(self, x: Tensor) -> Tensor:
         """delta, of the shape of `x` and unbounded. The side of `x` must be a multiple of 2 ** depth."""

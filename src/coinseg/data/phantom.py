@@ -10,20 +10,19 @@ from __future__ import annotations
 import gzip
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
 from ..errors import UserError
-from ..storage import directory_written_aside, read_json, write_json, written_aside
+from ..storage import directory_written_aside, read_json, require_room, write_json, written_aside
 
 FOV_MM = 380.0
 TUMOUR_PIXELS = 12
@@ -31,13 +30,13 @@ TUMOUR_PIXELS = 12
 ORGANS = ("kidney_left", "kidney_right", "liver", "spleen", "aorta")
 LESIONS = ("kidney_tumor", "kidney_cyst")
 _BIT = {name: np.uint8(1 << i) for i, name in enumerate(ORGANS + LESIONS)}
-_KIDNEYS = _BIT["kidney_left"] | _BIT["kidney_right"]
+_KIDNEYS = int(_BIT["kidney_left"] | _BIT["kidney_right"])
 _META = "image_id;age;gender;institute;study_type;split;manufacturer;scanner_model;kvp;pathology;pathology_location"
 AIR, FAT, MUSCLE, GAS = -1000.0, -100.0, 55.0, -900.0
 
 Box = tuple[slice, slice, slice]
-Point = tuple[float, float, float]
-"""(x, y, z) in mm."""
+Point = Sequence[Any]
+"""(x, y, z) in mm: numbers, or arrays that broadcast."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,7 @@ class _Canvas:
         ]
         self.hu = np.full(self.shape, AIR, np.float32)
         self.bits = np.zeros(self.shape, np.uint8)
-        self.all: Box = (slice(None),) * 3
-        self.inside = np.zeros(0, np.float32)  # distance into the abdominal cavity, known once the body is painted
+        self.inside = np.full(self.shape, -99, np.float32)  # distance into the abdominal cavity, set by `_body`
 
     def box(self, low: Point, high: Point) -> Box:
         """The smallest box of pixels around two corners (x, y, z)."""
@@ -164,10 +162,7 @@ class _Canvas:
         """An ellipsoid turned about z, with `lump` mm of roughness: its box and signed distance in mm."""
         wide = float(np.hypot(*radii[:2]) if turn else 0.0)
         reach = [max(r, wide * (i < 2)) + pad + 2 * lump for i, r in enumerate(radii)]
-        box = self.box(
-            tuple(c - r for c, r in zip(centre, reach, strict=True)),
-            tuple(c + r for c, r in zip(centre, reach, strict=True)),
-        )
+        box = self.box(*(tuple(c + s * r for c, r in zip(centre, reach, strict=True)) for s in (-1, 1)))
         x, y, z = self.coordinates(box, centre)
         u, v = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
         distance = _ellipsoid(u, v, z, radii)
@@ -189,14 +184,22 @@ class _Canvas:
         return box, radius - np.sqrt(best)
 
     def paint(
-        self, box: Box, distance: np.ndarray, hu: float | np.ndarray, name: str = "", keep: int = 0, limit: float = 1e9
+        self,
+        box: Box,
+        distance: np.ndarray,
+        hu: float | np.ndarray,
+        name: str = "",
+        keep: int = 0,
+        limit: float | None = None,
     ) -> None:
-        """Cover the inside of a shape with `hu`; its mask gains `name` and loses all bits not in `keep`."""
-        alpha = np.clip(np.minimum(distance, self.inside[box] - limit) if limit < 1e8 else distance, -2, 2)
-        alpha = np.clip(alpha / np.float32(1.2 * self.spacing[1]) + np.float32(0.5), 0, 1)
+        """Cover the inside of a shape, at least `limit` mm into the cavity; masks lose these pixels but for `name` and `keep`."""
+        if limit is not None:
+            distance = np.minimum(distance, self.inside[box] - np.float32(limit))
+        alpha = np.clip(distance / np.float32(1.2 * self.spacing[1]) + np.float32(0.5), 0, 1)
         self.hu[box] += alpha * (hu - self.hu[box])
         bits = self.bits[box]
-        np.copyto(bits, (bits & np.uint8(keep)) | _BIT.get(name, np.uint8(0)), where=alpha > 0.5)
+        if name or bits.any():
+            np.copyto(bits, (bits & np.uint8(keep)) | _BIT.get(name, np.uint8(0)), where=alpha > 0.5)
 
 
 def _taps(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,43 +230,51 @@ class _Body:
 
 
 def _body(canvas: _Canvas, body: _Body) -> None:
-    """Skin, fat, muscle wall with ribs, the fat that fills the cavity and the lungs' lowest recess."""
-    rng, (x, y, z) = canvas.rng, canvas.coordinates(canvas.all)
+    """Skin, fat, muscle wall, ribs, the fat that fills the cavity and the lungs' lowest recess."""
+    rng, reach = canvas.rng, (body.wide + 1.1 * body.fat + 14, body.deep + 1.1 * body.fat + 14, 1e3)
+    every = canvas.box(tuple(-r for r in reach), reach)
+    x, y, z = canvas.coordinates(every)
     phi, rho = np.arctan2(np.abs(x), y), np.hypot(x, y)  # phi: 0 at the back, pi at the front
     power = 2.35
     trunk = ((np.abs(np.sin(phi)) / body.wide) ** power + (np.abs(np.cos(phi)) / body.deep) ** power) ** (-1 / power)
-    trunk = trunk * (1 + np.float32(rng.uniform(-2e-4, 4e-4)) * z) + canvas.field(canvas.all, 90.0) * np.float32(2.5)
+    trunk = trunk * (1 + np.float32(rng.uniform(-2e-4, 4e-4)) * z) + canvas.field(every, 90.0) * np.float32(2.5)
     fat = body.fat * (0.5 + 0.6 * _bell(phi, 0.9, 0.5) + 0.45 * _bell(phi, 3.1, 0.8)) + 2.5
-    depth = trunk - rho
+    depth, mottle = trunk - rho, canvas.field(every, 30.0)
     back = np.clip((0.86 - 0.24 * np.clip((z + 15) / 60, 0, 1) - phi) / np.float32(0.4), 0, 1)
-    front = y < 0
-    wall = 9 + front * (5 * np.exp(-(((np.abs(x) - 38) / 30) ** 4)) - 6 * _bell(x, 0, 7)) + (3 - 2 * back) * back**2 * 36
-    canvas.inside = depth - wall
-    mottle = canvas.field(canvas.all, 30.0)
-    canvas.paint(canvas.all, depth + fat, -10.0)
-    canvas.paint(canvas.all, depth + fat - 2, FAT + 5 * mottle)
-    layers = _bell(phi, 1.6, 0.6) * rng.uniform(20, 70)
-    streaks = 85 * np.clip(canvas.field(canvas.all, 8.0, 4.0) - np.float32(1.6), 0, 1)
-    canvas.paint(canvas.all, depth, MUSCLE - streaks - layers * (_bell(depth, 3.4, 0.8) + _bell(depth, 6.6, 0.8)))
+    rectus = (y < 0) * (5 * np.exp(-(((np.abs(x) - 38) / 30) ** 4)) - 6 * _bell(x, 0, 7))
+    inside = depth - (8 + 0.9 * mottle + rectus + (3 - 2 * back) * back**2 * 36)
+    canvas.inside[every] = inside
+    skin = depth + fat
+    canvas.paint(every, skin, FAT + 5 * mottle + 90 * np.clip(2.5 - skin, 0, 1))
+    layers = np.clip(1.2 - np.abs(np.abs(depth - 4.6) - 1.4), 0, 1) * (_bell(phi, 1.6, 0.6) * rng.uniform(30, 80))
+    streaks = 85 * np.clip(canvas.field(every, 8.0, 4.0) - np.float32(1.6), 0, 1)
+    canvas.paint(every, depth, MUSCLE - streaks - layers)
     for side in (-1, 1):  # the fascia around the erector spinae
-        box = canvas.box((side * 36 - 36, body.spine + 22, -1e3), (side * 36 + 36, body.deep + 9, 1e3))
+        box = canvas.box((side * 36 - 36, body.spine + 22, -1e3), (side * 36 + 36, body.deep - 2, 1e3))
         u, v, _ = canvas.coordinates(box, (side * 31, body.deep - 23, 0))
         sheath = _ellipsoid(u, v, 0 * v, (28, 20, 1)) + canvas.field(box, 20.0, 3.0)
-        canvas.paint(box, np.minimum(1.1 - np.abs(sheath), depth[box] - 2), -40.0)
-    canvas.paint(canvas.all, canvas.inside, FAT - 6 * mottle)
+        canvas.paint(box, 1.1 - np.abs(sheath), -40.0)
+    canvas.paint(every, inside, FAT - 6 * mottle)
+    _chest(canvas, every, phi, depth)
+
+
+def _chest(canvas: _Canvas, every: Box, phi: np.ndarray, depth: np.ndarray) -> None:
+    """Ribs, and the lungs' lowest recess when the scan reaches it; phi and depth are those of `_body`."""
+    rng, z = canvas.rng, canvas.coordinates(every)[2]
     gap, slope = 28.0, 55.0  # ribs fall towards the front, so a slice cuts each one obliquely
     turn = (z + slope * phi - rng.uniform(48, 64)) / gap
     which = np.round(turn)
-    bone = 4.2 - np.hypot((turn - which) * np.float32(gap * 4.2 / 7.5), depth - 6.5)
+    bone = 4.0 - np.hypot((turn - which) * np.float32(gap * 4.0 / 7.5), depth - 5.5)
     bone = np.where((which >= 0) & (phi < 1.1 + 0.5 * which) & (phi > 0.35), bone, np.float32(-9))
-    canvas.paint(canvas.all, bone, np.where(phi > 2.0, 130, 520 - 330 * np.clip(bone - 1.2, 0, 1)))
+    canvas.paint(every, bone, np.where(phi > 2.0, 130, 520 - 330 * np.clip(bone - 1.2, 0, 1)))
     base = rng.uniform(40, 90)
     if base < z[-1, 0, 0]:
-        box = canvas.box((-1e3, -1e3, base), (1e3, 1e3, 1e3))
-        phi, z, gap_in = phi[:, box[1], box[2]], z[box[0]], canvas.inside[box]
-        recess = (z - base) * np.float32(0.45) * _bell(phi, 0.75, 0.55) - gap_in
-        canvas.paint(box, np.minimum(gap_in + 3, recess + 2.5), MUSCLE)
-        canvas.paint(box, np.minimum(gap_in + 1, recess), -870 + 700 * canvas.strands(box, 22.0, 0.15))
+        up = slice(int(np.searchsorted(z[:, 0, 0], base)), None)
+        box = (up, *every[1:])
+        inside = canvas.inside[box]
+        recess = (z[up] - base) * np.float32(0.45) * _bell(phi, 0.75, 0.5) - inside
+        canvas.paint(box, np.minimum(inside + 2, recess), MUSCLE)
+        canvas.paint(box, np.minimum(inside, recess - 2.5), -870 + 700 * canvas.strands(box, 22.0, 0.15))
 
 
 def _bell(x: np.ndarray, middle: float, width: float) -> np.ndarray:
@@ -274,8 +285,8 @@ def _spine(canvas: _Canvas, body: _Body) -> None:
     """Psoas, vertebrae (body with a cortical rim, arch, processes), discs and the canal."""
     rng = canvas.rng
     for side in (-1, 1):
-        top, low = (side * 27, body.spine + 4, 60.0), (side * 48, body.spine - 4, -110.0)
-        box, distance = canvas.tube(np.array([low, top]), 16.0, pad=10)
+        ends = np.array([(side * 48, body.spine - 4, -110.0), (side * 27, body.spine + 4, 60.0)])
+        box, distance = canvas.tube(ends, 16.0, pad=10)
         z = canvas.coordinates(box)[2]
         canvas.paint(box, distance - 8 * np.clip((z + 30) / 100, 0, 1) + canvas.field(box, 25.0), MUSCLE + 4)
     box = canvas.box((-62, body.spine - 30, -1e3), (62, body.deep + 30, 1e3))
@@ -298,42 +309,31 @@ def _spine(canvas: _Canvas, body: _Body) -> None:
     canvas.paint(box, 9.5 - np.hypot(x, (y - 27) * 1.15) + 0 * z, 30.0)
 
 
-def _digestive(canvas: _Canvas, body: _Body) -> None:
-    """Stomach, small bowel, colon and the vessels of the mesentery."""
-    rng = canvas.rng
-    vessels = canvas.strands(canvas.all, 22.0, 0.16)
-    y = canvas.axes[1]
-    limit = canvas.inside - np.float32(4)
-    canvas.hu += np.clip(limit, 0, 1) * vessels * (140 * (y < body.spine - 15))[None, :, None]
-    oral = rng.choice([rng.uniform(10, 40), rng.uniform(150, 320)], p=(0.65, 0.35))
-    wide, front = body.wide - 22, body.deep - 22
-    for _ in range(int(rng.integers(50, 75) - body.visceral)):
-        angle, far = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform(0, 1))
-        start = np.array(
-            [0.8 * wide * far * np.cos(angle), -0.35 * front + 0.5 * front * far * np.sin(angle), rng.uniform(-110, 25)]
-        )
+def _bowel(canvas: _Canvas, body: _Body) -> None:
+    """Small bowel, colon and the vessels of the mesentery."""
+    rng, wide, front = canvas.rng, body.wide - 22, body.deep - 22
+    box = canvas.box((-wide, -front, -1e3), (wide, body.spine - 15, 1e3))
+    canvas.paint(box, 6 * canvas.strands(box, 17.0, 0.26) - 3, 110.0, limit=4)
+    oral = rng.choice([rng.uniform(10, 40), rng.uniform(130, 250)], p=(0.78, 0.22))
+    for _ in range(int(rng.integers(55, 80) - body.visceral)):
+        angle, far = rng.uniform(0, 2 * np.pi), math.sqrt(rng.uniform(0, 1))
+        across, along = 0.85 * wide * far * math.cos(angle), 0.5 * front * far * math.sin(angle)
+        start = np.array([across, along - 0.33 * front, rng.uniform(-110, 30)])
         bends = np.cumsum(rng.normal(0, 1, (3, 3)) * (22, 16, 12), 0)
-        radius = rng.uniform(8, 13)
-        _loop(canvas, np.vstack([start, start + bends]), radius, oral, 0.25)
+        _loop(canvas, np.vstack([start, start + bends]), rng.uniform(8, 13), oral, 0.2)
     for side, level in ((-1, body.spine - 15), (1, body.spine - 5)):
-        zs = np.arange(-120, 60 if side > 0 else 10, 22.0)
-        points = np.stack([side * (wide - 20) + rng.normal(0, 5, len(zs)), level + rng.normal(0, 6, len(zs)), zs], 1)
-        _loop(canvas, points, rng.uniform(14, 22), 40.0, 0.8)
-    xs = np.linspace(-0.75, 0.8, 7) * wide
-    ys = -front + 26 + 22 * (xs / wide) ** 2
-    _loop(
-        canvas,
-        np.stack([xs, ys, rng.uniform(0, 30) + 40 * (xs / wide) ** 2 + rng.normal(0, 7, 7)], 1),
-        rng.uniform(14, 20),
-        40.0,
-        0.8,
-    )
-    centre = (rng.uniform(35, 60), -front + 45, rng.uniform(62, 85))
-    box, distance = canvas.blob(centre, (rng.uniform(42, 56), rng.uniform(30, 42), rng.uniform(42, 55)), 0.5, 5.0)
+        zs = np.arange(-120, 100 if side > 0 else 10, 22.0)
+        xs, ys = rng.normal(0, (5, 6), (len(zs), 2)).T
+        ys += level - 0.7 * np.clip(zs - 10, 0, 99)  # the splenic flexure lies before the spleen
+        _loop(canvas, np.stack([side * (wide - 20) + xs, ys, zs], 1), rng.uniform(14, 22), 40.0, 0.8)
+    xs = np.linspace(-0.75, 0.8, 7)
+    zs = rng.uniform(0, 30) + 40 * xs**2 + rng.normal(0, 7, 7)
+    _loop(canvas, np.stack([xs * wide, 22 * xs**2 - front + 26, zs], 1), rng.uniform(14, 20), 40.0, 0.8)
+    centre = (rng.uniform(50, 68), 48 - front, rng.uniform(60, 85))  # stomach
+    box, distance = canvas.blob(centre, (rng.uniform(42, 56), rng.uniform(32, 44), rng.uniform(42, 55)), 0.5, 5.0)
     canvas.paint(box, distance, 75.0, limit=3)
-    y = canvas.coordinates(box, centre)[1]
-    filling = np.clip(30 + 12 * canvas.field(box, 6.0), 0, 60)
-    canvas.paint(box, distance - 4, np.where(y < rng.uniform(-40, 10), GAS, filling), limit=7)
+    gas = canvas.coordinates(box, centre)[1] < rng.uniform(-30, 12)
+    canvas.paint(box, distance - 4, np.where(gas, GAS, 30 + 12 * canvas.field(box, 6.0)), limit=7)
 
 
 def _loop(canvas: _Canvas, points: np.ndarray, radius: float, content: float, stool: float) -> None:
@@ -342,137 +342,123 @@ def _loop(canvas: _Canvas, points: np.ndarray, radius: float, content: float, st
     box, distance = canvas.tube(points, radius, pad=8)
     if not distance.size:
         return
-    distance = distance + 2.2 * canvas.field(box, 16.0)
+    distance = distance + np.float32(2.2) * canvas.field(box, 16.0)
     canvas.paint(box, distance + 2.0, FAT, limit=1)
-    canvas.paint(box, distance, rng.uniform(60, 100), limit=3)
+    canvas.paint(box, distance, rng.uniform(55, 85) + 9 * canvas.field(box, 6.0), limit=3)
+    if stool < 0.5 and rng.random() < 0.45:
+        return  # collapsed
     filling: float | np.ndarray = content
     if rng.random() < stool:
-        filling = np.where(canvas.field(box, 5.0) > 0.9, -450.0, 10 + 50 * canvas.field(box, 5.0))
-    if rng.random() < 0.2 + 0.4 * stool:
-        y = canvas.coordinates(box)[1]
-        level = points[:, 1].mean() + rng.uniform(-0.8, 0.6) * radius
-        filling = np.where(y < level, GAS, filling)
+        crumbs = canvas.field(box, 5.0)
+        filling = np.where(crumbs > 1.2, -450.0, 15 + 35 * crumbs)
+    if rng.random() < 0.15 + 0.45 * stool:
+        level = points[:, 1].mean() + rng.uniform(-0.8, 0.5) * radius
+        filling = np.where(canvas.coordinates(box)[1] < level, GAS, filling)
     canvas.paint(box, distance - 2.2, filling, limit=5)
 
 
 def _solid(canvas: _Canvas, body: _Body, look: _Look) -> None:
-    """Spleen, pancreas, liver with its vessels and gallbladder."""
+    """Spleen, pancreas, liver and gallbladder."""
     rng, size = canvas.rng, body.wide / 138
     place = (body.wide - rng.uniform(44, 52), body.spine - rng.uniform(5, 18), rng.uniform(52, 80))
     box, spleen = canvas.blob(place, (rng.uniform(27, 36), rng.uniform(42, 56), rng.uniform(38, 55)), 0.35, 3.0, 30.0)
     hollow = _ellipsoid(*canvas.coordinates(box, (place[0] - 40, place[1] - 18, place[2])), (30, 40, 60))
     canvas.paint(box, np.minimum(spleen, -hollow), look.spleen + 3 * canvas.field(box, 20.0), "spleen", limit=2)
-    zs = 22 + rng.normal(0, 4)
-    points = np.array([[-38, -18, zs - 22], [-22, -30, zs], [12, -28, zs + 8], [48, 0, zs + 22]]) + [
-        0,
-        body.spine - 26,
-        0,
-    ]
+    y, z = body.spine - 26, 22 + rng.normal(0, 4)
+    points = np.array([[-38, y - 18, z - 22], [-22, y - 30, z], [12, y - 28, z + 8], [48, y, z + 22]])
     box, gland = canvas.tube(points, 11.0, pad=12)
-    gland = gland + 3.5 * canvas.field(box, 9.0)
-    canvas.paint(box, gland, 0.5 * look.liver + 38, limit=3)
-    box, lobe = canvas.blob((-70 * size, -8, rng.uniform(62, 84)), (72 * size, 92, rng.uniform(88, 112)), 0.25, 4.0, 40.0)
-    whole = canvas.box((-1e3, -1e3, -95), (75 * size, 1e3, 1e3))
-    liver = np.full([len(axis[part]) for axis, part in zip(canvas.axes, whole, strict=True)], -9, np.float32)
-    middle = (rng.uniform(-12, 12), -48, rng.uniform(80, 100))
-    for place, lobe in ((box, lobe), canvas.blob(middle, (80 * size, 42, rng.uniform(58, 72)), 0.15, 4.0, 40.0)):
-        into = tuple(slice(max(p.start - w.start, 0), p.stop - w.start) for p, w in zip(place, whole, strict=True))
-        liver[into] = np.maximum(liver[into], lobe[..., : liver[into].shape[2]])
-    x, y, z = canvas.coordinates(whole, (4, body.spine, 0))
-    cleft = 2.5 - np.abs(x + 16 + 0.15 * y) - 0.4 * np.clip(y + rng.uniform(75, 95), 0, 99) - 0.2 * np.clip(z - 70, 0, 99)
-    liver = np.minimum(np.minimum(liver, np.hypot(x * 0.9, y) - 44), -cleft)
-    tissue = look.liver + 3 * canvas.field(whole, 25.0)
-    tissue += (look.vein - look.liver) * 1.1 * canvas.strands(whole, 30.0, 0.2)
-    canvas.paint(whole, liver, tissue, "liver", limit=2)
-    box, sac = canvas.blob((-48 * size, -42, rng.uniform(2, 28)), (rng.uniform(13, 20), rng.uniform(15, 22), 30), -0.5, 1.5)
+    canvas.paint(box, gland + 3.5 * canvas.field(box, 9.0), 0.5 * look.liver + 38, limit=3)
+    _liver(canvas, body, look, size)
+    place = (-42 * size, -42, rng.uniform(-5, 20))
+    box, sac = canvas.blob(place, (rng.uniform(9, 15), rng.uniform(14, 22), 28), -0.5, 1.5)
     canvas.paint(box, sac + 1.5, 60.0, limit=3)
     canvas.paint(box, sac, rng.uniform(2, 15), limit=4)
+
+
+def _liver(canvas: _Canvas, body: _Body, look: _Look, size: float) -> None:
+    """Two lobes that keep clear of the spine, the cleft between them and the vessels inside."""
+    rng = canvas.rng
+    whole = canvas.box((-1e3, -1e3, -95), (75 * size, 1e3, 1e3))
+    liver = np.full(canvas.inside[whole].shape, -9, np.float32)
+    right, left = (-70 * size, -8, rng.uniform(62, 84)), (rng.uniform(-28, 2), -50, rng.uniform(80, 100))
+    for centre, radii in ((right, (72, 92, rng.uniform(88, 112))), (left, (80, 42, rng.uniform(58, 72)))):
+        box, lobe = canvas.blob(centre, (radii[0] * size, *radii[1:]), 0.2, 4.0, 40.0)
+        into = tuple(slice(max(p.start - w.start, 0), p.stop - w.start) for p, w in zip(box, whole, strict=True))
+        room = liver[into].shape
+        part = lobe[lobe.shape[0] - room[0] :, :, : room[2]]
+        liver[into] = np.maximum(liver[into], part)
+    x, y, z = canvas.coordinates(whole, (4, body.spine, 0))
+    cleft = 2.5 - np.abs(x + 16 + 0.15 * y) - 0.4 * np.clip(y + rng.uniform(75, 95), 0, 99)
+    cleft = cleft - 0.2 * np.clip(z - 70, 0, 99)
+    liver = np.minimum(np.minimum(liver, np.hypot(x * 0.9, y) - 44), -cleft)
+    tissue = look.liver + 3 * canvas.field(whole, 25.0)
+    tissue += (look.vein - look.liver) * canvas.strands(whole, 30.0, 0.22)
+    canvas.paint(whole, liver, tissue, "liver", limit=2)
 
 
 def _kidney(canvas: _Canvas, body: _Body, look: _Look, side: int, size: float) -> tuple[Point, Point]:
     """One kidney in its fat; returns its centre and radii in mm."""
     rng = canvas.rng
-    radii = (size * rng.uniform(27, 31), size * rng.uniform(23, 27), size * rng.uniform(50, 58))
-    centre = (side * rng.uniform(62, 70), body.spine + rng.uniform(2, 12), -7.0 * -side + rng.uniform(-6, 6))
+    a, b, c = radii = (size * rng.uniform(27, 31), size * rng.uniform(23, 27), size * rng.uniform(50, 58))
+    centre = (side * rng.uniform(62, 70), body.spine + rng.uniform(2, 12), 7.0 * side + rng.uniform(-6, 6))
     thick = 3 + 0.5 * body.visceral
-    reach = [r + thick + 12 for r in (max(radii[:2]) + 8, max(radii[:2]), radii[2])]
-    box = canvas.box(*(tuple(c + s * r for c, r in zip(centre, reach, strict=True)) for s in (-1, 1)))
+    box = canvas.box(*(tuple(m + s * (r + thick + 16) for m, r in zip(centre, (a, a, c), strict=True)) for s in (-1, 1)))
     x, y, z = canvas.coordinates(box, centre)
-    x = x - side * 0.10 * -z * 1.0  # the upper pole leans to the spine
-    turn = rng.uniform(0.45, 0.8)  # the hilum looks forwards and inwards
+    x = x + np.float32(side * rng.uniform(0.06, 0.16)) * z  # the upper pole leans to the spine
+    turn = rng.uniform(0.4, 0.85)  # the hilum looks forwards and inwards
     u = -side * x * math.cos(turn) - y * math.sin(turn)
     v = y * math.cos(turn) - side * x * math.sin(turn)
-    u = u - 7 * (z / radii[2]) ** 2 - 4 * (v / radii[1]) ** 2 + 4
-    rough = 1.3 * canvas.field(box, 22.0)
-    shape = _ellipsoid(u, v, z, radii) + rough
-    sinus = _ellipsoid(u - 0.62 * radii[0], v, z, (0.72 * radii[0], 0.36 * radii[1], 0.52 * radii[2])) + 2.2 * canvas.field(
-        box, 9.0
-    )
+    u = u - 7 * (z / c) ** 2 - 4 * (v / b) ** 2 + 4
+    shape = _ellipsoid(u, v, z, radii) + np.float32(1.4) * canvas.field(box, 20.0)
+    room = (rng.uniform(0.62, 0.76) * a, rng.uniform(0.28, 0.42) * b, rng.uniform(0.42, 0.58) * c)
+    sinus = _ellipsoid(u - 0.62 * a, v, z, room) + np.float32(2.8) * canvas.field(box, 8.0)
     canvas.paint(box, shape + thick + 2 * canvas.field(box, 30.0), FAT + 5 * canvas.field(box, 20.0))
-    name = "kidney_left" if side > 0 else "kidney_right"
-    fan = (
-        np.cos(5 * np.arctan2(v, u - 0.5 * radii[0]))
-        + 0.9 * np.cos(2 * np.pi * z / (radii[2] / 2.6))
-        + 0.5 * canvas.field(box, 12.0)
-    )
+    fan = np.cos(5 * np.arctan2(v, u - 0.5 * a)) + 0.9 * np.cos(np.float32(5.2 * np.pi / c) * z)
+    fan = fan + np.float32(0.5) * canvas.field(box, 12.0)  # pyramids between the columns of cortex
     deep = np.clip((np.minimum(shape, 14) - 6.0) / 2.0, 0, 1) * np.clip(fan + 0.7, 0, 1)
     tissue = look.cortex + (look.medulla - look.cortex) * deep + 4 * canvas.field(box, 10.0)
-    canvas.paint(box, np.minimum(shape, 1 - sinus), tissue, name)
-    collecting = np.minimum(sinus - 2, np.minimum(shape, 3 + 3 * canvas.field(box, 9.0)))
-    canvas.paint(box, np.minimum(sinus, shape), FAT + 25)
-    canvas.paint(box, collecting - 1.5, look.pelvis)
-    canvas.paint(box, np.minimum(np.minimum(sinus, shape + 2), 2.2 * canvas.strands(box, 16, 0.35) - 0.6), look.vein)
+    canvas.paint(box, np.minimum(shape, 1 - sinus), tissue, "kidney_left" if side > 0 else "kidney_right")
+    hollow = np.minimum(sinus, shape)
+    canvas.paint(box, hollow, FAT + 25)
+    canvas.paint(box, np.minimum(sinus - 3.5, np.minimum(shape - 1, 2 + 3 * canvas.field(box, 9.0))), look.pelvis)
+    canvas.paint(box, np.minimum(hollow + 1, 6 * canvas.strands(box, 16, 0.35) - 3), look.vein)
     return centre, radii
 
 
 def _vessels(canvas: _Canvas, body: _Body, look: _Look, hila: list[Point]) -> None:
-    """Aorta, inferior vena cava, renal and mesenteric vessels."""
-    rng, front = canvas.rng, body.spine - 27
+    """Aorta, inferior vena cava, renal and mesenteric vessels, and the crura of the diaphragm."""
+    rng, y = canvas.rng, body.spine - 27
     zs = np.arange(-120.0, 121.0, 30.0)
-    sway = rng.normal(0, 1.5, (2, len(zs), 2))
-    aorta = np.stack([7 + sway[0, :, 0], front + sway[0, :, 1], zs], 1)
-    cava = np.stack([-20 + sway[1, :, 0], front + 3 - 0.06 * np.clip(zs, 0, 99) + sway[1, :, 1], zs], 1)
-    for side in (-1, 1):  # crura of the diaphragm
-        _line(
-            canvas,
-            [(side * 19 + 2, body.spine - 6, -10), (side * 15 + 6, front - 1, 60), (side * 17 + 6, front - 6, 130)],
-            4.5,
-            MUSCLE,
-        )
-    for x, y, z in hila:
-        side = math.copysign(1, x)
-        gate = (x - side * 18, y - 12, z)
-        _line(
-            canvas,
-            [(-12.0, front, z + 4) if side < 0 else (-10.0, front - 11, z + 8), (side * 28, front - 4, z + 5), gate],
-            5.0,
-            look.vein,
-        )
-        _line(
-            canvas,
-            [(7.0, front, z + 8), (side * 30, front + 8, z + 4), (gate[0], gate[1] + 4, gate[2] - 3)],
-            2.8,
-            look.aorta,
-        )
-    _line(canvas, [(7, front, 30), (4, front - 16, 15), (2, front - 24, -110)], 3.5, look.aorta)
-    _line(canvas, [(-8, front - 22, -110), (-8, front - 22, 12), (-30, front - 30, 45)], 5.5, look.vein)
-    box, distance = canvas.tube(cava, rng.uniform(9.5, 12))
-    canvas.paint(box, distance, look.vein + 4 * canvas.field(box, 15.0))
-    box, distance = canvas.tube(aorta, rng.uniform(8.5, 12))
-    canvas.paint(box, distance + 1, 50.0)
-    canvas.paint(box, distance, look.aorta, "aorta")
+    sway = rng.normal(0, 1.5, (2, 2, len(zs)))
+    for side in (-1, 1):
+        points = [(side * 19 + 2, y + 21, -10), (side * 15 + 6, y - 1, 60), (side * 17 + 6, y - 6, 130)]
+        _line(canvas, points, 4.5, MUSCLE)
+    for hx, hy, z in hila:
+        side = 1 if hx > 0 else -1
+        gate = (hx - side * 18, hy - 12, z)
+        start = (-12.0, y, z + 4) if side < 0 else (-10.0, y - 11, z + 8)  # the left vein crosses before the aorta
+        _line(canvas, [start, (side * 28, y - 4, z + 5), gate], 5.0, look.vein)
+        _line(canvas, [(7.0, y, z + 8), (side * 30, y + 8, z + 4), (gate[0], gate[1] + 4, z - 3)], 2.8, look.aorta)
+    _line(canvas, [(7, y, 30), (4, y - 16, 15), (2, y - 24, -110)], 3.5, look.aorta)
+    _line(canvas, [(-8, y - 22, -110), (-8, y - 22, 12), (-30, y - 30, 45)], 5.5, look.vein)
+    cava = [(-20 + dx, y + 3 - 0.06 * max(z, 0) + dy, z) for z, dx, dy in zip(zs, *sway[1], strict=True)]
+    _line(canvas, cava, rng.uniform(9.5, 12), look.vein)
+    aorta, radius = [(7 + dx, y + dy, z) for z, dx, dy in zip(zs, *sway[0], strict=True)], rng.uniform(8.5, 12)
+    _line(canvas, aorta, radius + 1, 50.0)
+    _line(canvas, aorta, radius, look.aorta, "aorta")
 
 
-def _line(canvas: _Canvas, points: list[Point], radius: float, hu: float) -> None:
-    canvas.paint(*canvas.tube(np.array(points, float), radius), hu)
+def _line(canvas: _Canvas, points: Sequence[Point], radius: float, hu: float, name: str = "") -> None:
+    canvas.paint(*canvas.tube(np.array(points, float), radius), hu, name)
 
 
 def _cysts(canvas: _Canvas, kidneys: list[tuple[Point, Point]]) -> None:
     """One to three benign cysts: smooth, sharp, water."""
-    for _ in range(int(canvas.rng.integers(1, 4))):
-        radius = canvas.rng.uniform(4, 20) if canvas.rng.random() < 0.5 else canvas.rng.uniform(4, 10)
-        centre = _place(canvas.rng, kidneys)
-        canvas.paint(*canvas.blob(centre, (radius,) * 3), canvas.rng.uniform(0, 15), "kidney_cyst", keep=int(_KIDNEYS), limit=1)
+    rng = canvas.rng
+    for _ in range(int(rng.integers(1, 4))):
+        radius = rng.uniform(4, rng.choice([10, 20]))
+        box, distance = canvas.blob(_place(rng, kidneys), (radius,) * 3)
+        canvas.paint(box, distance, rng.uniform(0, 15), "kidney_cyst", _KIDNEYS, 1)
 
 
 def _tumours(canvas: _Canvas, kidneys: list[tuple[Point, Point]], look: _Look) -> None:
@@ -484,10 +470,10 @@ def _tumours(canvas: _Canvas, kidneys: list[tuple[Point, Point]], look: _Look) -
         radii = tuple(radius * rng.uniform(0.85, 1.1, 3))
         box, distance = canvas.blob(centre, radii, rng.uniform(0, 3), 0.12 * radius, 0.8 * radius + 3)
         tissue = np.clip(hu + 12 * canvas.field(box, 0.45 * radius + 2), 20, look.cortex - 15)
-        canvas.paint(box, distance, tissue, "kidney_tumor", keep=int(_KIDNEYS), limit=1)
+        canvas.paint(box, distance, tissue, "kidney_tumor", _KIDNEYS, 1)
         if radius > 14 and rng.random() < 0.6:
             dead = distance - 0.5 * radius + 0.15 * radius * canvas.field(box, 0.5 * radius)
-            canvas.paint(box, dead, rng.uniform(12, 30), "kidney_tumor", keep=int(_KIDNEYS), limit=1)
+            canvas.paint(box, dead, rng.uniform(12, 30), "kidney_tumor", _KIDNEYS, 1)
 
 
 def _place(rng: np.random.Generator, kidneys: list[tuple[Point, Point]]) -> Point:
@@ -500,16 +486,16 @@ def _place(rng: np.random.Generator, kidneys: list[tuple[Point, Point]]) -> Poin
 
 def _scanner(canvas: _Canvas, body: _Body) -> None:
     """The table under the patient, and the scanner's blur and correlated noise."""
-    rng, (x, y, z) = canvas.rng, canvas.coordinates(canvas.all)
+    rng = canvas.rng
     sag, top = rng.uniform(0.0006, 0.0016), body.deep + body.fat * 0.8 + rng.uniform(6, 14)
-    under = y - top + sag * x * x + 0 * z
-    thick = rng.uniform(14, 30)
-    free = canvas.hu < -900
-    canvas.hu += np.where(free & (under > 0) & (under < thick), np.float32(60), 0)
+    box = canvas.box((-1e3, 0, -1e3), (1e3, 1e3, 1e3))
+    x, y, _ = canvas.coordinates(box)
+    under, thick = y - top + sag * x * x, rng.uniform(14, 30)
+    table = np.where((under > 0) & (under < thick), np.float32(60), 0)
     for level in (0.0, thick):
-        edge = np.clip(1.5 - np.abs(under - level) / 1.3, 0, 1)
-        canvas.hu += np.where(free, edge * np.float32(rng.uniform(850, 1100)), 0)
-    noise = canvas.rng.standard_normal(canvas.shape, np.float32)
+        table = np.maximum(table, np.clip(1.5 - np.abs(under - level) / 1.3, 0, 1) * np.float32(rng.uniform(850, 1100)))
+    canvas.hu[box] += np.where(canvas.hu[box] < -900, table, 0)
+    noise = rng.standard_normal(canvas.shape, np.float32)
     grain = rng.uniform(0.45, 0.75)
     for axis in (1, 2):
         noise = ndimage.gaussian_filter1d(noise, grain, axis, truncate=2.5)
@@ -524,16 +510,16 @@ def make_patient(settings: PhantomSettings, index: int) -> PhantomPatient:
         index: the patient's number, from 0.
     """
     rng = np.random.default_rng([settings.seed, index])
-    plump = rng.beta(1.6, 2.0)
+    plump = rng.beta(1.2, 1.5)
     deep = rng.uniform(91, 101) + 22 * plump
-    wide, fat = rng.uniform(129, 141) + 14 * plump, 4 + 30 * plump * rng.uniform(0.6, 1.2)
+    wide, fat = rng.uniform(132, 144) + 13 * plump, 4 + 34 * plump * rng.uniform(0.6, 1.1)
     body = _Body(wide, deep, fat, deep - rng.uniform(70, 77), 2 + 18 * plump)
     size = rng.uniform(0.9, 1.06)
     canvas = _Canvas(rng, settings, rng.uniform(148, 176), (rng.uniform(-6, 6), rng.uniform(-4, 6), rng.uniform(-6, 6)))
     masses = settings.lesions == "masses"
     look = _look(rng, enhanced=masses)  # a renal mass is imaged with contrast; without it, it would only be an outline
     _body(canvas, body)
-    _digestive(canvas, body)
+    _bowel(canvas, body)
     _solid(canvas, body, look)
     kidneys = [_kidney(canvas, body, look, side, size) for side in (1, -1)]
     _vessels(canvas, body, look, [centre for centre, _ in kidneys])
@@ -573,19 +559,20 @@ def _write_patient(out: Path, settings: PhantomSettings, index: int) -> int:
 
 
 def _claim(out: Path, settings: PhantomSettings) -> None:
-    """Make sure that `out` is empty or holds an unfinished cohort of the same settings."""
+    """Make sure that the settings make sense and `out` is empty or holds an unfinished cohort of the same settings."""
+    if settings.patients < 1 or settings.slices < 4 or settings.size < 32 or settings.lesions not in ("none", "masses"):
+        required = "patients >= 1, slices >= 4, size >= 32, lesions none or masses"
+        raise UserError(f"phantom settings {asdict(settings)}", required, "change the settings")
     record, mine = out / "phantom.json", asdict(settings)
     if record.exists():
         found = read_json(record)
         if found != mine:
-            raise UserError(
-                f"{out} holds a phantom cohort made with {found}",
-                f"the same settings ({mine})",
-                "choose another folder",
-            )
+            got = f"{out} holds a phantom cohort made with {found}"
+            raise UserError(got, f"the same settings ({mine})", "choose another folder or these settings")
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and has no phantom.json", "an empty or new folder", "choose another folder")
     else:
+        require_room(out, int(1.6 * settings.patients * settings.slices * settings.size**2), "the phantom cohort")
         write_json(record, mine)
 
 
@@ -625,13 +612,22 @@ def write_cohort(
     _claim(out, settings)
     missing = [i for i in range(settings.patients) if not (out / _name(i)).exists()]
     done = settings.patients - len(missing)
-    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn")) if processes != 1 else nullcontext() as pool:
-        if pool is None:
-            results = (_write_patient(out, settings, i) for i in missing)
-        else:
-            results = (f.result() for f in as_completed([pool.submit(_write_patient, out, settings, i) for i in missing]))
-        for _ in results:
-            done += 1
-            if progress is not None:
-                progress(done, settings.patients)
+    for _ in _run(out, settings, missing, processes or os.cpu_count() or 1):
+        done += 1
+        if progress is not None:
+            progress(done, settings.patients)
     _tables(out, settings)
+
+
+def _run(out: Path, settings: PhantomSettings, missing: list[int], processes: int) -> Iterator[int]:
+    """Write the missing patients, here or in processes, and yield each as it is done."""
+    if processes == 1 or len(missing) < 2:
+        for index in missing:
+            yield _write_patient(out, settings, index)
+        return
+    pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"))
+    try:
+        for future in as_completed([pool.submit(_write_patient, out, settings, i) for i in missing]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

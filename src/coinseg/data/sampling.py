@@ -82,8 +82,10 @@ class TrainingSlices:
             half = [rng.choice(np.flatnonzero(labels == c), (size + c) // 2) for c in (0, 1)]
             return np.concatenate(half), epoch
         positions = np.arange(step * size, (step + 1) * size)
-        orders = {e: np.random.default_rng([self.seed, e, 2]).permutation(len(self)) for e in set(positions // len(self))}
-        return np.array([orders[p // len(self)][p % len(self)] for p in positions]), epoch
+        orders = {
+            e: np.random.default_rng([self.seed, e, 2]).permutation(len(self)) for e in set((positions // len(self)).tolist())
+        }
+        return np.array([orders[p // len(self)][p % len(self)] for p in positions.tolist()]), epoch
 
 
 @dataclass(frozen=True)
