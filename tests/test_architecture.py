@@ -1,0 +1,74 @@
+"""Who may import whom: data flows one way (docs/decisions/0001-rooms.md)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import coinseg
+
+ROOT = Path(coinseg.__file__).parent
+BASE = {"errors", "types", "config", "storage"}
+MAY_IMPORT = {
+    "errors": set(),
+    "types": set(),
+    "config": {"errors"},
+    "storage": {"errors"},
+    "data": BASE | {"data"},
+    "classifier": BASE,
+    "counterfactual": {"config", "counterfactual"},
+    "masks": BASE,
+    "metrics": set(),
+    "engine": BASE,
+    "training": BASE | {"data", "classifier", "counterfactual", "engine", "metrics"},
+    "evaluation": BASE | {"data", "masks", "metrics"},
+    "runs": BASE | {"data", "classifier", "counterfactual", "engine", "masks", "training"},
+    "batch": BASE | {"data", "engine", "runs"},
+    "pipeline": BASE | {"data", "classifier", "counterfactual", "engine", "masks", "training", "evaluation", "runs"},
+    "dryrun": BASE | {"data", "classifier", "counterfactual", "engine", "training", "pipeline"},
+    "manifest": BASE | {"pipeline"},
+    "report": BASE | {"engine", "metrics"},
+    "progress": {"errors"},
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms of coinseg that a file imports, also inside functions."""
+    found = set()
+    package = ("coinseg", *path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {(*base, *name.split("."))[1] for name in names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("coinseg."):
+            found.add((node.module or "").split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_import_directions(path: Path) -> None:
+    name = room(path)
+    if name in ("__init__", "__main__", "cli"):
+        return
+    assert name in MAY_IMPORT, f"a new room: say in MAY_IMPORT what {name} may import"
+    assert imported(path) <= MAY_IMPORT[name], f"{name} may not import {sorted(imported(path) - MAY_IMPORT[name])}"
+
+
+def test_nothing_imports_the_command_line() -> None:
+    users = [p for p in ROOT.rglob("*.py") if "cli" in imported(p)]
+    assert [p.name for p in users] == ["__main__.py"]
+
+
+def test_weights_are_never_unpickled() -> None:
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "yaml.load", "pickle.load"):
+                safe = {ast.unparse(k) for k in node.keywords}
+                assert safe & {"weights_only=True", "allow_pickle=False"}, f"{path.name}:{node.lineno}"
