@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .training import train_classifier, train_coin
 
 _PLACES = {
-    # fmt: off
     "PRESETS": "config", "Settings": "config", "UserError": "errors", "Workspace": "pipeline", "Run": "runs",
     "Segmentation": "runs", "load": "runs", "train_classifier": "training", "train_coin": "training",
 }  # fmt: skip

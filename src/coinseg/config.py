@@ -81,7 +81,7 @@ class ClassifierSettings:
     """The classifier f (thesis 4): one logit, trained on image-level labels, frozen afterwards.
 
     Args:
-        name: "small" (a 4-stage residual network made for CPUs) or any timm model ("resnet18", "tf_efficientnetv2_s").
+        name: "small" (four residual blocks, made for CPUs) or any timm model ("resnet18", "tf_efficientnetv2_s").
         weights: file of pretrained weights for a timm model; "timm" lets timm find its own; null starts at random.
         steps: optimiser steps.
         batch: images per step.
@@ -167,6 +167,7 @@ class MaskSettings:
         threshold: "normals" takes the quantile of the difference over training images labelled normal;
             "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
         quantile: the quantile for "normals".
+        flips: average the difference over the image and its mirror image.
         refine: "guided" smooths the difference along the edges of the image (guided filter) before the threshold.
         opening: side of the square of the morphological opening in pixels; 0 is off.
         closing: side of the square of the morphological closing in pixels; 0 is off.
@@ -176,6 +177,7 @@ class MaskSettings:
 
     threshold: Literal["normals", "otsu"] | float = "normals"
     quantile: float = 0.99
+    flips: bool = True
     refine: Literal["none", "guided"] = "guided"
     opening: int = 3
     closing: int = 3
@@ -245,7 +247,7 @@ PRESETS: dict[str, Settings] = {
             _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
             fusion="tanh", batch=16, lr=2e-4, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
-        masks=replace(_DEFAULT.masks, refine="none"),
+        masks=replace(_DEFAULT.masks, refine="none", flips=False),
     ),
 }  # fmt: skip
 

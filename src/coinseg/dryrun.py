@@ -12,11 +12,9 @@ from .config import Settings
 from .counterfactual import coin
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
-from .data.slices import bytes_needed
 from .engine import make_fabric
 from .pipeline import Workspace
-from .storage import require_room
-from .training import images_to, require_side, to_device
+from .training import images_to, to_device
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -47,9 +45,7 @@ def seconds_per_step(settings: Settings) -> tuple[float, float]:
 def describe(work: Workspace) -> str:
     """A summary in lines; raises `UserError` for anything that would stop the run."""
     settings, cohort = work.settings, work.cohort
-    require_side(settings.data.size, settings.coin)
-    needed = bytes_needed(cohort, settings)
-    require_room(work.root, needed, "the prepared slices")
+    needed = work.check()
     labels = [case.label for case in cohort.cases]
     classifier, step = seconds_per_step(settings)
     every = settings.coin.generator_every

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import metrics
 from .config import Settings
 from .data.sampling import ScoredSlices
-from .masks import masks_of, refine
+from .masks import masks_of
 from .storage import write_json, written_aside
 
 ORACLE_THRESHOLDS = np.linspace(0.0125, 0.5, 40)
@@ -26,7 +26,7 @@ EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
 CHUNK = 64
 Explain = Callable[[Tensor], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
-"""Images (B, 1, H, W) -> f(X) (B,), f(X_cf) (B,), X_cf (B, H, W) in [-1, 1], |X - X_cf| / 2 (B, H, W)."""
+"""Images (B, 1, H, W) -> f(X) (B,), f(X_cf) (B,), X_cf (B, H, W) in [-1, 1], refined difference (B, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,14 @@ class Explained:
     known: np.ndarray
 
 
-def explain_all(slices: ScoredSlices, explain: Explain, settings: Settings, report: Callable[[int, int], None]) -> Explained:
+def explain_all(slices: ScoredSlices, explain: Explain, report: Callable[[int, int], None]) -> Explained:
     """Explain every slice of this side, in batches; images and X_cf come back in [0, 1]."""
     parts = []
     for start in range(0, len(slices), CHUNK):
         report(start, len(slices))
         batch = slices.scored(np.arange(start, min(start + CHUNK, len(slices))))
-        before, after, counterfactual, saliency = explain(batch.image)
+        before, after, counterfactual, refined = explain(batch.image)
         image = batch.image[:, 0].numpy() / 2 + 0.5
-        refined = refine(saliency, image, settings.masks)
         parts.append((batch.rows, batch.label, before, after, image, counterfactual / 2 + 0.5, refined, batch.truth, batch.known))
     return Explained(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -130,7 +129,7 @@ def evaluate(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`."""
-    found = explain_all(slices, explain, settings, report)
+    found = explain_all(slices, explain, report)
     predicted = masks_of(found.refined, threshold, settings.masks)
     scores = score(found, predicted, settings)
     index = slices.store.index

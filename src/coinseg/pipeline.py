@@ -25,12 +25,12 @@ from .counterfactual.generator import Generator
 from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
-from .data.slices import TRAINING, VALIDATION, SliceStore, load_case, prepare
+from .data.slices import TRAINING, VALIDATION, SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
 from .engine import Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .masks import Threshold, choose_threshold
-from .storage import key_of, read_json, write_json, write_text, written_aside
+from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
 from .training import coin_key, require_side, train_classifier, train_coin
 from .types import Case, Cohort
 
@@ -89,8 +89,17 @@ class Workspace:
     settings: Settings
     report: Report = silent
 
+    def check(self) -> int:
+        """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
+        require_side(self.settings.data.size, self.settings.coin)
+        kind_of_intensity(self.cohort, self.settings.data)
+        needed = bytes_needed(self.cohort, self.settings)
+        require_room(self.root, needed, "the prepared slices")
+        return needed
+
     def start(self) -> None:
-        """Write the settings down, with the data they belong to."""
+        """Check, then write the settings down with the data they belong to."""
+        self.check()
         self.root.mkdir(parents=True, exist_ok=True)
         values = {"data": str(self.data), "settings": as_yaml(self.settings.as_dict())}
         write_text(self.root / "settings.yaml", yaml.safe_dump(values, sort_keys=False))
@@ -106,7 +115,6 @@ class Workspace:
     @cached_property
     def store(self) -> SliceStore:
         """The prepared slices."""
-        require_side(self.settings.data.size, self.settings.coin)
         return prepare(self.cohort, self.settings, self.root / "slices", self._step("prepare"))
 
     @cached_property
@@ -154,7 +162,7 @@ class Workspace:
             members = np.sort(rng.permutation(np.flatnonzero(labels == label))[:THRESHOLD_IMAGES])
             wanted = (label == 0) == (self.settings.masks.threshold == "normals") and len(members) > 0
             images = slices.batch(members).image if wanted else torch.zeros(0, 1, self.store.size, self.store.size)
-            refined.append(run.refined(images, inpaint_all=True) if len(images) else np.zeros((0, 1, 1)))
+            refined.append(run.differences(images, inpaint_all=True)[1] if len(images) else np.zeros((0, 1, 1)))
         return choose_threshold(refined[0], refined[1], self.settings.masks)
 
     def evaluate(self) -> dict[str, Any]:
@@ -165,8 +173,8 @@ class Workspace:
         began, run = time.perf_counter(), self.run
 
         def explain(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-            e = run.explain(images)
-            return e.probability.numpy(), e.counterfactual_probability.numpy(), e.counterfactual[:, 0].numpy(), e.saliency.numpy()
+            e, refined = run.differences(images)
+            return e.probability.numpy(), e.counterfactual_probability.numpy(), e.counterfactual[:, 0].numpy(), refined
 
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         scores = evaluate(slices, explain, run.threshold, self.settings, file.parent, self._step("evaluate"))

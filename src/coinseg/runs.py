@@ -89,14 +89,24 @@ class Run:
         names = ("probability", "counterfactual", "counterfactual_probability", "saliency")
         return coin.Explanation(*(torch.cat([getattr(e, name) for e in found]).cpu() for name in names))
 
-    def refined(self, images: Tensor, inpaint_all: bool = False) -> np.ndarray:
-        """The refined differences (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
-        saliency = self.explain(images, inpaint_all).saliency.numpy()
-        return refine(saliency, images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+    def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[coin.Explanation, np.ndarray]:
+        """The explanation and the refined differences (B, S, S) that masks are read from.
+
+        With `masks.flips` the difference is the mean over an image and its mirror image: what the generator does for
+        reasons of its own differs between the two, the lesion does not. f(X) of the image itself decides whether there is
+        one at all.
+        """
+        explained = self.explain(images, inpaint_all)
+        saliency = explained.saliency
+        if self.settings.masks.flips:
+            mirrored = self.explain(images.flip(-1), inpaint_all=True).saliency.flip(-1)
+            abnormal = explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)
+            saliency = (saliency + mirrored) / 2 * abnormal[:, None, None]
+        return explained, refine(saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
 
     def masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
-        return masks_of(self.refined(images), self.threshold, self.settings.masks)
+        return masks_of(self.differences(images)[1], self.threshold, self.settings.masks)
 
     def segment_cases(self, cases: Sequence[LoadedCase]) -> list[Segmentation]:
         """Segment loaded cases together: their slices share the batches."""
@@ -111,8 +121,7 @@ class Run:
         found = [Segmentation(np.zeros(c.scan.shape, bool), np.full(len(c.scan), np.nan)) for c in cases]
         for start in range(0, len(slots), CHUNK):
             images = torch.from_numpy(signed(window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
-            explained = self.explain(images)
-            refined = refine(explained.saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+            explained, refined = self.differences(images)
             masks = masks_of(refined, self.threshold, self.settings.masks)
             for (i, cut), mask, p in zip(slots[start : start + CHUNK], masks, explained.probability.numpy(), strict=True):
                 native = found[i].mask[cut.index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -160,8 +161,10 @@ def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, thres
 
 def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     """What the trained generator depends on; a user's own classifier enters by its weights."""
-    weights = [float(value.double().abs().sum()) for value in f.state_dict().values()]
-    return key_of([store.meta["key"], asdict(settings.anomaly), weights, asdict(settings.coin), settings.seed])
+    digest = hashlib.sha256()
+    for value in f.state_dict().values():
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())  # contiguous: the memory format does not count
+    return key_of([store.meta["key"], asdict(settings.anomaly), digest.hexdigest(), asdict(settings.coin), settings.seed])
 
 
 def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path, report: Report = silent) -> Generator:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..blocks import ResidualBlock
 from ..config import CoinSettings
-from .blocks import ResidualBlock
 
 
 class Discriminator(nn.Module):

@@ -9,8 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ..blocks import ResidualBlock, convolution, normalisation
 from ..config import CoinSettings
-from .blocks import ResidualBlock, convolution, normalisation
 
 SLOPE = math.tanh(1)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..config import DataSettings, Settings
 from ..errors import UserError
-from ..storage import directory_written_aside, key_of, read_json, require_room, write_json
+from ..storage import directory_written_aside, key_of, read_json, write_json
 from ..types import Case, Cohort
 from . import intensity
 from .cutting import Box, Cut, cuts
@@ -254,7 +254,6 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
     if (root / "store.json").exists() and read_json(root / "store.json").get("key") == key:
         return SliceStore(root)
     kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
-    require_room(root, bytes_needed(cohort, settings), "the prepared slices")
     if settings.data.roi == "each" and not injected:
         raise UserError(
             "data.roi is each and the labels are those of whole slices",

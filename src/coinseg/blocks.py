@@ -1,4 +1,7 @@
-"""Residual blocks of SNGAN (Miyato et al. 2018), written once for 2-D and 3-D (thesis 3.1.1)."""
+"""Residual blocks of SNGAN (Miyato et al. 2018), written once for 2-D and 3-D (thesis 3.1.1).
+
+The generator, the discriminator and the small classifier are made of them.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,300 @@
+"""report.html: what a run did, how good its masks are and where they fail, in one file a radiologist can read.
+
+The page needs nothing but itself: pictures are data URIs, there is no script, and its own security policy forbids
+anything from elsewhere. Every text is escaped by jinja2; file names of patients could contain anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from datetime import timedelta
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+from scipy import ndimage
+
+from . import metrics
+from .config import Settings
+from .engine import read_stats
+from .errors import UserError
+from .storage import write_text, written_aside
+
+COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28, 35), (255, 214, 0)
+"""The colours of the thesis' figures: green, red, yellow."""
+OPACITY = 0.5
+Example = dict[str, Any]
+"""One row of examples.npz."""
+Stats = list[dict[str, float]]
+INK = "#7a7d82"
+"""Text in figures: a grey that can be read on white and on black, because one picture serves both."""
+GROUPS = ("best", "median", "worst", "abnormal", "normal")
+FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
+COLUMNS = ("input", "counterfactual", "difference", "mask against truth")
+TERMS = {
+    "adversarial": "does it look real?", "classifier": "does f call it normal?", "identity": "is it still the same image?",
+    "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
+    "discriminator": "1.39: cannot tell it from real",
+}  # fmt: skip
+PERCENT = ("lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy")
+FLIPS = "probe_flip_rate"
+COUNTS = ("slices_abnormal", "slices_scored", "slices_normal")
+ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
+    """A mask against its truth, in the colours of the thesis, semi-transparent over the grey image.
+
+    Args:
+        image: (H, W) in [0, 1].
+        mask: (H, W) bool, predicted.
+        truth: (H, W) bool, or None when nobody knows it: the outline of the mask alone is drawn then.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    rgb = _grey(image)
+    if truth is None:
+        # Filled green would claim a true positive: an outline only says where.
+        rgb[mask & ~ndimage.binary_erosion(mask)] = TRUE_POSITIVE
+        return np.rint(rgb).astype(np.uint8)
+    for where, colour in zip((mask & truth, mask & ~truth, truth & ~mask), COLOURS, strict=True):
+        rgb[where] = (1 - OPACITY) * rgb[where] + OPACITY * np.array(colour)
+    return np.rint(rgb).astype(np.uint8)
+
+
+def heat(image: np.ndarray, difference: np.ndarray, top: float) -> np.ndarray:
+    """The difference as a heat map over the grey image; `top` is the difference of the brightest colour."""
+    share = np.clip(np.nan_to_num(difference.astype(np.float64)) / top, 0, 1)
+    # The cold end is see-through, so that the anatomy stays where nothing was changed.
+    opacity = 0.9 * share[..., None] ** 0.7
+    colour = 255 * colormaps["inferno"](0.2 + 0.8 * share)[..., :3]
+    return np.rint((1 - opacity) * _grey(image) + opacity * colour).astype(np.uint8)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    grey = np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1) * 255
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _load(path: Path) -> list[Example] | None:
+    """The examples, or None when the file is absent or broken."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [dict(zip(FIELDS, row, strict=True)) for row in zip(*(file[name] for name in FIELDS), strict=True)]
+    except Exception:  # numpy, zipfile and zlib raise many kinds for a broken file, and a report must not fail for one
+        return None
+
+
+def _top(examples: list[Example], threshold: float = 0.0) -> float:
+    """The top of the one colour scale of all pictures, so that they can be compared."""
+    strongest = [np.nan_to_num(e["difference"].astype(np.float64)).ravel() for e in examples]
+    return max([2 * threshold, 1e-3, *([float(np.quantile(np.concatenate(strongest), 0.999))] if strongest else [])])
+
+
+def _truth(example: Example) -> np.ndarray | None:
+    """The truth of an example; an image labelled normal has none to find, known or not, which is how it is scored."""
+    if example["group"] == "normal":
+        return np.zeros(example["mask"].shape, bool)
+    return example["truth"].astype(bool) if example["known"] else None
+
+
+def _pictures(example: Example, top: float) -> list[np.ndarray]:
+    image, mask = example["image"], example["mask"].astype(bool)
+    grey, painted = (np.rint(_grey(example[name])).astype(np.uint8) for name in ("image", "counterfactual"))
+    return [grey, painted, heat(image, example["difference"], top), overlay(image, mask, _truth(example))]
+
+
+def _dice(example: Example) -> float | None:
+    truth = _truth(example)
+    return None if truth is None or example["group"] == "normal" else metrics.dice(example["mask"].astype(bool), truth)
+
+
+def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
+    """What the page shows of every example, by group."""
+    groups: dict[str, list[Example]] = {name: [] for name in GROUPS}
+    for e in examples:
+        shown = {"name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e)}
+        pictures = [(title, _uri(picture)) for title, picture in zip(COLUMNS, _pictures(e, top), strict=True)]
+        shown |= {"known": _truth(e) is not None, "marked": float(e["mask"].mean()), "pictures": pictures}
+        groups.setdefault(str(e["group"]), []).append(shown)
+    return {name: group for name, group in groups.items() if group}
+
+
+def _uri(picture: np.ndarray | Figure) -> str:
+    """A PNG as a data URI; the same picture gives the same bytes."""
+    data = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(data, format="png", dpi=150, transparent=True, metadata={"Software": None})
+    else:
+        Image.fromarray(picture).save(data, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def _curves(classifier: Stats, coin: Stats) -> str | None:
+    """Small multiples of everything the two trainings logged."""
+    panels = [("classifier f: loss", "0.69: guessing", ["loss"], classifier)] if classifier else []
+    logged = {name for line in coin for name in line} - {"step", "time"}
+    terms = [n for n in TERMS if n in logged] + sorted(n for n in logged - {*TERMS} if not n.startswith("probe_"))
+    panels += [(f"COIN: {name}", TERMS.get(name, ""), [name], coin) for name in terms]
+    if FLIPS in logged:
+        panels.append(("probe: flip rate", "abnormal turned normal for f", [FLIPS], coin))
+    if changes := sorted(n for n in logged if n.startswith("probe_") and n != FLIPS):
+        panels.append(("probe: mean change", "small, larger where abnormal", changes, coin))
+    if not panels:
+        return None
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(11, 0.15 + 2.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False).ravel()
+    for axis in grid[len(panels) :]:
+        axis.set_axis_off()
+    for axis, panel in zip(grid, panels, strict=False):
+        _panel(axis, *panel)
+    return _uri(figure)
+
+
+def _panel(axis: Any, title: str, meaning: str, names: list[str], lines: Stats) -> None:
+    for name, colour in zip(names, ("#2f7ed8", "#e07b00", "#7a5bd0", "#1a9c74"), strict=False):
+        points = [(line["step"], line[name]) for line in lines if name in line and "step" in line]
+        if not points:
+            continue
+        steps, values = np.array(points, dtype=float).T
+        window = max(1, len(values) // 20)
+        # Padded with what is at the edges, so that the smooth line neither starts nor ends with a false bend.
+        padded = np.pad(values, (window // 2, window - 1 - window // 2), "edge")
+        smooth = np.convolve(padded, np.ones(window) / window, "valid")
+        axis.plot(steps, values, color=colour, alpha=0.3, lw=0.8)
+        marker = "." if len(values) <= 30 else ""
+        axis.plot(steps, smooth, color=colour, lw=1.6, marker=marker, label=name.removeprefix("probe_change_"))
+        if values.min() > 0 and values.max() > 30 * np.median(values):
+            axis.set_yscale("log")
+    if len(names) > 1:
+        axis.legend(fontsize=7, frameon=False, labelcolor=INK)
+    if names == [FLIPS]:
+        axis.set_ylim(-0.03, 1.03)
+    axis.set_title(title, fontsize=9, color=INK, loc="left", weight="bold", pad=14)
+    axis.text(0, 1.03, meaning, fontsize=7.5, color=INK, transform=axis.transAxes)
+    axis.tick_params(labelsize=7, colors=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(INK)
+    axis.set_xlabel("step", fontsize=7, color=INK)
+    axis.grid(alpha=0.2)
+
+
+def _shown(name: str, value: Any) -> str | None:
+    """A score as the page shows it; None stays None."""
+    if name in PERCENT and isinstance(value, int | float):
+        # Small shares keep their digits: 0.04% of all pixels is a result, 0.0% would be a claim.
+        return f"{100 * value:.3g}%" if value < 0.1 else f"{value:.1%}"
+    return f"{value:.3f}" if isinstance(value, int | float) else None if value is None else str(value)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; tuples as lists, which is what JSON makes of them."""
+    if isinstance(values, Mapping):
+        return {k: v for name, part in values.items() for k, v in _flat(part, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: list(values) if isinstance(values, tuple) else values}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_plain(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    return {"None": "none", "": "empty", "True": "yes", "False": "no"}.get(str(value), str(value))
+
+
+def write_report(out: Path, manifest: dict[str, Any]) -> Path:
+    """Write report.html of a run folder; what is not there is said on the page instead of failing.
+
+    Args:
+        out: the run folder; classifier/stats.jsonl, coin/stats.jsonl and evaluation/examples.npz are read.
+        manifest: see `coinseg.manifest.build`.
+
+    Returns:
+        The path of the page.
+    """
+    names = ("settings", "scores", "threshold", "data", "timings_s", "outputs")
+    parts = {name: manifest.get(name) or {} for name in names}
+    settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
+    inside = (settings.get("data") or {}).get("split_by") == "slice"
+    called_from = (settings.get("classifier") or {}).get("threshold", 0.5)
+    stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in ("classifier", "coin")}
+    examples = _load(out / "evaluation" / "examples.npz")
+    top = _top(examples or [], level)
+    current, usual = _flat(settings), _flat(Settings().as_dict())
+    ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
+    page = ENVIRONMENT.get_template("report.html.jinja").render(
+        **parts,
+        m=manifest,
+        inside=inside,
+        synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
+        called_from=called_from,
+        shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because")},
+        counts=[scores.get(name) for name in COUNTS],
+        level=level,
+        groups=None if examples is None else _groups(examples, top),
+        repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
+        top=top,
+        ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)),
+        columns=COLUMNS,
+        colours=[f"rgb{colour}" for colour in COLOURS],
+        curves=_curves(*stats.values()),
+        unlogged=[name for name, lines in stats.items() if not lines],
+        changed=[(n, v, usual[n]) for n, v in current.items() if n in usual and v != usual[n]],
+        current=current,
+        plain=_plain,
+        duration=lambda seconds: timedelta(seconds=round(seconds)),
+        # Quoted, so that no path can become a scheme ("javascript:") or leave its attribute.
+        link=lambda v: quote(v, errors="replace") if isinstance(v, str) and (out / v).exists() else "",
+    )
+    # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can be written with.
+    write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
+    return out / "report.html"
+
+
+def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
+    """A compact grid of examples as a PNG, for a README.
+
+    Args:
+        examples: evaluation/examples.npz of a run.
+        out: the PNG.
+        rows: how many examples; the groups (best, median, worst, ...) take turns and no image comes twice.
+
+    Raises:
+        UserError: there are no examples in the file.
+    """
+    found = _load(examples) or []
+    turns = zip_longest(*([e for e in found if e["group"] == group] for group in GROUPS))
+    unique: dict[bytes, Example] = {}
+    for example in (e for turn in turns for e in turn if e is not None):
+        unique.setdefault(example["image"].tobytes(), example)
+    chosen = list(unique.values())[:rows]
+    if not chosen:
+        raise UserError(f"{examples} has no examples", "examples.npz of a finished evaluation", "finish the run first")
+    top = _top(found)
+    figure = Figure(figsize=(8, 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
+    grid = figure.subplots(len(chosen), len(COLUMNS), squeeze=False)
+    for row, example in zip(grid, chosen, strict=True):
+        for axis, picture in zip(row, _pictures(example, top), strict=True):
+            axis.imshow(picture, interpolation="antialiased")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        dice = "" if (value := _dice(example)) is None else f"Dice {value:.2f}\n"
+        row[0].set_ylabel(f"{example['group']}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)
+    for axis, title in zip(grid[0], COLUMNS, strict=True):
+        axis.set_title(title, fontsize=10)
+    words = ("lesion found", "marked, no lesion", "lesion missed")
+    patches = [Patch(color=f"#{bytes(colour).hex()}", label=w) for colour, w in zip(COLOURS, words, strict=True)]
+    figure.legend(handles=patches, loc="outside lower right", ncols=3, fontsize=9, frameon=False)
+    with written_aside(out) as part:
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
