@@ -70,6 +70,23 @@ def test_one_class_is_refused_with_counts(tmp_path: Path) -> None:
     assert len(read_layout(root, SETTINGS, one_class=True).cases) == 2
 
 
+@pytest.mark.parametrize(("last", "accepted"), [("s2,0,0", True), ("s2,0,1", False), ("s2,0,", False)])
+def test_slice_labels_count_as_labels(tmp_path: Path, last: str, accepted: bool) -> None:
+    root = scans(tmp_path, "s1", "s2")
+    (root / "labels.csv").write_text(f"image_id,slice,label\ns1,0,1\ns1,1,1\n{last}\n")
+    if accepted:
+        assert len(read_layout(root, SETTINGS).cases) == 2
+    else:
+        with pytest.raises(UserError, match=r"0 normal and [23] abnormal"):
+            read_layout(root, SETTINGS)
+        assert len(read_layout(root, SETTINGS, one_class=True).cases) == 2
+
+
+def test_lesion_masks_may_give_the_other_class(tmp_path: Path) -> None:
+    root = put(table(tmp_path, "file,label\na.png,1\nb.png,\n"), "masks/b.png")
+    assert [case.label for case in read_layout(root, SETTINGS).cases] == [1, None]
+
+
 def test_two_patients_are_needed_to_split_by_them(tmp_path: Path) -> None:
     root = table(tmp_path, "file,label,patient\na.png,0,p\nb.png,1,p\n")
     with pytest.raises(UserError, match=r"data\.split_by slice"):
@@ -121,6 +138,18 @@ def test_totalsegmentator_organs_from_elsewhere(tmp_path: Path, inside: str) -> 
     assert [case.organ[0].path.is_relative_to(tmp_path / "own") for case in cohort.cases] == [True, True]
 
 
+def test_totalsegmentator_labels_of_unknown_scans_are_said(tmp_path: Path) -> None:
+    root = scans(tmp_path, "s1", "s2")
+    (root / "labels.csv").write_text("image_id,slice,label\ns1,0,1\ns1,1,0\ns7,0,1\n")
+    assert any("s7" in line for line in read_layout(root, SETTINGS).problems)
+
+
+def test_totalsegmentator_slips_of_spelling(tmp_path: Path) -> None:
+    root = scans(tmp_path, "s1", "s2")
+    with pytest.raises(UserError, match="nearest: kidney_left"):
+        read_layout(root, replace(SETTINGS, organ=("kidney_lef",)))
+
+
 # --- CSV
 
 
@@ -153,6 +182,21 @@ def test_csv_finds_masks_beside_it(tmp_path: Path) -> None:
     assert normal.organ[0].path.parent.name == "organs"
 
 
+def test_csv_label_values_of_plain_images(tmp_path: Path) -> None:
+    root = put(table(tmp_path, "file,label\na.png,0\nb.png,1\n"), "masks/b.png", "organs/a.png", "organs/b.png")
+    _, abnormal = read_layout(root, replace(SETTINGS, organ=("1", "2"), lesion=("3", "4"))).cases
+    assert [source.values for source in abnormal.organ] == [(1,), (2,)]
+    assert [source.values for source in abnormal.lesion] == [(3, 4)]
+    with pytest.raises(UserError, match=r"data\.organ is kidney"):
+        read_layout(root, replace(SETTINGS, organ=("kidney",)))
+
+
+def test_csv_row_numbers_count_quoted_line_breaks_and_empty_rows(tmp_path: Path) -> None:
+    root = table(tmp_path, 'file,class_label,note\na.png,0,"two\nlines, one cell"\n\nb.png,7,\n')
+    with pytest.raises(UserError, match=r"row 4 .*'7'"):
+        read_layout(root, SETTINGS)
+
+
 def test_csv_without_labels(tmp_path: Path) -> None:
     cohort = read_layout(table(tmp_path, "file\na.png\nb.png\n"), SETTINGS)
     assert [case.label for case in cohort.cases] == [None, None]
@@ -175,6 +219,10 @@ def test_csv_volumes_with_organ_values(tmp_path: Path) -> None:
         ("file,label,patient\na.png,0,p\nb.png,1,\n", "row 3 .*patient"),
         ("file,label\na.png,0\na.png,1\n", r"a\.png"),
         ("file,label,mask\na.png,0,\nb.png,1,none.png\n", r"row 3 .*none\.png"),
+        ("file,class_label\na.png,0\nb.png,7\n", "row 3.*7"),
+        ("file,label\na.png,0\nb.png,1,p\n", "row 3 .*3 cells"),
+        ("file,label,Label\na.png,0,1\nb.png,1,0\n", "column label twice"),
+        ("file,label\na.png,0\n,1\n", "row 3 .*no file"),
     ],
 )
 def test_csv_rows_that_are_wrong(tmp_path: Path, text: str, said: str) -> None:

@@ -12,7 +12,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, tiny_settings, write_images
 from PIL import Image
 from torch import nn
 
@@ -25,6 +24,7 @@ from coinseg.data.slices import TRAINING, VALIDATION, prepare, split
 from coinseg.errors import UserError
 from coinseg.pipeline import Workspace
 from coinseg.training import train_classifier, train_coin
+from conftest import SIZE, tiny_settings, write_images
 
 SOURCE = Path(coinseg.__file__).parent
 
@@ -171,7 +171,9 @@ def test_a_killed_training_resumes_to_the_same_numbers(finished: Workspace, tmp_
     assert steps == sorted(steps)
     whole = [json.loads(line) for line in (tmp_path / "whole" / "stats.jsonl").read_text().splitlines()]
     killed = [json.loads(line) for line in (tmp_path / "killed" / "stats.jsonl").read_text().splitlines()]
-    assert [{k: v for k, v in a.items() if k != "time"} for a in whole] == [{k: v for k, v in a.items() if k != "time"} for a in killed]
+    assert [{k: v for k, v in a.items() if k != "time"} for a in whole] == [
+        {k: v for k, v in a.items() if k != "time"} for a in killed
+    ]
 
 
 def test_the_seed_decides_everything(finished: Workspace, tmp_path: Path) -> None:
@@ -253,7 +255,9 @@ def test_the_split_is_stratified_and_repeatable() -> None:
     assert abs(labels[held].mean() - labels[~held].mean()) < 0.05
 
 
-def test_injected_anomalies_are_the_same_at_every_read_of_validation_and_redrawn_in_training(images: Path, tmp_path: Path) -> None:
+def test_injected_anomalies_are_the_same_at_every_read_of_validation_and_redrawn_in_training(
+    images: Path, tmp_path: Path
+) -> None:
     settings = tiny_settings()
     settings = replace(settings, anomaly=replace(settings.anomaly, kind="blob", template=10))
     store = prepare(read_layout(images, settings.data, one_class=True), settings, tmp_path / "slices")
@@ -328,7 +332,9 @@ def test_volumes_with_injected_anomalies_go_through_and_the_mask_lies_on_the_sca
     data = write_volumes(tmp_path / "ct")
     settings = tiny_settings()
     settings = replace(
-        settings, anomaly=replace(settings.anomaly, kind="blob", template=10, probability=0.5), data=replace(settings.data, roi="organ")
+        settings,
+        anomaly=replace(settings.anomaly, kind="blob", template=10, probability=0.5),
+        data=replace(settings.data, roi="organ"),
     )
     work = Workspace(data, tmp_path / "run", settings)
     work.start()
@@ -348,16 +354,38 @@ def test_volumes_with_injected_anomalies_go_through_and_the_mask_lies_on_the_sca
     voxels = np.asarray(mask.dataobj)
     assert set(np.unique(voxels)) <= {0, 1}
     assert not voxels[:, :, [0, 5]].any()  # slices without the organ are left alone
-    with pytest.raises(UserError, match="no organ mask for .*; required: the organ mask of the scan; give it with --organ"):
+    with pytest.raises(UserError, match=r"no organ mask for .*; required: the organ mask of the scan; give it with --organ"):
         run.segment(data / "ct0.nii.gz")
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
 
-TINY = (
-    "--data.size 32 --classifier.steps 6 --classifier.batch 4 --coin.width 4 --coin.depth 2 --coin.skips 1 --coin.steps 4 --coin.batch 4 "
-    "--coin.discriminator_width 4 --coin.discriminator_depth 2 --engine.threads 1 --engine.tensorboard false"
-).split()
+TINY = [
+    "--data.size",
+    "32",
+    "--classifier.steps",
+    "6",
+    "--classifier.batch",
+    "4",
+    "--coin.width",
+    "4",
+    "--coin.depth",
+    "2",
+    "--coin.skips",
+    "1",
+    "--coin.steps",
+    "4",
+    "--coin.batch",
+    "4",
+    "--coin.discriminator_width",
+    "4",
+    "--coin.discriminator_depth",
+    "2",
+    "--engine.threads",
+    "1",
+    "--engine.tensorboard",
+    "false",
+]
 
 
 def test_run_leaves_manifest_report_and_masks(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -449,7 +477,9 @@ def test_bad_commands_end_in_one_line(images: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.docx").write_text("mine")
     assert "exists and is not a coinseg run" in refused("run", str(images), "-o", str(tmp_path / "other"), *TINY)
-    assert "has no model.json" in refused("segment", "-i", str(images / "normal" / "i00.png"), "-o", out, "--model", str(tmp_path / "other"))
+    assert "has no model.json" in refused(
+        "segment", "-i", str(images / "normal" / "i00.png"), "-o", out, "--model", str(tmp_path / "other")
+    )
     assert "is not a coinseg run" in refused("evaluate", str(tmp_path / "nothing"))
     bad = tmp_path / "bad.yaml"
     bad.write_text("coin: {widht: 3}\n")

@@ -50,7 +50,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "timings_s": {"prepare": 12.4, "coin": 1834.0},
         "scores": scores,
         "threshold": {"value": 0.0612, "rule": "0.99 quantile of the difference on training images labelled normal"},
-        "outputs": {"masks": "masks", "model": "model.json", "mask_count": 3},
+        "outputs": {"report": "report.html", "masks": "masks", "model": "model.json", "mask_count": 3},
         "warnings": ["the classifier is weak"],
     } | changes
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
+
+from beartype.door import is_bearable
 
 from .errors import UserError
 
@@ -245,7 +247,8 @@ PRESETS: dict[str, Settings] = {
         classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0),
         coin=replace(
             _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
-            fusion="tanh", batch=16, lr=2e-4, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
+            fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
+            batch=16, lr=2e-4, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
         masks=replace(_DEFAULT.masks, refine="none", flips=False),
     ),
@@ -262,18 +265,23 @@ def settings_from(values: dict[str, Any]) -> Settings:
 
 
 def _filled(base: Any, values: dict[str, Any], prefix: str) -> Any:
-    known = {f.name: f for f in fields(base)}
+    hints = get_type_hints(type(base))
     if not isinstance(values, dict):
-        raise UserError(f"{prefix.rstrip('.')} is {values!r}", "a mapping of settings", "see --print_config")
+        raise UserError(f"{prefix.rstrip('.') or 'the settings'} is {values!r}", "a mapping of settings", "see --print_config")
     changed = {}
     for name, value in values.items():
-        if name not in known:
-            raise unknown_setting(prefix + name, [prefix + k for k in known])
-        current = getattr(base, name)
+        if name not in hints:
+            raise unknown_setting(f"{prefix}{name}", [prefix + known for known in hints])
+        current, hint = getattr(base, name), hints[name]
         if is_dataclass(current):
             value = _filled(current, value, f"{prefix}{name}.")
         elif isinstance(current, tuple) and isinstance(value, list | tuple):
             value = tuple(str(item) for item in value)
+        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not is_bearable(value, hint):
+            wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            raise UserError(f"{prefix}{name} is {value!r}", wanted, "mend the setting")
         changed[name] = value
     return replace(base, **changed)
 

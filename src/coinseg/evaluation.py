@@ -89,7 +89,7 @@ def score(found: Explained, predicted: np.ndarray, settings: Settings) -> dict[s
 
 def _reason(name: str, scored: np.ndarray, normal: np.ndarray) -> str:
     if name in ("cv", "flip_rate"):
-        return "the classifier calls no held-out image abnormal (for cv: with f > 0.8)"
+        return "the classifier calls no held-out image abnormal" + (f" with f > {metrics.TAU}" if name == "cv" else "")
     if name in ("false_positive_area", "normals_marked"):
         return "no held-out image is normal" if not normal.any() else "nothing to count"
     if name == "auroc":
@@ -118,6 +118,11 @@ def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, 
     if len(normal):
         chosen += [("normal", int(i)) for i in normal[np.linspace(0, len(normal) - 1, EXAMPLES).astype(int)]]
     return chosen
+
+
+def _name(index: dict[str, np.ndarray], row: int) -> str:
+    region = f", region {index['region'][row]}" if index["region"][row] >= 0 else ""
+    return f"{index['case'][row]}, slice {index['slice'][row]}{region}"
 
 
 def evaluate(
@@ -150,7 +155,7 @@ def evaluate(
         np.savez_compressed(
             part,
             group=np.array([group for group, _ in chosen], dtype=str),
-            name=np.array([f"{index['case'][r]}, slice {index['slice'][r]}" for r in found.rows[positions]], dtype=str),
+            name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
             image=found.image[positions].astype(np.float16),
             counterfactual=found.counterfactual[positions].astype(np.float16),
             difference=found.refined[positions].astype(np.float16),

@@ -91,7 +91,7 @@ def choose_threshold(normals: np.ndarray, abnormals: np.ndarray, settings: MaskS
         return Threshold(value, f"{settings.quantile:.3g} quantile of the difference on training images labelled normal")
     from skimage.filters import threshold_otsu
 
-    return Threshold(float(threshold_otsu(values)), "Otsu on the differences of training images labelled abnormal")
+    return Threshold(float(threshold_otsu(values.ravel())), "Otsu on the differences of training images labelled abnormal")
 
 
 def clean(mask: np.ndarray, settings: MaskSettings) -> np.ndarray:

@@ -232,6 +232,8 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     examples = _load(out / "evaluation" / "examples.npz")
     top = _top(examples or [], level)
     current, usual = _flat(settings), _flat(Settings().as_dict())
+    # The page itself counts as there, or the first writing would differ from the second.
+    there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("report.html.jinja").render(
         **parts,
@@ -255,7 +257,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         plain=_plain,
         duration=lambda seconds: timedelta(seconds=round(seconds)),
         # Quoted, so that no path can become a scheme ("javascript:") or leave its attribute.
-        link=lambda v: quote(v, errors="replace") if isinstance(v, str) and (out / v).exists() else "",
+        link=lambda v: quote(v, errors="replace") if isinstance(v, str) and v in there else "",
     )
     # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can be written with.
     write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))

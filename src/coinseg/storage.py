@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import UserError
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, anything else JSON does not know as a word."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def key_of(value: Any) -> str:
     """A short hash of anything JSON can hold; equal values have equal keys on every machine."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    text = json.dumps(value, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -44,7 +52,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN and infinity are refused because JSON has none."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=str) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -55,12 +63,26 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not readable as JSON ({error})", "a file coinseg wrote", "remove it and run again") from error
 
 
+def _running(pid: int) -> bool:
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextmanager
 def directory_written_aside(path: Path) -> Iterator[Path]:
     """Yield an empty sibling directory; at a good end it takes the place of `path`, whatever was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".part-*-{path.name}"):
-        shutil.rmtree(stale)
+    for other in path.parent.iterdir():
+        found = re.fullmatch(rf"\.part-(\d+)-{re.escape(path.name)}", other.name)
+        if found and other.is_dir() and not _running(int(found[1])):
+            shutil.rmtree(other)  # left by a process that was killed
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     part.mkdir()
     try:

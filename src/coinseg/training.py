@@ -307,7 +307,7 @@ class Health:
                 f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal: train longer (coin.steps) or raise coin.classifier"
             )
         if facts["probe_change_normal"] > 0.1:
-            found.append("normal images are changed by more than 10 % on average: raise coin.identity or lower coin.lr")
+            found.append("normal images are changed by more than 10% on average: raise coin.identity or lower coin.lr")
         if facts["probe_change_abnormal"] < 1e-4:
             found.append("the generator changes nothing: lower coin.identity and coin.tv")
         return found

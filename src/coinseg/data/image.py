@@ -5,9 +5,8 @@ Pixels are taken as stored: an orientation tag of a camera is not applied, so an
 
 from __future__ import annotations
 
-import struct
-import zlib
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +24,8 @@ LUMINANCE = (0.299, 0.587, 0.114)
 MAX_PIXELS = 2**28
 """Headers that claim more pixels than this are taken for corrupt ones."""
 _TIFF = (".tif", ".tiff")
-_BROKEN = (
-    OSError, EOFError, ValueError, SyntaxError, LookupError, TypeError, struct.error, zlib.error,
-    MemoryError, Image.DecompressionBombError,
-)  # fmt: skip
+# Say nothing on standard error about a bad TIFF; it is said once, by the `UserError`.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_image(path: Path) -> bool:
@@ -52,12 +49,14 @@ def read_image(path: Path) -> Slice:
     return grey
 
 
-def read_image_mask(path: Path, shape: tuple[int, int]) -> SliceMask:
-    """Read a mask as bool (H, W): inside where a pixel is more than half of the largest one present; all 0 is empty.
+def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = ()) -> SliceMask:
+    """Read a mask as bool (H, W).
 
     Args:
         path: an image.
         shape: (H, W) of the image the mask belongs to; another shape is a `UserError`.
+        values: grey levels as stored that count as inside, exactly; empty means every pixel brighter than half of the
+            brightest one, so that 0/1, 0/255 and the soft edges of JPEG are all read right, and all 0 is empty.
     """
     grey = read_image(path)
     if grey.shape != tuple(shape):
@@ -66,7 +65,7 @@ def read_image_mask(path: Path, shape: tuple[int, int]) -> SliceMask:
             "the same size",
             "draw the mask on the image itself",
         )
-    return grey > max(float(grey.max()), 0.0) / 2
+    return np.isin(grey, values) if values else grey > max(float(grey.max()), 0.0) / 2
 
 
 def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> None:
@@ -106,7 +105,9 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is no image coinseg reads", f"one of {', '.join(IMAGE_SUFFIXES)}", "convert it")
     try:
         yield
-    except _BROKEN as error:
+    except UserError:
+        raise
+    except Exception as error:  # The decoders of five formats raise almost anything on bad bytes.
         why = str(error) or type(error).__name__
         raise UserError(
             f"{path} cannot be read ({why})", "an intact grey or colour image", "save it again or leave it out"
@@ -164,7 +165,8 @@ def _read_tiff(path: Path) -> np.ndarray:
                 if "imagecodecs" not in str(error):
                     raise
         if page.bitspersample > 8 and (page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE):
-            raise ValueError(f"{page.bitspersample}-bit {page.photometric.name} with this compression; save it uncompressed")
+            kind = tifffile.PHOTOMETRIC(page.photometric).name
+            raise ValueError(f"{page.bitspersample}-bit {kind} with this compression; save it uncompressed")
     return _read_pillow(path)
 
 

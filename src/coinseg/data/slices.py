@@ -67,8 +67,8 @@ def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
         scan = volume.scan
     else:
         scan = read_image(case.image)[None]
-        organs = tuple(read_image_mask(source.path, scan.shape[1:])[None] for source in case.organ)
-        found = [read_image_mask(source.path, scan.shape[1:])[None] for source in lesions]
+        organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
+        found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
     return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None)
 
 

@@ -7,6 +7,7 @@ is turned to its closest axes only, and a mask finds its way back voxel by voxel
 
 from __future__ import annotations
 
+import gzip
 import math
 import zlib
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
@@ -28,6 +30,11 @@ MAX_BYTES = 8 * 2**30
 """Headers that claim more voxels than this are taken for corrupt ones."""
 _DEFLATE_LIMIT = 1100
 """Deflate cannot shrink data by more than 1032 : 1; a smaller file cannot hold what its header claims."""
+MAX_SHIFT = 0.1
+"""Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
+_MAX_TURN = 0.5
+"""The same at the far corners when an affine is kept as a quaternion: close to half a turn its rounding shows there."""
+_DRAIN = 2**20
 _MM = {"meter": 1000.0, "micron": 0.001}
 _BROKEN = (
     OSError, EOFError, ValueError, zlib.error,
@@ -129,7 +136,7 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     path = source.path
     image = _open(path)
     own = _geometry(path, image)
-    if own.shape[:3] == like.shape[:3] and _corners_apart(own.affine, like.affine, own.shape[:3]) <= 0.5:
+    if own.shape[:3] == like.shape[:3] and _same_place(_corners_apart(own.affine, like.affine, own.shape[:3]), own, like):
         own = like  # At exactly 45 degrees rounding alone would decide which axes are closest.
     if own.canonical_shape != like.canonical_shape:
         raise UserError(
@@ -139,10 +146,10 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
         )
     slices, rows, columns = like.canonical_shape
     apart = _corners_apart(own.canonical_affine, like.canonical_affine, (columns, rows, slices))
-    if apart > 0.5:
+    if not _same_place(apart, own, like):
         raise UserError(
-            f"mask {path} lies up to {apart:.1f} voxels away from its scan (their affines differ)",
-            "the same grid",
+            f"mask {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)",
+            f"the same grid, within {MAX_SHIFT} voxels",
             "resample the mask onto the scan, or save it with the scan's affine",
         )
     labels = np.rint(own.to_canonical(_voxels(path, image).reshape(own.shape, order="A")))
@@ -242,13 +249,27 @@ def _geometry(path: Path, image: nib.Nifti1Image) -> Geometry:
     return Geometry(affine, shape, image.header.binaryblock)
 
 
-def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
-    """Scaled voxels as stored, int16 when they are integers that fit, else float32."""
+def _raw(path: Path, image: nib.Nifti1Image) -> tuple[np.ndarray, float, float]:
+    """Voxels before scaling, slope and intercept; the gzip stream is read to its end, where its checksum is."""
+    stored = image.dataobj
+    if not isinstance(stored, ArrayProxy):
+        raise TypeError(f"an image that was not read from a file: {type(stored).__name__}")
     try:
-        raw = np.asanyarray(image.dataobj.get_unscaled())
+        if not path.name.lower().endswith(".gz"):
+            return np.asarray(stored.get_unscaled()), float(stored.slope), float(stored.inter)
+        with gzip.open(path) as stream:
+            spec = (stored.shape, stored.dtype, stored.offset, 1.0, 0.0)
+            raw = np.asarray(ArrayProxy(stream, spec, mmap=False).get_unscaled())
+            while stream.read(_DRAIN):
+                pass
     except (*_BROKEN, MemoryError) as error:
         raise _broken(path, error or type(error).__name__) from error
-    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
+    return raw, float(stored.slope), float(stored.inter)
+
+
+def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
+    """Scaled voxels as stored, int16 when they are integers that fit, else float32."""
+    raw, slope, inter = _raw(path, image)
     limits = np.iinfo(np.int16)
     if raw.dtype.kind in "iu" and (slope, inter) == (1.0, 0.0):
         fits = raw.min() >= limits.min and raw.max() <= limits.max
@@ -264,8 +285,15 @@ def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
     return scaled.astype(np.int16) if fits else scaled
 
 
-def _corners_apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Largest distance between the corners of two grids, along any axis, in voxels of the second."""
+def _corners_apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """How far each of the 8 corners of two grids is apart, along any axis, in voxels of the second."""
     sides = [(0, side - 1) for side in shape[:3]]
     corners = np.array([(x, y, z, 1) for x in sides[0] for y in sides[1] for z in sides[2]], dtype=np.float64).T
-    return float(np.abs((np.linalg.inv(other) @ one @ corners - corners)[:3]).max())
+    return np.asarray(np.abs((np.linalg.inv(other) @ one @ corners - corners)[:3]).max(0))
+
+
+def _same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
+    """Whether two grids whose corners are so far apart are one grid, rounding aside."""
+    headers = (_header_of(one.header), _header_of(other.header))
+    quaternion = any(int(h["sform_code"]) == 0 and int(h["qform_code"]) > 0 for h in headers)
+    return bool(apart.min() <= MAX_SHIFT and apart.max() <= (_MAX_TURN if quaternion else MAX_SHIFT))

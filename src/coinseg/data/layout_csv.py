@@ -1,0 +1,92 @@
+"""A table with one row per image or volume.
+
+    data/
+      labels.csv            file,label,patient,mask,organ     (only file is required; see `COLUMNS` for other names)
+      images/a.png          named a.png, images/a.png or just a
+      masks/a.png           used when the table has no column mask
+      organ_masks/a.png     used when the table has no column organ
+
+The separator is a comma, a semicolon or a tab. Paths are relative to the table or to `images` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import DataSettings
+from ..errors import UserError
+from ..types import Case, Cohort
+from .image import IMAGE_SUFFIXES, is_image
+from .layout_shared import MasksByName, header_of, label_in, place_of, read_table, safe_id, visible
+from .volume import VOLUME_SUFFIXES, is_volume
+
+COLUMNS = {
+    "file": ("file", "image", "path", "filename", "image_path", "id"),
+    "label": ("label", "class_label", "abnormal", "y", "target"),
+    "patient": ("patient", "patient_id", "subject", "case", "case_id"),
+    "mask": ("mask", "mask_path", "lesion", "lesion_mask"),
+    "organ": ("organ", "organ_mask"),
+}
+"""Names of the columns, in any case; the first that a table has is read."""
+
+
+def table_of(root: Path) -> Path | None:
+    """The table to read: `root` itself, labels.csv, slices.csv, or the only one with a column of files."""
+    if root.is_file():
+        return root if root.suffix.lower() == ".csv" else None
+    tables = [path for path in visible(root) if path.suffix.lower() == ".csv" and path.is_file()]
+    fit = {path.name.lower(): path for path in tables if set(COLUMNS["file"]) & set(header_of(path))}
+    only = next(iter(fit.values())) if len(fit) == 1 else None
+    return fit.get("labels.csv") or fit.get("slices.csv") or only
+
+
+def list_table(root: Path, settings: DataSettings) -> Cohort:
+    """One case for each row; masks are named in the row, or found by name in folders beside the table."""
+    table = table_of(root)
+    if table is None:
+        raise UserError(
+            f"{root} is or holds no table to read",
+            f"one .csv with a column {' or '.join(COLUMNS['file'])}",
+            "name it labels.csv, or give its path",
+        )
+    header = header_of(table)
+    column = {role: name for role, names in COLUMNS.items() if (name := next((n for n in names if n in header), None))}
+    masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
+    cases = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in read_table(table)]
+    cases, problems = masks.with_organs(cases)
+    if cases and "patient" not in column:
+        problems.insert(0, f"{table.name} has no column patient: every file is its own patient")
+    label = column.get("label")
+    source = f"image labels from {table.name}, column {label}" if label else f"no image labels in {table.name}"
+    return Cohort("csv", tuple(cases), source, tuple(problems))
+
+
+def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
+    """The case of one row, given as cells by role; `UserError` with the row number on anything wrong with it."""
+    image = _named(table, number, cells.get("file", ""), ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
+    if image is None or not (is_image(image) or is_volume(image)):
+        got = cells.get("file") or "no file"
+        raise UserError(f"row {number} of {table} names {got}", "an image or a volume", "correct the row")
+    if cells.get("patient") == "":
+        raise UserError(f"row {number} of {table} has no patient", "a patient in every row", "correct the row")
+    place = place_of(image, table.parent)
+    organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
+    mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
+    name = safe_id(place)
+    return Case(
+        id=name, patient=cells.get("patient", name), image=image, volume=is_volume(image),
+        label=label_in(cells.get("label", ""), table, number),
+        organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask),
+    )  # fmt: skip
+
+
+def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
+    """The file a cell names, None for an empty one; `UserError` when it is missing."""
+    if not cell:
+        return None
+    for suffix in suffixes:
+        for base in (table.parent, table.parent / "images"):
+            if (base / (cell + suffix)).is_file():
+                return base / (cell + suffix)
+    raise UserError(f"row {number} of {table} names {cell}, which is missing", "an existing file", "correct the row")

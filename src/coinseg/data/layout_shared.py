@@ -1,0 +1,208 @@
+"""What the layouts share: tables, masks found by the names of their images, and names.
+
+    masks/x.png, masks/x_mask.tif              lesion masks of x.png (also mask/, ground_truth/, data.masks)
+    organ_masks/x.png                          organ mask of x.png (also organs/, data.organ_from)
+
+Hidden files are never seen (macOS leaves `._x.nii.gz` beside `x.nii.gz`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePath
+
+from ..config import DataSettings
+from ..errors import UserError
+from ..types import Case, MaskSource
+from .image import IMAGE_SUFFIXES, is_image
+from .volume import VOLUME_SUFFIXES, is_volume
+
+Rows = list[tuple[int, dict[str, str]]]
+"""Rows of a table by row number (the header is row 1), each by lower-case column name."""
+_LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
+_MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
+
+
+# --- Tables ------------------------------------------------------------------------------------------------------------
+
+
+def header_of(path: Path) -> list[str]:
+    """The column names of a table, in lower case; empty for an empty file."""
+    return [name.strip().lower() for cells in _cells(path, 1) for name in cells]
+
+
+def read_table(path: Path) -> Rows:
+    """The rows of a table, missing cells empty; `UserError` when cells cannot be told apart by the names of columns."""
+    header, rows = header_of(path), []
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    if twice:
+        raise UserError(f"{path} has the column {twice[0]} twice", "columns with different names", "rename or drop one")
+    for number, cells in enumerate(_cells(path)[1:], start=2):
+        if len(cells) > len(header):
+            raise UserError(
+                f"row {number} of {path} has {len(cells)} cells and the header {len(header)}",
+                "no more cells than columns",
+                "correct the row; put text with a separator in quotes",
+            )
+        texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
+        if any(texts):
+            rows.append((number, dict(zip(header, texts, strict=True))))
+    return rows
+
+
+def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
+    """The first `limit` rows (all by default) of a table separated by comma, semicolon or tab."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        return list(islice(csv.reader(io.StringIO(text), delimiter=delimiter), limit))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error
+
+
+def label_in(cell: str, path: Path, number: int) -> int | None:
+    """0, 1 or None of a cell; `UserError` with row and value otherwise."""
+    if cell.lower() not in _LABELS:
+        raise UserError(f"row {number} of {path} has the label {cell!r}", "0, 1, normal, abnormal or nothing", "correct the row")
+    return _LABELS[cell.lower()]
+
+
+# --- Masks by name -----------------------------------------------------------------------------------------------------
+
+_Index = dict[tuple[str, bool], Path]
+"""Masks under a folder by relative name without suffix and whether they are volumes."""
+
+
+@dataclass(frozen=True)
+class MasksByName:
+    """Masks found by the names of their images, and the label values asked for."""
+
+    lesions: _Index
+    organs: _Index
+    folders: tuple[Path, ...]
+    settings: DataSettings
+
+    @classmethod
+    def under(cls, root: Path, settings: DataSettings, masks: str | None) -> MasksByName:
+        """Index the mask folder (`masks`; recognised when None; none when "") and the organ folder of `root`."""
+        if masks and not (root / masks).is_dir():
+            raise UserError(f"data.masks {root / masks} is no folder", "a folder relative to the data", "correct data.masks")
+        lesion = root / masks if masks else _first_folder(root, _MASK_FOLDERS) if masks is None else None
+        organ = organ_root(root, settings) or _first_folder(root, _ORGAN_FOLDERS)
+        return cls(_index(lesion), _index(organ), tuple(folder for folder in (lesion, organ) if folder), settings)
+
+    def own(self, path: Path) -> bool:
+        """Whether the file lies in a folder of masks."""
+        return any(folder in path.parents for folder in self.folders)
+
+    def lesion(self, image: Path, *places: PurePath) -> Path | None:
+        """The lesion mask with one of the relative names (any suffix, `_mask` appended or not)."""
+        keys = [(_key(place) + tail, is_volume(image)) for place in places for tail in ("", "_mask")]
+        return next((self.lesions[key] for key in keys if key in self.lesions), None)
+
+    def organ(self, image: Path, place: PurePath) -> Path | None:
+        """The organ mask with the relative name."""
+        return self.organs.get((_key(place), is_volume(image)))
+
+    def organ_sources(self, path: Path | None) -> tuple[MaskSource, ...]:
+        """One source for each organ value; one for the whole mask without values."""
+        values = _values("organ", self.settings.organ)
+        return () if path is None else tuple(MaskSource(path, (v,)) for v in values) or (MaskSource(path),)
+
+    def lesion_sources(self, path: Path | None) -> tuple[MaskSource, ...]:
+        """One source for all lesion values together."""
+        values = _values("lesion", self.settings.lesion)
+        return () if path is None else (MaskSource(path, values),)
+
+    def with_organs(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
+        """Drop cases without an organ mask when others have one: whole and cropped slices must not be mixed."""
+        if cases and self.settings.organ and not any(case.organ for case in cases):
+            raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
+        if not any(case.organ for case in cases):
+            return cases, []
+        return [c for c in cases if c.organ], [f"{c.id}: skipped, no organ mask" for c in cases if not c.organ]
+
+
+def organ_root(root: Path, settings: DataSettings) -> Path | None:
+    """The folder of `settings.organ_from`: as given, or relative to the data."""
+    if settings.organ_from is None:
+        return None
+    for folder in (Path(settings.organ_from).expanduser(), root / settings.organ_from):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"data.organ_from {settings.organ_from} is no folder", "a folder of organ masks", "correct data.organ_from")
+
+
+def _first_folder(root: Path, names: Iterable[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _index(folder: Path | None) -> _Index:
+    return {(_key(path.relative_to(folder)), is_volume(path)): path for path in files_in(folder)} if folder else {}
+
+
+def _values(name: str, texts: Iterable[str]) -> tuple[int, ...]:
+    """Label values given as text."""
+    if not all(text.strip().isdecimal() for text in texts):
+        raise UserError(f"data.{name} is {few(texts)}", "label values such as 1 in this layout", f"correct data.{name}")
+    return tuple(int(text) for text in texts)
+
+
+# --- Names -------------------------------------------------------------------------------------------------------------
+
+
+def visible(folder: Path) -> list[Path]:
+    """Entries of a folder, sorted, without hidden ones; empty for anything else."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Visible folders in a folder."""
+    return [path for path in visible(folder) if path.is_dir()]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Images and volumes at any depth, sorted, hidden files and folders left out."""
+    found: list[Path] = []
+    for place, below, names in os.walk(folder, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (Path(place, name) for name in names if not name.startswith("."))
+        found += [path for path in paths if is_image(path) or is_volume(path)]
+    return sorted(found)
+
+
+def stem_of(path: PurePath) -> str:
+    """The name without its image or volume suffix."""
+    low = path.name.lower()
+    return path.name[: -len(next((s for s in (*VOLUME_SUFFIXES, *IMAGE_SUFFIXES) if low.endswith(s)), "")) or None]
+
+
+def _key(path: PurePath) -> str:
+    return path.with_name(stem_of(path)).as_posix()
+
+
+def place_of(path: Path, root: Path) -> PurePath:
+    """The path below `root/images` or `root`; below the drive when it lies elsewhere."""
+    for base in (root / "images", root):
+        if path.is_relative_to(base) and path != base:
+            return path.relative_to(base)
+    return path.relative_to(path.anchor)
+
+
+def safe_id(place: PurePath | str) -> str:
+    """An id that is safe as a file name: no suffix, folders joined by `__`, unusual characters replaced."""
+    name = "__".join(part for part in PurePath(_key(PurePath(place))).parts if part != "..")
+    return re.sub(r"[^\w.\-]", "_", name).lstrip(".") or "case"
+
+
+def few(names: Iterable[str], most: int = 8) -> str:
+    """Some names for a message."""
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "") if listed else "none"
