@@ -10,16 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from coinseg.data.phantom import (
-    FOV_MM,
-    LESIONS,
-    ORGANS,
-    TUMOUR_PIXELS,
-    PhantomPatient,
-    PhantomSettings,
-    make_patient,
-    write_cohort,
-)
+from coinseg.data.phantom import PhantomPatient, make_patient, write_cohort
+from coinseg.data.phantom_canvas import FOV_MM, LESIONS, ORGANS, TUMOUR_PIXELS, PhantomSettings
 from coinseg.errors import UserError
 
 SMALL = PhantomSettings(patients=4, slices=12, size=96, seed=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import struct
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,19 @@ def test_a_flipped_byte_never_changes_a_voxel(tmp_path: Path, end: int) -> None:
         except UserError:
             refused += 1
     assert refused >= len(packed) - 10  # the header of gzip holds a time and the like, which nothing covers
+
+
+@pytest.mark.parametrize("value", [7, 255])
+def test_a_wrong_byte_in_the_header_raises_nothing_but_a_user_error(
+    tmp_path: Path, value: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = nib.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4)).to_bytes()
+    path = tmp_path / "x.nii"
+    for place in range(352):
+        path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        with suppress(UserError):
+            read_volume(path)
+    assert capfd.readouterr().err == ""
 
 
 def test_float_labels_are_rounded(tmp_path: Path) -> None:

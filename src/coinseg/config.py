@@ -103,7 +103,7 @@ class ClassifierSettings:
     weights: str | None = None
     steps: int = 1200
     batch: int = 16
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 1e-4
     flip: bool = True
     shift: float = 0.07
@@ -136,26 +136,28 @@ class CoinSettings:
         generator_every: 5 in the authors' runs; 1 costs the least for each generator update.
         batch: images per step.
         lr: learning rate of both Adam optimisers.
+        decay: let the learning rate rise over the first tenth and fall to 0 along half a cosine.
         beta1: first Adam coefficient.
         beta2: second Adam coefficient.
         ema: decay of the averaged generator that is kept; 0 keeps the last one.
     """
 
-    width: int = 16
+    width: int = 8
     depth: int = 4
     skips: int = 3
-    discriminator_width: int = 16
+    discriminator_width: int = 8
     discriminator_depth: int = 4
     fusion: Literal["bounded", "tanh"] = "bounded"
     adversarial: float = 1.0
     classifier: float = 5.0
-    identity: float = 1.0
-    cycle: float = 1.0
-    tv: float = 0.05
-    steps: int = 1500
+    identity: float = 4.0
+    cycle: float = 0.0
+    tv: float = 0.005
+    steps: int = 3000
     generator_every: int = 1
     batch: int = 8
-    lr: float = 8e-4
+    lr: float = 1e-3
+    decay: bool = True
     beta1: float = 0.0
     beta2: float = 0.99
     ema: float = 0.99
@@ -178,7 +180,7 @@ class MaskSettings:
     """
 
     threshold: Literal["normals", "otsu"] | float = "normals"
-    quantile: float = 0.99
+    quantile: float = 0.98
     flips: bool = True
     refine: Literal["none", "guided"] = "guided"
     opening: int = 3
@@ -244,11 +246,11 @@ PRESETS: dict[str, Settings] = {
     # 256x256 with the authors' networks, losses and optimiser; wants a GPU.
     "thesis": replace(
         _DEFAULT,
-        classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0),
+        classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, lr=1e-3, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0),
         coin=replace(
             _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
             fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
-            batch=16, lr=2e-4, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
+            batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
         masks=replace(_DEFAULT.masks, refine="none", flips=False),
     ),

@@ -216,6 +216,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     for step in range(start, s.steps):
         seed_step(settings.seed, step)
         members, epoch = slices.members_of_step(step, s.batch, balanced=True)
+        for group in (*g_optimiser.param_groups, *d_optimiser.param_groups):
+            group["lr"] = s.lr * (one_cycle(step, s.steps) if s.decay else 1.0)
         x = images_to(fabric, mirrored(slices.batch(members, epoch).image))
         if step % s.generator_every == 0:
             discriminator.requires_grad_(False)

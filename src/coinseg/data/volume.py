@@ -8,8 +8,11 @@ is turned to its closest axes only, and a mask finds its way back voxel by voxel
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +38,8 @@ MAX_SHIFT = 0.1
 _MAX_TURN = 0.5
 """The same at the far corners when an affine is kept as a quaternion: close to half a turn its rounding shows there."""
 _DRAIN = 2**20
-_MM = {"meter": 1000.0, "micron": 0.001}
+_MM = {1: 1000.0, 3: 0.001}
+"""Millimetres in a metre and a micron, by NIfTI code; anything else is taken for millimetres."""
 _BROKEN = (
     OSError, EOFError, ValueError, zlib.error,
     nib.filebasedimages.ImageFileError, HeaderDataError, ImageDataError, WrapStructError,
@@ -76,7 +80,7 @@ class Geometry:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size (dz, dy, dx) in mm of the canonical grid."""
-        unit = _MM.get(_header_of(self.header).get_xyzt_units()[0], 1.0)
+        unit = _MM.get(int(_header_of(self.header)["xyzt_units"]) % 8, 1.0)
         dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * unit
         return float(dz), float(dy), float(dx)
 
@@ -212,13 +216,26 @@ def _open(path: Path) -> nib.Nifti1Image:
     if not is_volume(path):
         raise UserError(f"{path} is no NIfTI file", "a name ending in .nii or .nii.gz", "convert it to NIfTI")
     try:
-        # No memory map: an output that overwrites its own input must not pull the voxels from under us.
-        image = nib.load(path, mmap=False)
+        with _quiet():
+            # No memory map: an output that overwrites its own input must not pull the voxels from under us.
+            image = nib.load(path, mmap=False)
     except _BROKEN as error:
         raise _broken(path, error) from error
     if not isinstance(image, nib.Nifti1Image):
         raise _broken(path, f"it holds {type(image).__name__}")
     return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep nibabel from writing to standard error what it mends in a header."""
+    logger = nib.imageglobals.logger
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _geometry(path: Path, image: nib.Nifti1Image) -> Geometry:
@@ -244,7 +261,8 @@ def _geometry(path: Path, image: nib.Nifti1Image) -> Geometry:
     if claimed > size * (_DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1):
         raise _broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims")
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    flat = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+    if flat or not np.isfinite(io_orientation(affine)).all():
         raise _broken(path, "its affine has no inverse")
     return Geometry(affine, shape, image.header.binaryblock)
 
