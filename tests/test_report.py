@@ -19,7 +19,6 @@ from coinseg.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, exampl
 SHOWN = {
     "iou_mask_free": (0.4123, "0.412"),
     "iou_oracle": (0.4671, "0.467"),
-    "oracle_threshold": (0.0875, "0.087"),
     "dice_per_image": (0.3871, "0.387"),
     "false_positive_area": (0.00042, "0.042%"),
     "normals_marked": (0.0722, "7.22%"),

@@ -40,7 +40,10 @@ def segment_path(
     """
     if not source.exists():
         raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
-    run, organs = load(model, accelerator), [MaskSource(path) for path in organ]
+    run = load(model, accelerator)
+    # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
+    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
+    organs = [MaskSource(path, values) for path in organ for values in labels]
     if source.is_file():
         wanted = ".png" if is_image(source) else ".nii.gz"
         if not out.name.endswith((wanted, ".nii") if wanted == ".nii.gz" else wanted):

@@ -171,6 +171,7 @@ class MaskSettings:
         threshold: "normals" takes the quantile of the difference over training images labelled normal;
             "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
         quantile: the quantile for "normals".
+        peak: a pixel must also exceed this share of the peak of its image's difference; 0 is off.
         flips: average the difference over the image and its mirror image.
         refine: "guided" smooths the difference along the edges of the image (guided filter) before the threshold.
         opening: side of the square of the morphological opening in pixels; 0 is off.
@@ -181,6 +182,7 @@ class MaskSettings:
 
     threshold: Literal["normals", "otsu"] | float = "normals"
     quantile: float = 0.98
+    peak: float = 0.35
     flips: bool = True
     refine: Literal["none", "guided"] = "guided"
     opening: int = 3
@@ -252,7 +254,7 @@ PRESETS: dict[str, Settings] = {
             fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
             batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
-        masks=replace(_DEFAULT.masks, refine="none", flips=False),
+        masks=replace(_DEFAULT.masks, refine="none", flips=False, peak=0.0),
     ),
 }  # fmt: skip
 

@@ -22,6 +22,8 @@ from .masks import masks_of
 from .storage import write_json, written_aside
 
 ORACLE_THRESHOLDS = np.linspace(0.0125, 0.5, 40)
+ORACLE_PEAKS = np.linspace(0.025, 1, 40)
+"""The oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
 EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
 CHUNK = 64
@@ -56,29 +58,30 @@ def explain_all(slices: ScoredSlices, explain: Explain, report: Callable[[int, i
     return Explained(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def score(found: Explained, predicted: np.ndarray, settings: Settings) -> dict[str, Any]:
+def sweep(refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings) -> float | None:
+    """The best pooled IoU any threshold reaches on these very masks (thesis 4.2): an upper bound, never a result."""
+    reached = [metrics.pooled_iou(masks_of(refined, t, settings.masks, peak=0.0), truth) for t in ORACLE_THRESHOLDS]
+    reached += [metrics.pooled_iou(masks_of(refined, threshold, settings.masks, peak=share), truth) for share in ORACLE_PEAKS]
+    return max((value for value in reached if value is not None), default=None)
+
+
+def score(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
     """Every score, each a number in [0, 1] or None, with the reason for every None."""
     scored = (found.label == 1) & found.known
     normal = found.label == 0
     masks, truth = predicted[scored], found.truth[scored]
-    sweep = (
-        [metrics.pooled_iou(masks_of(found.refined[scored], t, settings.masks), truth) for t in ORACLE_THRESHOLDS]
-        if scored.any()
-        else []
-    )
-    reached = [value for value in sweep if value is not None]
-    threshold = settings.classifier.threshold
+    oracle = sweep(found.refined[scored], truth, threshold, settings) if scored.any() else None
+    level = settings.classifier.threshold
     scores: dict[str, Any] = {
         "iou_mask_free": metrics.pooled_iou(masks, truth),
-        "iou_oracle": max(reached) if reached else None,
-        "oracle_threshold": float(ORACLE_THRESHOLDS[sweep.index(max(reached))]) if reached else None,
+        "iou_oracle": oracle,
         "dice_per_image": metrics.mean_dice(masks, truth),
         "false_positive_area": metrics.false_positive_area(predicted[normal]),
         "normals_marked": float(predicted[normal].any((1, 2)).mean()) if normal.any() else None,
         "lesions_touched": float((masks & truth).any((1, 2)).mean()) if scored.any() else None,
         "cv": metrics.counterfactual_validity(found.before, found.after),
-        "flip_rate": metrics.flip_rate(found.before, found.after, threshold),
-        **metrics.classification_scores(found.before, found.label, threshold),
+        "flip_rate": metrics.flip_rate(found.before, found.after, level),
+        **metrics.classification_scores(found.before, found.label, level),
         "slices_abnormal": int((found.label == 1).sum()),
         "slices_scored": int(scored.sum()),
         "slices_normal": int(normal.sum()),
@@ -136,7 +139,7 @@ def evaluate(
     """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`."""
     found = explain_all(slices, explain, report)
     predicted = masks_of(found.refined, threshold, settings.masks)
-    scores = score(found, predicted, settings)
+    scores = score(found, predicted, threshold, settings)
     index = slices.store.index
     folder.mkdir(parents=True, exist_ok=True)
     with written_aside(folder / "slices.csv") as part, part.open("w", newline="", encoding="utf-8") as file:

@@ -115,6 +115,26 @@ def clean(mask: np.ndarray, settings: MaskSettings) -> np.ndarray:
     return kept[components]
 
 
-def masks_of(refined: np.ndarray, threshold: float, settings: MaskSettings) -> np.ndarray:
-    """Refined differences (n, H, W) -> clean masks (n, H, W) bool."""
-    return np.stack([clean(m, settings) for m in refined > threshold]) if len(refined) else np.zeros(refined.shape, bool)
+def peaks(refined: np.ndarray) -> np.ndarray:
+    """The 99.9th percentile of each map, (n, H, W) -> (n,): its peak, but for a pixel or two."""
+    return np.quantile(refined.reshape(len(refined), -1), 0.999, axis=1) if len(refined) else np.zeros(0)
+
+
+def masks_of(refined: np.ndarray, threshold: float, settings: MaskSettings, peak: float | None = None) -> np.ndarray:
+    """Refined differences (n, H, W) -> clean masks (n, H, W) bool.
+
+    A pixel is inside when it exceeds the threshold (what the generator changes in normal images) and a share of the peak
+    of its own image: a strong change has a wide skirt, and one threshold for all images would mark the skirt of the
+    strong ones or lose the weak ones. The thesis normalises its maps to [0, 1] before thresholding (4.2); this is that,
+    with a floor.
+
+    Args:
+        refined: in [0, 1].
+        threshold: the floor, see `choose_threshold`.
+        settings: of the cleaning; its `peak` is the share.
+        peak: a share to use instead of the settings'.
+    """
+    share = settings.peak if peak is None else peak
+    levels = np.maximum(threshold, share * peaks(refined))
+    masks = [clean(m > level, settings) for m, level in zip(refined, levels, strict=True)]
+    return np.stack(masks) if masks else np.zeros(refined.shape, bool)

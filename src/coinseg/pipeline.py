@@ -170,7 +170,7 @@ class Workspace:
         file = self.root / "evaluation" / "scores.json"
         if made := self._made(file):
             return made
-        began, run = time.perf_counter(), self.run
+        run, began = self.run, time.perf_counter()
 
         def explain(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             e, refined = run.differences(images)
@@ -191,7 +191,7 @@ class Workspace:
         folder = self.root / "masks"
         if made := self._made(folder / "index.json"):
             return made
-        began, run = time.perf_counter(), self.run
+        run, began = self.run, time.perf_counter()
         marker = folder / "key.txt"
         fresh = not marker.exists() or marker.read_text() != self.result_key
         folder.mkdir(exist_ok=True)

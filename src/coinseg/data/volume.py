@@ -14,86 +14,30 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
 from ..errors import UserError
 from ..storage import written_aside
 from ..types import MaskSource, Scan, ScanMask
+from .grid import MAX_SHIFT, Geometry, corners_apart, header_of, same_place
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 MAX_BYTES = 8 * 2**30
 """Headers that claim more voxels than this are taken for corrupt ones."""
 _DEFLATE_LIMIT = 1100
 """Deflate cannot shrink data by more than 1032 : 1; a smaller file cannot hold what its header claims."""
-MAX_SHIFT = 0.1
-"""Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
-_MAX_TURN = 0.5
-"""The same at the far corners when an affine is kept as a quaternion: close to half a turn its rounding shows there."""
 _DRAIN = 2**20
-_MM = {1: 1000.0, 3: 0.001}
-"""Millimetres in a metre and a micron, by NIfTI code; anything else is taken for millimetres."""
 _BROKEN = (
     OSError, EOFError, ValueError, zlib.error,
     nib.filebasedimages.ImageFileError, HeaderDataError, ImageDataError, WrapStructError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """The grid of a NIfTI file and all that is needed to write onto it again.
-
-    Args:
-        affine: (4, 4), voxel indices in the file's order to RAS+ coordinates in the file's unit (millimetres as a rule).
-        shape: shape of the array as stored, trailing singletons included.
-        header: the binary NIfTI header of the source; its sform, qform and their codes are reused as they are.
-    """
-
-    affine: np.ndarray
-    shape: tuple[int, ...]
-    header: bytes
-
-    @cached_property
-    def _turn(self) -> np.ndarray:
-        """nibabel orientation (3, 2) that takes the stored axes to left, posterior, superior."""
-        return np.asarray(ornt_transform(io_orientation(self.affine), axcodes2ornt(("L", "P", "S"))))
-
-    @property
-    def canonical_shape(self) -> tuple[int, int, int]:
-        """(slices, rows, columns)."""
-        across = self._turn[:, 0].astype(int)
-        columns, rows, slices = (self.shape[int(np.flatnonzero(across == axis)[0])] for axis in range(3))
-        return slices, rows, columns
-
-    @property
-    def canonical_affine(self) -> np.ndarray:
-        """(4, 4): canonical (column, row, slice) indices to RAS+ coordinates."""
-        return np.asarray(self.affine @ inv_ornt_aff(self._turn, self.shape[:3]))
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size (dz, dy, dx) in mm of the canonical grid."""
-        unit = _MM.get(int(_header_of(self.header)["xyzt_units"]) % 8, 1.0)
-        dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * unit
-        return float(dz), float(dy), float(dx)
-
-    def to_canonical(self, stored: np.ndarray) -> np.ndarray:
-        """Array of `shape` as stored -> contiguous (slices, rows, columns)."""
-        return np.ascontiguousarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
-
-    def to_source(self, canonical: np.ndarray) -> np.ndarray:
-        """(slices, rows, columns) -> array of `shape` in the order of the file; `ValueError` on another shape."""
-        if canonical.shape != self.canonical_shape:
-            raise ValueError(f"array of shape {canonical.shape} on a grid of {self.canonical_shape}")
-        back = ornt_transform(axcodes2ornt(("L", "P", "S")), io_orientation(self.affine))
-        return np.asarray(apply_orientation(canonical.T, back)).reshape(self.shape, order="A")
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +84,7 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     path = source.path
     image = _open(path)
     own = _geometry(path, image)
-    if own.shape[:3] == like.shape[:3] and _same_place(_corners_apart(own.affine, like.affine, own.shape[:3]), own, like):
+    if own.shape[:3] == like.shape[:3] and same_place(corners_apart(own.affine, like.affine, own.shape[:3]), own, like):
         own = like  # At exactly 45 degrees rounding alone would decide which axes are closest.
     if own.canonical_shape != like.canonical_shape:
         raise UserError(
@@ -149,8 +93,8 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
             "resample the mask onto the scan",
         )
     slices, rows, columns = like.canonical_shape
-    apart = _corners_apart(own.canonical_affine, like.canonical_affine, (columns, rows, slices))
-    if not _same_place(apart, own, like):
+    apart = corners_apart(own.canonical_affine, like.canonical_affine, (columns, rows, slices))
+    if not same_place(apart, own, like):
         raise UserError(
             f"mask {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)",
             f"the same grid, within {MAX_SHIFT} voxels",
@@ -183,7 +127,7 @@ def _write(path: Path, canonical: np.ndarray, geometry: Geometry, overwrite: boo
         raise UserError(f"{path} is no name of a volume", "a name ending in .nii.gz or .nii", "choose such a name")
     if path.exists() and (path.is_dir() or not overwrite):
         raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
-    header = _header_of(geometry.header)
+    header = header_of(geometry.header)
     header.set_data_dtype(canonical.dtype)
     header.set_slope_inter(1, 0)
     # Extensions of the source and its range of display belong to other voxels.
@@ -196,12 +140,6 @@ def _write(path: Path, canonical: np.ndarray, geometry: Geometry, overwrite: boo
             nib.save(image, part)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error})", "a writable place", "choose another output") from error
-
-
-def _header_of(block: bytes) -> nib.Nifti1Header:
-    """The header as nibabel knows it; NIfTI-2 headers are the longer ones."""
-    kind = nib.Nifti2Header if len(block) == nib.Nifti2Header.template_dtype.itemsize else nib.Nifti1Header
-    return kind(block, check=False)
 
 
 def _broken(path: Path, why: object) -> UserError:
@@ -301,17 +239,3 @@ def _voxels(path: Path, image: nib.Nifti1Image) -> np.ndarray:
         scaled[:, :, z] = exact
     fits = whole and scaled.min() >= limits.min and scaled.max() <= limits.max
     return scaled.astype(np.int16) if fits else scaled
-
-
-def _corners_apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """How far each of the 8 corners of two grids is apart, along any axis, in voxels of the second."""
-    sides = [(0, side - 1) for side in shape[:3]]
-    corners = np.array([(x, y, z, 1) for x in sides[0] for y in sides[1] for z in sides[2]], dtype=np.float64).T
-    return np.asarray(np.abs((np.linalg.inv(other) @ one @ corners - corners)[:3]).max(0))
-
-
-def _same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
-    """Whether two grids whose corners are so far apart are one grid, rounding aside."""
-    headers = (_header_of(one.header), _header_of(other.header))
-    quaternion = any(int(h["sform_code"]) == 0 and int(h["qform_code"]) > 0 for h in headers)
-    return bool(apart.min() <= MAX_SHIFT and apart.max() <= (_MAX_TURN if quaternion else MAX_SHIFT))

@@ -1,0 +1,87 @@
+"""The grid of a volume: canonical axes, spacing, the way there and back, and whether two grids are one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+MAX_SHIFT = 0.1
+"""Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
+_MAX_TURN = 0.5
+"""The same at the far corners when an affine is kept as a quaternion: close to half a turn its rounding shows there."""
+_MM = {1: 1000.0, 3: 0.001}
+"""Millimetres in a metre and a micron, by NIfTI code; anything else is taken for millimetres."""
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The grid of a NIfTI file and all that is needed to write onto it again.
+
+    Args:
+        affine: (4, 4), voxel indices in the file's order to RAS+ coordinates in the file's unit (millimetres as a rule).
+        shape: shape of the array as stored, trailing singletons included.
+        header: the binary NIfTI header of the source; its sform, qform and their codes are reused as they are.
+    """
+
+    affine: np.ndarray
+    shape: tuple[int, ...]
+    header: bytes
+
+    @cached_property
+    def _turn(self) -> np.ndarray:
+        """nibabel orientation (3, 2) that takes the stored axes to left, posterior, superior."""
+        return np.asarray(ornt_transform(io_orientation(self.affine), axcodes2ornt(("L", "P", "S"))))
+
+    @property
+    def canonical_shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        across = self._turn[:, 0].astype(int)
+        columns, rows, slices = (self.shape[int(np.flatnonzero(across == axis)[0])] for axis in range(3))
+        return slices, rows, columns
+
+    @property
+    def canonical_affine(self) -> np.ndarray:
+        """(4, 4): canonical (column, row, slice) indices to RAS+ coordinates."""
+        return np.asarray(self.affine @ inv_ornt_aff(self._turn, self.shape[:3]))
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size (dz, dy, dx) in mm of the canonical grid."""
+        unit = _MM.get(int(header_of(self.header)["xyzt_units"]) % 8, 1.0)
+        dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * unit
+        return float(dz), float(dy), float(dx)
+
+    def to_canonical(self, stored: np.ndarray) -> np.ndarray:
+        """Array of `shape` as stored -> contiguous (slices, rows, columns)."""
+        return np.ascontiguousarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
+
+    def to_source(self, canonical: np.ndarray) -> np.ndarray:
+        """(slices, rows, columns) -> array of `shape` in the order of the file; `ValueError` on another shape."""
+        if canonical.shape != self.canonical_shape:
+            raise ValueError(f"array of shape {canonical.shape} on a grid of {self.canonical_shape}")
+        back = ornt_transform(axcodes2ornt(("L", "P", "S")), io_orientation(self.affine))
+        return np.asarray(apply_orientation(canonical.T, back)).reshape(self.shape, order="A")
+
+
+def header_of(block: bytes) -> nib.Nifti1Header:
+    """The header as nibabel knows it; NIfTI-2 headers are the longer ones."""
+    kind = nib.Nifti2Header if len(block) == nib.Nifti2Header.template_dtype.itemsize else nib.Nifti1Header
+    return kind(block, check=False)
+
+
+def corners_apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """How far each of the 8 corners of two grids is apart, along any axis, in voxels of the second."""
+    sides = [(0, side - 1) for side in shape[:3]]
+    corners = np.array([(x, y, z, 1) for x in sides[0] for y in sides[1] for z in sides[2]], dtype=np.float64).T
+    return np.asarray(np.abs((np.linalg.inv(other) @ one @ corners - corners)[:3]).max(0))
+
+
+def same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
+    """Whether two grids whose corners are so far apart are one grid, rounding aside."""
+    headers = (header_of(one.header), header_of(other.header))
+    quaternion = any(int(h["sform_code"]) == 0 and int(h["qform_code"]) > 0 for h in headers)
+    return bool(apart.min() <= MAX_SHIFT and apart.max() <= (_MAX_TURN if quaternion else MAX_SHIFT))
