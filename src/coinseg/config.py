@@ -153,7 +153,7 @@ class CoinSettings:
     identity: float = 4.0
     cycle: float = 0.0
     tv: float = 0.005
-    steps: int = 3000
+    steps: int = 2000
     generator_every: int = 1
     batch: int = 8
     lr: float = 1e-3
