@@ -148,7 +148,10 @@ class Workspace:
         chosen = self._made(self.root / "threshold.json")
         if chosen is None:
             threshold = self._choose_threshold(loaded)
-            chosen = {"key": self.result_key, **asdict(threshold)}
+            rule = threshold.rule
+            if self.settings.masks.peak:
+                rule += f"; in each image also {self.settings.masks.peak:.0%} of the peak of its own difference"
+            chosen = {"key": self.result_key, "value": threshold.value, "rule": rule}
             write_json(self.root / "threshold.json", chosen)
         loaded.threshold = chosen["value"]
         loaded.save(self.root)

@@ -272,7 +272,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
                 problems.append(f"{case.id}: {error}")
         _require_usable(writer.rows, problems, settings)
         writer.finish(
-            key=key, layout=cohort.layout, label_source=cohort.label_source, problems=problems,
+            key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
     return SliceStore(root)
