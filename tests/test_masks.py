@@ -252,3 +252,21 @@ def test_masks_of_none() -> None:
     found = masks_of(np.zeros((0, 5, 6)), 0.5, MaskSettings())
     assert found.shape == (0, 5, 6)
     assert found.dtype == bool
+
+
+def test_a_pixel_must_also_exceed_a_share_of_the_peak_of_its_own_image() -> None:
+    refined = np.zeros((2, 20, 20))
+    refined[0, 2:8, 2:8], refined[0, 8:12, 2:8] = 0.8, 0.2  # a strong change with a skirt
+    refined[1, 2:8, 2:8] = 0.1  # a weak change, weaker than that skirt
+    found = masks_of(refined, 0.05, replace(RAW, peak=0.35))
+    assert np.array_equal(found[0], refined[0] == 0.8)
+    assert np.array_equal(found[1], refined[1] == 0.1)
+    assert masks_of(refined, 0.05, replace(RAW, peak=0.0))[0].sum() == 36 + 24  # one threshold marks the skirt
+    assert not masks_of(refined, 0.15, replace(RAW, peak=0.35))[1].any()  # the floor still holds
+
+
+def test_the_peak_is_that_of_the_image_whatever_else_is_in_the_batch() -> None:
+    refined = np.random.default_rng(0).random((3, 16, 16))
+    together = masks_of(refined, 0.1, replace(RAW, peak=0.5))
+    singles = np.concatenate([masks_of(one[None], 0.1, replace(RAW, peak=0.5)) for one in refined])
+    assert np.array_equal(together, singles)

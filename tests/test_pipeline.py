@@ -527,3 +527,17 @@ def test_a_corrupt_case_is_reported_and_skipped(tmp_path: Path) -> None:
     work.start()
     assert len(work.store) == 23
     assert any("i02" in problem for problem in work.store.meta["problems"])
+
+
+def test_a_mirrored_image_has_the_mirrored_mask(finished: Workspace) -> None:
+    run = coinseg.load(finished.root)
+    run.settings = replace(run.settings, classifier=replace(run.settings.classifier, threshold=0.0))
+    x = torch.rand(3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    there, back = run.differences(x)[1], run.differences(x.flip(-1))[1]
+    assert there.max() > 0
+    np.testing.assert_allclose(there, back[..., ::-1], atol=1e-6)
+
+
+def test_the_oracle_is_an_upper_bound_of_the_mask_free_score(finished: Workspace) -> None:
+    scores = finished.evaluate()
+    assert scores["iou_oracle"] >= scores["iou_mask_free"] - 0.02  # the sweep is a grid

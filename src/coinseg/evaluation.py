@@ -124,8 +124,10 @@ def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, 
 
 
 def _name(index: dict[str, np.ndarray], row: int) -> str:
+    """What a person calls a slice: plain images have no slice number, and only crops have a region."""
+    number = f", slice {index['slice'][row]}" if index["slice"].any() else ""
     region = f", region {index['region'][row]}" if index["region"][row] >= 0 else ""
-    return f"{index['case'][row]}, slice {index['slice'][row]}{region}"
+    return f"{index['case'][row]}{number}{region}"
 
 
 def evaluate(
