@@ -12,9 +12,8 @@ from .config import Settings
 from .counterfactual import coin
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
-from .engine import make_fabric
+from .engine import images_to, make_fabric, to_device
 from .pipeline import Workspace
-from .training import images_to, to_device
 
 
 def _seconds(step: Callable[[], object]) -> float:

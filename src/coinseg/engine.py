@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from .config import EngineSettings
 from .errors import UserError
 from .storage import read_json, write_json, written_aside
 
+CHUNK = 64
+"""Images per forward pass outside training."""
 Report = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the name of the stage, steps done, steps in all and the latest losses."""
 
@@ -40,6 +42,21 @@ def make_fabric(settings: EngineSettings) -> Fabric:
         return Fabric(accelerator=accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(f"engine.precision is '{settings.precision}'", "a precision of Lightning Fabric", str(error)) from error
+
+
+def to_device(module: nn.Module, fabric: Fabric) -> nn.Module:
+    """Onto the device, channels last (the faster layout for 2-D convolutions on CPUs and GPUs alike)."""
+    return module.to(device=fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def images_to(fabric: Fabric, images: Tensor) -> Tensor:
+    """A batch onto the device, channels last."""
+    return images.to(fabric.device, memory_format=torch.channels_last)
+
+
+def compiled(module: nn.Module, settings: EngineSettings) -> nn.Module:
+    """The module, compiled when the engine asks for it."""
+    return cast(nn.Module, torch.compile(module)) if settings.compile else module
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import metrics
 from .config import Settings
 from .data.sampling import ScoredSlices
+from .engine import CHUNK
 from .masks import masks_of
 from .storage import write_json, written_aside
 
@@ -26,7 +27,6 @@ ORACLE_PEAKS = np.linspace(0.025, 1, 40)
 """The oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
 EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
-CHUNK = 64
 Explain = Callable[[Tensor], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
 """Images (B, 1, H, W) -> f(X) (B,), f(X_cf) (B,), X_cf (B, H, W) in [-1, 1], refined difference (B, H, W)."""
 

@@ -26,7 +26,7 @@ from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
 from .data.slices import TRAINING, VALIDATION, SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
-from .engine import Report, Stage, make_fabric, silent
+from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .masks import Threshold, choose_threshold
@@ -227,9 +227,9 @@ class Workspace:
     def _write_injected(self, run: runs.Run, folder: Path) -> list[dict[str, Any]]:
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         written: list[dict[str, Any]] = []
-        for start in range(0, len(slices), runs.CHUNK):
+        for start in range(0, len(slices), CHUNK):
             self.report("masks", start, len(slices), {})
-            batch = slices.scored(np.arange(start, min(start + runs.CHUNK, len(slices))))
+            batch = slices.scored(np.arange(start, min(start + CHUNK, len(slices))))
             for row, image, mask in zip(batch.rows, batch.image[:, 0].numpy(), run.masks(batch.image), strict=True):
                 name = "_".join(str(self.store.index[c][row]) for c in ("case", "slice", "region"))
                 write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)

@@ -20,11 +20,10 @@ from .data.image import is_image, write_image_mask
 from .data.intensity import CODE_WINDOW, Window, signed
 from .data.slices import LoadedCase, cut_pixels, encode, load_case
 from .data.volume import Geometry, read_volume, write_mask
-from .engine import make_fabric
+from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
 from .masks import masks_of, refine
 from .storage import read_json, write_json
-from .training import CHUNK, images_to, to_device
 from .types import Case, MaskSource
 
 MODEL = "model.json"

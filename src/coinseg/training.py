@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from PIL import Image
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -23,31 +21,25 @@ from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
 from .data.sampling import TrainingSlices
 from .data.slices import VALIDATION, SliceStore
-from .engine import Report, Stage, make_fabric, one_cycle, require_finite, seed_step, silent
+from .engine import (
+    CHUNK,
+    Report,
+    Stage,
+    compiled,
+    images_to,
+    make_fabric,
+    one_cycle,
+    require_finite,
+    seed_step,
+    silent,
+    to_device,
+)
 from .errors import UserError
+from .health import Health
 from .metrics import classification_scores
-from .storage import key_of, written_aside
+from .storage import key_of
 
 LOG_EVERY = 10
-PROBE = 64
-"""Training images looked at for the health of a run."""
-CHUNK = 64
-"""Images per forward pass outside training."""
-
-
-def to_device(module: nn.Module, fabric: Fabric) -> nn.Module:
-    """Onto the device, channels last (the faster layout for 2-D convolutions on CPUs and GPUs alike)."""
-    return module.to(device=fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def images_to(fabric: Fabric, images: Tensor) -> Tensor:
-    """A batch onto the device, channels last."""
-    return images.to(fabric.device, memory_format=torch.channels_last)
-
-
-def compiled(module: nn.Module, settings: Settings) -> nn.Module:
-    """The module, compiled when the engine asks for it."""
-    return cast(nn.Module, torch.compile(module)) if settings.engine.compile else module
 
 
 def in_chunks(slices: TrainingSlices, members: np.ndarray) -> list[np.ndarray]:
@@ -109,7 +101,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     to_device(f, fabric)
     optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
-    network, wrapped = fabric.setup(compiled(f, settings), optimiser)
+    network, wrapped = fabric.setup(compiled(f, settings.engine), optimiser)
     augment, start = augmentation(s), 0
     if state := stage.resume():
         f.load_state_dict(state["f"])
@@ -207,8 +199,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         for name, part in parts.items():
             part.load_state_dict(state[name])
         start = state["step"]
-    g, g_step = fabric.setup(compiled(generator, settings), g_optimiser)
-    d, d_step = fabric.setup(compiled(discriminator, settings), d_optimiser)
+    g, g_step = fabric.setup(compiled(generator, settings.engine), g_optimiser)
+    d, d_step = fabric.setup(compiled(discriminator, settings.engine), d_optimiser)
     g.train()
     d.train()
     health = Health(slices, f, kept, fabric, settings)
@@ -268,57 +260,3 @@ def require_side(size: int, s: CoinSettings) -> None:
 def mirrored(images: Tensor) -> Tensor:
     """Half of the images, drawn at random, left-right mirrored."""
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
-
-
-class Health:
-    """Looks at the same few training images as training goes on: does anything flip, does everything change?
-
-    It sees images, image labels and f, no mask.
-    """
-
-    def __init__(self, slices: TrainingSlices, f: nn.Module, kept: AveragedModel, fabric: Fabric, settings: Settings) -> None:
-        self.f, self.kept, self.threshold = f, kept, settings.classifier.threshold
-        labels, rng = slices.labels(), np.random.default_rng([settings.seed, 3])
-        chosen = [rng.permutation(np.flatnonzero(labels == c))[: PROBE // 2] for c in (1, 0)]
-        batch = slices.batch(np.concatenate(chosen))
-        self.images, self.labels = images_to(fabric, batch.image), batch.label.numpy()
-
-    def look(self, picture: Path, generator: nn.Module | None = None) -> dict[str, float]:
-        """Flip rate and mean change on the probe; writes input / counterfactual / difference of eight images."""
-        generator = generator if generator is not None else self.kept.module
-        was_training = generator.training
-        generator.eval()
-        found = coin.explain(self.images, generator, self.f, threshold=0.0)
-        generator.train(was_training)
-        before, after = found.probability.cpu().numpy(), found.counterfactual_probability.cpu().numpy()
-        change = found.saliency.flatten(1).mean(1).cpu().numpy()
-        called = before >= self.threshold
-        save_sample(picture, self.images[:8].cpu(), found.counterfactual[:8].cpu())
-        return {
-            "probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0,
-            "probe_change_abnormal": float(change[self.labels == 1].mean()) if (self.labels == 1).any() else 0.0,
-            "probe_change_normal": float(change[self.labels == 0].mean()) if (self.labels == 0).any() else 0.0,
-        }
-
-    @staticmethod
-    def warnings(facts: Mapping[str, float]) -> list[str]:
-        """What a user should know before trusting the masks."""
-        found = []
-        if facts["probe_flip_rate"] < 0.5:
-            found.append(
-                f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal: train longer (coin.steps) or raise coin.classifier"
-            )
-        if facts["probe_change_normal"] > 0.1:
-            found.append("normal images are changed by more than 10% on average: raise coin.identity or lower coin.lr")
-        if facts["probe_change_abnormal"] < 1e-4:
-            found.append("the generator changes nothing: lower coin.identity and coin.tv")
-        return found
-
-
-def save_sample(path: Path, x: Tensor, counterfactual: Tensor) -> None:
-    """A grid PNG: input, counterfactual and difference in three rows."""
-    rows = [x[:, 0] / 2 + 0.5, counterfactual[:, 0] / 2 + 0.5, (x - counterfactual)[:, 0].abs().clamp(max=1)]
-    grid = torch.cat([torch.cat(list(row), dim=1) for row in rows])
-    pixels = (grid.clamp(0, 1) * 255).round().byte().numpy()
-    with written_aside(path) as part:
-        Image.fromarray(pixels).save(part)
