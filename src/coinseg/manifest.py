@@ -12,7 +12,7 @@ from .pipeline import Workspace, as_yaml
 from .storage import read_json, write_json
 
 SCHEMA = 1
-LIBRARIES = ("torch", "numpy", "monai", "kornia", "nibabel", "scipy", "timm")
+LIBRARIES = ("torch", "numpy", "kornia", "nibabel", "scipy", "timm")
 OUTPUTS = {
     "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "model": "model.json",
     "settings": "settings.yaml", "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
