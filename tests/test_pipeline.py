@@ -541,3 +541,23 @@ def test_a_mirrored_image_has_the_mirrored_mask(finished: Workspace) -> None:
 def test_the_oracle_is_an_upper_bound_of_the_mask_free_score(finished: Workspace) -> None:
     scores = finished.evaluate()
     assert scores["iou_oracle"] >= scores["iou_mask_free"] - 0.02  # the sweep is a grid
+
+
+def test_a_training_in_which_nothing_flips_says_so_while_it_runs(finished: Workspace, tmp_path: Path) -> None:
+    """With no wish to change anything and f calling everything abnormal, nothing can flip."""
+    settings = replace(finished.settings, coin=replace(finished.settings.coin, classifier=0.0, adversarial=0.0))
+    f = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 1)))
+    nn.init.zeros_(f.network[1].weight)
+    nn.init.constant_(f.network[1].bias, 3.0)
+    said: list[str] = []
+    train_coin(finished.store, f.frozen(), settings, tmp_path / "coin", lambda stage, done, total, values: said.append(stage))
+    assert any(stage.startswith("warning: only 0% of abnormal images flip") for stage in said)
+    assert any("changes nothing" in stage for stage in said)
+    kept = json.loads((tmp_path / "coin" / "stage.json").read_text())["warnings"]
+    assert len(kept) == 2
+
+
+def test_losses_that_are_not_numbers_stop_the_training_in_one_line(finished: Workspace, tmp_path: Path) -> None:
+    settings = replace(finished.settings, coin=replace(finished.settings.coin, tv=float("nan")))
+    with pytest.raises(UserError, match=r"tv.* became nan at step 10; required: finite losses; lower coin.lr"):
+        train_coin(finished.store, build(settings.classifier).frozen(), settings, tmp_path / "coin")

@@ -41,6 +41,11 @@ class ConsoleReport:
 
     def __call__(self, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         """Show that `done` of `total` steps of a stage are done, with the latest losses."""
+        if stage.startswith("warning: "):
+            if stage not in self._first:
+                self._first[stage] = (0.0, 0)
+                self.console.print(stage, style="yellow", highlight=False, soft_wrap=True)
+            return
         losses = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         if self.console.is_terminal:
             if stage not in self._tasks:

@@ -234,7 +234,11 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             stage.log(step + 1, values)
             report("coin", step + 1, s.steps, values)
         if (step + 1) % settings.engine.sample_every == 0:
-            stage.log(step + 1, health.look(folder / "samples" / f"step_{step + 1:06d}.png"))
+            facts = health.look(folder / "samples" / f"step_{step + 1:06d}.png")
+            stage.log(step + 1, facts)
+            report("coin", step + 1, s.steps, facts)
+            for warning in health.warnings(facts) if 2 * (step + 1) >= s.steps else []:
+                report(f"warning: {warning}", step + 1, s.steps, {})
         if (step + 1) % settings.engine.checkpoint_every == 0:
             stage.save(step + 1, **{name: part.state_dict() for name, part in parts.items()})
     result = cast(Generator, kept.module)
