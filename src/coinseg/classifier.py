@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
     import timm
 
     if not timm.is_model(settings.name.split(".")[0]):
-        near = timm.list_models(f"*{settings.name[:6]}*")[:3]
+        near = get_close_matches(settings.name, timm.list_models(), 3)
         raise UserError(
             f"classifier.name is '{settings.name}'",
             "'small', a timm model, or 'package.module:factory'",

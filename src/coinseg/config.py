@@ -198,7 +198,7 @@ class EngineSettings:
     Args:
         accelerator: "auto", "cpu" or "cuda".
         precision: Lightning Fabric precision, such as "32-true" or "bf16-mixed".
-        compile: compile the networks with torch.compile.
+        compile: compile the classifier and the generator with torch.compile.
         threads: CPU threads; 0 leaves the choice to torch.
         checkpoint_every: steps between checkpoints.
         sample_every: steps between sample pictures.

@@ -200,7 +200,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             part.load_state_dict(state[name])
         start = state["step"]
     g, g_step = fabric.setup(compiled(generator, settings.engine), g_optimiser)
-    d, d_step = fabric.setup(compiled(discriminator, settings.engine), d_optimiser)
+    # Not compiled: spectral normalisation updates itself in place between its two passes of a step.
+    d, d_step = fabric.setup(discriminator, d_optimiser)
     g.train()
     d.train()
     health = Health(slices, f, kept, fabric, settings)
