@@ -17,7 +17,7 @@ from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.cutting import Cut
 from .data.image import is_image, write_image_mask
-from .data.intensity import CODE_WINDOW, Window, signed
+from .data.intensity import Window, signed
 from .data.slices import LoadedCase, cut_pixels, encode, load_case
 from .data.volume import Geometry, read_volume, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
@@ -109,7 +109,7 @@ class Run:
 
     def segment_cases(self, cases: Sequence[LoadedCase]) -> list[Segmentation]:
         """Segment loaded cases together: their slices share the batches."""
-        size, window = self.settings.data.size, self.window if self.kind == "hu" else CODE_WINDOW
+        size = self.settings.data.size
         slots: list[tuple[int, Cut]] = []
         pixels: list[np.ndarray] = []
         for i, case in enumerate(cases):
@@ -119,7 +119,7 @@ class Run:
                 pixels.append(cut_pixels(scan[cut.index], cut.box, size, self.kind))
         found = [Segmentation(np.zeros(c.scan.shape, bool), np.full(len(c.scan), np.nan)) for c in cases]
         for start in range(0, len(slots), CHUNK):
-            images = torch.from_numpy(signed(window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
+            images = torch.from_numpy(signed(self.window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
             explained, refined = self.differences(images)
             masks = masks_of(refined, self.threshold, self.settings.masks)
             for (i, cut), mask, p in zip(slots[start : start + CHUNK], masks, explained.probability.numpy(), strict=True):

@@ -1,7 +1,7 @@
 """Shaped aliases and the few records that travel between rooms.
 
-Value ranges: an `Image` lives in [-1, 1] once prepared; a `Probability` in [0, 1]; a `Mask` is boolean.
-Weak supervision shows here: a training `Batch` has images and image labels and no lesion mask.
+Here are arrays as files hold them and what a layout says of a case. Batches are in `data/sampling.py`, where weak
+supervision shows: what training sees has images and image labels and no lesion mask.
 """
 
 from __future__ import annotations
