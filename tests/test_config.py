@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from coinseg.config import (
-    PRESETS,
-    AnomalySettings,
-    DataSettings,
-    Settings,
-    differences,
-    setting_names,
-    settings_from,
-    unknown_setting,
-)
+from coinseg.config import AnomalySettings, DataSettings, Settings
+from coinseg.settings import PRESETS, differences, setting_names, settings_from, unknown_setting
 from coinseg.errors import UserError
 
 THESIS = PRESETS["thesis"]

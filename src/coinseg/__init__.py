@@ -13,14 +13,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import PRESETS, Settings
+    from .config import Settings
     from .errors import UserError
     from .pipeline import Workspace
     from .runs import Run, Segmentation, load
+    from .settings import PRESETS
     from .training import train_classifier, train_coin
 
 _PLACES = {
-    "PRESETS": "config", "Settings": "config", "UserError": "errors", "Workspace": "pipeline", "Run": "runs",
+    "PRESETS": "settings", "Settings": "config", "UserError": "errors", "Workspace": "pipeline", "Run": "runs",
     "Segmentation": "runs", "load": "runs", "train_classifier": "training", "train_coin": "training",
 }  # fmt: skip
 __all__ = ["PRESETS", "Run", "Segmentation", "Settings", "UserError", "Workspace", "load", "train_classifier", "train_coin"]

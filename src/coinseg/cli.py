@@ -18,9 +18,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from .config import PRESETS, Settings, setting_names, settings_from, unknown_setting
+from .config import Settings
 from .errors import UserError
 from .progress import ConsoleReport
+from .settings import PRESETS, setting_names, settings_from, unknown_setting
 
 EXIT_DONE, EXIT_USER, EXIT_INTERRUPTED = 0, 2, 130
 DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segmentation masks by counterfactual inpainting.

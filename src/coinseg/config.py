@@ -1,18 +1,13 @@
 """Settings: frozen dataclasses, one per stage; every one can be set in YAML or on the command line.
 
-A run is one `Settings`. The presets at the end show what differs between them; nothing else in coinseg holds
-a default. An unknown key is an error (with the nearest known name), see `coinseg.cli`.
+A run is one `Settings`; nothing else in coinseg holds a default. How settings are read, named and compared, and the
+presets, are in `settings.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from difflib import get_close_matches
-from typing import Any, Literal, get_type_hints
-
-from beartype.door import is_bearable
-
-from .errors import UserError
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -33,12 +28,17 @@ class DataSettings:
             around each region (left and right kidney), only for injected anomalies, whose labels belong to the crop.
         roi_margin: room around the organ region, as a fraction of the region's longer side.
         min_organ_px: a slice is kept when its organ mask has at least this many native pixels.
+        min_lesion_px: where image labels are made from lesion masks, a slice is abnormal when its lesion has more native
+            pixels than this (0; the authors took 1000 at 512x512 for their hospital data).
+        small_lesions: what a slice with a smaller lesion is: "normal" (as in the authors' runs) or "drop" it from training.
         intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image by its own percentiles.
         validation: share of patients held out.
+        stratify: what the split keeps alike on both sides: "labels", the share of abnormal slices of a patient, or
+            "lesion_area", the volume of the lesion masks of a patient (thesis 3.6.2; masks are then used to split).
         split_by: "slice" splits inside patients when there is only one (scores are then optimistic).
     """
 
-    layout: Literal["auto", "totalsegmentator", "folders", "csv"] = "auto"
+    layout: Literal["auto", "totalsegmentator", "nnunet", "kits", "folders", "csv"] = "auto"
     organ: tuple[str, ...] = ()
     organ_from: str | None = None
     lesion: tuple[str, ...] = ()
@@ -50,8 +50,11 @@ class DataSettings:
     roi: Literal["none", "organ", "each"] = "none"
     roi_margin: float = 0.15
     min_organ_px: int = 32
+    min_lesion_px: int = 0
+    small_lesions: Literal["normal", "drop"] = "normal"
     intensity: Literal["auto", "hu", "percentile"] = "auto"
     validation: float = 0.2
+    stratify: Literal["labels", "lesion_area"] = "labels"
     split_by: Literal["patient", "slice"] = "patient"
 
 
@@ -117,16 +120,20 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class CoinSettings:
-    """Counterfactual inpainting (thesis 3.2, 3.3).
+    """The counterfactual method: COIN (thesis 3.2, 3.3), or Singla et al. (3.1) with two conditions or more.
 
     Args:
+        conditions: 1 is COIN: every image is asked to look normal. N >= 2 is Singla et al.: [0, 1] is cut into N bins, the
+            generator is told which bin f(X_cf) shall fall into, and it can remove an anomaly as well as add one.
+        regions: what the reconstruction loss averages over: "none" all pixels alike (L_1), "organ" the organ and the
+            background each on its own (CARL, 3.1.5). Never a lesion mask.
         width: channels at full resolution; doubles at every level of the encoder.
         depth: levels of the encoder and of the decoder, each halving or doubling the side.
         skips: skip connections, counted from the deepest (thesis Table 1); at most depth - 1.
         discriminator_width: channels of the discriminator's first block.
         discriminator_depth: residual blocks of the discriminator that halve the side.
-        fusion: how the perturbation meets the image: "bounded" is exactly the identity at zero,
-            "tanh" is the thesis' tanh(X + delta).
+        fusion: how the perturbation meets the image: "bounded" is exactly the identity at zero, "tanh" is the thesis'
+            tanh(X + delta), "none" is no perturbation: the decoder paints the whole image, tanh(delta).
         adversarial: weight of the data consistency loss.
         classifier: weight of the classifier consistency loss.
         identity: weight of the forward self-consistency loss.
@@ -142,12 +149,14 @@ class CoinSettings:
         ema: decay of the averaged generator that is kept; 0 keeps the last one.
     """
 
+    conditions: int = 1
+    regions: Literal["none", "organ"] = "none"
     width: int = 8
     depth: int = 4
     skips: int = 3
     discriminator_width: int = 8
     discriminator_depth: int = 4
-    fusion: Literal["bounded", "tanh"] = "bounded"
+    fusion: Literal["bounded", "tanh", "none"] = "bounded"
     adversarial: float = 1.0
     classifier: float = 5.0
     identity: float = 4.0
@@ -161,6 +170,26 @@ class CoinSettings:
     beta1: float = 0.0
     beta2: float = 0.99
     ema: float = 0.99
+
+
+@dataclass(frozen=True)
+class AttributionSettings:
+    """ScoreCAM, LayerCAM and their family, and RISE (thesis 3.5); they read f and train nothing.
+
+    Args:
+        layer: of f, for the CAMs: "last" as in the thesis, "best" the one whose maps hide and show the evidence best on
+            training images (no mask is used), or a module's name.
+        masks: random masks of RISE (6000 in the authors' runs).
+        grid: cells of a RISE mask along each side (8 in the authors' runs, 7 in the paper).
+        probability: share of RISE's cells that stay visible (0.1 in the authors' runs, 0.5 in the paper).
+        batch: images per forward pass of f.
+    """
+
+    layer: str = "last"
+    masks: int = 1000
+    grid: int = 8
+    probability: float = 0.5
+    batch: int = 128
 
 
 @dataclass(frozen=True)
@@ -220,105 +249,27 @@ class Settings:
 
     Args:
         seed: every random choice follows from it.
+        method: "counterfactual" (COIN, or Singla et al. by coin.conditions), or an attribution: "scorecam", "layercam",
+            another CAM by its name, "rise".
         data: what is read.
         anomaly: the synthetic anomaly.
         classifier: the classifier f.
         coin: counterfactual inpainting.
+        attribution: CAMs and RISE.
         masks: from difference to mask.
         engine: where it is computed.
     """
 
     seed: int = 0
+    method: str = "counterfactual"
     data: DataSettings = field(default_factory=DataSettings)
     anomaly: AnomalySettings = field(default_factory=AnomalySettings)
     classifier: ClassifierSettings = field(default_factory=ClassifierSettings)
     coin: CoinSettings = field(default_factory=CoinSettings)
+    attribution: AttributionSettings = field(default_factory=AttributionSettings)
     masks: MaskSettings = field(default_factory=MaskSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain nested dictionaries, ready for JSON or YAML."""
         return asdict(self)
-
-
-_DEFAULT = Settings()
-
-PRESETS: dict[str, Settings] = {
-    "default": _DEFAULT,
-    # 256x256 with the authors' networks, losses and optimiser; wants a GPU.
-    "thesis": replace(
-        _DEFAULT,
-        classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, lr=1e-3, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0),
-        coin=replace(
-            _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
-            fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
-            batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
-        ),
-        masks=replace(_DEFAULT.masks, refine="none", flips=False, peak=0.0),
-    ),
-}  # fmt: skip
-
-
-def settings_from(values: dict[str, Any]) -> Settings:
-    """Settings from nested dictionaries (YAML, JSON); missing keys keep their defaults.
-
-    Raises:
-        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
-    """
-    return _filled(Settings(), values, "")
-
-
-def _filled(base: Any, values: dict[str, Any], prefix: str) -> Any:
-    hints = get_type_hints(type(base))
-    if not isinstance(values, dict):
-        raise UserError(f"{prefix.rstrip('.') or 'the settings'} is {values!r}", "a mapping of settings", "see --print_config")
-    changed = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise unknown_setting(f"{prefix}{name}", [prefix + known for known in hints])
-        current, hint = getattr(base, name), hints[name]
-        if is_dataclass(current):
-            value = _filled(current, value, f"{prefix}{name}.")
-        elif isinstance(current, tuple) and isinstance(value, list | tuple):
-            value = tuple(str(item) for item in value)
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not is_bearable(value, hint):
-            wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            raise UserError(f"{prefix}{name} is {value!r}", wanted, "mend the setting")
-        changed[name] = value
-    return replace(base, **changed)
-
-
-def unknown_setting(name: str, known: list[str]) -> UserError:
-    """The error for a setting there is none of, with the nearest name."""
-    leaf = {k.rsplit(".", 1)[-1]: k for k in known}
-    near = get_close_matches(name, known, 1, 0.5) or [
-        leaf[m] for m in get_close_matches(name.rsplit(".", 1)[-1], list(leaf), 1, 0.5)
-    ]
-    return UserError(
-        f"unknown setting '{name}'",
-        "a name that --print_config shows",
-        f"did you mean '{near[0]}'?" if near else "see --print_config",
-    )
-
-
-def setting_names(base: Any = _DEFAULT, prefix: str = "") -> list[str]:
-    """All settings, dotted."""
-    names = []
-    for f in fields(base):
-        value = getattr(base, f.name)
-        names += setting_names(value, f"{prefix}{f.name}.") if is_dataclass(value) else [prefix + f.name]
-    return names
-
-
-def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
-    """What differs between two settings, as "name: one -> other"; the engine is never part of it."""
-    found = []
-    for f in fields(one):
-        a, b = getattr(one, f.name), getattr(other, f.name)
-        if is_dataclass(a):
-            found += [] if f.name == "engine" else differences(a, b, f"{prefix}{f.name}.")
-        elif a != b:
-            found.append(f"{prefix}{f.name}: {a} -> {b}")
-    return found

@@ -20,7 +20,7 @@ from PIL import Image
 
 from . import runs
 from .classifier import Classifier
-from .config import Settings, differences, settings_from
+from .config import Settings
 from .counterfactual.generator import Generator
 from .data.image import write_image_mask
 from .data.layouts import read_layout
@@ -30,6 +30,7 @@ from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .masks import Threshold, choose_threshold
+from .settings import differences, settings_from
 from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
 from .training import coin_key, require_side, train_classifier, train_coin
 from .types import Case, Cohort

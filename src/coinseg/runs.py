@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from .classifier import build, load_weights
-from .config import Settings, settings_from
+from .config import Settings
 from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.cutting import Cut
@@ -23,8 +23,9 @@ from .data.volume import Geometry, read_volume, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
 from .masks import masks_of, refine
+from .settings import settings_from
 from .storage import read_json, write_json
-from .types import Case, MaskSource
+from .types import Case, Explanation, MaskSource
 
 MODEL = "model.json"
 
@@ -70,7 +71,7 @@ class Run:
         for module in (self.f, self.generator):
             to_device(module.eval(), self.fabric)
 
-    def explain(self, images: Tensor, inpaint_all: bool = False) -> coin.Explanation:
+    def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
         """Explain images (B, 1, S, S) in [-1, 1], in chunks; see `coinseg.counterfactual.coin.explain`.
 
         Args:
@@ -86,9 +87,9 @@ class Run:
         level = 0.0 if inpaint_all else self.settings.classifier.threshold
         found = [coin.explain(images_to(self.fabric, part), self.generator, self.f, level) for part in images.split(CHUNK)]
         names = ("probability", "counterfactual", "counterfactual_probability", "saliency")
-        return coin.Explanation(*(torch.cat([getattr(e, name) for e in found]).cpu() for name in names))
+        return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in names})
 
-    def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[coin.Explanation, np.ndarray]:
+    def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the refined differences (B, S, S) that masks are read from.
 
         With `masks.flips` the difference is the mean over an image and its mirror image: what the generator does for

@@ -1,6 +1,6 @@
 """Shaped aliases and the few records that travel between rooms.
 
-Here are arrays as files hold them and what a layout says of a case. Batches are in `data/sampling.py`, where weak
+Here are arrays as files hold them, what a layout says of a case, and what a method says of images. Batches are in `data/sampling.py`, where weak
 supervision shows: what training sees has images and image labels and no lesion mask.
 """
 
@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Slice = Float[np.ndarray, "height width"]
 """One grey image in [0, 1] (as stored) or in source units (as read)."""
@@ -76,3 +80,21 @@ class Cohort:
     cases: tuple[Case, ...]
     label_source: str
     problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a method says of a batch of images X (B, C, ...).
+
+    Args:
+        probability: f(X) in [0, 1], (B,).
+        saliency: in [0, 1], (B, ...): |X - X_cf| / 2, the mean over channels, of a counterfactual method; the map of an
+            attribution, stretched to [0, 1] for each image.
+        counterfactual: X_cf in [-1, 1], (B, C, ...); exactly X where nothing was asked. None for an attribution.
+        counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
+    """
+
+    probability: Tensor
+    saliency: Tensor
+    counterfactual: Tensor | None = None
+    counterfactual_probability: Tensor | None = None

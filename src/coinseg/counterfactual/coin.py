@@ -8,12 +8,12 @@ f arrives as a callable from images to logits; its weights are frozen by whoever
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..config import CoinSettings
+from ..types import Explanation
 from . import losses
 
 Logits = Callable[[Tensor], Tensor]
@@ -50,23 +50,6 @@ def generator_losses(
 def discriminator_loss(real: Tensor, counterfactual: Tensor, discriminator: Logits) -> Tensor:
     """L_D on images and (detached) counterfactuals (B, C, ...)."""
     return losses.discriminator_adversarial(discriminator(real), discriminator(counterfactual.detach()))
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What COIN says of a batch.
-
-    Args:
-        probability: f(X) in [0, 1], (B,).
-        counterfactual: X_cf in [-1, 1], (B, C, ...); exactly X where f(X) is below the threshold.
-        counterfactual_probability: f(X_cf) in [0, 1], (B,).
-        saliency: |X - X_cf| / 2 in [0, 1], the mean over channels, (B, ...).
-    """
-
-    probability: Tensor
-    counterfactual: Tensor
-    counterfactual_probability: Tensor
-    saliency: Tensor
 
 
 @torch.no_grad()
