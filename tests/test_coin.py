@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from coinseg.config import CoinSettings
-from coinseg.counterfactual.coin import discriminator_loss, explain, generator_losses
+from coinseg.counterfactual import coin
+from coinseg.counterfactual.coin import Generated, discriminator_loss, explain
 
 WEIGHTS = CoinSettings(adversarial=2.0, classifier=5.0, identity=3.0, cycle=7.0, tv=0.05)
 NAMES = ("adversarial", "classifier", "identity", "cycle", "tv")
@@ -47,6 +49,12 @@ BY_HAND = {
     "cycle": 7 * 0.75 / 4,
     "tv": 0.05 * 2 * 63.75**2 / 4,
 }
+
+
+def generator_losses(x: Tensor, generator: Any, d: Any, f: Any, weights: CoinSettings) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms and X_cf, made as training makes them."""
+    made = coin.generate(x, generator, f, weights)
+    return coin.generator_losses(x, made, generator, d, f, weights), made.image
 
 
 def test_terms_by_hand() -> None:
@@ -136,14 +144,14 @@ def test_every_term_reaches_the_generator(name: str) -> None:
 
 def test_discriminator_loss_by_hand() -> None:
     # D says -4 on X and -2 on X_cf: softplus(4) + softplus(-2)
-    found = discriminator_loss(X, X / 2, toy_discriminator)
+    found = discriminator_loss(X, Generated(X / 2), toy_discriminator)
     assert found.item() == pytest.approx(softplus(4.0) + softplus(-2.0), rel=1e-12)
 
 
 def test_discriminator_step_does_not_reach_the_generator() -> None:
     generator, d, _ = networks()
     x = torch.rand(2, 1, 4, 4)
-    discriminator_loss(x, generator(x), d).backward()
+    discriminator_loss(x, Generated(generator(x)), d).backward()
     assert all(p.grad is None for p in generator.parameters())
     assert all(p.grad is not None for p in d.parameters())
 

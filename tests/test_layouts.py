@@ -144,6 +144,20 @@ def test_totalsegmentator_labels_of_unknown_scans_are_said(tmp_path: Path) -> No
     assert any("s7" in line for line in read_layout(root, SETTINGS).problems)
 
 
+def test_totalsegmentator_labels_of_whole_scans(tmp_path: Path) -> None:
+    root = scans(tmp_path, "s1", "s2")
+    (root / "labels.csv").write_text("image_id,label\ns1,1\ns2,0\n")
+    assert [(case.label, dict(case.slice_labels)) for case in read_layout(root, SETTINGS).cases] == [(1, {}), (0, {})]
+
+
+def test_labels_that_lesion_masks_will_give_are_announced(tmp_path: Path) -> None:
+    root = scans(tmp_path, "s1", "s2")
+    source = read_layout(root, replace(SETTINGS, lesion=("kidney_left",))).label_source
+    assert source == (
+        "no image labels in the data; where none is given, made from the lesion masks (kidney_left): a slice is abnormal with any"
+    )
+
+
 def test_totalsegmentator_slips_of_spelling(tmp_path: Path) -> None:
     root = scans(tmp_path, "s1", "s2")
     with pytest.raises(UserError, match="nearest: kidney_left"):

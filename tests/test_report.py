@@ -14,7 +14,8 @@ from PIL import Image
 
 from coinseg.config import Settings
 from coinseg.errors import UserError
-from coinseg.report import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, examples_figure, heat, overlay, write_report
+from coinseg.pictures import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, heat, overlay
+from coinseg.report import examples_figure, write_report
 
 SHOWN = {
     "iou_mask_free": (0.4123, "0.412"),

@@ -33,6 +33,28 @@ def normalisation(dims: int, channels: int) -> nn.Module:
     return _NORM[dims](channels)
 
 
+class ConditionalNorm(nn.Module):
+    """Batch normalisation whose gain and shift are looked up by the condition (Dumoulin et al. 2017; thesis 3.1.1).
+
+    Args:
+        dims: 2 for slices, 3 for volumes.
+        channels: of the features.
+        conditions: how many there are.
+    """
+
+    def __init__(self, dims: int, channels: int, conditions: int) -> None:
+        super().__init__()
+        self.norm = _NORM[dims](channels, affine=False)
+        self.gain, self.shift = nn.Embedding(conditions, channels), nn.Embedding(conditions, channels)
+        nn.init.ones_(self.gain.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(B, channels, ...) and conditions (B,) -> (B, channels, ...)."""
+        shape = (*x.shape[:2], *[1] * (x.ndim - 2))
+        return self.norm(x) * self.gain(condition).view(shape) + self.shift(condition).view(shape)
+
+
 def _widened(kernel: Tensor) -> Tensor:
     """A 3-tap kernel (O, I, 3, ...) summed with itself one pixel on, along every spatial axis: (O, I, 4, ...)."""
     for axis in range(2, kernel.ndim):
@@ -74,6 +96,7 @@ class ResidualBlock(nn.Module):
             first one (nearest neighbour), None keeps it.
         norm: batch normalisation before each ReLU (encoder, decoder); the discriminator has none.
         spectral: spectral normalisation of every convolution (discriminator).
+        conditions: 2 or more for normalisation by condition (the decoder of Singla et al.).
     """
 
     def __init__(
@@ -84,25 +107,34 @@ class ResidualBlock(nn.Module):
         resample: Literal["up", "down"] | None = None,
         norm: bool = True,
         spectral: bool = False,
+        conditions: int = 1,
     ) -> None:
         super().__init__()
-        self.norm1 = normalisation(dims, inputs) if norm else nn.Identity()
+        self.conditional = conditions > 1
+
+        def make_norm(channels: int) -> nn.Module:
+            if not norm:
+                return nn.Identity()
+            return ConditionalNorm(dims, channels, conditions) if self.conditional else normalisation(dims, channels)
+
+        self.norm1 = make_norm(inputs)
         self.conv1 = convolution(dims, inputs, outputs, spectral=spectral)
-        self.norm2 = normalisation(dims, outputs) if norm else nn.Identity()
+        self.norm2 = make_norm(outputs)
         self.conv2 = convolution(dims, outputs, outputs, spectral=spectral)
         self.shortcut = convolution(dims, inputs, outputs, kernel=1, spectral=spectral)
         self.resample = resample
         self.up = nn.Upsample(scale_factor=2, mode="nearest") if resample == "up" else nn.Identity()
         self.down = _POOL[dims](2) if resample == "down" else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept."""
-        branch = torch.relu(self.norm1(x))
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept; conditions (B,) where it has some."""
+        asked = (condition,) if self.conditional else ()
+        branch = torch.relu(self.norm1(x, *asked))
         if self.resample == "up":
             branch = upsample_then_convolve(branch, self.conv1)
         else:
             branch = self.conv1(branch)
-        branch = torch.relu(self.norm2(branch))
+        branch = torch.relu(self.norm2(branch, *asked))
         if self.resample == "down":
             branch = convolve_then_pool(branch, self.conv2)
         else:

@@ -39,6 +39,7 @@ COMMANDS = {
     "train-coin": ("train the generator of a run folder against its classifier", "coinseg train-coin out/run"),
     "evaluate": ("score a run folder on its held-out patients", "coinseg evaluate out/run"),
     "report": ("write masks, manifest.json and report.html of a run folder", "coinseg report out/run"),
+    "reproduce": ("a table of the thesis: every row trained and scored, in the thesis' protocol and an honest one", "coinseg reproduce table2 --data my_images -o out/tables --seeds 3"),
     "segment": ("segment a scan, an image or a folder of them", "coinseg segment -i scan.nii.gz -o mask.nii.gz --model out/run"),
 }  # fmt: skip
 
@@ -97,13 +98,18 @@ def _starting_settings(name: str, arguments: list[str]) -> Settings:
     def after(*options: str) -> list[str]:
         return [b for a, b in zip(arguments, arguments[1:], strict=False) if a in options]
 
-    folders = after("-o", "--out") if name in ("run", "prepare") else [a for a in arguments if not a.startswith("-")]
+    folders = after("-o", "--out") if name in ("run", "prepare", "reproduce") else [a for a in arguments if not a.startswith("-")]
     stored = [Path(folder) / "settings.yaml" for folder in folders[:1]]
     named = after("--preset")
     if not named and stored and stored[0].is_file():
         import yaml
 
         return settings_from(yaml.safe_load(stored[0].read_text(encoding="utf-8"))["settings"])
+    if name == "reproduce":
+        from .experiments import SCALES
+
+        scale = (after("--scale") or ["small"])[0]
+        return SCALES.get(scale, PRESETS["default"])
     if named and named[0] not in PRESETS:
         raise UserError(f"unknown preset '{named[0]}'", f"one of {', '.join(PRESETS)}", "choose one")
     return PRESETS[named[0] if named else "default"]
@@ -127,17 +133,38 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
         return
-    if name in ("run", "prepare"):
+    if name == "reproduce":
+        _fill_reproduce(sub)
+    elif name in ("run", "prepare"):
         sub.add_argument("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
         sub.add_argument("-o", "--out", type=Path, required=True, help="output folder, outside the data")
     else:
         sub.add_argument("out", type=Path, help="the run folder")
     sub.add_argument("--overwrite", action="store_true", help="redo what other settings than before make stale")
-    sub.add_argument("--dry-run", action="store_true", help="check data, settings and disk, estimate the time, do nothing")
-    sub.add_argument("--preset", choices=list(PRESETS), default="default", help="settings to start from")
+    if name != "reproduce":
+        sub.add_argument("--dry-run", action="store_true", help="check data, settings and disk, estimate the time, do nothing")
+        sub.add_argument("--preset", choices=list(PRESETS), default="default", help="settings to start from")
     sub.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
     sub.add_class_arguments(Settings, None)
     sub.set_defaults(_flat(_starting_settings(name, arguments).as_dict()))
+
+
+def _fill_reproduce(sub: Parser) -> None:
+    from .experiments import SCALES, TABLES
+
+    sub.add_argument("table", choices=list(TABLES), help="which table of the thesis")
+    sub.add_argument(
+        "--data-path", type=Path, default=None, help="--data PATH: the data, as for run; a phantom cohort is made without"
+    )
+    sub.add_argument("-o", "--out", type=Path, required=True, help="output folder, shared by the three tables")
+    sub.add_argument("--scale", choices=list(SCALES), default="small", help="small for two CPU cores, paper for a GPU")
+    sub.add_argument("--seeds", type=int, default=3, help="how many; each has its own split, classifier and generators")
+    sub.add_argument("--name", default=None, help="of the data set, for the tables")
+    sub.add_argument("--slices", type=int, default=0, help="held-out slices scored at most, the same for every method; 0 is all")
+    sub.add_argument("--fid", default=None, help='Inception weights for FID: a file, or "download"; no FID without')
+    sub.add_argument(
+        "--fid-features", type=int, default=768, help="width of the Inception features: 64, 192, 768 (authors) or 2048"
+    )
 
 
 def build_parser(arguments: list[str]) -> Parser:
@@ -165,6 +192,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = build_parser(arguments)
+        if arguments[:1] == ["reproduce"]:
+            # Settings own the name "data"; a plain --data is the path.
+            arguments = [re.sub(r"^--data(?==|$)", "--data-path", word) for word in arguments]
         parsed = parser.parse_args(joined_lists(arguments) or ["--help"])
         name, options = parsed.command, parsed[parsed.command]
         with ConsoleReport() as report:
@@ -237,6 +267,33 @@ def _stages(name: str, options: Namespace, report: ConsoleReport, command: str) 
         _summary(work, command)
 
 
+def _reproduce(name: str, options: Namespace, report: ConsoleReport, command: str) -> None:
+    from . import pipeline, reproduce
+
+    values, data = options.as_dict(), options.data_path
+    settings = settings_from({key: values[key] for key in _GROUPS})
+    made = data is None
+    if made:
+        data, settings = options.out / "phantom", reproduce.on_phantom(settings)
+    if options.seeds < 1 or options.slices < 0:
+        raise UserError(f"--seeds {options.seeds}, --slices {options.slices}", "1 seed or more, 0 slices or more", "mend them")
+    data = pipeline.resolve(data, options.out, settings, options.overwrite)
+    pipeline.write_settings(data, options.out, settings)
+    if made:
+        from .data.phantom import write_cohort
+
+        write_cohort(data, reproduce.PHANTOM, 0, lambda done, total: report("phantom", done, total, {}))
+    job = reproduce.Job(
+        data, options.out, settings, options.scale, options.seeds, options.slices, options.fid, options.fid_features
+    )
+    files, records = reproduce.reproduce(job, options.table, options.name or data.name, report)
+    for record in records:
+        found = [value for value in record["scores"].get("iou", []) if value is not None]
+        shown = f"{sum(found) / len(found):.3f}" if found else "none"
+        print(f"  {record['protocol']:<8} {record['method']:<28} IoU {shown}")
+    print("\n".join(str(path) for path in files))
+
+
 def _line(values: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float) and k != "seconds")
 
@@ -263,4 +320,4 @@ def _summary(work: Any, command: str) -> None:
     )
 
 
-ACTIONS = {"phantom": _phantom, "segment": _segment}
+ACTIONS = {"phantom": _phantom, "segment": _segment, "reproduce": _reproduce}

@@ -16,9 +16,12 @@ class DataSettings:
 
     Args:
         layout: how the folder is arranged; "auto" looks and says what it found.
-        organ: regions of interest: TotalSegmentator class names ("kidney_left"), or label values ("1") of an organ label map.
+        organ: regions of interest: TotalSegmentator class names ("kidney_left"), labels of nnU-Net's dataset.json or of KiTS by
+            name ("kidney"), or label values ("1") of an organ label map. In nnU-Net and KiTS data "kidney+malignant" is one
+            region: a label map's kidney ends where its tumour begins.
         organ_from: another folder with the organ masks, arranged like the data (the thesis re-predicted its kidneys).
-        lesion: TotalSegmentator class names of lesion masks; used for scoring only.
+        lesion: names or label values of the lesion, as for organ; all of them together are the lesion. Used for scoring, and
+            where slices have no image label for making one: nnU-Net data need it then, KiTS takes the tumour.
         study_type: TotalSegmentator scans are kept when study_type in meta.csv contains this word; "" keeps all.
         normal: folders of normal images, relative to the data, for the plain-folder layout.
         abnormal: folders of abnormal images, relative to the data, for the plain-folder layout.
@@ -30,11 +33,13 @@ class DataSettings:
         min_organ_px: a slice is kept when its organ mask has at least this many native pixels.
         min_lesion_px: where image labels are made from lesion masks, a slice is abnormal when its lesion has more native
             pixels than this (0; the authors took 1000 at 512x512 for their hospital data).
-        small_lesions: what a slice with a smaller lesion is: "normal" (as in the authors' runs) or "drop" it from training.
+            Given labels (tables, folders) always win over masks.
+        small_lesions: what a slice with a smaller lesion is: "normal" on both sides of the split (as in the authors' runs), or
+            "drop": left out of training, and abnormal on the held-out side, whatever the lesion's size.
         intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image by its own percentiles.
         validation: share of patients held out.
         stratify: what the split keeps alike on both sides: "labels", the share of abnormal slices of a patient, or
-            "lesion_area", the volume of the lesion masks of a patient (thesis 3.6.2; masks are then used to split).
+            "lesion_area", the lesion pixels of a patient in all (thesis 3.6.2; lesion masks are then used, to split only).
         split_by: "slice" splits inside patients when there is only one (scores are then optimistic).
     """
 
@@ -197,7 +202,7 @@ class MaskSettings:
     """From the difference |X - X_cf| to a mask (thesis 3.7, 4.2); no lesion mask is used here.
 
     Args:
-        threshold: "normals" takes the quantile of the difference over training images labelled normal;
+        threshold: "auto" is "normals" for a counterfactual method and "otsu" for an attribution; "normals" takes the quantile of the difference over training images labelled normal;
             "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
         quantile: the quantile for "normals".
         peak: a pixel must also exceed this share of the peak of its image's difference; 0 is off.
@@ -209,7 +214,7 @@ class MaskSettings:
         min_px: components smaller than this are dropped.
     """
 
-    threshold: Literal["normals", "otsu"] | float = "normals"
+    threshold: Literal["auto", "normals", "otsu"] | float = "auto"
     quantile: float = 0.98
     peak: float = 0.35
     flips: bool = True

@@ -9,7 +9,7 @@ import torch
 
 from .classifier import build
 from .config import Settings
-from .counterfactual import coin
+from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
 from .engine import images_to, make_fabric, to_device
@@ -31,12 +31,13 @@ def seconds_per_step(settings: Settings) -> tuple[float, float]:
     few = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
     classifier = _seconds(lambda: f(few).mean().backward())
     f.eval().requires_grad_(False)
+    method = coin if settings.coin.conditions == 1 else singla
     x = few[: settings.coin.batch] if len(few) >= settings.coin.batch else few
 
     def step() -> None:
-        terms, counterfactual = coin.generator_losses(x, generator, discriminator, f, settings.coin)
-        torch.stack(list(terms.values())).sum().backward()
-        coin.discriminator_loss(x, counterfactual, discriminator).backward()
+        made = method.generate(x, generator, f, settings.coin)
+        torch.stack(list(method.generator_losses(x, made, generator, discriminator, f, settings.coin).values())).sum().backward()
+        method.discriminator_loss(x, made, discriminator).backward()
 
     return classifier, _seconds(step) * settings.coin.batch / len(x)
 

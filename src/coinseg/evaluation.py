@@ -1,103 +1,53 @@
 """Scores on the held-out side: the only place where lesion masks meet predictions.
 
 The threshold comes in from outside (chosen without masks). The oracle, which tunes a threshold on the very masks it is
-scored with, exists only to say how far the mask-free one is from the best possible, and is named oracle everywhere.
+scored with, exists only to say how far the mask-free one is from the best possible, and is named oracle everywhere. What
+is counted and how is in `protocols.py`.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from . import metrics
 from .config import Settings
-from .data.sampling import ScoredSlices
+from .data.sampling import ScoredBatch, ScoredSlices
 from .engine import CHUNK
 from .masks import masks_of
+from .protocols import Explained, honest
 from .storage import write_json, written_aside
+from .types import Explanation
 
-ORACLE_THRESHOLDS = np.linspace(0.0125, 0.5, 40)
-ORACLE_PEAKS = np.linspace(0.025, 1, 40)
-"""The oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
 EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
-Explain = Callable[[Tensor], tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
-"""Images (B, 1, H, W) -> f(X) (B,), f(X_cf) (B,), X_cf (B, H, W) in [-1, 1], refined difference (B, H, W)."""
+Explain = Callable[[ScoredBatch], tuple[Explanation, np.ndarray]]
+"""Slices -> their explanation and the refined maps (B, S, S); it looks at images and labels, never at masks."""
 
 
-@dataclass(frozen=True)
-class Explained:
-    """All held-out slices, explained: arrays over n slices."""
-
-    rows: np.ndarray
-    label: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
-    image: np.ndarray
-    counterfactual: np.ndarray
-    refined: np.ndarray
-    truth: np.ndarray
-    known: np.ndarray
-
-
-def explain_all(slices: ScoredSlices, explain: Explain, report: Callable[[int, int], None]) -> Explained:
-    """Explain every slice of this side, in batches; images and X_cf come back in [0, 1]."""
-    parts = []
-    for start in range(0, len(slices), CHUNK):
-        report(start, len(slices))
-        batch = slices.scored(np.arange(start, min(start + CHUNK, len(slices))))
-        before, after, counterfactual, refined = explain(batch.image)
-        image = batch.image[:, 0].numpy() / 2 + 0.5
-        parts.append((batch.rows, batch.label, before, after, image, counterfactual / 2 + 0.5, refined, batch.truth, batch.known))
-    return Explained(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
-def sweep(refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings) -> float | None:
-    """The best pooled IoU any threshold reaches on these very masks (thesis 4.2): an upper bound, never a result."""
-    reached = [metrics.pooled_iou(masks_of(refined, t, settings.masks, peak=0.0), truth) for t in ORACLE_THRESHOLDS]
-    reached += [metrics.pooled_iou(masks_of(refined, threshold, settings.masks, peak=share), truth) for share in ORACLE_PEAKS]
-    return max((value for value in reached if value is not None), default=None)
-
-
-def score(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
-    """Every score, each a number in [0, 1] or None, with the reason for every None."""
-    scored = (found.label == 1) & found.known
-    normal = found.label == 0
-    masks, truth = predicted[scored], found.truth[scored]
-    oracle = sweep(found.refined[scored], truth, threshold, settings) if scored.any() else None
-    level = settings.classifier.threshold
-    scores: dict[str, Any] = {
-        "iou_mask_free": metrics.pooled_iou(masks, truth),
-        "iou_oracle": oracle,
-        "dice_per_image": metrics.mean_dice(masks, truth),
-        "false_positive_area": metrics.false_positive_area(predicted[normal]),
-        "normals_marked": float(predicted[normal].any((1, 2)).mean()) if normal.any() else None,
-        "lesions_touched": float((masks & truth).any((1, 2)).mean()) if scored.any() else None,
-        "cv": metrics.counterfactual_validity(found.before, found.after),
-        "flip_rate": metrics.flip_rate(found.before, found.after, level),
-        **metrics.classification_scores(found.before, found.label, level),
-        "slices_abnormal": int((found.label == 1).sum()),
-        "slices_scored": int(scored.sum()),
-        "slices_normal": int(normal.sum()),
-    }
-    scores["null_because"] = {name: _reason(name, scored, normal) for name, value in scores.items() if value is None}
-    return scores
-
-
-def _reason(name: str, scored: np.ndarray, normal: np.ndarray) -> str:
-    if name in ("cv", "flip_rate"):
-        return "the classifier calls no held-out image abnormal" + (f" with f > {metrics.TAU}" if name == "cv" else "")
-    if name in ("false_positive_area", "normals_marked"):
-        return "no held-out image is normal" if not normal.any() else "nothing to count"
-    if name == "auroc":
-        return "only one class is held out"
-    return "no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"
+def explain_all(
+    slices: ScoredSlices, explain: Explain, report: Callable[[int, int], None], members: np.ndarray | None = None
+) -> Explained:
+    """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1]."""
+    members = np.arange(len(slices)) if members is None else members
+    parts: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(members), CHUNK):
+        report(start, len(members))
+        batch = slices.scored(members[start : start + CHUNK])
+        e, refined = explain(batch)
+        found = {
+            "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": refined,
+            "before": e.probability.numpy(), "image": batch.image[:, 0].numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
+        }  # fmt: skip
+        if e.counterfactual is not None and e.counterfactual_probability is not None:
+            found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual[:, 0].numpy() / 2 + 0.5}
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value)
+    return Explained(**{name: np.concatenate(values) for name, values in parts.items()})
 
 
 def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, int]]:
@@ -105,7 +55,7 @@ def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, 
 
     Without masks there is no ranking: abnormal slices at even distances instead.
     """
-    scored = np.flatnonzero((found.label == 1) & found.known & found.truth.any((1, 2)))
+    scored = np.flatnonzero(found.known & found.truth.any((1, 2)))
     abnormal = np.flatnonzero(found.label == 1)
     chosen: list[tuple[str, int]] = []
     if len(scored):
@@ -117,7 +67,7 @@ def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, 
         chosen += [("worst", int(i)) for i in order[:EXAMPLES]]
     elif len(abnormal):
         chosen += [("abnormal", int(i)) for i in abnormal[np.linspace(0, len(abnormal) - 1, 2 * EXAMPLES).astype(int)]]
-    normal = np.flatnonzero(found.label == 0)
+    normal = np.flatnonzero(~found.abnormal)
     if len(normal):
         chosen += [("normal", int(i)) for i in normal[np.linspace(0, len(normal) - 1, EXAMPLES).astype(int)]]
     return chosen
@@ -141,7 +91,7 @@ def evaluate(
     """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`."""
     found = explain_all(slices, explain, report)
     predicted = masks_of(found.refined, threshold, settings.masks)
-    scores = score(found, predicted, threshold, settings)
+    scores = honest(found, predicted, threshold, settings)
     index = slices.store.index
     folder.mkdir(parents=True, exist_ok=True)
     with written_aside(folder / "slices.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
@@ -151,24 +101,27 @@ def evaluate(
             known = bool(found.known[i])
             writer.writerow([
                 index["case"][row], index["patient"][row], index["slice"][row], index["region"][row], found.label[i],
-                f"{found.before[i]:.4f}", f"{found.after[i]:.4f}", int(predicted[i].sum()),
+                f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}", int(predicted[i].sum()),
                 int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
             ])  # fmt: skip
     chosen = choose_examples(found, predicted)
     positions = [i for _, i in chosen]
+    # An attribution has no counterfactual: NaN, which the report leaves out.
+    painted = np.full_like(found.image, np.nan) if found.counterfactual is None else found.counterfactual
+    after = np.full_like(found.before, np.nan) if found.after is None else found.after
     with written_aside(folder / "examples.npz") as part:
         np.savez_compressed(
             part,
             group=np.array([group for group, _ in chosen], dtype=str),
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
             image=found.image[positions].astype(np.float16),
-            counterfactual=found.counterfactual[positions].astype(np.float16),
+            counterfactual=painted[positions].astype(np.float16),
             difference=found.refined[positions].astype(np.float16),
             mask=predicted[positions],
             truth=found.truth[positions],
             known=found.known[positions],
             before=found.before[positions],
-            after=found.after[positions],
+            after=after[positions],
         )
     write_json(folder / "scores.json", scores)
     return scores

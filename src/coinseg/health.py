@@ -42,10 +42,11 @@ class Health:
         generator.eval()
         found = coin.explain(self.images, generator, self.f, threshold=0.0)
         generator.train(was_training)
-        before, after = found.probability.cpu().numpy(), found.counterfactual_probability.cpu().numpy()
+        counterfactual, afterwards = found.painted()
+        before, after = found.probability.cpu().numpy(), afterwards.cpu().numpy()
         change = found.saliency.flatten(1).mean(1).cpu().numpy()
         called = before >= self.threshold
-        save_sample(picture, self.images[:8].cpu(), found.counterfactual[:8].cpu())
+        save_sample(picture, self.images[:8].cpu(), counterfactual[:8].cpu())
         return {
             "probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0,
             "probe_change_abnormal": float(change[self.labels == 1].mean()) if (self.labels == 1).any() else 0.0,

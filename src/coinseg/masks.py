@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -66,27 +67,41 @@ class Threshold:
     rule: str
 
 
-def choose_threshold(normals: np.ndarray, abnormals: np.ndarray, settings: MaskSettings) -> Threshold:
+def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu"] | float:
+    """The rule "auto" stands for: "normals" for a counterfactual method, "otsu" for an attribution.
+
+    An attribution's map is stretched to [0, 1] in every image, normal ones too, so what it does to normal images says
+    nothing about where to cut.
+    """
+    if settings.threshold == "auto":
+        return "normals" if counterfactual else "otsu"
+    return settings.threshold
+
+
+def choose_threshold(
+    normals: np.ndarray, abnormals: np.ndarray, settings: MaskSettings, counterfactual: bool = True
+) -> Threshold:
     """A threshold that has seen no lesion mask.
 
     Args:
         normals: refined differences of training images labelled normal, (n, H, W), every one inpainted whatever f says.
         abnormals: the same of training images labelled abnormal.
+        settings: threshold and quantile are read.
+        counterfactual: whether the method is one, see `rule_of`.
 
     Raises:
         UserError: the rule needs images there are none of, or the number is outside (0, 1].
     """
-    if isinstance(settings.threshold, float | int):
-        if not 0 < settings.threshold <= 1:
-            raise UserError(f"masks.threshold is {settings.threshold}", "normals, otsu or a number in (0, 1]", "mend it")
-        return Threshold(float(settings.threshold), "given by the user")
-    values = normals if settings.threshold == "normals" else abnormals
+    rule = rule_of(settings, counterfactual)
+    if isinstance(rule, float | int):
+        if not 0 < rule <= 1:
+            raise UserError(f"masks.threshold is {rule}", "auto, normals, otsu or a number in (0, 1]", "mend it")
+        return Threshold(float(rule), "given by the user")
+    values = normals if rule == "normals" else abnormals
     if not values.size:
-        which = "normal" if settings.threshold == "normals" else "abnormal"
-        raise UserError(
-            f"no training image is labelled {which}", f"some for masks.threshold {settings.threshold}", "set a number"
-        )
-    if settings.threshold == "normals":
+        which = "normal" if rule == "normals" else "abnormal"
+        raise UserError(f"no training image is labelled {which}", f"some for masks.threshold {rule}", "set a number")
+    if rule == "normals":
         value = float(np.quantile(values, settings.quantile))
         return Threshold(value, f"{settings.quantile:.3g} quantile of the difference on training images labelled normal")
     from skimage.filters import threshold_otsu

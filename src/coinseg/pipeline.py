@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from PIL import Image
 
@@ -29,14 +28,12 @@ from .data.slices import TRAINING, VALIDATION, SliceStore, bytes_needed, kind_of
 from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
-from .masks import Threshold, choose_threshold
+from .methods import COUNTERFACTUAL, require_method
 from .settings import differences, settings_from
-from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
-from .training import coin_key, require_side, train_classifier, train_coin
+from .storage import read_json, require_room, write_json, write_text, written_aside
+from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
 
-THRESHOLD_IMAGES = 400
-"""Training images of each class the threshold is read from."""
 TOGETHER = 32
 """Plain images segmented together."""
 
@@ -92,6 +89,7 @@ class Workspace:
 
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
+        require_method(self.settings)
         require_side(self.settings.data.size, self.settings.coin)
         kind_of_intensity(self.cohort, self.settings.data)
         needed = bytes_needed(self.cohort, self.settings)
@@ -101,9 +99,7 @@ class Workspace:
     def start(self) -> None:
         """Check, then write the settings down with the data they belong to."""
         self.check()
-        self.root.mkdir(parents=True, exist_ok=True)
-        values = {"data": str(self.data), "settings": as_yaml(self.settings.as_dict())}
-        write_text(self.root / "settings.yaml", yaml.safe_dump(values, sort_keys=False))
+        write_settings(self.data, self.root, self.settings)
 
     def _step(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self.report(stage, done, total, {})
@@ -124,16 +120,21 @@ class Workspace:
         return train_classifier(self.store, self.settings, self.root / "classifier", self.report)
 
     @cached_property
-    def generator(self) -> Generator:
-        """The trained generator."""
+    def generator(self) -> Generator | None:
+        """The trained generator; None for an attribution."""
+        if self.settings.method != COUNTERFACTUAL:
+            return None
         return train_coin(self.store, self.f, self.settings, self.root / "coin", self.report)
+
+    @cached_property
+    def layer(self) -> str | None:
+        """The layer a CAM looks at, where it was to be chosen (`attribution.layer` "best")."""
+        return choose_layer(self.store, self.f, self.settings, self.root / "attribution")
 
     @cached_property
     def result_key(self) -> str:
         """What scores and masks depend on."""
-        return key_of(
-            [coin_key(self.store, self.settings, self.f), asdict(self.settings.masks), self.settings.classifier.threshold]
-        )
+        return result_key(self.store, self.settings, self.f)
 
     def _made(self, file: Path) -> dict[str, Any] | None:
         made = read_json(file) if file.exists() else None
@@ -144,11 +145,11 @@ class Workspace:
         """The loaded run, its threshold chosen on training images without any mask; leaves model.json."""
         loaded = runs.Run(
             self.settings, self.f, self.generator, self.store.meta["kind"], self.store.window,
-            self.store.meta["has_organs"], 1.0, make_fabric(self.settings.engine),
+            self.store.meta["has_organs"], 1.0, make_fabric(self.settings.engine), self.layer,
         )  # fmt: skip
         chosen = self._made(self.root / "threshold.json")
         if chosen is None:
-            threshold = self._choose_threshold(loaded)
+            threshold = loaded.choose_threshold(TrainingSlices(self.store, self.settings.anomaly, self.settings.seed))
             rule = threshold.rule
             if self.settings.masks.peak:
                 rule += f"; in each image also {self.settings.masks.peak:.0%} of the peak of its own difference"
@@ -158,17 +159,6 @@ class Workspace:
         loaded.save(self.root)
         return loaded
 
-    def _choose_threshold(self, run: runs.Run) -> Threshold:
-        slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, TRAINING)
-        labels, rng = slices.labels(), np.random.default_rng([self.settings.seed, 4])
-        refined = []
-        for label in (0, 1):
-            members = np.sort(rng.permutation(np.flatnonzero(labels == label))[:THRESHOLD_IMAGES])
-            wanted = (label == 0) == (self.settings.masks.threshold == "normals") and len(members) > 0
-            images = slices.batch(members).image if wanted else torch.zeros(0, 1, self.store.size, self.store.size)
-            refined.append(run.differences(images, inpaint_all=True)[1] if len(images) else np.zeros((0, 1, 1)))
-        return choose_threshold(refined[0], refined[1], self.settings.masks)
-
     def evaluate(self) -> dict[str, Any]:
         """Scores on held-out patients; leaves evaluation/."""
         file = self.root / "evaluation" / "scores.json"
@@ -176,12 +166,10 @@ class Workspace:
             return made
         run, began = self.run, time.perf_counter()
 
-        def explain(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-            e, refined = run.differences(images)
-            return e.probability.numpy(), e.counterfactual_probability.numpy(), e.counterfactual[:, 0].numpy(), refined
-
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
-        scores = evaluate(slices, explain, run.threshold, self.settings, file.parent, self._step("evaluate"))
+        scores = evaluate(
+            slices, lambda batch: run.differences(batch.image), run.threshold, self.settings, file.parent, self._step("evaluate")
+        )
         scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}
         write_json(file, scores)
         return scores
@@ -247,7 +235,7 @@ class Workspace:
             found.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out patients): the masks can be no better than it")
         if self.settings.data.split_by == "slice":
             found.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
-        return found + Stage(self.root / "coin", "").facts()["warnings"]
+        return found + (Stage(self.root / "coin", "").facts()["warnings"] if self.generator is not None else [])
 
     def counts(self) -> dict[str, Any]:
         """The data in numbers, for the manifest."""
@@ -263,6 +251,12 @@ class Workspace:
         """Abnormal slices on both sides; injected ones as first drawn."""
         sides = (TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, side) for side in (TRAINING, VALIDATION))
         return sum(int((side.labels() == 1).sum()) for side in sides)
+
+
+def write_settings(data: Path, root: Path, settings: Settings) -> None:
+    """Write settings.yaml of a folder: the settings and the data they belong to."""
+    values = {"data": str(data), "settings": as_yaml(settings.as_dict())}
+    write_text(root / "settings.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
 def run_cases(run: runs.Run, cases: list[Case]) -> tuple[list[Case], list[runs.Segmentation]]:

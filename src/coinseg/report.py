@@ -17,21 +17,17 @@ from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
-from scipy import ndimage
 
 from . import metrics
 from .config import Settings
 from .engine import read_stats
 from .errors import UserError
+from .pictures import COLOURS, grey, heat, overlay
 from .storage import write_text, written_aside
 
-COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28, 35), (255, 214, 0)
-"""The colours of the thesis' figures: green, red, yellow."""
-OPACITY = 0.5
 Example = dict[str, Any]
 """One row of examples.npz."""
 Stats = list[dict[str, float]]
@@ -49,41 +45,6 @@ PERCENT = ("lesions_touched", "normals_marked", "false_positive_area", "flip_rat
 FLIPS = "probe_flip_rate"
 COUNTS = ("slices_abnormal", "slices_scored", "slices_normal")
 ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
-    """A mask against its truth, in the colours of the thesis, semi-transparent over the grey image.
-
-    Args:
-        image: (H, W) in [0, 1].
-        mask: (H, W) bool, predicted.
-        truth: (H, W) bool, or None when nobody knows it: the outline of the mask alone is drawn then.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    rgb = _grey(image)
-    if truth is None:
-        # Filled green would claim a true positive: an outline only says where.
-        rgb[mask & ~ndimage.binary_erosion(mask)] = TRUE_POSITIVE
-        return np.rint(rgb).astype(np.uint8)
-    for where, colour in zip((mask & truth, mask & ~truth, truth & ~mask), COLOURS, strict=True):
-        rgb[where] = (1 - OPACITY) * rgb[where] + OPACITY * np.array(colour)
-    return np.rint(rgb).astype(np.uint8)
-
-
-def heat(image: np.ndarray, difference: np.ndarray, top: float) -> np.ndarray:
-    """The difference as a heat map over the grey image; `top` is the difference of the brightest colour."""
-    share = np.clip(np.nan_to_num(difference.astype(np.float64)) / top, 0, 1)
-    # The cold end is see-through, so that the anatomy stays where nothing was changed.
-    opacity = 0.9 * share[..., None] ** 0.7
-    colour = 255 * colormaps["inferno"](0.2 + 0.8 * share)[..., :3]
-    return np.rint((1 - opacity) * _grey(image) + opacity * colour).astype(np.uint8)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    grey = np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1) * 255
-    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _load(path: Path) -> list[Example] | None:
@@ -110,8 +71,8 @@ def _truth(example: Example) -> np.ndarray | None:
 
 def _pictures(example: Example, top: float) -> list[np.ndarray]:
     image, mask = example["image"], example["mask"].astype(bool)
-    grey, painted = (np.rint(_grey(example[name])).astype(np.uint8) for name in ("image", "counterfactual"))
-    return [grey, painted, heat(image, example["difference"], top), overlay(image, mask, _truth(example))]
+    painted = grey(example["counterfactual"])
+    return [grey(image), painted, heat(image, example["difference"], top), overlay(image, mask, _truth(example))]
 
 
 def _dice(example: Example) -> float | None:

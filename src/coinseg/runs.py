@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +11,26 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from .classifier import build, load_weights
+from .classifier import build, load_weights, probabilities
 from .config import Settings
-from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.cutting import Cut
 from .data.image import is_image, write_image_mask
 from .data.intensity import Window, signed
+from .data.sampling import TrainingSlices
 from .data.slices import LoadedCase, cut_pixels, encode, load_case
 from .data.volume import Geometry, read_volume, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
-from .masks import masks_of, refine
+from .masks import Threshold, choose_threshold, masks_of, refine, rule_of
+from .methods import COUNTERFACTUAL, explainer
 from .settings import settings_from
 from .storage import read_json, write_json
 from .types import Case, Explanation, MaskSource
 
 MODEL = "model.json"
+THRESHOLD_IMAGES = 400
+"""Training images the threshold is read from; a tenth of it for an attribution, which takes longer for each."""
 
 
 @dataclass(frozen=True)
@@ -45,38 +48,42 @@ class Segmentation:
 
 @dataclass
 class Run:
-    """Classifier, generator and threshold of a finished training.
+    """Classifier, method and threshold of a finished training.
 
     Args:
         settings: those it was trained with.
         f: the frozen classifier, images (B, 1, S, S) in [-1, 1] -> logits.
-        generator: X -> X_cf.
+        generator: X -> X_cf; None for an attribution.
         kind: "hu" or "percentile", how intensities were stored.
         window: how stored intensities become [0, 1].
         organs: whether slices were chosen by an organ mask.
         threshold: on the refined difference, in [0, 1].
         fabric: where it is computed.
+        layer: of f, which a CAM looks at; None where the settings name it.
     """
 
     settings: Settings
     f: nn.Module
-    generator: nn.Module
+    generator: nn.Module | None
     kind: str
     window: Window
     organs: bool
     threshold: float
     fabric: Fabric
+    layer: str | None = None
 
     def __post_init__(self) -> None:
         for module in (self.f, self.generator):
-            to_device(module.eval(), self.fabric)
+            if module is not None:
+                to_device(module.eval(), self.fabric)
+        self._explain = explainer(self.settings, self.f, self.generator, self.layer)
 
     def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
-        """Explain images (B, 1, S, S) in [-1, 1], in chunks; see `coinseg.counterfactual.coin.explain`.
+        """Explain images (B, 1, S, S) in [-1, 1], in chunks; by the method of the settings.
 
         Args:
             images: S is `settings.data.size` for the scores to hold; any multiple of 2 ** coin.depth works.
-            inpaint_all: inpaint images that f calls normal too (the threshold rule needs their differences).
+            inpaint_all: explain images that f calls normal too (the threshold rule needs their differences).
         """
         if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % 2**self.settings.coin.depth:
             raise UserError(
@@ -85,9 +92,13 @@ class Run:
                 "reshape them",
             )
         level = 0.0 if inpaint_all else self.settings.classifier.threshold
-        found = [coin.explain(images_to(self.fabric, part), self.generator, self.f, level) for part in images.split(CHUNK)]
-        names = ("probability", "counterfactual", "counterfactual_probability", "saliency")
-        return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in names})
+        found = [self._explain(images_to(self.fabric, part), level) for part in images.split(CHUNK)]
+        present = [f.name for f in fields(Explanation) if getattr(found[0], f.name) is not None]
+        return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in present})
+
+    def probability(self, images: Tensor) -> Tensor:
+        """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
+        return torch.cat([probabilities(self.f, images_to(self.fabric, part)).cpu() for part in images.split(CHUNK)])
 
     def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the refined differences (B, S, S) that masks are read from.
@@ -103,6 +114,20 @@ class Run:
             abnormal = explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)
             saliency = (saliency + mirrored) / 2 * abnormal[:, None, None]
         return explained, refine(saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+
+    def choose_threshold(self, slices: TrainingSlices) -> Threshold:
+        """The threshold on refined differences, from training images and their image labels alone."""
+        labels, rng = slices.labels(), np.random.default_rng([self.settings.seed, 4])
+        counterfactual = self.settings.method == COUNTERFACTUAL
+        rule = rule_of(self.settings.masks, counterfactual)
+        refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}
+        # One rule looks at normal images, the other at abnormal ones; a number at none.
+        for label in {"normals": (0,), "otsu": (1,)}.get(str(rule), ()):
+            few = THRESHOLD_IMAGES if counterfactual else THRESHOLD_IMAGES // 10
+            members = np.sort(rng.permutation(np.flatnonzero(labels == label))[:few])
+            if len(members):
+                refined[label] = self.differences(slices.batch(members).image, inpaint_all=True)[1]
+        return choose_threshold(refined[0], refined[1], self.settings.masks, counterfactual)
 
     def masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
@@ -165,7 +190,7 @@ class Run:
         """Write what `load` needs beside the weights (which lie in classifier/ and coin/)."""
         write_json(root / MODEL, {
             "schema": 1, "settings": self.settings.as_dict(), "kind": self.kind, "organs": self.organs,
-            "window": [self.window.low, self.window.high], "threshold": self.threshold,
+            "window": [self.window.low, self.window.high], "threshold": self.threshold, "layer": self.layer,
         })  # fmt: skip
 
 
@@ -194,9 +219,11 @@ def load(root: str | Path, accelerator: str | None = None) -> Run:
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_json(root / MODEL)
     settings = settings_from(model["settings"])
-    f, generator = build(settings.classifier), Generator(settings.coin)
+    f, generator = build(settings.classifier), None
     load_weights(f, root / "classifier" / "model.safetensors", "classifier")
-    load_weights(generator, root / "coin" / "generator.safetensors", "generator")
+    if settings.method == COUNTERFACTUAL:
+        generator = Generator(settings.coin)
+        load_weights(generator, root / "coin" / "generator.safetensors", "generator")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
     return Run(
         settings,
@@ -207,4 +234,5 @@ def load(root: str | Path, accelerator: str | None = None) -> Run:
         model["organs"],
         model["threshold"],
         make_fabric(engine),
+        model.get("layer"),
     )

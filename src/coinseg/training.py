@@ -14,9 +14,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from .attribution import best_layer
+from .attribution.cams import KINDS
 from .classifier import Classifier, build, load_weights, probabilities
 from .config import ClassifierSettings, CoinSettings, Settings
-from .counterfactual import coin
+from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
 from .data.sampling import TrainingSlices
@@ -36,10 +38,13 @@ from .engine import (
 )
 from .errors import UserError
 from .health import Health
+from .methods import COUNTERFACTUAL
 from .metrics import classification_scores
-from .storage import key_of
+from .storage import key_of, read_json, write_json
 
 LOG_EVERY = 10
+LAYER_IMAGES = 32
+"""Training images a CAM's layer is chosen on."""
 
 
 def in_chunks(slices: TrainingSlices, members: np.ndarray) -> list[np.ndarray]:
@@ -160,10 +165,10 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
 
 
 def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path, report: Report = silent) -> Generator:
-    """Train the generator against a frozen classifier, or load it when it is already there for the same inputs.
+    """Train the generator (of COIN, or of Singla et al.: `coin.conditions`) against a frozen classifier, or load it when it is already there for the same inputs.
 
     Args:
-        store: the prepared slices; only images and labels are read.
+        store: the prepared slices; only images and labels are read, and organ masks where coin.regions asks for them.
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,); its weights are left as they are.
         settings: seed, anomaly, coin and engine are read.
         folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures.
@@ -176,6 +181,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     seed_step(settings.seed, -2 % 2**31)
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_side(store.size, s)
+    if s.regions == "organ" and not store.meta["has_organs"]:
+        raise UserError("coin.regions is organ and the data have no organ masks", "organ masks", "set coin.regions to none")
     generator, discriminator = Generator(s), Discriminator(s)
     if stage.finished():
         load_weights(generator, folder / "generator.safetensors", "generator")
@@ -204,6 +211,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     d, d_step = fabric.setup(discriminator, d_optimiser)
     g.train()
     d.train()
+    method = coin if s.conditions == 1 else singla
     health = Health(slices, f, kept, fabric, settings)
     values: dict[str, float] = {}
     for step in range(start, s.steps):
@@ -211,10 +219,14 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         members, epoch = slices.members_of_step(step, s.batch, balanced=True)
         for group in (*g_optimiser.param_groups, *d_optimiser.param_groups):
             group["lr"] = s.lr * (one_cycle(step, s.steps) if s.decay else 1.0)
-        x = images_to(fabric, mirrored(slices.batch(members, epoch).image))
+        batch = slices.batch(members, epoch, regions=s.regions != "none")
+        mirror = torch.rand(len(members)) < 0.5
+        x = images_to(fabric, mirrored(batch.image, mirror))
+        regions = None if batch.regions is None else images_to(fabric, mirrored(batch.regions, mirror))
         if step % s.generator_every == 0:
             discriminator.requires_grad_(False)
-            terms, counterfactual = coin.generator_losses(x, g, d, f, s)
+            made = method.generate(x, g, f, s)
+            terms = method.generator_losses(x, made, g, d, f, s, regions)
             g_step.zero_grad()
             fabric.backward(torch.stack(list(terms.values())).sum())
             g_step.step()
@@ -223,9 +235,9 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             values.update({name: term.item() for name, term in terms.items()})
         else:
             with torch.no_grad():
-                counterfactual = g(x)
+                made = method.generate(x, g, f, s)
         if s.adversarial:
-            loss = coin.discriminator_loss(x, counterfactual, d)
+            loss = method.discriminator_loss(x, made, d)
             d_step.zero_grad()
             fabric.backward(loss)
             d_step.step()
@@ -249,6 +261,31 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     return result.eval()
 
 
+def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
+    """What maps, masks and scores depend on: the data, f, the method and how masks are made."""
+    parts = [coin_key(store, settings, f), settings.method, asdict(settings.masks), settings.classifier.threshold]
+    return key_of(parts if settings.method == COUNTERFACTUAL else [*parts, asdict(settings.attribution)])
+
+
+def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Path) -> str | None:
+    """The layer a CAM shall look at when `attribution.layer` is "best": chosen on training images f was told are abnormal.
+
+    No lesion mask is used: the layer is the one whose maps, inserted and deleted pixel by pixel, move f the most
+    (`attribution.best_layer`). It is written to layer.json with the scores of all layers. None where nothing is to choose.
+    """
+    if settings.method not in KINDS or settings.attribution.layer != "best":
+        return None
+    file, key = folder / "layer.json", result_key(store, settings, f)
+    if file.exists() and (made := read_json(file)).get("key") == key:
+        return str(made["layer"])
+    slices = TrainingSlices(store, settings.anomaly, settings.seed)
+    abnormal = np.flatnonzero(slices.labels() == 1)
+    members = np.sort(np.random.default_rng([settings.seed, 5]).permutation(abnormal)[:LAYER_IMAGES])
+    layer, scores = best_layer(settings.method, f, slices.batch(members).image, settings.attribution.batch)
+    write_json(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
+    return layer
+
+
 def require_side(size: int, s: CoinSettings) -> None:
     """Raise `UserError` unless the side survives every halving and the skips exist."""
     halvings = max(s.depth, s.discriminator_depth)
@@ -262,6 +299,6 @@ def require_side(size: int, s: CoinSettings) -> None:
         raise UserError(f"coin.skips is {s.skips}", f"0 to coin.depth - 1 = {s.depth - 1}", "lower coin.skips")
 
 
-def mirrored(images: Tensor) -> Tensor:
-    """Half of the images, drawn at random, left-right mirrored."""
-    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
+def mirrored(images: Tensor, mirror: Tensor) -> Tensor:
+    """The images (B, C, H, W) that `mirror` (B,) bool names left-right mirrored, the others as they are."""
+    return torch.where(mirror[:, None, None, None], images.flip(3), images)

@@ -98,3 +98,9 @@ class Explanation:
     saliency: Tensor
     counterfactual: Tensor | None = None
     counterfactual_probability: Tensor | None = None
+
+    def painted(self) -> tuple[Tensor, Tensor]:
+        """X_cf and f(X_cf) of a counterfactual method; `ValueError` for an attribution, which has none."""
+        if self.counterfactual is None or self.counterfactual_probability is None:
+            raise ValueError("an attribution has no counterfactual")
+        return self.counterfactual, self.counterfactual_probability

@@ -1,1 +1,1 @@
-"""The counterfactual methods: networks, losses and the algorithm itself (`coin.py`)."""
+"""The counterfactual methods: networks, losses and the algorithms themselves (`coin.py`, `singla.py`)."""

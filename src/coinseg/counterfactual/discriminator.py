@@ -13,8 +13,11 @@ from ..config import CoinSettings
 class Discriminator(nn.Module):
     """Residual blocks that halve the side, one that keeps it, ReLU, sum over pixels, one logit (real > 0 > fake).
 
+    With two conditions or more (Singla et al.) the logit also has the inner product of the features and an embedding of
+    the condition (projection discriminator, Miyato and Koyama 2018).
+
     Args:
-        settings: discriminator_width and discriminator_depth are read.
+        settings: discriminator_width, discriminator_depth and conditions are read.
         channels: channels of the image.
         dims: 2 for slices, 3 for volumes.
     """
@@ -28,8 +31,10 @@ class Discriminator(nn.Module):
         blocks += [ResidualBlock(dims, width[-1], width[-1], None, norm=False, spectral=True)]
         self.blocks = nn.Sequential(*blocks)
         self.head = spectral_norm(nn.Linear(width[-1], 1))
+        self.projection = spectral_norm(nn.Embedding(settings.conditions, width[-1])) if settings.conditions > 1 else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B,) of images (B, channels, ...) in [-1, 1]."""
-        h = torch.relu(self.blocks(x))
-        return self.head(h.flatten(2).sum(-1)).squeeze(1)
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Logits (B,) of images (B, channels, ...) in [-1, 1] and, with several conditions, their bins (B,) long."""
+        h = torch.relu(self.blocks(x)).flatten(2).sum(-1)
+        logits = self.head(h).squeeze(1)
+        return logits if self.projection is None else logits + (self.projection(condition) * h).sum(1)

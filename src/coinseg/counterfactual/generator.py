@@ -31,14 +31,22 @@ def fuse_bounded(x: Tensor, delta: Tensor) -> Tensor:
     return x + s * (1 - t * t) / (SLOPE * (1 + t * s))
 
 
-FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bounded": fuse_bounded, "tanh": fuse_tanh}
+def fuse_none(x: Tensor, delta: Tensor) -> Tensor:
+    """tanh(delta): no perturbation, the decoder paints the whole image (thesis 3.1.1; Table 1 A and H)."""
+    return torch.tanh(delta)
+
+
+FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bounded": fuse_bounded, "tanh": fuse_tanh, "none": fuse_none}
 
 
 class Generator(nn.Module):
     """Perturbation-based encoder-decoder: X -> delta -> X_cf = fusion(X, delta) (thesis 3.2.1, figure 2).
 
+    With two conditions or more (Singla et al., 3.1.1) the decoder is told which bin f(X_cf) shall fall into, through
+    conditional batch normalisation.
+
     Args:
-        settings: width, depth, skips and fusion are read.
+        settings: width, depth, skips, fusion and conditions are read.
         channels: channels of the image.
         dims: 2 for slices, 3 for volumes.
 
@@ -52,7 +60,7 @@ class Generator(nn.Module):
         depth, skips = settings.depth, settings.skips
         if not 0 <= skips <= depth - 1:
             raise ValueError(f"coin.skips is {skips}; required: between 0 and coin.depth - 1 = {depth - 1}")
-        self.depth, self.skips, self.fuse = depth, skips, FUSIONS[settings.fusion]
+        self.depth, self.skips, self.fuse, self.conditions = depth, skips, FUSIONS[settings.fusion], settings.conditions
         width = [settings.width * min(2**level, 16) for level in range(depth + 1)]
         self.stem = convolution(dims, channels, width[0])
         self.encoder = nn.ModuleList(ResidualBlock(dims, width[i], width[i + 1], "down") for i in range(depth))
@@ -60,13 +68,17 @@ class Generator(nn.Module):
         for block in range(depth):
             level = depth - block  # the block goes from side / 2**level to side / 2**(level - 1)
             skip = width[level] if 1 <= block <= skips else 0
-            self.decoder.append(ResidualBlock(dims, width[level] + skip, width[level - 1], "up"))
+            block_of = ResidualBlock(dims, width[level] + skip, width[level - 1], "up", conditions=settings.conditions)
+            self.decoder.append(block_of)
         last = convolution(dims, width[0], channels)
-        nn.init.zeros_(cast(Tensor, last.weight))  # training starts from "change nothing"
+        if settings.fusion != "none":
+            nn.init.zeros_(cast(Tensor, last.weight))  # training starts from "change nothing"
         self.head = nn.Sequential(normalisation(dims, width[0]), nn.ReLU(), last)
 
-    def perturbation(self, x: Tensor) -> Tensor:
+    def perturbation(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """delta, of the shape of `x` and unbounded. The side of `x` must be a multiple of 2 ** depth."""
+        if self.conditions > 1 and condition is None:
+            condition = torch.zeros(len(x), dtype=torch.long, device=x.device)
         h = self.stem(x)
         features = [h]
         for block in self.encoder:
@@ -75,9 +87,14 @@ class Generator(nn.Module):
         for i, block in enumerate(self.decoder):
             if 1 <= i <= self.skips:
                 h = torch.cat([h, features[self.depth - i]], dim=1)
-            h = block(h)
+            h = block(h, condition)
         return self.head(h)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The counterfactual X_cf in [-1, 1] of images (B, channels, ...) in [-1, 1]."""
-        return self.fuse(x, self.perturbation(x))
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The counterfactual X_cf in [-1, 1] of images (B, channels, ...) in [-1, 1].
+
+        Args:
+            x: the images.
+            condition: the bins f(X_cf) shall fall into, (B,) long; None asks for bin 0, an image f calls normal.
+        """
+        return self.fuse(x, self.perturbation(x, condition))

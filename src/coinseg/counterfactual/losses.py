@@ -1,4 +1,4 @@
-"""The losses of counterfactual inpainting: one equation of the thesis, one pure function.
+"""The losses of COIN and of Singla et al.: one equation of the thesis, one pure function.
 
 Symbols: X the image in [-1, 1], E the generator, X_cf = E(X), f the classifier (probability of abnormal), D the
 discriminator (probability of real). All return a scalar, the mean over the batch.
@@ -6,6 +6,7 @@ discriminator (probability of real). All return a scalar, the mean over the batc
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,6 +28,31 @@ def classifier_consistency(counterfactual_logits: Tensor) -> Tensor:
     D_KL(Bernoulli(0) || Bernoulli(f)) = -log(1 - f(X_cf)), which is also the cross entropy with "normal".
     """
     return F.softplus(counterfactual_logits).mean()
+
+
+def posterior_consistency(counterfactual_logits: Tensor, asked: Tensor) -> Tensor:
+    """L_f of 3.1.4 (Singla et al.), from the classifier's logits on X_cf and the asked posterior in [0, 1], both (B,).
+
+    The thesis writes D_KL(f(X_cf) || 1 - f(X)), infinite when the asked posterior is 0 or 1. Taken in the finite direction,
+    D_KL(Bernoulli(asked) || Bernoulli(f(X_cf))): at least 0, and 0 exactly where f(X_cf) is what was asked. For asked = 0
+    it is `classifier_consistency`.
+    """
+    entropy = torch.special.entr(asked) + torch.special.entr(1 - asked)
+    return (F.binary_cross_entropy_with_logits(counterfactual_logits, asked, reduction="none") - entropy).mean()
+
+
+def regional_reconstruction(x: Tensor, other: Tensor, regions: Tensor) -> Tensor:
+    """L_rec of 3.1.5 (CARL): the mean absolute difference inside every region, summed over the regions.
+
+    A small region counts as much as a large one. A region an image does not have adds nothing.
+
+    Args:
+        x, other: images (B, C, *spatial).
+        regions: S_j, 0 or 1, (B, J, *spatial).
+    """
+    difference = (x - other).abs().mean(1, keepdim=True)
+    inside = (regions * difference).flatten(2).sum(-1)
+    return (inside / regions.flatten(2).sum(-1).clamp(min=1)).sum(1).mean()
 
 
 def reconstruction(x: Tensor, other: Tensor) -> Tensor:

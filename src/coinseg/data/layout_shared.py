@@ -9,6 +9,7 @@ Hidden files are never seen (macOS leaves `._x.nii.gz` beside `x.nii.gz`).
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import os
 import re
@@ -206,3 +207,10 @@ def few(names: Iterable[str], most: int = 8) -> str:
     """Some names for a message."""
     listed = list(names)
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "") if listed else "none"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that are most like a wrong one, for a message."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+    return f"the nearest: {', '.join(near)}" if near else f"there are: {few(names)}"

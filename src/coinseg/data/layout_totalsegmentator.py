@@ -2,7 +2,7 @@
 
     data/
       meta.csv                        image_id;...;study_type   (optional: which scans are kept)
-      labels.csv                      image_id,slice,label      (optional: image labels of single slices)
+      labels.csv                      image_id,slice,label      (optional: image labels; without slice, of whole scans)
       s0001/
         ct.nii.gz
         segmentations/
@@ -14,15 +14,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, Cohort, MaskSource
-from .layout_shared import few, folders_in, label_in, organ_root, read_table, safe_id, stem_of, visible
+from .layout_labels import Given, labels_by_case
+from .layout_shared import few, folders_in, nearest, organ_root, read_table, safe_id, stem_of, visible
 
 
 def fits_scans(root: Path) -> bool:
@@ -38,7 +37,7 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
     lesions = {f.name: [f / "segmentations", *organs[f.name]] for f in folders}
     _require_classes(settings.organ, organs, "organ")
     _require_classes(settings.lesion, lesions, "lesion")
-    labels = _slice_labels(root / "labels.csv")
+    labels = labels_by_case(root / "labels.csv")
     unknown = sorted(set(labels) - {folder.name for folder in folders_in(root)})
     if unknown:
         problems.append(f"labels.csv labels slices of {few(unknown)}: there is no such scan")
@@ -52,13 +51,14 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
             problems.append(f"{name}: skipped, no mask of {', '.join(c for c in settings.organ if c not in organ)}")
         else:
             lesion = _masks(lesions[name], settings.lesion)
+            given = labels.get(name, Given())
             cases.append(
                 Case(
-                    id=safe_id(name), patient=name, image=scan, volume=True, slice_labels=labels.get(name, {}),
-                    organ=tuple(organ.values()), lesion=tuple(lesion.values()),
+                    id=safe_id(name), patient=name, image=scan, volume=True, label=given.label,
+                    slice_labels=given.slices, organ=tuple(organ.values()), lesion=tuple(lesion.values()),
                 )
             )  # fmt: skip
-    source = "slice labels from labels.csv, column label" if labels else "no image labels in the data"
+    source = "image labels from labels.csv, column label" if labels else "no image labels in the data"
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
 
 
@@ -99,23 +99,8 @@ def _require_classes(names: Sequence[str], places: dict[str, list[Path]], settin
     missing = [name for name in names if not any(_masks(folders, [name]) for folders in places.values())]
     if missing and places:
         known = {stem_of(path) for folders in places.values() for place in folders for path in visible(place)} - {"ct"}
-        near = difflib.get_close_matches(missing[0], known, n=3, cutoff=0.4)
         raise UserError(
             f"data.{setting} names {missing[0]!r}, which no scan has a mask of",
-            f"a known class ({'the nearest: ' + ', '.join(near) if near else 'there are: ' + few(sorted(known))})",
+            f"a known class ({nearest(missing[0], known)})",
             "correct the name, or set data.organ_from" if setting == "organ" else "correct the name",
         )
-
-
-def _slice_labels(path: Path) -> dict[str, dict[int, int]]:
-    """Labels of single slices by scan, from a table image_id, slice, label; empty without one."""
-    labels: dict[str, dict[int, int]] = defaultdict(dict)
-    for number, row in read_table(path) if path.is_file() else []:
-        if not {"image_id", "slice", "label"} <= row.keys():
-            raise UserError(f"{path} has the columns {few(row)}", "image_id, slice and label", "rename them")
-        label = label_in(row["label"], path, number)
-        if not row["slice"].isdecimal():
-            raise UserError(f"row {number} of {path} has slice {row['slice']!r}", "a slice index from 0", "correct the row")
-        if label is not None and labels[row["image_id"]].setdefault(int(row["slice"]), label) != label:
-            raise UserError(f"row {number} of {path} contradicts an earlier row", "one label per slice", "correct the row")
-    return labels

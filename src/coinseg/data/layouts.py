@@ -1,6 +1,8 @@
 """How data lie on disk: which layout it is, and whether what it lists can be used.
 
     totalsegmentator   one folder per scan, one mask file per class     layout_totalsegmentator
+    nnunet             imagesTr, labelsTr and a dataset.json            layout_nnunet
+    kits               one folder per case, one label map in it         layout_kits
     csv                a table that names files and labels              layout_csv
     folders            normal images here, abnormal images there        layout_folders
 
@@ -20,15 +22,22 @@ from ..errors import UserError
 from ..types import Cohort
 from .layout_csv import list_table, table_of
 from .layout_folders import fits_folders, list_folders
+from .layout_kits import fits_kits, list_kits
+from .layout_nnunet import fits_nnunet, list_nnunet
 from .layout_shared import few, folders_in, visible
 from .layout_totalsegmentator import fits_scans, list_scans
 
 LAYOUTS: dict[str, Callable[[Path, DataSettings], Cohort]] = {
     "totalsegmentator": list_scans,
+    "nnunet": list_nnunet,
+    "kits": list_kits,
     "csv": list_table,
     "folders": list_folders,
 }
-_KNOWN = "totalsegmentator (s0001/ct.nii.gz), csv (a table with a column file) or folders (one of normal, one of abnormal images)"
+_KNOWN = (
+    "totalsegmentator (s0001/ct.nii.gz), nnunet (dataset.json, imagesTr/x_0000.nii.gz), kits (case_00000/imaging.nii.gz), "
+    "csv (a table with a column file) or folders (one of normal, one of abnormal images)"
+)
 
 
 def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> Cohort:
@@ -36,7 +45,8 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
 
     Args:
         root: a folder, or a .csv file.
-        settings: layout, organ, organ_from, lesion, study_type, normal, abnormal, masks and split_by are read.
+        settings: layout, organ, organ_from, lesion, study_type, normal, abnormal, masks and split_by are read, min_lesion_px
+            and small_lesions for the words on where labels come from.
         one_class: accept labels of one class only (for labels that will come from injected anomalies).
 
     Raises:
@@ -50,7 +60,8 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name](root, settings)
-    cohort = replace(cohort, cases=tuple(sorted(cohort.cases, key=lambda case: case.id)))
+    cases = tuple(sorted(cohort.cases, key=lambda case: case.id))
+    cohort = replace(cohort, cases=cases, label_source=_label_source(cohort, settings))
     _check(root, cohort, settings, one_class)
     return cohort
 
@@ -59,8 +70,9 @@ def _recognise(root: Path, settings: DataSettings) -> str:
     """The name of the layout that fits what lies under `root`."""
     if settings.normal or settings.abnormal:
         return "folders"
-    if fits_scans(root):
-        return "totalsegmentator"
+    for name, fits in (("totalsegmentator", fits_scans), ("nnunet", fits_nnunet), ("kits", fits_kits)):
+        if fits(root):
+            return name
     if table_of(root) is not None:
         return "csv"
     if fits_folders(root):
@@ -75,12 +87,28 @@ def _recognise(root: Path, settings: DataSettings) -> str:
     )
 
 
+def _label_source(cohort: Cohort, settings: DataSettings) -> str:
+    """Where image labels come from; that some are made from lesion masks must be known to whoever reads the scores."""
+    if not any(case.label is None and case.lesion for case in cohort.cases):
+        return cohort.label_source
+    small = "normal" if settings.small_lesions == "normal" else "left out of training"
+    rule = f"above {settings.min_lesion_px} native lesion pixels, with fewer {small}" if settings.min_lesion_px else "with any"
+    what = f" ({few(settings.lesion)})" if settings.lesion else ""
+    return f"{cohort.label_source}; where none is given, made from the lesion masks{what}: a slice is abnormal {rule}"
+
+
 def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) -> None:
     """Raise `UserError` when the cohort as a whole cannot be used."""
     cases = cohort.cases
     if not cases:
         why = f" (first of {len(cohort.problems)} problems: {cohort.problems[0]})" if cohort.problems else ""
         raise UserError(f"no usable case in {root}{why}", "at least one scan or image", "mend the data or the settings")
+    if cohort.layout == "nnunet" and not one_class and not any(c.lesion or c.slice_labels or c.label is not None for c in cases):
+        raise UserError(
+            f"data.lesion is empty and {root} has no labels.csv with labels: {cohort.label_source}",
+            "the label that makes a slice abnormal",
+            "set data.lesion, or inject anomalies with --anomaly.kind blob",
+        )
     for one, other in zip(cases, cases[1:], strict=False):
         if one.id == other.id:
             raise UserError(f"{one.image} and {other.image} both have the id {one.id}", "unique ids", "rename or drop one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,10 +21,13 @@ class Batch:
     Args:
         image: (B, 1, size, size) in [-1, 1].
         label: (B,) float, 0 normal or 1 abnormal.
+        regions: the organ and the background, (B, 2, size, size) of 0 and 1, only where they were asked for (CARL of
+            Singla et al.). There is no lesion mask among them.
     """
 
     image: Tensor
     label: Tensor
+    regions: Tensor | None = None
 
 
 class TrainingSlices:
@@ -58,10 +61,14 @@ class TrainingSlices:
         masks = [mask for _, mask in drawn]
         return np.stack([image for image, _ in drawn]), np.array([m.any() for m in masks], dtype=np.float32), masks
 
-    def batch(self, members: np.ndarray, epoch: int = 0) -> Batch:
+    def batch(self, members: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
         """Slices by their position on this side; `epoch` redraws the injected anomalies."""
         images, labels, _ = self._draw(members, epoch)
-        return Batch(torch.from_numpy(signed(images))[:, None], torch.from_numpy(labels))
+        made = Batch(torch.from_numpy(signed(images))[:, None], torch.from_numpy(labels))
+        if not regions:
+            return made
+        organ = torch.from_numpy(self.store.organs[self.rows[members]].astype(np.float32))
+        return replace(made, regions=torch.stack([organ, 1 - organ], dim=1))
 
     def labels(self, epoch: int = 0) -> np.ndarray:
         """The image labels of all slices, (n,) 0 or 1."""

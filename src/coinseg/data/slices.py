@@ -4,7 +4,10 @@ On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1
 slice) and `store.json`, written last. The folder is filled beside its place and moved into it, and it is trusted only
 when its key is the key of the same files and settings.
 
-Lesion masks are kept in `truth.bin`, which only `sampling.ScoredSlices` opens.
+Lesion masks are kept in `truth.bin`, which only `sampling.ScoredSlices` opens. The index has their size (`lesion_px`, native
+pixels of the whole slice, -1 where there is no mask), so that scores can tell apart what the labels do not: where
+`data.small_lesions` is "normal" a slice with a small lesion has label 0 on both sides; where it is "drop" it has label 1, is
+scored on the held-out side whatever the lesion's size, and on the training side it is `LEFT_OUT`.
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from ..types import Case, Cohort
 from . import intensity
 from .cutting import Box, Cut, cuts
 from .image import read_image, read_image_mask
+from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
+from .splitting import VALIDATION as VALIDATION
+from .splitting import split as split
 from .volume import peek_shape, read_mask, read_volume
 
-FORMAT = 1
-TRAINING, VALIDATION = 0, 1
-COLUMNS = ("case", "patient", "slice", "region", "label", "truth", "split", "top", "left", "height", "width")
+FORMAT = 2
+COLUMNS = ("case", "patient", "slice", "region", "label", "lesion_px", "truth", "split", "top", "left", "height", "width")
 Progress = Callable[[int, int], None]
 
 
@@ -39,9 +44,10 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     files = {case.image for case in cohort.cases}
     files |= {mask.path for case in cohort.cases for mask in (*case.organ, *case.lesion)}
     stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.exists()]
-    labels = [(case.id, case.label, sorted(case.slice_labels.items())) for case in cohort.cases]
+    labels = [(case.id, case.patient, case.label, sorted(case.slice_labels.items())) for case in cohort.cases]
+    masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
     injected = settings.anomaly.kind != "none"
-    return key_of([FORMAT, stamps, labels, asdict(settings.data), settings.seed, injected])
+    return key_of([FORMAT, stamps, labels, masks, asdict(settings.data), settings.seed, injected])
 
 
 @dataclass(frozen=True)
@@ -98,46 +104,21 @@ def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray
     return np.rint(np.clip(box.resize(native, size), limits.min, limits.max)).astype(stored_type(kind))
 
 
-def label_of(case: Case, cut: Cut, truth: np.ndarray | None, injected: bool) -> int:
-    """0, 1, or -1 for "unknown": given labels first; from the lesion mask only where no label was given."""
+def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
+    """0, 1, or -1 for "unknown", and whether training must leave the slice out.
+
+    Given labels first; from the size of the lesion (-1: no mask) only where no label was given. A lesion of at most
+    `min_lesion_px` is normal, or abnormal and left out, as `small_lesions` says.
+    """
     given = case.slice_labels.get(cut.index, case.label)
     if given is not None:
-        return given
-    if injected or truth is None:
-        return -1
-    return int(truth.any())
-
-
-def split(patients: list[str], labels: np.ndarray, share: float, seed: int) -> dict[str, int]:
-    """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
-
-    Patients are ordered by their share of abnormal slices (ties at random) and one is drawn from every run of
-    1 / share patients, so both sides see the same range.
-    """
-    rng = np.random.default_rng(seed)
-    names = sorted(set(patients))
-    of_patient = np.array(patients)
-    abnormal = {name: float((labels[of_patient == name] == 1).mean()) for name in names}
-    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: abnormal[names[i]])
-    held = max(1, round(share * len(names)))
-    runs = np.array_split(np.array(order), held)
-    chosen = {names[int(rng.choice(run))] for run in runs}
-    return {name: VALIDATION if name in chosen else TRAINING for name in names}
-
-
-def split_rows(rows: list[dict[str, object]], settings: Settings) -> np.ndarray:
-    """The side of every row; by patient, or (on request) the last slices of every case."""
-    labels = np.array([row["label"] for row in rows])
-    if settings.data.split_by == "patient":
-        side = split([str(row["patient"]) for row in rows], labels, settings.data.validation, settings.seed)
-        return np.array([side[str(row["patient"])] for row in rows])
-    sides = np.zeros(len(rows), dtype=np.int64)
-    names = np.array([f"{row['case']}/{row['region']}" for row in rows])
-    for name in np.unique(names):
-        # A block at the end, not single slices: neighbours are nearly copies of each other.
-        members = np.flatnonzero(names == name)
-        sides[members[len(members) - max(1, round(settings.data.validation * len(members))) :]] = VALIDATION
-    return sides
+        return given, False
+    if injected or lesion_px < 0:
+        return -1, False
+    small = 0 < lesion_px <= settings.min_lesion_px
+    if small and settings.small_lesions == "drop":
+        return 1, True
+    return int(lesion_px > 0 and not small), False
 
 
 class SliceStore:
@@ -194,6 +175,7 @@ class _Writer:
         self.folder, self.settings, self.kind = folder, settings, kind
         self.injected = settings.anomaly.kind != "none"
         self.rows: list[dict[str, object]] = []
+        self.left_out: list[bool] = []
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
 
@@ -206,14 +188,16 @@ class _Writer:
             self.histograms[case.patient] = self.histograms.get(case.patient, np.zeros_like(counts)) + counts
         for cut in loaded.cuts(self.settings.data):
             lesion = loaded.lesion[cut.index] if loaded.lesion is not None else None
-            label = label_of(case, cut, lesion, self.injected)
+            pixels = int(lesion.sum()) if lesion is not None else -1
+            label, left_out = label_of(case, cut, pixels, self.injected, self.settings.data)
             # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
             if label == (1 if self.injected else -1):
                 continue
             self._append(scan[cut.index], lesion, cut)
+            self.left_out.append(left_out)
             self.rows.append({
                 "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
-                "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
+                "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
             })  # fmt: skip
 
     def _append(self, native: np.ndarray, lesion: np.ndarray | None, cut: Cut) -> None:
@@ -229,6 +213,9 @@ class _Writer:
     def finish(self, **facts: object) -> None:
         """Split, scale and describe what was added."""
         sides = split_rows(self.rows, self.settings)
+        sides[(sides == TRAINING) & np.array(self.left_out)] = LEFT_OUT
+        if not self.injected:
+            require_both_classes(np.array([row["label"] for row in self.rows]), sides)
         window = intensity.CODE_WINDOW
         if self.kind == "hu":
             training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
@@ -260,6 +247,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
             "labels that belong to the crop",
             "set data.roi to organ",
         )
+    require_masks(cohort, settings.data)
     problems = list(cohort.problems)
     with directory_written_aside(root) as part:
         writer = _Writer(part, settings, kind)
@@ -270,7 +258,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
                 writer.add(case, load_case(case))
             except UserError as error:
                 problems.append(f"{case.id}: {error}")
-        _require_usable(writer.rows, problems, settings)
+        require_usable(writer.rows, problems, settings)
         writer.finish(
             key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
@@ -287,26 +275,3 @@ def bytes_needed(cohort: Cohort, settings: Settings) -> int:
         except UserError:
             continue  # reported when it is read
     return 4 * slices * settings.data.size**2
-
-
-def _require_usable(rows: list[dict[str, object]], problems: list[str], settings: Settings) -> None:
-    if not rows:
-        raise UserError(
-            f"no usable slice ({'; '.join(problems[:3]) or 'no case has one'})",
-            "slices with a label (and with enough organ pixels where organs are given)",
-            "check the paths, data.organ and data.min_organ_px, or inject anomalies with --anomaly.kind blob",
-        )
-    labels = {row["label"] for row in rows}
-    if settings.anomaly.kind == "none" and len(labels) < 2:
-        raise UserError(
-            f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}",
-            "both normal and abnormal slices",
-            "add the other class, or inject anomalies with --anomaly.kind blob",
-        )
-    patients = {row["patient"] for row in rows}
-    if settings.data.split_by == "patient" and len(patients) < 2:
-        raise UserError(
-            f"only 1 patient has usable slices ({'; '.join(problems[:3]) or 'no other was given'})",
-            "at least 2, so that one can be held out",
-            "add patients, or set --data.split_by slice (scores are then optimistic)",
-        )

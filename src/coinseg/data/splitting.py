@@ -1,0 +1,125 @@
+"""Which slices are trained on and which are held out.
+
+A slice is on one of two sides, or on neither: `LEFT_OUT` is a slice of a training patient that training must not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..config import DataSettings, Settings
+from ..errors import UserError
+from ..types import Cohort
+
+TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
+Row = Mapping[str, Any]
+"""What the store knows of a slice, see `slices.COLUMNS`."""
+
+
+def split(
+    patients: list[str], labels: np.ndarray, share: float, seed: int, lesion_px: np.ndarray | None = None
+) -> dict[str, int]:
+    """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
+
+    Patients are ordered by their share of abnormal slices, or by their lesion pixels in all (thesis 3.6.2), ties at random;
+    one is drawn from every run of 1 / share patients, so both sides see the same range.
+
+    Args:
+        patients: of every slice.
+        labels: of every slice.
+        share: held out.
+        seed: decides the draw.
+        lesion_px: lesion pixels of every slice; given, they replace the labels. Masks are then used, but to split only.
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted(set(patients))
+    of_patient = np.array(patients)
+    members = {name: of_patient == name for name in names}
+    if lesion_px is None:
+        abnormal = {name: float((labels[of] == 1).mean()) for name, of in members.items()}
+    else:
+        abnormal = {name: float(lesion_px[of].sum()) for name, of in members.items()}
+    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: abnormal[names[i]])
+    held = max(1, round(share * len(names)))
+    runs = np.array_split(np.array(order), held)
+    chosen = {names[int(rng.choice(run))] for run in runs}
+    return {name: VALIDATION if name in chosen else TRAINING for name in names}
+
+
+def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
+    """The side of every row; by patient, or (on request) the last slices of every case."""
+    labels = np.array([row["label"] for row in rows])
+    if settings.data.split_by == "patient":
+        area = lesion_area(rows) if settings.data.stratify == "lesion_area" else None
+        side = split([str(row["patient"]) for row in rows], labels, settings.data.validation, settings.seed, area)
+        return np.array([side[str(row["patient"])] for row in rows])
+    sides = np.zeros(len(rows), dtype=np.int64)
+    names = np.array([f"{row['case']}/{row['region']}" for row in rows])
+    for name in np.unique(names):
+        # A block at the end, not single slices: neighbours are nearly copies of each other.
+        members = np.flatnonzero(names == name)
+        sides[members[len(members) - max(1, round(settings.data.validation * len(members))) :]] = VALIDATION
+    return sides
+
+
+def lesion_area(rows: Sequence[Row]) -> np.ndarray:
+    """The lesion pixels of every row; 0 where there is no mask and the label says normal."""
+    for row in rows:
+        if row["lesion_px"] == -1 and row["label"] != 0:
+            raise _no_masks(f"slice {row['slice']} of {row['case']} has no lesion mask")
+    return np.array([max(row["lesion_px"], 0) for row in rows])
+
+
+def require_masks(cohort: Cohort, settings: DataSettings) -> None:
+    """`UserError` when patients are to be ordered by their lesions and nobody has a lesion mask."""
+    if settings.stratify == "lesion_area" and settings.split_by == "patient" and not any(case.lesion for case in cohort.cases):
+        raise _no_masks("no case has a lesion mask")
+
+
+def _no_masks(got: str) -> UserError:
+    return UserError(
+        f"data.stratify is lesion_area and {got}", "lesion masks to split by", "set data.lesion, or data.stratify to labels"
+    )
+
+
+def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings) -> None:
+    """`UserError` when there is nothing to split: no slice, one class, or one patient."""
+    if not rows:
+        raise UserError(
+            f"no usable slice ({'; '.join(problems[:3]) or 'no case has one'})",
+            "slices with a label (and with enough organ pixels where organs are given)",
+            "check the paths, data.organ and data.min_organ_px, or inject anomalies with --anomaly.kind blob",
+        )
+    labels = {row["label"] for row in rows}
+    if settings.anomaly.kind == "none" and len(labels) < 2:
+        small = sum(row["label"] == 0 and row["lesion_px"] > 0 for row in rows)
+        raise UserError(
+            f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}"
+            + (f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else ""),
+            "both normal and abnormal slices",
+            ("lower data.min_lesion_px, " if small else "") + "add the other class, or inject anomalies with --anomaly.kind blob",
+        )
+    patients = {row["patient"] for row in rows}
+    if settings.data.split_by == "patient" and len(patients) < 2:
+        raise UserError(
+            f"only 1 patient has usable slices ({'; '.join(problems[:3]) or 'no other was given'})",
+            "at least 2, so that one can be held out",
+            "add patients, or set --data.split_by slice (scores are then optimistic)",
+        )
+
+
+def require_both_classes(labels: np.ndarray, sides: np.ndarray) -> None:
+    """`UserError` when training would see one class only."""
+    seen = labels[sides == TRAINING]
+    normal, abnormal = int((seen == 0).sum()), int((seen == 1).sum())
+    if not (normal and abnormal):
+        left = int((sides == LEFT_OUT).sum())
+        raise UserError(
+            f"the training side of the split has {normal} normal and {abnormal} abnormal slices"
+            + (f", and {left} with small lesions are left out of it" if left else ""),
+            "both normal and abnormal slices to train on",
+            "add patients, change --seed or --data.validation" + (", or lower data.min_lesion_px" if left else ""),
+        )

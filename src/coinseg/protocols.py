@@ -1,0 +1,163 @@
+"""Two ways to score the same explanations: the thesis' (replica) and an honest one.
+
+|                   | replica (thesis 3.7, 4.2, the authors' runs)         | honest                                                   |
+|-------------------|------------------------------------------------------|----------------------------------------------------------|
+| images            | those labelled abnormal                              | every abnormal one, whatever the lesion's size; normals  |
+|                   |                                                      | for false positives                                      |
+| asked             | all of them                                          | those f calls abnormal: a lesion f misses is missed      |
+| map               | as the method gives it                               | mirror average, guided filter: the same for every method |
+| threshold         | the best one on these very masks: an oracle          | from training images without any mask                    |
+| post-processing   | opening, closing, largest component; for             | the same for every method (settings `masks`)             |
+|                   | counterfactual methods only                          |                                                          |
+| CV                | f(X) > 0.8 only                                      | the same, of the gated counterfactuals                   |
+| realism           | all images against their counterfactuals: unchanged  | counterfactuals of abnormal images against images        |
+|                   | normal images pull it down                           | labelled normal                                          |
+
+Pure functions of arrays; every score is a number or None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from . import metrics
+from .config import MaskSettings, Settings
+from .masks import clean, masks_of
+
+REPLICA_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
+REPLICA_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
+ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
+ORACLE_PEAKS = np.linspace(0.025, 1, 40)
+"""The honest protocol's oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Held-out slices, explained: arrays over n slices of (S, S).
+
+    Args:
+        rows: of the store.
+        label: image labels, 0 or 1.
+        before: f(X).
+        image: in [0, 1].
+        saliency: the method's map in [0, 1].
+        refined: the map after mirror average and guided filter, in [0, 1].
+        truth: bool.
+        known: whether the truth is known, (n,).
+        after: f(X_cf); None for an attribution.
+        counterfactual: X_cf in [0, 1]; None for an attribution.
+    """
+
+    rows: np.ndarray
+    label: np.ndarray
+    before: np.ndarray
+    image: np.ndarray
+    saliency: np.ndarray
+    refined: np.ndarray
+    truth: np.ndarray
+    known: np.ndarray
+    after: np.ndarray | None = None
+    counterfactual: np.ndarray | None = None
+
+    @property
+    def abnormal(self) -> np.ndarray:
+        """Labelled abnormal, or with a lesion however small where the label says normal."""
+        return (self.label == 1) | (self.known & self.truth.any((1, 2)))
+
+
+def gated(found: Explained, level: float) -> Explained:
+    """What is left when images f calls normal are returned unchanged."""
+    called = found.before >= level
+    keep = called[:, None, None]
+    changed: dict[str, Any] = {"saliency": found.saliency * keep, "refined": found.refined * keep}
+    if found.counterfactual is not None and found.after is not None:
+        changed |= {
+            "counterfactual": np.where(keep, found.counterfactual, found.image),
+            "after": np.where(called, found.after, found.before),
+        }
+    return replace(found, **changed)
+
+
+def replica_masks(maps: np.ndarray, threshold: float, counterfactual: bool) -> np.ndarray:
+    """Masks as the thesis makes them (4.2): one threshold, cleaned only for counterfactual methods."""
+    masks = maps > threshold
+    return np.stack([clean(m, REPLICA_CLEANING) for m in masks]) if counterfactual and len(masks) else masks
+
+
+def replica(found: Explained) -> dict[str, Any]:
+    """The scores of the thesis: IoU at the best threshold, CV and the flip rate.
+
+    Args:
+        found: every image explained, whatever f says of it.
+    """
+    labelled = (found.label == 1) & found.known
+    maps, truth = found.saliency[labelled], found.truth[labelled]
+    counterfactual = found.counterfactual is not None
+    cleaned = (lambda m, t: replica_masks(m, t, True)) if counterfactual else None
+    iou, threshold = metrics.best_threshold(maps, truth, REPLICA_THRESHOLDS, cleaned) if labelled.any() else (None, None)
+    scores: dict[str, Any] = {"iou": iou, "threshold": threshold, "slices": int(labelled.sum())}
+    if found.after is not None:
+        abnormal = found.label == 1
+        scores["cv"] = metrics.counterfactual_validity(found.before[abnormal], found.after[abnormal])
+        scores["flip_rate"] = metrics.flip_rate(found.before[abnormal], found.after[abnormal])
+    return scores
+
+
+def sweep(refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings) -> float | None:
+    """The best pooled IoU any threshold reaches on these very masks: an upper bound, never a result."""
+    reached = [metrics.pooled_iou(masks_of(refined, t, settings.masks, peak=0.0), truth) for t in ORACLE_THRESHOLDS]
+    reached += [metrics.pooled_iou(masks_of(refined, threshold, settings.masks, peak=share), truth) for share in ORACLE_PEAKS]
+    return max((value for value in reached if value is not None), default=None)
+
+
+def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
+    """Every score of the honest protocol, each a number or None, with the reason for every None.
+
+    Args:
+        found: gated explanations.
+        predicted: their masks, (n, S, S) bool, made without any lesion mask.
+        threshold: that made them; the oracle starts from it.
+        settings: masks and classifier are read.
+    """
+    scored = found.abnormal & found.known
+    normal = ~found.abnormal
+    masks, truth = predicted[scored], found.truth[scored]
+    level = settings.classifier.threshold
+    distance, pairs = metrics.mean_hd95(masks, truth)
+    scores: dict[str, Any] = {
+        "iou_mask_free": metrics.pooled_iou(masks, truth),
+        "iou_oracle": sweep(found.refined[scored], truth, threshold, settings) if scored.any() else None,
+        "dice_per_image": metrics.mean_dice(masks, truth),
+        "hd95_px": distance,
+        "auprc": metrics.pixel_auprc(found.refined[scored], truth) if scored.any() else None,
+        "false_positive_area": metrics.false_positive_area(predicted[normal]),
+        "normals_marked": float(predicted[normal].any((1, 2)).mean()) if normal.any() else None,
+        "lesions_touched": float((masks & truth).any((1, 2)).mean()) if scored.any() else None,
+        "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
+        "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
+        **metrics.classification_scores(found.before, found.label, level),
+        "slices_abnormal": int(found.abnormal.sum()),
+        "slices_scored": int(scored.sum()),
+        "slices_normal": int(normal.sum()),
+        "hd95_slices": pairs,
+        "lesions_by_size": metrics.lesions_by_size(masks, truth, metrics.size_edges(truth.shape[-1])),
+    }
+    scores["null_because"] = {name: _reason(name, found, scored, normal) for name, value in scores.items() if value is None}
+    return scores
+
+
+def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray) -> str:
+    if name in ("cv", "flip_rate"):
+        if found.after is None:
+            return "an attribution has no counterfactual"
+        return "the classifier calls no held-out image abnormal" + (f" with f > {metrics.TAU}" if name == "cv" else "")
+    if name in ("false_positive_area", "normals_marked"):
+        return "no held-out image is normal" if not normal.any() else "nothing to count"
+    if name == "auroc":
+        return "only one class is held out"
+    if name == "hd95_px" and scored.any():
+        return "no lesion is marked"
+    return "no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"
