@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from coinseg.config import AnomalySettings, DataSettings, Settings
-from coinseg.settings import PRESETS, differences, setting_names, settings_from, unknown_setting
 from coinseg.errors import UserError
+from coinseg.settings import PRESETS, differences, setting_names, settings_from, unknown_setting
 
 THESIS = PRESETS["thesis"]
 

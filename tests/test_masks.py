@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from coinseg.config import MaskSettings
 from coinseg.errors import UserError
@@ -270,3 +271,22 @@ def test_the_peak_is_that_of_the_image_whatever_else_is_in_the_batch() -> None:
     together = masks_of(refined, 0.1, replace(RAW, peak=0.5))
     singles = np.concatenate([masks_of(one[None], 0.1, replace(RAW, peak=0.5)) for one in refined])
     assert np.array_equal(together, singles)
+
+
+@pytest.mark.parametrize("keep", ["largest", "all"])
+def test_a_stack_is_cleaned_as_its_images_are(keep: str) -> None:
+    settings = MaskSettings(opening=3, closing=3, keep=keep, min_px=5)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(12, 30, 26)), (0, 2, 2))
+    masks = smooth > 0.05
+    masks[3] = False
+    expected = np.stack([clean(mask, settings) for mask in masks])
+    assert expected.any((1, 2)).sum() > 6
+    np.testing.assert_array_equal(clean(masks, settings), expected)
+    for mask, cleaned in zip(masks, expected, strict=True):
+        opened = ndimage.binary_closing(np.pad(ndimage.binary_opening(mask, np.ones((3, 3))), 3), np.ones((3, 3)))[3:-3, 3:-3]
+        components, count = ndimage.label(opened)
+        sizes = [int((components == k).sum()) for k in range(1, count + 1)]
+        best = 1 + int(np.argmax(sizes)) if sizes else 0
+        wanted = [k for k in range(1, count + 1) if sizes[k - 1] >= 5 and (keep == "all" or k == best)]
+        np.testing.assert_array_equal(cleaned, np.isin(components, wanted))

@@ -218,21 +218,37 @@ def test_training_works_when_the_truth_file_is_gone(finished: Workspace, tmp_pat
 
 
 def test_a_training_batch_has_no_place_for_a_mask() -> None:
-    assert {f.name for f in fields(Batch)} == {"image", "label"}
+    assert {f.name for f in fields(Batch)} == {"image", "label", "regions"}
+
+
+def test_the_regions_of_a_batch_are_the_organ_and_the_rest_and_no_lesion(finished: Workspace, tmp_path: Path) -> None:
+    shutil.copytree(finished.root / "slices", tmp_path / "slices")
+    (tmp_path / "slices" / "truth.bin").unlink()
+    store = type(finished.store)(tmp_path / "slices")
+    slices = TrainingSlices(store, finished.settings.anomaly, 0)
+    assert slices.batch(np.arange(3)).regions is None
+    regions = slices.batch(np.arange(3), regions=True).regions
+    assert regions is not None
+    organ = torch.from_numpy(store.organs[slices.rows[:3]].astype(np.float32))
+    assert torch.equal(regions[:, 0], organ)
+    assert torch.equal(regions.sum(1), torch.ones_like(organ))
 
 
 def test_only_scoring_names_the_truth() -> None:
     """`truth()` and `ScoredSlices` are used by scoring and by nothing that trains or chooses a threshold."""
     users = {p.name for p in SOURCE.rglob("*.py") if ".truth()" in p.read_text() or "ScoredSlices(" in p.read_text()}
-    assert users == {"sampling.py", "pipeline.py"}
-    chooser = ast.get_source_segment((text := (SOURCE / "pipeline.py").read_text()), _function(text, "_choose_threshold"))
-    assert chooser is not None
-    assert "ScoredSlices" not in chooser
-    assert "TrainingSlices" in chooser
-
-
-def _function(text: str, name: str) -> ast.AST:
-    return next(n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == name)
+    assert users == {"sampling.py", "pipeline.py", "reproduce.py"}
+    # The threshold is chosen by a room that cannot name them.
+    assert "ScoredSlices" not in (SOURCE / "runs.py").read_text()
+    for room in ("pipeline.py", "reproduce.py"):
+        text = (SOURCE / room).read_text()
+        calls = [
+            ast.unparse(n)
+            for n in ast.walk(ast.parse(text))
+            if isinstance(n, ast.Call) and "choose_threshold" in ast.unparse(n.func)
+        ]
+        assert calls
+        assert all("TrainingSlices" in call and "Scored" not in call for call in calls)
 
 
 # --- slices and splits --------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from scipy import ndimage
 from .config import MaskSettings
 from .errors import UserError
 
+IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
+"""Neighbours of a pixel within its image, not across a stack of images."""
 GUIDE_RADIUS = 4 / 96
 """Radius of the guided filter as a share of the side."""
 GUIDE_EPS = 0.005
@@ -109,25 +111,43 @@ def choose_threshold(
     return Threshold(float(threshold_otsu(values.ravel())), "Otsu on the differences of training images labelled abnormal")
 
 
-def clean(mask: np.ndarray, settings: MaskSettings) -> np.ndarray:
-    """Opening, closing, then the largest component or all that are large enough; (H, W) bool -> (H, W) bool."""
+def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
+    """Opening, closing, then the largest component or all that are large enough, in every image on its own.
+
+    Args:
+        masks: (H, W) or (n, H, W) bool; a stack is cleaned in one go, which is much faster than one by one.
+        settings: opening, closing, keep and min_px are read.
+
+    Returns:
+        bool, the same shape.
+    """
+    stack = masks.reshape(-1, *masks.shape[-2:]).astype(bool)
     if settings.opening:
-        mask = ndimage.binary_opening(mask, np.ones((settings.opening, settings.opening)))
+        stack = ndimage.binary_opening(stack, np.ones((1, settings.opening, settings.opening)))
     if settings.closing:
         # Padded, because the erosion of a closing would eat what touches the border.
         pad = settings.closing
-        closed = ndimage.binary_closing(np.pad(mask, pad), np.ones((settings.closing, settings.closing)))
-        mask = closed[pad:-pad, pad:-pad]
-    components, count = ndimage.label(mask)
+        padded = np.pad(stack, ((0, 0), (pad, pad), (pad, pad)))
+        stack = ndimage.binary_closing(padded, np.ones((1, pad, pad)))[:, pad:-pad, pad:-pad]
+    components, count = ndimage.label(stack, IN_PLANE)
     if not count:
-        return np.zeros_like(mask, dtype=bool)
+        return np.zeros_like(masks, dtype=bool)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     kept = sizes >= settings.min_px
     if settings.keep == "largest":
-        kept &= np.arange(len(sizes)) == sizes.argmax()
+        # Labels rise from image to image, so the largest of each is the first place of its greatest size.
+        image_of = np.zeros(len(sizes), dtype=np.int64)
+        where = np.flatnonzero(components)
+        image_of[components.ravel()[where]] = where // stack[0].size
+        order = np.lexsort((np.arange(len(sizes)), -sizes, image_of))
+        order = order[order > 0]
+        first = np.unique(image_of[order], return_index=True)[1]
+        largest = np.zeros(len(sizes), bool)
+        largest[order[first]] = True
+        kept &= largest
     kept[0] = False
-    return kept[components]
+    return kept[components].reshape(masks.shape)
 
 
 def peaks(refined: np.ndarray) -> np.ndarray:
@@ -151,5 +171,4 @@ def masks_of(refined: np.ndarray, threshold: float, settings: MaskSettings, peak
     """
     share = settings.peak if peak is None else peak
     levels = np.maximum(threshold, share * peaks(refined))
-    masks = [clean(m > level, settings) for m, level in zip(refined, levels, strict=True)]
-    return np.stack(masks) if masks else np.zeros(refined.shape, bool)
+    return clean(refined > levels[:, None, None], settings)

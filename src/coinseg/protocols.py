@@ -84,7 +84,7 @@ def gated(found: Explained, level: float) -> Explained:
 def replica_masks(maps: np.ndarray, threshold: float, counterfactual: bool) -> np.ndarray:
     """Masks as the thesis makes them (4.2): one threshold, cleaned only for counterfactual methods."""
     masks = maps > threshold
-    return np.stack([clean(m, REPLICA_CLEANING) for m in masks]) if counterfactual and len(masks) else masks
+    return clean(masks, REPLICA_CLEANING) if counterfactual else masks
 
 
 def replica(found: Explained) -> dict[str, Any]:
