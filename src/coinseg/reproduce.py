@@ -98,6 +98,7 @@ class Seed:
         self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
         self.slices = ScoredSlices(self.store, self.settings.anomaly, self.number, VALIDATION)
         order = np.random.default_rng([self.number, 6]).permutation(len(self.slices))
+        self._rows: dict[str, dict[str, tuple[Row, Settings]]] = {}
         self.members = np.sort(order[: self.job.slices or None])
 
     def _named(self, what: str) -> Report:
@@ -110,6 +111,11 @@ class Seed:
 
     def rows_of(self, table: str) -> dict[str, tuple[Row, Settings]]:
         """The rows of a table with their settings; "each" becomes one row for each layer of f."""
+        if table not in self._rows:
+            self._rows[table] = self._listed(table)
+        return self._rows[table]
+
+    def _listed(self, table: str) -> dict[str, tuple[Row, Settings]]:
         rows: dict[str, tuple[Row, Settings]] = {}
         for name, row in TABLES[table].items():
             settings = settings_of(row, self.settings, self.job.scale)
