@@ -29,9 +29,10 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     """
     root = work.root
     scores, masks = work.evaluate(), work.write_masks()
-    stage = {name: read_json(root / name / "stage.json") for name in ("classifier", "coin")}
+    # An attribution trains nothing after the classifier.
+    stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
     timings = {
-        "prepare": work.store.meta["seconds"], "classifier": stage["classifier"]["seconds"], "coin": stage["coin"]["seconds"],
+        "prepare": work.store.meta["seconds"], **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
         "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
     threshold = read_json(root / "threshold.json")

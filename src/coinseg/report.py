@@ -35,6 +35,7 @@ INK = "#7a7d82"
 """Text in figures: a grey that can be read on white and on black, because one picture serves both."""
 GROUPS = ("best", "median", "worst", "abnormal", "normal")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
+ATTRIBUTION_COLUMNS = ("input", "attribution", "mask against truth")
 COLUMNS = ("input", "counterfactual", "difference", "mask against truth")
 TERMS = {
     "adversarial": "does it look real?", "classifier": "does f call it normal?", "identity": "is it still the same image?",
@@ -42,8 +43,9 @@ TERMS = {
     "discriminator": "1.39: cannot tell it from real",
 }  # fmt: skip
 PERCENT = ("lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy")
+SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
-COUNTS = ("slices_abnormal", "slices_scored", "slices_normal")
+COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "hd95_slices")
 ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
 
 
@@ -69,10 +71,13 @@ def _truth(example: Example) -> np.ndarray | None:
     return example["truth"].astype(bool) if example["known"] else None
 
 
-def _pictures(example: Example, top: float) -> list[np.ndarray]:
+def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
+    """The pictures of an example by the name of their column; an attribution has no counterfactual."""
     image, mask = example["image"], example["mask"].astype(bool)
-    painted = grey(example["counterfactual"])
-    return [grey(image), painted, heat(image, example["difference"], top), overlay(image, mask, _truth(example))]
+    explained, found = heat(image, example["difference"], top), overlay(image, mask, _truth(example))
+    if np.isnan(example["counterfactual"]).all():
+        return dict(zip(ATTRIBUTION_COLUMNS, (grey(image), explained, found), strict=True))
+    return dict(zip(COLUMNS, (grey(image), grey(example["counterfactual"]), explained, found), strict=True))
 
 
 def _dice(example: Example) -> float | None:
@@ -85,7 +90,7 @@ def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
     groups: dict[str, list[Example]] = {name: [] for name in GROUPS}
     for e in examples:
         shown = {"name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e)}
-        pictures = [(title, _uri(picture)) for title, picture in zip(COLUMNS, _pictures(e, top), strict=True)]
+        pictures = [(title, _uri(picture)) for title, picture in _pictures(e, top).items()]
         shown |= {"known": _truth(e) is not None, "marked": float(e["mask"].mean()), "pictures": pictures}
         groups.setdefault(str(e["group"]), []).append(shown)
     return {name: group for name, group in groups.items() if group}
@@ -189,7 +194,9 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
     inside = (settings.get("data") or {}).get("split_by") == "slice"
     called_from = (settings.get("classifier") or {}).get("threshold", 0.5)
-    stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in ("classifier", "coin")}
+    attributed = settings.get("method", "counterfactual") != "counterfactual"
+    stages = ("classifier",) if attributed else ("classifier", "coin")
+    stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
     examples = _load(out / "evaluation" / "examples.npz")
     top = _top(examples or [], level)
     current, usual = _flat(settings), _flat(Settings().as_dict())
@@ -202,16 +209,18 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         inside=inside,
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
         called_from=called_from,
-        shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because")},
+        shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
+        sizes=scores.get(SIZES) or [],
+        attributed=attributed,
         counts=[scores.get(name) for name in COUNTS],
         level=level,
         groups=None if examples is None else _groups(examples, top),
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
         top=top,
         ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)),
-        columns=COLUMNS,
+        columns=ATTRIBUTION_COLUMNS if attributed else COLUMNS,
         colours=[f"rgb{colour}" for colour in COLOURS],
-        curves=_curves(*stats.values()),
+        curves=_curves(*stats.values(), *[[]] * (2 - len(stats))),
         unlogged=[name for name, lines in stats.items() if not lines],
         changed=[(n, v, usual[n]) for n, v in current.items() if n in usual and v != usual[n]],
         current=current,
@@ -246,15 +255,16 @@ def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
         raise UserError(f"{examples} has no examples", "examples.npz of a finished evaluation", "finish the run first")
     top = _top(found)
     figure = Figure(figsize=(8, 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
-    grid = figure.subplots(len(chosen), len(COLUMNS), squeeze=False)
+    titles = list(_pictures(chosen[0], top))
+    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, example in zip(grid, chosen, strict=True):
-        for axis, picture in zip(row, _pictures(example, top), strict=True):
+        for axis, picture in zip(row, _pictures(example, top).values(), strict=True):
             axis.imshow(picture, interpolation="antialiased")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         dice = "" if (value := _dice(example)) is None else f"Dice {value:.2f}\n"
         row[0].set_ylabel(f"{example['group']}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)
-    for axis, title in zip(grid[0], COLUMNS, strict=True):
+    for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     words = ("lesion found", "marked, no lesion", "lesion missed")
     patches = [Patch(color=f"#{bytes(colour).hex()}", label=w) for colour, w in zip(COLOURS, words, strict=True)]
