@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,3 +149,12 @@ def test_presets_fit_their_own_networks(name: str) -> None:
     assert 0 <= found.coin.skips <= found.coin.depth - 1
     assert found.data.size % 2**found.coin.depth == 0
     assert found.data.size >= 2**found.coin.discriminator_depth
+
+
+def test_the_settings_of_the_second_experiment_can_be_read() -> None:
+    import yaml
+
+    text = (Path(__file__).parent.parent / "docs" / "tuh.yaml").read_text(encoding="utf-8")
+    settings = settings_from(yaml.safe_load(text))
+    assert settings.classifier.name == "tf_efficientnetv2_s"
+    assert (settings.data.min_organ_px, settings.data.min_lesion_px, settings.data.stratify) == (100, 1000, "lesion_area")

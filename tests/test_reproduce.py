@@ -136,7 +136,7 @@ def test_all_rows_of_tables_1_and_3_where_there_are_organs(tmp_path: Path) -> No
         assert {row["method"] for row in made["rows"]} == set(TABLES[table])
     thesis = {row["method"]: row["iou_thesis"] for row in made["rows"] if row["protocol"] == "replica" and "iou_thesis" in row}
     assert thesis == {"idt = 0": 0.5, "f = 0": 0.424, "tv = 0": 0.427, "COIN": 0.646}
-    for name in ("figure5", "figure6", "figure7", "figure8", "both-directions"):
+    for name in ("figure5", "figure6", "figure7", "figure8", "both-directions-abnormal", "both-directions-normal"):
         assert (tmp_path / "out" / "figures" / f"{name}.png").stat().st_size > 1000
 
 

@@ -32,7 +32,7 @@ from .data.slices import VALIDATION, SliceStore, prepare
 from .engine import Report, images_to, make_fabric, silent, to_device
 from .evaluation import explain_all
 from .experiments import TABLES, Row, Scale, settings_of
-from .figures import Examples, both_directions, load_examples, save_examples
+from .figures import Examples, both_directions, save_examples
 from .masks import masks_of
 from .methods import COUNTERFACTUAL
 from .protocols import Explained, gated, honest, replica, replica_masks
@@ -226,21 +226,26 @@ class Seed:
             ),
         )  # fmt: skip
 
-    def both_directions(self, name: str, settings: Settings, path: Path) -> Path:
-        """Singla et al. on one abnormal image: its anomaly removed, and another added (thesis 3.1)."""
-        folder = self.place_of(name, settings)
-        generator = train_coin(self.store, self.f, settings, folder / "coin")
+    def both_directions(self, name: str, settings: Settings, folder: Path) -> list[Path]:
+        """Singla et al. on an abnormal and on a normal image: the anomaly removed, and one added (thesis 3.1)."""
+        generator = train_coin(self.store, self.f, settings, self.place_of(name, settings) / "coin")
         fabric = make_fabric(settings.engine)
-        example = load_examples(folder / "examples.npz")
-        x = images_to(fabric, as_images(example.image[:1]))
         to_device(generator, fabric)
-        removed, added = singla.directions(x, generator, self.f, settings.coin.conditions)
-        (without, f_without), (more, f_more) = removed.painted(), added.painted()
-        pictures = [np.clip(images[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for images in (without, more)]
-        before, name = float(example.before[0]), str(example.name[0])
-        return both_directions(
-            path, name, example.image[0], pictures[0], pictures[1], before, float(f_without[0]), float(f_more[0])
-        )
+        labels, paths = self.slices.labels(), []
+        for label, word in ((1, "abnormal"), (0, "normal")):
+            members = np.random.default_rng([self.number, 8]).permutation(np.flatnonzero(labels == label))[:1]
+            if not len(members):
+                continue
+            x = images_to(fabric, self.slices.batch(members).image)
+            removed, added = singla.directions(x, generator, self.f, settings.coin.conditions)
+            (without, f_without), (more, f_more) = removed.painted(), added.painted()
+            image, *painted = (np.clip(t[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for t in (x, without, more))
+            before, title = float(removed.probability[0]), f"labelled {word}"
+            path = folder / f"both-directions-{word}.png"
+            paths.append(
+                both_directions(path, title, image, painted[0], painted[1], before, float(f_without[0]), float(f_more[0]))
+            )
+        return paths
 
 
 def explained(run: Run, batch: ScoredBatch) -> tuple[Explanation, np.ndarray]:
@@ -306,5 +311,5 @@ def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple
     places = {row: seeds[0].place_of(row, settings) for row, (_, settings) in rows.items()}
     pictures = draw(places, table, job.out / "figures", injected)
     if table == "table1" and "G" in rows:
-        pictures.append(seeds[0].both_directions("G", rows["G"][1], job.out / "figures" / "both-directions.png"))
+        pictures += seeds[0].both_directions("G", rows["G"][1], job.out / "figures")
     return files + pictures, records

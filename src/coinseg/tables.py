@@ -139,10 +139,12 @@ def _cell(row: Record, score: str, form: str, best: str | None, seeds: int) -> C
 
 
 def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[list[Cell]]]:
-    """Headings and rows: what a table says, before it is Markdown or TeX."""
+    """Headings and rows: what a table says, before it is Markdown or TeX; a column nobody has a number in is left out."""
     seeds = max(row["seeds"] for row in group)
     headings, rows = ["method", "what it is"], [[(str(row["method"]), False), (_what(row), False)] for row in group]
     for score, (heading, direction, form) in columns.items():
+        if all(row.get(f"{score}_mean") is None and row.get(f"{score}_thesis") is None for row in group):
+            continue
         best = _best(group, score, direction, form)
         headings.append(f"{heading} {ARROWS[direction]}".strip())
         for line, row in zip(rows, group, strict=True):
