@@ -100,9 +100,8 @@ def replica(found: Explained) -> dict[str, Any]:
     iou, threshold = metrics.best_threshold(maps, truth, REPLICA_THRESHOLDS, cleaned) if labelled.any() else (None, None)
     scores: dict[str, Any] = {"iou": iou, "threshold": threshold, "slices": int(labelled.sum())}
     if found.after is not None:
-        abnormal = found.label == 1
-        scores["cv"] = metrics.counterfactual_validity(found.before[abnormal], found.after[abnormal])
-        scores["flip_rate"] = metrics.flip_rate(found.before[abnormal], found.after[abnormal])
+        scores["cv"] = metrics.counterfactual_validity(found.before, found.after)
+        scores["flip_rate"] = metrics.flip_rate(found.before, found.after)
     return scores
 
 

@@ -45,7 +45,7 @@ from .types import Explanation
 
 PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")
 """The cohort that is made when no data are given."""
-FORMAT = 1
+FORMAT = 2
 EXAMPLES = 6
 """Slices that the figures show: abnormal ones drawn by the seed, the same for every method."""
 
