@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .data.image import is_image
-from .data.volume import is_volume
+from .data.layout_shared import files_in, stem_of
+from .data.scan_files import holds_slices, split_key
+from .data.volume import WRITTEN
 from .engine import Report
 from .errors import UserError
 from .runs import Run, load
@@ -14,18 +16,18 @@ from .types import MaskSource
 
 
 def mask_name(path: Path) -> str:
-    """The name of the mask of an input: PNG for an image, .nii.gz for a volume."""
-    if is_image(path):
-        return f"{path.stem}.png"
-    return f"{path.name.removesuffix('.gz').removesuffix('.nii')}.nii.gz"
+    """The name of the mask of an input: PNG for an image, .nii.gz for a volume of any format."""
+    return f"{stem_of(path)}{'.png' if is_image(path) else '.nii.gz'}"
 
 
 def inputs(source: Path) -> list[Path]:
-    """The volumes and images of a folder and its folders, in order, without hidden ones."""
-    found = [p for p in sorted(source.rglob("*")) if p.is_file() and not p.name.startswith(".") and (is_image(p) or is_volume(p))]
+    """The volumes (a folder of DICOM files is one) and images of a folder and its folders, in order, without hidden ones."""
+    if holds_slices(source):
+        raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
+    found = files_in(source)
     if not found:
         raise UserError(
-            f"{source} holds no image or volume", "a folder of .nii, .nii.gz, PNG, JPEG or TIFF files", "mend the path"
+            f"{source} holds no image or volume", "a folder of volumes, DICOM folders, PNG, JPEG or TIFF files", "mend the path"
         )
     return found
 
@@ -33,21 +35,22 @@ def inputs(source: Path) -> list[Path]:
 def segment_path(
     source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report
 ) -> tuple[int, list[str]]:
-    """Segment a file to a file, or a folder to a folder.
+    """Segment a file to a file, or a folder to a folder; a DICOM folder to a file when `out` has the name of a volume.
 
     Returns:
         The number of masks written (those already there are skipped in a folder) and one line for each input that failed.
     """
-    if not source.exists():
+    place, key = split_key(source)
+    if not place.exists():
         raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
     run = load(model, accelerator)
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
     labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
     organs = [MaskSource(path, values) for path in organ for values in labels]
-    if source.is_file():
-        wanted = ".png" if is_image(source) else ".nii.gz"
-        if not out.name.endswith((wanted, ".nii") if wanted == ".nii.gz" else wanted):
-            raise UserError(f"the output is {out}", f"a name that ends in {wanted}", "mend -o")
+    if place.is_file() or key is not None or out.name.lower().endswith(WRITTEN):
+        endings = (".png",) if is_image(source) else WRITTEN
+        if not out.name.lower().endswith(endings):
+            raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
         if out.exists() and not overwrite:
             raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
         run.segment_file(source, out, organs, overwrite)

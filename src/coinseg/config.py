@@ -43,7 +43,7 @@ class DataSettings:
         split_by: "slice" splits inside patients when there is only one (scores are then optimistic).
     """
 
-    layout: Literal["auto", "totalsegmentator", "nnunet", "kits", "folders", "csv"] = "auto"
+    layout: Literal["auto", "totalsegmentator", "nnunet", "kits", "folders", "csv", "dicom"] = "auto"
     organ: tuple[str, ...] = ()
     organ_from: str | None = None
     lesion: tuple[str, ...] = ()

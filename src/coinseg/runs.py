@@ -19,7 +19,7 @@ from .data.image import is_image, write_image_mask
 from .data.intensity import Window, signed
 from .data.sampling import TrainingSlices
 from .data.slices import LoadedCase, cut_pixels, encode, load_case
-from .data.volume import Geometry, read_volume, write_mask
+from .data.volume import Geometry, read_geometry, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
 from .masks import Threshold, choose_threshold, masks_of, refine, rule_of
@@ -155,7 +155,7 @@ class Run:
         return found
 
     def segment(self, path: str | Path, organ: Sequence[MaskSource] = ()) -> Segmentation:
-        """Segment one volume (.nii, .nii.gz) or image file.
+        """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.
 
         Args:
             path: the scan or image; never modified.
@@ -176,12 +176,12 @@ class Run:
             )
         if self.kind == "hu" and is_image(path):
             raise UserError(
-                f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the .nii.gz"
+                f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan"
             )
         return load_case(Case(path.name, path.name, path, volume=not is_image(path), organ=tuple(organ)), with_lesion=False)
 
     def segment_file(self, path: Path, out: Path, organ: Sequence[MaskSource] = (), overwrite: bool = False) -> Segmentation:
-        """Segment one file and write the mask: NIfTI on the scan's own grid, or a PNG of the image's size."""
+        """Segment one file and write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
         found = self.segment(path, organ)
         write_segmentation(found, path, out, overwrite)
         return found
@@ -201,7 +201,7 @@ def write_segmentation(
     if is_image(source):
         write_image_mask(out, found.mask[0], overwrite)
     else:
-        write_mask(out, found.mask, geometry or read_volume(source).geometry, overwrite)
+        write_mask(out, found.mask, geometry or read_geometry(source), overwrite)
 
 
 def load(root: str | Path, accelerator: str | None = None) -> Run:

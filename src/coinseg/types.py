@@ -47,7 +47,7 @@ class Case:
     Args:
         id: unique within the cohort, safe as a file name.
         patient: cases of one patient never end on both sides of the split.
-        image: the volume (.nii, .nii.gz) or the image file.
+        image: the volume (a file, a DICOM folder or archive, `FOLDER#KEY` for one of its series) or the image file.
         volume: whether `image` is a volume.
         label: 0 normal, 1 abnormal, None unknown; for volumes the label of every slice not in `slice_labels`.
         slice_labels: labels of single slices of a volume, by index from inferior (0) to superior.

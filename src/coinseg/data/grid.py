@@ -49,10 +49,14 @@ class Geometry:
         return np.asarray(self.affine @ inv_ornt_aff(self._turn, self.shape[:3]))
 
     @property
+    def millimetres(self) -> float:
+        """How many millimetres the unit of the affine is."""
+        return _MM.get(int(header_of(self.header)["xyzt_units"]) % 8, 1.0)
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size (dz, dy, dx) in mm of the canonical grid."""
-        unit = _MM.get(int(header_of(self.header)["xyzt_units"]) % 8, 1.0)
-        dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * unit
+        dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * self.millimetres
         return float(dz), float(dy), float(dx)
 
     def to_canonical(self, stored: np.ndarray) -> np.ndarray:
@@ -85,3 +89,13 @@ def same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
     headers = (header_of(one.header), header_of(other.header))
     quaternion = any(int(h["sform_code"]) == 0 and int(h["qform_code"]) > 0 for h in headers)
     return bool(apart.min() <= MAX_SHIFT and apart.max() <= (_MAX_TURN if quaternion else MAX_SHIFT))
+
+
+def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    """The grid of a file that is no NIfTI: (4, 4) to RAS+ millimetres, and the header a NIfTI mask of it gets."""
+    header = nib.Nifti1Header() if max(shape) < 2**15 else nib.Nifti2Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, code=1)  # The nearest rotation; where axes are not orthogonal only the sform is exact.
+    header.set_sform(affine, code=1)
+    return Geometry(np.asarray(affine, dtype=np.float64), shape, header.binaryblock)

@@ -2,7 +2,7 @@
 
     data/
       labels.csv            file,label,patient,mask,organ     (only file is required; see `COLUMNS` for other names)
-      images/a.png          named a.png, images/a.png or just a
+      images/a.png          named a.png, images/a.png or just a; a volume, a DICOM folder or .zip (FOLDER#KEY for one of its series)
       masks/a.png           used when the table has no column mask
       organ_masks/a.png     used when the table has no column organ
 
@@ -18,8 +18,9 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, Cohort
 from .image import IMAGE_SUFFIXES, is_image
-from .layout_shared import MasksByName, header_of, label_in, place_of, read_table, safe_id, visible
-from .volume import VOLUME_SUFFIXES, is_volume
+from .layout_shared import MasksByName, header_of, label_in, own_patients, patient_of, place_of, read_table, safe_id, visible
+from .scan_files import ARCHIVE, VOLUME_SUFFIXES, is_dicom, split_key
+from .volume import is_volume
 
 COLUMNS = {
     "file": ("file", "image", "path", "filename", "image_path", "id"),
@@ -56,7 +57,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     cases = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in read_table(table)]
     cases, problems = masks.with_organs(cases)
     if cases and "patient" not in column:
-        problems.insert(0, f"{table.name} has no column patient: every file is its own patient")
+        problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     label = column.get("label")
     source = f"image labels from {table.name}, column {label}" if label else f"no image labels in {table.name}"
     return Cohort("csv", tuple(cases), source, tuple(problems))
@@ -64,7 +65,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
     """The case of one row, given as cells by role; `UserError` with the row number on anything wrong with it."""
-    image = _named(table, number, cells.get("file", ""), ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
+    image = _named(table, number, cells.get("file", ""), ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE))
     if image is None or not (is_image(image) or is_volume(image)):
         got = cells.get("file") or "no file"
         raise UserError(f"row {number} of {table} names {got}", "an image or a volume", "correct the row")
@@ -73,20 +74,21 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     place = place_of(image, table.parent)
     organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
     mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
-    name = safe_id(place)
+    name, volume = safe_id(place), is_volume(image)
     return Case(
-        id=name, patient=cells.get("patient", name), image=image, volume=is_volume(image),
+        id=name, patient=cells["patient"] if "patient" in cells else patient_of(image, name), image=image, volume=volume,
         label=label_in(cells.get("label", ""), table, number),
         organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask),
     )  # fmt: skip
 
 
 def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """The file a cell names, None for an empty one; `UserError` when it is missing."""
+    """The file or DICOM folder a cell names, None for an empty one; `UserError` when it is missing."""
     if not cell:
         return None
     for suffix in suffixes:
         for base in (table.parent, table.parent / "images"):
-            if (base / (cell + suffix)).is_file():
-                return base / (cell + suffix)
+            path = base / (cell + suffix)
+            if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
+                return path
     raise UserError(f"row {number} of {table} names {cell}, which is missing", "an existing file", "correct the row")

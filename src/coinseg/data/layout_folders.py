@@ -1,4 +1,4 @@
-"""Plain folders of normal and of abnormal images or volumes; every file is its own patient.
+"""Plain folders of normal and of abnormal images or volumes; every file is its own patient, DICOM by a hash of PatientID.
 
     data/
       normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
@@ -21,7 +21,7 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, Cohort
 from .image import IMAGE_SUFFIXES
-from .layout_shared import MasksByName, few, files_in, folders_in, place_of, safe_id, stem_of
+from .layout_shared import MasksByName, few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, stem_of
 from .volume import VOLUME_SUFFIXES, is_volume
 
 _NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
@@ -47,7 +47,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     cases, problems = masks.with_organs(cases)
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
     source = f"image labels from folders: normal {normal}, abnormal {abnormal}"
-    return Cohort("folders", tuple(cases), source, (*problems, "folders name no patients: every file is its own patient"))
+    return Cohort("folders", tuple(cases), source, (*problems, f"folders name no patients: {own_patients(cases)}"))
 
 
 def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[Case]:
@@ -69,7 +69,7 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
         case = safe_id(place)
         cases.append(
             Case(
-                id=case, patient=case, image=path, volume=is_volume(path), label=label,
+                id=case, patient=patient_of(path, case), image=path, volume=is_volume(path), label=label,
                 organ=masks.organ_sources(masks.organ(path, place)), lesion=masks.lesion_sources(lesion),
             )
         )  # fmt: skip

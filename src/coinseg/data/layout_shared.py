@@ -23,7 +23,8 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, MaskSource
 from .image import IMAGE_SUFFIXES, is_image
-from .volume import VOLUME_SUFFIXES, is_volume
+from .scan_files import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, may_hold_slices
+from .volume import is_volume
 
 Rows = list[tuple[int, dict[str, str]]]
 """Rows of a table by row number (the header is row 1), each by lower-case column name."""
@@ -170,19 +171,42 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Images and volumes at any depth, sorted, hidden files and folders left out."""
+    """Images and volumes at any depth, sorted, hidden files and folders left out.
+
+    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed.
+    """
     found: list[Path] = []
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
-        paths = (Path(place, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if is_image(path) or is_volume(path)]
+        paths = [Path(place, name) for name in names if not name.startswith(".")]
+        found += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
+        found += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
+        series = [name for name in below if holds_slices(Path(place, name))]
+        found += [Path(place, name) for name in series]
+        below[:] = [name for name in below if name not in series]
     return sorted(found)
+
+
+def patient_of(image: Path, default: str) -> str:
+    """The patient a DICOM scan names (hashed, see `dicom.patient_of`); `default` for anything else."""
+    if not is_dicom(image):
+        return default
+    from .dicom import patient_of as hashed
+
+    return hashed(image, default)
+
+
+def own_patients(cases: Iterable[Case]) -> str:
+    """What is known of patients where no table names them, for a problem line."""
+    hashed = any(case.patient != case.id for case in cases)
+    return "every file is its own patient" + (", but DICOM names them (kept as a hash of PatientID)" if hashed else "")
 
 
 def stem_of(path: PurePath) -> str:
     """The name without its image or volume suffix."""
     low = path.name.lower()
-    return path.name[: -len(next((s for s in (*VOLUME_SUFFIXES, *IMAGE_SUFFIXES) if low.endswith(s)), "")) or None]
+    suffixes = (*VOLUME_SUFFIXES, ARCHIVE, *SLICE_SUFFIXES, *IMAGE_SUFFIXES)
+    return path.name[: -len(next((s for s in suffixes if low.endswith(s)), "")) or None]
 
 
 def _key(path: PurePath) -> str:

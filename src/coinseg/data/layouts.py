@@ -5,6 +5,7 @@
     kits               one folder per case, one label map in it         layout_kits
     csv                a table that names files and labels              layout_csv
     folders            normal images here, abnormal images there        layout_folders
+    dicom              one folder or .zip of DICOM files per case       layout_dicom
 
 A reader only lists: it looks at names and tables, never inside an image, so thousands of scans take a moment. What it
 leaves out is said in `Cohort.problems`; what makes the data unusable as a whole is a `UserError`.
@@ -21,6 +22,7 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Cohort
 from .layout_csv import list_table, table_of
+from .layout_dicom import fits_dicom, list_dicom
 from .layout_folders import fits_folders, list_folders
 from .layout_kits import fits_kits, list_kits
 from .layout_nnunet import fits_nnunet, list_nnunet
@@ -33,10 +35,11 @@ LAYOUTS: dict[str, Callable[[Path, DataSettings], Cohort]] = {
     "kits": list_kits,
     "csv": list_table,
     "folders": list_folders,
+    "dicom": list_dicom,
 }
 _KNOWN = (
     "totalsegmentator (s0001/ct.nii.gz), nnunet (dataset.json, imagesTr/x_0000.nii.gz), kits (case_00000/imaging.nii.gz), "
-    "csv (a table with a column file) or folders (one of normal, one of abnormal images)"
+    "csv (a table with a column file), folders (one of normal, one of abnormal images) or dicom (a folder of slices per case)"
 )
 
 
@@ -77,6 +80,8 @@ def _recognise(root: Path, settings: DataSettings) -> str:
         return "csv"
     if fits_folders(root):
         return "folders"
+    if fits_dicom(root):
+        return "dicom"
     suffixes = Counter(path.suffix.lower() or "no suffix" for path in visible(root) if path.is_file())
     files = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(suffixes.items()))
     found = f"folders: {few(folder.name for folder in folders_in(root))}; files: {files or 'none'}" if root.is_dir() else "a file"

@@ -29,6 +29,7 @@ from ..types import Case, Cohort
 from . import intensity
 from .cutting import Box, Cut, cuts
 from .image import read_image, read_image_mask
+from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
 from .splitting import VALIDATION as VALIDATION
 from .splitting import split as split
@@ -43,7 +44,7 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     """What a store depends on: the files (path, size, time of change), the data settings and the seed of the split."""
     files = {case.image for case in cohort.cases}
     files |= {mask.path for case in cohort.cases for mask in (*case.organ, *case.lesion)}
-    stamps = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files) if f.exists()]
+    stamps = [(str(f), p.stat().st_size, p.stat().st_mtime_ns) for f in sorted(files) for p in parts_of(f)]
     labels = [(case.id, case.patient, case.label, sorted(case.slice_labels.items())) for case in cohort.cases]
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
     injected = settings.anomaly.kind != "none"
