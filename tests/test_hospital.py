@@ -247,7 +247,10 @@ def test_unknown_labels(tmp_path: Path, changes: dict[str, Any], pattern: str) -
         ('{"labels": [1, 2]}', r"dataset\.json has labels \[1, 2\]"),
         ('{"labels": {"kidney": 1.5}}', r"gives the label 'kidney' the value 1\.5; required: a whole number or a list"),
         ('{"labels": {"kidney": [1, true]}}', r"gives the label 'kidney' the value \[1, True\]"),
-        ('{"labels": {"kidney": 1}, "file_ending": ".png"}', r"file_ending '\.png'; required: \.nii\.gz or \.nii or \.nrrd or \.mha or \.mhd; convert"),
+        (
+            '{"labels": {"kidney": 1}, "file_ending": ".png"}',
+            r"file_ending '\.png'; required: \.nii\.gz or \.nii or \.nrrd or \.mha or \.mhd; convert",
+        ),
     ],
 )
 def test_broken_dataset_json(tmp_path: Path, text: str, pattern: str) -> None:

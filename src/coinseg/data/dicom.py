@@ -1,6 +1,6 @@
 """DICOM series: found in a folder or a .zip, chosen, read in Hounsfield units. Used through `volume`.
 
-Pixels are decoded by pydicom's plugins (GDCM, pylibjpeg). Nothing of the patient leaves this file: messages name series by
+Pixels are decoded by pydicom and its plugins GDCM (JPEG, JPEG-LS) and pylibjpeg-openjpeg (JPEG 2000). Nothing of the patient leaves this file: messages name series by
 number and description, from which words of the patient's name and id and long numbers are struck, files by `public_name`;
 what a decoder says is not repeated.
 """
@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, config, dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.pixels import iter_pixels
+from pydicom.uid import RLELossless
 
 from ..errors import UserError
 from .dicom_stack import Frame, Header, Stack, stack_of
@@ -92,21 +94,28 @@ def _broken(place: Path, member: str, why: str) -> UserError:
 
 
 def _header(place: Path, member: str, files: Members) -> Dataset:
-    """The tags of one file without its pixels."""
+    """The tags of one file without its pixels, every value decoded: no later line meets a bad one."""
     try:
         with files[member]() as file, _silent():
             deflated = _DEFLATED in file.read(1024)
             file.seek(0)
-            header = None if deflated else dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            header = Dataset() if deflated else dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            sound = deflated or _is_sound(header)
     except Exception as error:  # pydicom and zipfile raise almost anything on bad bytes, with values in it.
         raise _broken(place, member, type(error).__name__) from None
-    if header is None:
+    if deflated:
         raise _broken(place, member, "its tags are deflated, which could unpack to any size")
-    sort = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    cut_off = sort.startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
-    if not sort or cut_off:
+    if not sound:
         raise _broken(place, member, "its tags are cut off or it is no DICOM")
     return header
+
+
+def _is_sound(header: Dataset) -> bool:
+    """Decode all values; whether the object says what it is, its tags have their types, and a slice has a size."""
+    elements = list(header.iterall())
+    sort = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    cut_off = sort.startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
+    return bool(sort) and not cut_off and all(dictionary_VR(element.tag) == element.VR for element in header) and bool(elements)
 
 
 def _series_in(place: Path, files: Members) -> Series:
@@ -205,7 +214,9 @@ def _decoded(
     try:
         with files[member]() as file, _silent():
             dataset = dcmread(file, force=True)
-            frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True)]
+            # Of the plugins for RLE that of pydicom is the one that never panics on bad bytes.
+            plugin = "pydicom" if dataset.file_meta.get("TransferSyntaxUID") == RLELossless else ""
+            frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]
         matching = len(frames) == len(inside) and all(pixels.shape == inside[0][1].size for pixels in frames)
     except Exception as error:  # Every plugin raises its own, with anything in it.
         raise _broken(place, member, f"{type(error).__name__} while its pixels were decoded") from None
