@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom.data
 import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
@@ -33,14 +34,17 @@ from pydicom.uid import (
 )  # fmt: skip
 from pydicom.valuerep import DSfloat
 
-from coinseg.batch import inputs, mask_name
+from coinseg.batch import inputs, mask_name, segment_path
 from coinseg.config import DataSettings, Settings
 from coinseg.data import scan_files
 from coinseg.data.layouts import read_layout
 from coinseg.data.slices import load_case, store_key
 from coinseg.data.volume import peek_shape, read_geometry, read_mask, read_volume, write_mask
+from coinseg.engine import silent
 from coinseg.errors import UserError
+from coinseg.pipeline import Workspace
 from coinseg.types import MaskSource
+from conftest import tiny_settings
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 SECRETS = ("ANNA", "SECRETNAME", "998877", "19620304", "20130405")
@@ -327,7 +331,9 @@ def test_each_slice_has_its_own_scale(tmp_path: Path) -> None:
 def test_one_slice_and_one_file(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "a", scan_of((6, 5, 1)))
     only = next(folder.iterdir())
-    for path in (folder, only):
+    bare = tmp_path / "nameless"
+    bare.write_bytes(only.read_bytes())
+    for path in (folder, only, bare):
         volume = read_volume(path)
         assert volume.scan.shape == (1, 5, 6)
         assert volume.spacing == pytest.approx((2.5, 0.7, 0.8))
@@ -395,9 +401,17 @@ def test_localizers_captures_and_reports_beside_a_scan_are_passed_over(tmp_path:
     write_series(folder / "dose", scan_of((6, 5, 1)), number=9, series="1.8", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     report = header(series="1.7", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR")
     save(report, folder / "report")
+    index = Dataset()
+    index.SOPClassUID, index.SOPInstanceUID, index.DirectoryRecordSequence = "1.2.840.10008.1.3.10", "1.2", Sequence([])
+    save(index, folder / "DICOMDIR")
+    del index.SOPClassUID
+    index.save_as(folder / "DICOMDIR")
+    save(header(series="1.6", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT"), folder / "structures")
+    write_series(folder / "rt", scan_of((6, 5, 2)), number=8, series="1.5", Modality="RTDOSE")
     assert read_volume(folder).scan.shape == (4, 5, 6)
     assert "holds only a localizer" in refusal(tmp_path / "a#1")
     assert "holds only secondary captures" in refusal(tmp_path / "a#9")
+    assert "holds only doses, segmentations or other derived objects" in refusal(tmp_path / "a#8")
 
 
 # --- What is refused ----------------------------------------------------------------------------------------------
@@ -720,3 +734,44 @@ def test_inputs_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is one DICOM series; required: the name of one mask"):
         inputs(root / "p1")
     assert read_geometry(root / "p1").canonical_shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small", "MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_bigendian"]
+)
+def test_pydicoms_own_examples_are_the_same_scan(name: str) -> None:
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    first, other = (read_volume(folder / f"{each}.dcm") for each in ("MR_small", name))
+    assert np.array_equal(first.scan, other.scan)
+    assert first.scan.shape == (1, 64, 64)
+
+
+def test_signed_jpeg_2000_under_a_header_that_says_otherwise(tmp_path: Path) -> None:
+    scan = read_volume(Path(pydicom.data.__file__).parent / "test_files" / "J2K_pixelrep_mismatch.dcm").scan
+    assert (scan.min(), scan.max()) == (-2000, 1896)
+
+
+# --- From a scan to its mask --------------------------------------------------------------------------------------
+
+
+def test_segment_takes_every_format(tmp_path: Path, images: Path) -> None:
+    tiny = tiny_settings()
+    few = replace(tiny, classifier=replace(tiny.classifier, steps=2), coin=replace(tiny.coin, steps=2))
+    work = Workspace(images, tmp_path / "run", few)
+    work.start()
+    assert work.run.kind == "percentile"
+    folder, array = tmp_path / "scans", scan_of((24, 20, 3))
+    write_series(folder / "a", array)
+    write_itk(folder / "b.nrrd", array, PLAIN)
+    for out in ("m.nii.gz", "m.nrrd", "m.mha"):
+        assert segment_path(folder / "a", tmp_path / out, work.root, [], False, "cpu", silent) == (1, [])
+    masks = [read_mask(MaskSource(tmp_path / out), read_geometry(folder / "a")) for out in ("m.nii.gz", "m.nrrd", "m.mha")]
+    assert np.array_equal(masks[0], masks[1])
+    assert np.array_equal(masks[0], masks[2])
+    segment_path(folder / "a#3", tmp_path / "n.nii", work.root, [], False, "cpu", silent)
+    with pytest.raises(UserError, match=r"a name that ends in \.nii\.gz or \.nii or \.nrrd or \.mha"):
+        segment_path(folder / "a#3", tmp_path / "n", work.root, [], False, "cpu", silent)
+    (folder / "broken.mha").write_bytes(b"hello")
+    written, failed = segment_path(folder, tmp_path / "all", work.root, [], False, "cpu", silent)
+    assert (written, len(failed)) == (2, 1)
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a.nii.gz", "b.nii.gz"]

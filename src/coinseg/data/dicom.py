@@ -19,7 +19,7 @@ import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.pixels import iter_pixels
-from pydicom.uid import RLELossless
+from pydicom.uid import JPEG2000, JPEG2000Lossless, RLELossless
 
 from ..errors import UserError
 from .dicom_stack import Frame, Header, Stack, stack_of
@@ -32,10 +32,14 @@ _TAGS = [
     "ImagePositionPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "PatientName",
 ]  # fmt: skip
-_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-"""SOP classes of secondary captures begin so."""
-_SLICES = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.128")
-"""SOP classes of CT, MR and PET images, enhanced ones too, begin so: without a size such a file is cut off."""
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
+"""SOP classes of secondary captures begin so, a dot added."""
+_SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.10008.5.1.4.1.1.128.")
+"""SOP classes of CT, MR and PET images, enhanced ones too, likewise: without a size such a file is cut off."""
+_DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")
+"""Modalities of objects that come with scans and are none."""
+_PLUGINS = {RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg"}
+"""The other plugins for RLE panic on bad bytes, those for JPEG 2000 fail where it is signed and its header says otherwise."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SALT = "coinseg patient "
 _MOST = 8
@@ -65,14 +69,11 @@ def patient_of(path: Path, default: str) -> str:
     place, key = split_key(path)
     try:
         with members(place) as files:
-            if key is None:
-                first = next(iter(files), None)
-                header = _header(place, first, files) if first else None
-            else:
-                header = _choose(path, _series_in(place, files))[0][1]
+            chosen = [header for _, header in _choose(path, _series_in(place, files))] if key is not None else None
+            headers = chosen or (_header(place, member, files) for member in files)
+            known = next(filter(None, (str(header.get("PatientID") or "").strip() for header in headers)), "")
     except UserError:
         return default  # said when the scan is read
-    known = str(header.get("PatientID") or "").strip() if header is not None else ""
     return f"patient-{hashlib.sha256((_SALT + known).encode()).hexdigest()[:12]}" if known else default
 
 
@@ -112,10 +113,10 @@ def _header(place: Path, member: str, files: Members) -> Dataset:
 
 def _is_sound(header: Dataset) -> bool:
     """Decode all values; whether the object says what it is, its tags have their types, and a slice has a size."""
-    elements = list(header.iterall())
+    list(header.iterall())
     sort = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    cut_off = sort.startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
-    return bool(sort) and not cut_off and all(dictionary_VR(element.tag) == element.VR for element in header) and bool(elements)
+    cut_off = f"{sort}.".startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
+    return bool(sort) and not cut_off and all(dictionary_VR(element.tag) == element.VR for element in header)
 
 
 def _series_in(place: Path, files: Members) -> Series:
@@ -163,8 +164,10 @@ def _no_stack(series: Sequence[Header]) -> str:
     """Why a whole series is no scan; empty when it may be one."""
     if all("LOCALIZER" in (header.get("ImageType") or []) for _, header in series):
         return "a localizer"
-    if all(str(header.get("SOPClassUID", "")).startswith(_CAPTURE) for _, header in series):
+    if all(f"{header.get('SOPClassUID')}.".startswith(_CAPTURE) for _, header in series):
         return "secondary captures"
+    if all(header.get("Modality") in _DERIVED for _, header in series):
+        return "doses, segmentations or other derived objects"
     return ""
 
 
@@ -214,8 +217,7 @@ def _decoded(
     try:
         with files[member]() as file, _silent():
             dataset = dcmread(file, force=True)
-            # Of the plugins for RLE that of pydicom is the one that never panics on bad bytes.
-            plugin = "pydicom" if dataset.file_meta.get("TransferSyntaxUID") == RLELossless else ""
+            plugin = _PLUGINS.get(dataset.file_meta.get("TransferSyntaxUID"), "")
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]
         matching = len(frames) == len(inside) and all(pixels.shape == inside[0][1].size for pixels in frames)
     except Exception as error:  # Every plugin raises its own, with anything in it.

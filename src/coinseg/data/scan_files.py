@@ -54,7 +54,7 @@ def is_dicom(path: Path) -> bool:
     place, _ = split_key(path)
     if place.is_dir():
         return any(_is_member(place / name) for name in _names_in(place))
-    return place.name.lower().endswith((ARCHIVE, *SLICE_SUFFIXES))
+    return place.name.lower().endswith(ARCHIVE) or (place.is_file() and _is_member(place)) or _named_slice(place.name)
 
 
 def holds_slices(folder: Path) -> bool:
@@ -164,9 +164,13 @@ def _is_member(path: Path) -> bool:
     return not path.name.lower().endswith(_OTHERS) and _marked(path.name, _opener(path))
 
 
+def _named_slice(name: str) -> bool:
+    return name.lower().endswith(SLICE_SUFFIXES)
+
+
 def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
     """Whether a file is DICOM by its mark (4 letters behind 128 bytes), or must be by its name."""
-    if name.lower().endswith(SLICE_SUFFIXES):
+    if _named_slice(name):
         return True
     try:
         with opener() as file:
