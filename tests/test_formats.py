@@ -689,6 +689,9 @@ def test_patients_and_series_of_a_table(tmp_path: Path) -> None:
         ("p3", "c", 0),
     ]
     assert [len(load_case(case).scan) for case in found.cases] == [4, 4, 3, 4]
+    zipped(root / "p1", root / "p1.zip")
+    with pytest.raises(UserError, match=r"are one case; required: a folder or a \.zip"):
+        read_layout(root, DataSettings(layout="dicom"))
     with pytest.raises(UserError, match="holds no DICOM series"):
         read_layout(root / "masks", DataSettings(layout="dicom"))
 
@@ -768,6 +771,8 @@ def test_segment_takes_every_format(tmp_path: Path, images: Path) -> None:
     masks = [read_mask(MaskSource(tmp_path / out), read_geometry(folder / "a")) for out in ("m.nii.gz", "m.nrrd", "m.mha")]
     assert np.array_equal(masks[0], masks[1])
     assert np.array_equal(masks[0], masks[2])
+    with pytest.raises(UserError, match="lies inside"):
+        segment_path(folder / "a", folder / "a" / "m.nii.gz", work.root, [], False, "cpu", silent)
     segment_path(folder / "a#3", tmp_path / "n.nii", work.root, [], False, "cpu", silent)
     with pytest.raises(UserError, match=r"a name that ends in \.nii\.gz or \.nii or \.nrrd or \.mha"):
         segment_path(folder / "a#3", tmp_path / "n", work.root, [], False, "cpu", silent)

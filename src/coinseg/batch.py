@@ -51,6 +51,8 @@ def segment_path(
         endings = (".png",) if is_image(source) else WRITTEN
         if not out.name.lower().endswith(endings):
             raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
+        if place.resolve() in out.resolve().parents:
+            raise UserError(f"{out} lies inside {source}", "an output elsewhere", "choose another -o")
         if out.exists() and not overwrite:
             raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
         run.segment_file(source, out, organs, overwrite)

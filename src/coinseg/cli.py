@@ -126,8 +126,20 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         sub.add_argument("--processes", type=int, default=0, help="processes; 0 is one for each core")
         return
     if name == "segment":
-        sub.add_argument("-i", "--input", type=Path, required=True, help="a volume, an image, or a folder of them")
-        sub.add_argument("-o", "--output", type=Path, required=True, help="the mask, or a folder for the masks")
+        sub.add_argument(
+            "-i",
+            "--input",
+            type=Path,
+            required=True,
+            help="a volume (NIfTI, NRRD, MetaImage), a DICOM folder or .zip (FOLDER#KEY for one series), an image, or a folder of them",
+        )
+        sub.add_argument(
+            "-o",
+            "--output",
+            type=Path,
+            required=True,
+            help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks",
+        )
         sub.add_argument("--model", type=Path, required=True, help="the output folder of a run")
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")

@@ -35,7 +35,13 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     table = root / _TABLE
     given = labels_by_case(table)
     masks = MasksByName.under(root, settings, settings.masks)
-    scans = {stem_of(path): path for path in visible(root) if _is_series(path) and path not in masks.folders}
+    scans: dict[str, Path] = {}
+    for path in visible(root):
+        if path in masks.folders or not _is_series(path):
+            continue
+        if other := scans.get(stem_of(path)):
+            raise UserError(f"{other} and {path} are one case", "a folder or a .zip", "rename or remove one")
+        scans[stem_of(path)] = path
     for name in given:
         place, key = split_key(root / name)
         if key is not None and (scan := scans.get(stem_of(place))):

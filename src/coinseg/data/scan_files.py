@@ -52,6 +52,8 @@ def is_archive(path: Path) -> bool:
 def is_dicom(path: Path) -> bool:
     """Whether a path stands for DICOM files: one file, an archive, or a folder that has some at any depth."""
     place, _ = split_key(path)
+    if place.name.lower().endswith(_OTHERS):
+        return False
     if place.is_dir():
         return any(_is_member(place / name) for name in _names_in(place))
     return place.name.lower().endswith(ARCHIVE) or (place.is_file() and _is_member(place)) or _named_slice(place.name)
