@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import UserError
 from .grid import Geometry, geometry_in_mm
+from .itk_header import check_header, check_voxels
 from .scan_files import parts_of
 from .voxels import DEFLATE_LIMIT, Opened, broken, invertible, narrow, require_fits, require_three
 
@@ -26,6 +27,7 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)  # What is wrong with a file i
 
 def open_itk(path: Path) -> Opened:
     """Open an NRRD or MetaImage file: the header now, voxels when asked for; `UserError` like `volume.read_volume`."""
+    check_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[path.suffix.lower()])
     reader.SetFileName(str(path))
@@ -73,6 +75,7 @@ def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
 
 
 def _voxels(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
+    check_voxels(path)
     try:
         image = reader.Execute()
     except (RuntimeError, MemoryError) as error:

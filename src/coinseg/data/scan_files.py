@@ -79,10 +79,17 @@ def parts_of(path: Path) -> list[Path]:
     place, _ = split_key(path)
     if place.is_dir():
         return [place / name for name in _names_in(place)]
-    if place.suffix.lower() == ".mhd":
-        beside = {place, *place.parent.glob(f"{_literal(place.stem)}.raw*"), *place.parent.glob(f"{_literal(place.stem)}.zraw*")}
-        return sorted(file for file in beside if file.is_file())
+    if place.suffix.lower() == ".mhd" and place.is_file():
+        return sorted(file for file in {place, voxel_file(place)} if file.is_file())
     return [place] if place.is_file() else []
+
+
+def voxel_file(header: Path) -> Path:
+    """The file beside a .mhd that its header names; the .mhd itself when it names none that may be there."""
+    with header.open("rb") as file:
+        found = re.search(rb"(?m)^ElementDataFile *= *([^\r\n/\\%\0]+?) *\r?$", file.read(2**16))
+    name = found[1].decode("utf-8", "replace") if found else ""
+    return header if name.upper() in ("", "LOCAL", "LIST", ".", "..") else header.with_name(name)
 
 
 def public_name(name: str) -> str:
@@ -183,8 +190,3 @@ def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
 
 def _opener(path: Path) -> Callable[[], BinaryIO]:
     return lambda: path.open("rb")
-
-
-def _literal(name: str) -> str:
-    """A name in which `glob` sees no pattern."""
-    return re.sub(r"([\[\]*?])", r"[\1]", name)
