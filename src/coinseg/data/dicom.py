@@ -1,8 +1,8 @@
 """DICOM series: found in a folder or a .zip, chosen, read in Hounsfield units. Used through `volume`.
 
-Pixels are decoded by pydicom and its plugins GDCM (JPEG, JPEG-LS) and pylibjpeg-openjpeg (JPEG 2000). Nothing of the patient leaves this file: messages name series by
-number and description, from which words of the patient's name and id and long numbers are struck, files by `public_name`;
-what a decoder says is not repeated.
+Pixels are decoded by pydicom and its plugins GDCM (JPEG), pylibjpeg-openjpeg (JPEG 2000) and pyjpegls (JPEG-LS). Nothing of
+the patient leaves this file: messages name series by number and description, from which words of the patient's name and id and
+long numbers are struck, files by `public_name`; what a decoder says is not repeated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR
 from pydicom.pixels import iter_pixels
-from pydicom.uid import JPEG2000, JPEG2000Lossless, RLELossless
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
 from ..errors import UserError
 from .dicom_stack import Frame, Header, Stack, stack_of
@@ -38,8 +38,12 @@ _SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.
 """SOP classes of CT, MR and PET images, enhanced ones too, likewise: without a size such a file is cut off."""
 _DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")
 """Modalities of objects that come with scans and are none."""
-_PLUGINS = {RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg"}
-"""The other plugins for RLE panic on bad bytes, those for JPEG 2000 fail where it is signed and its header says otherwise."""
+_PLUGINS = {
+    RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg",
+    JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls",
+}  # fmt: skip
+"""The others for RLE panic on bad bytes, for JPEG-LS end the process, for JPEG 2000 fail where a signed stream has an unsigned
+header."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SALT = "coinseg patient "
 _MOST = 8
