@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from dataclasses import replace
@@ -32,6 +34,7 @@ from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.runs import Run
+from coinseg.scan_table import as_csv, measure
 from conftest import SIZE, tiny_settings
 
 
@@ -327,3 +330,66 @@ def test_nnunet_data_are_what_nnunet_wants(tmp_path: Path, capsys: pytest.Captur
         write_nnunet(tmp_path / "other", [TrainingCase("a", tmp_path / "plain.png", None)], Uncertain(1))
     assert not (tmp_path / "other").exists()
     assert "ignore" not in write_nnunet(tmp_path / "other", [TrainingCase("a", scans / "s0.nii.gz", None)])["labels"]
+
+
+# --- the table beside the masks ------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_a_mask_by_hand(tmp_path: Path) -> None:
+    """Voxels of 0.5 x 2 x 3 mm; the file's axes run to the left, to the back and up."""
+    affine = np.array([[-0.5, 0, 0, 100], [0, -2.0, 0, 50], [0, 0, 3.0, -7], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.zeros((8, 7, 6), np.int16), affine), tmp_path / "scan.nii.gz")
+    geometry = read_volume(tmp_path / "scan.nii.gz").geometry
+    stored = np.zeros((8, 7, 6), bool)
+    stored[1:4, 2:4, 1] = True  # 6 voxels
+    stored[4, 4, 2] = True  # touches them at a corner: the same component
+    stored[7, 0, 5] = True
+    found = measure(geometry.to_canonical(stored), geometry)
+    assert (found["pixels"], found["components"], found["volume_ml"]) == (8, 2, 0.024)
+    assert found["box"] == {"min": [1, 0, 1], "max": [7, 4, 5]}
+    assert [part["pixels"] for part in found["parts"]] == [7, 1]
+    assert found["parts"][1]["box"] == {"min": [7, 0, 5], "max": [7, 0, 5]}
+    assert found["parts"][1]["box_mm"] == {"min": [96.25, 49.0, 6.5], "max": [96.75, 51.0, 9.5]}
+    empty = measure(np.zeros((6, 7, 8), bool), geometry)
+    assert (empty["pixels"], empty["volume_ml"], empty["components"], empty["box"], empty["parts"]) == (0, 0.0, 0, None, [])
+    image = measure(np.eye(4, dtype=bool)[None, :, ::-1], None)
+    assert (image["components"], image["volume_ml"], image["box_mm"]) == (1, None, None)
+    assert image["box"] == {"min": [0, 0], "max": [3, 3]}
+
+
+def test_cells_are_no_formulas() -> None:
+    rows = [{"case": name, "mask": "m.png", "pixels": -3, "highest_f": None} for name in ("=1+1", "+x", "-x", "@x", "\tx", "x=1")]
+    lines = list(csv.DictReader(io.StringIO(as_csv(rows), newline="")))
+    assert [line["case"] for line in lines] == ["'=1+1", "'+x", "'-x", "'@x", "'\tx", "x=1"]
+    assert {line["pixels"] for line in lines} == {"-3"}
+
+
+def test_a_folder_gets_a_table_that_survives_going_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scans, out = make_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "masks"
+    for name in ("=cmd()", "sub/b"):
+        make_scan(scans / f"{name}.nii.gz")
+    command = ["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]
+    assert cli.main(command) == 0
+    table = json.loads((out / "index.json").read_text())
+    assert [row["case"] for row in table["masks"]] == ["=cmd().nii.gz", "sub/b.nii.gz"]
+    row = table["masks"][1]
+    mask = nib.load(out / row["mask"])
+    inside = np.argwhere(np.asarray(mask.dataobj) > 0)
+    assert row["pixels"] == len(inside) > 0
+    assert row["volume_ml"] == pytest.approx(len(inside) * abs(np.linalg.det(mask.affine[:3, :3])) / 1000, abs=1e-3)
+    assert row["box"] == {"min": inside.min(0).tolist(), "max": inside.max(0).tolist()}
+    assert 0.5 < row["highest_f"] <= 1
+    lines = list(csv.DictReader((out / "index.csv").open(newline="")))
+    assert [line["case"] for line in lines] == ["'=cmd().nii.gz", "sub/b.nii.gz"]
+    assert int(lines[1]["max_2"]) == row["box"]["max"][2]
+    assert float(lines[1]["min_x_mm"]) == row["box_mm"]["min"][0]
+    make_scan(scans / "later.nii.gz")
+    assert cli.main(command) == 0
+    again = {one["case"]: one for one in json.loads((out / "index.json").read_text())["masks"]}
+    assert (len(again), again["sub/b.nii.gz"]) == (3, row)
+    (out / "index.json").unlink()
+    assert cli.main(command) == 0
+    measured = {one["case"]: one for one in json.loads((out / "index.json").read_text())["masks"]}
+    assert measured["sub/b.nii.gz"] == row | {"highest_f": None}
+    (out / "index.json").write_text("{}")
+    assert "is no table of masks" in refused(capsys, *command)

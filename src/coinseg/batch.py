@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .data.image import is_image
-from .data.volume import is_volume
+from .data.grid import Geometry
+from .data.image import image_size, is_image, read_image_mask
+from .data.volume import is_volume, read_mask, read_volume
 from .engine import Report
 from .errors import UserError
-from .runs import Run, load
+from .runs import Run, load, write_segmentation
+from .scan_table import JSON, highest, measure, write_table
+from .storage import read_json
 from .types import MaskSource
 
 
@@ -63,15 +67,47 @@ def _segment_folder(
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
     found, written, failed = inputs(source), 0, []
-    for done, path in enumerate(found):
-        report("segment", done, len(found), {})
-        target = out / path.relative_to(source).parent / mask_name(path)
-        if target.exists() and not overwrite:
-            continue
-        try:
-            run.segment_file(path, target, organs, overwrite)
-            written += 1
-        except UserError as error:
-            failed.append(str(error))
+    known = _known(out)
+    rows: list[dict[str, Any]] = []
+    try:
+        for done, path in enumerate(found):
+            report("segment", done, len(found), {})
+            case, target = path.relative_to(source), out / path.relative_to(source).parent / mask_name(path)
+            row = {"case": case.as_posix(), "mask": target.relative_to(out).as_posix()}
+            try:
+                if overwrite or not target.exists():
+                    segmented, geometry = run.segment(path, organs), _geometry(path)
+                    write_segmentation(segmented, path, target, overwrite, geometry)
+                    rows.append(row | {"highest_f": highest(segmented.probability)} | measure(segmented.mask, geometry))
+                    written += 1
+                else:
+                    rows.append(known.get(row["case"]) or row | {"highest_f": None} | _measured(target))
+            except UserError as error:
+                failed.append(str(error))
+    finally:  # What was made before an interruption keeps its f(X), which the masks do not hold.
+        if rows:
+            write_table(out, rows)
     report("segment", len(found), len(found), {})
     return written, failed
+
+
+def _known(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an earlier table by case; a file of that name which is no such table is left alone."""
+    if not (out / JSON).is_file():
+        return {}
+    table = read_json(out / JSON)
+    if not isinstance(table, dict) or not {"schema", "masks"} <= table.keys():
+        raise UserError(f"{out / JSON} is no table of masks", "an output folder of its own", "choose another -o")
+    return {row["case"]: row for row in table["masks"]}
+
+
+def _geometry(path: Path) -> Geometry | None:
+    return None if is_image(path) else read_volume(path).geometry
+
+
+def _measured(mask: Path) -> dict[str, Any]:
+    """The numbers of a mask that is there already."""
+    if is_image(mask):
+        return measure(read_image_mask(mask, image_size(mask))[None], None)
+    geometry = read_volume(mask).geometry
+    return measure(read_mask(MaskSource(mask), geometry), geometry)
