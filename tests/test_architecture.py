@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "methods": BASE | {"classifier", "counterfactual", "attribution"},
     "protocols": BASE | {"masks", "metrics"},
     "evaluation": BASE | {"data", "engine", "masks", "metrics", "protocols"},
-    "runs": BASE | {"settings", "data", "classifier", "counterfactual", "engine", "masks", "methods"},
+    "native_maps": BASE | {"data"},
+    "runs": BASE | {"native_maps", "settings", "data", "classifier", "counterfactual", "engine", "masks", "methods"},
     "scan_table": BASE | {"data"},
     "batch": BASE | {"data", "engine", "runs", "scan_table"},
     "pipeline": BASE

@@ -393,3 +393,56 @@ def test_a_folder_gets_a_table_that_survives_going_on(tmp_path: Path, capsys: py
     assert measured["sub/b.nii.gz"] == row | {"highest_f": None}
     (out / "index.json").write_text("{}")
     assert "is no table of masks" in refused(capsys, *command)
+
+
+# --- counterfactual and difference in HU ---------------------------------------------------------------------------
+
+
+def test_what_is_not_painted_is_the_source_to_the_last_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scan = make_run(tmp_path / "run"), make_scan(tmp_path / "scan.nii.gz")
+    mask, painted, map_ = (tmp_path / f"{name}.nii.gz" for name in ("mask", "painted", "map"))
+    command = ["segment", "-i", str(scan), "-o", str(mask), "--model", str(root)]
+    assert cli.main([*command, "--counterfactual", str(painted), "--difference", str(map_)]) == 0
+    source, made, difference = (nib.load(path) for path in (scan, painted, map_))
+    np.testing.assert_array_equal(made.affine, source.affine)
+    before, after = (np.asarray(image.dataobj).astype(float) for image in (source, made))
+    touched = before != after
+    assert made.get_data_dtype() == np.int16
+    assert 0.05 < touched.mean() < 1
+    assert (after[touched] > -160 - 200).all()
+    run = coinseg.load(root)
+    native = read_volume(scan).scan
+    cut = next(run.load(scan).cuts(run.settings.data))
+    x = torch.from_numpy(run.window.unit(cut.box.resize(native[0], SIZE).round()) * 2 - 1)[None, None].float()
+    change = ((run.explain(x).counterfactual - x) / 2 * 400)[0, 0].numpy()
+    expected = np.clip(native[0], -160, 240) + cut.box.paste(change, native.shape[1:])
+    found = read_volume(painted).scan[0]
+    assert (found == native[0])[np.abs(expected - np.clip(native[0], -160, 240)) < 0.4].all()
+    where = found != native[0]
+    np.testing.assert_allclose(found[where], expected[where], atol=0.51)
+    values = np.asarray(difference.dataobj)
+    assert difference.get_data_dtype() == np.float32
+    assert 0 < values.max() <= 400
+    assert values.min() == 0
+    plain = tmp_path / "plain.nii.gz"
+    assert cli.main(["segment", "-i", str(scan), "-o", str(plain), "--model", str(root)]) == 0
+    assert np.array_equal(np.asarray(nib.load(plain).dataobj), np.asarray(nib.load(mask).dataobj))
+    capsys.readouterr()
+    mask.unlink()
+    assert "exists" in refused(capsys, *command, "--difference", map_)
+    assert "a name of its own" in refused(capsys, *command, "--difference", mask)
+    assert "a name of its own" in refused(capsys, *command, "--difference", tmp_path / "map.png")
+    assert "a name of its own" in refused(capsys, *command, "--difference", scan, "--overwrite")
+    folder = ["segment", "-i", str(tmp_path), "-o", str(tmp_path / "o"), "--model", str(root)]
+    assert "one volume" in refused(capsys, *folder, "--difference", tmp_path / "d.nii.gz")
+    other = make_run(tmp_path / "percentile", kind="percentile")
+    assert "intensity percentile" in refused(capsys, *command[:-1], other, "--difference", tmp_path / "d.nii.gz")
+
+
+def test_a_scan_that_f_calls_normal_comes_back_as_it_is(tmp_path: Path) -> None:
+    run, scan = coinseg.load(make_run(tmp_path / "run")), make_scan(tmp_path / "scan.nii.gz")
+    run.f.network.head.bias.data.fill_(-9.0)
+    found = run.segment(scan, maps=True)
+    assert np.array_equal(found.maps.counterfactual, read_volume(scan).scan)
+    assert not found.maps.difference.any()
+    assert run.segment(scan).maps is None

@@ -8,7 +8,7 @@ from typing import Any
 
 from .data.grid import Geometry
 from .data.image import image_size, is_image, read_image_mask
-from .data.volume import is_volume, read_mask, read_volume
+from .data.volume import is_volume, read_mask, read_volume, write_scan
 from .engine import Report
 from .errors import UserError
 from .runs import Run, load, write_segmentation
@@ -35,15 +35,19 @@ def inputs(source: Path) -> list[Path]:
 
 
 def segment_path(
-    source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report
-) -> tuple[int, list[str]]:
-    """Segment a file to a file, or a folder to a folder.
+    source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report,
+    counterfactual: Path | None = None, difference: Path | None = None,
+) -> tuple[int, list[str]]:  # fmt: skip
+    """Segment a file to a file, or a folder to a folder; of a volume also the counterfactual and the difference map, in HU.
 
     Returns:
         The number of masks written (those already there are skipped in a folder) and one line for each input that failed.
     """
     if not source.exists():
         raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
+    maps = [path for path in (counterfactual, difference) if path]
+    if maps:
+        _require_places(source, [out, *maps], overwrite)
     run = load(model, accelerator)
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
     labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
@@ -54,9 +58,35 @@ def segment_path(
             raise UserError(f"the output is {out}", f"a name that ends in {wanted}", "mend -o")
         if out.exists() and not overwrite:
             raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
-        run.segment_file(source, out, organs, overwrite)
+        if maps:
+            _write_maps(run, source, out, organs, overwrite, counterfactual, difference)
+        else:
+            run.segment_file(source, out, organs, overwrite)
         return 1, []
     return _segment_folder(run, source, out, organs, overwrite, report)
+
+
+def _require_places(source: Path, places: list[Path], overwrite: bool) -> None:
+    if not source.is_file() or is_image(source):
+        raise UserError(
+            f"--counterfactual or --difference was given for {source}", "one volume", "ask for the masks of the others alone"
+        )
+    for place in places[1:]:
+        if not place.name.endswith((".nii.gz", ".nii")) or len({path.resolve() for path in (source, *places)}) <= len(places):
+            raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
+        if place.exists() and not overwrite:
+            raise UserError(f"{place} exists", "a new file", "choose another name or give --overwrite")
+
+
+def _write_maps(
+    run: Run, source: Path, out: Path, organs: list[MaskSource], overwrite: bool,
+    counterfactual: Path | None, difference: Path | None,
+) -> None:  # fmt: skip
+    found, geometry = run.segment(source, organs, maps=True), read_volume(source).geometry
+    for place, name in ((counterfactual, "counterfactual"), (difference, "difference")):
+        if place is not None:
+            write_scan(place, getattr(found.maps, name), geometry, overwrite)
+    write_segmentation(found, source, out, overwrite, geometry)
 
 
 def _segment_folder(

@@ -137,6 +137,8 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
+        sub.add_argument("--counterfactual", type=Path, default=None, help="also the volume without the lesion, in HU (.nii.gz)")
+        sub.add_argument("--difference", type=Path, default=None, help="also the difference masks are read from, in HU (.nii.gz)")
         return
     if name == "reproduce":
         _fill_reproduce(sub)
@@ -234,7 +236,9 @@ def _segment(name: str, options: Namespace, report: ConsoleReport, command: str)
     from .batch import segment_path
 
     o = options
-    done, failed = segment_path(o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report)
+    done, failed = segment_path(
+        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference
+    )
     print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
     if failed:
         raise UserError(
