@@ -20,13 +20,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import coinseg
-from coinseg import cli
+from coinseg import cli, pipeline
 from coinseg.classifier import build
 from coinseg.config import Settings
 from coinseg.counterfactual.generator import Generator
 from coinseg.data.image import write_image_mask
 from coinseg.data.intensity import Window
-from coinseg.data.volume import read_volume, write_mask, write_scan
+from coinseg.data.layouts import read_layout
+from coinseg.data.volume import read_mask, read_volume, write_mask, write_scan
 from coinseg.engine import make_fabric
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import write_dicom_seg
@@ -35,6 +36,7 @@ from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.runs import Run
 from coinseg.scan_table import as_csv, measure
+from coinseg.settings import settings_from
 from conftest import SIZE, tiny_settings
 
 
@@ -88,7 +90,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 # --- a run in one folder -------------------------------------------------------------------------------------------
 
 
-def test_an_exported_run_gives_the_same_masks_from_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_run_gives_the_same_masks_from_anywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = tiny_settings()
     settings = replace(
         settings, data=replace(settings.data, masks="secret_masks", organ_from="/secret/organs", normal=("/secret/normal",)),
@@ -105,9 +109,13 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(tmp_path: Path, caps
     assert cli.main(["export", str(root), "-o", str(out)]) == 0
     assert "4 files" in capsys.readouterr().out
     root.rename(tmp_path / "gone")
+    asked: list[str | None] = []
+    monkeypatch.setattr(coinseg.runs, "build", lambda settings: asked.append(settings.weights) or build(settings))
     assert np.array_equal(coinseg.load(out).segment(scan).mask, before)
     assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / "m.nii.gz"), "--model", str(out)]) == 0
     assert np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj).sum() == before.sum()
+    coinseg.load(tmp_path / "gone")
+    assert asked == [None] * 3  # pretrained weights are not looked for, in an export or a run
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     for path in files:
@@ -330,6 +338,26 @@ def test_nnunet_data_are_what_nnunet_wants(tmp_path: Path, capsys: pytest.Captur
         write_nnunet(tmp_path / "other", [TrainingCase("a", tmp_path / "plain.png", None)], Uncertain(1))
     assert not (tmp_path / "other").exists()
     assert "ignore" not in write_nnunet(tmp_path / "other", [TrainingCase("a", scans / "s0.nii.gz", None)])["labels"]
+
+
+def test_a_run_becomes_nnunet_data_that_coinseg_reads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, root, out = tmp_path / "data", tmp_path / "run", tmp_path / "Dataset102_x"
+    for name in ("normal/n0", "abnormal/a0", "abnormal/a1"):
+        make_scan(data / f"{name}.nii.gz")
+    volume = read_volume(data / "abnormal" / "a0.nii.gz")
+    mask = np.zeros(volume.scan.shape, bool)
+    mask[0, 5:15, 5:15] = True
+    pipeline.write_settings(data, root, Settings())
+    assert "has no masks of volumes" in refused(capsys, "export-nnunet", root, "-o", out)
+    write_mask(root / "masks" / "abnormal__a0.nii.gz", mask, volume.geometry)
+    assert cli.main(["export-nnunet", str(root), "-o", str(out), "--label", "cyst"]) == 0
+    assert sorted(p.name for p in (out / "labelsTr").iterdir()) == ["abnormal__a0.nii.gz", "normal__n0.nii.gz"]
+    assert not read_volume(out / "labelsTr" / "normal__n0.nii.gz").scan.any()
+    cohort = read_layout(out, settings_from({"data": {"lesion": ["cyst"]}}).data)
+    assert (cohort.layout, len(cohort.cases)) == ("nnunet", 2)
+    source = next(case for case in cohort.cases if case.id == "abnormal__a0").lesion[0]
+    assert np.array_equal(read_mask(source, volume.geometry), mask & ~ring(mask, 1))
+    assert "background and ignore" in refused(capsys, "export-nnunet", root, "-o", tmp_path / "y", "--label", "ignore")
 
 
 # --- the table beside the masks ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -238,7 +238,8 @@ def load(root: str | Path, accelerator: str | None = None) -> Run:
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_json(root / MODEL)
     settings = settings_from(model["settings"])
-    f, generator = build(settings.classifier), None
+    # The trained weights are here; pretrained ones are not looked for.
+    f, generator = build(replace(settings.classifier, weights=None)), None
     load_weights(f, root / "classifier" / "model.safetensors", "classifier")
     if settings.method == COUNTERFACTUAL:
         generator = Generator(settings.coin)
