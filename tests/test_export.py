@@ -30,7 +30,7 @@ from coinseg.data.layouts import read_layout
 from coinseg.data.volume import read_mask, read_volume, write_mask, write_scan
 from coinseg.engine import make_fabric
 from coinseg.errors import UserError
-from coinseg.export.dicom_seg import write_dicom_seg
+from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
@@ -144,9 +144,10 @@ def test_an_export_takes_no_ones_place(tmp_path: Path, capsys: pytest.CaptureFix
 def test_onnx_without_the_library_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
     line = refused(capsys, "export", make_run(tmp_path / "run"), "-o", tmp_path / "out", "--onnx")
-    assert "onnxruntime is not installed" in line
+    assert "the library onnx is not installed" in line
     assert "pip install 'coinseg[onnx]'" in line
     assert not (tmp_path / "out").exists()
 
@@ -211,6 +212,14 @@ def make_series(folder: Path, slices: int = 5, rows: int = 12, columns: int = 10
     return datasets
 
 
+def affine_of(series: list[Dataset]) -> np.ndarray:
+    """(column, flipped row, slice) indices of `make_series` to RAS+ millimetres."""
+    lps = np.eye(4)
+    lps[:3, 0], lps[:3, 1], lps[:3, 2] = TURN[0] * 0.6, -TURN[1] * 0.9, 3.0 * np.cross(*TURN)
+    lps[:3, 3] = np.array(series[0].ImagePositionPatient, float) + TURN[1] * 0.9 * 11
+    return np.diag([-1.0, -1, 1, 1]) @ lps
+
+
 def frames_in(path: Path, series: list[Dataset]) -> np.ndarray:
     """A SEG read with pydicom alone: (images, rows, columns) in the order of `series`, by what each frame refers to."""
     seg = pydicom.dcmread(path)
@@ -252,10 +261,7 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
     """The scan as a converter would write it: columns and rows swapped for NIfTI, rows flipped, RAS."""
     series, out = make_series(tmp_path / "series"), tmp_path / "mask.dcm"
     mask = np.random.default_rng(2).random((5, 12, 10)) > 0.7
-    lps = np.eye(4)
-    lps[:3, 0], lps[:3, 1], lps[:3, 2] = TURN[0] * 0.6, -TURN[1] * 0.9, 3.0 * np.cross(*TURN)
-    lps[:3, 3] = np.array(series[0].ImagePositionPatient, float) + TURN[1] * 0.9 * 11
-    affine = np.diag([-1.0, -1, 1, 1]) @ lps
+    affine = affine_of(series)
     file = tmp_path / "mask.nii.gz"
     nib.save(nib.Nifti1Image(mask[:, ::-1].transpose(2, 1, 0).astype(np.uint8), affine), file)
     assert cli.main(["export-seg", str(file), "--dicom", str(tmp_path / "series"), "-o", str(out)]) == 0
@@ -264,7 +270,7 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
     assert "exists" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", out)
     assert ".dcm" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", tmp_path / "x.seg")
     (tmp_path / "series" / "0.dcm").unlink()
-    assert "voxels are inside the mask" in refused(
+    assert "lie on no image of the series" in refused(
         capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", out, "--overwrite"
     )
     affine[0, 3] += 0.4
@@ -278,6 +284,12 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
     assert "2 series" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", out, "--overwrite")
     with pytest.raises(UserError, match=r"the mask has shape .* and the series"):
         write_dicom_seg(mask[:3], series, tmp_path / "y.dcm")
+    with pytest.raises(UserError, match="two images of the series lie on one slice"):
+        frames_of(mask[:, ::-1], affine_of(series), [*series, series[2]])
+    del series[1].FrameOfReferenceUID, series[0].FrameOfReferenceUID
+    with pytest.raises(UserError, match=r"cannot carry a segmentation .*; required: single-frame images"):
+        write_dicom_seg(mask, series, tmp_path / "y.dcm")
+    assert not (tmp_path / "y.dcm").exists()
 
 
 # --- nnU-Net -------------------------------------------------------------------------------------------------------

@@ -61,34 +61,39 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
         UserError: an image does not lie on slices of the mask, voxel by voxel, or part of the mask lies on no image.
     """
     inverse = np.linalg.inv(affine)
+    covered = np.zeros(mask.shape, bool)
     frames = []
     for dataset in datasets:
-        turn = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
-        down, across = (float(value) for value in dataset.PixelSpacing)
-        rows, columns = int(dataset.Rows), int(dataset.Columns)
-        # DICOM: the first direction is that of growing column indices; the first spacing is that between rows.
-        steps = (
-            np.stack([turn[0] * across, turn[1] * down, np.array(dataset.ImagePositionPatient, float)], axis=1) * _RAS[:, None]
-        )
-        to_index = inverse[:3, :3] @ steps + np.outer(inverse[:3, 3], [0, 0, 1])
-        ends = np.array([(c, r, 1) for c in (0, columns - 1) for r in (0, rows - 1)], float).T
-        corners = to_index @ ends
-        outside = (np.rint(corners) < 0).any() or (np.rint(corners) >= np.array(mask.shape)[::-1, None]).any()
-        if outside or np.abs(corners - np.rint(corners)).max() > MAX_SHIFT:
-            raise UserError(
-                f"image {dataset.SOPInstanceUID} of the series does not lie on voxels of the mask",
-                f"a mask on the grid of the series, within {MAX_SHIFT} voxels",
-                "name the series the scan was converted from",
-            )
-        c, r = np.meshgrid(np.arange(columns), np.arange(rows))
-        x, y, z = np.rint(np.tensordot(to_index, np.stack([c, r, np.ones_like(c)]), 1)).astype(int)
+        x, y, z = _indices(dataset, inverse, mask.shape)
+        if covered[z, y, x].any():
+            raise UserError(f"two images of the series lie on one slice, {dataset.SOPInstanceUID}", "each once", "remove doubles")
+        covered[z, y, x] = True
         frames.append(mask[z, y, x])
-    found = np.stack(frames)
-    if found.sum() != mask.sum():
+    if left := int((mask & ~covered).sum()):
         raise UserError(
-            f"{int(mask.sum())} voxels are inside the mask and {int(found.sum())} of them on the images of the series",
+            f"{left} of {int(mask.sum())} voxels inside the mask lie on no image of the series",
             "one image for every slice of the mask",
-            "name the complete series, without doubles",
+            "name the complete series",
+        )
+    return np.stack(frames)
+
+
+def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(column, row, slice) of the voxel under every pixel of an image, (3, Rows, Columns) int."""
+    turn = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+    down, across = (float(value) for value in dataset.PixelSpacing)
+    # DICOM: the first direction is that of growing column indices; the first spacing is that between rows.
+    steps = np.stack([turn[0] * across, turn[1] * down, np.array(dataset.ImagePositionPatient, float)], axis=1) * _RAS[:, None]
+    to_index = inverse[:3, :3] @ steps + np.outer(inverse[:3, 3], [0, 0, 1])
+    column, row = np.meshgrid(np.arange(int(dataset.Columns)), np.arange(int(dataset.Rows)))
+    exact = np.tensordot(to_index, np.stack([column, row, np.ones_like(column)]), 1)
+    found = np.rint(exact).astype(int)
+    outside = (found < 0).any() or (found >= np.array(shape)[::-1, None, None]).any()
+    if outside or np.abs(exact - found).max() > MAX_SHIFT:
+        raise UserError(
+            f"image {dataset.SOPInstanceUID} of the series does not lie on voxels of the mask",
+            f"a mask on the grid of the series, within {MAX_SHIFT} voxels",
+            "name the series the scan was converted from",
         )
     return found
 
@@ -110,50 +115,50 @@ def write_dicom_seg(
     Raises:
         UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks what a SEG must repeat.
     """
-    import highdicom as hd
-    from pydicom.sr.codedict import codes
-    from pydicom.uid import generate_uid
-
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
     if out.exists() and (out.is_dir() or not overwrite):
         raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
-    mask = np.asarray(mask, bool)
-    if any(int(dataset.get("NumberOfFrames", 1)) > 1 for dataset in source_datasets):
+    if any(int(dataset.get("NumberOfFrames") or 1) > 1 for dataset in source_datasets):
         raise UserError("the series is a multi-frame image", "one file for each slice", "convert it to single frames")
-    frames = mask if affine is None else frames_of(mask, affine, source_datasets)
-    first = source_datasets[0]
-    if frames.shape != (len(source_datasets), first.Rows, first.Columns):
-        raise UserError(
-            f"the mask has shape {frames.shape} and the series {(len(source_datasets), first.Rows, first.Columns)}", "one shape",
-            "give the mask of this series",
-        )  # fmt: skip
-    code: Any = codes
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name="coinseg", family=code.DCM.ArtificialIntelligence, version=version("coinseg"),
-        parameters={"method": "counterfactual inpainting, image-level labels; research software, not a medical device"},
-    )  # fmt: skip
-    segment = hd.seg.SegmentDescription(
-        segment_number=1, segment_label=label, segmented_property_category=code.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=code.SCT.Lesion, algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-    )  # fmt: skip
     try:
-        with warnings.catch_warnings():
+        frames = np.asarray(mask, bool)
+        if affine is not None:
+            frames = frames_of(frames, affine, source_datasets)
+        series = (len(source_datasets), source_datasets[0].Rows, source_datasets[0].Columns)
+        if frames.shape != series:
+            raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
+        with warnings.catch_warnings(), written_aside(out) as part:
             warnings.simplefilter("ignore")  # on an empty mask, and on values of the source that are repeated as they are
-            made = hd.seg.Segmentation(
-                source_images=list(source_datasets), pixel_array=frames.astype(np.uint8),
-                segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=[segment],
-                series_instance_uid=generate_uid(), series_number=9000, sop_instance_uid=generate_uid(), instance_number=1,
-                manufacturer="coinseg", manufacturer_model_name="coinseg", software_versions=version("coinseg"),
-                device_serial_number="none", series_description="coinseg segmentation",
-                omit_empty_frames=bool(frames.any()),
-            )  # fmt: skip
-            with written_aside(out) as part:
-                made.save_as(part)
+            _segmentation(frames, source_datasets, label).save_as(part)
     except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"the series cannot carry a segmentation ({' '.join(str(error).split())[:200]})",
             "single-frame images of one series with patient, study, frame of reference and geometry",
             "export the series again from its archive",
         ) from error
+
+
+def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:
+    """The SEG of (images, Rows, Columns) bool; highdicom raises `ValueError` and its like for a series it cannot use."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    code: Any = codes
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="coinseg", family=code.DCM.ArtificialIntelligence, version=version("coinseg"),
+        parameters={"supervision": "image-level labels", "use": "research software, not a medical device"},
+    )  # fmt: skip
+    segment = hd.seg.SegmentDescription(
+        segment_number=1, segment_label=label, segmented_property_category=code.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=code.SCT.Lesion, algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )  # fmt: skip
+    return hd.seg.Segmentation(
+        source_images=list(source_datasets), pixel_array=frames.astype(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=[segment],
+        series_instance_uid=generate_uid(), series_number=9000, sop_instance_uid=generate_uid(), instance_number=1,
+        manufacturer="coinseg", manufacturer_model_name="coinseg", software_versions=version("coinseg"),
+        device_serial_number="none", series_description="coinseg segmentation", omit_empty_frames=bool(frames.any()),
+    )  # fmt: skip

@@ -72,7 +72,10 @@ def excerpt(root: Path) -> dict[str, Any]:
     return {
         "coinseg": version("coinseg"), "kind": "exported run", "schema": SCHEMA,
         "trained_with": made.get("version"), "trained": made.get("created"),
-        "data": {name: data.get(name) for name in KEPT_OF_DATA} if data else None,
+        "data": {
+            **{name: data.get(name) for name in KEPT_OF_DATA},
+            "labels_from_lesion_masks": "from the lesion masks" in data.get("label_source", ""),
+        } if data else None,
         **{name: made.get(name) for name in KEPT},
     }  # fmt: skip
 
