@@ -80,9 +80,9 @@ def _export(options: Any, known: Mapping[str, str]) -> None:
     made = export_run(options.run, options.out, options.overwrite, options.onnx)
     print(f"{len(made['files'])} files, {made['bytes'] / 1e6:.1f} MB in {options.out}: {', '.join(made['files'])}")
     if checked := made["onnx"]:
-        said = f"onnx: {checked['images']} images, f(X) differs by {checked['largest_f']:.2g} at most"
+        said = f"onnx: {checked['images']} images, the logit of f differs by {checked['largest_logit']:.2g} at most"
         if checked["largest_difference"] is not None:
-            said += f", the difference map by {checked['largest_difference']:.2g}; every mask pixel agrees"
+            said += f", the difference map by {checked['largest_difference']:.2g}; every mask pixel agrees ({checked['mask_pixels']} inside)"
         print(said)
     if made["needs"]:
         print(f"note: the classifier is your own; the module {made['needs']} must be importable where this is loaded")

@@ -34,7 +34,8 @@ class NativeMaps:
     def paint(self, scan: Scan, cut: Cut, change: np.ndarray, refined: np.ndarray, window: Window) -> None:
         """Paste one prepared slice.
 
-        Values outside the window are first brought to its edge where they are painted on: that is what the generator saw.
+        The change is added to the source, so values outside the window, which the generator saw at its edge, keep what they
+        have beyond it (bone stays bone, air stays air, unless the change is large).
 
         Args:
             scan: the source.
@@ -46,9 +47,10 @@ class NativeMaps:
         width, native = window.high - window.low, scan[cut.index]
         pasted = cut.box.paste(change * width, (native.shape[0], native.shape[1]))
         touched = np.abs(pasted) >= UNTOUCHED_HU
-        painted = np.clip(native, window.low, window.high) + pasted
+        painted = native.astype(np.float32) + pasted
         if scan.dtype.kind in "iu":
-            painted = np.rint(painted)
+            limits = np.iinfo(scan.dtype)
+            painted = np.clip(np.rint(painted), limits.min, limits.max)
         self.counterfactual[cut.index][touched] = painted[touched].astype(scan.dtype)
         difference = self.difference[cut.index]
         np.maximum(difference, cut.box.paste(refined * width, (native.shape[0], native.shape[1])), out=difference)

@@ -227,7 +227,7 @@ def load(root: str | Path, accelerator: str | None = None) -> Run:
     """Load a finished run.
 
     Args:
-        root: the output folder of `coinseg run`.
+        root: the output folder of `coinseg run` or `coinseg export`.
         accelerator: "cpu" or "cuda" instead of what the run was trained on.
 
     Raises:

@@ -43,8 +43,8 @@ def new_folder(out: Path, overwrite: bool, ours: str) -> Iterator[Path]:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
     if out.is_dir() and any(out.iterdir()):
-        known = (out / ours).is_file() and "coinseg" in read_json(out / ours)
-        if not known:
+        made = read_json(out / ours) if (out / ours).is_file() else None
+        if not isinstance(made, dict) or "coinseg" not in made:
             raise UserError(f"{out} exists and holds something else", "a new folder", "choose another -o")
         if not overwrite:
             raise UserError(f"{out} exists", "a new folder", "choose another -o or give --overwrite")

@@ -21,7 +21,7 @@ from ..runs import Run
 
 PROBES = 8
 TOLERANCE = 1e-3
-"""Largest difference of f(X) and of the difference map, both in [0, 1], that counts as rounding."""
+"""Largest difference of a logit (as a share of 1 + |logit|) and of the difference map in [0, 1] that counts as rounding."""
 
 
 def _library(name: str) -> ModuleType:
@@ -90,11 +90,12 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         probes: images (B, 1, S, S) in [-1, 1] on which both must agree.
 
     Returns:
-        {"images", "largest_f": largest difference of f(X), "largest_difference": of the refined difference map, in [0, 1],
-        "mask_pixels_that_differ": 0}; the last two null for an attribution, which is not a forward pass.
+        {"images", "largest_logit": largest difference of a logit of f, as a share of 1 + |logit|, "largest_difference": of the
+        refined difference map, in [0, 1], "mask_pixels": inside the masks of the probes, "mask_pixels_that_differ": 0}; the
+        last three null for an attribution, which is not a forward pass.
 
     Raises:
-        UserError: a library is missing, a network cannot be written as ONNX, or the masks or f(X) do not agree.
+        UserError: a library is missing, a network cannot be written as ONNX, or the masks or the logits do not agree.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
@@ -109,19 +110,22 @@ def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Explain `probes` with torch and with the ONNX networks of a folder; see `write_onnx`."""
     f = _Session(folder / "f.onnx")
     with torch.no_grad():
-        largest_f = float((torch.sigmoid(f(probes)) - torch.sigmoid(run.f(probes))).abs().max())
+        there, here = f(probes), run.f(probes)
     said: dict[str, Any] = {
-        "images": len(probes), "largest_f": largest_f, "largest_difference": None, "mask_pixels_that_differ": None,
+        "images": len(probes), "largest_logit": float(((there - here).abs() / (1 + here.abs())).max()),
+        "largest_difference": None, "mask_pixels": None, "mask_pixels_that_differ": None,
     }  # fmt: skip
     if run.generator is not None:
         other = replace(run, f=f, generator=_Session(folder / "generator.onnx"))
-        there, here = (one.differences(probes, inpaint_all=True)[1] for one in (other, run))
-        masks = [masks_of(refined, run.threshold, run.settings.masks) for refined in (there, here)]
-        said["largest_difference"] = float(np.abs(there - here).max())
+        maps = [one.differences(probes, inpaint_all=True)[1] for one in (other, run)]
+        masks = [masks_of(refined, run.threshold, run.settings.masks) for refined in maps]
+        said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
+        said["mask_pixels"] = int(masks[1].sum())
         said["mask_pixels_that_differ"] = int((masks[0] != masks[1]).sum())
-    if max(largest_f, said["largest_difference"] or 0.0) > TOLERANCE or said["mask_pixels_that_differ"]:
+    near = all(value <= TOLERANCE for value in (said["largest_logit"], said["largest_difference"] or 0.0))  # not for NaN
+    if not near or said["mask_pixels_that_differ"]:
         raise UserError(
-            f"the ONNX networks differ from torch: f(X) by {largest_f:.2g}, the difference map by {said['largest_difference'] or 0:.2g}, "
+            f"the ONNX networks differ from torch: the logit of f by {said['largest_logit']:.2g}, the difference map by {said['largest_difference'] or 0:.2g}, "
             f"{said['mask_pixels_that_differ'] or 0} mask pixels of {probes.numel()}",
             f"the same masks, and differences below {TOLERANCE:g}",
             "export without --onnx, or with other versions of torch and onnx",
