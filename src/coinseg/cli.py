@@ -133,7 +133,7 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
     if name == "segment":
         sub.add_argument("-i", "--input", type=Path, required=True, help="a volume, an image, or a folder of them")
         sub.add_argument("-o", "--output", type=Path, required=True, help="the mask, or a folder for the masks")
-        sub.add_argument("--model", type=Path, required=True, help="the output folder of a run, or an exported one")
+        sub.add_argument("--model", type=Path, required=True, help="the output folder of a run")
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")

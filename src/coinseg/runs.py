@@ -166,12 +166,6 @@ class Run:
                 cast(NativeMaps, found[i].maps).paint(cases[i].scan, cut, change, refined[j], self.window)
         return found
 
-    def require_maps(self) -> None:
-        """Raise `UserError` where there is no counterfactual in Hounsfield units."""
-        if self.generator is None or self.kind != "hu":
-            what = f"method {self.settings.method}" if self.generator is None else f"intensity {self.kind}"
-            raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")
-
     def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> Segmentation:
         """Segment one volume (.nii, .nii.gz) or image file.
 
@@ -204,6 +198,12 @@ class Run:
         found = self.segment(path, organ)
         write_segmentation(found, path, out, overwrite)
         return found
+
+    def require_maps(self) -> None:
+        """Raise `UserError` where there is no counterfactual in Hounsfield units."""
+        if self.generator is None or self.kind != "hu":
+            what = f"method {self.settings.method}" if self.generator is None else f"intensity {self.kind}"
+            raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")
 
     def save(self, root: Path) -> None:
         """Write what `load` needs beside the weights (which lie in classifier/ and coin/)."""
