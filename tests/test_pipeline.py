@@ -72,6 +72,16 @@ def test_masks_have_the_size_of_their_image_and_only_abnormal_images_get_one(fin
     assert {Image.open(p).size for p in found} == {(44, 40)}
 
 
+def test_the_index_has_the_numbers_of_every_mask(finished: Workspace) -> None:
+    rows = json.loads((finished.root / "masks" / "index.json").read_text())["masks"]
+    assert len((finished.root / "masks" / "index.csv").read_text().splitlines()) == len(rows) + 1 == 13
+    for row in rows:
+        inside = np.argwhere(np.array(Image.open(finished.root / "masks" / row["mask"])) > 0)
+        assert row["pixels"] == len(inside)
+        assert row["box"] == ({"min": inside.min(0).tolist(), "max": inside.max(0).tolist()} if len(inside) else None)
+        assert row["volume_ml"] is None
+
+
 def test_a_loaded_run_gives_the_masks_of_the_run(finished: Workspace) -> None:
     run = coinseg.load(finished.root)
     case = next(case for case in finished.cohort.cases if case.label == 1)

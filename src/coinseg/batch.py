@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .data.image import is_image
+from .data.grid import Geometry
+from .data.image import image_size, is_image, read_image_mask
 from .data.layout_shared import files_in, stem_of
 from .data.scan_files import holds_slices, split_key
-from .data.volume import WRITTEN
+from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from .engine import Report
 from .errors import UserError
-from .runs import Run, load
+from .runs import Run, load, write_segmentation
+from .scan_table import JSON, highest, measure, write_table
+from .storage import read_json
 from .types import MaskSource
 
 
@@ -33,9 +37,12 @@ def inputs(source: Path) -> list[Path]:
 
 
 def segment_path(
-    source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report
-) -> tuple[int, list[str]]:
+    source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report,
+    counterfactual: Path | None = None, difference: Path | None = None,
+) -> tuple[int, list[str]]:  # fmt: skip
     """Segment a file to a file, or a folder to a folder; a DICOM folder to a file when `out` has the name of a volume.
+
+    Of one volume also the counterfactual and the difference map can be written, in HU.
 
     Returns:
         The number of masks written (those already there are skipped in a folder) and one line for each input that failed.
@@ -43,6 +50,9 @@ def segment_path(
     place, key = split_key(source)
     if not place.exists():
         raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
+    maps = [path for path in (counterfactual, difference) if path]
+    if maps:
+        _require_places(source, [out, *maps], overwrite)
     run = load(model, accelerator)
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
     labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
@@ -55,9 +65,35 @@ def segment_path(
             raise UserError(f"{out} lies inside {source}", "an output elsewhere", "choose another -o")
         if out.exists() and not overwrite:
             raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
-        run.segment_file(source, out, organs, overwrite)
+        if maps:
+            _write_maps(run, source, out, organs, overwrite, counterfactual, difference)
+        else:
+            run.segment_file(source, out, organs, overwrite)
         return 1, []
     return _segment_folder(run, source, out, organs, overwrite, report)
+
+
+def _require_places(source: Path, places: list[Path], overwrite: bool) -> None:
+    if not is_volume(source):
+        raise UserError(
+            f"--counterfactual or --difference was given for {source}", "one volume", "ask for the masks of the others alone"
+        )
+    for place in places[1:]:
+        if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, *places)}) <= len(places):
+            raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
+        if place.exists() and not overwrite:
+            raise UserError(f"{place} exists", "a new file", "choose another name or give --overwrite")
+
+
+def _write_maps(
+    run: Run, source: Path, out: Path, organs: list[MaskSource], overwrite: bool,
+    counterfactual: Path | None, difference: Path | None,
+) -> None:  # fmt: skip
+    found, geometry = run.segment(source, organs, maps=True), read_geometry(source)
+    for place, name in ((counterfactual, "counterfactual"), (difference, "difference")):
+        if place is not None:
+            write_scan(place, getattr(found.maps, name), geometry, overwrite)
+    write_segmentation(found, source, out, overwrite, geometry)
 
 
 def _segment_folder(
@@ -68,15 +104,47 @@ def _segment_folder(
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
     found, written, failed = inputs(source), 0, []
-    for done, path in enumerate(found):
-        report("segment", done, len(found), {})
-        target = out / path.relative_to(source).parent / mask_name(path)
-        if target.exists() and not overwrite:
-            continue
-        try:
-            run.segment_file(path, target, organs, overwrite)
-            written += 1
-        except UserError as error:
-            failed.append(str(error))
+    known = _known(out)
+    rows: list[dict[str, Any]] = []
+    try:
+        for done, path in enumerate(found):
+            report("segment", done, len(found), {})
+            case, target = path.relative_to(source), out / path.relative_to(source).parent / mask_name(path)
+            row = {"case": case.as_posix(), "mask": target.relative_to(out).as_posix()}
+            try:
+                if overwrite or not target.exists():
+                    segmented, geometry = run.segment(path, organs), _geometry(path)
+                    write_segmentation(segmented, path, target, overwrite, geometry)
+                    rows.append(row | {"highest_f": highest(segmented.probability)} | measure(segmented.mask, geometry))
+                    written += 1
+                else:
+                    rows.append(known.get(row["case"]) or row | {"highest_f": None} | _measured(target))
+            except UserError as error:
+                failed.append(str(error))
+    finally:  # What was made before an interruption keeps its f(X), which the masks do not hold.
+        if rows:
+            write_table(out, rows)
     report("segment", len(found), len(found), {})
     return written, failed
+
+
+def _known(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an earlier table by case; a file of that name which is no such table is left alone."""
+    if not (out / JSON).is_file():
+        return {}
+    table = read_json(out / JSON)
+    if not isinstance(table, dict) or not {"schema", "masks"} <= table.keys():
+        raise UserError(f"{out / JSON} is no table of masks", "an output folder of its own", "choose another -o")
+    return {row["case"]: row for row in table["masks"]}
+
+
+def _geometry(path: Path) -> Geometry | None:
+    return None if is_image(path) else read_geometry(path)
+
+
+def _measured(mask: Path) -> dict[str, Any]:
+    """The numbers of a mask that is there already."""
+    if is_image(mask):
+        return measure(read_image_mask(mask, image_size(mask))[None], None)
+    geometry = read_geometry(mask)
+    return measure(read_mask(MaskSource(mask), geometry), geometry)

@@ -18,6 +18,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from . import commands
 from .config import Settings
 from .errors import UserError
 from .progress import ConsoleReport
@@ -41,6 +42,7 @@ COMMANDS = {
     "report": ("write masks, manifest.json and report.html of a run folder", "coinseg report out/run"),
     "reproduce": ("a table of the thesis: every row trained and scored, in the thesis' protocol and an honest one", "coinseg reproduce table2 --data my_images -o out/tables --seeds 3"),
     "segment": ("segment a scan, an image or a folder of them", "coinseg segment -i scan.nii.gz -o mask.nii.gz --model out/run"),
+    **commands.COMMANDS,
 }  # fmt: skip
 
 
@@ -117,6 +119,9 @@ def _starting_settings(name: str, arguments: list[str]) -> Settings:
 
 def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
     """Add the arguments of one command."""
+    if name in commands.COMMANDS:
+        commands.fill(sub, name)
+        return
     if name == "phantom":
         from .data.phantom import PhantomSettings
 
@@ -144,6 +149,8 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
+        sub.add_argument("--counterfactual", type=Path, default=None, help="also the volume without the lesion, in HU (.nii.gz)")
+        sub.add_argument("--difference", type=Path, default=None, help="also the difference masks are read from, in HU (.nii.gz)")
         return
     if name == "reproduce":
         _fill_reproduce(sub)
@@ -183,14 +190,14 @@ def build_parser(arguments: list[str]) -> Parser:
     """The parser of all commands; only the one that is called gets its arguments, which keeps `--help` quick."""
     parser = Parser(prog="coinseg", description=DESCRIPTION, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"coinseg {version('coinseg')}")
-    commands = parser.add_subcommands(required=True, metavar="COMMAND", dest="command")
+    added = parser.add_subcommands(required=True, metavar="COMMAND", dest="command")
     called = arguments[0] if arguments else ""
     for name, (what, example) in COMMANDS.items():
         about = f"{what[0].upper()}{what[1:]}.\n\n  example: {example}"
         sub = Parser(description=about, formatter_class=_Formatter)
         if name == called:
             _fill(sub, name, arguments[1:])
-        commands.add_subcommand(name, sub, help=what)
+        added.add_subcommand(name, sub, help=what)
     if called and not called.startswith("-") and called not in COMMANDS:
         near = get_close_matches(called, COMMANDS, 1)
         raise UserError(
@@ -241,7 +248,9 @@ def _segment(name: str, options: Namespace, report: ConsoleReport, command: str)
     from .batch import segment_path
 
     o = options
-    done, failed = segment_path(o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report)
+    done, failed = segment_path(
+        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference
+    )
     print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
     if failed:
         raise UserError(
@@ -332,4 +341,8 @@ def _summary(work: Any, command: str) -> None:
     )
 
 
-ACTIONS = {"phantom": _phantom, "segment": _segment, "reproduce": _reproduce}
+def _told(name: str, options: Namespace, report: ConsoleReport, command: str) -> None:
+    commands.act(name, options, {known: what for known, (what, _) in COMMANDS.items()})
+
+
+ACTIONS = {"phantom": _phantom, "segment": _segment, "reproduce": _reproduce} | dict.fromkeys(commands.COMMANDS, _told)

@@ -25,10 +25,12 @@ from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
 from .data.slices import TRAINING, VALIDATION, SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
+from .data.volume import read_geometry
 from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
+from .scan_table import highest, measure, write_table
 from .settings import differences, settings_from
 from .storage import read_json, require_room, write_json, write_text, written_aside
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
@@ -193,9 +195,7 @@ class Workspace:
         else:
             wanted = [case for case in self.cohort.cases if case.label != 0 or 1 in case.slice_labels.values()]
             written = self._write_cases(run, wanted, folder, fresh)
-        index = {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2), "masks": written}
-        write_json(folder / "index.json", index)
-        return index
+        return write_table(folder, written, key=self.result_key, seconds=round(time.perf_counter() - began, 2))
 
     def _write_cases(self, run: runs.Run, cases: list[Case], folder: Path, fresh: bool) -> list[dict[str, Any]]:
         written: list[dict[str, Any]] = []
@@ -204,13 +204,11 @@ class Workspace:
             self.report("masks", start, len(cases), {})
             for case, found in zip(*run_cases(run, cases[start : start + together]), strict=True):
                 out = folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
+                geometry = read_geometry(case.image) if case.volume else None
                 if fresh or not out.exists():
-                    runs.write_segmentation(found, case.image, out, overwrite=True)
-                known = found.probability[np.isfinite(found.probability)]
-                written.append({
-                    "case": case.id, "mask": out.name, "pixels": int(found.mask.sum()),
-                    "highest_f": round(float(known.max()), 4) if len(known) else None,
-                })  # fmt: skip
+                    runs.write_segmentation(found, case.image, out, overwrite=True, geometry=geometry)
+                row = {"case": case.id, "mask": out.name, "highest_f": highest(found.probability)}
+                written.append(row | measure(found.mask, geometry))
         return written
 
     def _write_injected(self, run: runs.Run, folder: Path) -> list[dict[str, Any]]:
@@ -224,7 +222,7 @@ class Workspace:
                 write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)
                 with written_aside(folder / f"{name}_image.png") as part:
                     Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
-                written.append({"case": name, "mask": f"{name}_mask.png", "pixels": int(mask.sum())})
+                written.append({"case": name, "mask": f"{name}_mask.png"} | measure(mask[None], None))
         return written
 
     def warnings(self) -> list[str]:

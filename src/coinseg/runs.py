@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
 from .masks import Threshold, choose_threshold, masks_of, refine, rule_of
 from .methods import COUNTERFACTUAL, explainer
+from .native_maps import NativeMaps
 from .settings import settings_from
 from .storage import read_json, write_json
 from .types import Case, Explanation, MaskSource
@@ -40,10 +42,12 @@ class Segmentation:
     Args:
         mask: (slices, H, W) bool; one slice for a plain image.
         probability: f(X) of every slice looked at, NaN where none was, (slices,).
+        maps: counterfactual and difference in HU, where they were asked for.
     """
 
     mask: np.ndarray
     probability: np.ndarray
+    maps: NativeMaps | None = None
 
 
 @dataclass
@@ -133,8 +137,10 @@ class Run:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
         return masks_of(self.differences(images)[1], self.threshold, self.settings.masks)
 
-    def segment_cases(self, cases: Sequence[LoadedCase]) -> list[Segmentation]:
-        """Segment loaded cases together: their slices share the batches."""
+    def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
+        """Segment loaded cases together: their slices share the batches; `maps` as in `segment`."""
+        if maps:
+            self.require_maps()
         size = self.settings.data.size
         slots: list[tuple[int, Cut]] = []
         pixels: list[np.ndarray] = []
@@ -143,7 +149,10 @@ class Run:
             for cut in case.cuts(self.settings.data):
                 slots.append((i, cut))
                 pixels.append(cut_pixels(scan[cut.index], cut.box, size, self.kind))
-        found = [Segmentation(np.zeros(c.scan.shape, bool), np.full(len(c.scan), np.nan)) for c in cases]
+        found = [
+            Segmentation(np.zeros(c.scan.shape, bool), np.full(len(c.scan), np.nan), NativeMaps.of(c.scan) if maps else None)
+            for c in cases
+        ]
         for start in range(0, len(slots), CHUNK):
             images = torch.from_numpy(signed(self.window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
             explained, refined = self.differences(images)
@@ -152,19 +161,23 @@ class Run:
                 native = found[i].mask[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
+            for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
+                change = ((explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
+                cast(NativeMaps, found[i].maps).paint(cases[i].scan, cut, change, refined[j], self.window)
         return found
 
-    def segment(self, path: str | Path, organ: Sequence[MaskSource] = ()) -> Segmentation:
+    def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> Segmentation:
         """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.
 
         Args:
             path: the scan or image; never modified.
             organ: organ masks on the same grid; required where the run was trained on an organ region.
+            maps: also paint the counterfactual and the difference, in HU; only for a counterfactual method on HU.
 
         Raises:
             UserError: the file or a mask cannot be read, or an organ mask is required.
         """
-        return self.segment_cases([self.load(Path(path), organ)])[0]
+        return self.segment_cases([self.load(Path(path), organ)], maps)[0]
 
     def load(self, path: Path, organ: Sequence[MaskSource] = ()) -> LoadedCase:
         """Read one volume or image as this run needs it."""
@@ -185,6 +198,12 @@ class Run:
         found = self.segment(path, organ)
         write_segmentation(found, path, out, overwrite)
         return found
+
+    def require_maps(self) -> None:
+        """Raise `UserError` where there is no counterfactual in Hounsfield units."""
+        if self.generator is None or self.kind != "hu":
+            what = f"method {self.settings.method}" if self.generator is None else f"intensity {self.kind}"
+            raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")
 
     def save(self, root: Path) -> None:
         """Write what `load` needs beside the weights (which lie in classifier/ and coin/)."""
@@ -208,7 +227,7 @@ def load(root: str | Path, accelerator: str | None = None) -> Run:
     """Load a finished run.
 
     Args:
-        root: the output folder of `coinseg run`.
+        root: the output folder of `coinseg run` or `coinseg export`.
         accelerator: "cpu" or "cuda" instead of what the run was trained on.
 
     Raises:
@@ -219,7 +238,8 @@ def load(root: str | Path, accelerator: str | None = None) -> Run:
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_json(root / MODEL)
     settings = settings_from(model["settings"])
-    f, generator = build(settings.classifier), None
+    # The trained weights are here; pretrained ones are not looked for.
+    f, generator = build(replace(settings.classifier, weights=None)), None
     load_weights(f, root / "classifier" / "model.safetensors", "classifier")
     if settings.method == COUNTERFACTUAL:
         generator = Generator(settings.coin)

@@ -1,0 +1,164 @@
+"""A mask as DICOM segmentation (binary SEG) that points at the images it belongs to."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..storage import written_aside
+from ..types import ScanMask
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+MAX_SHIFT = 0.1
+"""Voxels a pixel of the series may lie off a voxel of the mask."""
+_RAS = np.array([-1.0, -1.0, 1.0])
+"""DICOM's axes run to the left and to the back, NIfTI's to the right and to the front."""
+
+
+def read_series(folder: Path) -> list[Dataset]:
+    """The images of the one series in a folder, without pixels, in the order of their file names.
+
+    Raises:
+        UserError: no folder, no DICOM image in it, or several series.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder", "the folder of the DICOM series the scan comes from", "mend --dicom")
+    series: dict[str, list[Dataset]] = defaultdict(list)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        try:
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        except (InvalidDicomError, OSError, EOFError, ValueError):
+            continue
+        if "ImagePositionPatient" in dataset and "Rows" in dataset:
+            series[str(dataset.get("SeriesInstanceUID", ""))].append(dataset)
+    if len(series) != 1:
+        found = "no DICOM image" if not series else f"{len(series)} series"
+        raise UserError(f"{folder} holds {found}", "the images of one series", "name the folder of one series")
+    return next(iter(series.values()))
+
+
+def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -> np.ndarray:
+    """The part of a mask that lies on each image of a series, (images, Rows, Columns) bool, in the order of `datasets`.
+
+    Args:
+        mask: (slices, rows, columns), canonical.
+        affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_affine`).
+        datasets: single-frame images with position, orientation and spacing, in any order.
+
+    Raises:
+        UserError: an image does not lie on slices of the mask, voxel by voxel, or part of the mask lies on no image.
+    """
+    inverse = np.linalg.inv(affine)
+    covered = np.zeros(mask.shape, bool)
+    frames = []
+    for dataset in datasets:
+        x, y, z = _indices(dataset, inverse, mask.shape)
+        if covered[z, y, x].any():
+            raise UserError(f"two images of the series lie on one slice, {dataset.SOPInstanceUID}", "each once", "remove doubles")
+        covered[z, y, x] = True
+        frames.append(mask[z, y, x])
+    if left := int((mask & ~covered).sum()):
+        raise UserError(
+            f"{left} of {int(mask.sum())} voxels inside the mask lie on no image of the series",
+            "one image for every slice of the mask",
+            "name the complete series",
+        )
+    return np.stack(frames)
+
+
+def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(column, row, slice) of the voxel under every pixel of an image, (3, Rows, Columns) int."""
+    turn = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+    down, across = (float(value) for value in dataset.PixelSpacing)
+    # DICOM: the first direction is that of growing column indices; the first spacing is that between rows.
+    steps = np.stack([turn[0] * across, turn[1] * down, np.array(dataset.ImagePositionPatient, float)], axis=1) * _RAS[:, None]
+    to_index = inverse[:3, :3] @ steps + np.outer(inverse[:3, 3], [0, 0, 1])
+    column, row = np.meshgrid(np.arange(int(dataset.Columns)), np.arange(int(dataset.Rows)))
+    exact = np.tensordot(to_index, np.stack([column, row, np.ones_like(column)]), 1)
+    found = np.rint(exact).astype(int)
+    outside = (found < 0).any() or (found >= np.array(shape)[::-1, None, None]).any()
+    if outside or np.abs(exact - found).max() > MAX_SHIFT:
+        raise UserError(
+            f"image {dataset.SOPInstanceUID} of the series does not lie on voxels of the mask",
+            f"a mask on the grid of the series, within {MAX_SHIFT} voxels",
+            "name the series the scan was converted from",
+        )
+    return found
+
+
+def write_dicom_seg(
+    mask: ScanMask, source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None, label: str = "Lesion",
+    overwrite: bool = False,
+) -> None:  # fmt: skip
+    """Write a binary SEG with one segment: a lesion (SNOMED CT), found by an automatic algorithm.
+
+    Args:
+        mask: bool, (images, Rows, Columns) with `mask[i]` on `source_datasets[i]`; or canonical, with `affine`.
+        source_datasets: the single-frame images of one series, in any order; their pixels are not needed.
+        out: the .dcm file.
+        affine: of a canonical mask, see `frames_of`.
+        label: of the segment, for people.
+        overwrite: replace `out`.
+
+    Raises:
+        UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks what a SEG must repeat.
+    """
+    if out.suffix.lower() != ".dcm":
+        raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
+    if out.exists() and (out.is_dir() or not overwrite):
+        raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
+    if any(int(dataset.get("NumberOfFrames") or 1) > 1 for dataset in source_datasets):
+        raise UserError("the series is a multi-frame image", "one file for each slice", "convert it to single frames")
+    try:
+        frames = np.asarray(mask, bool)
+        if affine is not None:
+            frames = frames_of(frames, affine, source_datasets)
+        series = (len(source_datasets), source_datasets[0].Rows, source_datasets[0].Columns)
+        if frames.shape != series:
+            raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
+        with warnings.catch_warnings(), written_aside(out) as part:
+            warnings.simplefilter("ignore")  # on an empty mask, and on values of the source that are repeated as they are
+            _segmentation(frames, source_datasets, label).save_as(part)
+    except (AttributeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"the series cannot carry a segmentation ({' '.join(str(error).split())[:200]})",
+            "single-frame images of one series with patient, study, frame of reference and geometry",
+            "export the series again from its archive",
+        ) from error
+
+
+def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:
+    """The SEG of (images, Rows, Columns) bool; highdicom raises `ValueError` and its like for a series it cannot use."""
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+    from pydicom.uid import generate_uid
+
+    code: Any = codes
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name="coinseg", family=code.DCM.ArtificialIntelligence, version=version("coinseg"),
+        parameters={"supervision": "image-level labels", "use": "research software, not a medical device"},
+    )  # fmt: skip
+    segment = hd.seg.SegmentDescription(
+        segment_number=1, segment_label=label, segmented_property_category=code.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=code.SCT.Lesion, algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+    )  # fmt: skip
+    return hd.seg.Segmentation(
+        source_images=list(source_datasets), pixel_array=frames.astype(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=[segment],
+        series_instance_uid=generate_uid(), series_number=9000, sop_instance_uid=generate_uid(), instance_number=1,
+        manufacturer="coinseg", manufacturer_model_name="coinseg", software_versions=version("coinseg"),
+        device_serial_number="none", series_description="coinseg segmentation", omit_empty_frames=bool(frames.any()),
+    )  # fmt: skip

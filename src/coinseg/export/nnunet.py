@@ -1,0 +1,182 @@
+"""Masks as training data for nnU-Net (raw data, version 2), with a band nobody is sure of marked `ignore`.
+
+OUT/dataset.json
+OUT/imagesTr/CASE_0000.nii.gz   the scan, on its own grid
+OUT/labelsTr/CASE.nii.gz        0 background, 1 lesion, 2 ignore (the highest, as nnU-Net wants it)
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy import ndimage
+
+from ..batch import inputs, mask_name
+from ..data.image import is_image
+from ..data.layouts import read_layout
+from ..data.volume import read_mask, read_volume, write_scan
+from ..errors import UserError
+from ..settings import settings_from
+from ..storage import write_json
+from ..types import MaskSource, ScanMask
+from .folder import new_folder
+
+LESION, IGNORE = 1, 2
+ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One scan for nnU-Net.
+
+    Args:
+        id: unique, safe as a file name.
+        image: the volume.
+        mask: on the grid of the image; None is a scan without a lesion.
+        difference: a map on the grid of the image, for `between`.
+    """
+
+    id: str
+    image: Path
+    mask: Path | None
+    difference: Path | None = None
+
+
+@dataclass(frozen=True)
+class Uncertain:
+    """What becomes `ignore`.
+
+    Args:
+        band: pixels on either side of the border of the mask, within each slice; 0 is none.
+        between: pixels whose difference is at least the first and less than the second; None is none.
+    """
+
+    band: float = 1.0
+    between: tuple[float, float] | None = None
+
+
+def ring(mask: ScanMask, band: float) -> ScanMask:
+    """The pixels within `band` pixels of the border of a mask (slices, H, W), slice by slice.
+
+    A lesion so small that nothing certain would be left of it is kept, and only what surrounds it is uncertain.
+    """
+    uncertain = np.zeros(mask.shape, bool)
+    for z in np.flatnonzero(mask.any((1, 2))) if band > 0 else ():
+        inside = mask[z]
+        core = np.asarray(ndimage.distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1] > band
+        parts, count = ndimage.label(inside)
+        small = np.setdiff1d(np.arange(1, count + 1), parts[core])
+        outer = ~inside & (np.asarray(ndimage.distance_transform_edt(~inside)) <= band)
+        uncertain[z] = outer | (inside & ~core & ~np.isin(parts, small))
+    return uncertain
+
+
+def write_nnunet(
+    out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None, channel: str = "CT", label: str = "lesion",
+    overwrite: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Write an nnU-Net raw data set; whole or not at all.
+
+    Args:
+        out: the folder, `DatasetXXX_name` for nnU-Net to find it.
+        cases: scans and masks, volumes only.
+        uncertain: what becomes `ignore`; None is nothing, and there is no such label then.
+        channel: what nnU-Net normalises by ("CT" clips to a fingerprint, anything else takes z-scores).
+        label: name of the lesion.
+        overwrite: replace an earlier data set made by coinseg.
+
+    Returns:
+        dataset.json: channel_names, labels, numTraining, file_ending, coinseg (version).
+
+    Raises:
+        UserError: `out` is taken, no cases, a plain image, ids that are not unique, or a file that does not fit.
+    """
+    uncertain = uncertain or Uncertain(0.0)
+    marked = uncertain.band > 0 or uncertain.between is not None
+    if not cases or len({case.id for case in cases}) < len(cases):
+        raise UserError(f"{len(cases)} cases, {len({case.id for case in cases})} names", "scans with unique names", "rename some")
+    if label in ("background", "ignore"):
+        raise UserError(f"the lesion is named {label!r}", "another name than background and ignore", "mend --label")
+    about = {
+        "channel_names": {"0": channel},
+        "labels": {"background": 0, label: LESION} | ({"ignore": IGNORE} if marked else {}),
+        "numTraining": len(cases), "file_ending": ENDING, "coinseg": version("coinseg"),
+    }  # fmt: skip
+    with new_folder(out, overwrite, "dataset.json") as part:
+        for folder in ("imagesTr", "labelsTr"):
+            (part / folder).mkdir()
+        for case in cases:
+            _write_case(part, case, uncertain)
+        write_json(part / "dataset.json", about)
+    return about
+
+
+def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
+    if is_image(case.image):
+        raise UserError(f"{case.image} is a plain image", "volumes for nnU-Net", "leave it out")
+    volume = read_volume(case.image)
+    labels = np.zeros(volume.scan.shape, np.int16)
+    if case.mask is not None:
+        mask = read_mask(MaskSource(case.mask), volume.geometry)
+        labels[mask] = LESION
+        labels[ring(mask, uncertain.band)] = IGNORE
+    if uncertain.between is not None and case.mask is not None:
+        if case.difference is None:
+            raise UserError(f"{case.id} has no difference map", "one for every mask", "make them with segment --difference")
+        difference = read_volume(case.difference)
+        if difference.scan.shape != labels.shape:
+            raise UserError(
+                f"{case.difference} has shape {difference.scan.shape}", f"{labels.shape}", "give the map of this scan"
+            )
+        low, high = uncertain.between
+        labels[(difference.scan >= low) & (difference.scan < high)] = IGNORE
+    image = root / "imagesTr" / f"{case.id}_0000{ENDING}"
+    if case.image.name.endswith(ENDING):
+        shutil.copyfile(case.image, image)
+    else:
+        write_scan(image, volume.scan, volume.geometry)
+    write_scan(root / "labelsTr" / f"{case.id}{ENDING}", labels, volume.geometry)
+
+
+def cases_of_run(root: Path) -> list[TrainingCase]:
+    """The cases of a finished run: those it made a mask for, and those labelled normal as a whole, without one.
+
+    Raises:
+        UserError: no run, a run whose data are gone, or one that made no mask of a volume.
+    """
+    file = root / "settings.yaml"
+    if not file.is_file():
+        raise UserError(f"{root} is not a coinseg run", "a run folder, or a folder of scans with --masks", "mend the path")
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings = settings_from(stored["settings"])
+    cohort = read_layout(Path(stored["data"]), settings.data, one_class=settings.anomaly.kind != "none")
+    masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
+    found = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]
+    if not found:
+        raise UserError(f"{root} has no masks of volumes", "a finished run on volumes", "run `coinseg report` first")
+    normal = [c for c in cohort.cases if c.volume and c.label == 0 and not c.slice_labels]
+    return found + [TrainingCase(c.id, c.image, None) for c in normal]
+
+
+def cases_in(images: Path, masks: Path, differences: Path | None = None) -> list[TrainingCase]:
+    """Scans of a folder with masks (and difference maps) named as `coinseg segment` names them; the others are left out."""
+    found = []
+    for image in _volumes(inputs(images)):
+        place = image.relative_to(images).parent / mask_name(image)
+        if (masks / place).is_file():
+            name = "__".join((*place.parts[:-1], place.name.removesuffix(ENDING)))
+            found.append(TrainingCase(name, image, masks / place, differences / place if differences else None))
+    if not found:
+        raise UserError(f"no volume in {images} has a mask in {masks}", "masks by the names of their scans", "mend --masks")
+    return found
+
+
+def _volumes(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if not is_image(path)]

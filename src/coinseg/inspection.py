@@ -1,0 +1,154 @@
+"""What a data set is, before anything is made of it: layout, cases, sizes, labels, masks. Nothing is written.
+
+Names and tables are read for every case, headers for at most `SAMPLE` of them; no voxel is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import Settings
+from .data.image import image_size
+from .data.layouts import read_layout
+from .data.slices import kind_of_intensity
+from .data.volume import peek_shape, read_geometry
+from .errors import UserError
+from .types import Case, MaskSource
+
+SCHEMA = 1
+SAMPLE = 200
+"""Cases whose headers are looked at; of more, as many at equal steps."""
+
+
+def inspect(data: Path, settings: Settings) -> dict[str, Any]:
+    """Everything that can be said of a data set without reading voxels (keys: docs/manifest.md).
+
+    Args:
+        data: a folder or a CSV, as for `coinseg run`.
+        settings: `data` says how it is read; `anomaly.kind` whether labels of one class are enough.
+
+    Raises:
+        UserError: the data as a whole cannot be used, as in `read_layout`, or no header that was looked at is readable.
+    """
+    cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
+    cases = cohort.cases
+    looked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
+    native, unreadable = _native(looked)
+    if len(unreadable) == len(looked):
+        raise UserError(f"no case of {data} is readable ({unreadable[0]})", "intact scans or images", "mend or remove them")
+    return {
+        "schema": SCHEMA,
+        "data": str(data),
+        "layout": cohort.layout,
+        "cases": len(cases),
+        "patients": len({case.patient for case in cases}),
+        "volumes": sum(case.volume for case in cases),
+        "images": sum(not case.volume for case in cases),
+        "intensity": kind_of_intensity(cohort, settings.data),
+        "native": native,
+        "labels": _labels(cases),
+        "label_source": cohort.label_source,
+        "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
+        "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
+        "problems": [*cohort.problems, *unreadable],
+    }
+
+
+def _native(looked: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
+    """Ranges over the cases that were looked at, and one line for each that could not be read."""
+    shapes: list[tuple[int, int, int]] = []
+    spacings: list[tuple[float, float, float]] = []
+    problems: list[str] = []
+    for case in looked:
+        try:
+            shape = _shape(case.image, case.volume)
+            wrong = [mask for mask in (*case.organ, *case.lesion) if _differs(mask, shape, case.volume)]
+        except UserError as error:
+            problems.append(f"{case.id}: {error}")
+            continue
+        shapes.append(shape)
+        spacings += [spacing] if case.volume and (spacing := _spacing(case.image)) else []
+        if wrong:
+            problems.append(f"{case.id}: the mask {wrong[0].path} has another size than its image")
+    return {
+        "looked_at": len(looked),
+        "slices": _range(shape[0] for shape in shapes),
+        "rows": _range(shape[1] for shape in shapes),
+        "columns": _range(shape[2] for shape in shapes),
+        "spacing_mm": {axis: _range(round(s[i], 4) for s in spacings) for i, axis in enumerate("zyx")} if spacings else None,
+    }, problems
+
+
+def _shape(path: Path, volume: bool) -> tuple[int, int, int]:
+    """(slices, rows, columns) from the header."""
+    return peek_shape(path) if volume else (1, *image_size(path))
+
+
+def _differs(mask: MaskSource, shape: tuple[int, int, int], volume: bool) -> bool:
+    return _shape(mask.path, volume) != shape
+
+
+def _spacing(path: Path) -> tuple[float, float, float]:
+    """(dz, dy, dx) in mm of a volume whose header has already been found sound."""
+    return read_geometry(path).spacing
+
+
+def _labels(cases: Sequence[Case]) -> dict[str, Any]:
+    """How many cases are labelled how, and the share of abnormal ones among the labels that are given."""
+    by_slice = [case for case in cases if case.slice_labels]
+    whole = [case.label for case in cases if not case.slice_labels]
+    slices = [label for case in by_slice for label in case.slice_labels.values()]
+    given = [label for label in whole if label is not None] + slices
+    from_masks = sum(case.label is None and not case.slice_labels and bool(case.lesion) for case in cases)
+    return {
+        "normal": whole.count(0), "abnormal": whole.count(1), "by_slice": len(by_slice),
+        "from_lesion_masks": from_masks, "unknown": whole.count(None) - from_masks,
+        "slices_normal": slices.count(0), "slices_abnormal": slices.count(1),
+        "share_abnormal": round(given.count(1) / len(given), 4) if given else None,
+    }  # fmt: skip
+
+
+def _range(values: Iterable[float]) -> list[float] | None:
+    """[smallest, largest], None of nothing."""
+    found = list(values)
+    return [min(found), max(found)] if found else None
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """What `inspect` found, for a person."""
+    labels, native = found["labels"], found["native"]
+    share = labels["share_abnormal"]
+    what = f"{labels['normal']} normal, {labels['abnormal']} abnormal"
+    if labels["by_slice"]:
+        what += f", {labels['by_slice']} by slice ({labels['slices_normal']} normal, {labels['slices_abnormal']} abnormal slices)"
+    if labels["from_lesion_masks"]:
+        what += f", {labels['from_lesion_masks']} from lesion masks once they are read"
+    if labels["unknown"]:
+        what += f", {labels['unknown']} unknown"
+    organ = found["organ_masks"]
+    sample = "" if native["looked_at"] == found["cases"] else f" (headers of {native['looked_at']} of {found['cases']} cases)"
+    slices = f"{_shown(native['slices'])} slices of " if found["volumes"] else ""
+    said = [
+        f"data       {found['data']}: layout {found['layout']}",
+        f"cases      {found['cases']} of {found['patients']} patients: {found['volumes']} volumes, {found['images']} images",
+        f"native     {slices}{_shown(native['rows'])} x {_shown(native['columns'])} pixels (rows x columns){sample}",
+    ]
+    if native["spacing_mm"]:
+        said.append(f"spacing    {' x '.join(_shown(native['spacing_mm'][axis]) for axis in 'zyx')} mm (z, y, x)")
+    said += [
+        f"labels     {what}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
+        f"source     {found['label_source']}",
+        f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {found['lesion_masks']['cases']}",
+        f"intensity  {found['intensity']}",
+    ]
+    return said + [f"problem    {problem}" for problem in found["problems"]]
+
+
+def _shown(pair: list[float] | None) -> str:
+    if pair is None:
+        return "?"
+    return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g}-{pair[1]:g}"
