@@ -805,4 +805,4 @@ def test_segment_takes_every_format(tmp_path: Path, images: Path) -> None:
     (folder / "broken.mha").write_bytes(b"hello")
     written, failed = segment_path(folder, tmp_path / "all", work.root, [], False, "cpu", silent)
     assert (written, len(failed)) == (2, 1)
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a.nii.gz", "b.nii.gz", "index.csv", "index.json"]
