@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .experiments import ORDERINGS, Row
+from .experiments import ORDERINGS, TABLES, Row
 from .figures import Examples, compare, figure5, figure9, figure10, load_examples
 from .tables import Columns, orderings
 
@@ -117,7 +117,7 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
         if all(name in there for name in names):
             drawn.append(compare(folder / f"{stem}.png", [(name, there[name]) for name in names], title, "replica"))
     if table == "table2":
-        shown = [(name, some(found, 3)) for name, found in there.items() if "." not in name]
+        shown = [(name, some(found, 3)) for name, found in there.items() if name in TABLES[table]]
         drawn += [figure9(folder / f"figure9-{protocol}.png", shown, protocol) for protocol in ("replica", "honest")]
         drawn.append(figure10(folder / "figure10.png", there["COIN"], "honest"))
     return drawn
