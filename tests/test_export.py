@@ -257,6 +257,17 @@ def test_a_seg_has_every_voxel_where_it_was_and_says_what_it_is(tmp_path: Path) 
     assert not frames_in(tmp_path / "empty.dcm", series).any()
 
 
+def test_a_series_without_the_patient_can_carry_a_seg_and_stays_as_it_is(tmp_path: Path) -> None:
+    """Removing names often removes the elements themselves, which DICOM allows to be empty and not to be absent."""
+    series = make_series(tmp_path / "series")
+    for image in series:
+        del image.PatientID, image.PatientName, image.PatientBirthDate, image.PatientSex, image.StudyDate, image.AccessionNumber
+    mask = np.random.default_rng(0).random((5, 12, 10)) > 0.6
+    write_dicom_seg(mask, series, tmp_path / "mask.dcm")
+    assert np.array_equal(frames_in(tmp_path / "mask.dcm", series), mask)
+    assert all("PatientSex" not in image and "PatientID" not in image for image in series)
+
+
 def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The scan as a converter would write it: columns and rows swapped for NIfTI, rows flipped, RAS."""
     series, out = make_series(tmp_path / "series"), tmp_path / "mask.dcm"

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 MAX_SHIFT = 0.1
 """Voxels a pixel of the series may lie off a voxel of the mask."""
+ALLOWED_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "ReferringPhysicianName",
+)  # fmt: skip
+"""Elements of type 2 that a SEG repeats from its series: they must be there, and may be empty."""
 _RAS = np.array([-1.0, -1.0, 1.0])
 """DICOM's axes run to the left and to the back, NIfTI's to the right and to the front."""
 
@@ -139,6 +144,20 @@ def write_dicom_seg(
         ) from error
 
 
+def _completed(dataset: Dataset) -> Dataset:
+    """A copy with empty values for what DICOM allows to be empty but not absent; removing names often removes the elements."""
+    from pydicom import Dataset
+
+    whole = Dataset()
+    whole.update(dataset)
+    if hasattr(dataset, "file_meta"):
+        whole.file_meta = dataset.file_meta
+    for name in ALLOWED_EMPTY:
+        if name not in whole:
+            setattr(whole, name, "")
+    return whole
+
+
 def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:
     """The SEG of (images, Rows, Columns) bool; highdicom raises `ValueError` and its like for a series it cannot use."""
     import highdicom as hd
@@ -156,7 +175,7 @@ def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label:
         algorithm_identification=algorithm,
     )  # fmt: skip
     return hd.seg.Segmentation(
-        source_images=list(source_datasets), pixel_array=frames.astype(np.uint8),
+        source_images=[_completed(dataset) for dataset in source_datasets], pixel_array=frames.astype(np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=[segment],
         series_instance_uid=generate_uid(), series_number=9000, sop_instance_uid=generate_uid(), instance_number=1,
         manufacturer="coinseg", manufacturer_model_name="coinseg", software_versions=version("coinseg"),
