@@ -20,7 +20,8 @@ from coinseg import cli
 from coinseg.classifier import Classifier, build
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import Batch, ScoredSlices, TrainingSlices
-from coinseg.data.slices import TRAINING, VALIDATION, prepare, split
+from coinseg.data.slices import prepare
+from coinseg.data.splitting import TRAINING, VALIDATION, split
 from coinseg.errors import UserError
 from coinseg.pipeline import Workspace
 from coinseg.training import train_classifier, train_coin

@@ -24,7 +24,8 @@ from .counterfactual.generator import Generator
 from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
-from .data.slices import TRAINING, VALIDATION, SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
+from .data.slices import SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
+from .data.splitting import TRAINING, VALIDATION
 from .data.volume import read_geometry
 from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError

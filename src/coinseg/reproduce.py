@@ -28,7 +28,8 @@ from .counterfactual import singla
 from .data.layouts import read_layout
 from .data.phantom import PhantomSettings
 from .data.sampling import ScoredBatch, ScoredSlices, TrainingSlices
-from .data.slices import VALIDATION, SliceStore, prepare
+from .data.slices import SliceStore, prepare
+from .data.splitting import VALIDATION
 from .engine import Report, images_to, make_fabric, silent, to_device
 from .evaluation import explain_all
 from .experiments import TABLES, Row, Scale, settings_of
@@ -144,14 +145,8 @@ class Seed:
 
     def place_of(self, name: str, settings: Settings) -> Path:
         """The folder of a row: that of the first row of any table with the same settings."""
-        for table in TABLES:
-            for other, (_, theirs) in self.rows_of(table).items():
-                if theirs == settings:
-                    name = other
-                    break
-            else:
-                continue
-            break
+        same = (other for table in TABLES for other, (_, theirs) in self.rows_of(table).items() if theirs == settings)
+        name = next(same, name)
         return self.root / "rows" / re.sub(r"[^\w.]+", "-", name).strip("-")
 
     def row(self, name: str, settings: Settings) -> dict[str, Any]:
@@ -187,7 +182,7 @@ class Seed:
             scores[protocol] |= value
         cut = scores["replica"]["threshold"]
         thesis = replica_masks(found.saliency, 1.0 if cut is None else cut, found.counterfactual is not None)
-        self._save_examples(found, kept, masks, thesis, folder)
+        self._save_examples(found, masks, thesis, folder)
         facts = {"threshold": threshold.value, "rule": threshold.rule, "layer": settings.attribution.layer}
         return {**scores, **facts, "scoring_s": round(time.perf_counter() - began, 2)}
 
@@ -207,9 +202,7 @@ class Seed:
                 scores[protocol]["fid"] = realism.fid(real, fake, self.job.fid_features, self.job.fid)
         return scores
 
-    def _save_examples(
-        self, found: Explained, kept: Explained, honest_masks: np.ndarray, thesis: np.ndarray, folder: Path
-    ) -> None:
+    def _save_examples(self, found: Explained, honest_masks: np.ndarray, thesis: np.ndarray, folder: Path) -> None:
         abnormal = np.flatnonzero((found.label == 1) & found.known & found.truth.any((1, 2)))
         chosen = np.sort(np.random.default_rng([self.number, 7]).permutation(abnormal)[:EXAMPLES])
         if not len(chosen):

@@ -22,7 +22,8 @@ from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
 from .data.sampling import TrainingSlices
-from .data.slices import VALIDATION, SliceStore
+from .data.slices import SliceStore
+from .data.splitting import VALIDATION
 from .engine import (
     CHUNK,
     Report,

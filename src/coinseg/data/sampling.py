@@ -11,7 +11,8 @@ from torch import Tensor
 from ..config import AnomalySettings
 from .anomaly import inject
 from .intensity import signed
-from .slices import TRAINING, SliceStore
+from .slices import SliceStore
+from .splitting import TRAINING
 
 
 @dataclass(frozen=True)

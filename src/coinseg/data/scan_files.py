@@ -44,11 +44,6 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the name is that of an archive, of one of its series too."""
-    return split_key(path)[0].suffix.lower() == ARCHIVE
-
-
 def is_dicom(path: Path) -> bool:
     """Whether a path stands for DICOM files: one file, an archive, or a folder that has some at any depth."""
     place, _ = split_key(path)

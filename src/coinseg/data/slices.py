@@ -31,8 +31,6 @@ from .cutting import Box, Cut, cuts
 from .image import read_image, read_image_mask
 from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
-from .splitting import VALIDATION as VALIDATION
-from .splitting import split as split
 from .volume import peek_shape, read_mask, read_volume
 
 FORMAT = 2
