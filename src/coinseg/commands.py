@@ -1,65 +1,132 @@
-"""The commands that tell and hand on: inspect, info, export, export-seg, export-nnunet. `cli` adds them to its own."""
+"""What each command does, once the command line is parsed: call and print."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from .config import Settings
 from .errors import UserError
+from .progress import ConsoleReport
 from .settings import settings_from
 
-COMMANDS = {
-    "inspect": ("say what is recognised in a data set; nothing is written", "coinseg inspect my_images --json"),
-    "info": ("list commands, methods, layouts, presets and every setting", "coinseg info --json"),
-    "export": ("a run in one folder that loads anywhere, without the data", "coinseg export out/run -o out/model --onnx"),
-    "export-seg": ("a mask as DICOM segmentation of the series its scan comes from", "coinseg export-seg mask.nii.gz --dicom series -o mask.dcm"),
-    "export-nnunet": ("masks as nnU-Net training data, uncertain pixels marked ignore", "coinseg export-nnunet out/run -o Dataset101_lesion --band 2"),
-}  # fmt: skip
 SETTINGS = tuple(Settings().as_dict())
 
 
-def fill(sub: Any, name: str) -> None:
-    """Add the arguments of one of `COMMANDS` to its parser."""
-    if name == "inspect":
-        sub.add_argument("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
-        sub.add_argument("--json", action="store_true", help="print JSON (docs/manifest.md has the keys)")
-        sub.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
-        sub.add_class_arguments(Settings, None)
-    elif name == "info":
-        sub.add_argument("--json", action="store_true", help="print JSON (docs/manifest.md has the keys)")
-    elif name == "export":
-        sub.add_argument("run", type=Path, help="the output folder of a run")
-        sub.add_argument("-o", "--out", type=Path, required=True, help="the folder to write")
-        sub.add_argument("--onnx", action="store_true", help="also f.onnx and generator.onnx, checked against torch")
-        sub.add_argument("--overwrite", action="store_true", help="replace an earlier export")
-    elif name == "export-seg":
-        sub.add_argument("mask", type=Path, help="the mask on the grid of its scan (.nii.gz)")
-        sub.add_argument("--dicom", type=Path, required=True, help="folder of the series the scan comes from")
-        sub.add_argument("-o", "--out", type=Path, required=True, help="the .dcm file to write")
-        sub.add_argument("--label", default="Lesion", help="of the segment, for people")
-        sub.add_argument("--overwrite", action="store_true", help="replace the output")
-    elif name == "export-nnunet":
-        sub.add_argument("source", type=Path, help="a run folder, or a folder of scans (with --masks)")
-        sub.add_argument(
-            "--masks", type=Path, default=None, help="masks as `coinseg segment` leaves them for the folder of scans"
+def _phantom(options: Any, report: ConsoleReport) -> None:
+    from .data.phantom import PhantomSettings, write_cohort
+
+    values = {f.name: options[f.name] for f in fields(PhantomSettings)}
+    write_cohort(
+        options.out, PhantomSettings(**values), options.processes, lambda done, total: report("phantom", done, total, {})
+    )
+    print(f"phantom cohort of {options.patients} patients in {options.out}")
+
+
+def _segment(options: Any, report: ConsoleReport, command: str) -> None:
+    from .batch import segment_path
+
+    o = options
+    done, failed = segment_path(
+        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference
+    )
+    print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {done + len(failed)} inputs failed: {'; '.join(failed[:5])}",
+            "readable inputs",
+            "mend or remove them",
         )
-        sub.add_argument("-o", "--out", type=Path, required=True, help="the folder to write, DatasetXXX_name")
-        sub.add_argument("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore")
-        sub.add_argument("--differences", type=Path, default=None, help="difference maps of the scans, for --between")
-        sub.add_argument("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)")
-        sub.add_argument("--channel", default="CT", help="channel name, by which nnU-Net normalises")
-        sub.add_argument("--label", default="lesion", help="name of the lesion")
-        sub.add_argument("--overwrite", action="store_true", help="replace an earlier data set made by coinseg")
+
+
+def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
+    from . import pipeline
+    from .engine import Stage
+
+    values = options.as_dict()
+    settings = settings_from({key: values[key] for key in SETTINGS})
+    data = pipeline.resolve(values.get("data_path"), options.out, settings, options.overwrite)
+    work = pipeline.Workspace(data, options.out, settings, report)
+    if options.dry_run:
+        from .dryrun import describe
+
+        print(describe(work))
+        return
+    work.start()
+    if name == "prepare":
+        print(f"{len(work.store)} slices in {work.root / 'slices'}")
+    elif name == "train-classifier":
+        _, folder = work.f, work.root / "classifier"
+        print(f"classifier in {folder}: {_line(Stage(folder, '').facts()['scores'])}")
+    elif name == "train-coin":
+        _, folder = work.generator, work.root / "coin"
+        print(f"generator in {folder}: {_line(Stage(folder, '').facts()['health'])}")
+    elif name == "evaluate":
+        print(f"{_line(work.evaluate())}\nscores in {work.root / 'evaluation'}")
+    else:
+        _summary(work, command)
+
+
+def _reproduce(options: Any, report: ConsoleReport) -> None:
+    from . import pipeline, reproduce
+
+    values, data = options.as_dict(), options.data_path
+    settings = settings_from({key: values[key] for key in SETTINGS})
+    made = data is None
+    if made:
+        data, settings = options.out / "phantom", reproduce.on_phantom(settings)
+    if options.seeds < 1 or options.slices < 0:
+        raise UserError(f"--seeds {options.seeds}, --slices {options.slices}", "1 seed or more, 0 slices or more", "mend them")
+    data = pipeline.resolve(data, options.out, settings, options.overwrite)
+    pipeline.write_settings(data, options.out, settings)
+    if made:
+        from .data.phantom import write_cohort
+
+        write_cohort(data, reproduce.PHANTOM, 0, lambda done, total: report("phantom", done, total, {}))
+    job = reproduce.Job(
+        data, options.out, settings, options.scale, options.seeds, options.slices, options.fid, options.fid_features
+    )
+    files, records = reproduce.reproduce(job, options.table, options.name or data.name, report)
+    for record in records:
+        found = [value for value in record["scores"].get("iou", []) if value is not None]
+        shown = f"{sum(found) / len(found):.3f}" if found else "none"
+        print(f"  {record['protocol']:<8} {record['method']:<28} IoU {shown}")
+    print("\n".join(str(path) for path in files))
+
+
+def _line(values: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float) and k != "seconds")
+
+
+def _summary(work: Any, command: str) -> None:
+    from . import manifest
+    from .report import write_report
+
+    made = manifest.write(work, command)
+    page = write_report(work.root, made)
+    scores = made["scores"]
+    print(
+        f"\n{made['data']['slices']} slices of {made['data']['patients']} patients, {made['data']['patients_held_out']} held out"
+    )
+    for score in manifest.SCORES:
+        value = scores[score]
+        shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][score]})"
+        print(f"  {score:<20} {shown}{'   (tuned on the masks it is scored with)' if score == 'iou_oracle' else ''}")
+    print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in made["timings_s"].items()))
+    for warning in made["warnings"][:10]:
+        print(f"  warning: {warning}")
+    print(
+        f"masks     {work.root / 'masks'} ({made['outputs']['mask_count']})\nmanifest  {work.root / 'manifest.json'}\nreport    {page}"
+    )
 
 
 def _print(found: dict[str, Any], lines: list[str], as_json: bool) -> None:
     print(json.dumps(found, indent=2, allow_nan=False) if as_json else "\n".join(lines))
 
 
-def _inspect(options: Any, known: Mapping[str, str]) -> None:
+def _inspect(options: Any) -> None:
     from .inspection import inspect, lines
 
     values = options.as_dict()
@@ -74,7 +141,7 @@ def _info(options: Any, known: Mapping[str, str]) -> None:
     _print(found, lines(found), options.json)
 
 
-def _export(options: Any, known: Mapping[str, str]) -> None:
+def _export(options: Any) -> None:
     from .export.folder import export_run
 
     made = export_run(options.run, options.out, options.overwrite, options.onnx)
@@ -88,7 +155,7 @@ def _export(options: Any, known: Mapping[str, str]) -> None:
         print(f"note: the classifier is your own; the module {made['needs']} must be importable where this is loaded")
 
 
-def _export_seg(options: Any, known: Mapping[str, str]) -> None:
+def _export_seg(options: Any) -> None:
     from .data.volume import read_geometry, read_mask
     from .export.dicom_seg import read_series, write_dicom_seg
     from .types import MaskSource
@@ -99,7 +166,7 @@ def _export_seg(options: Any, known: Mapping[str, str]) -> None:
     print(f"{int(mask.sum())} voxels on {int(mask.any((1, 2)).sum())} of {len(datasets)} images written to {options.out}")
 
 
-def _export_nnunet(options: Any, known: Mapping[str, str]) -> None:
+def _export_nnunet(options: Any) -> None:
     from .export.nnunet import Uncertain, cases_in, cases_of_run, write_nnunet
 
     o = options
@@ -115,21 +182,30 @@ def _export_nnunet(options: Any, known: Mapping[str, str]) -> None:
     print(f"{about['numTraining']} cases with labels {', '.join(about['labels'])} written to {o.out}")
 
 
-ACTIONS: dict[str, Callable[[Any, Mapping[str, str]], None]] = {
-    "inspect": _inspect,
-    "info": _info,
-    "export": _export,
-    "export-seg": _export_seg,
-    "export-nnunet": _export_nnunet,
-}
+_TELLING: dict[str, Callable[[Any], None]] = {
+    "inspect": _inspect, "export": _export, "export-seg": _export_seg, "export-nnunet": _export_nnunet,
+}  # fmt: skip
 
 
-def act(name: str, options: Any, known: Mapping[str, str]) -> None:
-    """Run one of `COMMANDS`.
+def act(name: str, options: Any, report: ConsoleReport, command: str, known: Mapping[str, str]) -> None:
+    """Run one command.
 
     Args:
         name: of the command.
         options: as parsed.
+        report: progress.
+        command: the whole command line, for manifests.
         known: every command of the command line -> what it does.
     """
-    ACTIONS[name](options, known)
+    if name == "info":
+        _info(options, known)
+    elif name in _TELLING:
+        _TELLING[name](options)
+    elif name == "phantom":
+        _phantom(options, report)
+    elif name == "segment":
+        _segment(options, report, command)
+    elif name == "reproduce":
+        _reproduce(options, report)
+    else:
+        _stages(name, options, report, command)
