@@ -20,17 +20,14 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, Sequence, dcmread
-from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     UID,
-    CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     RLELossless,
-    generate_uid,
 )  # fmt: skip
 from pydicom.valuerep import DSfloat
 
@@ -45,124 +42,23 @@ from coinseg.errors import UserError
 from coinseg.pipeline import Workspace
 from coinseg.types import MaskSource
 from conftest import tiny_settings
+from writers import (
+    ORIENTATIONS,
+    PLAIN,
+    affine_of,
+    header,
+    numbers,
+    save_dicom,
+    scan_of,
+    slices_of,
+    write_as,
+    write_itk,
+    write_nifti,
+    write_series,
+    zipped,
+)
 
-ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 SECRETS = ("ANNA", "SECRETNAME", "998877", "19620304", "20130405")
-TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-def affine_of(order: tuple[int, ...], flips: tuple[int, ...], spacing: tuple[float, ...], angle: float = 0.0) -> np.ndarray:
-    """Axes permuted and flipped (left-handed too), then turned about two axes by `angle`."""
-    axes = np.zeros((3, 3))
-    for i, world in enumerate(order):
-        axes[world, i] = flips[i] * spacing[i]
-    c, s = np.cos(angle), np.sin(angle)
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = turn @ axes, (5.0, -7.0, 11.0)
-    return affine
-
-
-PLAIN = affine_of((0, 1, 2), (1, 1, 1), (0.8, 0.7, 2.5))
-
-
-def scan_of(shape: tuple[int, int, int] = (6, 5, 4), seed: int = 0) -> np.ndarray:
-    """Random HU (columns, rows, slices)."""
-    return np.random.default_rng(seed).integers(-1024, 3000, shape).astype(np.int16)
-
-
-def numbers(values: Any) -> list[DSfloat]:
-    return [DSfloat(float(value), auto_format=True) for value in values]
-
-
-def header(series: str = "1.2.3.4", number: int = 3, **changes: Any) -> Dataset:
-    """The tags every object here has, the patient's among them."""
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, generate_uid()
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.StudyDate = "SECRETNAME^ANNA", "ID-998877", "19620304", "20130405"
-    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesNumber = "1.2.3", series, number
-    ds.SeriesDescription, ds.Modality = "Abdomen venous", "CT"
-    ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-    for name, value in changes.items():
-        setattr(ds, name, value)
-    return ds
-
-
-def save(ds: Dataset, path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
-    """Write an object; a compressed syntax is encoded from little endian."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if syntax.is_compressed else syntax
-    if syntax.is_compressed:
-        ds.compress(syntax, generate_instance_uid=False)
-    ds.save_as(path, enforce_file_format=True)
-    return path
-
-
-def slices_of(array: np.ndarray, affine: np.ndarray, signed: bool = False, **changes: Any) -> list[Dataset]:
-    """One object for each slice of (columns, rows, slices) HU on a RAS+ affine with orthogonal axes."""
-    lps = TO_LPS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    found = []
-    for z in range(array.shape[2]):
-        ds = header(**changes)
-        ds.Columns, ds.Rows = array.shape[:2]
-        ds.ImageOrientationPatient = numbers((lps[:3, :2] / spacing[:2]).T.ravel())
-        ds.ImagePositionPatient = numbers(lps[:3, 3] + z * lps[:3, 2])
-        ds.PixelSpacing, ds.SliceThickness = numbers(spacing[[1, 0]]), DSfloat(float(spacing[2]), auto_format=True)
-        ds.RescaleSlope, ds.RescaleIntercept = 1, 0 if signed else -1024
-        ds.PixelRepresentation = int(signed)
-        pixels = array[:, :, z].T.astype(np.int64) - (0 if signed else -1024)
-        ds.PixelData = pixels.astype("<i2" if signed else "<u2").tobytes()
-        found.append(ds)
-    return found
-
-
-def write_series(
-    folder: Path, array: np.ndarray, affine: np.ndarray = PLAIN, syntax: UID = ExplicitVRLittleEndian,
-    edit: Callable[[list[Dataset]], object] | None = None, suffix: str = ".dcm", **changes: Any,
-) -> Path:  # fmt: skip
-    """Write a series with shuffled names."""
-    found = slices_of(array, affine, **changes)
-    if edit:
-        edit(found)
-    names = np.random.default_rng(1).permutation(1000)[: len(found)]
-    for name, ds in zip(names, found, strict=True):
-        save(ds, folder / f"IM{name}{suffix}", syntax)
-    return folder
-
-
-def write_itk(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
-    lps = TO_LPS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-    sitk.WriteImage(image, str(path), useCompression=path.suffix != ".mhd")
-    return path
-
-
-def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
-    nib.save(nib.Nifti1Image(array, affine), path)
-    return path
-
-
-def write_as(folder: Path, suffix: str, array: np.ndarray, affine: np.ndarray) -> Path:
-    """The same scan in one of the formats."""
-    if suffix == "dicom":
-        return write_series(folder / f"series{len(list(folder.iterdir()))}", array, affine)
-    path = folder / f"scan{suffix}"
-    return write_nifti(path, array, affine) if suffix.startswith(".nii") else write_itk(path, array, affine)
-
-
-def zipped(folder: Path, archive: Path) -> Path:
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, f"{folder.name}/{path.relative_to(folder).as_posix()}")
-    return archive
 
 
 def refusal(path: Path) -> str:
@@ -357,7 +253,7 @@ def enhanced(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
         frames.append(frame)
     ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = Sequence([shared]), Sequence(frames)
     ds.PixelData = b"".join(single[i].PixelData for i in order)
-    return save(ds, path)
+    return save_dicom(ds, path)
 
 
 def test_an_enhanced_ct_is_read(tmp_path: Path) -> None:
@@ -400,13 +296,13 @@ def test_localizers_captures_and_reports_beside_a_scan_are_passed_over(tmp_path:
     write_series(folder / "scout", scan_of((6, 5, 1)), number=1, series="1.9", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     write_series(folder / "dose", scan_of((6, 5, 1)), number=9, series="1.8", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     report = header(series="1.7", SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR")
-    save(report, folder / "report")
+    save_dicom(report, folder / "report")
     index = Dataset()
     index.SOPClassUID, index.SOPInstanceUID, index.DirectoryRecordSequence = "1.2.840.10008.1.3.10", "1.2", Sequence([])
-    save(index, folder / "DICOMDIR")
+    save_dicom(index, folder / "DICOMDIR")
     del index.SOPClassUID
     index.save_as(folder / "DICOMDIR")
-    save(header(series="1.6", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT"), folder / "structures")
+    save_dicom(header(series="1.6", SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", Modality="RTSTRUCT"), folder / "structures")
     write_series(folder / "rt", scan_of((6, 5, 2)), number=8, series="1.5", Modality="RTDOSE")
     assert read_volume(folder).scan.shape == (4, 5, 6)
     assert "holds only a localizer" in refusal(tmp_path / "a#1")
@@ -543,7 +439,7 @@ def test_long_numbers_in_names_are_not_repeated(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     for i, ds in enumerate(slices_of(scan_of(), PLAIN)):
         del ds.PixelSpacing
-        save(ds, folder / "SECRETNAME_ANNA" / f"20130405{i}.dcm")
+        save_dicom(ds, folder / "SECRETNAME_ANNA" / f"20130405{i}.dcm")
     assert "has no PixelSpacing in …050.dcm" in refusal(folder)
 
 
@@ -805,4 +701,6 @@ def test_segment_takes_every_format(tmp_path: Path, images: Path) -> None:
     (folder / "broken.mha").write_bytes(b"hello")
     written, failed = segment_path(folder, tmp_path / "all", work.root, [], False, "cpu", silent)
     assert (written, len(failed)) == (2, 1)
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["a.nii.gz", "b.nii.gz", "index.csv", "index.json"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
+        "a.nii.gz", "b.nii.gz", "index.csv", "index.json", "manifest.json",
+    ]  # fmt: skip

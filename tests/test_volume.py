@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import struct
 from contextlib import suppress
 from dataclasses import replace
@@ -20,31 +19,14 @@ from coinseg.data.grid import Geometry
 from coinseg.data.volume import read_mask, read_volume, write_mask, write_scan
 from coinseg.errors import UserError
 from coinseg.types import MaskSource
+from writers import ORIENTATIONS, affine_of, broken, write_nifti
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
-
-
-def affine_of(order: tuple[int, ...], flips: tuple[int, ...], spacing: tuple[float, ...], angle: float = 0.0) -> np.ndarray:
-    """Axes permuted and flipped, then turned about two axes by `angle`."""
-    axes = np.zeros((3, 3))
-    for i, world in enumerate(order):
-        axes[world, i] = flips[i] * spacing[i]
-    c, s = np.cos(angle), np.sin(angle)
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = turn @ axes, (5.0, -7.0, 11.0)
-    return affine
 
 
 def load(path: Path) -> Any:
     """nibabel's own view of a file; it is typed too loosely to look into."""
     return nib.load(path)
-
-
-def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
-    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
-    return path
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -98,13 +80,13 @@ def test_canonical_view_is_radiological(tmp_path: Path, orientation: tuple[tuple
     world = nib.affines.apply_affine(affine, np.indices(shape).reshape(3, -1).T).reshape(*shape, 3)
     # RAS+ coordinates: to the Left x falls, to Posterior y falls, to Superior z grows.
     for axis, coordinate, sign in ((2, 0, -1), (1, 1, -1), (0, 2, 1)):
-        scan = read_volume(save(tmp_path / "w.nii", world[..., coordinate].astype(np.float32), affine)).scan
+        scan = read_volume(write_nifti(tmp_path / "w.nii", world[..., coordinate].astype(np.float32), affine)).scan
         assert (np.sign(np.diff(scan.astype(np.float64), axis=axis)) == sign).all()
         assert not any(np.diff(scan, axis=other).any() for other in {0, 1, 2} - {axis})
 
 
 def test_spacing_follows_the_canonical_axes(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii", np.zeros((2, 3, 4), np.int16), affine_of((1, 2, 0), (1, -1, 1), (1.0, 2.0, 3.0)))
+    path = write_nifti(tmp_path / "a.nii", np.zeros((2, 3, 4), np.int16), affine_of((1, 2, 0), (1, -1, 1), (1.0, 2.0, 3.0)))
     volume = read_volume(path)
     assert volume.scan.shape == (3, 2, 4)  # stored axes lie along y, z and x
     assert volume.spacing == pytest.approx((2.0, 1.0, 3.0))
@@ -131,60 +113,25 @@ def test_slope_and_intercept_give_int16(tmp_path: Path) -> None:
     ],
 )
 def test_int16_when_the_values_fit(tmp_path: Path, value: float, stored: type, read: type) -> None:
-    scan = read_volume(save(tmp_path / "a.nii.gz", np.full((2, 2, 2), value, stored))).scan
+    scan = read_volume(write_nifti(tmp_path / "a.nii.gz", np.full((2, 2, 2), value, stored))).scan
     assert scan.dtype == read
     assert (scan == value).all()
 
 
 def test_trailing_singleton_is_accepted(tmp_path: Path) -> None:
-    assert read_volume(save(tmp_path / "a.nii", np.zeros((3, 4, 5, 1), np.int16))).scan.shape == (5, 4, 3)
+    assert read_volume(write_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5, 1), np.int16))).scan.shape == (5, 4, 3)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 def test_scan_round_trip(tmp_path: Path, dtype: type) -> None:
-    source = save(tmp_path / "a.nii", np.arange(24).reshape(2, 3, 4).astype(np.int16), affine_of(*ORIENTATIONS[11], (1, 2, 3)))
+    source = write_nifti(
+        tmp_path / "a.nii", np.arange(24).reshape(2, 3, 4).astype(np.int16), affine_of(*ORIENTATIONS[11], (1, 2, 3))
+    )
     volume = read_volume(source)
     write_scan(tmp_path / "b.nii.gz", volume.scan.astype(dtype), volume.geometry)
     written = load(tmp_path / "b.nii.gz")
     assert written.get_data_dtype() == dtype
     assert np.array_equal(written.get_fdata(), load(source).get_fdata())
-
-
-def broken(folder: Path, kind: str) -> Path:
-    path = folder / "x.nii.gz"
-    array = np.random.default_rng(0).integers(-500, 500, (20, 20, 20)).astype(np.int16)
-    plain = bytearray(nib.Nifti1Image(array, np.eye(4)).to_bytes())
-    packed = gzip.compress(bytes(plain))
-    huge = nib.Nifti1Header()
-    huge.set_data_dtype(np.int16)
-    huge.set_data_shape((30000, 30000, 30000))
-    huge["vox_offset"] = 352
-    flat = plain.copy()
-    flat[280:296] = struct.pack("<4f", 0, 0, 0, 0)
-    steep = plain.copy()
-    steep[284:288] = struct.pack("<f", 1e30)
-    content = {
-        "half": packed[: len(packed) // 2],
-        "empty": b"",
-        "no gzip": b"hello" * 200,
-        "huge": gzip.compress(huge.binaryblock + b"\0" * 100),
-        "no axis": gzip.compress(bytes(flat)),
-        "lost axis": gzip.compress(bytes(steep)),
-        "checksum": packed[:-8] + bytes([packed[-8] ^ 255]) + packed[-7:],
-        "tail": packed[:-4],
-    }
-    arrays: dict[str, np.ndarray] = {
-        "4-D": np.zeros((3, 3, 3, 2), np.int16),
-        "2-D": np.zeros((3, 3), np.int16),
-        "nan": np.full((3, 3, 3), np.nan, np.float32),
-        "inf": np.full((3, 3, 3), np.inf, np.float32),
-        "complex": np.zeros((3, 3, 3), np.complex64),
-    }
-    if kind in content:
-        path.write_bytes(content[kind])
-    elif kind in arrays:
-        save(path, arrays[kind])
-    return path
 
 
 @pytest.mark.parametrize(
@@ -248,7 +195,7 @@ def test_a_wrong_byte_in_the_header_raises_nothing_but_a_user_error(
 
 
 def test_float_labels_are_rounded(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.nii", np.full((2, 2, 2), 1.9999, np.float32))
+    path = write_nifti(tmp_path / "a.nii", np.full((2, 2, 2), 1.9999, np.float32))
     geometry = read_volume(path).geometry
     assert read_mask(MaskSource(path, (2,)), geometry).all()
     assert not read_mask(MaskSource(path, (1,)), geometry).any()
@@ -258,10 +205,10 @@ def test_float_labels_are_rounded(tmp_path: Path) -> None:
 def test_mask_stored_in_another_axis_order(tmp_path: Path) -> None:
     array = np.zeros((3, 4, 5), np.int16)
     array[0, 1, 2] = 1
-    volume = read_volume(save(tmp_path / "a.nii", array, np.eye(4)))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", array, np.eye(4)))
     flipped = np.diag([-1.0, 1.0, 1.0, 1.0])
     flipped[0, 3] = 2.0
-    mask = read_mask(MaskSource(save(tmp_path / "m.nii", array[::-1].astype(np.uint8), flipped)), volume.geometry)
+    mask = read_mask(MaskSource(write_nifti(tmp_path / "m.nii", array[::-1].astype(np.uint8), flipped)), volume.geometry)
     assert np.array_equal(mask, volume.scan == 1)
 
 
@@ -278,16 +225,16 @@ def refused_mask(path: Path, geometry: Geometry) -> bool:
 @pytest.mark.parametrize("shift", [0.0, 0.09, -0.09, 0.11, -0.11, 0.4, 5.0])
 def test_a_mask_may_lie_a_tenth_of_a_voxel_off(tmp_path: Path, axis: int, shift: float) -> None:
     affine = affine_of((1, 0, 2), (1, -1, 1), (0.7, 0.8, 5.0), angle=0.2)
-    geometry = read_volume(save(tmp_path / "a.nii", np.zeros((3, 4, 5), np.int16), affine)).geometry
+    geometry = read_volume(write_nifti(tmp_path / "a.nii", np.zeros((3, 4, 5), np.int16), affine)).geometry
     moved = affine.copy()
     moved[:3, 3] += shift * affine[:3, axis]
-    assert refused_mask(save(tmp_path / "m.nii", np.zeros((3, 4, 5), np.uint8), moved), geometry) == (abs(shift) > 0.1)
+    assert refused_mask(write_nifti(tmp_path / "m.nii", np.zeros((3, 4, 5), np.uint8), moved), geometry) == (abs(shift) > 0.1)
 
 
 def test_a_mask_of_another_shape_or_spacing_is_refused(tmp_path: Path) -> None:
-    geometry = read_volume(save(tmp_path / "a.nii", np.zeros((3, 3, 3), np.int16))).geometry
-    assert refused_mask(save(tmp_path / "m.nii", np.zeros((3, 3, 4), np.uint8)), geometry)
-    assert refused_mask(save(tmp_path / "n.nii", np.zeros((3, 3, 3), np.uint8), np.diag([1.1, 1, 1, 1])), geometry)
+    geometry = read_volume(write_nifti(tmp_path / "a.nii", np.zeros((3, 3, 3), np.int16))).geometry
+    assert refused_mask(write_nifti(tmp_path / "m.nii", np.zeros((3, 3, 4), np.uint8)), geometry)
+    assert refused_mask(write_nifti(tmp_path / "n.nii", np.zeros((3, 3, 3), np.uint8), np.diag([1.1, 1, 1, 1])), geometry)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -307,7 +254,7 @@ def test_rounding_of_affines_is_not_refused(
     """The scan keeps its affine exactly; the mask in float32, as a matrix or (where it is a rotation) a quaternion."""
     shape, affine = (512, 2, 3), affine_of(*orientation, (0.7, 0.8, 2.5), angle)
     affine[:3, 3] = place
-    scan = read_volume(save(tmp_path / "a.nii", np.zeros(shape, np.int16), affine))
+    scan = read_volume(write_nifti(tmp_path / "a.nii", np.zeros(shape, np.int16), affine))
     exact = replace(scan.geometry, affine=affine)
     mask = nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
     if quaternion:
@@ -318,7 +265,7 @@ def test_rounding_of_affines_is_not_refused(
 
 
 def test_outputs_are_not_replaced_unasked(tmp_path: Path) -> None:
-    volume = read_volume(save(tmp_path / "a.nii", np.zeros((3, 3, 3), np.int16)))
+    volume = read_volume(write_nifti(tmp_path / "a.nii", np.zeros((3, 3, 3), np.int16)))
     write_mask(tmp_path / "o.nii.gz", volume.scan > 0, volume.geometry)
     with pytest.raises(UserError, match="already exists"):
         write_mask(tmp_path / "o.nii.gz", volume.scan > 0, volume.geometry)
