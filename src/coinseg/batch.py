@@ -1,22 +1,33 @@
-"""Segmenting what a user points at: one scan, one image, or a folder; goes on past a bad file and skips what is done."""
+"""Segmenting what a user points at: one scan, one image, or a folder; goes on past a bad file and skips what is done.
+
+Several processes (torchrun, srun) share a folder: each takes every n-th input and notes what it did, line by line, in a file of its
+own; the first gathers these into the table and the manifest once all are done. Notes that a killed process left are taken over.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .data.grid import Geometry
 from .data.image import image_size, is_image, read_image_mask
 from .data.layout_shared import files_in, stem_of
-from .data.scan_files import holds_slices, split_key
+from .data.scan_files import holds_slices, sha256_of, split_key
 from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
-from .engine import Report
+from .engine import Report, silent
 from .errors import UserError
+from .manifest import MANIFEST, write_segmented
+from .processes import meeting, place
 from .runs import Run, load, write_segmentation
 from .scan_table import JSON, highest, measure, write_table
-from .storage import read_json
+from .storage import read_json, remove_leftovers
 from .types import MaskSource
+
+NOTES = ".done-{}.jsonl"
+"""One line for each input a process is through with."""
 
 
 def mask_name(path: Path) -> str:
@@ -38,30 +49,35 @@ def inputs(source: Path) -> list[Path]:
 
 def segment_path(
     source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report,
-    counterfactual: Path | None = None, difference: Path | None = None,
+    counterfactual: Path | None = None, difference: Path | None = None, command: str = "",
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Segment a file to a file, or a folder to a folder; a DICOM folder to a file when `out` has the name of a volume.
 
-    Of one volume also the counterfactual and the difference map can be written, in HU.
+    Of one volume also the counterfactual and the difference map can be written, in HU. Several processes share a folder; of
+    a file the first makes the mask and the others return at once.
 
     Returns:
-        The number of masks written (those already there are skipped in a folder) and one line for each input that failed.
+        The number of masks written (those already there are skipped in a folder) and one line for each input that failed, of
+        all processes; (0, []) where this is not the first of them.
     """
-    place, key = split_key(source)
-    if not place.exists():
+    path, key = split_key(source)
+    if not path.exists():
         raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
-    maps = [path for path in (counterfactual, difference) if path]
+    to_file = path.is_file() or key is not None or out.name.lower().endswith(WRITTEN)
+    if to_file and not place().first:
+        return 0, []
+    maps = [target for target in (counterfactual, difference) if target]
     if maps:
         _require_places(source, [out, *maps], overwrite)
     run = load(model, accelerator)
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
     labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
     organs = [MaskSource(path, values) for path in organ for values in labels]
-    if place.is_file() or key is not None or out.name.lower().endswith(WRITTEN):
+    if to_file:
         endings = (".png",) if is_image(source) else WRITTEN
         if not out.name.lower().endswith(endings):
             raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
-        if place.resolve() in out.resolve().parents:
+        if path.resolve() in out.resolve().parents:
             raise UserError(f"{out} lies inside {source}", "an output elsewhere", "choose another -o")
         if out.exists() and not overwrite:
             raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
@@ -70,7 +86,19 @@ def segment_path(
         else:
             run.segment_file(source, out, organs, overwrite)
         return 1, []
-    return _segment_folder(run, source, out, organs, overwrite, report)
+    if organs:
+        raise UserError("--organ was given for a folder", "one scan", "segment the scans one by one, or use coinseg run")
+    if source.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
+    return _segment_folder(run, source, out, model, overwrite, report, command)
+
+
+def failure(written: int, failed: Sequence[str]) -> UserError | None:
+    """What a command ends with when inputs failed."""
+    if not failed:
+        return None
+    got = f"{len(failed)} of {written + len(failed)} inputs failed: {'; '.join(failed[:5])}"
+    return UserError(got, "readable inputs", "mend or remove them")
 
 
 def _require_places(source: Path, places: list[Path], overwrite: bool) -> None:
@@ -78,11 +106,11 @@ def _require_places(source: Path, places: list[Path], overwrite: bool) -> None:
         raise UserError(
             f"--counterfactual or --difference was given for {source}", "one volume", "ask for the masks of the others alone"
         )
-    for place in places[1:]:
-        if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, *places)}) <= len(places):
-            raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
-        if place.exists() and not overwrite:
-            raise UserError(f"{place} exists", "a new file", "choose another name or give --overwrite")
+    for target in places[1:]:
+        if not target.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, *places)}) <= len(places):
+            raise UserError(f"a map would go to {target}", "a name of its own that ends in .nii.gz", "choose such a name")
+        if target.exists() and not overwrite:
+            raise UserError(f"{target} exists", "a new file", "choose another name or give --overwrite")
 
 
 def _write_maps(
@@ -90,42 +118,111 @@ def _write_maps(
     counterfactual: Path | None, difference: Path | None,
 ) -> None:  # fmt: skip
     found, geometry = run.segment(source, organs, maps=True), read_geometry(source)
-    for place, name in ((counterfactual, "counterfactual"), (difference, "difference")):
-        if place is not None:
-            write_scan(place, getattr(found.maps, name), geometry, overwrite)
+    for target, name in ((counterfactual, "counterfactual"), (difference, "difference")):
+        if target is not None:
+            write_scan(target, getattr(found.maps, name), geometry, overwrite)
     write_segmentation(found, source, out, overwrite, geometry)
 
 
 def _segment_folder(
-    run: Run, source: Path, out: Path, organs: list[MaskSource], overwrite: bool, report: Report
+    run: Run, source: Path, out: Path, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
-    if organs:
-        raise UserError("--organ was given for a folder", "one scan", "segment the scans one by one, or use coinseg run")
-    if source.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
-    found, written, failed = inputs(source), 0, []
-    known = _known(out)
-    rows: list[dict[str, Any]] = []
-    try:
-        for done, path in enumerate(found):
-            report("segment", done, len(found), {})
-            case, target = path.relative_to(source), out / path.relative_to(source).parent / mask_name(path)
-            row = {"case": case.as_posix(), "mask": target.relative_to(out).as_posix()}
-            try:
-                if overwrite or not target.exists():
-                    segmented, geometry = run.segment(path, organs), _geometry(path)
-                    write_segmentation(segmented, path, target, overwrite, geometry)
-                    rows.append(row | {"highest_f": highest(segmented.probability)} | measure(segmented.mask, geometry))
-                    written += 1
-                else:
-                    rows.append(known.get(row["case"]) or row | {"highest_f": None} | _measured(target))
-            except UserError as error:
-                failed.append(str(error))
-    finally:  # What was made before an interruption keeps its f(X), which the masks do not hold.
-        if rows:
-            write_table(out, rows)
-    report("segment", len(found), len(found), {})
+    here, found = place(), inputs(source)
+    with meeting(here) as others:
+        if here.first:
+            _take_over(out)
+        found = others.agreed(found)
+        known, share, owners = _known(out), here.share(found), {_target(path, source): path for path in reversed(found)}
+        tell = report if here.first else silent
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with (out / NOTES.format(here.rank)).open("w", encoding="utf-8") as notes:
+                for done, path in enumerate(share):
+                    tell("segment", done, len(share), {})
+                    notes.write(json.dumps(_segmented(run, path, source, out, overwrite, known, owners)) + "\n")
+                    notes.flush()
+        except BaseException:
+            if here.count == 1:
+                _take_over(out)
+            raise
+        tell("segment", len(share), len(share), {})
+        others.wait()
+    if not here.first:
+        return 0, []
+    noted = {note["path"]: note for note in _notes([out / NOTES.format(rank) for rank in range(here.count)])}
+    cases = [path.relative_to(source).as_posix() for path in found]
+    if lost := [case for case in cases if case not in noted]:
+        raise UserError(
+            f"{out} does not say what became of {len(lost)} inputs, {lost[0]} among them",
+            "an output folder that all processes share",
+            "choose -o on a shared disk, or give the same command again",
+        )
+    records = [noted[case] for case in cases]
+    rows = [row for record in records if (row := record.pop("row"))]
+    if rows:
+        write_table(out, rows)
+    written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
+    write_segmented(out, source, model, records, command, here.count, failure(written, failed))
+    _forget_notes(out)
     return written, failed
+
+
+def _target(path: Path, source: Path) -> Path:
+    """Where the mask of an input lies, below the output folder."""
+    return path.relative_to(source).parent / mask_name(path)
+
+
+def _segmented(
+    run: Run, path: Path, source: Path, out: Path, overwrite: bool, known: dict[str, dict[str, Any]], owners: dict[Path, Path]
+) -> dict[str, Any]:
+    """One input of a folder: what became of it (see `manifest.write_segmented`) and its row of the table."""
+    case, mask = path.relative_to(source).as_posix(), _target(path, source)
+    done = not overwrite and (out / mask).exists()
+    kept = known.get(case) if done else None
+    # What is done is not read again: a folder of a terabyte goes on at once.
+    digest = (kept or {}).get("sha256") or sha256_of(path)
+    record = {"path": case, "state": "skipped" if done else "written", "mask": mask.as_posix(), "sha256": digest, "error": None}
+    row: dict[str, Any] = {"case": case, "mask": mask.as_posix(), "sha256": digest}
+    try:
+        if (owner := owners[mask]) != path:
+            raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
+        if not done:
+            segmented, geometry = run.segment(path), _geometry(path)
+            write_segmentation(segmented, path, out / mask, overwrite, geometry)
+            row |= {"highest_f": highest(segmented.probability)} | measure(segmented.mask, geometry)
+        else:
+            row = kept or row | {"highest_f": None} | _measured(out / mask)
+    except UserError as error:
+        return record | {"state": "failed", "mask": None, "error": str(error), "row": None}
+    return record | {"row": row}
+
+
+def _notes(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """What processes noted; a last line cut short by a kill is left out."""
+    found = []
+    for line in (line for file in files if file.exists() for line in file.read_text(encoding="utf-8").splitlines()):
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _forget_notes(out: Path) -> None:
+    for file in out.glob(NOTES.format("*")):
+        file.unlink()
+
+
+def _take_over(out: Path) -> None:
+    """Bring the table up to date with the notes of processes that were killed, and clear away what they left half-done."""
+    file = out / MANIFEST
+    if file.exists() and read_json(file).get("kind") != "segment":
+        raise UserError(f"{out} holds the manifest of something else", "an output folder of its own", "choose another -o")
+    out.mkdir(parents=True, exist_ok=True)
+    known, noted = _known(out), _notes(sorted(out.glob(NOTES.format("*"))))
+    if rows := {note["path"]: note["row"] for note in noted if note["row"]}:
+        write_table(out, list((known | rows).values()))
+    file.unlink(missing_ok=True)
+    _forget_notes(out)
+    remove_leftovers(out)
 
 
 def _known(out: Path) -> dict[str, dict[str, Any]]:

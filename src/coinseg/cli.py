@@ -1,12 +1,13 @@
 """The command line: parse, call, print. Every setting of `coinseg.config` is an option.
 
-Exit codes: 0 done; 2 the input or the settings are at fault (one line says what and what to do); 130 interrupted.
+Exit codes: 0 done; 2 the input or the settings are at fault (one line says what and what to do); 130 interrupted; 141 the reader
+of the output went away.
 """
 
 from __future__ import annotations
 
-import errno
 import json
+import os
 import re
 import shlex
 import sys
@@ -19,11 +20,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from . import commands
 from .config import Settings
-from .errors import UserError
+from .errors import EXIT_DEFECT, EXIT_DONE, EXIT_USER, UserError, exit_code, one_line
 from .progress import ConsoleReport
 from .settings import PRESETS, setting_names, settings_from, unknown_setting
 
-EXIT_DONE, EXIT_USER, EXIT_INTERRUPTED = 0, 2, 130
 DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segmentation masks by counterfactual inpainting.
 
   coinseg phantom out/phantom                      make a cohort to try it on
@@ -246,29 +246,29 @@ def build_parser(arguments: list[str]) -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parser = build_parser(arguments)
-        if arguments[:1] == ["reproduce"]:
-            # Settings own the name "data"; a plain --data is the path.
-            arguments = [re.sub(r"^--data(?==|$)", "--data-path", word) for word in arguments]
-        parsed = parser.parse_args(joined_lists(arguments) or ["--help"])
-        name, options = parsed.command, parsed[parsed.command]
-        with ConsoleReport() as report:
-            commands.act(
-                name, options, report, shlex.join(["coinseg", *arguments]), {k: what for k, (what, _) in COMMANDS.items()}
-            )
-        return EXIT_DONE
-    except UserError as error:
-        print(f"coinseg: error: {error}", file=sys.stderr)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        try:
+            _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        # The reader (`| head`) has what it wanted; Python's own last flush must not meet the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_code(error)
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        if exit_code(error) == EXIT_DEFECT:
             raise
-        print(
-            f"coinseg: error: {error.strerror} ({error.filename}); required: a writable disk with room; free some space or choose another output",
-            file=sys.stderr,
-        )
-    except KeyboardInterrupt:
-        print("coinseg: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    return EXIT_USER
+        print(f"coinseg: {'error: ' if exit_code(error) == EXIT_USER else ''}{one_line(error)}", file=sys.stderr)
+        return exit_code(error)
+    return EXIT_DONE
+
+
+def _run(arguments: list[str]) -> None:
+    parser = build_parser(arguments)
+    if arguments[:1] == ["reproduce"]:
+        # Settings own the name "data"; a plain --data is the path.
+        arguments = [re.sub(r"^--data(?==|$)", "--data-path", word) for word in arguments]
+    parsed = parser.parse_args(joined_lists(arguments) or ["--help"])
+    name, known = parsed.command, {command: what for command, (what, _) in COMMANDS.items()}
+    with ConsoleReport() as report:
+        commands.act(name, parsed[name], report, shlex.join(["coinseg", *arguments]), known)

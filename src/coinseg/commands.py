@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from .config import Settings
@@ -26,19 +27,17 @@ def _phantom(options: Any, report: ConsoleReport) -> None:
 
 
 def _segment(options: Any, report: ConsoleReport, command: str) -> None:
-    from .batch import segment_path
+    from .batch import failure, segment_path
+    from .processes import place
 
-    o = options
+    o, here = options, place()
     done, failed = segment_path(
-        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference
+        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference, command
     )
-    print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {done + len(failed)} inputs failed: {'; '.join(failed[:5])}",
-            "readable inputs",
-            "mend or remove them",
-        )
+    if here.first:
+        print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
+        if error := failure(done, failed):
+            raise error
 
 
 def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
@@ -55,7 +54,20 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
         print(describe(work))
         return
     work.start()
-    if name == "prepare":
+    if name in ("run", "report"):
+        from . import manifest
+        from .report import write_report
+
+        # While a run goes on there is none, so whoever finds a manifest has that of the last command.
+        (work.root / "manifest.json").unlink(missing_ok=True)
+        try:
+            made = manifest.write(work, command)
+            page = write_report(work.root, made)
+        except BaseException as error:
+            manifest.write_failed(work, command, error)
+            raise
+        _summary(work.root, made, page)
+    elif name == "prepare":
         print(f"{len(work.store)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
         _, folder = work.f, work.root / "classifier"
@@ -63,10 +75,8 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
     elif name == "train-coin":
         _, folder = work.generator, work.root / "coin"
         print(f"generator in {folder}: {_line(Stage(folder, '').facts()['health'])}")
-    elif name == "evaluate":
-        print(f"{_line(work.evaluate())}\nscores in {work.root / 'evaluation'}")
     else:
-        _summary(work, command)
+        print(f"{_line(work.evaluate())}\nscores in {work.root / 'evaluation'}")
 
 
 def _reproduce(options: Any, report: ConsoleReport) -> None:
@@ -100,26 +110,21 @@ def _line(values: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float) and k != "seconds")
 
 
-def _summary(work: Any, command: str) -> None:
-    from . import manifest
-    from .report import write_report
+def _summary(root: Path, made: dict[str, Any], page: Path) -> None:
+    from .manifest import SCORES
 
-    made = manifest.write(work, command)
-    page = write_report(work.root, made)
     scores = made["scores"]
     print(
         f"\n{made['data']['slices']} slices of {made['data']['patients']} patients, {made['data']['patients_held_out']} held out"
     )
-    for score in manifest.SCORES:
+    for score in SCORES:
         value = scores[score]
         shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][score]})"
         print(f"  {score:<20} {shown}{'   (tuned on the masks it is scored with)' if score == 'iou_oracle' else ''}")
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in made["timings_s"].items()))
     for warning in made["warnings"][:10]:
         print(f"  warning: {warning}")
-    print(
-        f"masks     {work.root / 'masks'} ({made['outputs']['mask_count']})\nmanifest  {work.root / 'manifest.json'}\nreport    {page}"
-    )
+    print(f"masks     {root / 'masks'} ({made['outputs']['mask_count']})\nmanifest  {root / 'manifest.json'}\nreport    {page}")
 
 
 def _print(found: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .config import EngineSettings
 from .errors import UserError
+from .processes import place
 from .storage import read_json, write_json, written_aside
 
 CHUNK = 64
@@ -32,14 +33,18 @@ def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> No
 
 
 def make_fabric(settings: EngineSettings) -> Fabric:
-    """Devices and precision as the settings name them; raises `UserError` when they are not there."""
+    """One device and precision as the settings name them; raises `UserError` when they are not there.
+
+    Of several processes on a node each takes a GPU of its own, while there are some.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.accelerator is cuda and no GPU is visible", "a CUDA device", "set engine.accelerator to cpu")
     accelerator = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    devices = [place().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=settings.precision)  # type: ignore[arg-type]
+        return Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
     except ValueError as error:
         raise UserError(f"engine.precision is '{settings.precision}'", "a precision of Lightning Fabric", str(error)) from error
 

@@ -7,6 +7,11 @@ exits with code 2; any other exception is a defect of coinseg.
 
 from __future__ import annotations
 
+import errno
+
+EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
+"""What the command line returns; 141 where the reader of its output went away (128 + SIGPIPE, as the shell has it)."""
+
 
 class UserError(Exception):
     """A problem with the input or the settings, worded for the person who can mend it.
@@ -20,3 +25,27 @@ class UserError(Exception):
     def __init__(self, got: str, required: str, do: str) -> None:
         self.got, self.required, self.do = got, required, do
         super().__init__(f"{got}; required: {required}; {do}".replace("\n", " "))
+
+
+def exit_code(error: BaseException | None) -> int:
+    """The exit code a command ends with: of what stopped it, or of None for a good end."""
+    if error is None:
+        return EXIT_DONE
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return EXIT_PIPE
+    # A full or read-only disk is the user's to mend.
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES)
+    return EXIT_USER if full or isinstance(error, UserError) else EXIT_DEFECT
+
+
+def one_line(error: BaseException) -> str:
+    """What a person is told of an error."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on from the last checkpoint"
+    if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
+        return (
+            f"{error.strerror} ({error.filename}); required: a writable disk with room; free some space or choose another output"
+        )
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".replace("\n", " ")

@@ -28,7 +28,12 @@ def info(commands: dict[str, str]) -> dict[str, Any]:
         "schema": SCHEMA,
         "version": version("coinseg"),
         "commands": commands,
-        "exit_codes": {"0": "done", "2": "the input or the settings are at fault (one line on stderr)", "130": "interrupted"},
+        "exit_codes": {
+            "0": "done",
+            "2": "the input or the settings are at fault (one line on stderr)",
+            "130": "interrupted",
+            "141": "the reader of the output went away",
+        },
         "methods": list(METHODS),
         "layouts": list(LAYOUTS),
         "classifiers": CLASSIFIERS,

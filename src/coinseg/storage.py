@@ -75,6 +75,14 @@ def _running(pid: int) -> bool:
     return True
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written files that killed processes left below a folder."""
+    for part in list(folder.rglob(".part-*")):
+        found = re.match(r"\.part-(\d+)-", part.name)
+        if found and part.is_file() and not _running(int(found[1])):
+            part.unlink()
+
+
 @contextmanager
 def directory_written_aside(path: Path) -> Iterator[Path]:
     """Yield an empty sibling directory; at a good end it takes the place of `path`, whatever was there before."""

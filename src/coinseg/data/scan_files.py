@@ -9,6 +9,7 @@ Nothing of DICOM is decoded here, and a .zip is read in memory, member by member
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -77,6 +78,21 @@ def parts_of(path: Path) -> list[Path]:
     if place.suffix.lower() == ".mhd" and place.is_file():
         return sorted(file for file in {place, voxel_file(place)} if file.is_file())
     return [place] if place.is_file() else []
+
+
+def sha256_of(path: Path) -> str | None:
+    """SHA-256 of a file, as `sha256sum` prints it; of a scan of several files, of its lines `hash  name`; None if one is missing."""
+    place, _ = split_key(path)
+    lines = []
+    try:
+        for part in parts_of(path):
+            with part.open("rb") as file:
+                lines.append((hashlib.file_digest(file, "sha256").hexdigest(), part.relative_to(place.parent).as_posix()))
+    except OSError:
+        return None
+    if len(lines) == 1 and not place.is_dir():
+        return lines[0][0]
+    return hashlib.sha256("".join(f"{found}  {name}\n" for found, name in lines).encode()).hexdigest() if lines else None
 
 
 def voxel_file(header: Path) -> Path:

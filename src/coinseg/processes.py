@@ -1,0 +1,134 @@
+"""Several processes on one job, as torchrun or srun start them: which one this is, and where they wait for each other.
+
+Each does its share of a list and writes files of its own; nothing but the list and "I am here" ever passes between them, by
+gloo, which needs no GPU. A process that ends early closes its connections, and whoever waits for it is told so at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from .errors import UserError
+
+T = TypeVar("T")
+JOINING, SHARE = timedelta(minutes=30), timedelta(days=14)
+"""How long to wait for all to be there, and for the longest share to be done."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process this is.
+
+    Args:
+        rank: 0 to count - 1 over all nodes.
+        count: how many there are.
+        local: the number on this node, by which it takes its GPU.
+    """
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that gathers, reports and prints."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `count`-th item; the shares of all processes are all items, each once."""
+        return items[self.rank :: self.count]
+
+
+def place(environ: Mapping[str, str] = os.environ) -> Place:
+    """The place that torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun says; the only one where neither does.
+
+    Raises:
+        UserError: what they say is no place.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not set(names) <= environ.keys():
+        # Only srun sets this one; in a batch script without srun there is one process, whatever SLURM_NTASKS says.
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        if not set(names) <= environ.keys() or environ["SLURM_STEP_NUM_TASKS"] == "1":
+            return Place()
+        if "SLURM_NTASKS_PER_NODE" not in environ:
+            raise UserError(
+                "srun was told the number of tasks and not of each node", "--ntasks-per-node", "give it to sbatch or srun"
+            )
+    try:
+        rank, count, local = (int(environ[name]) for name in names)
+    except ValueError:
+        rank, count, local = -1, 0, 0
+    if not 0 <= rank < count or local < 0:
+        said = ", ".join(f"{name} {environ[name]}" for name in names)
+        raise UserError(f"the environment has {said}", "the place of one process among several", "start with torchrun or srun")
+    return Place(rank, count, local)
+
+
+class Meeting:
+    """Where the processes of one job meet; with one process nothing waits."""
+
+    def __init__(self, here: Place) -> None:
+        self.here = here
+
+    def agreed(self, value: T) -> T:
+        """The value the first process has; all come here."""
+        if self.here.count == 1:
+            return value
+        from torch import distributed
+
+        said: list[Any] = [value]
+        with _told():
+            distributed.broadcast_object_list(said, src=0)
+        return said[0]
+
+    def wait(self) -> None:
+        """Go on when all are here."""
+        if self.here.count > 1:
+            from torch import distributed
+
+            with _told():
+                distributed.monitored_barrier(timeout=SHARE)
+
+
+@contextmanager
+def meeting(here: Place) -> Iterator[Meeting]:
+    """Connect the processes of one job.
+
+    Raises:
+        UserError: also later, while waiting: one of them did not come or ended early.
+    """
+    if here.count == 1:
+        yield Meeting(here)
+        return
+    from torch import distributed
+
+    if "RANK" not in os.environ:  # srun: the first node of the job, and a port made of its number
+        from lightning_fabric.plugins.environments import SLURMEnvironment
+
+        slurm = SLURMEnvironment()
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
+    with _told():
+        distributed.init_process_group("gloo", rank=here.rank, world_size=here.count, timeout=JOINING)
+    try:
+        yield Meeting(here)
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """A lost connection, in one line."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"another process of this job cannot be reached or ended early ({str(error).splitlines()[0][:200]})",
+            "all of them",
+            "see what it said, then give the same command again: what is done is skipped",
+        ) from error
