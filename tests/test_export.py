@@ -16,28 +16,27 @@ import pytest
 import torch
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-from safetensors.torch import save_file
 from torch import nn
 
 import coinseg
 from coinseg import cli, pipeline
 from coinseg.classifier import build
 from coinseg.config import Settings
-from coinseg.counterfactual.generator import Generator
 from coinseg.data.image import write_image_mask
-from coinseg.data.intensity import Window
 from coinseg.data.layouts import read_layout
 from coinseg.data.volume import read_mask, read_volume, write_mask, write_scan
-from coinseg.engine import make_fabric
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
-from coinseg.runs import Run
 from coinseg.scan_table import as_csv, measure
 from coinseg.settings import settings_from
+from coinseg.types import MaskSource
 from conftest import SIZE, tiny_settings
+from writers import make_run, make_scan, write_series
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 class TinyNetwork(nn.Module):
@@ -50,32 +49,6 @@ class TinyNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x))
-
-
-def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> Path:
-    """A run folder as training leaves it, with networks that nobody trained: f calls everything abnormal."""
-    settings = settings or tiny_settings()
-    torch.manual_seed(0)
-    f, generator = build(settings.classifier), Generator(settings.coin)
-    torch.nn.init.normal_(generator.head[-1].weight, std=0.2)
-    f.network.head.bias.data.fill_(3.0)
-    window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)
-    run = Run(settings, f, generator, kind, window, False, 0.05, make_fabric(settings.engine))
-    for name, module in (("classifier/model", f), ("coin/generator", generator)):
-        (root / name).parent.mkdir(parents=True)
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, root / f"{name}.safetensors")
-    run.save(root)
-    return root
-
-
-def make_scan(path: Path, shape: tuple[int, int, int] = (40, 44, 3), seed: int = 0) -> Path:
-    """A CT volume on an oblique, flipped grid."""
-    hu = np.random.default_rng(seed).normal(40, 60, shape).astype(np.int16)
-    turn = np.cos(0.2), np.sin(0.2)
-    affine = np.array([[-0.7 * turn[0], 0, 0.2, 30], [0, 0.7, 0, -20], [0.14, 0, 2.5 * turn[0], 7], [0, 0, 0, 1]])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(hu, affine), path)
-    return path
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -301,6 +274,30 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
     with pytest.raises(UserError, match=r"cannot carry a segmentation .*; required: single-frame images"):
         write_dicom_seg(mask, series, tmp_path / "y.dcm")
     assert not (tmp_path / "y.dcm").exists()
+
+
+def test_a_real_ct_as_nifti_and_as_dicom_has_one_mask_that_the_seg_carries(tmp_path: Path) -> None:
+    """3D-IRCADb-01: a few slices through both kidneys; NIfTI -> DICOM -> segment -> SEG, and NIfTI -> segment."""
+    source = DATA / "3dircadb1-ct-kidney" / "ircad01_ct.nii.gz"
+    if not source.is_file():
+        pytest.skip("the shared data set 3dircadb1-ct-kidney is not on this machine")
+    whole = nib.load(source)
+    part = whole.slicer[100:420, 150:400, 60:66]
+    nib.save(part, tmp_path / "ct.nii.gz")
+    hu = np.asarray(part.dataobj)
+    folder = write_series(tmp_path / "series", hu.astype(np.int16), part.affine, FrameOfReferenceUID="1.2.3.5")
+    root = make_run(tmp_path / "run")
+    for scan, name in ((tmp_path / "ct.nii.gz", "nifti"), (folder, "dicom")):
+        assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / f"{name}.nii.gz"), "--model", str(root)]) == 0
+    mask = np.asarray(nib.load(tmp_path / "nifti.nii.gz").dataobj) > 0
+    assert mask.shape == hu.shape
+    assert 0.001 < mask.mean() < 0.9
+    geometry = read_volume(tmp_path / "ct.nii.gz").geometry
+    assert np.array_equal(read_mask(MaskSource(tmp_path / "dicom.nii.gz"), geometry), geometry.to_canonical(mask))
+    seg = tmp_path / "seg.dcm"
+    assert cli.main(["export-seg", str(tmp_path / "dicom.nii.gz"), "--dicom", str(folder), "-o", str(seg)]) == 0
+    series = sorted((pydicom.dcmread(path) for path in folder.iterdir()), key=lambda image: float(image.ImagePositionPatient[2]))
+    assert np.array_equal(frames_in(seg, series), mask.transpose(2, 1, 0))
 
 
 # --- nnU-Net -------------------------------------------------------------------------------------------------------
