@@ -8,30 +8,47 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from coinseg import cli
+from coinseg import batch, cli, engine, processes
+from coinseg.config import EngineSettings
+from coinseg.engine import silent
 from coinseg.errors import UserError
-from coinseg.processes import Place, place
+from coinseg.processes import Meeting, Place, place
+from coinseg.runs import Segmentation, write_segmentation
 from writers import make_run, make_scan
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"}
 
 
-def started(rank: int, port: int, *words: object, count: int = 2) -> subprocess.Popen[str]:
-    """One of `count` processes, as torchrun starts them."""
-    said = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    environ = os.environ | {name: str(value) for name, value in said.items()} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *(str(word) for word in words)]
-    return subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def free_port() -> int:
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Makes this process the first of two, as torchrun would, and starts the other with these words."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+        port = found.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("JOINING", "SHARE"):
+        monkeypatch.setattr(processes, name, timedelta(seconds=90))
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        environ = os.environ | {"RANK": "1", "LOCAL_RANK": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *(str(word) for word in words)]
+        begun.append(subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -74,13 +91,20 @@ def test_the_shares_are_everything_once_and_alike(count: int) -> None:
 # --- a folder
 
 
-def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(tmp_path: Path) -> None:
+def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
+    tmp_path: Path,
+    other: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     root, scans, one, two = make_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "one", tmp_path / "two"
     for i, name in enumerate(("a", "b", "sub/c", "sub/d", "e")):
         make_scan(scans / f"{name}.nii.gz", seed=i)
     (scans / "broken.nii.gz").write_bytes(b"no scan")
     command = ["segment", "-i", str(scans), "--model", str(root)]
-    assert cli.main([*command, "-o", str(one)]) == 2
+    with monkeypatch.context() as alone:
+        alone.delenv("RANK")
+        assert cli.main([*command, "-o", str(one)]) == 2
     table, manifest = (json.loads((one / name).read_text()) for name in ("index.json", "manifest.json"))
     # What a process of an earlier launch leaves when it is killed: a mask, its line, half a line, half a mask.
     (two / "sub").mkdir(parents=True)
@@ -89,14 +113,16 @@ def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
     note = {"path": row["case"], "state": "written", "mask": row["mask"], "sha256": row["sha256"], "error": None, "row": row}
     (two / ".done-6.jsonl").write_text(json.dumps(note) + "\n" + json.dumps(note)[:40])
     (two / "sub/.part-999999999-d.nii.gz").write_bytes(b"half")
-    stamp, port = mask.stat().st_mtime_ns, free_port()
-    began = [started(rank, port, "-m", "coinseg", *command, "-o", two) for rank in (0, 1)]
-    (out, err), (silence, also) = (process.communicate(timeout=120) for process in began)
-    assert [process.returncode for process in began] == [2, 0], (err, also)
-    assert out == "4 masks written to " + str(two) + "\n"
+    stamp = mask.stat().st_mtime_ns
+    capsys.readouterr()
+    second = other("-m", "coinseg", *command, "-o", two)
+    assert cli.main([*command, "-o", str(two)]) == 2
+    assert second.communicate(timeout=60) == ("", "")
+    assert second.returncode == 0
+    out, err = capsys.readouterr()
+    assert out == f"4 masks written to {two}\n"
     assert "1 of 5 inputs failed" in err
     assert "broken.nii.gz" in err
-    assert (silence, also) == ("", "")
     assert mask.stat().st_mtime_ns == stamp
     made, expected = files(two), files(one)
     again = json.loads(made.pop("manifest.json"))
@@ -117,29 +143,67 @@ def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
     }
 
 
+def test_an_interrupted_folder_keeps_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scans, out = make_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "out"
+    for i, name in enumerate("abc"):
+        make_scan(scans / f"{name}.nii.gz", seed=i)
+    command = ["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]
+
+    def stopped(found: Segmentation, source: Path, *rest: Any) -> None:
+        if source.name == "b.nii.gz":
+            raise KeyboardInterrupt
+        write_segmentation(found, source, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "write_segmentation", stopped)
+        assert cli.main(command) == 130
+    assert sorted(files(out)) == ["a.nii.gz", "index.csv", "index.json"]
+    first = json.loads((out / "index.json").read_text())["masks"]
+    assert cli.main(command) == 0
+    rows = json.loads((out / "index.json").read_text())["masks"]
+    assert [row["case"] for row in rows] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert first == rows[:1]
+
+
+def test_processes_that_do_not_share_the_output_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scans = make_run(tmp_path / "run"), tmp_path / "scans"
+    for name in "ab":
+        make_scan(scans / f"{name}.nii.gz")
+    monkeypatch.setattr(batch, "place", lambda: Place(0, 2, 0))
+    monkeypatch.setattr(batch, "meeting", lambda here: nullcontext(Meeting(Place())))
+    with pytest.raises(UserError, match=r"does not say what became of 1 inputs, b\.nii\.gz among them; required: an output"):
+        batch.segment_path(scans, tmp_path / "out", root, [], False, "cpu", silent)
+
+
+@pytest.mark.parametrize(("local", "gpus", "device"), [(0, 1, 0), (3, 4, 3), (3, 2, 1)])
+def test_each_process_of_a_node_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch, local: int, gpus: int, device: int) -> None:
+    monkeypatch.setattr(engine, "place", lambda: Place(local, 8, local))
+    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(engine, "Fabric", lambda **asked: asked["devices"])
+    assert engine.make_fabric(EngineSettings(accelerator="cuda")) == [device]
+
+
 DIES = """
-import os, sys
+import os
 from coinseg.processes import meeting, place
-from coinseg.errors import UserError
 with meeting(place()) as others:
-    assert others.agreed(place().rank) == 0
-    if place().rank:
-        os._exit(9)
-    try:
-        others.wait()
-    except UserError as error:
-        print(error)
+    assert others.agreed("mine") == "yours"
+    os._exit(9)
 """
 
 
-def test_who_waits_for_a_process_that_died_is_told_at_once() -> None:
-    port, began = free_port(), time.monotonic()
-    both = [started(rank, port, "-c", DIES) for rank in (0, 1)]
-    said = both[0].communicate(timeout=60)[0]
-    both[1].communicate(timeout=60)
-    assert "another process of this job cannot be reached or ended early" in said
-    assert "then give the same command again" in said
-    assert time.monotonic() - began < 45
+def test_who_waits_for_a_process_that_died_is_told_at_once(other: Callable[..., subprocess.Popen[str]]) -> None:
+    second = other("-c", DIES)
+    with processes.meeting(place()) as others:
+        assert others.agreed("yours") == "yours"
+        assert second.wait(60) == 9
+        began = time.monotonic()
+        with pytest.raises(
+            UserError, match=r"ended early .*; required: all of them; see what it said, then give the same command"
+        ):
+            others.wait()
+        assert time.monotonic() - began < 30
 
 
 def test_of_one_file_only_the_first_process_makes_the_mask(

@@ -58,7 +58,7 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
         from . import manifest
         from .report import write_report
 
-        # While a run goes on there is none, so whoever finds a manifest has that of the last command.
+        # While a run goes on there is none: whoever finds a manifest has that of a run that ended.
         (work.root / "manifest.json").unlink(missing_ok=True)
         try:
             made = manifest.write(work, command)
