@@ -214,7 +214,8 @@ def _forget_notes(out: Path) -> None:
 def _take_over(out: Path) -> None:
     """Bring the table up to date with the notes of processes that were killed, and clear away what they left half-done."""
     file = out / MANIFEST
-    if file.exists() and read_json(file).get("kind") != "segment":
+    made = read_json(file) if file.exists() else {"kind": "segment"}
+    if not isinstance(made, dict) or made.get("kind") != "segment":
         raise UserError(f"{out} holds the manifest of something else", "an output folder of its own", "choose another -o")
     out.mkdir(parents=True, exist_ok=True)
     known, noted = _known(out), _notes(sorted(out.glob(NOTES.format("*"))))
