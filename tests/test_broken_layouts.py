@@ -294,8 +294,9 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("dicom", "a table without the column of labels", replaced("labels.csv", "case,label", "case,outcome"), {}, Refused("labels.csv has the columns case, outcome", "a column label or", "rename one")),
     ("dicom", "another table without the column of labels", lambda r: (replaced("labels.csv", "label", "outcome")(r), renamed("labels.csv", "x.csv")(r), emptied(r / "masks")), {}, Refused(r"no table .* and a column label; x.csv has the columns case, outcome$", "image labels of both classes", "add a table of labels")),
     ("dicom", "two tables", lambda r: [text(r / name, "case,label\np0,0\n") for name in ("a.csv", "b.csv")] and gone("labels.csv")(r), {}, Refused("a.csv, b.csv in .* may all be the table of labels", "one such table", "name it labels.csv")),
-    ("dicom", "a case that is missing", replaced("labels.csv", "p1,", "q1,"), {}, Said("^labels.csv names q1, which is missing$")),
+    ("dicom", "a case that is missing", replaced("labels.csv", "p1,", "q1,"), {}, Said("^labels.csv names q1: there is no such scan$")),
     ("dicom", "a case without a label", replaced("labels.csv", "p1,1\n", ""), {}, Said("^labels.csv does not name p1: they have no labels$")),
+    ("dicom", "a row without a case", replaced("labels.csv", "p1,", ","), {}, Refused("row 3 of .*labels.csv names no case", "a case in every row", "correct the row")),
     ("dicom", "one class", written("labels.csv", "case,label\n" + ABNORMAL), {}, Refused("0 normal and 4 abnormal labels", "labels of both classes", "add the other class")),
     ("dicom", "no series", nothing_but("p1"), {"layout": "dicom"}, Refused(r"holds no DICOM series \(folders: p1\)", "a folder or .zip of DICOM files", "correct the path or data.layout")),
 ]  # fmt: skip

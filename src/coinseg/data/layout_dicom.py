@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from .layout_shared import (
     header_of,
     own_patients,
     patient_of,
+    read_table,
     safe_id,
     said_of_tables,
     stem_of,
@@ -103,17 +105,15 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
             "correct the path or data.layout",
         )
     beside = "" if table else " beside the data"
-    if table is None and (table := _table_in(root.resolve().parent)):
+    if table is None and (table := _one_of([t for t in _fitting(root.resolve().parent) if _is_about(t, scans)])):
         given = labels_by_case(table, KEYS)
         scans = _scans_in(root, masks, given)
-        if not any(scans.named(key) for key in given):
-            table, given = None, {}  # It is about something else.
     labels, patients = scans.matched(given, table or root / _TABLE), _patients(root, table, scans)
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
     cases, problems = masks.with_organs(cases)
     problems += masks.unmatched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
-        problems.append(f"{table.name} names {_shown(missing, table)}, which is missing")
+        problems.append(f"{table.name} names {_shown(missing, table)}: there is no such scan")
     if table and (left := [name for name in scans.by_name if name not in labels]):
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:
@@ -168,14 +168,33 @@ def _is_series(path: Path) -> bool:
 
 def _table_in(folder: Path) -> Path | None:
     """The table of labels in a folder: labels.csv, or the only one with a column of cases and one of labels."""
-    if (folder / _TABLE).is_file():
-        return folder / _TABLE
-    fit = [path for path in tables_in(folder) if set(header_of(path)) & set(LABEL) and set(header_of(path)) & set(KEYS)]
-    if len(fit) > 1:
+    return folder / _TABLE if (folder / _TABLE).is_file() else _one_of(_fitting(folder))
+
+
+def _fitting(folder: Path) -> list[Path]:
+    """The tables with a column of cases and one of labels; one that cannot be read does not count."""
+    found = []
+    for path in tables_in(folder):
+        with suppress(UserError):
+            columns = set(header_of(path))
+            found += [path] if columns & set(LABEL) and columns & set(KEYS) else []
+    return found
+
+
+def _one_of(tables: list[Path]) -> Path | None:
+    if len(tables) > 1:
+        names = few(path.name for path in tables)
         raise UserError(
-            f"{few(path.name for path in fit)} in {folder} may all be the table of labels", "one such table", f"name it {_TABLE}"
+            f"{names} in {tables[0].parent} may all be the table of labels", "one such table", f"name it {_TABLE} in the data"
         )
-    return fit[0] if fit else None
+    return tables[0] if tables else None
+
+
+def _is_about(table: Path, scans: _Scans) -> bool:
+    """Whether a table that lies beside the data names any of the scans."""
+    with suppress(UserError):
+        return any(scans.named(row[_key_column(table)]) for _, row in read_table(table))
+    return False
 
 
 def _key_column(table: Path) -> str:

@@ -36,6 +36,8 @@ def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
     found: dict[str, dict[int | None, int]] = defaultdict(dict)
     for number, row in read_table(path) if path.is_file() else []:
         case, label = row[_column(path, row, keys)], label_in(row[_column(path, row, LABEL)], path, number)
+        if not case:
+            raise UserError(f"row {number} of {path} names no case", "a case in every row", "correct the row")
         if "slice" in row and not row["slice"].isdecimal():
             raise UserError(f"row {number} of {path} has slice {row['slice']!r}", "a slice index from 0", "correct the row")
         index = int(row["slice"]) if "slice" in row else None
