@@ -42,6 +42,7 @@ STUDIES, PATIENTS = [f"1.2.826.0.1.{i}" for i in range(CASES)], [f"ID-{i}998877"
         ("Study", [f"p{i}" for i in range(CASES)], "radiology export.csv", "Abnormal"),
         ("StudyInstanceUID", STUDIES, "labels.csv", "label"),
         ("study", STUDIES, "x.csv", "label"),
+        ("id", STUDIES, "labels.csv", "label"),
         ("SeriesInstanceUID", [f"1.2.3.{i}" for i in range(CASES)], "x.csv", "label"),
         ("PatientID", PATIENTS, "x.csv", "label"),
         ("patient_id", PATIENTS, "x.csv", "target"),

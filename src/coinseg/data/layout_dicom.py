@@ -51,7 +51,7 @@ _TAGS = (
     "studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid", "accessionnumber", "accession_number",
     "patientid",
 )  # fmt: skip
-KEYS = (*CASE, "study", "study_id", "scan", "series", *_TAGS, *PATIENT)
+KEYS = (*CASE, "id", "study", "study_id", "scan", "series", *_TAGS, *PATIENT)
 """What the column of cases may be called here, in any case; the first that a table has is read."""
 _Of = TypeVar("_Of")
 
@@ -120,7 +120,7 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"no table names patients: {own_patients(cases)}")
     if table:
         return Cohort("dicom", tuple(cases), f"image labels from {table.name}{beside}, by {_key_column(table)}", tuple(problems))
-    source = f"no table with a column of cases ({', '.join(KEYS[:4])}, ...) and a column label{said_of_tables(root)}"
+    source = f"no table with a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label{said_of_tables(root)}"
     return Cohort("dicom", tuple(cases), source, tuple(problems))
 
 

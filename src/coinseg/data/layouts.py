@@ -22,13 +22,13 @@ from pathlib import Path
 from ..config import DataSettings
 from ..errors import UserError
 from ..types import Cohort
-from .layout_csv import list_table, table_of
+from .layout_csv import COLUMNS, list_table, table_of
 from .layout_decathlon import fits_decathlon, list_decathlon
 from .layout_dicom import fits_dicom, list_dicom
 from .layout_folders import fits_folders, list_folders
 from .layout_kits import fits_kits, list_kits
 from .layout_nnunet import fits_nnunet, list_nnunet
-from .layout_shared import few, folders_in, said_of_tables, visible
+from .layout_shared import few, folders_in, header_of, said_of_tables, visible
 from .layout_totalsegmentator import fits_scans, list_scans
 
 LAYOUTS: dict[str, Callable[[Path, DataSettings], Cohort]] = {
@@ -87,11 +87,13 @@ def _recognise(root: Path, settings: DataSettings) -> str:
     for name, fits in _BY_SHAPE.items():
         if fits(root):
             return name
-    if table_of(root) is not None:
+    table, dicom = table_of(root), fits_dicom(root)
+    # A column id names files, or what DICOM calls a study.
+    if table is not None and not (dicom and set(header_of(table)).isdisjoint(set(COLUMNS["file"]) - {"id"})):
         return "csv"
     if fits_folders(root):
         return "folders"
-    if fits_dicom(root):
+    if dicom:
         return "dicom"
     suffixes = Counter(path.suffix.lower() or "no suffix" for path in visible(root) if path.is_file())
     files = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(suffixes.items()))
