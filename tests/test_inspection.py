@@ -108,6 +108,9 @@ def test_what_is_broken_is_a_problem_and_all_broken_is_refused(tmp_path: Path, c
     problems = inspect(data, CYSTS)["problems"]
     assert any("s0" in problem and "cannot be read" in problem for problem in problems)
     assert any("cyst.nii.gz has (5, 8, 9) (slices, rows, columns) and its scan (6, 8, 9)" in problem for problem in problems)
+    for i in range(3):  # A mask that fits nowhere is no scan that cannot be read.
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), data / f"s{i}" / "segmentations" / "cyst.nii.gz")
+    assert len(inspect(data, CYSTS)["problems"]) == 1 + 3
     for i in (1, 2):
         (data / f"s{i}" / "ct.nii.gz").write_bytes(b"no volume")
     assert cli.main(["inspect", str(data)]) == 2

@@ -38,9 +38,9 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     cases = cohort.cases
     looked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
-    native, unreadable = _native(looked)
-    if len(unreadable) == len(looked):
-        raise UserError(f"no case of {data} is readable ({unreadable[0]})", "intact scans or images", "mend or remove them")
+    native, broken = _native(looked)
+    if native["slices"] is None:
+        raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
     return {
         "schema": SCHEMA,
         "data": str(data),
@@ -55,12 +55,12 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
-        "problems": [*cohort.problems, *unreadable],
+        "problems": [*cohort.problems, *broken],
     }
 
 
 def _native(looked: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
-    """Ranges over the cases that were looked at, and one line for each that could not be read."""
+    """Ranges over the cases that were looked at, and one line for each that cannot be read or whose mask does not fit."""
     shapes: list[tuple[int, int, int]] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []

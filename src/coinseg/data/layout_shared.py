@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import os
 import re
 from collections import Counter
@@ -66,9 +65,10 @@ def read_table(path: Path) -> Rows:
 def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
     """The first `limit` rows (all by default) of a table separated by comma, semicolon or tab."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        return list(islice(csv.reader(io.StringIO(text), delimiter=delimiter), limit))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            return list(islice(csv.reader(file, delimiter=delimiter), limit))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error
 
