@@ -138,8 +138,8 @@ TO_OTHERS: dict[str, Example] = {
     "the scan without the lesion": a_scan,
 }
 OUTPUTS = ("mask.nii.gz", "mask.dcm", "cf.nii.gz", "d.nii.gz", "model", "Dataset101_lesion")
-NO_COMMAND = ("index.csv", "the same commands")
-"""What the second cell of a row without a command of its own has in it: files of a run, or what other rows do."""
+NO_COMMAND = ("index.csv", "the same commands", "torchrun")
+"""What the second cell of a row without a command to run here has in it: files of a run, what other rows do, several processes."""
 
 
 def rows(header: str) -> list[tuple[str, list[str]]]:
