@@ -264,7 +264,7 @@ def test_without_dataset_json(tmp_path: Path) -> None:
     (root / "dataset.json").unlink()
     assert "no layout is recognised" in refused(root)
     asked = refused(root, replace(LESION, layout="nnunet"))
-    assert "dataset.json is missing; required: the dataset.json of nnU-Net's raw data" in asked
+    assert "dataset.json is missing; required: the dataset.json of nnU-Net or the Decathlon" in asked
 
 
 def test_images_without_their_channel_are_not_nnunets(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_label_maps_all_gone(tmp_path: Path) -> None:
     ("table", "text", "pattern"),
     [
         ("labels.csv", "name,label\na,1\n", r"labels\.csv has the columns name, label; required: a column image_id or case"),
-        ("labels.csv", "case,abnormal\na,1\n", r"required: a column label"),
+        ("labels.csv", "case,outcome\na,1\n", r"required: a column label"),
         ("labels.csv", "case,label\na,1\na,0\n", r"row 3 of .*labels\.csv contradicts"),
         ("labels.csv", "case,label\na,maybe\n", r"row 2 of .*'maybe'"),
         ("labels.csv", "case,slice,label\na,x,1\n", r"row 2 of .*slice 'x'"),

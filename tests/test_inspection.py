@@ -16,6 +16,7 @@ from coinseg.data.layouts import LAYOUTS
 from coinseg.inspection import inspect
 from coinseg.methods import METHODS
 from coinseg.settings import PRESETS, setting_names, settings_from
+from examples import EXAMPLES
 
 
 def volumes(root: Path, count: int = 3) -> Path:
@@ -56,6 +57,43 @@ def test_volumes_by_slice_with_spacing(tmp_path: Path) -> None:
     assert "3 by slice (6 normal, 6 abnormal slices)" in said
 
 
+# layout -> cases, patients, (slices, rows, columns) as [smallest, largest], spacing as said, labels as said, masks
+EVERY_LAYOUT = {
+    "totalsegmentator": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 by slice (8 normal, 8 abnormal slices); 50%", 4),
+    "nnunet": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
+    "decathlon": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
+    "kits": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
+    "csv": (8, 4, ([1, 1], [40, 40], [40, 44]), None, "4 normal, 4 abnormal; 50% of the given labels are abnormal", 4),
+    "folders": (8, 8, ([1, 1], [40, 40], [44, 44]), None, "4 normal, 4 abnormal; 50% of the given labels are abnormal", 4),
+    "dicom": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "2 normal, 2 abnormal; 50% of the given labels are abnormal", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_for_people_and_as_json(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases, patients, sizes, spacing, labels, masks = EVERY_LAYOUT[layout]
+    data, words = str(EXAMPLES[layout].make(tmp_path / "data")), EXAMPLES[layout].words()
+    assert cli.main(["inspect", data, *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["layout"], found["cases"], found["patients"], found["lesion_masks"]["cases"]) == (
+        layout,
+        cases,
+        patients,
+        masks,
+    )
+    assert tuple(found["native"][name] for name in ("slices", "rows", "columns")) == sizes
+    assert (found["native"]["spacing_mm"] is None) == (spacing is None)
+    said_of_patients = ["its own patient" in problem for problem in found["problems"]]
+    assert said_of_patients == ([True] if layout in ("folders", "dicom") else [])
+    assert cli.main(["inspect", data, *words]) == 0
+    said = capsys.readouterr().out
+    assert f"layout {layout}" in said
+    assert f"{cases} of {patients} patients" in said
+    assert labels in said
+    assert spacing is None or f"spacing    {spacing}" in said
+    assert all(f"problem    {problem}" in said for problem in found["problems"])
+
+
 def test_a_large_set_is_sampled_and_says_so(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "SAMPLE", 5)
     found = inspect(images, Settings())
@@ -69,7 +107,10 @@ def test_what_is_broken_is_a_problem_and_all_broken_is_refused(tmp_path: Path, c
     (data / "s0" / "ct.nii.gz").write_bytes(b"no volume")
     problems = inspect(data, CYSTS)["problems"]
     assert any("s0" in problem and "cannot be read" in problem for problem in problems)
-    assert any("cyst.nii.gz has another size than its image" in problem for problem in problems)
+    assert any("cyst.nii.gz has (5, 8, 9) (slices, rows, columns) and its scan (6, 8, 9)" in problem for problem in problems)
+    for i in range(3):  # A mask that fits nowhere is no scan that cannot be read.
+        nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), data / f"s{i}" / "segmentations" / "cyst.nii.gz")
+    assert len(inspect(data, CYSTS)["problems"]) == 1 + 3
     for i in (1, 2):
         (data / f"s{i}" / "ct.nii.gz").write_bytes(b"no volume")
     assert cli.main(["inspect", str(data)]) == 2

@@ -16,12 +16,12 @@ class DataSettings:
 
     Args:
         layout: how the folder is arranged; "auto" looks and says what it found.
-        organ: regions of interest: TotalSegmentator class names ("kidney_left"), labels of nnU-Net's dataset.json or of KiTS by
-            name ("kidney"), or label values ("1") of an organ label map. In nnU-Net and KiTS data "kidney+malignant" is one
-            region: a label map's kidney ends where its tumour begins.
+        organ: regions of interest: TotalSegmentator class names ("kidney_left"), labels of nnU-Net's or the
+            Decathlon's dataset.json or of KiTS by name ("kidney"), or label values ("1") of an organ label map. In such data
+            "kidney+malignant" is one region: a label map's kidney ends where its tumour begins.
         organ_from: another folder with the organ masks, arranged like the data (the thesis re-predicted its kidneys).
         lesion: names or label values of the lesion, as for organ; all of them together are the lesion. Used for scoring, and
-            where slices have no image label for making one: nnU-Net data need it then, KiTS takes the tumour.
+            where slices have no image label for making one: nnU-Net and Decathlon data need it then, KiTS takes the tumour.
         study_type: TotalSegmentator scans are kept when study_type in meta.csv contains this word; "" keeps all.
         normal: folders of normal images, relative to the data, for the plain-folder layout.
         abnormal: folders of abnormal images, relative to the data, for the plain-folder layout.
@@ -43,7 +43,7 @@ class DataSettings:
         split_by: "slice" splits inside patients when there is only one (scores are then optimistic).
     """
 
-    layout: Literal["auto", "totalsegmentator", "nnunet", "kits", "folders", "csv", "dicom"] = "auto"
+    layout: Literal["auto", "totalsegmentator", "nnunet", "decathlon", "kits", "folders", "csv", "dicom"] = "auto"
     organ: tuple[str, ...] = ()
     organ_from: str | None = None
     lesion: tuple[str, ...] = ()

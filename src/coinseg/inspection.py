@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from .config import Settings
-from .data.image import image_size
+from .data.grid import Geometry
+from .data.image import image_size, require_size
 from .data.layouts import read_layout
 from .data.slices import kind_of_intensity
-from .data.volume import peek_shape, read_geometry
+from .data.volume import on_one_grid, read_geometry
 from .errors import UserError
-from .types import Case, MaskSource
+from .types import Case
 
 SCHEMA = 1
 SAMPLE = 200
@@ -37,9 +38,9 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     cases = cohort.cases
     looked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
-    native, unreadable = _native(looked)
-    if len(unreadable) == len(looked):
-        raise UserError(f"no case of {data} is readable ({unreadable[0]})", "intact scans or images", "mend or remove them")
+    native, broken = _native(looked)
+    if native["slices"] is None:
+        raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
     return {
         "schema": SCHEMA,
         "data": str(data),
@@ -54,26 +55,28 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
-        "problems": [*cohort.problems, *unreadable],
+        "problems": [*cohort.problems, *broken],
     }
 
 
 def _native(looked: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
-    """Ranges over the cases that were looked at, and one line for each that could not be read."""
+    """Ranges over the cases that were looked at, and one line for each that cannot be read or whose mask does not fit."""
     shapes: list[tuple[int, int, int]] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []
     for case in looked:
         try:
-            shape = _shape(case.image, case.volume)
-            wrong = [mask for mask in (*case.organ, *case.lesion) if _differs(mask, shape, case.volume)]
+            shape, grid = _shape_and_grid(case)
         except UserError as error:
             problems.append(f"{case.id}: {error}")
             continue
         shapes.append(shape)
-        spacings += [spacing] if case.volume and (spacing := _spacing(case.image)) else []
-        if wrong:
-            problems.append(f"{case.id}: the mask {wrong[0].path} has another size than its image")
+        spacings += [grid.spacing] if grid else []
+        try:
+            for mask in (*case.organ, *case.lesion):
+                _require_fits(mask.path, shape, grid)
+        except UserError as error:
+            problems.append(f"{case.id}: {error}")
     return {
         "looked_at": len(looked),
         "slices": _range(shape[0] for shape in shapes),
@@ -83,18 +86,20 @@ def _native(looked: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
     }, problems
 
 
-def _shape(path: Path, volume: bool) -> tuple[int, int, int]:
-    """(slices, rows, columns) from the header."""
-    return peek_shape(path) if volume else (1, *image_size(path))
+def _shape_and_grid(case: Case) -> tuple[tuple[int, int, int], Geometry | None]:
+    """(slices, rows, columns) from the header, and the grid of a volume."""
+    if not case.volume:
+        return (1, *image_size(case.image)), None
+    grid = read_geometry(case.image)
+    return grid.canonical_shape, grid
 
 
-def _differs(mask: MaskSource, shape: tuple[int, int, int], volume: bool) -> bool:
-    return _shape(mask.path, volume) != shape
-
-
-def _spacing(path: Path) -> tuple[float, float, float]:
-    """(dz, dy, dx) in mm of a volume whose header has already been found sound."""
-    return read_geometry(path).spacing
+def _require_fits(mask: Path, shape: tuple[int, int, int], grid: Geometry | None) -> None:
+    """`UserError` when a mask does not lie on its image, as when it is read."""
+    if grid:
+        on_one_grid(mask, read_geometry(mask), grid)
+    else:
+        require_size(mask, image_size(mask), shape[1:])
 
 
 def _labels(cases: Sequence[Case]) -> dict[str, Any]:

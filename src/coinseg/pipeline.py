@@ -25,7 +25,7 @@ from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
 from .data.slices import SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
-from .data.splitting import TRAINING, VALIDATION
+from .data.splitting import TRAINING, VALIDATION, require_labels
 from .data.volume import read_geometry
 from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
@@ -95,6 +95,7 @@ class Workspace:
         require_method(self.settings)
         require_side(self.settings.data.size, self.settings.coin)
         kind_of_intensity(self.cohort, self.settings.data)
+        require_labels(self.cohort, self.settings.anomaly.kind != "none")
         needed = bytes_needed(self.cohort, self.settings)
         require_room(self.root, needed, "the prepared slices")
         return needed

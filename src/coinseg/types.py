@@ -81,6 +81,11 @@ class Cohort:
     label_source: str
     problems: tuple[str, ...] = ()
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any case has an image label, or a lesion mask to make one from."""
+        return any(case.lesion or case.slice_labels or case.label is not None for case in self.cases)
+
 
 @dataclass(frozen=True)
 class Explanation:

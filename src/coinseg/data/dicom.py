@@ -31,6 +31,7 @@ _TAGS = [
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "NumberOfFrames", "ImageOrientationPatient",
     "ImagePositionPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept",
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "PatientName",
+    "StudyInstanceUID", "AccessionNumber",
 ]  # fmt: skip
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
 """SOP classes of secondary captures begin so, a dot added."""
@@ -79,6 +80,21 @@ def patient_of(path: Path, default: str) -> str:
     except UserError:
         return default  # said when the scan is read
     return f"patient-{hashlib.sha256((_SALT + known).encode()).hexdigest()[:12]}" if known else default
+
+
+def identifiers_of(path: Path) -> frozenset[str]:
+    """By what a table may name a scan: its UIDs of study and series, AccessionNumber and PatientID, from its first file.
+
+    They are to be compared and never to be shown; nothing for a scan that cannot be read, which is said when it is read.
+    """
+    place, _ = split_key(path)
+    try:
+        with members(place) as files:
+            header = _header(place, min(files), files)
+    except (UserError, ValueError):
+        return frozenset()
+    tags = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
+    return frozenset(filter(None, (str(header.get(tag) or "").strip() for tag in tags)))
 
 
 @contextmanager

@@ -59,13 +59,18 @@ def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = 
             brightest one, so that 0/1, 0/255 and the soft edges of JPEG are all read right, and all 0 is empty.
     """
     grey = read_image(path)
-    if grey.shape != tuple(shape):
+    require_size(path, (grey.shape[0], grey.shape[1]), shape)
+    return np.isin(grey, values) if values else grey > max(float(grey.max()), 0.0) / 2
+
+
+def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
+    """Raise `UserError` unless the size of a mask is the shape (H, W) of its image."""
+    if size != tuple(shape):
         raise UserError(
-            f"mask {path} has {grey.shape[0]} x {grey.shape[1]} pixels (H x W) and its image {shape[0]} x {shape[1]}",
+            f"mask {mask} has {size[0]} x {size[1]} pixels (H x W) and its image {shape[0]} x {shape[1]}",
             "the same size",
             "draw the mask on the image itself",
         )
-    return np.isin(grey, values) if values else grey > max(float(grey.max()), 0.0) / 2
 
 
 def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> None:

@@ -18,13 +18,26 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, Cohort
 from .image import IMAGE_SUFFIXES, is_image
-from .layout_shared import MasksByName, header_of, label_in, own_patients, patient_of, place_of, read_table, safe_id, visible
+from .layout_shared import (
+    LABEL,
+    MasksByName,
+    few,
+    header_of,
+    label_in,
+    own_patients,
+    patient_of,
+    place_of,
+    read_table,
+    safe_id,
+    said_of_tables,
+    tables_in,
+)
 from .scan_files import ARCHIVE, VOLUME_SUFFIXES, is_dicom, split_key
 from .volume import is_volume
 
 COLUMNS = {
     "file": ("file", "image", "path", "filename", "image_path", "id"),
-    "label": ("label", "class_label", "abnormal", "y", "target"),
+    "label": LABEL,
     "patient": ("patient", "patient_id", "subject", "case", "case_id"),
     "mask": ("mask", "mask_path", "lesion", "lesion_mask"),
     "organ": ("organ", "organ_mask"),
@@ -36,8 +49,7 @@ def table_of(root: Path) -> Path | None:
     """The table to read: `root` itself, labels.csv, slices.csv, or the only one with a column of files."""
     if root.is_file():
         return root if root.suffix.lower() == ".csv" else None
-    tables = [path for path in visible(root) if path.suffix.lower() == ".csv" and path.is_file()]
-    fit = {path.name.lower(): path for path in tables if set(COLUMNS["file"]) & set(header_of(path))}
+    fit = {path.name.lower(): path for path in tables_in(root) if set(COLUMNS["file"]) & set(header_of(path))}
     only = next(iter(fit.values())) if len(fit) == 1 else None
     return fit.get("labels.csv") or fit.get("slices.csv") or only
 
@@ -47,27 +59,38 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     table = table_of(root)
     if table is None:
         raise UserError(
-            f"{root} is or holds no table to read",
+            f"{root} is or holds no table to read{said_of_tables(root)}",
             f"one .csv with a column {' or '.join(COLUMNS['file'])}",
             "name it labels.csv, or give its path",
         )
-    header = header_of(table)
+    header, rows = header_of(table), read_table(table)
     column = {role: name for role, names in COLUMNS.items() if (name := next((n for n in names if n in header), None))}
+    if "file" not in column:
+        raise UserError(
+            f"{table} has the columns {few(header)}",
+            f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab",
+            "rename one; where the table is about DICOM studies give the folder they are in",
+        )
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
-    cases = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in read_table(table)]
+    cases = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
     cases, problems = masks.with_organs(cases)
+    problems += masks.unmatched(cases)
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     label = column.get("label")
     source = f"image labels from {table.name}, column {label}" if label else f"no image labels in {table.name}"
+    if label is None:
+        problems.insert(
+            0, f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
+        )
     return Cohort("csv", tuple(cases), source, tuple(problems))
 
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
     """The case of one row, given as cells by role; `UserError` with the row number on anything wrong with it."""
-    image = _named(table, number, cells.get("file", ""), ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE))
+    image = _named(table, number, cells["file"], ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE))
     if image is None or not (is_image(image) or is_volume(image)):
-        got = cells.get("file") or "no file"
+        got = cells["file"] or "no file"
         raise UserError(f"row {number} of {table} names {got}", "an image or a volume", "correct the row")
     if cells.get("patient") == "":
         raise UserError(f"row {number} of {table} has no patient", "a patient in every row", "correct the row")

@@ -45,6 +45,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     ]
     _require_masks(settings, cases)
     cases, problems = masks.with_organs(cases)
+    problems += masks.unmatched(cases)
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
     source = f"image labels from folders: normal {normal}, abnormal {abnormal}"
     return Cohort("folders", tuple(cases), source, (*problems, f"folders name no patients: {own_patients(cases)}"))

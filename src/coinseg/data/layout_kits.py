@@ -1,6 +1,6 @@
 """The Kidney Tumor Segmentation challenges (KiTS19, KiTS21, KiTS23); one patient per case.
 
-    data/                        or data/data/, data/dataset/ as in the challenges' repositories
+    data/                        or in it data/ (KiTS19), kits21/data/ (KiTS21), dataset/ (KiTS23), as their repositories have it
       case_00000/
         imaging.nii.gz           stored as (slice, row, column): the affine says so
         segmentation.nii.gz      1 kidney, 2 tumor, 3 cyst; aggregated_MAJ_seg.nii.gz (the raters' majority) in KiTS21
@@ -23,6 +23,7 @@ from .layout_maps import MapScan, Names, Regions, cohort_of
 from .layout_shared import few, folders_in, organ_root
 
 NAMES: Names = {"kidney": (1,), "tumor": (2,), "tumour": (2,), "cyst": (3,)}
+_PLACES = ("data", "dataset", "kits21/data")
 _CASE = re.compile(r"case_\d+")
 _MAPS = ("segmentation.nii.gz", "aggregated_MAJ_seg.nii.gz")
 
@@ -55,8 +56,8 @@ def list_kits(root: Path, settings: DataSettings) -> Cohort:
 
 
 def _cases(root: Path) -> list[Path]:
-    """Folders of cases in `root`, `root/data` or `root/dataset`, whichever has some first."""
-    for base in (root, root / "data", root / "dataset"):
+    """Folders of cases in `root` or where a challenge's repository has them, whichever has some first."""
+    for base in (root, *(root / place for place in _PLACES)):
         found = [folder for folder in folders_in(base) if _CASE.fullmatch(folder.name) and _holds_a_scan(folder)]
         if found:
             return found

@@ -4,7 +4,7 @@
     labels.csv      image_id,label          of every slice of a case
     patients.csv    case,patient
 
-The column of cases may be called image_id, case or case_id in both.
+The column of cases may be called image_id, case or case_id in both; DICOM data know more names of it, see `layout_dicom`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
-from .layout_shared import few, label_in, read_table
+from .layout_shared import LABEL, few, label_in, read_table
 
 CASE = ("image_id", "case", "case_id")
-"""What the column of cases may be called."""
+"""What the column of cases may be called, in any case."""
+PATIENT = ("patient", "patient_id", "subject")
+"""What the column of patients may be called."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class Given:
     slices: dict[int, int] = field(default_factory=dict)
 
 
-def labels_by_case(path: Path) -> dict[str, Given]:
-    """Image labels by case; empty without the table. A cell without a label says nothing."""
+def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
+    """Image labels by case, whose column has one of the names; empty without the table. An empty cell says nothing."""
     found: dict[str, dict[int | None, int]] = defaultdict(dict)
     for number, row in read_table(path) if path.is_file() else []:
-        case, label = row[_column(path, row, CASE)], label_in(row[_column(path, row, ["label"])], path, number)
+        case, label = row[_column(path, row, keys)], label_in(row[_column(path, row, LABEL)], path, number)
+        if not case:
+            raise UserError(f"row {number} of {path} names no case", "a case in every row", "correct the row")
         if "slice" in row and not row["slice"].isdecimal():
             raise UserError(f"row {number} of {path} has slice {row['slice']!r}", "a slice index from 0", "correct the row")
         index = int(row["slice"]) if "slice" in row else None
@@ -42,11 +46,12 @@ def labels_by_case(path: Path) -> dict[str, Given]:
     return {case: Given(of.get(None), {z: label for z, label in of.items() if z is not None}) for case, of in found.items()}
 
 
-def patients_by_case(path: Path) -> dict[str, str]:
-    """The patient of every case; empty without the table."""
+def patients_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, str]:
+    """The patient of every case, whose column has one of the names; empty without the table."""
     found: dict[str, str] = {}
     for number, row in read_table(path) if path.is_file() else []:
-        case, patient = row[_column(path, row, CASE)], row[_column(path, row, ["patient", "patient_id"])]
+        key = _column(path, row, keys)
+        case, patient = row[key], row[_column(path, [name for name in row if name != key], PATIENT)]
         if not patient:
             raise UserError(f"row {number} of {path} has no patient", "a patient in every row", "correct the row")
         if found.setdefault(case, patient) != patient:

@@ -1,4 +1,4 @@
-"""What nnU-Net and KiTS share: one label map for each scan, its structures named, tables beside the scans.
+"""What nnU-Net, the Decathlon and KiTS share: one label map for each scan, its structures named, tables beside the scans.
 
 `data.organ` and `data.lesion` take names ("kidney"), label values ("1"), and several joined by + ("kidney+malignant"),
 which are one region: in such maps the kidney ends where its tumour begins. Every entry of `data.organ` is a region of its
@@ -60,6 +60,13 @@ def values_of(text: str, names: Names, setting: str, where: str) -> tuple[int, .
             )
         values |= set(names[part]) if part in names else {int(part)}
     return tuple(sorted(values))
+
+
+def map_elsewhere(own: Path | None, lesions: Path) -> Path:
+    """The label map of the organs: that of the lesions, or the one with its name in `own` or `own/labelsTr`."""
+    if own is None:
+        return lesions
+    return (own / "labelsTr" if (own / "labelsTr").is_dir() else own) / lesions.name
 
 
 def cohort_of(

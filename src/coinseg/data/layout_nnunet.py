@@ -1,4 +1,4 @@
-"""nnU-Net's raw data (version 2), the layout of the thesis' hospital data (3.6.2).
+"""nnU-Net's raw data (version 2, and 1), the layout of the thesis' hospital data (3.6.2).
 
     data/
       dataset.json               {"channel_names": {"0": "CT"}, "labels": {"background": 0, "kidney": 1, "malignant": 2},
@@ -14,37 +14,19 @@ it names their structures.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..config import DataSettings
 from ..errors import UserError
 from ..types import Cohort
-from .layout_maps import MapScan, Names, Regions, cohort_of
+from .dataset_json import Description, describe, names_of_organs
+from .layout_maps import MapScan, Regions, cohort_of, map_elsewhere
 from .layout_shared import few, organ_root, visible
-from .volume import VOLUME_SUFFIXES
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _FIRST = re.compile(r".+_0000(\.[a-z]\w*)+", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Description:
-    """What dataset.json says.
-
-    Args:
-        names: label values by name, without the background.
-        ending: of every image and label map.
-        training: cases there should be; None when it does not say.
-    """
-
-    names: Names
-    ending: str
-    training: int | None
 
 
 def fits_nnunet(root: Path) -> bool:
@@ -57,15 +39,11 @@ def list_nnunet(root: Path, settings: DataSettings) -> Cohort:
     about = describe(root / "dataset.json")
     channels, problems = _channels(root / "imagesTr", about)
     own = organ_root(root, settings)
-    organ_names = describe(own / "dataset.json").names if own and (own / "dataset.json").is_file() else about.names
-    regions = Regions.asked_for(settings, about.names, organ_names, "dataset.json")
+    regions = Regions.asked_for(settings, about.names, names_of_organs(own, about), "dataset.json")
     scans = []
     for case in sorted(channels):
-        name = case + about.ending
-        organs = root / "labelsTr" / name if own is None else own / name
-        if own is not None and (own / "labelsTr").is_dir():
-            organs = own / "labelsTr" / name
-        scans.append(MapScan(case, root / "imagesTr" / f"{case}_0000{about.ending}", root / "labelsTr" / name, organs))
+        lesions = root / "labelsTr" / f"{case}{about.ending}"
+        scans.append(MapScan(case, root / "imagesTr" / f"{case}_0000{about.ending}", lesions, map_elsewhere(own, lesions)))
     maps = {path.name.removesuffix(about.ending) for path in visible(root / "labelsTr") if path.name.endswith(about.ending)}
     if alone := sorted(maps - set(channels)):
         problems.append(f"labelsTr has label maps of {few(alone)}: there is no such image in imagesTr")
@@ -98,45 +76,3 @@ def _channels(folder: Path, about: Description) -> tuple[dict[str, list[int]], l
     if several:
         problems.append(f"imagesTr has more than one channel of {few(several)}: only channel 0 is read")
     return channels, problems
-
-
-def describe(path: Path) -> Description:
-    """Read dataset.json; `UserError` for anything in it that cannot be used."""
-    content = _json(path)
-    ending = content.get("file_ending", ".nii.gz")
-    if ending not in VOLUME_SUFFIXES:
-        raise UserError(f"{path} has file_ending {ending!r}", " or ".join(VOLUME_SUFFIXES), "convert the images to NIfTI")
-    labels = content.get("labels")
-    if not isinstance(labels, dict) or not labels:
-        raise UserError(f"{path} has labels {labels!r}", 'labels such as {"kidney": 1}', "correct dataset.json")
-    if all(name.isdecimal() for name in labels):  # nnU-Net 1 has them the other way round
-        labels = {str(name): value for value, name in labels.items()}
-    names = {name: _values(path, name, value) for name, value in labels.items()}
-    training = content.get("numTraining")
-    return Description(
-        {name: values for name, values in names.items() if any(values)},
-        ending,
-        training if isinstance(training, int) else None,
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing", "the dataset.json of nnU-Net's raw data", "add it, or set another data.layout")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})", "JSON as nnU-Net knows it", "correct dataset.json") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}", "a JSON object with labels", "correct dataset.json")
-    return content
-
-
-def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
-    """The label values of one structure: a whole number or a list of them (a region)."""
-    values = value if isinstance(value, list) and value else [value]
-    if not all(type(v) is int or (isinstance(v, str) and v.isdecimal()) for v in values):
-        raise UserError(
-            f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them", "correct dataset.json"
-        )
-    return tuple(int(v) for v in values)

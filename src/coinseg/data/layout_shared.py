@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import io
 import os
 import re
 from collections import Counter
@@ -29,6 +28,8 @@ from .volume import is_volume
 Rows = list[tuple[int, dict[str, str]]]
 """Rows of a table by row number (the header is row 1), each by lower-case column name."""
 _LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
+LABEL = ("label", "class_label", "abnormal", "y", "target")
+"""What the column of labels may be called, in any case."""
 _MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
 
 
@@ -41,7 +42,7 @@ def header_of(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> Rows:
-    """The rows of a table, missing cells empty; `UserError` when cells cannot be told apart by the names of columns."""
+    """The rows of a table, missing cells empty; `UserError` for none, or when cells have no column or two."""
     header, rows = header_of(path), []
     twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
@@ -56,17 +57,30 @@ def read_table(path: Path) -> Rows:
         texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
         if any(texts):
             rows.append((number, dict(zip(header, texts, strict=True))))
+    if not rows:
+        raise UserError(f"{path} has no rows", "a line of column names and a row for each case", "fill or remove it")
     return rows
 
 
 def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
     """The first `limit` rows (all by default) of a table separated by comma, semicolon or tab."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        return list(islice(csv.reader(io.StringIO(text), delimiter=delimiter), limit))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            return list(islice(csv.reader(file, delimiter=delimiter), limit))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The .csv files of a folder, sorted."""
+    return [path for path in visible(folder) if path.suffix.lower() == ".csv" and path.is_file()]
+
+
+def said_of_tables(folder: Path) -> str:
+    """What columns the tables of a folder have, for a message about none that fits; empty without tables."""
+    return "".join(f"; {path.name} has the columns {few(header_of(path))}" for path in tables_in(folder))
 
 
 def label_in(cell: str, path: Path, number: int) -> int | None:
@@ -130,6 +144,17 @@ class MasksByName:
         if not any(case.organ for case in cases):
             return cases, []
         return [c for c in cases if c.organ], [f"{c.id}: skipped, no organ mask" for c in cases if not c.organ]
+
+    def unmatched(self, cases: Iterable[Case]) -> list[str]:
+        """Lesion masks that no image has, and abnormal cases that have none while others do."""
+        if not self.lesions:
+            return []
+        cases = list(cases)
+        used = {source.path for case in cases for source in case.lesion}
+        unused = [path.name for path in self.lesions.values() if path not in used]
+        bare = [case.id for case in cases if not case.lesion and (case.label == 1 or 1 in case.slice_labels.values())]
+        said = [f"lesion masks not used, no abnormal image has their name: {few(unused)}"] if unused else []
+        return said + ([f"abnormal and without a lesion mask, so not scored: {few(bare)}"] if bare else [])
 
 
 def organ_root(root: Path, settings: DataSettings) -> Path | None:

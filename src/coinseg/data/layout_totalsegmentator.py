@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..types import Case, Cohort, MaskSource
 from .layout_labels import Given, labels_by_case
 from .layout_shared import few, folders_in, nearest, organ_root, read_table, safe_id, stem_of, visible
+from .volume import is_volume
 
 
 def fits_scans(root: Path) -> bool:
@@ -52,6 +53,8 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
         else:
             lesion = _masks(lesions[name], settings.lesion)
             given = labels.get(name, Given())
+            if settings.lesion and not lesion and given == Given():
+                problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
             cases.append(
                 Case(
                     id=safe_id(name), patient=name, image=scan, volume=True, label=given.label,
@@ -98,7 +101,9 @@ def _require_classes(names: Sequence[str], places: dict[str, list[Path]], settin
     """Raise `UserError` for a class that no scan has: most likely a slip of spelling."""
     missing = [name for name in names if not any(_masks(folders, [name]) for folders in places.values())]
     if missing and places:
-        known = {stem_of(path) for folders in places.values() for place in folders for path in visible(place)} - {"ct"}
+        known = {
+            stem_of(path) for folders in places.values() for place in folders for path in visible(place) if is_volume(path)
+        } - {"ct"}
         raise UserError(
             f"data.{setting} names {missing[0]!r}, which no scan has a mask of",
             f"a known class ({nearest(missing[0], known)})",

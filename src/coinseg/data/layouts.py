@@ -2,6 +2,7 @@
 
     totalsegmentator   one folder per scan, one mask file per class     layout_totalsegmentator
     nnunet             imagesTr, labelsTr and a dataset.json            layout_nnunet
+    decathlon          imagesTr, labelsTr, listed in a dataset.json     layout_decathlon
     kits               one folder per case, one label map in it         layout_kits
     csv                a table that names files and labels              layout_csv
     folders            normal images here, abnormal images there        layout_folders
@@ -21,25 +22,35 @@ from pathlib import Path
 from ..config import DataSettings
 from ..errors import UserError
 from ..types import Cohort
-from .layout_csv import list_table, table_of
+from .layout_csv import COLUMNS, list_table, table_of
+from .layout_decathlon import fits_decathlon, list_decathlon
 from .layout_dicom import fits_dicom, list_dicom
 from .layout_folders import fits_folders, list_folders
 from .layout_kits import fits_kits, list_kits
 from .layout_nnunet import fits_nnunet, list_nnunet
-from .layout_shared import few, folders_in, visible
+from .layout_shared import few, folders_in, header_of, said_of_tables, visible
 from .layout_totalsegmentator import fits_scans, list_scans
 
 LAYOUTS: dict[str, Callable[[Path, DataSettings], Cohort]] = {
     "totalsegmentator": list_scans,
     "nnunet": list_nnunet,
+    "decathlon": list_decathlon,
     "kits": list_kits,
     "csv": list_table,
     "folders": list_folders,
     "dicom": list_dicom,
 }
+_BY_SHAPE: dict[str, Callable[[Path], bool]] = {
+    "totalsegmentator": fits_scans,
+    "nnunet": fits_nnunet,
+    "decathlon": fits_decathlon,
+    "kits": fits_kits,
+}
+"""Layouts known by their folders, asked in this order, before tables and plain folders."""
 _KNOWN = (
-    "totalsegmentator (s0001/ct.nii.gz), nnunet (dataset.json, imagesTr/x_0000.nii.gz), kits (case_00000/imaging.nii.gz), "
-    "csv (a table with a column file), folders (one of normal, one of abnormal images) or dicom (a folder of slices per case)"
+    "totalsegmentator (s0001/ct.nii.gz), nnunet (dataset.json, imagesTr/x_0000.nii.gz), decathlon (dataset.json that lists "
+    "imagesTr/x.nii.gz), kits (case_00000/imaging.nii.gz), csv (a table with a column file), "
+    "folders (one of normal, one of abnormal images) or dicom (a folder of slices per case)"
 )
 
 
@@ -73,18 +84,24 @@ def _recognise(root: Path, settings: DataSettings) -> str:
     """The name of the layout that fits what lies under `root`."""
     if settings.normal or settings.abnormal:
         return "folders"
-    for name, fits in (("totalsegmentator", fits_scans), ("nnunet", fits_nnunet), ("kits", fits_kits)):
+    for name, fits in _BY_SHAPE.items():
         if fits(root):
             return name
-    if table_of(root) is not None:
+    table, dicom = table_of(root), fits_dicom(root)
+    # A column id names files, or what DICOM calls a study.
+    if table is not None and not (dicom and set(header_of(table)).isdisjoint(set(COLUMNS["file"]) - {"id"})):
         return "csv"
     if fits_folders(root):
         return "folders"
-    if fits_dicom(root):
+    if dicom:
         return "dicom"
     suffixes = Counter(path.suffix.lower() or "no suffix" for path in visible(root) if path.is_file())
     files = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(suffixes.items()))
-    found = f"folders: {few(folder.name for folder in folders_in(root))}; files: {files or 'none'}" if root.is_dir() else "a file"
+    found = (
+        f"folders: {few(folder.name for folder in folders_in(root))}; files: {files or 'none'}{said_of_tables(root)}"
+        if root.is_dir()
+        else "a file"
+    )
     raise UserError(
         f"no layout is recognised in {root} ({found})",
         _KNOWN,
@@ -108,7 +125,7 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
     if not cases:
         why = f" (first of {len(cohort.problems)} problems: {cohort.problems[0]})" if cohort.problems else ""
         raise UserError(f"no usable case in {root}{why}", "at least one scan or image", "mend the data or the settings")
-    if cohort.layout == "nnunet" and not one_class and not any(c.lesion or c.slice_labels or c.label is not None for c in cases):
+    if cohort.layout in ("nnunet", "decathlon") and not one_class and not cohort.labelled:
         raise UserError(
             f"data.lesion is empty and {root} has no labels.csv with labels: {cohort.label_source}",
             "the label that makes a slice abnormal",

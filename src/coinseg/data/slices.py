@@ -29,6 +29,7 @@ from ..types import Case, Cohort
 from . import intensity
 from .cutting import Box, Cut, cuts
 from .image import read_image, read_image_mask
+from .layout_shared import few
 from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
 from .volume import peek_shape, read_mask, read_volume
@@ -249,14 +250,18 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
     require_masks(cohort, settings.data)
     problems = list(cohort.problems)
     with directory_written_aside(root) as part:
-        writer = _Writer(part, settings, kind)
+        writer, unused = _Writer(part, settings, kind), []
         for done, case in enumerate(cohort.cases):
             if progress:
                 progress(done, len(cohort.cases))
+            before = len(writer.rows)
             try:
                 writer.add(case, load_case(case))
+                unused += [case.id] if len(writer.rows) == before else []
             except UserError as error:
                 problems.append(f"{case.id}: {error}")
+        if unused:
+            problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
         require_usable(writer.rows, problems, settings)
         writer.finish(
             key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,

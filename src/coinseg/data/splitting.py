@@ -79,6 +79,16 @@ def require_masks(cohort: Cohort, settings: DataSettings) -> None:
         raise _no_masks("no case has a lesion mask")
 
 
+def require_labels(cohort: Cohort, injected: bool) -> None:
+    """`UserError` when there is nothing to learn from: no label, no lesion mask, and no anomaly to be injected."""
+    if not injected and not cohort.labelled:
+        raise UserError(
+            f"no case has an image label or a lesion mask: {cohort.label_source}",
+            "image labels of both classes",
+            "add a table of labels, name lesion masks with data.lesion, or inject anomalies with --anomaly.kind blob",
+        )
+
+
 def _no_masks(got: str) -> UserError:
     return UserError(
         f"data.stratify is lesion_area and {got}", "lesion masks to split by", "set data.lesion, or data.stratify to labels"
@@ -98,7 +108,8 @@ def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings)
         small = sum(row["label"] == 0 and row["lesion_px"] > 0 for row in rows)
         raise UserError(
             f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}"
-            + (f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else ""),
+            + (f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else "")
+            + (f" ({'; '.join(problems[:3])})" if problems else ""),
             "both normal and abnormal slices",
             ("lower data.min_lesion_px, " if small else "") + "add the other class, or inject anomalies with --anomaly.kind blob",
         )

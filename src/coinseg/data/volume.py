@@ -24,6 +24,8 @@ from .grid import MAX_SHIFT, Geometry, corners_apart, same_place
 from .scan_files import VOLUME_SUFFIXES, is_dicom
 from .voxels import Opened
 
+_ROUNDING = 0.1
+"""How far a label stored as a float may be from a whole number; farther ones were interpolated or are probabilities."""
 WRITTEN = (*nifti.SUFFIXES, ".nrrd", ".mha")
 """Endings of volumes that can be written; a .mhd would be two files."""
 
@@ -72,11 +74,24 @@ def peek_shape(path: Path) -> tuple[int, int, int]:
 def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     """Read a mask onto the canonical grid of `like`, bool (slices, rows, columns); it may be stored in another order.
 
-    Labels stored as floats are rounded. Raises `UserError` like `read_volume`, and when the mask has another grid.
+    Labels stored as floats are rounded. Raises `UserError` like `read_volume`, when the mask has another grid, and when its
+    values are no labels.
     """
-    path = source.path
-    opened = _open(path)
-    own = opened.geometry
+    opened = _open(source.path)
+    own = on_one_grid(source.path, opened.geometry, like)
+    stored = own.to_canonical(opened.voxels().reshape(own.shape, order="A"))
+    labels = np.rint(stored)
+    if stored.dtype != np.int16 and (between := np.abs(stored - labels)).max() > _ROUNDING:
+        raise UserError(
+            f"mask {source.path} has values such as {stored.flat[between.argmax()]:.3g}",
+            "whole numbers as labels",
+            "resample its labels without interpolation, or cut a map of probabilities at 0.5",
+        )
+    return np.isin(labels, source.values) if source.values else labels > 0
+
+
+def on_one_grid(path: Path, own: Geometry, like: Geometry) -> Geometry:
+    """The grid of the mask at `path`, turned as that of its scan; `UserError` when they are not one grid."""
     if own.shape[:3] == like.shape[:3] and same_place(corners_apart(own.affine, like.affine, own.shape[:3]), own, like):
         own = like  # At exactly 45 degrees rounding alone would decide which axes are closest.
     if own.canonical_shape != like.canonical_shape:
@@ -93,8 +108,7 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
             f"the same grid, within {MAX_SHIFT} voxels",
             "resample the mask onto the scan, or save it with the scan's affine",
         )
-    labels = np.rint(own.to_canonical(opened.voxels().reshape(own.shape, order="A")))
-    return np.isin(labels, source.values) if source.values else labels > 0
+    return own
 
 
 def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool = False) -> None:
