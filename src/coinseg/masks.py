@@ -150,6 +150,35 @@ def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
     return kept[components].reshape(masks.shape)
 
 
+def clean_volume(mask: np.ndarray, voxel_ml: float, settings: MaskSettings) -> np.ndarray:
+    """Drop 3-D components of a scan's mask: small ones, or all but the largest.
+
+    Args:
+        mask: (slices, H, W) bool; voxels that share a face, an edge or a corner are connected (26 neighbours).
+        voxel_ml: volume of a voxel in millilitres.
+        settings: min_ml and keep_3d are read.
+
+    Returns:
+        bool, the same shape; `mask` itself where nothing is asked. Of components equally large the first is the largest.
+    """
+    if not settings.min_ml and settings.keep_3d == "all":
+        return mask
+    kept = np.zeros_like(mask)
+    for place in ndimage.find_objects(mask.view(np.uint8)):  # One box around all there is, so that labels cost less.
+        labels, count = ndimage.label(mask[place], np.ones((3, 3, 3)))
+        sizes = np.zeros(count + 1, np.int64)
+        for plane in labels:
+            sizes += np.bincount(plane.ravel(), minlength=count + 1)
+        sizes[0] = 0
+        keep: np.ndarray = sizes * voxel_ml >= settings.min_ml
+        if settings.keep_3d == "largest":
+            keep &= np.arange(count + 1) == sizes.argmax()
+        keep[0] = False
+        for plane, found in zip(labels, kept[place], strict=True):
+            found[:] = keep[plane]
+    return kept
+
+
 def peaks(refined: np.ndarray) -> np.ndarray:
     """The 99.9th percentile of each map, (n, H, W) -> (n,): its peak, but for a pixel or two."""
     return np.quantile(refined.reshape(len(refined), -1), 0.999, axis=1) if len(refined) else np.zeros(0)

@@ -59,9 +59,16 @@ class Geometry:
         dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * self.millimetres
         return float(dz), float(dy), float(dx)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres, also where axes are not orthogonal."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) * self.millimetres**3 / 1000
+
     def to_canonical(self, stored: np.ndarray) -> np.ndarray:
-        """Array of `shape` as stored -> contiguous (slices, rows, columns)."""
-        return np.ascontiguousarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
+        """Array of `shape` as stored -> (slices, rows, columns): a view, or a copy where the slices of the file run otherwise."""
+        view = np.asarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
+        # Voxels of a slice that lie far apart are slow to read; a copy of what lies well would only cost memory.
+        return view if abs(view.strides[0]) == max(map(abs, view.strides)) else np.ascontiguousarray(view)
 
     def to_source(self, canonical: np.ndarray) -> np.ndarray:
         """(slices, rows, columns) -> array of `shape` in the order of the file; `ValueError` on another shape."""

@@ -27,7 +27,9 @@ from ..errors import UserError
 from ..storage import directory_written_aside, key_of, read_json, write_json
 from ..types import Case, Cohort
 from . import intensity
+from .axes import reordered, require_views, turned
 from .cutting import Box, Cut, cuts
+from .grid import Geometry
 from .image import read_image, read_image_mask
 from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
@@ -35,6 +37,7 @@ from .volume import peek_shape, read_mask, read_volume
 
 FORMAT = 2
 COLUMNS = ("case", "patient", "slice", "region", "label", "lesion_px", "truth", "split", "top", "left", "height", "width")
+_TEXT, _EDGES = ("case", "patient"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
 
 
@@ -51,15 +54,22 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """One case in memory: native slices, organ regions and lesion mask on one grid (slices, H, W)."""
+    """One case in memory: native slices, organ regions and lesion mask on one canonical grid (slices, H, W).
+
+    `geometry` is that of a volume; None for a plain image.
+    """
 
     scan: np.ndarray
     organs: tuple[np.ndarray, ...]
     lesion: np.ndarray | None
+    geometry: Geometry | None = None
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
-        """The slices that are used, see `cutting.cuts`."""
-        return cuts((self.scan.shape[0], self.scan.shape[1], self.scan.shape[2]), self.organs, settings)
+        """The slices that are used, those of the arrays `turned` to `data.axis`; see `cutting.cuts`."""
+        slices, height, width = self.scan.shape
+        pixel = None if self.geometry is None else reordered(self.geometry.spacing, settings.axis)[1:]
+        organs = [turned(organ, settings.axis) for organ in self.organs]
+        return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
 
 
 def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
@@ -69,12 +79,12 @@ def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
         volume = read_volume(case.image)
         organs = tuple(read_mask(source, volume.geometry) for source in case.organ)
         found = [read_mask(source, volume.geometry) for source in lesions]
-        scan = volume.scan
+        scan, geometry = volume.scan, volume.geometry
     else:
-        scan = read_image(case.image)[None]
+        scan, geometry = read_image(case.image)[None], None
         organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
         found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
-    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None)
+    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry)
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
@@ -87,9 +97,10 @@ def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
     return settings.intensity if settings.intensity != "auto" else ("hu" if volumes else "percentile")
 
 
-def encode(scan: np.ndarray, kind: str) -> np.ndarray:
-    """Native values -> what is resized and stored: HU as they are, anything else as percentile codes."""
-    return scan if kind == "hu" else intensity.encode_percentiles(scan)
+def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Native values of a scan, slice by slice -> what is resized and stored: HU as they are, else percentile codes of the scan."""
+    limits = None if kind == "hu" else intensity.percentiles(scan)
+    return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
 
 
 def stored_type(kind: str) -> type:
@@ -98,9 +109,9 @@ def stored_type(kind: str) -> type:
 
 
 def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray:
-    """One prepared slice (size, size) in the type of the store."""
-    limits = np.iinfo(stored_type(kind))
-    return np.rint(np.clip(box.resize(native, size), limits.min, limits.max)).astype(stored_type(kind))
+    """One prepared slice (size, size) in the type of the store; beyond the slice there is air, or black."""
+    limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
+    return np.rint(np.clip(box.resize(native, size, fill), limits.min, limits.max)).astype(stored_type(kind))
 
 
 def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
@@ -139,8 +150,8 @@ class SliceStore:
         self.size: int = self.meta["size"]
         with (root / "index.csv").open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
-        text = ("case", "patient")
-        self.index = {c: np.array([r[c] for r in lines], dtype=str if c in text else np.int64) for c in COLUMNS}
+        kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
+        self.index = {c: np.array([r[c] for r in lines], dtype=kinds.get(c, np.int64)) for c in COLUMNS}
 
     def __len__(self) -> int:
         return len(self.index["case"])
@@ -175,24 +186,27 @@ class _Writer:
         self.injected = settings.anomaly.kind != "none"
         self.rows: list[dict[str, object]] = []
         self.left_out: list[bool] = []
+        self.beyond = 0
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
 
     def add(self, case: Case, loaded: LoadedCase) -> None:
         """Cut a case and append its slices."""
-        scan = encode(loaded.scan, self.kind)
+        axis, used = self.settings.data.axis, list(loaded.cuts(self.settings.data))
         if self.kind == "hu":
             organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-            counts = intensity.foreground_histogram(scan, organ)
+            counts = intensity.foreground_histogram(loaded.scan, organ)
             self.histograms[case.patient] = self.histograms.get(case.patient, np.zeros_like(counts)) + counts
-        for cut in loaded.cuts(self.settings.data):
-            lesion = loaded.lesion[cut.index] if loaded.lesion is not None else None
+        encoded, scan = encoder(loaded.scan, self.kind), turned(loaded.scan, axis)
+        lesions = turned(loaded.lesion, axis) if loaded.lesion is not None else None
+        for cut in used:
+            lesion = lesions[cut.index] if lesions is not None else None
             pixels = int(lesion.sum()) if lesion is not None else -1
             label, left_out = label_of(case, cut, pixels, self.injected, self.settings.data)
             # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
             if label == (1 if self.injected else -1):
                 continue
-            self._append(scan[cut.index], lesion, cut)
+            self._append(encoded(scan[cut.index]), lesion, cut)
             self.left_out.append(left_out)
             self.rows.append({
                 "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
@@ -247,6 +261,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
             "set data.roi to organ",
         )
     require_masks(cohort, settings.data)
+    require_views(cohort, settings.data)
     problems = list(cohort.problems)
     with directory_written_aside(root) as part:
         writer = _Writer(part, settings, kind)
@@ -270,7 +285,7 @@ def bytes_needed(cohort: Cohort, settings: Settings) -> int:
     slices = 0
     for case in cohort.cases:
         try:
-            slices += peek_shape(case.image)[0] if case.volume else 1
+            slices += reordered(peek_shape(case.image), settings.data.axis)[0] if case.volume else 1
         except UserError:
             continue  # reported when it is read
     return 4 * slices * settings.data.size**2

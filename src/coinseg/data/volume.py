@@ -93,8 +93,12 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
             f"the same grid, within {MAX_SHIFT} voxels",
             "resample the mask onto the scan, or save it with the scan's affine",
         )
-    labels = np.rint(own.to_canonical(opened.voxels().reshape(own.shape, order="A")))
-    return np.isin(labels, source.values) if source.values else labels > 0
+    stored = own.to_canonical(opened.voxels().reshape(own.shape, order="A"))
+    inside = np.empty(stored.shape, dtype=bool)
+    for plane, found in zip(stored, inside, strict=True):  # One by one: rounding copies, and a scan may be large.
+        labels = np.rint(plane)
+        found[:] = np.isin(labels, source.values) if source.values else labels > 0
+    return inside
 
 
 def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool = False) -> None:
@@ -106,7 +110,7 @@ def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool =
         UserError: `path` exists and `overwrite` is not set, has no ending of `WRITTEN`, or cannot be written.
         ValueError: the mask does not have the shape of the geometry.
     """
-    _write(path, np.asarray(mask, dtype=bool).astype(np.uint8), geometry, overwrite)
+    _write(path, np.asarray(mask, dtype=bool).view(np.uint8), geometry, overwrite)
 
 
 def write_scan(path: Path, scan: Scan, geometry: Geometry, overwrite: bool = False) -> None:
