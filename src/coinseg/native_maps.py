@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,15 +11,19 @@ from .config import Axis
 from .data.axes import turned
 from .data.cutting import Box, Cut
 from .data.intensity import Window
+from .data.volume import Sliced
 from .types import Scan
 
 UNTOUCHED_HU = 0.5
 """Voxels that change by less keep the value of the source exactly; whole Hounsfield units could not show it."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class NativeMaps:
-    """What was painted over and how much it matters. Kept as prepared slices: a map of the whole scan is made when it is asked for.
+    """What was painted over and how much it matters.
+
+    Prepared slices are kept, and both maps are painted from them one native slice at a time: a scan with both would be
+    several times as large as the scan.
 
     Args:
         scan: the source, canonical (slices, H, W).
@@ -29,7 +34,7 @@ class NativeMaps:
     scan: Scan
     axis: Axis
     window: Window
-    _painted: list[tuple[int, Box, np.ndarray, np.ndarray]] = field(default_factory=list, init=False, repr=False)
+    _painted: dict[int, list[tuple[Box, np.ndarray, np.ndarray]]] = field(default_factory=lambda: defaultdict(list), init=False)
 
     def add(self, cut: Cut, change: np.ndarray, refined: np.ndarray) -> None:
         """Take one prepared slice.
@@ -40,36 +45,41 @@ class NativeMaps:
             refined: refined difference in [0, 1], (S, S).
         """
         if change.any() or refined.any():
-            self._painted.append((cut.index, cut.box, change, refined.astype(np.float32)))
+            self._painted[cut.index].append((cut.box, change, refined.astype(np.float32)))
 
     @property
-    def counterfactual(self) -> Scan:
-        """HU in the type of the scan, canonical (slices, H, W); exactly the scan where nothing was painted. Made anew at every use.
+    def counterfactual(self) -> Sliced:
+        """HU in the type of the scan, exactly the scan where nothing was painted; `np.asarray` makes the canonical volume of it.
 
         The change is added to the source, so values outside the window, which the generator saw at its edge, keep what they
         have beyond it (bone stays bone, air stays air, unless the change is large).
         """
-        whole = self.scan.copy()
-        source, target = turned(self.scan, self.axis), turned(whole, self.axis)
-        for index, box, change, _ in self._painted:
-            native = source[index]
+        return Sliced(self.scan.shape, self.scan.dtype, self.axis, self._counterfactual)
+
+    @property
+    def difference(self) -> Sliced:
+        """The refined difference that masks are read from, float32 HU, 0 and more; `np.asarray` as above."""
+        return Sliced(self.scan.shape, np.dtype(np.float32), self.axis, self._difference)
+
+    def _counterfactual(self, index: int) -> np.ndarray:
+        native = turned(self.scan, self.axis)[index]
+        found = native.copy()
+        for box, change, _ in self._painted.get(index, ()):
             pasted = box.paste(change * self._width, native.shape)
             touched = np.abs(pasted) >= UNTOUCHED_HU
             painted = native.astype(np.float32) + pasted
             if native.dtype.kind in "iu":
                 limits = np.iinfo(native.dtype)
                 painted = np.clip(np.rint(painted), limits.min, limits.max)
-            target[index][touched] = painted[touched].astype(native.dtype)
-        return whole
+            found[touched] = painted[touched].astype(native.dtype)
+        return found
 
-    @property
-    def difference(self) -> Scan:
-        """The refined difference that masks are read from, float32 HU, 0 and more, canonical. Made anew at every use."""
-        whole = np.zeros(self.scan.shape, np.float32)
-        target = turned(whole, self.axis)
-        for index, box, _, refined in self._painted:
-            np.maximum(target[index], box.paste(refined * self._width, target.shape[1:]), out=target[index])
-        return whole
+    def _difference(self, index: int) -> np.ndarray:
+        native = turned(self.scan, self.axis)[index]
+        found = np.zeros(native.shape, np.float32)
+        for box, _, refined in self._painted.get(index, ()):
+            np.maximum(found, box.paste(refined * self._width, native.shape), out=found)
+        return found
 
     @property
     def _width(self) -> float:

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from ..config import Axis
+
 MAX_SHIFT = 0.1
 """Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
 _MAX_TURN = 0.5
@@ -74,8 +76,19 @@ class Geometry:
         """(slices, rows, columns) -> array of `shape` in the order of the file; `ValueError` on another shape."""
         if canonical.shape != self.canonical_shape:
             raise ValueError(f"array of shape {canonical.shape} on a grid of {self.canonical_shape}")
+        return self.in_stored_order(canonical).reshape(self.shape, order="A")
+
+    def in_stored_order(self, canonical: np.ndarray) -> np.ndarray:
+        """The axes of (slices, rows, columns), of any lengths, in the order and direction of the file."""
         back = ornt_transform(axcodes2ornt(("L", "P", "S")), io_orientation(self.affine))
-        return np.asarray(apply_orientation(canonical.T, back)).reshape(self.shape, order="A")
+        return np.asarray(apply_orientation(canonical.T, back))
+
+    @property
+    def slices_of_file(self) -> tuple[Axis, range]:
+        """Across which axis the slices of the file lie, and their `turned` indices in the order of the file."""
+        across, direction = self._turn[2].astype(int)
+        axes: tuple[Axis, ...] = ("sagittal", "coronal", "axial")
+        return axes[across], range(self.shape[2])[::direction]
 
 
 def header_of(block: bytes) -> nib.Nifti1Header:
