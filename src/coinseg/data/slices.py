@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -186,7 +187,7 @@ class _Writer:
         self.injected = settings.anomaly.kind != "none"
         self.rows: list[dict[str, object]] = []
         self.left_out: list[bool] = []
-        self.beyond = 0
+        self.beyond: Counter[str] = Counter()
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
 
@@ -199,10 +200,19 @@ class _Writer:
             self.histograms[case.patient] = self.histograms.get(case.patient, np.zeros_like(counts)) + counts
         encoded, scan = encoder(loaded.scan, self.kind), turned(loaded.scan, axis)
         lesions = turned(loaded.lesion, axis) if loaded.lesion is not None else None
+        shape = scan.shape[1:]
+        if self.settings.data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
+            self.beyond["scans"] += 1
         for cut in used:
             lesion = lesions[cut.index] if lesions is not None else None
             pixels = int(lesion.sum()) if lesion is not None else -1
             label, left_out = label_of(case, cut, pixels, self.injected, self.settings.data)
+            if (
+                self.settings.data.spacing
+                and lesion is not None
+                and cut.box.paste_mask(np.ones((2, 2)), shape)[lesion].sum() < pixels
+            ):
+                self.beyond["lesions"] += 1
             # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
             if label == (1 if self.injected else -1):
                 continue
@@ -222,6 +232,12 @@ class _Writer:
         for name, content in (("images", pixels), ("organs", organ.tobytes()), ("truth", truth.tobytes())):
             with (self.folder / f"{name}.bin").open("ab") as file:
                 file.write(content)
+
+    def unseen(self) -> list[str]:
+        """What lies beyond the millimetres a slice shows, in a line for each kind."""
+        side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
+        found = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
+        return found + ([f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else [])
 
     def finish(self, **facts: object) -> None:
         """Split, scale and describe what was added."""
@@ -272,6 +288,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
                 writer.add(case, load_case(case))
             except UserError as error:
                 problems.append(f"{case.id}: {error}")
+        problems += writer.unseen()
         require_usable(writer.rows, problems, settings)
         writer.finish(
             key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,
