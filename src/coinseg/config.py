@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+Axis = Literal["axial", "coronal", "sagittal"]
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -26,10 +28,14 @@ class DataSettings:
         normal: folders of normal images, relative to the data, for the plain-folder layout.
         abnormal: folders of abnormal images, relative to the data, for the plain-folder layout.
         masks: folder of lesion masks for scoring, relative to the data; a mask has the name of its image.
+        axis: volumes are cut into slices across this axis of the patient. Labels by slice number are those of axial slices.
         size: side of the prepared square slices in pixels.
+        spacing: mm of the patient for each pixel of a prepared slice, which then shows size * spacing mm around the centre of the
+            slice (roi "none") or of the organ, with air or black beyond the scan; a case whose organ is larger is left out.
+            0 resizes the whole slice or region to the square, whatever its millimetres.
         roi: "none" keeps the whole slice, "organ" crops one square around all organ regions together, "each" one square
             around each region (left and right kidney), only for injected anomalies, whose labels belong to the crop.
-        roi_margin: room around the organ region, as a fraction of the region's longer side.
+        roi_margin: room around the organ region, as a fraction of the region's longer side; not read where spacing is set.
         min_organ_px: a slice is kept when its organ mask has at least this many native pixels.
         min_lesion_px: where image labels are made from lesion masks, a slice is abnormal when its lesion has more native
             pixels than this (0; the authors took 1000 at 512x512 for their hospital data).
@@ -51,7 +57,9 @@ class DataSettings:
     normal: tuple[str, ...] = ()
     abnormal: tuple[str, ...] = ()
     masks: str | None = None
+    axis: Axis = "axial"
     size: int = 256
+    spacing: float = 0.0
     roi: Literal["none", "organ", "each"] = "none"
     roi_margin: float = 0.15
     min_organ_px: int = 32
@@ -212,6 +220,9 @@ class MaskSettings:
         closing: side of the square of the morphological closing in pixels; 0 is off.
         keep: "largest" keeps the largest connected component (thesis), "all" every one of at least min_px.
         min_px: components smaller than this are dropped.
+        min_ml: of a volume also 3-D components smaller than this are dropped, once its slices are together; 0 is off. Voxels that
+            share a face, an edge or a corner are connected. Scores of slices are not touched by this and keep_3d.
+        keep_3d: "largest" keeps the largest 3-D component of a volume, "all" every one of at least min_ml.
     """
 
     threshold: Literal["auto", "normals", "otsu"] | float = "auto"
@@ -223,6 +234,8 @@ class MaskSettings:
     closing: int = 3
     keep: Literal["largest", "all"] = "largest"
     min_px: int = 4
+    min_ml: float = 0.0
+    keep_3d: Literal["largest", "all"] = "all"
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from .config import MaskSettings
 from .errors import UserError
 
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 """Neighbours of a pixel within its image, not across a stack of images."""
+SLAB = 16
+"""Slices whose 3-D components are labelled together."""
 GUIDE_RADIUS = 4 / 96
 """Radius of the guided filter as a share of the side."""
 GUIDE_EPS = 0.005
@@ -148,6 +153,61 @@ def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
         kept &= largest
     kept[0] = False
     return kept[components].reshape(masks.shape)
+
+
+def clean_volume(mask: np.ndarray, voxel_ml: float, settings: MaskSettings) -> np.ndarray:
+    """Drop 3-D components of a scan's mask: small ones, or all but the largest.
+
+    Args:
+        mask: (slices, H, W) bool; voxels that share a face, an edge or a corner are connected (26 neighbours).
+        voxel_ml: volume of a voxel in millilitres.
+        settings: min_ml and keep_3d are read.
+
+    Returns:
+        bool, the same shape; `mask` itself where nothing is asked. Of components equally large the first is the largest.
+    """
+    if not settings.min_ml and settings.keep_3d == "all":
+        return mask
+    sizes, component = _components(mask)
+    volumes = np.bincount(component, sizes)
+    keep = volumes * voxel_ml >= settings.min_ml
+    if settings.keep_3d == "largest":
+        keep &= np.arange(len(volumes)) == volumes.argmax()
+    keep[0] = False
+    kept = np.zeros_like(mask)
+    for start, labels in _pieces(mask):
+        kept[start : start + SLAB] = keep[component][labels[:SLAB]]
+    return kept
+
+
+def _pieces(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """For every slab its first slice and the components in it, numbered on from slab to slab; 0 is the background.
+
+    A slab is `SLAB` slices and the first of the next one. Labels of a whole large scan would take twice its memory.
+    """
+    highest = 0
+    for start in range(0, len(mask), SLAB):
+        labels, count = ndimage.label(mask[start : start + SLAB + 1], np.ones((3, 3, 3)))
+        labels[labels > 0] += highest
+        highest += count
+        yield start, labels
+
+
+def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels of every piece (see `_pieces`) and the 3-D component it belongs to: pieces are joined in the slice they share."""
+    sizes, pairs, shared = np.zeros(1, np.int64), [np.zeros((2, 0), np.int64)], None
+    for _, labels in _pieces(mask):
+        counts = np.bincount(labels[:SLAB].ravel(), minlength=max(len(sizes), int(labels.max()) + 1))
+        counts[: len(sizes)] += sizes
+        sizes = counts
+        if shared is not None:
+            codes = np.unique(shared[shared > 0].astype(np.int64) * len(sizes) + labels[0][shared > 0])
+            pairs.append(np.stack(np.divmod(codes, len(sizes))))
+        shared = labels[-1]
+    sizes[0] = 0
+    one, other = np.concatenate(pairs, axis=1)
+    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(sizes), len(sizes)))
+    return sizes, connected_components(graph, directed=False)[1]
 
 
 def peaks(refined: np.ndarray) -> np.ndarray:

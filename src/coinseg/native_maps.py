@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .data.cutting import Cut
+from .config import Axis
+from .data.axes import turned
+from .data.cutting import Box, Cut
 from .data.intensity import Window
+from .data.volume import Sliced
 from .types import Scan
 
 UNTOUCHED_HU = 0.5
@@ -16,41 +20,67 @@ UNTOUCHED_HU = 0.5
 
 @dataclass(frozen=True)
 class NativeMaps:
-    """What was painted over and how much it matters, canonical (slices, H, W).
+    """What was painted over and how much it matters.
+
+    Prepared slices are kept, and both maps are painted from them one native slice at a time: a scan with both would be
+    several times as large as the scan.
 
     Args:
-        counterfactual: HU in the type of the scan; exactly the scan where nothing was painted.
-        difference: the refined difference that masks are read from, float32 HU, 0 and more.
+        scan: the source, canonical (slices, H, W).
+        axis: along which it was cut.
+        window: of the run, in HU.
     """
 
-    counterfactual: Scan
-    difference: np.ndarray
+    scan: Scan
+    axis: Axis
+    window: Window
+    _painted: dict[int, list[tuple[Box, np.ndarray, np.ndarray]]] = field(default_factory=lambda: defaultdict(list), init=False)
 
-    @classmethod
-    def of(cls, scan: Scan) -> NativeMaps:
-        """Of a scan nothing has been painted on."""
-        return cls(scan.copy(), np.zeros(scan.shape, np.float32))
-
-    def paint(self, scan: Scan, cut: Cut, change: np.ndarray, refined: np.ndarray, window: Window) -> None:
-        """Paste one prepared slice.
-
-        The change is added to the source, so values outside the window, which the generator saw at its edge, keep what they
-        have beyond it (bone stays bone, air stays air, unless the change is large).
+    def add(self, cut: Cut, change: np.ndarray, refined: np.ndarray) -> None:
+        """Take one prepared slice.
 
         Args:
-            scan: the source.
             cut: where the slice lies.
             change: X_cf - X on [0, 1] images, (S, S), in [-1, 1].
             refined: refined difference in [0, 1], (S, S).
-            window: of the run, in HU.
         """
-        width, native = window.high - window.low, scan[cut.index]
-        pasted = cut.box.paste(change * width, (native.shape[0], native.shape[1]))
-        touched = np.abs(pasted) >= UNTOUCHED_HU
-        painted = native.astype(np.float32) + pasted
-        if scan.dtype.kind in "iu":
-            limits = np.iinfo(scan.dtype)
-            painted = np.clip(np.rint(painted), limits.min, limits.max)
-        self.counterfactual[cut.index][touched] = painted[touched].astype(scan.dtype)
-        difference = self.difference[cut.index]
-        np.maximum(difference, cut.box.paste(refined * width, (native.shape[0], native.shape[1])), out=difference)
+        if change.any() or refined.any():
+            self._painted[cut.index].append((cut.box, change, refined.astype(np.float32)))
+
+    @property
+    def counterfactual(self) -> Sliced:
+        """HU in the type of the scan, exactly the scan where nothing was painted; `np.asarray` makes the canonical volume of it.
+
+        The change is added to the source, so values outside the window, which the generator saw at its edge, keep what they
+        have beyond it (bone stays bone, air stays air, unless the change is large).
+        """
+        return Sliced(self.scan.shape, self.scan.dtype, self.axis, self._counterfactual)
+
+    @property
+    def difference(self) -> Sliced:
+        """The refined difference that masks are read from, float32 HU, 0 and more; `np.asarray` as above."""
+        return Sliced(self.scan.shape, np.dtype(np.float32), self.axis, self._difference)
+
+    def _counterfactual(self, index: int) -> np.ndarray:
+        native = turned(self.scan, self.axis)[index]
+        found = native.copy()
+        for box, change, _ in self._painted.get(index, ()):
+            pasted = box.paste(change * self._width, native.shape)
+            touched = np.abs(pasted) >= UNTOUCHED_HU
+            painted = native.astype(np.float32) + pasted
+            if native.dtype.kind in "iu":
+                limits = np.iinfo(native.dtype)
+                painted = np.clip(np.rint(painted), limits.min, limits.max)
+            found[touched] = painted[touched].astype(native.dtype)
+        return found
+
+    def _difference(self, index: int) -> np.ndarray:
+        native = turned(self.scan, self.axis)[index]
+        found = np.zeros(native.shape, np.float32)
+        for box, _, refined in self._painted.get(index, ()):
+            np.maximum(found, box.paste(refined * self._width, native.shape), out=found)
+        return found
+
+    @property
+    def _width(self) -> float:
+        return self.window.high - self.window.low

@@ -21,6 +21,7 @@ from . import runs
 from .classifier import Classifier
 from .config import Settings
 from .counterfactual.generator import Generator
+from .data.axes import require_views
 from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
@@ -96,6 +97,7 @@ class Workspace:
         require_side(self.settings.data.size, self.settings.coin)
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
+        require_views(self.cohort, self.settings.data)
         needed = bytes_needed(self.cohort, self.settings)
         require_room(self.root, needed, "the prepared slices")
         return needed

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from .classifier import build, load_weights, probabilities
 from .config import Settings
 from .counterfactual.generator import Generator
+from .data.axes import require_volumes, turned
 from .data.cutting import Cut
 from .data.image import is_image, write_image_mask
 from .data.intensity import Window, signed
 from .data.sampling import TrainingSlices
-from .data.slices import LoadedCase, cut_pixels, encode, load_case
+from .data.slices import LoadedCase, cut_pixels, encoder, load_case
 from .data.volume import Geometry, read_geometry, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
-from .masks import Threshold, choose_threshold, masks_of, refine, rule_of
+from .masks import Threshold, choose_threshold, clean_volume, masks_of, refine, rule_of
 from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import settings_from
@@ -40,8 +41,8 @@ class Segmentation:
     """The mask of one case on its own grid.
 
     Args:
-        mask: (slices, H, W) bool; one slice for a plain image.
-        probability: f(X) of every slice looked at, NaN where none was, (slices,).
+        mask: canonical (slices, H, W) bool, whatever axis it was found along; one slice for a plain image.
+        probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
         maps: counterfactual and difference in HU, where they were asked for.
     """
 
@@ -141,30 +142,34 @@ class Run:
         """Segment loaded cases together: their slices share the batches; `maps` as in `segment`."""
         if maps:
             self.require_maps()
-        size = self.settings.data.size
+        size, axis = self.settings.data.size, self.settings.data.axis
         slots: list[tuple[int, Cut]] = []
         pixels: list[np.ndarray] = []
+        found: list[Segmentation] = []
         for i, case in enumerate(cases):
-            scan = encode(case.scan, self.kind)
+            encoded, scan = encoder(case.scan, self.kind), turned(case.scan, axis)
             for cut in case.cuts(self.settings.data):
                 slots.append((i, cut))
-                pixels.append(cut_pixels(scan[cut.index], cut.box, size, self.kind))
-        found = [
-            Segmentation(np.zeros(c.scan.shape, bool), np.full(len(c.scan), np.nan), NativeMaps.of(c.scan) if maps else None)
-            for c in cases
-        ]
+                pixels.append(cut_pixels(encoded(scan[cut.index]), cut.box, size, self.kind))
+            painted = NativeMaps(case.scan, axis, self.window) if maps else None
+            found.append(Segmentation(np.zeros(case.scan.shape, bool), np.full(len(scan), np.nan), painted))
         for start in range(0, len(slots), CHUNK):
             images = torch.from_numpy(signed(self.window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
             explained, refined = self.differences(images)
             masks = masks_of(refined, self.threshold, self.settings.masks)
             for (i, cut), mask, p in zip(slots[start : start + CHUNK], masks, explained.probability.numpy(), strict=True):
-                native = found[i].mask[cut.index]
+                native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
             for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
                 change = ((explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
-                cast(NativeMaps, found[i].maps).paint(cases[i].scan, cut, change, refined[j], self.window)
-        return found
+                cast(NativeMaps, found[i].maps).add(cut, change, refined[j])
+        return [
+            one
+            if case.geometry is None
+            else replace(one, mask=clean_volume(one.mask, case.geometry.voxel_ml, self.settings.masks))
+            for case, one in zip(cases, found, strict=True)
+        ]
 
     def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> Segmentation:
         """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.
@@ -191,6 +196,8 @@ class Run:
             raise UserError(
                 f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan"
             )
+        if is_image(path):
+            require_volumes(f"{path} is a plain image", self.settings.data)
         return load_case(Case(path.name, path.name, path, volume=not is_image(path), organ=tuple(organ)), with_lesion=False)
 
     def segment_file(self, path: Path, out: Path, organ: Sequence[MaskSource] = (), overwrite: bool = False) -> Segmentation:

@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from ..config import Axis
+
 MAX_SHIFT = 0.1
 """Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
 _MAX_TURN = 0.5
@@ -59,16 +61,34 @@ class Geometry:
         dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * self.millimetres
         return float(dz), float(dy), float(dx)
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres, also where axes are not orthogonal."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) * self.millimetres**3 / 1000
+
     def to_canonical(self, stored: np.ndarray) -> np.ndarray:
-        """Array of `shape` as stored -> contiguous (slices, rows, columns)."""
-        return np.ascontiguousarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
+        """Array of `shape` as stored -> (slices, rows, columns): a view, or a copy where the slices of the file run otherwise."""
+        view = np.asarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
+        # Voxels of a slice that lie far apart are slow to read; a copy of what lies well would only cost memory.
+        return view if abs(view.strides[0]) == max(map(abs, view.strides)) else np.ascontiguousarray(view)
 
     def to_source(self, canonical: np.ndarray) -> np.ndarray:
         """(slices, rows, columns) -> array of `shape` in the order of the file; `ValueError` on another shape."""
         if canonical.shape != self.canonical_shape:
             raise ValueError(f"array of shape {canonical.shape} on a grid of {self.canonical_shape}")
+        return self.in_stored_order(canonical).reshape(self.shape, order="A")
+
+    def in_stored_order(self, canonical: np.ndarray) -> np.ndarray:
+        """The axes of (slices, rows, columns), of any lengths, in the order and direction of the file."""
         back = ornt_transform(axcodes2ornt(("L", "P", "S")), io_orientation(self.affine))
-        return np.asarray(apply_orientation(canonical.T, back)).reshape(self.shape, order="A")
+        return np.asarray(apply_orientation(canonical.T, back))
+
+    @property
+    def slices_of_file(self) -> tuple[Axis, range]:
+        """Across which axis the slices of the file lie, and their `turned` indices in the order of the file."""
+        across, direction = self._turn[2].astype(int)
+        axes: tuple[Axis, ...] = ("sagittal", "coronal", "axial")
+        return axes[across], range(self.shape[2])[::direction]
 
 
 def header_of(block: bytes) -> nib.Nifti1Header:

@@ -45,9 +45,11 @@ def signed(unit: np.ndarray) -> np.ndarray:
 
 def foreground_histogram(scan: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """Counts (HU_MAX - HU_MIN + 1,) of the HU inside the mask, or above `BODY_HU` where there is none."""
-    values = scan[mask] if mask is not None else scan[scan > BODY_HU]
-    codes = np.clip(np.rint(values), HU_MIN, HU_MAX).astype(np.int64) - HU_MIN
-    return np.bincount(codes, minlength=HU_MAX - HU_MIN + 1)
+    counts = np.zeros(HU_MAX - HU_MIN + 1, np.int64)
+    for plane, inside in zip(scan, scan > BODY_HU if mask is None else mask, strict=True):  # Codes are 8 bytes a voxel.
+        codes = np.clip(np.rint(plane[inside]), HU_MIN, HU_MAX).astype(np.int64) - HU_MIN
+        counts += np.bincount(codes, minlength=len(counts))
+    return counts
 
 
 def fingerprint(histogram: np.ndarray) -> Window:
@@ -58,11 +60,15 @@ def fingerprint(histogram: np.ndarray) -> Window:
     return Window(float(low), float(max(high, low + 1)))
 
 
-def encode_percentiles(image: np.ndarray) -> np.ndarray:
-    """An image in any unit -> codes 0..65535 between its own 0.5 and 99.5 percentiles; a constant image becomes 0."""
+def percentiles(image: np.ndarray) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles of an image in any unit; its extremes where these are one."""
     low, high = np.percentile(image, [LOW_PERCENTILE, HIGH_PERCENTILE])
-    if high <= low:
-        low, high = float(image.min()), float(image.max())
+    return (low, high) if high > low else (float(image.min()), float(image.max()))
+
+
+def encode_percentiles(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """An image in any unit -> codes 0..65535 between `limits`, as a rule the `percentiles` of all its slices; of no range: 0."""
+    low, high = limits or percentiles(image)
     scaled = np.zeros_like(image, dtype=np.float64) if high <= low else (image - low) / (high - low)
     return np.rint(np.clip(scaled, 0, 1) * CODES)
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gzip
 import logging
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
+from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
@@ -40,16 +42,24 @@ def open_nifti(path: Path) -> Opened:
     return Opened(_geometry(path, image), lambda: narrow(path, *_raw(path, image)))
 
 
-def save_nifti(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
-    """Write voxels in the order and shape of `geometry`, with its affine and codes; `OSError` when that fails."""
+def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geometry: Geometry) -> None:
+    """Write voxels slice by slice in the order and shape of `geometry`, with its affine and codes; `OSError` when that fails."""
     header = header_of(geometry.header)
-    header.set_data_dtype(stored.dtype)
+    header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     # Extensions of the source and its range of display belong to other voxels.
     header.set_data_offset(0)
     header["cal_min"], header["cal_max"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    nib.save(kind(stored, geometry.affine, header), path)
+    # nibabel sees to the header; no voxel of the volume it is shown is ever in memory.
+    image = kind(np.broadcast_to(np.zeros((), dtype), geometry.shape), geometry.affine, header)
+    image.update_header()
+    image.header.set_data_offset(image.header.single_vox_offset)
+    with ImageOpener(str(path), "wb") as file:
+        image.header.write_to(file)
+        file.write(bytes(image.header.get_data_offset() - file.tell()))
+        for plane in slices:
+            file.write(plane.astype(image.header.get_data_dtype(), copy=False).tobytes(order="F"))
 
 
 def _broken(path: Path, why: object) -> UserError:
@@ -94,10 +104,16 @@ def _raw(path: Path, image: nib.Nifti1Image) -> tuple[np.ndarray, float, float]:
         if not path.name.lower().endswith(".gz"):
             return np.asarray(stored.get_unscaled()), float(stored.slope), float(stored.inter)
         with gzip.open(path) as stream:
-            spec = (stored.shape, stored.dtype, stored.offset, 1.0, 0.0)
-            raw = np.asarray(ArrayProxy(stream, spec, mmap=False).get_unscaled())
+            stream.seek(stored.offset)
+            # Piece by piece into its place: gzip would unpack all of it, and copy that.
+            whole = np.empty(math.prod(stored.shape) * stored.dtype.itemsize, np.uint8)
+            for start in range(0, len(whole), _DRAIN):
+                part = whole[start : start + _DRAIN]
+                if stream.readinto(part.data) < len(part):
+                    raise EOFError("it ends before its last voxel")
             while stream.read(_DRAIN):
                 pass
+        raw = whole.view(stored.dtype).reshape(stored.shape, order="F")
     except (*_BROKEN, MemoryError) as error:
         raise _broken(path, error or type(error).__name__) from error
     return raw, float(stored.slope), float(stored.inter)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,7 +28,9 @@ from ..errors import UserError
 from ..storage import directory_written_aside, key_of, read_json, write_json
 from ..types import Case, Cohort
 from . import intensity
+from .axes import reordered, require_views, turned
 from .cutting import Box, Cut, cuts
+from .grid import Geometry
 from .image import read_image, read_image_mask
 from .layout_shared import few
 from .scan_files import parts_of
@@ -36,6 +39,7 @@ from .volume import peek_shape, read_mask, read_volume
 
 FORMAT = 2
 COLUMNS = ("case", "patient", "slice", "region", "label", "lesion_px", "truth", "split", "top", "left", "height", "width")
+_TEXT, _EDGES = ("case", "patient"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
 
 
@@ -52,15 +56,22 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """One case in memory: native slices, organ regions and lesion mask on one grid (slices, H, W)."""
+    """One case in memory: native slices, organ regions and lesion mask on one canonical grid (slices, H, W).
+
+    `geometry` is that of a volume; None for a plain image.
+    """
 
     scan: np.ndarray
     organs: tuple[np.ndarray, ...]
     lesion: np.ndarray | None
+    geometry: Geometry | None = None
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
-        """The slices that are used, see `cutting.cuts`."""
-        return cuts((self.scan.shape[0], self.scan.shape[1], self.scan.shape[2]), self.organs, settings)
+        """The slices that are used, those of the arrays `turned` to `data.axis`; see `cutting.cuts`."""
+        slices, height, width = self.scan.shape
+        pixel = None if self.geometry is None else reordered(self.geometry.spacing, settings.axis)[1:]
+        organs = [turned(organ, settings.axis) for organ in self.organs]
+        return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
 
 
 def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
@@ -70,12 +81,12 @@ def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
         volume = read_volume(case.image)
         organs = tuple(read_mask(source, volume.geometry) for source in case.organ)
         found = [read_mask(source, volume.geometry) for source in lesions]
-        scan = volume.scan
+        scan, geometry = volume.scan, volume.geometry
     else:
-        scan = read_image(case.image)[None]
+        scan, geometry = read_image(case.image)[None], None
         organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
         found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
-    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None)
+    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry)
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
@@ -88,9 +99,10 @@ def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
     return settings.intensity if settings.intensity != "auto" else ("hu" if volumes else "percentile")
 
 
-def encode(scan: np.ndarray, kind: str) -> np.ndarray:
-    """Native values -> what is resized and stored: HU as they are, anything else as percentile codes."""
-    return scan if kind == "hu" else intensity.encode_percentiles(scan)
+def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Native values of a scan, slice by slice -> what is resized and stored: HU as they are, else percentile codes of the scan."""
+    limits = None if kind == "hu" else intensity.percentiles(scan)
+    return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
 
 
 def stored_type(kind: str) -> type:
@@ -99,9 +111,9 @@ def stored_type(kind: str) -> type:
 
 
 def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray:
-    """One prepared slice (size, size) in the type of the store."""
-    limits = np.iinfo(stored_type(kind))
-    return np.rint(np.clip(box.resize(native, size), limits.min, limits.max)).astype(stored_type(kind))
+    """One prepared slice (size, size) in the type of the store; beyond the slice there is air, or black."""
+    limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
+    return np.rint(np.clip(box.resize(native, size, fill), limits.min, limits.max)).astype(stored_type(kind))
 
 
 def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
@@ -140,8 +152,8 @@ class SliceStore:
         self.size: int = self.meta["size"]
         with (root / "index.csv").open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
-        text = ("case", "patient")
-        self.index = {c: np.array([r[c] for r in lines], dtype=str if c in text else np.int64) for c in COLUMNS}
+        kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
+        self.index = {c: np.array([r[c] for r in lines], dtype=kinds.get(c, np.int64)) for c in COLUMNS}
 
     def __len__(self) -> int:
         return len(self.index["case"])
@@ -176,24 +188,36 @@ class _Writer:
         self.injected = settings.anomaly.kind != "none"
         self.rows: list[dict[str, object]] = []
         self.left_out: list[bool] = []
+        self.beyond: Counter[str] = Counter()
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
 
     def add(self, case: Case, loaded: LoadedCase) -> None:
         """Cut a case and append its slices."""
-        scan = encode(loaded.scan, self.kind)
+        axis, used = self.settings.data.axis, list(loaded.cuts(self.settings.data))
         if self.kind == "hu":
             organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-            counts = intensity.foreground_histogram(scan, organ)
+            counts = intensity.foreground_histogram(loaded.scan, organ)
             self.histograms[case.patient] = self.histograms.get(case.patient, np.zeros_like(counts)) + counts
-        for cut in loaded.cuts(self.settings.data):
-            lesion = loaded.lesion[cut.index] if loaded.lesion is not None else None
+        encoded, scan = encoder(loaded.scan, self.kind), turned(loaded.scan, axis)
+        lesions = turned(loaded.lesion, axis) if loaded.lesion is not None else None
+        shape = scan.shape[1:]
+        if self.settings.data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
+            self.beyond["scans"] += 1
+        for cut in used:
+            lesion = lesions[cut.index] if lesions is not None else None
             pixels = int(lesion.sum()) if lesion is not None else -1
             label, left_out = label_of(case, cut, pixels, self.injected, self.settings.data)
+            if (
+                self.settings.data.spacing
+                and lesion is not None
+                and cut.box.paste_mask(np.ones((2, 2)), shape)[lesion].sum() < pixels
+            ):
+                self.beyond["lesions"] += 1
             # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
             if label == (1 if self.injected else -1):
                 continue
-            self._append(scan[cut.index], lesion, cut)
+            self._append(encoded(scan[cut.index]), lesion, cut)
             self.left_out.append(left_out)
             self.rows.append({
                 "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
@@ -209,6 +233,12 @@ class _Writer:
         for name, content in (("images", pixels), ("organs", organ.tobytes()), ("truth", truth.tobytes())):
             with (self.folder / f"{name}.bin").open("ab") as file:
                 file.write(content)
+
+    def unseen(self) -> list[str]:
+        """What lies beyond the millimetres a slice shows, in a line for each kind."""
+        side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
+        found = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
+        return found + ([f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else [])
 
     def finish(self, **facts: object) -> None:
         """Split, scale and describe what was added."""
@@ -248,6 +278,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
             "set data.roi to organ",
         )
     require_masks(cohort, settings.data)
+    require_views(cohort, settings.data)
     problems = list(cohort.problems)
     with directory_written_aside(root) as part:
         writer, unused = _Writer(part, settings, kind), []
@@ -262,6 +293,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
                 problems.append(f"{case.id}: {error}")
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
+        problems += writer.unseen()
         require_usable(writer.rows, problems, settings)
         writer.finish(
             key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,
@@ -275,7 +307,7 @@ def bytes_needed(cohort: Cohort, settings: Settings) -> int:
     slices = 0
     for case in cohort.cases:
         try:
-            slices += peek_shape(case.image)[0] if case.volume else 1
+            slices += reordered(peek_shape(case.image), settings.data.axis)[0] if case.volume else 1
         except UserError:
             continue  # reported when it is read
     return 4 * slices * settings.data.size**2

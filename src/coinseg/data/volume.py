@@ -11,15 +11,18 @@ is turned to its closest axes only, and a mask finds its way back voxel by voxel
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..config import Axis
 from ..errors import UserError
 from ..storage import written_aside
 from ..types import MaskSource, Scan, ScanMask
 from . import nifti
+from .axes import turned, turned_back
 from .grid import MAX_SHIFT, Geometry, corners_apart, same_place
 from .scan_files import VOLUME_SUFFIXES, is_dicom
 from .voxels import Opened
@@ -43,6 +46,29 @@ class Volume:
     scan: Scan
     spacing: tuple[float, float, float]
     geometry: Geometry
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """A scan that is made one slice at a time, as it is written; `np.asarray` makes all of it.
+
+    Args:
+        shape: canonical (slices, rows, columns).
+        dtype: int16 or float32.
+        axis: across which its slices lie.
+        slice: makes one of them, by its index in the `turned` array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    axis: Axis
+    slice: Callable[[int], np.ndarray]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        whole = np.empty(self.shape, self.dtype)
+        for index, plane in enumerate(turned(whole, self.axis)):
+            plane[:] = self.slice(index)
+        return whole.astype(dtype or self.dtype, copy=False)
 
 
 def is_volume(path: Path) -> bool:
@@ -80,14 +106,17 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     opened = _open(source.path)
     own = on_one_grid(source.path, opened.geometry, like)
     stored = own.to_canonical(opened.voxels().reshape(own.shape, order="A"))
-    labels = np.rint(stored)
-    if stored.dtype != np.int16 and (between := np.abs(stored - labels)).max() > _ROUNDING:
-        raise UserError(
-            f"mask {source.path} has values such as {stored.flat[between.argmax()]:.3g}",
-            "whole numbers as labels",
-            "resample its labels without interpolation, or cut a map of probabilities at 0.5",
-        )
-    return np.isin(labels, source.values) if source.values else labels > 0
+    inside = np.empty(stored.shape, dtype=bool)
+    for plane, found in zip(stored, inside, strict=True):  # One by one: rounding copies, and a scan may be large.
+        labels = np.rint(plane)
+        if stored.dtype != np.int16 and (between := np.abs(plane - labels)).max() > _ROUNDING:
+            raise UserError(
+                f"mask {source.path} has values such as {plane.flat[between.argmax()]:.3g}",
+                "whole numbers as labels",
+                "resample its labels without interpolation, or cut a map of probabilities at 0.5",
+            )
+        found[:] = np.isin(labels, source.values) if source.values else labels > 0
+    return inside
 
 
 def on_one_grid(path: Path, own: Geometry, like: Geometry) -> Geometry:
@@ -120,31 +149,47 @@ def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool =
         UserError: `path` exists and `overwrite` is not set, has no ending of `WRITTEN`, or cannot be written.
         ValueError: the mask does not have the shape of the geometry.
     """
-    _write(path, np.asarray(mask, dtype=bool).astype(np.uint8), geometry, overwrite)
+    _write(path, np.asarray(mask, dtype=bool).view(np.uint8), geometry, overwrite)
 
 
-def write_scan(path: Path, scan: Scan, geometry: Geometry, overwrite: bool = False) -> None:
-    """Write a canonical int16 or float32 scan on the grid of its source; errors as in `write_mask`."""
+def write_scan(path: Path, scan: Scan | Sliced, geometry: Geometry, overwrite: bool = False) -> None:
+    """Write a canonical int16 or float32 scan on the grid of its source; errors as in `write_mask`.
+
+    Of a `Sliced` scan one slice at a time is made, where the slices of a NIfTI file lie across the same axis.
+    """
     if scan.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
         raise ValueError(f"a scan is written as int16 or float32, not {scan.dtype}")
     _write(path, scan, geometry, overwrite)
 
 
-def _write(path: Path, canonical: np.ndarray, geometry: Geometry, overwrite: bool) -> None:
+def _write(path: Path, canonical: np.ndarray | Sliced, geometry: Geometry, overwrite: bool) -> None:
     """The common part of `write_mask` and `write_scan`."""
     if not path.name.lower().endswith(WRITTEN):
         raise UserError(f"{path} is no name of a volume", f"a name ending in {_either(WRITTEN)}", "choose such a name")
     if path.exists() and (path.is_dir() or not overwrite):
         raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
-    if path.name.lower().endswith(nifti.SUFFIXES):
-        save = nifti.save_nifti
-    else:
-        from .itk import save_itk as save
+    if tuple(canonical.shape) != geometry.canonical_shape:
+        raise ValueError(f"array of shape {canonical.shape} on a grid of {geometry.canonical_shape}")
     try:
         with written_aside(path) as part:
-            save(part, geometry.to_source(canonical), geometry)
+            if path.name.lower().endswith(nifti.SUFFIXES):
+                nifti.save_nifti(part, _stored_slices(canonical, geometry), canonical.dtype, geometry)
+            else:
+                from .itk import save_itk
+
+                save_itk(part, geometry.to_source(np.asarray(canonical)), geometry)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error})", "a writable place", "choose another output") from error
+
+
+def _stored_slices(canonical: np.ndarray | Sliced, geometry: Geometry) -> Iterator[np.ndarray]:
+    """The slices of the file, each in its order of axes."""
+    axis, order = geometry.slices_of_file
+    if isinstance(canonical, Sliced) and canonical.axis != axis:
+        canonical = np.asarray(canonical)
+    for index in order:
+        plane = canonical.slice(index) if isinstance(canonical, Sliced) else turned(canonical, axis)[index]
+        yield geometry.in_stored_order(turned_back(plane[None], axis))
 
 
 def _open(path: Path) -> Opened:

@@ -66,7 +66,7 @@ def invertible(affine: np.ndarray) -> bool:
 
 
 def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
-    """Voxels (X, Y, Z, ...) times slope plus intercept: int16 when they are integers that fit, else float32.
+    """Voxels (X, Y, Z, ...) times slope plus intercept: int16 when they are integers that fit, else float32; `raw` if it is that.
 
     Raises:
         UserError: NaN or infinite voxels.
@@ -74,13 +74,21 @@ def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) 
     limits = np.iinfo(np.int16)
     if raw.dtype.kind in "iu" and (slope, inter) == (1.0, 0.0):
         fits = raw.min() >= limits.min and raw.max() <= limits.max
-        return raw.astype(np.int16 if fits else np.float32)
-    scaled, whole = np.empty(raw.shape, dtype=np.float32, order="F"), True
-    for z in range(raw.shape[2]):  # Slice by slice: double precision for the whole volume would cost four times its size.
-        exact = raw[:, :, z].astype(np.float64) * slope + inter
-        if not np.isfinite(exact).all():
+        return raw.astype(np.int16 if fits else np.float32, copy=False)
+
+    def exact(z: int) -> np.ndarray:
+        # Slice by slice: double precision for the whole volume would cost four times its size.
+        return raw[:, :, z].astype(np.float64) * slope + inter
+
+    fits = True
+    for z in range(raw.shape[2]):
+        plane = exact(z)
+        if not np.isfinite(plane).all():
             raise UserError(f"{path} holds NaN or infinite voxels", "finite values", "replace them or leave the file out")
-        whole = whole and bool((exact == np.rint(exact)).all())
-        scaled[:, :, z] = exact
-    fits = whole and scaled.min() >= limits.min and scaled.max() <= limits.max
-    return scaled.astype(np.int16) if fits else scaled
+        fits = fits and bool((plane == np.rint(plane)).all() and plane.min() >= limits.min and plane.max() <= limits.max)
+    if not fits and raw.dtype == np.float32 and (slope, inter) == (1.0, 0.0):
+        return raw
+    scaled = np.empty(raw.shape, dtype=np.int16 if fits else np.float32, order="F")
+    for z in range(raw.shape[2]):
+        scaled[:, :, z] = exact(z)
+    return scaled
