@@ -275,7 +275,7 @@ def _stages(name: str, options: Namespace, report: ConsoleReport, command: str) 
         return
     work.start()
     if name == "prepare":
-        print(f"{len(work.store)} slices in {work.root / 'slices'}")
+        print(f"{len(work.prepared)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
         _, folder = work.f, work.root / "classifier"
         print(f"classifier in {folder}: {_line(Stage(folder, '').facts()['scores'])}")

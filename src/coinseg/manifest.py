@@ -17,7 +17,7 @@ OUTPUTS = {
     "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv", "model": "model.json",
     "settings": "settings.yaml", "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
 }  # fmt: skip
-SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
+SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc", "auroc_scans")
 
 
 def build(work: Workspace, command: str) -> dict[str, Any]:
@@ -31,8 +31,9 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     scores, masks = work.evaluate(), work.write_masks()
     # An attribution trains nothing after the classifier.
     stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
+    searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
     timings = {
-        "prepare": work.store.meta["seconds"], **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
+        "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
         "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
     threshold = read_json(root / "threshold.json")
