@@ -16,7 +16,7 @@ from .data.slices import labelled_per_scan
 from .engine import images_to, make_fabric, to_device
 from .inspection import per_scan_rule
 from .pipeline import Workspace
-from .witnesses import FOLD_STEPS
+from .witnesses import FOLD_STEPS, ROUNDS
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -54,7 +54,7 @@ def describe(work: Workspace) -> str:
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
-    searched = round(2 * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
+    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
     total = classifier * (searched + settings.classifier.steps) + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
     search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
     lines = [

@@ -9,6 +9,7 @@ has said that they are normal. Lesion masks are not looked at. Why so: docs/deci
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,24 +29,13 @@ QUANTILE = 0.95
 """Of f over slices of normal scans: a witness exceeds it."""
 FOLD_STEPS = 0.5
 """Share of `classifier.steps` a fold's classifier is trained for: it has half of the patients to learn."""
+ROUNDS = 2
+"""The second round trains on the witnesses of the first."""
 INHERITED = (
     "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice of "
     "an abnormal scan was trained on as abnormal; add scans"
 )
 """The warning where nothing could be searched."""
-
-
-def averaged(probability: np.ndarray, scan: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """f(X) of every slice averaged with those right above and below it, where they are there: a lesion spans slices, noise does not.
-
-    Args:
-        probability: f(X), (n,).
-        scan: which scan a slice is of, (n,).
-        position: its index in the scan, (n,).
-    """
-    at = dict(zip(zip(scan.tolist(), position.tolist(), strict=True), probability.tolist(), strict=True))
-    near = ([at[s, z + d] for d in (-1, 0, 1) if (s, z + d) in at] for s, z in zip(scan.tolist(), position.tolist(), strict=True))
-    return np.array([np.mean(values) for values in near])
 
 
 def find_witnesses(probability: np.ndarray, scan: np.ndarray, label: np.ndarray, quantile: float = QUANTILE) -> np.ndarray:
@@ -94,7 +84,7 @@ def select_witnesses(store: SliceStore, settings: Settings, folder: Path, report
     weak = training[store.index["weak"][training] == 1]
     if not len(weak):
         return store
-    key = key_of([store.meta["key"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS])
+    key = key_of([store.meta["key"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
     file = folder / FILE
     made = read_json(file) if file.exists() else None
     if made is None or made["key"] != key:
@@ -118,25 +108,27 @@ def _search(
     facts = {"quantile": QUANTILE, "scans": len(np.unique(store.index["case"][weak])), "weak": len(weak)}
     if fold is None:
         return {**facts, "kept": len(weak), "slices": None, "seconds": 0.0}
-    probability = np.zeros(len(training))
+    # A slice with a label 1 of its own needs no witness, and says nothing about normal ones.
+    asked = (index["label"] == 0) | (index["weak"] == 1)
     steps = max(1, round(FOLD_STEPS * settings.classifier.steps))
     shorter = replace(settings, classifier=replace(settings.classifier, steps=steps))
-    for i in (0, 1):
+    found = index["weak"] == 1  # before the first round every one counts
+    for number in range(2 * ROUNDS):
+        if number % 2 == 0:
+            learnt, found = (index["weak"] == 0) | found, np.zeros(len(training), bool)
+        held = fold == number % 2
         sides = np.full(len(store), LEFT_OUT)
-        sides[training[fold != i]], sides[training[fold == i]] = TRAINING, VALIDATION
+        sides[training[~held & learnt]], sides[training[held]] = TRAINING, VALIDATION
         view = store.with_sides(sides)
 
-        def told(stage: str, done: int, total: int, values: Any, before: int = i * steps) -> None:
-            report("witnesses", before + done, 2 * steps, values)
+        def told(stage: str, done: int, total: int, values: Mapping[str, float], before: int = number * steps) -> None:
+            report("witnesses", before + done, 2 * ROUNDS * steps, values)
 
-        f = train_classifier(view, shorter, folder / f"fold{i}", told)
-        held = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
-        probability[fold == i] = predict(f, held, np.arange(len(held)), make_fabric(settings.engine))[0]
-    probability = averaged(probability, index["case"], index["slice"])
-    found = np.zeros(len(training), bool)
-    # A slice with a label 1 of its own needs no witness, and says nothing about normal ones.
-    for members in (np.flatnonzero((fold == i) & ((index["label"] == 0) | (index["weak"] == 1))) for i in (0, 1)):
-        found[members] = find_witnesses(probability[members], index["case"][members], index["label"][members])
+        f = train_classifier(view, shorter, folder / f"round{number // 2}_fold{number % 2}", told)
+        slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
+        probability = predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]
+        members = np.flatnonzero(held & asked)
+        found[members] = find_witnesses(probability[asked[held]], index["case"][members], index["label"][members])
     names = np.unique(index["case"][found])
     return {
         **facts, "kept": int(found.sum()),
