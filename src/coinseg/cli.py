@@ -329,7 +329,8 @@ def _summary(work: Any, command: str) -> None:
     print(
         f"\n{made['data']['slices']} slices of {made['data']['patients']} patients, {made['data']['patients_held_out']} held out"
     )
-    for score in manifest.SCORES:
+    of_scans = ("auroc_scans",) if scores["auroc_scans"] is not None else ()  # of images there is nothing to say
+    for score in (*manifest.SCORES, *of_scans):
         value = scores[score]
         shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][score]})"
         print(f"  {score:<20} {shown}{'   (tuned on the masks it is scored with)' if score == 'iou_oracle' else ''}")

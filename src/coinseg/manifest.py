@@ -17,7 +17,7 @@ OUTPUTS = {
     "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv", "model": "model.json",
     "settings": "settings.yaml", "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
 }  # fmt: skip
-SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc", "auroc_scans")
+SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
 
 
 def build(work: Workspace, command: str) -> dict[str, Any]:
