@@ -68,7 +68,7 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
             raise
         _summary(work.root, made, page)
     elif name == "prepare":
-        print(f"{len(work.store)} slices in {work.root / 'slices'}")
+        print(f"{len(work.prepared)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
         _, folder = work.f, work.root / "classifier"
         print(f"classifier in {folder}: {_line(Stage(folder, '').facts()['scores'])}")
@@ -117,7 +117,8 @@ def _summary(root: Path, made: dict[str, Any], page: Path) -> None:
     print(
         f"\n{made['data']['slices']} slices of {made['data']['patients']} patients, {made['data']['patients_held_out']} held out"
     )
-    for score in SCORES:
+    of_scans = ("auroc_scans",) if scores["auroc_scans"] is not None else ()  # of images there is nothing to say
+    for score in (*SCORES, *of_scans):
         value = scores[score]
         shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][score]})"
         print(f"  {score:<20} {shown}{'   (tuned on the masks it is scored with)' if score == 'iou_oracle' else ''}")

@@ -42,6 +42,9 @@ class DataSettings:
             Given labels (tables, folders) always win over masks.
         small_lesions: what a slice with a smaller lesion is: "normal" on both sides of the split (as in the authors' runs), or
             "drop": left out of training, and abnormal on the held-out side, whatever the lesion's size.
+        label_level: what the label 1 of a whole volume says: "slice", every slice of it is abnormal; "scan", some slice is, and
+            training looks for those (docs/decisions/0010-labels-per-scan.md); "auto" is "scan" where no slice of the volume has a
+            label of its own. A label 0 counts for every slice; images always have labels of their own.
         intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image by its own percentiles.
         validation: share of patients held out.
         stratify: what the split keeps alike on both sides: "labels", the share of abnormal slices of a patient, or
@@ -65,6 +68,7 @@ class DataSettings:
     min_organ_px: int = 32
     min_lesion_px: int = 0
     small_lesions: Literal["normal", "drop"] = "normal"
+    label_level: Literal["auto", "slice", "scan"] = "auto"
     intensity: Literal["auto", "hu", "percentile"] = "auto"
     validation: float = 0.2
     stratify: Literal["labels", "lesion_area"] = "labels"

@@ -12,8 +12,11 @@ from .config import Settings
 from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
+from .data.slices import labelled_per_scan
 from .engine import images_to, make_fabric, to_device
+from .inspection import per_scan_rule
 from .pipeline import Workspace
+from .witnesses import FOLD_STEPS, ROUNDS
 
 
 def _seconds(step: Callable[[], object]) -> float:
@@ -49,13 +52,18 @@ def describe(work: Workspace) -> str:
     labels = [case.label for case in cohort.cases]
     classifier, step = seconds_per_step(settings)
     every = settings.coin.generator_every
-    total = classifier * settings.classifier.steps + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+    level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
+    per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
+    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
+    total = classifier * (searched + settings.classifier.steps) + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+    search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
     lines = [
         f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
         f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({cohort.label_source})",
+        *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
-        f"training   {settings.classifier.steps} steps of {classifier:.2f} s and {settings.coin.steps} of {step:.2f} s: about {total / 60:.0f} min here",
-        f"would write {work.root}/{{slices, classifier, coin, evaluation, masks, manifest.json, report.html}}",
+        f"training   {search}{settings.classifier.steps} steps of {classifier:.2f} s and {settings.coin.steps} of {step:.2f} s: about {total / 60:.0f} min here",
+        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, evaluation, masks, manifest.json, report.html}}",
     ]
     return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

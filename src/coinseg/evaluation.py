@@ -53,7 +53,8 @@ def explain_all(
 def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, int]]:
     """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals.
 
-    Without masks there is no ranking: abnormal slices at even distances instead.
+    Without masks there is no ranking: abnormal slices at even distances instead; without labels by slice either, of the slices
+    nobody has labelled those with the highest f.
     """
     scored = np.flatnonzero(found.known & found.truth.any((1, 2)))
     abnormal = np.flatnonzero(found.label == 1)
@@ -67,7 +68,10 @@ def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, 
         chosen += [("worst", int(i)) for i in order[:EXAMPLES]]
     elif len(abnormal):
         chosen += [("abnormal", int(i)) for i in abnormal[np.linspace(0, len(abnormal) - 1, 2 * EXAMPLES).astype(int)]]
-    normal = np.flatnonzero(~found.abnormal)
+    elif (found.label < 0).any():
+        unknown = np.flatnonzero(found.label < 0)
+        chosen += [("unknown", int(i)) for i in unknown[np.argsort(-found.before[unknown], kind="stable")][: 2 * EXAMPLES]]
+    normal = np.flatnonzero(found.normal)
     if len(normal):
         chosen += [("normal", int(i)) for i in normal[np.linspace(0, len(normal) - 1, EXAMPLES).astype(int)]]
     return chosen
@@ -93,6 +97,14 @@ def evaluate(
     predicted = masks_of(found.refined, threshold, settings.masks)
     scores = honest(found, predicted, threshold, settings)
     index = slices.store.index
+    # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
+    given = np.maximum(found.label, index["label"][found.rows])
+    scores |= metrics.scan_scores(found.before, given, index["case"][found.rows])
+    if scores["auroc_scans"] is None:
+        single = len(set(index["case"][found.rows])) == len(found.rows)
+        scores["null_because"]["auroc_scans"] = (
+            "every image is a case of its own" if single else "only one class of scans is held out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with written_aside(folder / "slices.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -100,7 +112,8 @@ def evaluate(
         for i, row in enumerate(found.rows):
             known = bool(found.known[i])
             writer.writerow([
-                index["case"][row], index["patient"][row], index["slice"][row], index["region"][row], found.label[i],
+                index["case"][row], index["patient"][row], index["slice"][row], index["region"][row],
+                found.label[i] if found.label[i] >= 0 else "",
                 f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}", int(predicted[i].sum()),
                 int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
             ])  # fmt: skip

@@ -15,7 +15,7 @@ from .config import Settings
 from .data.grid import Geometry
 from .data.image import image_size, require_size
 from .data.layouts import read_layout
-from .data.slices import kind_of_intensity
+from .data.slices import kind_of_intensity, labelled_per_scan
 from .data.volume import on_one_grid, read_geometry
 from .errors import UserError
 from .types import Case
@@ -51,7 +51,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "images": sum(not case.volume for case in cases),
         "intensity": kind_of_intensity(cohort, settings.data),
         "native": native,
-        "labels": _labels(cases),
+        "labels": _labels(cases, settings.data.label_level if settings.anomaly.kind == "none" else "slice"),
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
@@ -102,15 +102,19 @@ def _require_fits(mask: Path, shape: tuple[int, int, int], grid: Geometry | None
         require_size(mask, image_size(mask), shape[1:])
 
 
-def _labels(cases: Sequence[Case]) -> dict[str, Any]:
-    """How many cases are labelled how, and the share of abnormal ones among the labels that are given."""
+def _labels(cases: Sequence[Case], level: str) -> dict[str, Any]:
+    """How many cases are labelled how, and the share of abnormal ones among the labels that are given.
+
+    Single slices are not told from scans here; a scan of one used slice is its slice for a run (`data.label_level` "auto").
+    """
     by_slice = [case for case in cases if case.slice_labels]
     whole = [case.label for case in cases if not case.slice_labels]
     slices = [label for case in by_slice for label in case.slice_labels.values()]
     given = [label for label in whole if label is not None] + slices
     from_masks = sum(case.label is None and not case.slice_labels and bool(case.lesion) for case in cases)
     return {
-        "normal": whole.count(0), "abnormal": whole.count(1), "by_slice": len(by_slice),
+        "normal": whole.count(0), "abnormal": whole.count(1),
+        "abnormal_per_scan": sum(labelled_per_scan(case, level) for case in cases), "by_slice": len(by_slice),
         "from_lesion_masks": from_masks, "unknown": whole.count(None) - from_masks,
         "slices_normal": slices.count(0), "slices_abnormal": slices.count(1),
         "share_abnormal": round(given.count(1) / len(given), 4) if given else None,
@@ -147,10 +151,19 @@ def lines(found: dict[str, Any]) -> list[str]:
     said += [
         f"labels     {what}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
         f"source     {found['label_source']}",
+        *([f"per scan   {per_scan_rule(labels['abnormal_per_scan'])}"] if labels["abnormal_per_scan"] else []),
         f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {found['lesion_masks']['cases']}",
         f"intensity  {found['intensity']}",
     ]
     return said + [f"problem    {problem}" for problem in found["problems"]]
+
+
+def per_scan_rule(scans: int) -> str:
+    """What is done with labels that are those of scans."""
+    return (
+        f"{scans} abnormal scans have no labels by slice: training looks for the abnormal slices of each and leaves its others out "
+        "(--data.label_level slice: all of them count as abnormal)"
+    )
 
 
 def _shown(pair: list[float] | None) -> str:

@@ -79,8 +79,9 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     scores, masks = work.evaluate(), work.write_masks()
     # An attribution trains nothing after the classifier.
     stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
+    searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
     timings = {
-        "prepare": work.store.meta["seconds"], **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
+        "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
         "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
     threshold = read_json(root / "threshold.json")

@@ -199,15 +199,41 @@ def flip_rate(before: np.ndarray, after: np.ndarray, threshold: float = 0.5) -> 
 def classification_scores(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> dict[str, float | None]:
     """AUROC, accuracy, and expected calibration error (15 bins) of probabilities (n,) against labels (n,).
 
-    AUROC is None when only one class is there.
+    AUROC is None when only one class is there. Labels below 0 are unknown and not counted; where that leaves one class, which
+    is then the normal one, nothing is said: accuracy would be that on normals.
     """
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
     p, y = torch.from_numpy(np.asarray(probability, dtype=np.float32)), torch.from_numpy(np.asarray(label, dtype=np.int64))
+    p, y, some_unknown = p[y >= 0], y[y >= 0], bool((y < 0).any())
     both = 0 < int(y.sum()) < len(y)
+    if some_unknown and not both:
+        return dict.fromkeys(("auroc", "accuracy", "calibration_error"))
     return {
         "auroc": float(binary_auroc(p, y)) if both else None,
         "accuracy": _share(float(((p >= threshold).long() == y).sum()), len(y)),
         "calibration_error": float(binary_calibration_error(p, y, n_bins=15)) if len(y) else None,
     }
+
+
+def scan_scores(probability: np.ndarray, label: np.ndarray, scan: np.ndarray) -> dict[str, float | None]:
+    """`auroc_scans`: the highest f(X) over the slices of a scan against whether one of them is labelled abnormal.
+
+    The highest, because it is what `highest_f` of the masks' index says of a new scan, and one slice is enough to be abnormal.
+
+    Args:
+        probability: f(X) of slices, (n,).
+        label: of slices, 0 or 1, that of the scan where a slice has none of its own, (n,).
+        scan: which scan each slice is of, (n,).
+
+    Returns:
+        None where there is one class of scans only, or where every scan is a single image, which `auroc` is about.
+    """
+    names, of = np.unique(scan, return_inverse=True)
+    if len(names) == len(scan):
+        return {"auroc_scans": None}
+    highest, abnormal = np.zeros(len(names)), np.zeros(len(names), np.int64)
+    np.maximum.at(highest, of, probability)
+    np.maximum.at(abnormal, of, label)
+    return {"auroc_scans": classification_scores(highest, abnormal)["auroc"]}

@@ -1,4 +1,4 @@
-"""The whole path, stage by stage, in one output folder: data -> slices -> f -> COIN -> scores -> masks -> report.
+"""The whole path, stage by stage, in one output folder: data -> slices (-> witnesses) -> f -> COIN -> scores -> masks -> report.
 
 Every stage knows what it depends on (a key over files and settings), skips itself when its result is there, and goes on
 from its last checkpoint when it was killed; so the same command, given again, finishes the run.
@@ -37,6 +37,7 @@ from .settings import differences, settings_from
 from .storage import read_json, require_room, write_json, write_text, written_aside
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
+from .witnesses import INHERITED, select_witnesses
 
 TOGETHER = 32
 """Plain images segmented together."""
@@ -116,9 +117,14 @@ class Workspace:
         return read_layout(self.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
 
     @cached_property
-    def store(self) -> SliceStore:
-        """The prepared slices."""
+    def prepared(self) -> SliceStore:
+        """The prepared slices, all of them."""
         return prepare(self.cohort, self.settings, self.root / "slices", self._step("prepare"))
+
+    @cached_property
+    def store(self) -> SliceStore:
+        """The prepared slices; where only scans are labelled, those that are not trained on are left out."""
+        return select_witnesses(self.prepared, self.settings, self.root / "witnesses", self.report)
 
     @cached_property
     def f(self) -> Classifier:
@@ -232,9 +238,14 @@ class Workspace:
     def warnings(self) -> list[str]:
         """What a user should know before trusting the masks, from every finished stage."""
         found = [f"data: {problem}" for problem in self.store.meta["problems"]]
-        auroc = Stage(self.root / "classifier", "").facts()["scores"]["auroc"]
+        if (searched := self.store.meta.get("witnesses")) and searched["slices"] is None:
+            found.append(INHERITED)
+        scores = Stage(self.root / "classifier", "").facts()["scores"]
+        auroc, what = scores["auroc"], "patients"
+        if auroc is None:  # no labels by slice
+            auroc, what = scores["auroc_scans"], "scans"
         if auroc is not None and auroc < 0.7:
-            found.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out patients): the masks can be no better than it")
+            found.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out {what}): the masks can be no better than it")
         if self.settings.data.split_by == "slice":
             found.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
         return found + (Stage(self.root / "coin", "").facts()["warnings"] if self.generator is not None else [])
@@ -242,17 +253,22 @@ class Workspace:
     def counts(self) -> dict[str, Any]:
         """The data in numbers, for the manifest."""
         index, meta = self.store.index, self.store.meta
+        searched = meta.get("witnesses")
         return {
             "path": str(self.data), "layout": meta["layout"], "label_source": meta["label_source"],
             "cases": len(set(index["case"])), "slices": len(self.store), "patients": len(set(index["patient"])),
             "patients_held_out": len(set(index["patient"][index["split"] == VALIDATION])),
-            "abnormal": int(self.abnormal()), "fingerprint": meta["fingerprint"], "window": meta["window"], "intensity": meta["kind"],
+            "abnormal": int(self.abnormal()), "labels_per_scan": searched and {
+                "rule": "inherited" if searched["slices"] is None else "witnesses", "abnormal_scans": searched["scans"],
+                "slices": searched["weak"], "kept": searched["kept"],
+            }, "fingerprint": meta["fingerprint"], "window": meta["window"], "intensity": meta["kind"],
         }  # fmt: skip
 
     def abnormal(self) -> int:
-        """Abnormal slices on both sides; injected ones as first drawn."""
-        sides = (TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, side) for side in (TRAINING, VALIDATION))
-        return sum(int((side.labels() == 1).sum()) for side in sides)
+        """Slices trained on as abnormal, and held-out ones labelled so (not only their scan); injected ones as first drawn."""
+        sides = [TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, side) for side in (TRAINING, VALIDATION)]
+        certain = [np.ones(len(sides[0]), bool), ~sides[1].weak()]
+        return sum(int((side.labels()[of] == 1).sum()) for side, of in zip(sides, certain, strict=True))
 
 
 def write_settings(data: Path, root: Path, settings: Settings) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 NAMES = {
-    "phantom": "making patients", "prepare": "preparing slices", "classifier": "training the classifier f",
+    "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses", "classifier": "training the classifier f",
     "coin": "training COIN", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
 LINE_EVERY = 20.0

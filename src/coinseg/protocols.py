@@ -40,7 +40,7 @@ class Explained:
 
     Args:
         rows: of the store.
-        label: image labels, 0 or 1.
+        label: image labels, 0 or 1; below 0 where only the scan has one (`data.sampling.UNKNOWN`).
         before: f(X).
         image: in [0, 1].
         saliency: the method's map in [0, 1].
@@ -66,6 +66,11 @@ class Explained:
     def abnormal(self) -> np.ndarray:
         """Labelled abnormal, or with a lesion however small where the label says normal."""
         return (self.label == 1) | (self.known & self.truth.any((1, 2)))
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Labelled normal and without a lesion."""
+        return (self.label == 0) & ~self.abnormal
 
 
 def gated(found: Explained, level: float) -> Explained:
@@ -122,7 +127,7 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
         settings: masks and classifier are read.
     """
     scored = found.abnormal & found.known
-    normal = ~found.abnormal
+    normal = found.normal
     masks, truth = predicted[scored], found.truth[scored]
     level = settings.classifier.threshold
     distance, pairs = metrics.mean_hd95(masks, truth)
@@ -141,6 +146,7 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
         "slices_abnormal": int(found.abnormal.sum()),
         "slices_scored": int(scored.sum()),
         "slices_normal": int(normal.sum()),
+        "slices_unknown": int((found.label < 0).sum()),
         "hd95_slices": pairs,
         "lesions_by_size": metrics.lesions_by_size(masks, truth, metrics.size_edges(truth.shape[-1])),
     }
@@ -155,8 +161,8 @@ def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray)
         return "the classifier calls no held-out image abnormal" + (f" with f > {metrics.TAU}" if name == "cv" else "")
     if name in ("false_positive_area", "normals_marked"):
         return "no held-out image is normal" if not normal.any() else "nothing to count"
-    if name == "auroc":
-        return "only one class is held out"
+    if name in ("auroc", "accuracy", "calibration_error"):
+        return "abnormal scans have no labels by slice" if (found.label < 0).any() else "only one class is held out"
     if name == "hd95_px" and scored.any():
         return "no lesion is marked"
     return "no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"

@@ -33,7 +33,7 @@ Example = dict[str, Any]
 Stats = list[dict[str, float]]
 INK = "#7a7d82"
 """Text in figures: a grey that can be read on white and on black, because one picture serves both."""
-GROUPS = ("best", "median", "worst", "abnormal", "normal")
+GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
 ATTRIBUTION_COLUMNS = ("input", "attribution", "mask against truth")
 COLUMNS = ("input", "counterfactual", "difference", "mask against truth")
@@ -45,7 +45,7 @@ TERMS = {
 PERCENT = ("lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy")
 SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
-COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "hd95_slices")
+COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices")
 ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
 
 

@@ -43,6 +43,7 @@ from .storage import key_of, read_json, write_json
 from .tables import write_table
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Explanation
+from .witnesses import select_witnesses
 
 PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")
 """The cohort that is made when no data are given."""
@@ -95,7 +96,8 @@ class Seed:
         self.root = self.job.out / f"seed{self.number}"
         require_side(self.settings.data.size, self.settings.coin)
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
-        self.store: SliceStore = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"))
+        prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"))
+        self.store: SliceStore = select_witnesses(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
         self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
         self.slices = ScoredSlices(self.store, self.settings.anomaly, self.number, VALIDATION)
         order = np.random.default_rng([self.number, 6]).permutation(len(self.slices))
@@ -193,7 +195,7 @@ class Seed:
         called = kept.abnormal & (kept.before >= level)
         pairs = {
             "replica": (found.image, found.counterfactual),
-            "honest": (kept.image[~kept.abnormal], kept.counterfactual[called]),
+            "honest": (kept.image[kept.normal], kept.counterfactual[called]),
         }
         scores: dict[str, dict[str, float | None]] = {}
         for protocol, (real, fake) in pairs.items():

@@ -21,7 +21,7 @@ from .config import ClassifierSettings, CoinSettings, Settings
 from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
-from .data.sampling import TrainingSlices
+from .data.sampling import UNKNOWN, TrainingSlices
 from .data.slices import SliceStore
 from .data.splitting import VALIDATION
 from .engine import (
@@ -40,7 +40,7 @@ from .engine import (
 from .errors import UserError
 from .health import Health
 from .methods import COUNTERFACTUAL
-from .metrics import classification_scores
+from .metrics import classification_scores, scan_scores
 from .storage import key_of, read_json, write_json
 
 LOG_EVERY = 10
@@ -150,8 +150,10 @@ def predict(f: nn.Module, slices: TrainingSlices, members: np.ndarray, fabric: F
 
 
 def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, threshold: float) -> dict[str, float | None]:
-    """AUROC, accuracy and calibration on one side of the split."""
-    return classification_scores(*predict(f, slices, np.arange(len(slices)), fabric), threshold)
+    """AUROC, accuracy and calibration on one side of the split, without its weak slices, and AUROC over its scans."""
+    found, labels = predict(f, slices, np.arange(len(slices)), fabric)
+    own = classification_scores(found, np.where(slices.weak(), UNKNOWN, labels), threshold)
+    return own | scan_scores(found, labels, slices.store.index["case"][slices.rows])
 
 
 # --- COIN ---------------------------------------------------------------------------------------------------------

@@ -98,8 +98,6 @@ def cohort_of(
             if problem.startswith("skipped"):
                 continue
         cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
-    if whole := [case.id for case in cases if case.label == 1]:
-        said.append(f"labels.csv calls all of {few(whole)} abnormal: every slice of them counts as abnormal")
     source = "image labels from labels.csv, column label" if labels else unlabelled
     return Cohort(layout, tuple(cases), source, tuple(said))
 

@@ -14,6 +14,9 @@ from .intensity import signed
 from .slices import SliceStore
 from .splitting import TRAINING
 
+UNKNOWN = -1
+"""The label of a held-out slice that only its scan has a label for, and no mask decides."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -62,6 +65,10 @@ class TrainingSlices:
         masks = [mask for _, mask in drawn]
         return np.stack([image for image, _ in drawn]), np.array([m.any() for m in masks], dtype=np.float32), masks
 
+    def weak(self) -> np.ndarray:
+        """Which slices have only the label of their scan, (n,) bool."""
+        return self.store.index["weak"][self.rows] == 1
+
     def batch(self, members: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
         """Slices by their position on this side; `epoch` redraws the injected anomalies."""
         images, labels, _ = self._draw(members, epoch)
@@ -103,7 +110,7 @@ class ScoredBatch:
     Args:
         rows: rows of the store, (B,).
         image: (B, 1, size, size) in [-1, 1].
-        label: (B,) 0 or 1.
+        label: (B,) 0 or 1; a weak slice has what its mask says, `UNKNOWN` without one.
         truth: (B, size, size) bool lesion masks.
         known: (B,) whether the truth is known.
     """
@@ -125,5 +132,7 @@ class ScoredSlices(TrainingSlices):
         injected = self.anomaly.kind != "none"
         truth = np.stack(masks) if injected else self.store.truth()[rows].astype(bool)
         known = np.ones(len(rows), bool) if injected else self.store.index["truth"][rows] == 1
+        decided = np.where(known, self.store.index["lesion_px"][rows] > 0, UNKNOWN)
+        labels = np.where(self.weak()[members], decided, labels).astype(np.int64)
         image = torch.from_numpy(signed(images))[:, None]
-        return ScoredBatch(rows, image, labels.astype(np.int64), truth, known)
+        return ScoredBatch(rows, image, labels, truth, known)

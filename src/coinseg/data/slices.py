@@ -8,10 +8,13 @@ Lesion masks are kept in `truth.bin`, which only `sampling.ScoredSlices` opens. 
 pixels of the whole slice, -1 where there is no mask), so that scores can tell apart what the labels do not: where
 `data.small_lesions` is "normal" a slice with a small lesion has label 0 on both sides; where it is "drop" it has label 1, is
 scored on the held-out side whatever the lesion's size, and on the training side it is `LEFT_OUT`.
+
+A slice is `weak` where its label 1 is only that of its scan (`data.label_level`): somewhere in the scan is a lesion, perhaps not here.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import time
@@ -37,8 +40,8 @@ from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
 from .volume import peek_shape, read_mask, read_volume
 
-FORMAT = 2
-COLUMNS = ("case", "patient", "slice", "region", "label", "lesion_px", "truth", "split", "top", "left", "height", "width")
+FORMAT = 3
+COLUMNS = ("case", "patient", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width")
 _TEXT, _EDGES = ("case", "patient"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
 
@@ -133,6 +136,13 @@ def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: Dat
     return int(lesion_px > 0 and not small), False
 
 
+def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
+    """Whether the label 1 of a case says only that one of its `used` slices is abnormal (`data.label_level`)."""
+    if not case.volume or case.label != 1 or level == "slice":
+        return False
+    return level == "scan" or (used > 1 and not case.slice_labels)
+
+
 class SliceStore:
     """A prepared store, opened.
 
@@ -157,6 +167,13 @@ class SliceStore:
 
     def __len__(self) -> int:
         return len(self.index["case"])
+
+    def with_sides(self, sides: np.ndarray, **facts: object) -> SliceStore:
+        """The same slices on other sides of the split, (slices,), with more in `meta`; what is made of them has another key."""
+        view = copy.copy(self)
+        view.index = self.index | {"split": sides}
+        view.meta = self.meta | {"key": key_of([self.meta["key"], sides.tolist()])} | facts
+        return view
 
     def _map(self, name: str, dtype: str) -> np.ndarray:
         return np.memmap(self.root / name, dtype=dtype, mode="r", shape=(len(self), self.size, self.size))
@@ -204,6 +221,7 @@ class _Writer:
         shape = scan.shape[1:]
         if self.settings.data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
             self.beyond["scans"] += 1
+        per_scan = labelled_per_scan(case, self.settings.data.label_level, len(used))
         for cut in used:
             lesion = lesions[cut.index] if lesions is not None else None
             pixels = int(lesion.sum()) if lesion is not None else -1
@@ -221,7 +239,7 @@ class _Writer:
             self.left_out.append(left_out)
             self.rows.append({
                 "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
-                "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
+                "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
             })  # fmt: skip
 
     def _append(self, native: np.ndarray, lesion: np.ndarray | None, cut: Cut) -> None:
