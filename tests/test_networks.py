@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coinseg.blocks import ResidualBlock, convolution, convolve_then_pool, upsample_then_convolve
+from coinseg.classifier import LocalNetwork
 from coinseg.config import CoinSettings
 from coinseg.counterfactual.discriminator import Discriminator
 from coinseg.counterfactual.generator import Generator, fuse_bounded, fuse_tanh
@@ -280,3 +281,24 @@ def test_discriminator_sums_over_pixels() -> None:
     one, two, three = (discriminator(torch.full((1, 1, 32, w), 0.5, dtype=torch.float64)) for w in (64, 80, 96))
     torch.testing.assert_close(two - one, three - two, rtol=0, atol=1e-10)
     assert (two - one).abs() > 1e-3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_local_classifier_is_the_mean_of_its_highest_places(dims: int) -> None:
+    network = awake(LocalNetwork(0.05, dims)).eval()
+    x = signed(2, 1, *[16] * dims)
+    places = network.evidence(x)
+    assert places.shape == (2, 1, *[4] * dims)
+    count = {2: 1, 3: 3}[dims]  # 5 % of 16 places, of 64
+    wanted = places.flatten(1).sort(dim=1, descending=True).values[:, :count].mean(1, keepdim=True)
+    torch.testing.assert_close(network(x), wanted)
+    network.pooling = 1.0
+    torch.testing.assert_close(network(x), places.flatten(1).mean(1, keepdim=True))
+
+
+def test_the_local_classifier_sees_34_pixels_around_a_place() -> None:
+    network = awake(LocalNetwork(0.05)).eval()
+    x = signed(1, 1, 80, 80).requires_grad_()
+    network.evidence(x)[0, 0, 10, 10].backward()
+    rows = x.grad[0, 0].abs().sum(1).nonzero().flatten()
+    assert int(rows.max() - rows.min()) + 1 == 34

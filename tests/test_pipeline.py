@@ -588,3 +588,17 @@ def test_losses_that_are_not_numbers_stop_the_training_in_one_line(finished: Wor
     settings = replace(finished.settings, coin=replace(finished.settings.coin, tv=float("nan")))
     with pytest.raises(UserError, match=r"tv.* became nan at step 10; required: finite losses; lower coin.lr"):
         train_coin(finished.store, build(settings.classifier).frozen(), settings, tmp_path / "coin")
+
+
+def test_a_hash_puts_every_patient_on_the_same_side_for_all_seeds_and_keeps_the_test_fifth_out() -> None:
+    rows = [{"patient": f"p{i:04d}", "label": i % 2, "lesion_px": -1, "case": f"c{i}", "region": -1} for i in range(2000)]
+
+    def sides(held_out: str, seed: int) -> np.ndarray:
+        return split_rows(rows, settings_from({"seed": seed, "data": {"split_by": "hash", "held_out": held_out}}))
+
+    chosen, read = sides("validation", 0), sides("test", 1)
+    assert np.array_equal(sides("validation", 5), chosen)
+    for share, side in ((0.6, TRAINING), (0.2, VALIDATION), (0.2, LEFT_OUT)):
+        assert (chosen == side).mean() == pytest.approx(share, abs=0.04)
+    assert np.array_equal(chosen == TRAINING, read == TRAINING)
+    assert np.array_equal(chosen == VALIDATION, read == LEFT_OUT)  # what a choice saw is not what the table is read on

@@ -49,7 +49,10 @@ class DataSettings:
         validation: share of patients held out.
         stratify: what the split keeps alike on both sides: "labels", the share of abnormal slices of a patient, or
             "lesion_area", the lesion pixels of a patient in all (thesis 3.6.2; lesion masks are then used, to split only).
-        split_by: "slice" splits inside patients when there is only one (scores are then optimistic).
+        split_by: "patient" draws the patients to hold out; "slice" splits inside patients when there is only one (scores are
+            then optimistic); "hash" puts every patient by a hash of its id, for all seeds and settings alike, into the three
+            fifths for training, the fifth to choose on, or the fifth that no choice has seen.
+        held_out: which fifth is held out where split_by is "hash": the other one takes no part at all.
     """
 
     layout: Literal["auto", "totalsegmentator", "nnunet", "decathlon", "kits", "folders", "csv", "dicom"] = "auto"
@@ -72,7 +75,8 @@ class DataSettings:
     intensity: Literal["auto", "hu", "percentile"] = "auto"
     validation: float = 0.2
     stratify: Literal["labels", "lesion_area"] = "labels"
-    split_by: Literal["patient", "slice"] = "patient"
+    split_by: Literal["patient", "slice", "hash"] = "patient"
+    held_out: Literal["validation", "test"] = "validation"
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ class ClassifierSettings:
     """The classifier f (thesis 4): one logit, trained on image-level labels, frozen afterwards.
 
     Args:
-        name: "small" (four residual blocks, made for CPUs) or any timm model ("resnet18", "tf_efficientnetv2_s").
+        name: "local" (evidence place by place, three residual blocks), "small" (four, averaged over the image), or any timm
+            model ("resnet18", "tf_efficientnetv2_s").
+        pooling: of "local": share of the places, those with the most evidence, that decide.
         weights: file of pretrained weights for a timm model; "timm" lets timm find its own; null starts at random.
         steps: optimiser steps.
         batch: images per step.
@@ -119,7 +125,8 @@ class ClassifierSettings:
         threshold: an image is abnormal when f(X) >= threshold.
     """
 
-    name: str = "small"
+    name: str = "local"
+    pooling: float = 0.05
     weights: str | None = None
     steps: int = 1200
     batch: int = 16

@@ -143,7 +143,7 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
             "labels of both classes",
             "add the other class, or inject anomalies with --anomaly.kind blob",
         )
-    if settings.split_by == "patient" and len({case.patient for case in cases}) < 2:
+    if settings.split_by != "slice" and len({case.patient for case in cases}) < 2:
         raise UserError(
             f"{root} has one patient only ({cases[0].patient})",
             "two patients or more, to hold some out",
