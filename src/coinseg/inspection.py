@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .config import Settings
+from .data.axes import require_views
 from .data.image import image_size
 from .data.layouts import read_layout
 from .data.slices import kind_of_intensity
@@ -35,6 +36,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         UserError: the data as a whole cannot be used, as in `read_layout`, or no header that was looked at is readable.
     """
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
+    require_views(cohort, settings.data)
     cases = cohort.cases
     looked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
     native, unreadable = _native(looked)
