@@ -21,9 +21,10 @@ from coinseg.classifier import Classifier, build
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import Batch, ScoredSlices, TrainingSlices
 from coinseg.data.slices import prepare
-from coinseg.data.splitting import TRAINING, VALIDATION, split
+from coinseg.data.splitting import LEFT_OUT, TRAINING, VALIDATION, split, split_rows
 from coinseg.errors import UserError
 from coinseg.pipeline import Workspace
+from coinseg.settings import settings_from
 from coinseg.training import train_classifier, train_coin
 from conftest import SIZE, tiny_settings, write_images
 
@@ -95,8 +96,7 @@ def test_images_that_f_calls_normal_come_back_unchanged_to_the_last_bit(finished
     f = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 1)))
     nn.init.zeros_(f.network[1].weight)
     nn.init.constant_(f.network[1].bias, -3.0)
-    run = coinseg.load(finished.root)
-    run.f = f.frozen()
+    run = replace(coinseg.load(finished.root), f=f.frozen())
     explained = run.explain(x)
     assert torch.equal(explained.counterfactual, x)
     assert not explained.saliency.any()

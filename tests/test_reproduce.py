@@ -28,7 +28,7 @@ def settings(**coin: object) -> Settings:
     return replace(
         base,
         coin=replace(base.coin, steps=4, identity=2.0, cycle=2.0, **coin),  # type: ignore[arg-type]
-        classifier=replace(base.classifier, steps=30),
+        classifier=replace(base.classifier, name="small", steps=30),
         attribution=AttributionSettings(masks=8, grid=4, batch=64),
     )
 

@@ -12,8 +12,13 @@ from typing import Any
 import numpy as np
 
 from .config import Settings
+<<<<<<< HEAD
 from .data.grid import Geometry
 from .data.image import image_size, require_size
+=======
+from .data.axes import require_views
+from .data.image import image_size
+>>>>>>> axis
 from .data.layouts import read_layout
 from .data.slices import kind_of_intensity, labelled_per_scan
 from .data.volume import on_one_grid, read_geometry
@@ -36,6 +41,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         UserError: the data as a whole cannot be used, as in `read_layout`, or no header that was looked at is readable.
     """
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
+    require_views(cohort, settings.data)
     cases = cohort.cases
     looked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
     native, broken = _native(looked)
