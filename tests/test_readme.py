@@ -125,6 +125,7 @@ YOUR_DATA: dict[str, Example] = {
     "DICOM: one folder": made("dicom"),
     "TotalSegmentator": two_kidneys,
     "scans without labels": without_labels,
+    "lesions better seen": made("dicom"),
     "nnU-Net raw": made("nnunet"),
     "KiTS": made("kits"),
     "Medical Segmentation Decathlon": made("decathlon"),

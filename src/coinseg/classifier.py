@@ -6,7 +6,7 @@ import importlib
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -92,13 +92,13 @@ class LocalNetwork(nn.Module):
         self.pooling = pooling
         widths = (LOCAL_WIDTHS[0], *LOCAL_WIDTHS)
         self.stem = convolution(dims, 1, widths[0])
-        halved = ("down", "down", None)
+        last = len(LOCAL_WIDTHS) - 1
         self.blocks = nn.Sequential(
-            *(ResidualBlock(dims, a, b, down) for (a, b), down in zip(pairwise(widths), halved, strict=True))
+            *(ResidualBlock(dims, a, b, "down" if i < last else None) for i, (a, b) in enumerate(pairwise(widths)))
         )
         self.norm = normalisation(dims, widths[-1])
         self.head = convolution(dims, widths[-1], 1, kernel=1)
-        nn.init.constant_(self.head.bias, -2.0)  # most places are normal
+        nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most places are normal
 
     def evidence(self, x: Tensor) -> Tensor:
         """The logit at every place, (B, 1, ...) with a quarter of the side, of images (B, 1, ...) in [-1, 1]."""

@@ -12,13 +12,9 @@ from typing import Any
 import numpy as np
 
 from .config import Settings
-<<<<<<< HEAD
+from .data.axes import require_views
 from .data.grid import Geometry
 from .data.image import image_size, require_size
-=======
-from .data.axes import require_views
-from .data.image import image_size
->>>>>>> axis
 from .data.layouts import read_layout
 from .data.slices import kind_of_intensity, labelled_per_scan
 from .data.volume import on_one_grid, read_geometry
