@@ -32,7 +32,7 @@ BASE = Settings()
 BASE = replace(
     BASE,
     data=replace(BASE.data, lesion=("tumour",), size=64),
-    classifier=replace(BASE.classifier, steps=400),
+    classifier=replace(BASE.classifier, name="small", steps=400),
     coin=replace(BASE.coin, steps=300),
     engine=replace(BASE.engine, threads=1, tensorboard=False),
 )
