@@ -14,7 +14,7 @@ from PIL import Image
 from coinseg.config import Settings
 from coinseg.settings import settings_from
 from conftest import write_images
-from test_formats import write_series
+from writers import write_series
 
 LPS = np.diag([-0.8, -0.8, 2.5, 1.0])
 """The affine of an array stored as (column, row, slice), as a radiologist sees it."""

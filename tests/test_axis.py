@@ -27,8 +27,7 @@ from coinseg.errors import UserError
 from coinseg.runs import Run
 from coinseg.types import Case, Cohort, Explanation, MaskSource
 from conftest import tiny_settings
-from test_formats import affine_of, write_as
-from test_volume import ORIENTATIONS
+from writers import ORIENTATIONS, affine_of, write_as
 
 AXES: list[Axis] = ["axial", "coronal", "sagittal"]
 DATA = DataSettings(size=8, spacing=1.0)

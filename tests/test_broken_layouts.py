@@ -21,7 +21,7 @@ from coinseg.data.slices import prepare
 from coinseg.data.splitting import require_labels
 from coinseg.errors import UserError
 from examples import CASES, EXAMPLES, LPS, hounsfield, labelled, save, text
-from test_formats import write_series
+from writers import write_series
 
 Break = Callable[[Path], object]
 

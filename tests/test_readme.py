@@ -19,8 +19,7 @@ import pytest
 from coinseg import cli, report
 from conftest import tiny_settings, write_images
 from examples import EXAMPLES, LPS, hounsfield, labelled, save
-from test_export import make_run
-from test_formats import write_series
+from writers import make_run, write_series
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 TINY = [

@@ -12,7 +12,7 @@ from coinseg.config import DataSettings
 from coinseg.data.layouts import read_layout
 from coinseg.errors import UserError
 from examples import CASES, dicom, hounsfield, labelled, text
-from test_formats import write_series
+from writers import write_series
 
 LABELS = [0, 1, 0, 1]
 SECRETS = ("998877", "1.2.826", "SECRETNAME", "ANNA", "A-4711")
