@@ -34,8 +34,9 @@ from pydicom.valuerep import DSfloat
 from coinseg.batch import inputs, mask_name, segment_path
 from coinseg.config import DataSettings, Settings
 from coinseg.data import scan_files
+from coinseg.data.cases import load_case
 from coinseg.data.layouts import read_layout
-from coinseg.data.slices import load_case, store_key
+from coinseg.data.slices import store_key
 from coinseg.data.volume import peek_shape, read_geometry, read_mask, read_volume, write_mask
 from coinseg.engine import silent
 from coinseg.errors import UserError

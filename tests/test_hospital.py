@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from coinseg.config import DataSettings, Settings
+from coinseg.data.cases import load_case
 from coinseg.data.layouts import read_layout
-from coinseg.data.slices import SliceStore, load_case, prepare
+from coinseg.data.slices import SliceStore, prepare
 from coinseg.data.splitting import LEFT_OUT, TRAINING, VALIDATION, split
 from coinseg.errors import UserError
 from coinseg.types import Cohort

@@ -22,10 +22,11 @@ from .classifier import Classifier
 from .config import Settings
 from .counterfactual.generator import Generator
 from .data.axes import require_views
+from .data.cases import kind_of_intensity, load_case
 from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
-from .data.slices import SliceStore, bytes_needed, kind_of_intensity, load_case, prepare
+from .data.slices import SliceStore, bytes_needed, prepare
 from .data.splitting import TRAINING, VALIDATION, require_labels
 from .data.volume import read_geometry
 from .engine import CHUNK, Report, Stage, make_fabric, silent

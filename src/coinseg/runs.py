@@ -16,11 +16,11 @@ from .classifier import build, load_weights, probabilities
 from .config import Settings
 from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
+from .data.cases import LoadedCase, cut_pixels, encoder, load_case
 from .data.cutting import Cut
 from .data.image import is_image, write_image_mask
 from .data.intensity import Window, signed
 from .data.sampling import TrainingSlices
-from .data.slices import LoadedCase, cut_pixels, encoder, load_case
 from .data.volume import Geometry, read_geometry, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError

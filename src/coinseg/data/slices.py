@@ -19,8 +19,8 @@ import csv
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -32,13 +32,12 @@ from ..storage import directory_written_aside, key_of, read_json, write_json
 from ..types import Case, Cohort
 from . import intensity
 from .axes import reordered, require_views, turned
-from .cutting import Box, Cut, cuts
-from .grid import Geometry
-from .image import read_image, read_image_mask
+from .cases import LoadedCase, cut_pixels, encoder, kind_of_intensity, load_case, stored_type
+from .cutting import Box, Cut
 from .layout_shared import few
 from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
-from .volume import peek_shape, read_mask, read_volume
+from .volume import peek_shape
 
 FORMAT = 3
 COLUMNS = ("case", "patient", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width")
@@ -55,68 +54,6 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
     injected = settings.anomaly.kind != "none"
     return key_of([FORMAT, stamps, labels, masks, asdict(settings.data), settings.seed, injected])
-
-
-@dataclass(frozen=True)
-class LoadedCase:
-    """One case in memory: native slices, organ regions and lesion mask on one canonical grid (slices, H, W).
-
-    `geometry` is that of a volume; None for a plain image.
-    """
-
-    scan: np.ndarray
-    organs: tuple[np.ndarray, ...]
-    lesion: np.ndarray | None
-    geometry: Geometry | None = None
-
-    def cuts(self, settings: DataSettings) -> Iterator[Cut]:
-        """The slices that are used, those of the arrays `turned` to `data.axis`; see `cutting.cuts`."""
-        slices, height, width = self.scan.shape
-        pixel = None if self.geometry is None else reordered(self.geometry.spacing, settings.axis)[1:]
-        organs = [turned(organ, settings.axis) for organ in self.organs]
-        return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
-
-
-def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
-    """Read a case; raises `UserError` for anything wrong with its files."""
-    lesions = case.lesion if with_lesion else ()
-    if case.volume:
-        volume = read_volume(case.image)
-        organs = tuple(read_mask(source, volume.geometry) for source in case.organ)
-        found = [read_mask(source, volume.geometry) for source in lesions]
-        scan, geometry = volume.scan, volume.geometry
-    else:
-        scan, geometry = read_image(case.image)[None], None
-        organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
-        found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
-    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry)
-
-
-def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
-    """ "hu" or "percentile"; "auto" takes HU for volumes."""
-    volumes = all(case.volume for case in cohort.cases)
-    if settings.intensity == "hu" and not volumes:
-        raise UserError(
-            "data.intensity is hu and the data are plain images", "CT volumes for hu", "set data.intensity to percentile"
-        )
-    return settings.intensity if settings.intensity != "auto" else ("hu" if volumes else "percentile")
-
-
-def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Native values of a scan, slice by slice -> what is resized and stored: HU as they are, else percentile codes of the scan."""
-    limits = None if kind == "hu" else intensity.percentiles(scan)
-    return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
-
-
-def stored_type(kind: str) -> type:
-    """The integer type on disk."""
-    return np.int16 if kind == "hu" else np.uint16
-
-
-def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray:
-    """One prepared slice (size, size) in the type of the store; beyond the slice there is air, or black."""
-    limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
-    return np.rint(np.clip(box.resize(native, size, fill), limits.min, limits.max)).astype(stored_type(kind))
 
 
 def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
