@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,6 +20,7 @@ from coinseg.errors import UserError
 from coinseg.storage import (
     directory_written_aside,
     key_of,
+    locked,
     read_json,
     require_room,
     write_json,
@@ -250,3 +253,35 @@ def test_keys_do_not_depend_on_the_order_or_on_lists_and_tuples() -> None:
 def test_keys_tell_values_apart() -> None:
     values = [None, 0, 1, "1", 1.5, True, [], {}, [1], [1, 2], [2, 1], {"a": 1}, {"a": "1"}, {"b": 1}, Path("x"), Path("y")]
     assert len({key_of(v) for v in values}) == len(values)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from coinseg.storage import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_output_has_one_writer_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(out)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(UserError) as caught, locked(out):
+            pass
+        assert str(caught.value) == (
+            f"another coinseg is writing to {out}; required: one at a time; wait until it has ended, or choose another -o"
+        )
+        other.kill()
+    with locked(out):
+        (out / "made").touch()
+    assert [path.name for path in out.iterdir()] == ["made"]
+
+
+def test_a_folder_nothing_was_written_to_is_not_left_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), locked(tmp_path / "out"):
+        raise ValueError
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .manifest import MANIFEST, write_segmented
 from .processes import meeting, place
 from .runs import Run, load, write_segmentation
 from .scan_table import JSON, highest, measure, write_table
-from .storage import read_json, remove_leftovers
+from .storage import locked, read_json, remove_leftovers
 from .types import MaskSource
 
 NOTES = ".done-{}.jsonl"
@@ -128,7 +128,7 @@ def _segment_folder(
     run: Run, source: Path, out: Path, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
     here, found = place(), inputs(source)
-    with meeting(here) as others:
+    with meeting(here) as others, locked(out) if here.first else nullcontext():
         if here.first:
             _take_over(out)
         found = others.agreed(found)

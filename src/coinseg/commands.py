@@ -12,6 +12,7 @@ from .config import Settings
 from .errors import UserError
 from .progress import ConsoleReport
 from .settings import settings_from
+from .storage import locked
 
 SETTINGS = tuple(Settings().as_dict())
 
@@ -42,7 +43,6 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 
 def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
     from . import pipeline
-    from .engine import Stage
 
     values = options.as_dict()
     settings = settings_from({key: values[key] for key in SETTINGS})
@@ -53,6 +53,13 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
 
         print(describe(work))
         return
+    with locked(options.out):
+        _work(name, work, command)
+
+
+def _work(name: str, work: Any, command: str) -> None:
+    from .engine import Stage
+
     work.start()
     if name in ("run", "report"):
         from . import manifest
@@ -90,15 +97,16 @@ def _reproduce(options: Any, report: ConsoleReport) -> None:
     if options.seeds < 1 or options.slices < 0:
         raise UserError(f"--seeds {options.seeds}, --slices {options.slices}", "1 seed or more, 0 slices or more", "mend them")
     data = pipeline.resolve(data, options.out, settings, options.overwrite)
-    pipeline.write_settings(data, options.out, settings)
-    if made:
-        from .data.phantom import write_cohort
+    with locked(options.out):
+        pipeline.write_settings(data, options.out, settings)
+        if made:
+            from .data.phantom import write_cohort
 
-        write_cohort(data, reproduce.PHANTOM, 0, lambda done, total: report("phantom", done, total, {}))
-    job = reproduce.Job(
-        data, options.out, settings, options.scale, options.seeds, options.slices, options.fid, options.fid_features
-    )
-    files, records = reproduce.reproduce(job, options.table, options.name or data.name, report)
+            write_cohort(data, reproduce.PHANTOM, 0, lambda done, total: report("phantom", done, total, {}))
+        job = reproduce.Job(
+            data, options.out, settings, options.scale, options.seeds, options.slices, options.fid, options.fid_features
+        )
+        files, records = reproduce.reproduce(job, options.table, options.name or data.name, report)
     for record in records:
         found = [value for value in record["scores"].get("iou", []) if value is not None]
         shown = f"{sum(found) / len(found):.3f}" if found else "none"

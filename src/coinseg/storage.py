@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from .errors import UserError
 
@@ -101,6 +102,31 @@ def directory_written_aside(path: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             shutil.rmtree(part)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` (made where it is missing) for this process; the system lets go of it however the process ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".lock"
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another coinseg is writing to {folder}", "one at a time", "wait until it has ended, or choose another -o"
+        ) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # still held: whoever comes now makes a new one
+        lock.release()
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # refused before anything was written
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:
