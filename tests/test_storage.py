@@ -282,6 +282,6 @@ def test_an_output_has_one_writer_and_a_killed_one_lets_go(tmp_path: Path) -> No
 
 
 def test_a_folder_nothing_was_written_to_is_not_left_behind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError), locked(tmp_path / "out"):
-        raise ValueError
+    with pytest.raises(ValueError, match="refused"), locked(tmp_path / "out"):
+        raise ValueError("refused")
     assert not (tmp_path / "out").exists()
