@@ -17,6 +17,35 @@ torch.set_num_threads(1)
 SIZE = 32
 
 
+TINY = [
+    "--data.size",
+    "32",
+    "--classifier.steps",
+    "6",
+    "--classifier.batch",
+    "4",
+    "--coin.width",
+    "4",
+    "--coin.depth",
+    "2",
+    "--coin.skips",
+    "1",
+    "--coin.steps",
+    "4",
+    "--coin.batch",
+    "4",
+    "--coin.discriminator_width",
+    "4",
+    "--coin.discriminator_depth",
+    "2",
+    "--engine.threads",
+    "1",
+    "--engine.tensorboard",
+    "false",
+]
+"""Options of the command line that train in a second or two; one given after them wins."""
+
+
 def tiny_settings(**changes: object) -> Settings:
     """Settings that train in a few seconds."""
     base = Settings()

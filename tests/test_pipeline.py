@@ -21,12 +21,12 @@ from coinseg.classifier import Classifier, build
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import Batch, ScoredSlices, TrainingSlices
 from coinseg.data.slices import prepare
-from coinseg.data.splitting import LEFT_OUT, TRAINING, VALIDATION, split, split_rows
+from coinseg.data.splitting import LEFT_OUT, TRAINING, VALIDATION, require_both_classes, split, split_rows
 from coinseg.errors import UserError
 from coinseg.pipeline import Workspace
 from coinseg.settings import settings_from
 from coinseg.training import train_classifier, train_coin
-from conftest import SIZE, tiny_settings, write_images
+from conftest import SIZE, TINY, tiny_settings, write_images
 
 SOURCE = Path(coinseg.__file__).parent
 
@@ -387,33 +387,6 @@ def test_volumes_with_injected_anomalies_go_through_and_the_mask_lies_on_the_sca
 
 # --- the command line ---------------------------------------------------------------------------------------------
 
-TINY = [
-    "--data.size",
-    "32",
-    "--classifier.steps",
-    "6",
-    "--classifier.batch",
-    "4",
-    "--coin.width",
-    "4",
-    "--coin.depth",
-    "2",
-    "--coin.skips",
-    "1",
-    "--coin.steps",
-    "4",
-    "--coin.batch",
-    "4",
-    "--coin.discriminator_width",
-    "4",
-    "--coin.discriminator_depth",
-    "2",
-    "--engine.threads",
-    "1",
-    "--engine.tensorboard",
-    "false",
-]
-
 
 def test_run_leaves_manifest_report_and_masks(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
@@ -602,3 +575,9 @@ def test_a_hash_puts_every_patient_on_the_same_side_for_all_seeds_and_keeps_the_
         assert (chosen == side).mean() == pytest.approx(share, abs=0.04)
     assert np.array_equal(chosen == TRAINING, read == TRAINING)
     assert np.array_equal(chosen == VALIDATION, read == LEFT_OUT)  # what a choice saw is not what the table is read on
+
+
+def test_a_fifth_left_out_by_the_hash_is_not_called_small_lesions() -> None:
+    with pytest.raises(UserError) as caught:
+        require_both_classes(np.array([1, 0]), np.array([TRAINING, LEFT_OUT]), left=0)
+    assert caught.value.got == "the training side of the split has 0 normal and 1 abnormal slices"

@@ -17,37 +17,12 @@ import numpy as np
 import pytest
 
 from coinseg import cli, report
-from conftest import tiny_settings, write_images
+from conftest import TINY, tiny_settings, write_images
 from examples import EXAMPLES, LPS, hounsfield, labelled, save
 from writers import make_run, write_series
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-TINY = [
-    "--data.size",
-    "16",
-    "--classifier.steps",
-    "2",
-    "--classifier.batch",
-    "4",
-    "--coin.width",
-    "4",
-    "--coin.depth",
-    "2",
-    "--coin.skips",
-    "1",
-    "--coin.steps",
-    "1",
-    "--coin.batch",
-    "4",
-    "--coin.discriminator_width",
-    "4",
-    "--coin.discriminator_depth",
-    "2",
-    "--engine.threads",
-    "1",
-    "--engine.tensorboard",
-    "false",
-]
+OPTIONS = [*TINY, "--data.size", "16", "--classifier.steps", "2", "--coin.steps", "1"]
 """Added to every `coinseg run`."""
 Files = dict[str, Path]
 Example = Callable[[Path], Files]
@@ -111,7 +86,14 @@ def a_mask_of_a_series(folder: Path) -> Files:
 def a_run(folder: Path) -> Files:
     assert (
         cli.main(
-            ["run", str(EXAMPLES["nnunet"].make(folder / "data")), "-o", str(folder / "run"), *EXAMPLES["nnunet"].words(), *TINY]
+            [
+                "run",
+                str(EXAMPLES["nnunet"].make(folder / "data")),
+                "-o",
+                str(folder / "run"),
+                *EXAMPLES["nnunet"].words(),
+                *OPTIONS,
+            ]
         )
         == 0
     )
@@ -159,7 +141,7 @@ def words_of(command: str, files: Files) -> list[str]:
     command = command.removeprefix("coinseg ").replace("segment ...", "segment -i scan.nii.gz -o mask.nii.gz --model OUT")
     command = re.sub("^segment (?=--model)", "segment -i scan.nii.gz -o mask.nii.gz ", command)
     words = [str(files.get(word, word)) for word in shlex.split(command)]
-    return words + TINY if words[0] == "run" else words
+    return words + OPTIONS if words[0] == "run" else words
 
 
 def named(first: str, examples: dict[str, Example]) -> Example:

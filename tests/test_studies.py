@@ -11,6 +11,7 @@ from coinseg import cli
 from coinseg.config import DataSettings
 from coinseg.data.layouts import read_layout
 from coinseg.errors import UserError
+from conftest import TINY
 from examples import CASES, dicom, hounsfield, labelled, text
 from writers import write_series
 
@@ -97,32 +98,7 @@ def test_two_labels_of_one_study_are_refused_and_unknown_ones_counted(tmp_path: 
     assert not any(secret in line for line in read_layout(root, DataSettings()).problems for secret in ("998877", "ID-1"))
 
 
-TINY = [
-    "--data.size",
-    "32",
-    "--classifier.steps",
-    "4",
-    "--classifier.batch",
-    "4",
-    "--coin.width",
-    "4",
-    "--coin.depth",
-    "2",
-    "--coin.skips",
-    "1",
-    "--coin.steps",
-    "2",
-    "--coin.batch",
-    "4",
-    "--coin.discriminator_width",
-    "4",
-    "--coin.discriminator_depth",
-    "2",
-    "--engine.threads",
-    "1",
-    "--engine.tensorboard",
-    "false",
-]
+OPTIONS = [*TINY, "--classifier.steps", "4", "--coin.steps", "2"]
 
 
 def test_from_studies_and_a_table_to_masks_and_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +107,7 @@ def test_from_studies_and_a_table_to_masks_and_a_report(tmp_path: Path, capsys: 
     found = json.loads(capsys.readouterr().out)
     assert (found["layout"], found["cases"], found["patients"], found["intensity"]) == ("dicom", 4, 4, "hu")
     assert (found["labels"]["normal"], found["labels"]["abnormal"]) == (2, 2)
-    command = ["run", str(data), "-o", str(out), *TINY]
+    command = ["run", str(data), "-o", str(out), *OPTIONS]
     assert cli.main([*command, "--dry-run"]) == 0
     assert "layout dicom, 4 cases of 4 patients" in capsys.readouterr().out
     assert cli.main(command) == 0

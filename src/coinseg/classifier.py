@@ -80,7 +80,7 @@ class LocalNetwork(nn.Module):
     change leaves the rest of it standing. Here any remainder at `pooling` of the places keeps the image abnormal: the
     least change is the whole lesion. The small field of view, 34 pixels, ties evidence to its place, and a small
     lesion is not averaged away. (Pooling over the highest instances is that of multiple-instance learning; why it is the
-    default: docs/results/better.md.)
+    default: docs/decisions/0012-evidence-by-place.md.)
 
     Args:
         pooling: share of the places whose mean is the logit, in (0, 1]; 1 is the mean over the image.

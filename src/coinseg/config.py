@@ -51,7 +51,7 @@ class DataSettings:
             "lesion_area", the lesion pixels of a patient in all (thesis 3.6.2; lesion masks are then used, to split only).
         split_by: "patient" draws the patients to hold out; "slice" splits inside patients when there is only one (scores are
             then optimistic); "hash" puts every patient by a hash of its id, for all seeds and settings alike, into the three
-            fifths for training, the fifth to choose on, or the fifth that no choice has seen.
+            fifths for training, a fifth to choose on, or a fifth for the last table alone.
         held_out: which fifth is held out where split_by is "hash": the other one takes no part at all.
     """
 

@@ -198,9 +198,10 @@ class _Writer:
     def finish(self, **facts: object) -> None:
         """Split, scale and describe what was added."""
         sides = split_rows(self.rows, self.settings)
-        sides[(sides == TRAINING) & np.array(self.left_out)] = LEFT_OUT
+        small = (sides == TRAINING) & np.array(self.left_out)
+        sides[small] = LEFT_OUT
         if not self.injected:
-            require_both_classes(np.array([row["label"] for row in self.rows]), sides)
+            require_both_classes(np.array([row["label"] for row in self.rows]), sides, int(small.sum()))
         window = intensity.CODE_WINDOW
         if self.kind == "hu":
             training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}

@@ -140,12 +140,11 @@ def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings)
         )
 
 
-def require_both_classes(labels: np.ndarray, sides: np.ndarray) -> None:
-    """`UserError` when training would see one class only."""
+def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int) -> None:
+    """`UserError` when training would see one class only; `left` slices with small lesions were left out of it."""
     seen = labels[sides == TRAINING]
     normal, abnormal = int((seen == 0).sum()), int((seen == 1).sum())
     if not (normal and abnormal):
-        left = int((sides == LEFT_OUT).sum())
         raise UserError(
             f"the training side of the split has {normal} normal and {abnormal} abnormal slices"
             + (f", and {left} with small lesions are left out of it" if left else ""),
