@@ -28,12 +28,9 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import TINY, tiny_settings, write_images
-from writers import make_run, make_scan
-
 from coinseg import cli, dryrun, manifest, pipeline, report, reproduce  # noqa: F401 - imported before the forks
-from coinseg.data import phantom
+from conftest import TINY, tiny_settings, write_images  # beside this file
+from writers import make_run, make_scan
 
 torch.set_num_threads(1)
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink")
@@ -137,11 +134,12 @@ def _kill_at(number: int, root: Path, notes: int) -> None:
                 return
         elif event not in CHANGES:
             return
-        if not isinstance(arguments[0], str | os.PathLike) or str(root) not in os.path.abspath(arguments[0]):
-            if not (event in ("os.remove", "os.rmdir", "open") and isinstance(arguments[0], str) and "/" not in arguments[0]):
-                return
+        name = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else ""
+        bare = "/" not in name and event in ("os.remove", "os.rmdir")  # of a folder that is removed with all in it
+        if not bare and str(root) not in os.path.abspath(name):
+            return
         count += 1
-        os.write(notes, f"{event} {os.path.relpath(os.path.abspath(arguments[0]), root)}\n".encode())
+        os.write(notes, f"{event} {name if bare else os.path.relpath(name, root)}\n".encode())
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -244,7 +242,9 @@ class Trials:
         with os.fdopen(reader) as file:
             changes = file.read().splitlines()
         code = ended(pid)
-        stage = next((line.split(":")[0] for line in reversed(self.said.read_text().splitlines()) if ": " in line), "before any stage")
+        stage = next(
+            (line.split(":")[0] for line in reversed(self.said.read_text().splitlines()) if ": " in line), "before any stage"
+        )
         moment = f"{at:.2f} s" if isinstance(at, float) else f"{at}: {changes[-1] if changes else 'nothing'}"
         if code >= 0:
             return moment, f"ended by itself with {code}", True
