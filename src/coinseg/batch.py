@@ -66,40 +66,35 @@ def segment_path(
     to_file = path.is_file() or key is not None or out.name.lower().endswith(WRITTEN)
     if to_file and not place().first:
         return 0, []
+    maps = {target: name for target, name in ((counterfactual, "counterfactual"), (difference, "difference")) if target}
+    if maps:
+        _require_places(source, [out, *maps])
+    run = load(model, accelerator)
     if to_file:
-        return _segment_file(source, out, model, organ, overwrite, accelerator, counterfactual, difference), []
-    if counterfactual or difference:
-        _require_places(source, [out, *filter(None, (counterfactual, difference))])
+        _segment_file(run, source, out, organ, overwrite, maps)
+        return 1, []
     if organ:
         raise UserError("--organ was given for a folder", "one scan", "segment the scans one by one, or use coinseg run")
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
-    return _segment_folder(load(model, accelerator), source, out, model, overwrite, report, command)
+    return _segment_folder(run, source, out, model, overwrite, report, command)
 
 
-def _segment_file(
-    source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None,
-    counterfactual: Path | None, difference: Path | None,
-) -> int:  # fmt: skip
-    """Segment one file; all outputs are put into place together, at the end. Returns the number of masks."""
+def _segment_file(run: Run, source: Path, out: Path, organ: Sequence[Path], overwrite: bool, maps: dict[Path, str]) -> None:
+    """Segment one file; the mask and the maps (place -> field of `NativeMaps`) are written at the end, the mask last."""
     endings = (".png",) if is_image(source) else WRITTEN
     if not out.name.lower().endswith(endings):
         raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
-    maps = {target: name for target, name in ((counterfactual, "counterfactual"), (difference, "difference")) if target}
-    if maps:
-        _require_places(source, [out, *maps])
     require_apart([out, *maps], [split_key(source)[0], *parts_of(source), *organ])
     with claimed(out, *maps, overwrite=overwrite) as claim:
         if taken := [place for place in (out, *maps) if place.exists() and not claim.may_replace]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
-        run = load(model, accelerator)
         found = run.segment(source, _organs(run, organ), maps=bool(maps))
         geometry = _geometry(source)
         claim.begin()
         for target, name in maps.items():
             write_scan(target, getattr(found.maps, name), cast(Geometry, geometry), overwrite=True)
         write_segmentation(found, source, out, True, geometry)
-    return 1
 
 
 def _organs(run: Run, organ: Sequence[Path]) -> list[MaskSource]:

@@ -197,8 +197,8 @@ def _export_nnunet(options: Any) -> None:
             "a band of 0 or more; --between LOW HIGH with --differences and --masks",
             "mend them",
         )
-    require_apart([o.out], filter(None, (o.masks and o.source, o.masks, o.differences)))
     cases = cases_in(o.source, o.masks, o.differences) if o.masks else cases_of_run(o.source)
+    require_apart([o.out], filter(None, (o.source if o.masks else None, o.masks, o.differences, *(c.image for c in cases))))
     uncertain = Uncertain(o.band, tuple(o.between) if o.between else None)
     about = write_nnunet(o.out, cases, uncertain, o.channel, o.label, o.overwrite)
     print(f"{about['numTraining']} cases with labels {', '.join(about['labels'])} written to {o.out}")

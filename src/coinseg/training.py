@@ -246,8 +246,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             fabric.backward(loss)
             d_step.step()
             values["discriminator"] = loss.item()
+        require_finite(values, step + 1, "coin.lr")
         if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            require_finite(values, step + 1, "coin.lr")
             stage.log(step + 1, values)
             report("coin", step + 1, s.steps, values)
         if (step + 1) % settings.engine.sample_every == 0:
