@@ -39,6 +39,7 @@ from .engine import (
 )
 from .errors import UserError, memory_for
 from .health import Health
+from .memory import by_parts
 from .methods import COUNTERFACTUAL
 from .metrics import classification_scores, scan_scores
 from .storage import key_of, read_json, write_json
@@ -145,7 +146,7 @@ def predict(f: nn.Module, slices: TrainingSlices, members: np.ndarray, fabric: F
     found, labels = [], []
     for chunk in in_chunks(slices, members):
         batch = slices.batch(chunk)
-        found.append(probabilities(f, images_to(fabric, batch.image)).cpu().numpy())
+        found += by_parts(lambda part: probabilities(f, images_to(fabric, part)).cpu().numpy(), batch.image)
         labels.append(batch.label.numpy())
     return np.concatenate(found), np.concatenate(labels).astype(np.int64)
 
