@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,11 +45,10 @@ class Job:
     """What is killed.
 
     Args:
-        before: makes what is there before the command, in the folder it is given.
         killed: the command that is killed; "{out}" and "{data}" are filled in.
-        again: the command that must put everything right.
-        whole: the commands that lead to the expected result, from what was there before; `again` alone where it is None.
-        fresh: whether the expected result is made in an empty folder instead.
+        again: the command that must put everything right; the same where it is None.
+        before: makes what is there before, from the places of outputs and of inputs.
+        fresh: the expected result is that of `again` in an empty folder, not that over what was there before.
     """
 
     killed: Command
@@ -58,13 +57,14 @@ class Job:
     fresh: bool = False
 
 
-def _finished(out: Path, data: Path) -> None:
-    if cli.main(filled(RUN, out, data)):
-        raise RuntimeError("the run that is there before did not finish")
+def finished(command: Command) -> Callable[[Path, Path], None]:
+    """What a command leaves."""
 
+    def make(out: Path, data: Path) -> None:
+        if cli.main(filled(command, out, data)):
+            raise RuntimeError("what is there before did not finish")
 
-def _model(out: Path, data: Path) -> None:
-    make_run(out / "model", tiny_settings())
+    return make
 
 
 def filled(command: Command, out: Path, data: Path) -> Command:
@@ -74,21 +74,26 @@ def filled(command: Command, out: Path, data: Path) -> Command:
 
 RUN = ["run", "{data}/images", "-o", "{out}/run", *SHORT]
 OTHER = [*RUN, "--seed", "1", "--coin.steps", "2", "--overwrite"]
-SEGMENT = ["segment", "--model", "{data}/model"]
+SEGMENT = ["segment", "-i", "{data}/scans", "-o", "{out}/masks", "--model"]
+EXPORT = ["export", "{data}/model", "-o", "{out}/exported"]
 JOBS = {
     "run": Job(RUN),
-    "other": Job(OTHER, before=_finished, fresh=True),
-    "back": Job(OTHER, [*RUN, "--seed", "0", "--overwrite"], before=_finished, fresh=True),
+    "other": Job(OTHER, before=finished(RUN), fresh=True),
+    "back": Job(OTHER, [*RUN, "--seed", "0", "--overwrite"], before=finished(RUN), fresh=True),
     "scans": Job(["run", "{data}/ct/labels.csv", "-o", "{out}/run", *SHORT, "--data.min_organ_px", "0"]),
-    "segment": Job([*SEGMENT, "-i", "{data}/scans", "-o", "{out}/masks"]),
+    "segment": Job([*SEGMENT, "{data}/model"]),
+    "resegment": Job([*SEGMENT, "{data}/other", "--overwrite"], before=finished([*SEGMENT, "{data}/model"]), fresh=True),
     "file": Job([
-        *SEGMENT, "-i", "{data}/scans/a.nii.gz", "-o", "{out}/m.nii.gz", "--counterfactual", "{out}/c.nii.gz", "--difference",
-        "{out}/d.nii.gz",
+        "segment", "-i", "{data}/scans/a.nii.gz", "-o", "{out}/m.nii.gz", "--counterfactual", "{out}/c.nii.gz", "--difference",
+        "{out}/d.nii.gz", "--model", "{data}/model",
     ]),
     "phantom": Job([
         "phantom", "{out}/ct", "--patients", "2", "--slices", "4", "--size", "32", "--lesions", "masses", "--processes", "1",
     ]),
-    "export": Job(["export", "{data}/model", "-o", "{out}/exported"]),
+    "export": Job(EXPORT),
+    "reexport": Job(
+        ["export", "{data}/other", "-o", "{out}/exported", "--overwrite"], before=finished(EXPORT), fresh=True
+    ),
     "nnunet": Job(["export-nnunet", "{data}/scans", "--masks", "{data}/masks", "-o", "{out}/Dataset101_lesion"]),
     "table": Job(["reproduce", "table3", "--data", "{data}/images", "-o", "{out}/tables", "--seeds", "1", *SHORT]),
 }  # fmt: skip
@@ -98,6 +103,7 @@ def make_inputs(data: Path) -> None:
     """Everything the jobs read."""
     write_images(data / "images", each=2)
     make_run(data / "model")
+    make_run(data / "other", replace(tiny_settings(), masks=replace(tiny_settings().masks, min_px=9)))
     (data / "ct").mkdir()
     for i, name in enumerate(("a", "b", "sub/c")):
         make_scan(data / "scans" / f"{name}.nii.gz", seed=i)

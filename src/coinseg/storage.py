@@ -201,16 +201,26 @@ class Claim:
     """
 
     def __init__(self, file: Path, places: Sequence[Path], overwrite: bool) -> None:
-        self.file, self.names = file, [str(place.absolute()) for place in places]
-        unfinished = file.read_text(encoding="utf-8").splitlines() == self.names
+        self.file, self.places = file, [place.absolute() for place in places]
+        self.names = [str(place) for place in self.places]
+        left = file.read_text(encoding="utf-8").splitlines()
+        unfinished, self._left = left == self.names, bool(left)
         self.may_replace = overwrite or unfinished
         """Whether what lies at the places may be replaced: it was asked for, or is what this very command left when it was killed."""
-        self.begun = False
+        self._before = self._there()
 
     def begin(self) -> None:
         """From here on outputs are moved into place."""
         self.file.write_text("\n".join(self.names), encoding="utf-8")
-        self.begun = self.may_replace = True
+        self.may_replace = True
+
+    def _there(self) -> list[int | None]:
+        return [place.stat().st_ino if place.exists() else None for place in self.places]
+
+    def end(self, well: bool) -> None:
+        """Take the names back: of what was made, or where nothing was moved and no killed command had left any."""
+        if well or (not self._left and self._there() == self._before):
+            self.file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -223,16 +233,15 @@ def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
     file = places[0].with_name(f"{LOCK}-{places[0].name}")
     with _held(file, places[0]):
         claim = Claim(file, places, overwrite)
+        well = False
         try:
             for place in places:
                 if place.parent.is_dir():
                     _remove_parts_of(place)
             yield claim
-        except BaseException:
-            if not claim.begun:
-                file.unlink(missing_ok=True)
-            raise
-        file.unlink(missing_ok=True)
+            well = True
+        finally:
+            claim.end(well)
 
 
 def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
