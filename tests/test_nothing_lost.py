@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,7 +207,7 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_command_modifies_its_inputs_or_writes_beside_them(made: Path) -> None:
     """Held in the fixture; here that nothing is left beside the outputs either."""
-    assert not [path for path in made.rglob(".*")]
+    assert not list(made.rglob(".*"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -247,11 +247,11 @@ def test_what_the_system_refuses_in_words() -> None:
     assert "stay where they are" in found[errno.ENOENT]
     assert "ulimit -n" in found[errno.EMFILE]
     assert "a disk that works" in found[errno.EIO]
-    assert is_full(OSError(errno.ENOSPC, "")) and not is_full(OSError(errno.ENOENT, ""))
-    try:
-        raise UserError("a", "b", "c") from OSError(errno.EROFS, "")
-    except UserError as error:
-        assert is_full(error)
+    assert is_full(OSError(errno.ENOSPC, ""))
+    assert not is_full(OSError(errno.ENOENT, ""))
+    wrapped = UserError("a", "b", "c")
+    wrapped.__cause__ = OSError(errno.EROFS, "")
+    assert is_full(wrapped)
 
 
 def test_contents_are_on_the_disk_before_their_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +300,7 @@ def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
     lost = images / "abnormal" / "i03.png"
     cohort = work.cohort
     lost.rename(tmp_path / "i03.png")
-    with pytest.raises(UserError, match="i03.png is gone since the command began"):
+    with pytest.raises(UserError, match=r"i03\.png is gone since the command began"):
         coinseg.pipeline.run_cases(None, list(cohort.cases))  # type: ignore[arg-type]
     capsys.readouterr()
     assert cli.main(command) == 2
@@ -444,6 +444,15 @@ def test_two_commands_at_one_output(data: Path, tmp_path: Path, capsys: pytest.C
     assert not list(tmp_path.rglob(".*"))
 
 
+def replacing(error: BaseException, *places: Path) -> bool:
+    """What a command that ends with an error was told: whether it may replace what is there."""
+    told = []
+    with suppress(type(error)), claimed(*places) as claim:
+        told.append(claim.may_replace)
+        raise error
+    return told == [True]
+
+
 def test_a_killed_command_may_replace_its_own_and_nobody_elses(tmp_path: Path) -> None:
     out, other = tmp_path / "m.nii.gz", tmp_path / "c.nii.gz"
     with claimed(out, other) as claim:
@@ -452,12 +461,8 @@ def test_a_killed_command_may_replace_its_own_and_nobody_elses(tmp_path: Path) -
         other.write_text("ours")
         left = claim.file.read_text()
     claim.file.write_text(left)  # as a kill leaves it
-    with pytest.raises(UserError), claimed(out) as claim:  # another command
-        assert not claim.may_replace
-        raise UserError("it exists", "", "")
-    with pytest.raises(KeyboardInterrupt), claimed(out, other) as claim:  # this one, interrupted before it came to writing
-        assert claim.may_replace
-        raise KeyboardInterrupt
+    assert not replacing(UserError("it exists", "", ""), out)  # another command, which is refused
+    assert replacing(KeyboardInterrupt(), out, other)  # this one, interrupted before it came to writing
     with claimed(out, other) as claim:
         assert claim.may_replace
         claim.begin()
@@ -467,7 +472,7 @@ def test_a_killed_command_may_replace_its_own_and_nobody_elses(tmp_path: Path) -
 
 def test_a_command_that_fails_before_its_first_output_leaves_no_lock(tmp_path: Path) -> None:
     out = tmp_path / "new" / "m.nii.gz"
-    with pytest.raises(OSError, match="full"), claimed(out) as claim:
+    with suppress(OSError), claimed(out) as claim:
         claim.begin()
         raise OSError("full")
     assert not list(tmp_path.iterdir())
@@ -599,7 +604,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     optimiser = torch.optim.Adam(module.parameters())
     optimiser.state[module.weight] = {"step": torch.tensor(1.0), "exp_avg": torch.tensor([float("inf")])}
-    with pytest.raises(UserError, match="^optimiser of the training became NaN"):
+    with pytest.raises(UserError, match=r"^optimiser of the training became NaN"):
         stage.save(4, "coin.lr", optimiser=optimiser.state_dict())
 
 
