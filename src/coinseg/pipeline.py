@@ -34,7 +34,7 @@ from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
-from .scan_table import highest, measure, write_table
+from .scan_table import JSON, highest, measure, write_table
 from .settings import differences, settings_from
 from .storage import holds_nothing, read_json, require_room, write_json, write_text, written_aside
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
@@ -217,11 +217,12 @@ class Workspace:
         none, so the held-out slices are written with their masks instead, as PNG.
         """
         run, folder = self.run, self.root / "masks"
-        if made := self._made(folder / "index.json"):
+        if made := self._made(folder / JSON):
             return made
         began = time.perf_counter()
         marker = folder / "key.txt"
         if folder.exists() and (not marker.exists() or marker.read_text() != self.result_key):
+            (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
             shutil.rmtree(folder)
         write_text(marker, self.result_key)
         if self.settings.anomaly.kind != "none":
