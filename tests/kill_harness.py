@@ -277,9 +277,14 @@ def walk(trials: Trials, at: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 
 def scattered(trials: Trials, count: int, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Kill at moments drawn over the time of an undisturbed command."""
-    for _ in range(count):
-        moment, outcome, _ = trials.kill(rng.uniform(0, trials.seconds))
+    """Kill at moments drawn over the time of an undisturbed command; one that was over before is drawn again, from less time."""
+    while count:
+        at = rng.uniform(0, trials.seconds)
+        moment, outcome, by_itself = trials.kill(at)
+        if by_itself:
+            trials.seconds = at
+            continue
+        count -= 1
         yield moment, outcome
 
 
