@@ -7,23 +7,23 @@ own; the first gathers these into the table and the manifest once all are done. 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .data.grid import Geometry
 from .data.image import image_size, is_image, read_image_mask
 from .data.layout_shared import files_in, stem_of
-from .data.scan_files import holds_slices, sha256_of, split_key
+from .data.scan_files import holds_slices, parts_of, sha256_of, split_key
 from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from .engine import Report, silent
-from .errors import UserError
-from .manifest import MANIFEST, write_segmented
+from .errors import UserError, is_full
+from .manifest import MANIFEST, model_of, write_segmented
 from .processes import meeting, place
 from .runs import Run, load, write_segmentation
 from .scan_table import JSON, highest, measure, write_table
-from .storage import locked, read_json, remove_leftovers
+from .storage import claimed, locked, read_json, require_apart
 from .types import MaskSource
 
 NOTES = ".done-{}.jsonl"
@@ -66,31 +66,41 @@ def segment_path(
     to_file = path.is_file() or key is not None or out.name.lower().endswith(WRITTEN)
     if to_file and not place().first:
         return 0, []
-    maps = [target for target in (counterfactual, difference) if target]
+    maps = {target: name for target, name in ((counterfactual, "counterfactual"), (difference, "difference")) if target}
     if maps:
-        _require_places(source, [out, *maps], overwrite)
+        _require_places(source, [out, *maps])
     run = load(model, accelerator)
-    # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
-    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
-    organs = [MaskSource(path, values) for path in organ for values in labels]
     if to_file:
-        endings = (".png",) if is_image(source) else WRITTEN
-        if not out.name.lower().endswith(endings):
-            raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
-        if path.resolve() in out.resolve().parents:
-            raise UserError(f"{out} lies inside {source}", "an output elsewhere", "choose another -o")
-        if out.exists() and not overwrite:
-            raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
-        if maps:
-            _write_maps(run, source, out, organs, overwrite, counterfactual, difference)
-        else:
-            run.segment_file(source, out, organs, overwrite)
+        _segment_file(run, source, out, organ, overwrite, maps)
         return 1, []
-    if organs:
+    if organ:
         raise UserError("--organ was given for a folder", "one scan", "segment the scans one by one, or use coinseg run")
     if source.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
     return _segment_folder(run, source, out, model, overwrite, report, command)
+
+
+def _segment_file(run: Run, source: Path, out: Path, organ: Sequence[Path], overwrite: bool, maps: dict[Path, str]) -> None:
+    """Segment one file; the mask and the maps (place -> field of `NativeMaps`) are written at the end, the mask last."""
+    endings = (".png",) if is_image(source) else WRITTEN
+    if not out.name.lower().endswith(endings):
+        raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
+    require_apart([out, *maps], [split_key(source)[0], *parts_of(source), *organ])
+    with claimed(out, *maps, overwrite=overwrite) as claim:
+        if taken := [place for place in (out, *maps) if place.exists() and not claim.may_replace]:
+            raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
+        found = run.segment(source, _organs(run, organ), maps=bool(maps))
+        geometry = _geometry(source)
+        claim.begin()
+        for target, name in maps.items():
+            write_scan(target, getattr(found.maps, name), cast(Geometry, geometry), overwrite=True)
+        write_segmentation(found, source, out, True, geometry)
+
+
+def _organs(run: Run, organ: Sequence[Path]) -> list[MaskSource]:
+    # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
+    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
+    return [MaskSource(path, values) for path in organ for values in labels]
 
 
 def failure(written: int, failed: Sequence[str]) -> UserError | None:
@@ -101,7 +111,7 @@ def failure(written: int, failed: Sequence[str]) -> UserError | None:
     return UserError(got, "readable inputs", "mend or remove them")
 
 
-def _require_places(source: Path, places: list[Path], overwrite: bool) -> None:
+def _require_places(source: Path, places: list[Path]) -> None:
     if not is_volume(source):
         raise UserError(
             f"--counterfactual or --difference was given for {source}", "one volume", "ask for the masks of the others alone"
@@ -109,19 +119,6 @@ def _require_places(source: Path, places: list[Path], overwrite: bool) -> None:
     for target in places[1:]:
         if not target.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, *places)}) <= len(places):
             raise UserError(f"a map would go to {target}", "a name of its own that ends in .nii.gz", "choose such a name")
-        if target.exists() and not overwrite:
-            raise UserError(f"{target} exists", "a new file", "choose another name or give --overwrite")
-
-
-def _write_maps(
-    run: Run, source: Path, out: Path, organs: list[MaskSource], overwrite: bool,
-    counterfactual: Path | None, difference: Path | None,
-) -> None:  # fmt: skip
-    found, geometry = run.segment(source, organs, maps=True), read_geometry(source)
-    for target, name in ((counterfactual, "counterfactual"), (difference, "difference")):
-        if target is not None:
-            write_scan(target, getattr(found.maps, name), geometry, overwrite)
-    write_segmentation(found, source, out, overwrite, geometry)
 
 
 def _segment_folder(
@@ -130,7 +127,8 @@ def _segment_folder(
     here, found = place(), inputs(source)
     with meeting(here) as others, locked(out) if here.first else nullcontext():
         if here.first:
-            _take_over(out)
+            require_apart([out / _target(path, source) for path in found], found)
+            _take_over(out, None if overwrite else model)
         found = others.agreed(found)
         known, share, owners = _known(out), here.share(found), {_target(path, source): path for path in reversed(found)}
         tell = report if here.first else silent
@@ -139,11 +137,13 @@ def _segment_folder(
             with (out / NOTES.format(here.rank)).open("w", encoding="utf-8") as notes:
                 for done, path in enumerate(share):
                     tell("segment", done, len(share), {})
-                    notes.write(json.dumps(_segmented(run, path, source, out, overwrite, known, owners)) + "\n")
-                    notes.flush()
+                    for record in _segmented(run, path, source, out, overwrite, known, owners):
+                        notes.write(json.dumps(record) + "\n")
+                        notes.flush()
         except BaseException:
             if here.count == 1:
-                _take_over(out)
+                with suppress(OSError):  # the disk may be what failed
+                    _take_over(out, None)
             raise
         tell("segment", len(share), len(share), {})
         others.wait()
@@ -174,8 +174,12 @@ def _target(path: Path, source: Path) -> Path:
 
 def _segmented(
     run: Run, path: Path, source: Path, out: Path, overwrite: bool, known: dict[str, dict[str, Any]], owners: dict[Path, Path]
-) -> dict[str, Any]:
-    """One input of a folder: what became of it (see `manifest.write_segmented`) and its row of the table."""
+) -> Iterator[dict[str, Any]]:
+    """One input of a folder: what becomes of it (see `manifest.write_segmented`) and its row of the table; the last one counts.
+
+    What will be there is told before the mask is put into place: after a kill in between the mask is not there, and the
+    line does not count (`_take_over`); the other way round the row would be lost.
+    """
     case, mask = path.relative_to(source).as_posix(), _target(path, source)
     done = not overwrite and (out / mask).exists()
     kept = known.get(case) if done else None
@@ -188,13 +192,16 @@ def _segmented(
             raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
         if not done:
             segmented, geometry = run.segment(path), _geometry(path)
-            write_segmentation(segmented, path, out / mask, overwrite, geometry)
+            (out / mask).unlink(missing_ok=True)
             row |= {"highest_f": highest(segmented.probability)} | measure(segmented.mask, geometry)
+            yield record | {"row": row}
+            write_segmentation(segmented, path, out / mask, overwrite, geometry)
         else:
-            row = kept or row | {"highest_f": None} | _measured(out / mask)
+            yield record | {"row": kept or row | {"highest_f": None} | _measured(out / mask)}
     except UserError as error:
-        return record | {"state": "failed", "mask": None, "error": str(error), "row": None}
-    return record | {"row": row}
+        if is_full(error):
+            raise  # so would be every other input
+        yield record | {"state": "failed", "mask": None, "error": str(error), "row": None}
 
 
 def _notes(files: Iterable[Path]) -> list[dict[str, Any]]:
@@ -211,19 +218,21 @@ def _forget_notes(out: Path) -> None:
         file.unlink()
 
 
-def _take_over(out: Path) -> None:
-    """Bring the table up to date with the notes of processes that were killed, and clear away what they left half-done."""
+def _take_over(out: Path, model: Path | None) -> None:
+    """Bring the table up to date with the notes of processes that were killed; masks of another model than `model` are refused."""
     file = out / MANIFEST
     made = read_json(file) if file.exists() else {"kind": "segment"}
     if not isinstance(made, dict) or made.get("kind") != "segment":
         raise UserError(f"{out} holds the manifest of something else", "an output folder of its own", "choose another -o")
+    theirs = made.get("model", {}).get("sha256")
+    if model is not None and theirs is not None and theirs != model_of(model)["sha256"]:
+        raise UserError(f"{out} holds masks of another model", "masks of one model", "choose another -o, or give --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     known, noted = _known(out), _notes(sorted(out.glob(NOTES.format("*"))))
-    if rows := {note["path"]: note["row"] for note in noted if note["row"]}:
+    if rows := {note["path"]: note["row"] for note in noted if note["row"] and (out / note["mask"]).exists()}:
         write_table(out, list((known | rows).values()))
     file.unlink(missing_ok=True)
     _forget_notes(out)
-    remove_leftovers(out)
 
 
 def _known(out: Path) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The command line: parse, call, print. Every setting of `coinseg.config` is an option.
 
-Exit codes: 0 done; 2 the input or the settings are at fault (one line says what and what to do); 130 interrupted; 141 the reader
-of the output went away.
+Exit codes: 0 done; 2 the input, the settings or the machine are at fault (one line says what and what to do); 130 Ctrl-C; 141 the
+reader of the output went away; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from . import commands
 from .config import Settings
 from .errors import EXIT_DEFECT, EXIT_DONE, EXIT_USER, UserError, exit_code, one_line
+from .interruption import signals_heard
 from .progress import ConsoleReport
 from .settings import PRESETS, setting_names, settings_from, unknown_setting
 
@@ -248,14 +249,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         try:
-            _run(list(sys.argv[1:] if arguments is None else arguments))
+            with signals_heard():
+                _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             sys.stdout.flush()
     except BrokenPipeError as error:
         # The reader (`| head`) has what it wanted; Python's own last flush must not meet the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_code(error)
-    except (UserError, OSError, KeyboardInterrupt) as error:
+    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
         if exit_code(error) == EXIT_DEFECT:
             raise
         print(f"coinseg: {'error: ' if exit_code(error) == EXIT_USER else ''}{one_line(error)}", file=sys.stderr)

@@ -12,7 +12,7 @@ from .config import Settings
 from .errors import UserError
 from .progress import ConsoleReport
 from .settings import settings_from
-from .storage import locked
+from .storage import claimed, locked, require_apart, write_json
 
 SETTINGS = tuple(Settings().as_dict())
 
@@ -54,22 +54,25 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
         print(describe(work))
         return
     with locked(options.out):
+        # Once more: another process may have made the folder since.
+        pipeline.resolve(data, options.out, settings, options.overwrite)
+        work.start(options.overwrite)
         _work(name, work, command)
 
 
 def _work(name: str, work: Any, command: str) -> None:
     from .engine import Stage
 
-    work.start()
     if name in ("run", "report"):
         from . import manifest
         from .report import write_report
 
-        # While a run goes on there is none: whoever finds a manifest has that of a run that ended.
-        (work.root / "manifest.json").unlink(missing_ok=True)
+        # While a run goes on there is none: whoever finds a manifest has that of a command that ended.
+        (work.root / manifest.MANIFEST).unlink(missing_ok=True)
         try:
-            made = manifest.write(work, command)
+            made = manifest.build(work, command)
             page = write_report(work.root, made)
+            write_json(work.root / manifest.MANIFEST, made)  # last: where it says done, everything is there
         except BaseException as error:
             manifest.write_failed(work, command, error)
             raise
@@ -98,14 +101,16 @@ def _reproduce(options: Any, report: ConsoleReport) -> None:
         raise UserError(f"--seeds {options.seeds}, --slices {options.slices}", "1 seed or more, 0 slices or more", "mend them")
     data = pipeline.resolve(data, options.out, settings, options.overwrite)
     with locked(options.out):
+        pipeline.resolve(data, options.out, settings, options.overwrite)  # once more: another process may have made it since
         pipeline.write_settings(data, options.out, settings)
         if made:
             from .data.phantom import write_cohort
 
             write_cohort(data, reproduce.PHANTOM, 0, lambda done, total: report("phantom", done, total, {}))
         job = reproduce.Job(
-            data, options.out, settings, options.scale, options.seeds, options.slices, options.fid, options.fid_features
-        )
+            data, options.out, settings, options.scale, options.seeds, options.slices, options.fid, options.fid_features,
+            options.overwrite,
+        )  # fmt: skip
         files, records = reproduce.reproduce(job, options.table, options.name or data.name, report)
     for record in records:
         found = [value for value in record["scores"].get("iou", []) if value is not None]
@@ -174,9 +179,11 @@ def _export_seg(options: Any) -> None:
     from .export.dicom_seg import read_series, write_dicom_seg
     from .types import MaskSource
 
-    datasets, geometry = read_series(options.dicom), read_geometry(options.mask)
-    mask = read_mask(MaskSource(options.mask), geometry)
-    write_dicom_seg(mask, datasets, options.out, geometry.canonical_affine, options.label, options.overwrite)
+    require_apart([options.out], [options.mask, options.dicom])
+    with claimed(options.out, overwrite=options.overwrite) as claim:
+        datasets, geometry = read_series(options.dicom), read_geometry(options.mask)
+        mask = read_mask(MaskSource(options.mask), geometry)
+        write_dicom_seg(mask, datasets, options.out, geometry.canonical_affine, options.label, claim.may_replace, claim.begin)
     print(f"{int(mask.sum())} voxels on {int(mask.any((1, 2)).sum())} of {len(datasets)} images written to {options.out}")
 
 
@@ -191,6 +198,7 @@ def _export_nnunet(options: Any) -> None:
             "mend them",
         )
     cases = cases_in(o.source, o.masks, o.differences) if o.masks else cases_of_run(o.source)
+    require_apart([o.out], filter(None, (o.source if o.masks else None, o.masks, o.differences, *(c.image for c in cases))))
     uncertain = Uncertain(o.band, tuple(o.between) if o.between else None)
     about = write_nnunet(o.out, cases, uncertain, o.channel, o.label, o.overwrite)
     print(f"{about['numTraining']} cases with labels {', '.join(about['labels'])} written to {o.out}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +16,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from . import interruption
 from .config import EngineSettings
 from .errors import UserError
 from .processes import place
@@ -95,37 +98,70 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
+        self._resumed = 0
 
     def finished(self) -> bool:
         """Whether the weights of this very key are there."""
         done = self.folder / "stage.json"
-        return done.exists() and read_json(done).get("key") == self.key
+        if not done.exists() or read_json(done).get("key") != self.key:
+            return False
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
+        return True
 
     def resume(self) -> dict[str, Any] | None:
-        """The last checkpoint of this key, or None to begin anew (a stage of another key is forgotten)."""
+        """The last checkpoint of this key, or None to begin anew (a stage of another key, or with weights that are NaN, is forgotten)."""
         checkpoint = self.folder / "checkpoint.pt"
         state = load_checkpoint(checkpoint) if checkpoint.exists() else None
-        if state is not None and state.get("key") == self.key:
+        if state is not None and state.get("key") == self.key and not not_finite(state):
             self._cut_log(state["step"])
-            self.seconds = state["seconds"]
+            self.seconds, self._resumed = state["seconds"], state["step"]
             return state
-        for name in ("stats.jsonl", "checkpoint.pt", "stage.json"):
+        # The word that it is done goes first: what is left of another key must not pass for a whole.
+        for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
+        for name in ("samples", "tensorboard"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         return None
 
-    def save(self, step: int, **state: Any) -> None:
-        """Write a checkpoint whole, after `step` steps."""
-        with written_aside(self.folder / "checkpoint.pt") as part:
-            torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, part)
+    def steps(self, start: int, total: int) -> Iterator[int]:
+        """The numbers of the steps to do; while they last, a first Ctrl-C or SIGTERM waits for `save` or `finish`."""
+        with interruption.patient():
+            yield from range(start, total)
 
-    def finish(self, module: nn.Module, name: str, **facts: Any) -> None:
-        """Write the weights as safetensors, then the word that the stage is done; drop the checkpoint."""
+    def due(self, step: int, every: int) -> bool:
+        """Whether to `save` after `step` steps: by the settings, or because a signal asks for it."""
+        return step % every == 0 or interruption.asked()
+
+    def save(self, step: int, setting: str, **state: Any) -> None:
+        """Write a checkpoint whole, after `step` steps; then obey a signal that waits.
+
+        Raises:
+            UserError: what was trained is no longer finite; lowering `setting` may help. The last checkpoint stays.
+        """
+        require_sound(state, step, setting)
+        # Written by Python, whose errors say what the system refused (a full disk).
+        made = io.BytesIO()
+        torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, made)
+        with written_aside(self.folder / "checkpoint.pt") as part:
+            part.write_bytes(made.getbuffer())
+        if hasattr(self, "_events"):
+            self._events.flush()
+        interruption.obey()
+
+    def finish(self, module: nn.Module, name: str, setting: str, **facts: Any) -> None:
+        """Write the weights as safetensors, then the word that the stage is done; drop the checkpoint; obey a signal that waits.
+
+        Raises:
+            UserError: the weights are no longer finite; lowering `setting` may help.
+        """
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+        require_sound(tensors, "the end", setting)
         with written_aside(self.folder / name) as part:
-            save_file(tensors, part)
+            part.write_bytes(safetensors_bytes(tensors))
         write_json(self.folder / "stage.json", {"key": self.key, "seconds": self._spent(), **facts})
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        interruption.obey()
 
     def _spent(self) -> float:
         return round(self.seconds + time.perf_counter() - self._began, 2)
@@ -151,7 +187,10 @@ class Stage:
         if not hasattr(self, "_events"):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self.folder / "tensorboard"))
+            # Of an earlier, killed run steps beyond its checkpoint may be there: they are done again.
+            self._events = SummaryWriter(
+                str(self.folder / "tensorboard"), purge_step=self._resumed + 1 if self._resumed else None
+            )
         return self._events
 
     def _cut_log(self, step: int) -> None:
@@ -196,5 +235,23 @@ def require_finite(values: Mapping[str, float], step: int, setting: str) -> None
         raise UserError(
             f"{', '.join(wrong)} became {values[wrong[0]]} at step {step}",
             "finite losses",
+            f"lower {setting} or use precision 32-true",
+        )
+
+
+def not_finite(state: Any) -> bool:
+    """Whether a floating tensor anywhere in nested state (weights, optimisers) holds NaN or infinity."""
+    if isinstance(state, Tensor):
+        return state.is_floating_point() and not bool(torch.isfinite(state).all())
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return any(not_finite(part) for part in parts)
+
+
+def require_sound(state: Mapping[str, Any], step: int | str, setting: str) -> None:
+    """Raise `UserError` when what was trained holds NaN or infinity."""
+    if wrong := [name for name, part in state.items() if not_finite(part)]:
+        raise UserError(
+            f"{', '.join(wrong[:3])} of the training became NaN or infinite before step {step}",
+            "finite weights",
             f"lower {setting} or use precision 32-true",
         )

@@ -31,8 +31,9 @@ def info(commands: dict[str, str]) -> dict[str, Any]:
         "exit_codes": {
             "0": "done",
             "2": "the input or the settings are at fault (one line on stderr)",
-            "130": "interrupted",
+            "130": "interrupted (Ctrl-C)",
             "141": "the reader of the output went away",
+            "143": "ended by SIGTERM",
         },
         "methods": list(METHODS),
         "layouts": list(LAYOUTS),

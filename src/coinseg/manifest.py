@@ -27,7 +27,7 @@ SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area"
 
 def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any]:
     """What every manifest begins with: schema, kind, version, command, created (UTC), status, versions."""
-    state = {0: "done", 130: "interrupted"}.get(exit_code(error), "failed")
+    state = {0: "done", 130: "interrupted", 143: "interrupted"}.get(exit_code(error), "failed")
     return {
         "schema": SCHEMA,
         "kind": kind,

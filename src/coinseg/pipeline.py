@@ -6,6 +6,7 @@ from its last checkpoint when it was killed; so the same command, given again, f
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,22 +27,24 @@ from .data.cases import kind_of_intensity, load_case
 from .data.image import write_image_mask
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
-from .data.slices import SliceStore, bytes_needed, prepare
+from .data.slices import SliceStore, bytes_needed, prepare, require_same_files, require_there, same_files
 from .data.splitting import TRAINING, VALIDATION, require_labels
 from .data.volume import read_geometry
 from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
-from .scan_table import highest, measure, write_table
+from .scan_table import JSON, highest, measure, write_table
 from .settings import differences, settings_from
-from .storage import read_json, require_room, write_json, write_text, written_aside
+from .storage import holds_nothing, read_json, require_room, write_json, write_text, written_aside
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
 from .witnesses import INHERITED, select_witnesses
 
 TOGETHER = 32
 """Plain images segmented together."""
+FINISHED = ("manifest.json", "report.html", "model.json")
+"""What a folder has once its run has ended: `segment` takes it for a model then."""
 
 
 def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -> Path:
@@ -55,19 +58,14 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
     if file.exists():
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        source = Path(stored["data"])
-        changed = differences(settings_from(stored["settings"]), settings)
-        if data is not None and data.resolve() != source:
-            changed.insert(0, f"data: {source} -> {data.resolve()}")
-        if changed and not overwrite:
+        if (changed := changes(file, data, settings)) and not overwrite:
             raise UserError(
                 f"{out} exists and was made with other settings ({'; '.join(changed[:4])})",
                 "the same settings to go on with it",
                 "choose another -o, or give --overwrite to redo what depends on them",
             )
-        data = data or source
-    elif out.exists() and any(out.iterdir()):
+        data = data or Path(yaml.safe_load(file.read_text(encoding="utf-8"))["data"])
+    elif out.exists() and not holds_nothing(out):
         raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
     if data is None:
         raise UserError(f"{out} is not a coinseg run", "a folder made by coinseg prepare or coinseg run", "start with prepare")
@@ -75,6 +73,16 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
     if data.is_dir() and data in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} lies inside the data folder {data}", "an output folder elsewhere", "choose another -o")
     return data
+
+
+def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
+    """What differs between a settings.yaml, where there is one, and the data (None: its own) and settings that are asked for."""
+    if not file.exists():
+        return []
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    other = data is not None and data.resolve() != Path(stored["data"])
+    found = differences(settings_from(stored["settings"]), settings)
+    return [f"data: {stored['data']} -> {data and data.resolve()}", *found] if other else found
 
 
 @dataclass
@@ -104,9 +112,22 @@ class Workspace:
         require_room(self.root, needed, "the prepared slices")
         return needed
 
-    def start(self) -> None:
-        """Check, then write the settings down with the data they belong to."""
+    def start(self, overwrite: bool = True) -> None:
+        """Check, then write the settings down with the data they belong to; what says that a run of others ended goes first.
+
+        Args:
+            overwrite: whether results of data that have changed since may be replaced.
+
+        Raises:
+            UserError: see `check`; or the data have changed, and there are results of what they were.
+        """
         self.check()
+        if not overwrite:
+            require_same_files(self.cohort, self.settings, self.root / "slices")
+        file = self.root / "settings.yaml"
+        if not same_files(self.cohort, self.settings, self.root / "slices") or changes(file, self.data, self.settings):
+            for name in FINISHED:
+                (self.root / name).unlink(missing_ok=True)
         write_settings(self.data, self.root, self.settings)
 
     def _step(self, stage: str) -> Callable[[int, int], None]:
@@ -174,11 +195,11 @@ class Workspace:
 
     def evaluate(self) -> dict[str, Any]:
         """Scores on held-out patients; leaves evaluation/."""
-        file = self.root / "evaluation" / "scores.json"
+        run, file = self.run, self.root / "evaluation" / "scores.json"
         if made := self._made(file):
             return made
-        run, began = self.run, time.perf_counter()
-
+        began = time.perf_counter()
+        file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         scores = evaluate(
             slices, lambda batch: run.differences(batch.image), run.threshold, self.settings, file.parent, self._step("evaluate")
@@ -190,25 +211,28 @@ class Workspace:
     def write_masks(self) -> dict[str, Any]:
         """Masks of the user's own cases, in their own geometry, under masks/, with an index; resumes where it stopped.
 
+        Masks of another key are removed before the first one is written, so that whatever is there is of the key in key.txt.
+
         Cases labelled normal as a whole have no mask to make. Where anomalies were injected the user's scans have
         none, so the held-out slices are written with their masks instead, as PNG.
         """
-        folder = self.root / "masks"
-        if made := self._made(folder / "index.json"):
+        run, folder = self.run, self.root / "masks"
+        if made := self._made(folder / JSON):
             return made
-        run, began = self.run, time.perf_counter()
+        began = time.perf_counter()
         marker = folder / "key.txt"
-        fresh = not marker.exists() or marker.read_text() != self.result_key
-        folder.mkdir(exist_ok=True)
+        if folder.exists() and (not marker.exists() or marker.read_text() != self.result_key):
+            (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
+            shutil.rmtree(folder)
         write_text(marker, self.result_key)
         if self.settings.anomaly.kind != "none":
             written = self._write_injected(run, folder)
         else:
             wanted = [case for case in self.cohort.cases if case.label != 0 or 1 in case.slice_labels.values()]
-            written = self._write_cases(run, wanted, folder, fresh)
+            written = self._write_cases(run, wanted, folder)
         return write_table(folder, written, key=self.result_key, seconds=round(time.perf_counter() - began, 2))
 
-    def _write_cases(self, run: runs.Run, cases: list[Case], folder: Path, fresh: bool) -> list[dict[str, Any]]:
+    def _write_cases(self, run: runs.Run, cases: list[Case], folder: Path) -> list[dict[str, Any]]:
         written: list[dict[str, Any]] = []
         together = TOGETHER if not any(case.volume for case in cases) else 1
         for start in range(0, len(cases), together):
@@ -216,8 +240,8 @@ class Workspace:
             for case, found in zip(*run_cases(run, cases[start : start + together]), strict=True):
                 out = folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
                 geometry = read_geometry(case.image) if case.volume else None
-                if fresh or not out.exists():
-                    runs.write_segmentation(found, case.image, out, overwrite=True, geometry=geometry)
+                if not out.exists():
+                    runs.write_segmentation(found, case.image, out, geometry=geometry)
                 row = {"case": case.id, "mask": out.name, "highest_f": highest(found.probability)}
                 written.append(row | measure(found.mask, geometry))
         return written
@@ -279,13 +303,17 @@ def write_settings(data: Path, root: Path, settings: Settings) -> None:
 
 
 def run_cases(run: runs.Run, cases: list[Case]) -> tuple[list[Case], list[runs.Segmentation]]:
-    """Segment cases together; those that cannot be read are left out (they were reported when they were prepared)."""
+    """Segment cases together; those that cannot be read are left out (they were reported when they were prepared).
+
+    Raises:
+        UserError: a file is gone that was there then.
+    """
     loaded = []
     for case in cases:
         try:
             loaded.append((case, load_case(case, with_lesion=False)))
-        except UserError:
-            continue
+        except UserError as error:
+            require_there(case, error)
     return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])
 
 

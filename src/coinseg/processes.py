@@ -7,13 +7,18 @@ gloo, which needs no GPU. A process that ends early closes its connections, and 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from .errors import UserError
+from .errors import AGAIN, UserError
 
 T = TypeVar("T")
 JOINING, SHARE = timedelta(minutes=30), timedelta(days=14)
@@ -132,3 +137,38 @@ def _told() -> Iterator[None]:
             "all of them",
             "see what it said, then give the same command again: what is done is skipped",
         ) from error
+
+
+@contextmanager
+def workers(count: int, option: str) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes on this machine. What they do must be whole or not done at all, as everything here.
+
+    Ctrl-C in a terminal reaches them too: they finish what they are at and leave the rest; and they do not outlive this process.
+
+    Args:
+        count: how many.
+        option: of the command line that says so.
+
+    Raises:
+        UserError: one of them died.
+    """
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"one of {count} processes was killed or died", "all of them, and memory for them", f"lower {option}, then {AGAIN}"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)

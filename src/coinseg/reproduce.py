@@ -28,7 +28,7 @@ from .counterfactual import singla
 from .data.layouts import read_layout
 from .data.phantom import PhantomSettings
 from .data.sampling import ScoredBatch, ScoredSlices, TrainingSlices
-from .data.slices import SliceStore, prepare
+from .data.slices import SliceStore, prepare, require_same_files
 from .data.splitting import VALIDATION
 from .engine import Report, images_to, make_fabric, silent, to_device
 from .evaluation import explain_all
@@ -65,6 +65,7 @@ class Job:
         slices: held-out slices that are scored at most, drawn by the seed, the same for every method; 0 is all.
         fid: Inception weights for FID: a file, "download", or None for no FID.
         fid_features: width of the Inception features.
+        overwrite: whether results of data that have changed since may be replaced.
     """
 
     data: Path
@@ -75,6 +76,7 @@ class Job:
     slices: int
     fid: str | None
     fid_features: int
+    overwrite: bool = True
 
 
 @dataclass
@@ -96,6 +98,8 @@ class Seed:
         self.root = self.job.out / f"seed{self.number}"
         require_side(self.settings.data.size, self.settings.coin)
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
+        if not self.job.overwrite:
+            require_same_files(cohort, self.settings, self.root / "slices")
         prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"))
         self.store: SliceStore = select_witnesses(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
         self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
@@ -159,6 +163,7 @@ class Seed:
         ])  # fmt: skip
         if (folder / "row.json").exists() and (made := read_json(folder / "row.json")).get("key") == key:
             return dict(made)
+        (folder / "row.json").unlink(missing_ok=True)  # what is written beside it must never be that of another row
         generator = None
         if settings.method == COUNTERFACTUAL:
             generator = train_coin(self.store, self.f, settings, folder / "coin", self._named(name))

@@ -25,6 +25,7 @@ from .data.volume import Geometry, read_geometry, write_mask
 from .engine import CHUNK, images_to, make_fabric, to_device
 from .errors import UserError
 from .masks import Threshold, choose_threshold, clean_volume, masks_of, refine, rule_of
+from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import settings_from
@@ -97,13 +98,13 @@ class Run:
                 "reshape them",
             )
         level = 0.0 if inpaint_all else self.settings.classifier.threshold
-        found = [self._explain(images_to(self.fabric, part), level) for part in images.split(CHUNK)]
+        found = by_parts(lambda part: self._explain(images_to(self.fabric, part), level), images)
         present = [f.name for f in fields(Explanation) if getattr(found[0], f.name) is not None]
         return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in present})
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
-        return torch.cat([probabilities(self.f, images_to(self.fabric, part)).cpu() for part in images.split(CHUNK)])
+        return torch.cat(by_parts(lambda part: probabilities(self.f, images_to(self.fabric, part)).cpu(), images))
 
     def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the refined differences (B, S, S) that masks are read from.

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,59 @@ def key_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+PART, LOCK = ".part-", ".lock"
+_HALF = re.compile(rf"{re.escape(PART)}\d+-")
+
+
+def _aside(path: Path) -> Path:
+    # The suffixes are kept because writers choose their format (and compression) by them.
+    return path.with_name(f"{PART}{os.getpid()}-{path.name}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _onto_the_disk(path: Path) -> None:
+    """Wait until a file, or a folder and all in it, is on the disk: a name must not outlive a power cut that its contents do not."""
+    for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
+        with _opened(each) as number:
+            try:
+                os.fsync(number)
+            except OSError:
+                if not each.is_dir():  # some network disks know no fsync of a folder
+                    raise
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError), _opened(folder) as number:
+        os.fsync(number)
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a sibling path to write to; it is moved to `path` when the block ends well and removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffixes are kept because writers choose their format (and compression) by them.
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = _aside(path)
     try:
         yield part
+        _onto_the_disk(part)
         os.replace(part, path)
+        _sync_folder(path.parent)
     finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+        _remove(part)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,69 +103,158 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not readable as JSON ({error})", "a file coinseg wrote", "remove it and run again") from error
 
 
-def _running(pid: int) -> bool:
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def remove_leftovers(folder: Path) -> None:
-    """Remove the half-written files that killed processes left below a folder."""
-    for part in list(folder.rglob(".part-*")):
-        found = re.match(r"\.part-(\d+)-", part.name)
-        if found and part.is_file() and not _running(int(found[1])):
-            part.unlink()
+    """Remove what killed processes left half-written below a folder, which the caller holds (`locked`): nobody else is at it.
+
+    Whether the process of a name still runs is not asked: another one may have its number by now, or it was of another machine.
+    """
+    for part in list(folder.rglob(f"{PART}*")):
+        if _HALF.match(part.name):
+            _remove(part)
+
+
+def holds_nothing(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what a command leaves that was killed before it wrote anything."""
+    return not any(not _HALF.match(path.name) and path.name != LOCK for path in folder.iterdir())
 
 
 @contextmanager
 def directory_written_aside(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling directory; at a good end it takes the place of `path`, whatever was there before."""
+    """Yield an empty sibling directory; at a good end it takes the place of `path`, whatever was there before.
+
+    What was there before is moved away whole and removed afterwards: `path` is the old folder, for an instant none, or the new one,
+    never a part of one. The caller holds the place (`locked`, `claimed`); what killed ones left of it is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for other in path.parent.iterdir():
-        found = re.fullmatch(rf"\.part-(\d+)-{re.escape(path.name)}", other.name)
-        if found and other.is_dir() and not _running(int(found[1])):
-            shutil.rmtree(other)  # left by a process that was killed
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    part = _aside(path)
+    old = part.with_name(f"{part.name}.old")
+    _remove_parts_of(path)
     part.mkdir()
     try:
         yield part
+        _onto_the_disk(part)
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, old)
         os.replace(part, path)
+        _sync_folder(path.parent)
     finally:
-        if part.exists():
-            shutil.rmtree(part)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        _remove(part)
+        _remove(old)
+
+
+def _remove_parts_of(path: Path) -> None:
+    """Remove what killed processes left of one file or folder."""
+    for other in path.parent.iterdir():
+        if re.fullmatch(rf"{re.escape(PART)}\d+-{re.escape(path.name)}(\.old)?", other.name):
+            _remove(other)
+
+
+@contextmanager
+def _held(file: Path, place: Path) -> Iterator[None]:
+    """Hold a lock file for this process; the folders made for it go again when nothing came into them."""
+    missing = [folder for folder in file.parents if not folder.exists()]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"another coinseg is writing to {place}", "one at a time", "wait until it has ended, or choose another -o"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        for folder in missing:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder` (made where it is missing) for this process; the system lets go of it however the process ends.
 
+    What killed processes left half-written in it is removed.
+
     Raises:
         UserError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / ".lock"
-    lock = FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"another coinseg is writing to {folder}", "one at a time", "wait until it has ended, or choose another -o"
-        ) from error
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)  # still held: whoever comes now makes a new one
-        lock.release()
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # refused before anything was written
+    file = folder / LOCK
+    with _held(file, folder):
+        try:
+            remove_leftovers(folder)
+            yield
+        finally:
+            file.unlink(missing_ok=True)  # still held: whoever comes now makes a new one
+
+
+class Claim:
+    """Places that one command holds.
+
+    Args:
+        file: the lock; once the command moves its outputs into place their names stand in it, so that after a kill in between the
+            same command may replace its own.
+        places: of the outputs.
+        overwrite: whether what lies there may be replaced.
+    """
+
+    def __init__(self, file: Path, places: Sequence[Path], overwrite: bool) -> None:
+        self.file, self.places = file, [place.absolute() for place in places]
+        self.names = [str(place) for place in self.places]
+        left = file.read_text(encoding="utf-8").splitlines()
+        unfinished, self._left = left == self.names, bool(left)
+        self.may_replace = overwrite or unfinished
+        """Whether what lies at the places may be replaced: it was asked for, or is what this very command left when it was killed."""
+        self._before = self._there()
+
+    def begin(self) -> None:
+        """From here on outputs are moved into place."""
+        self.file.write_text("\n".join(self.names), encoding="utf-8")
+        self.may_replace = True
+
+    def _there(self) -> list[int | None]:
+        return [place.stat().st_ino if place.exists() else None for place in self.places]
+
+    def end(self, well: bool) -> None:
+        """Take the names back: of what was made, or where nothing was moved and no killed command had left any."""
+        if well or (not self._left and self._there() == self._before):
+            self.file.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
+    """Hold the outputs, files or a folder, that one command makes whole and moves into place; see `Claim`.
+
+    Raises:
+        UserError: another process holds the first of them.
+    """
+    file = places[0].with_name(f"{LOCK}-{places[0].name}")
+    with _held(file, places[0]):
+        claim = Claim(file, places, overwrite)
+        well = False
+        try:
+            for place in places:
+                if place.parent.is_dir():
+                    _remove_parts_of(place)
+            yield claim
+            well = True
+        finally:
+            claim.end(well)
+
+
+def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise `UserError` where an output would replace an input or lie inside one."""
+    theirs = {path.resolve(): path for path in inputs}
+    for out in outputs:
+        place = out.resolve()
+        if met := next((path for path in (place, *place.parents) if path in theirs), None):
+            raise UserError(
+                f"{out} {'is' if met == place else 'lies inside'} the input {theirs[met]}",
+                "an output elsewhere",
+                "choose another -o",
+            )
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

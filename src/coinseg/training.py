@@ -37,8 +37,9 @@ from .engine import (
     silent,
     to_device,
 )
-from .errors import UserError
+from .errors import UserError, memory_for
 from .health import Health
+from .memory import by_parts
 from .methods import COUNTERFACTUAL
 from .metrics import classification_scores, scan_scores
 from .storage import key_of, read_json, write_json
@@ -85,6 +86,7 @@ def classifier_key(store: SliceStore, settings: Settings) -> str:
     return key_of([store.meta["key"], asdict(settings.anomaly), asdict(settings.classifier), settings.seed])
 
 
+@memory_for("classifier.batch")
 def train_classifier(store: SliceStore, settings: Settings, folder: Path, report: Report = silent) -> Classifier:
     """Train f on image labels, or load it when it is already there for this very data and settings.
 
@@ -114,7 +116,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
     network.train()
-    for step in range(start, s.steps):
+    for step in stage.steps(start, s.steps):
         seed_step(settings.seed, step)
         for group in optimiser.param_groups:
             group["lr"] = s.lr * one_cycle(step, s.steps)
@@ -130,11 +132,11 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
             require_finite(values, step + 1, "classifier.lr")
             stage.log(step + 1, values)
             report("classifier", step + 1, s.steps, values)
-        if (step + 1) % settings.engine.checkpoint_every == 0:
-            stage.save(step + 1, f=f.state_dict(), optimiser=optimiser.state_dict())
+        if stage.due(step + 1, settings.engine.checkpoint_every):
+            stage.save(step + 1, "classifier.lr", f=f.state_dict(), optimiser=optimiser.state_dict())
     f.frozen()
     held = TrainingSlices(store, settings.anomaly, settings.seed, VALIDATION)
-    stage.finish(f, "model.safetensors", scores=score_classifier(f, held, fabric, s.threshold), model=s.name)
+    stage.finish(f, "model.safetensors", "classifier.lr", scores=score_classifier(f, held, fabric, s.threshold), model=s.name)
     stage.close()
     return f
 
@@ -144,7 +146,7 @@ def predict(f: nn.Module, slices: TrainingSlices, members: np.ndarray, fabric: F
     found, labels = [], []
     for chunk in in_chunks(slices, members):
         batch = slices.batch(chunk)
-        found.append(probabilities(f, images_to(fabric, batch.image)).cpu().numpy())
+        found += by_parts(lambda part: probabilities(f, images_to(fabric, part)).cpu().numpy(), batch.image)
         labels.append(batch.label.numpy())
     return np.concatenate(found), np.concatenate(labels).astype(np.int64)
 
@@ -167,6 +169,7 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     return key_of([store.meta["key"], asdict(settings.anomaly), digest.hexdigest(), asdict(settings.coin), settings.seed])
 
 
+@memory_for("coin.batch")
 def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path, report: Report = silent) -> Generator:
     """Train the generator (of COIN, or of Singla et al.: `coin.conditions`) against a frozen classifier, or load it when it is already there for the same inputs.
 
@@ -204,11 +207,11 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         "g_optimiser": g_optimiser,
         "d_optimiser": d_optimiser,
     }
-    start = 0
+    start, values = 0, dict[str, float]()
     if state := stage.resume():
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        start = state["step"]
+        start, values = state["step"], state.get("values", {})
     g, g_step = fabric.setup(compiled(generator, settings.engine), g_optimiser)
     # Not compiled: spectral normalisation updates itself in place between its two passes of a step.
     d, d_step = fabric.setup(discriminator, d_optimiser)
@@ -216,8 +219,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     d.train()
     method = coin if s.conditions == 1 else singla
     health = Health(slices, f, kept, fabric, settings)
-    values: dict[str, float] = {}
-    for step in range(start, s.steps):
+    for step in stage.steps(start, s.steps):
         seed_step(settings.seed, step)
         members, epoch = slices.members_of_step(step, s.batch, balanced=True)
         for group in (*g_optimiser.param_groups, *d_optimiser.param_groups):
@@ -245,8 +247,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             fabric.backward(loss)
             d_step.step()
             values["discriminator"] = loss.item()
+        require_finite(values, step + 1, "coin.lr")
         if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            require_finite(values, step + 1, "coin.lr")
             stage.log(step + 1, values)
             report("coin", step + 1, s.steps, values)
         if (step + 1) % settings.engine.sample_every == 0:
@@ -255,11 +257,11 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             report("coin", step + 1, s.steps, facts)
             for warning in health.warnings(facts) if 2 * (step + 1) >= s.steps else []:
                 report(f"warning: {warning}", step + 1, s.steps, {})
-        if (step + 1) % settings.engine.checkpoint_every == 0:
-            stage.save(step + 1, **{name: part.state_dict() for name, part in parts.items()})
+        if stage.due(step + 1, settings.engine.checkpoint_every):
+            stage.save(step + 1, "coin.lr", values=values, **{name: part.state_dict() for name, part in parts.items()})
     result = cast(Generator, kept.module)
     facts = health.look(folder / "samples" / "final.png", result)
-    stage.finish(result, "generator.safetensors", health=facts, warnings=health.warnings(facts))
+    stage.finish(result, "generator.safetensors", "coin.lr", health=facts, warnings=health.warnings(facts))
     stage.close()
     return result.eval()
 

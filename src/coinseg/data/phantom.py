@@ -5,16 +5,16 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from ..errors import UserError
-from ..storage import directory_written_aside, read_json, require_room, write_json, written_aside
+from ..processes import workers
+from ..storage import directory_written_aside, holds_nothing, locked, read_json, require_room, write_json, written_aside
 from .phantom_anatomy import (
     Body,
     add_scanner,
@@ -116,7 +116,7 @@ def _claim(out: Path, settings: PhantomSettings) -> None:
         if found != mine:
             got = f"{out} holds a phantom cohort made with {found}"
             raise UserError(got, f"the same settings ({mine})", "choose another folder or these settings")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and not holds_nothing(out):
         raise UserError(f"{out} is not empty and has no phantom.json", "an empty or new folder", "choose another folder")
     else:
         require_room(out, int(1.6 * settings.patients * settings.slices * settings.size**2), "the phantom cohort")
@@ -156,14 +156,17 @@ def write_cohort(
         processes: worker processes; 0 takes one for each CPU, 1 works in this process.
         progress: called with (finished, all) patients.
     """
-    _claim(out, settings)
-    missing = [i for i in range(settings.patients) if not (out / _name(i)).exists()]
-    done = settings.patients - len(missing)
-    for _ in _run(out, settings, missing, processes or os.cpu_count() or 1):
-        done += 1
-        if progress is not None:
-            progress(done, settings.patients)
-    _tables(out, settings)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "a folder for the cohort", "choose another folder")
+    with locked(out):
+        _claim(out, settings)
+        missing = [i for i in range(settings.patients) if not (out / _name(i)).exists()]
+        done = settings.patients - len(missing)
+        for _ in _run(out, settings, missing, processes or os.cpu_count() or 1):
+            done += 1
+            if progress is not None:
+                progress(done, settings.patients)
+        _tables(out, settings)
 
 
 def _run(out: Path, settings: PhantomSettings, missing: list[int], processes: int) -> Iterator[int]:
@@ -172,9 +175,6 @@ def _run(out: Path, settings: PhantomSettings, missing: list[int], processes: in
         for index in missing:
             yield _write_patient(out, settings, index)
         return
-    pool = ProcessPoolExecutor(min(processes, len(missing)), get_context("spawn"))
-    try:
+    with workers(min(processes, len(missing)), "--processes") as pool:
         for future in as_completed([pool.submit(_write_patient, out, settings, i) for i in missing]):
             yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -56,6 +56,22 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     return key_of([FORMAT, stamps, labels, masks, asdict(settings.data), settings.seed, injected])
 
 
+def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
+    """Whether the store at `root`, where there is one, is that of these files and settings."""
+    made = root / "store.json"
+    return not made.exists() or read_json(made).get("key") == store_key(cohort, settings)
+
+
+def require_same_files(cohort: Cohort, settings: Settings, root: Path) -> None:
+    """Raise `UserError` where there is a store of files as they were, before they changed."""
+    if not same_files(cohort, settings, root):
+        raise UserError(
+            f"the files of the data are not those that {root.parent} was made of (size, time of change, labels)",
+            "the same files to go on with it",
+            "choose another -o, or give --overwrite to redo everything",
+        )
+
+
 def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
     """0, 1, or -1 for "unknown", and whether training must leave the slice out.
 
@@ -78,6 +94,20 @@ def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
     if not case.volume or case.label != 1 or level == "slice":
         return False
     return level == "scan" or (used > 1 and not case.slice_labels)
+
+
+def require_there(case: Case, error: UserError) -> None:
+    """Raise `UserError` where a case cannot be read because a file of it is gone: a layout names only files that were there.
+
+    A disk that is lost on the way must not pass for a hundred broken scans.
+    """
+    files = [case.image, *(mask.path for mask in (*case.organ, *case.lesion))]
+    if gone := [file for file in files if not parts_of(file)]:
+        raise UserError(
+            f"{gone[0]} is gone since the command began",
+            "data that stay where they are",
+            "put them back, then give the same command again",
+        ) from error
 
 
 class SliceStore:
@@ -246,6 +276,7 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
                 writer.add(case, load_case(case))
                 unused += [case.id] if len(writer.rows) == before else []
             except UserError as error:
+                require_there(case, error)
                 problems.append(f"{case.id}: {error}")
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")

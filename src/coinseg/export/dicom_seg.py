@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +105,7 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
 
 def write_dicom_seg(
     mask: ScanMask, source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None, label: str = "Lesion",
-    overwrite: bool = False,
+    overwrite: bool = False, begin: Callable[[], object] = bool,
 ) -> None:  # fmt: skip
     """Write a binary SEG with one segment: a lesion (SNOMED CT), found by an automatic algorithm.
 
@@ -116,6 +116,7 @@ def write_dicom_seg(
         affine: of a canonical mask, see `frames_of`.
         label: of the segment, for people.
         overwrite: replace `out`.
+        begin: called before `out` is put into place.
 
     Raises:
         UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks what a SEG must repeat.
@@ -136,6 +137,7 @@ def write_dicom_seg(
         with warnings.catch_warnings(), written_aside(out) as part:
             warnings.simplefilter("ignore")  # on an empty mask, and on values of the source that are repeated as they are
             _segmentation(frames, source_datasets, label).save_as(part)
+            begin()
     except (AttributeError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"the series cannot carry a segmentation ({' '.join(str(error).split())[:200]})",

@@ -20,7 +20,7 @@ from typing import Any
 from ..config import EngineSettings, Settings
 from ..errors import UserError
 from ..runs import Run, load
-from ..storage import directory_written_aside, read_json, write_json
+from ..storage import claimed, directory_written_aside, read_json, write_json
 
 SCHEMA = 1
 KEPT = ("seed", "scores", "threshold", "versions")
@@ -42,14 +42,16 @@ def new_folder(out: Path, overwrite: bool, ours: str) -> Iterator[Path]:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
-    if out.is_dir() and any(out.iterdir()):
-        made = read_json(out / ours) if (out / ours).is_file() else None
-        if not isinstance(made, dict) or "coinseg" not in made:
-            raise UserError(f"{out} exists and holds something else", "a new folder", "choose another -o")
-        if not overwrite:
-            raise UserError(f"{out} exists", "a new folder", "choose another -o or give --overwrite")
-    with directory_written_aside(out) as part:
-        yield part
+    with claimed(out, overwrite=overwrite) as claim:
+        if out.is_dir() and any(out.iterdir()):
+            made = read_json(out / ours) if (out / ours).is_file() else None
+            if not isinstance(made, dict) or "coinseg" not in made:
+                raise UserError(f"{out} exists and holds something else", "a new folder", "choose another -o")
+            if not claim.may_replace:
+                raise UserError(f"{out} exists", "a new folder", "choose another -o or give --overwrite")
+        with directory_written_aside(out) as part:
+            yield part
+            claim.begin()
 
 
 def portable(settings: Settings) -> Settings:
