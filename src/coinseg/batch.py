@@ -49,7 +49,7 @@ def inputs(source: Path) -> list[Path]:
 
 def segment_path(
     source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report,
-    counterfactual: Path | None = None, difference: Path | None = None, command: str = "",
+    counterfactual: Path | None = None, difference: Path | None = None, command: str = "", classifier: str | None = None,
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Segment a file to a file, or a folder to a folder; a DICOM folder to a file when `out` has the name of a volume.
 
@@ -69,7 +69,7 @@ def segment_path(
     maps = [target for target in (counterfactual, difference) if target]
     if maps:
         _require_places(source, [out, *maps], overwrite)
-    run = load(model, accelerator)
+    run = load(model, accelerator, classifier)
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
     labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
     organs = [MaskSource(path, values) for path in organ for values in labels]

@@ -13,6 +13,12 @@ EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 1
 """What the command line returns; 141 where the reader of its output went away (128 + SIGPIPE, as the shell has it)."""
 
 
+def plain(text: str, most: int = 2000) -> str:
+    """Text for a terminal or a log: names and cells of somebody's data can bring neither lines nor escape sequences, nor fill it."""
+    shown = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in shown)
+
+
 class UserError(Exception):
     """A problem with the input or the settings, worded for the person who can mend it.
 
@@ -24,7 +30,7 @@ class UserError(Exception):
 
     def __init__(self, got: str, required: str, do: str) -> None:
         self.got, self.required, self.do = got, required, do
-        super().__init__(f"{got}; required: {required}; {do}".replace("\n", " "))
+        super().__init__("; ".join(map(plain, (got, f"required: {required}", do))))
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -45,7 +51,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from the last checkpoint"
     if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
-        return (
+        return plain(
             f"{error.strerror} ({error.filename}); required: a writable disk with room; free some space or choose another output"
         )
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".replace("\n", " ")
+    return str(error) if isinstance(error, UserError) else plain(f"{type(error).__name__}: {error}")

@@ -35,7 +35,7 @@ from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
 from .scan_table import highest, measure, write_table
 from .settings import differences, settings_from
-from .storage import read_json, require_room, write_json, write_text, written_aside
+from .storage import read_json, read_yaml, require_room, write_json, write_text, written_aside
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
 from .witnesses import INHERITED, select_witnesses
@@ -55,8 +55,8 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
     if file.exists():
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        source = Path(stored["data"])
+        stored = read_yaml(file, "data", "settings")
+        source = Path(str(stored["data"]))
         changed = differences(settings_from(stored["settings"]), settings)
         if data is not None and data.resolve() != source:
             changed.insert(0, f"data: {source} -> {data.resolve()}")

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from ..errors import UserError
+from .limits import MAX_BEHIND
 from .scan_files import voxel_file
 from .voxels import broken, require_three
 
@@ -29,29 +30,31 @@ def check_header(path: Path) -> None:
         _check_meta(path, start)
 
 
-def check_voxels(path: Path) -> None:
-    """Raise `UserError` when compressed voxels do not fit their checksum; voxels that are not compressed have none."""
+def check_voxels(path: Path, claimed: int) -> None:
+    """Raise `UserError` when compressed voxels do not fit their checksum or the bytes the header claims; others have none."""
     with path.open("rb") as file:
         start = file.read(_HEADER)
     if path.suffix.lower() == ".nrrd":
         head = re.match(rb"(?s).*?\r?\n\r?\n", start)
         if head and re.search(rb"(?im)^encoding: *(gz|gzip)\s*$", head[0]):
-            _inflate(path, path, head.end(), 31)
+            _inflate(path, path, head.end(), 31, claimed)
     elif re.search(rb"(?im)^CompressedData *= *true", start):
         head = re.match(rb"(?s).*?^ElementDataFile[^\n]*\n", start, re.MULTILINE)
         local = path.suffix.lower() == ".mha"
         if head:
-            _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15)
+            _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15, claimed)
 
 
-def _inflate(path: Path, file: Path, offset: int, window: int) -> None:
+def _inflate(path: Path, file: Path, offset: int, window: int, claimed: int) -> None:
     """Run through a deflate stream that begins at `offset`; its checksum is at its end."""
-    stream = zlib.decompressobj(window)
+    stream, found = zlib.decompressobj(window), 0
     try:
         with file.open("rb") as packed:
             packed.seek(offset)
             while not stream.eof and (block := stream.unconsumed_tail or packed.read(_BLOCK)):
-                stream.decompress(block, _BLOCK)
+                found += len(stream.decompress(block, _BLOCK))
+                if found > claimed + MAX_BEHIND:
+                    raise broken(path, "its voxels unpack to more bytes than its header claims", _WHAT)
     except (OSError, zlib.error) as error:
         raise broken(path, error, _WHAT) from error
     if not stream.eof:

@@ -22,15 +22,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from ..errors import UserError
-from .voxels import DEFLATE_LIMIT, MAX_BYTES
+from .limits import ARCHIVE_FREE, ARCHIVE_LIMIT, DEFLATE_LIMIT, MAX_BYTES, MAX_FILES
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 """Endings of files that are one volume."""
 ARCHIVE = ".zip"
 SLICE_SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings of files that must be DICOM; of any other name those are that have DICOM's mark."""
-MAX_FILES = 50_000
-"""Folders and archives with more files than this are no scan."""
 Members = Mapping[str, Callable[[], IO[bytes]]]
 """Files of a scan by their name below its folder, each to be opened for reading."""
 _PREAMBLE = 132
@@ -154,10 +152,11 @@ def _require_safe(place: Path, archive: zipfile.ZipFile) -> None:
     if any(info.flag_bits & 1 for info in infos):
         raise UserError(f"{place} is locked with a password", "an open .zip", "unpack it and give the folder")
     size, packed = sum(info.file_size for info in infos), place.stat().st_size
-    if size > MAX_BYTES or size > packed * DEFLATE_LIMIT:
+    most = DEFLATE_LIMIT if size <= ARCHIVE_FREE else ARCHIVE_LIMIT
+    if size > MAX_BYTES or size > packed * most:
         raise UserError(
             f"{place} would unpack from {packed} to {size} bytes",
-            f"at most {MAX_BYTES // 2**30} GiB and {DEFLATE_LIMIT} times its own size",
+            f"at most {MAX_BYTES // 2**30} GiB and {most} times its own size",
             "pack one scan only, or unpack it and give the folder",
         )
 
