@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -166,11 +167,10 @@ class Stage:
 def read_stats(path: Path) -> list[dict[str, float]]:
     """The lines of a stats.jsonl; a last line cut short by a kill is left out."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            lines += [values] if isinstance(values, dict) and all(isinstance(v, int | float) for v in values.values()) else []
     return lines
 
 

@@ -14,6 +14,8 @@ from .voxels import broken, require_three
 
 _HEADER = 2**16
 _LINE = 2000
+_FIELD, _PAIR = 500, 2**14
+"""Characters in a line of a NRRD header: of a field, and of a key := value, where programs keep notes of their own."""
 _BLOCK = 2**20
 _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
@@ -65,7 +67,10 @@ def _check_nrrd(path: Path, start: bytes) -> None:
     head = re.match(rb"(?s)NRRD000\d.*?\r?\n\r?\n", start)
     if head is None:
         raise broken(path, "it has no NRRD header", _WHAT)
-    if re.search(rb"(?im)^data ?file:", head[0]):
+    # teem, ITK's reader of NRRD, writes a long value over the end of its message about it.
+    if any(len(line) > (_PAIR if b":=" in line else _FIELD) for line in head[0].split(b"\n")):
+        raise broken(path, "its header has lines of absurd length", _WHAT)
+    if re.search(rb"(?im)^\s*data ?file:", head[0]):
         raise UserError(f"{path} is a header without its voxels", "one .nrrd file", "save it again as .nrrd")
 
 

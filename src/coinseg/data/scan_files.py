@@ -98,7 +98,8 @@ def voxel_file(header: Path) -> Path:
     with header.open("rb") as file:
         found = re.search(rb"(?m)^ElementDataFile *= *([^\r\n/\\%\0]+?) *\r?$", file.read(2**16))
     name = found[1].decode("utf-8", "replace") if found else ""
-    return header if name.upper() in ("", "LOCAL", "LIST", ".", "..") else header.with_name(name)
+    named = name.upper() not in ("", "LOCAL", "LIST", ".", "..") and len(name.encode()) < 256
+    return header.with_name(name) if named else header
 
 
 def public_name(name: str) -> str:
