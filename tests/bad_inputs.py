@@ -451,6 +451,7 @@ CASES: list[Bad] = [
     Bad(DICOM, "a compressed frame that claims 60000 x 60000", another_frame),
     Bad(DICOM, "an archive with a name that leads out of it", archive(lambda file: file.writestr("../../x.dcm", b"x"))),
     Bad(DICOM, "an archive with an absolute name", archive(lambda file: file.writestr("/etc/x.dcm", b"x"))),
+    Bad(DICOM, "an archive with a file without a name", archive(lambda file: file.writestr(zipfile.ZipInfo("\0"), b"x"))),
     Bad(DICOM, "an archive that unpacks to 1000 times its size", archive(huge_member), True),
     Bad(DICOM, "a locked archive", flagged),
     Bad(DICOM, "a broken archive", given("scan.zip", b"PK\x03\x04" + bytes(200))),

@@ -83,12 +83,20 @@ def _filled(base: Any, values: dict[str, Any], prefix: str) -> Any:
             value = float(value)
         if not is_bearable(value, hint):
             wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            raise UserError(f"{prefix}{name} is {value!r}", wanted, "mend the setting")
+            raise UserError(f"{prefix}{name} is {_shown(value)}", wanted, "mend the setting")
         low, high = RANGES.get(f"{prefix}{name}", (-math.inf, math.inf))
         if isinstance(value, int | float) and not low <= value <= high:
-            raise UserError(f"{prefix}{name} is {value:g}", f"{low:g} to {high:g}", "mend the setting")
+            raise UserError(f"{prefix}{name} is {_shown(value)}", f"{low:g} to {high:g}", "mend the setting")
         changed[name] = value
     return replace(base, **changed)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; Python writes no whole number of more than 4300 digits."""
+    try:
+        return repr(value)[:300]
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def own_module(settings: ClassifierSettings) -> str | None:
