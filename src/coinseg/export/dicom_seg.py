@@ -27,6 +27,10 @@ ALLOWED_EMPTY = (
     "ReferringPhysicianName",
 )  # fmt: skip
 """Elements of type 2 that a SEG repeats from its series: they must be there, and may be empty."""
+_OF_PATIENTS = (0x0010, 0x0012, 0x0032, 0x0038)
+"""Groups of elements about the patient, trials, requests and visits."""
+_KEPT = (*ALLOWED_EMPTY, "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
+"""What of them is repeated: by what the object is found in its study, and that the rest was removed."""
 _RAS = np.array([-1.0, -1.0, 1.0])
 """DICOM's axes run to the left and to the back, NIfTI's to the right and to the front."""
 
@@ -133,7 +137,7 @@ def write_dicom_seg(
             raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
         with warnings.catch_warnings(), written_aside(out) as part:
             warnings.simplefilter("ignore")  # on an empty mask, and on values of the source that are repeated as they are
-            _segmentation(frames, source_datasets, label).save_as(part)
+            _least(_segmentation(frames, source_datasets, label)).save_as(part)
     except UserError:
         raise
     except Exception as error:  # highdicom and pydicom, on the tags of a stranger; what they say quotes values of the patient.
@@ -163,6 +167,15 @@ def _completed(dataset: Dataset) -> Dataset:
         if name not in whole:
             setattr(whole, name, "")
     return whole
+
+
+def _least(segmentation: Dataset) -> Dataset:
+    """The object without what is optional and says more of the patient (comments, other ids, age, description of the study)."""
+    for element in list(segmentation):
+        about = element.tag.group in _OF_PATIENTS or element.keyword == "StudyDescription"
+        if about and element.keyword not in _KEPT:
+            del segmentation[element.tag]
+    return segmentation
 
 
 def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:
