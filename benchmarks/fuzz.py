@@ -71,6 +71,7 @@ def instrumented() -> contextlib.AbstractContextManager[None]:
 def guided(name: str, seconds: float, out: Path) -> None:
     """Let atheris choose; it ends the process when the time is over or a defect is found."""
     import atheris
+
     from fuzz_targets import TARGETS, attempt
 
     target, folder = TARGETS[name], Path(tempfile.mkdtemp())
@@ -106,7 +107,9 @@ def main() -> None:
         hung = process.is_alive()
         process.kill()
         counts = folder / "counts.json"
-        print(name, "HANGS" if hung else f"ended with {process.exitcode}", counts.read_text() if counts.exists() else "", flush=True)
+        print(
+            name, "HANGS" if hung else f"ended with {process.exitcode}", counts.read_text() if counts.exists() else "", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 import torch
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless
@@ -69,7 +68,15 @@ class Evil:
 
 
 def segment(file: str, model: str = "model") -> Words:
-    return ["segment", "-i", file, "-o", f"mask{'.png' if file.endswith(('.png', '.tif', '.jpg', '.bmp')) else '.nii.gz'}", "--model", model]
+    return [
+        "segment",
+        "-i",
+        file,
+        "-o",
+        f"mask{'.png' if file.endswith(('.png', '.tif', '.jpg', '.bmp')) else '.nii.gz'}",
+        "--model",
+        model,
+    ]
 
 
 def given(name: str, content: bytes, kind: str = "hu") -> Callable[[Path], Words]:
@@ -353,14 +360,19 @@ def taken(root: Path) -> Words:
     return ["run", "data", "-o", "out"]
 
 
-def seg(mask: str = "mask.nii.gz", out: str = "mask.dcm", edit: Callable[[list], object] | None = None, folder: str = "series") -> Callable[[Path], Words]:
+def seg(
+    mask: str = "mask.nii.gz", out: str = "mask.dcm", edit: Callable[[list], object] | None = None, folder: str = "series"
+) -> Callable[[Path], Words]:
     """A mask and the series it belongs to."""
 
     def make(root: Path) -> Words:
         ids = {"FrameOfReferenceUID": "1.2.9"}
         write_series(root / "series", scan_of(), edit=lambda f: (each(**ids)(f), edit and edit(f)), signed=True)
         nib.save(nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), PLAIN), root / "mask.nii.gz")
-        nib.save(nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), PLAIN + np.eye(4)[:, [3] * 4] * 0 + np.diag([0.3, 0, 0, 0])), root / "other.nii.gz")
+        nib.save(
+            nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), PLAIN + np.eye(4)[:, [3] * 4] * 0 + np.diag([0.3, 0, 0, 0])),
+            root / "other.nii.gz",
+        )
         (root / "nothing").mkdir()
         return ["export-seg", mask, "--dicom", folder, "-o", out]
 
@@ -392,7 +404,9 @@ def layout_rows() -> Iterator[Bad]:
 
 VOLUMES, DICOM, IMAGES, MODELS = "Volumes", "DICOM and archives", "Images", "Model folders and weights"
 SETTINGS, TABLES, PLACES = "Settings and commands", "Tables and dataset.json", "Inputs and outputs"
-BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9))
+BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
+)
 DEEP = "[" * 5000 + "]" * 5000
 FILES = "file,label\nmade/normal/i00.png,0\n"
 

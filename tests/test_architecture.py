@@ -174,7 +174,9 @@ def unsafe(path: Path) -> list[str]:
         name, given = ast.unparse(call.func), {ast.unparse(k) for k in call.keywords}
         wrong = name in NEVER_CALLED or not ONLY_WITH.get(name, given) <= given
         wrong |= path.name not in ONLY_IN.get(name, {path.name})
-        wrong |= name.split(".")[-1] in ("extract", "extractall", "loadlib") or "shell=True" in given or "allow_pickle=True" in given
+        wrong |= (
+            name.split(".")[-1] in ("extract", "extractall", "loadlib") or "shell=True" in given or "allow_pickle=True" in given
+        )
         wrong |= name == "timm.create_model" and "'file'" in ast.unparse(call)
         found += [f"{call.lineno}: {name}"] if wrong else []
     return found

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coinseg.config import Settings
-from coinseg.data.dicom import size_of_frame
+from coinseg.data.dicom_frames import size_of_frame
 from coinseg.errors import UserError, plain
 from coinseg.settings import RANGES, setting_names, settings_from
 from coinseg.storage import csv_text, read_json, read_yaml, safe_cell

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,7 +32,16 @@ SECRET = {
 }  # fmt: skip
 WORDS = ("SENTINEL", "GRETA", "OTTO", "19440817", "20110922", "5551212", "4711", "3680043.88", "3680043.99")
 SERIES = "1.2.826.0.1.3680043.88"
-IN_A_SEG = {"PatientName", "PatientID", "PatientBirthDate", "StudyDate", "AccessionNumber", "ReferringPhysicianName", "StudyInstanceUID", "StudyID"}
+IN_A_SEG = {
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "StudyDate",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyInstanceUID",
+    "StudyID",
+}
 
 
 def patients(root: Path) -> Path:
@@ -90,12 +98,26 @@ def test_no_identifier_of_dicom_leaves_its_file(
     assert cli.main(["segment", "-i", str(data / "p1"), "-o", str(out / "one.nrrd"), *model]) == 0
     assert cli.main(["export", str(out / "run"), "-o", str(out / "model")]) == 0
     assert cli.main(["export-nnunet", str(data), "--masks", str(out / "masks"), "-o", str(out / "Dataset001_x")]) == 0
-    assert cli.main(["export-seg", str(out / "one.nii.gz"), "--dicom", str(data / "p1"), "-o", str(tmp_path / "seg" / "m.dcm")]) == 0
+    assert (
+        cli.main(["export-seg", str(out / "one.nii.gz"), "--dicom", str(data / "p1"), "-o", str(tmp_path / "seg" / "m.dcm")]) == 0
+    )
     files = everything(out)
-    assert {"run/report.html", "run/manifest.json", "run/slices/index.csv", "masks/index.csv", "run/evaluation/slices.csv"} <= files.keys()
+    assert {
+        "run/report.html",
+        "run/manifest.json",
+        "run/slices/index.csv",
+        "masks/index.csv",
+        "run/evaluation/slices.csv",
+    } <= files.keys()
     said = capfd.readouterr()
     warned = "".join(str(w.message) for w in recwarn)
-    assert told(files | {"stdout": said.out.encode(), "stderr": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}) == []
+    assert (
+        told(
+            files
+            | {"stdout": said.out.encode(), "stderr": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}
+        )
+        == []
+    )
     # A SEG belongs to the study; what else the series says of the patient stays behind.
     seg = dcmread(tmp_path / "seg" / "m.dcm")
     here = {e.keyword for e in seg.iterall() if any(word in str(e.value) for word in WORDS)}
@@ -124,7 +146,11 @@ BREAKS: dict[str, Callable[[list[Dataset]], object]] = {
 
 @pytest.mark.parametrize("how", BREAKS)
 def test_errors_name_nobody(
-    tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+    tmp_path: Path,
+    how: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     scan = hounsfield(labelled()).T
@@ -151,13 +177,22 @@ def test_errors_name_nobody(
     said = capfd.readouterr()
     assert said.err.count("coinseg: error:") >= 2
     warned = "".join(str(w.message) for w in recwarn)
-    assert told({"out": said.out.encode(), "err": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}) == []
+    assert (
+        told({"out": said.out.encode(), "err": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}) == []
+    )
 
 
 def test_names_of_files_run_nothing_in_a_report_or_a_spreadsheet(tmp_path: Path) -> None:
     """A whole run on images and folders with hostile names."""
     data, out = write_images(tmp_path / "<b onload=x>'\"&", patients=4, each=2), tmp_path / "out"
-    names = {"i00": "=cmd|' C'!A0", "i01": "<script>alert(1)</script>".replace("/", "_"), "i02": "@SUM(1)", "i03": '"><img src=x onerror=y>', "i05": "-1+1", "i07": "{{7*7}}"}
+    names = {
+        "i00": "=cmd|' C'!A0",
+        "i01": "<script>alert(1)</script>".replace("/", "_"),
+        "i02": "@SUM(1)",
+        "i03": '"><img src=x onerror=y>',
+        "i05": "-1+1",
+        "i07": "{{7*7}}",
+    }
     for path in sorted(data.rglob("*.png")):
         if path.stem in names:
             path.rename(path.with_name(f"{names[path.stem]}.png"))
@@ -175,46 +210,3 @@ def test_names_of_files_run_nothing_in_a_report_or_a_spreadsheet(tmp_path: Path)
         for cell in re.split(r"[,\n]", table.read_text()):
             assert not re.match(r'"?[=@\t]', cell), f"{table}: {cell}"
             assert not re.match(r'"?[+-]', cell) or float(cell) < 1e9
-
-
-def test_inputs_outside_are_not_found_by_a_table(tmp_path: Path) -> None:
-    """A link beside the table is followed: it was made by who keeps the folder."""
-    data = write_images(tmp_path / "elsewhere", patients=4, each=2)
-    (tmp_path / "data").mkdir()
-    rows = "".join(f"link/{path.relative_to(data)},{int(path.parent.name == 'abnormal')}\n" for path in sorted(data.glob("*normal/*")))
-    text(tmp_path / "data" / "labels.csv", f"file,label\n{rows}")
-    assert cli.main(["inspect", str(tmp_path / "data")]) == 2
-    (tmp_path / "data" / "link").symlink_to(data)
-    assert cli.main(["inspect", str(tmp_path / "data")]) == 0
-
-
-def test_a_module_of_its_own_is_run_only_when_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from dataclasses import replace
-
-    from conftest import tiny_settings
-    from writers import make_run
-
-    (tmp_path / "their_module.py").write_text(
-        "import pathlib, torch\npathlib.Path(__file__).with_name('RAN').touch()\n"
-        "def make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(1))\n"
-        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.head = torch.nn.Conv2d(1, 1, 3)\n"
-        "    def forward(self, x):\n        return self.head(x).mean((1, 2, 3))\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    settings, ran, name = tiny_settings(), tmp_path / "RAN", "their_module:Net"
-    root = make_run(tmp_path / "run", replace(settings, classifier=replace(settings.classifier, name=name)))
-    ran.unlink()
-    monkeypatch.delitem(__import__("sys").modules, "their_module")
-    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
-    for wrong in (None, "their_module:make"):
-        with pytest.raises(coinseg.UserError, match=f"a module of its own.*--classifier {name}; add it if you trust"):
-            coinseg.load(root, classifier=wrong)
-    words = ["segment", "-i", str(tmp_path / "scan.nii.gz"), "-o", str(tmp_path / "m.nii.gz"), "--model", str(root)]
-    assert cli.main(words) == 2
-    assert cli.main(["export", str(root), "-o", str(tmp_path / "model")]) == 2
-    assert "a module of its own" in capsys.readouterr().err
-    assert not ran.exists()
-    assert cli.main([*words, "--classifier", name]) == 0
-    assert ran.exists()
-    assert cli.main(["export", str(root), "-o", str(tmp_path / "model"), "--classifier", name]) == 0
-    assert coinseg.load(tmp_path / "model", classifier=name).settings.classifier.name == name

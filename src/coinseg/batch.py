@@ -200,7 +200,9 @@ def _segmented(
 def _notes(files: Iterable[Path]) -> list[dict[str, Any]]:
     """What processes noted; a last line cut short by a kill is left out."""
     found = []
-    for line in (line for file in files if file.exists() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()):
+    for line in (
+        line for file in files if file.exists() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+    ):
         with suppress(ValueError):
             found.append(json.loads(line))
     return found

@@ -143,7 +143,7 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing", "a file of pretrained weights", "set classifier.weights")
     try:
         safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
         state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), state)
         if not state or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it holds more than tensors")
@@ -186,7 +186,9 @@ def require_fits(make: Callable[[], nn.Module], path: Path, what: str) -> None:
     except UserError:
         raise
     except (RuntimeError, NotImplementedError, OverflowError, ValueError, TypeError) as error:
-        raise UserError(f"the settings of the {what} are impossible ({type(error).__name__})", "those of a run", "train again") from error
+        raise UserError(
+            f"the settings of the {what} are impossible ({type(error).__name__})", "those of a run", "train again"
+        ) from error
     try:
         with safe_open(path, "pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

@@ -149,7 +149,9 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
             help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks",
         )
         sub.add_argument("--model", type=Path, required=True, help="the output folder of a run")
-        sub.add_argument("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")
+        sub.add_argument(
+            "--classifier", default=None, help="package.module:factory, where the model has a classifier of your own"
+        )
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
@@ -184,7 +186,9 @@ def _fill_telling(sub: Parser, name: str) -> None:
     elif name == "export":
         sub.add_argument("run", type=Path, help="the output folder of a run")
         sub.add_argument("-o", "--out", type=Path, required=True, help="the folder to write")
-        sub.add_argument("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")
+        sub.add_argument(
+            "--classifier", default=None, help="package.module:factory, where the model has a classifier of your own"
+        )
         sub.add_argument("--onnx", action="store_true", help="also f.onnx and generator.onnx, checked against torch")
         sub.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     elif name == "export-seg":

@@ -33,7 +33,16 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 
     o, here = options, place()
     done, failed = segment_path(
-        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference, command,
+        o.input,
+        o.output,
+        o.model,
+        o.organ,
+        o.overwrite,
+        o.accelerator,
+        report,
+        o.counterfactual,
+        o.difference,
+        command,
         o.classifier,
     )
     if here.first:

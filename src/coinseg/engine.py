@@ -100,7 +100,7 @@ class Stage:
     def finished(self) -> bool:
         """Whether the weights of this very key are there."""
         done = self.folder / "stage.json"
-        return done.exists() and read_json(done).get("key") == self.key
+        return done.exists() and read_json(done, "key")["key"] == self.key
 
     def resume(self) -> dict[str, Any] | None:
         """The last checkpoint of this key, or None to begin anew (a stage of another key is forgotten)."""
@@ -133,7 +133,7 @@ class Stage:
 
     def facts(self) -> dict[str, Any]:
         """What `finish` was told."""
-        return dict(read_json(self.folder / "stage.json"))
+        return dict(read_json(self.folder / "stage.json", "key"))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""

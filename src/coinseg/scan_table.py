@@ -79,7 +79,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     columns = ["case", "mask", "pixels", "volume_ml", "components", "highest_f"]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
     header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
-    lines = [header]
+    lines: list[list[Any]] = [header]
     for row in rows:
         cells = [row.get(name) for name in columns]
         for name in ("box", "box_mm"):

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 
 from .errors import UserError
 
-
 MAX_YAML, MAX_JSON = 2**18, 2**30
 """Bytes: a file of settings has 5 KB, the index of a million masks half a gigabyte."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -105,7 +105,7 @@ def _listed(path: Path, content: dict[str, Any]) -> tuple[tuple[str, str], ...] 
                 'entries such as {"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}',
                 "correct dataset.json",
             )
-        if outside := [name for name in pair if not lies_inside(path.parent, name)]:
+        if outside := [name for name in pair if not lies_inside(path.parent, str(name))]:
             raise UserError(
                 f"entry {number} of training in {path} names {outside[0]}, which lies outside of the data",
                 "files below the folder of dataset.json",

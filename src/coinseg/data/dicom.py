@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR
-from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
 from ..errors import UserError
+from .dicom_frames import require_honest
 from .dicom_stack import Frame, Header, Stack, stack_of
 from .scan_files import Members, members, public_name, split_key
 from .voxels import Opened, broken
@@ -47,8 +46,6 @@ _PLUGINS = {
 }  # fmt: skip
 """The others for RLE panic on bad bytes, for JPEG-LS end the process, for JPEG 2000 fail where a signed stream has an unsigned
 header."""
-_SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Markers of JPEG and JPEG-LS behind which a frame says its size."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SALT = "coinseg patient "
 _MOST = 8
@@ -246,31 +243,6 @@ def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
     return out.T
 
 
-def _require_honest(dataset: Dataset) -> None:
-    """Raise `ValueError` where a compressed frame has another size than the tags: decoders make room for what the frame says."""
-    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return
-    expected = int(dataset.Rows), int(dataset.Columns)
-    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
-        if size_of_frame(frame) not in (None, expected):
-            raise ValueError("a frame of another size")
-
-
-def size_of_frame(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 frame says of itself; None where it says nothing."""
-    if (start := frame[:4096].find(b"\xff\x4f\xff\x51")) >= 0:
-        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
-        return bottom - top, right - left
-    if not frame.startswith(b"\xff\xd8"):
-        return None
-    at = 2
-    while at + 9 < len(frame) and frame[at] == 0xFF:
-        if frame[at + 1] in _SIZES:
-            return struct.unpack_from(">2H", frame, at + 5)
-        at += 1 if frame[at + 1] == 0xFF else 2 + struct.unpack_from(">H", frame, at + 2)[0]
-    return None
-
-
 def _decoded(
     place: Path, member: str, files: Members, wanted: Sequence[tuple[int, Frame]]
 ) -> Iterator[tuple[tuple[int, Frame], np.ndarray]]:
@@ -282,7 +254,7 @@ def _decoded(
         with files[member]() as file, silent():
             dataset = dcmread(file, force=True)
             plugin = _PLUGINS.get(dataset.file_meta.get("TransferSyntaxUID"), "")
-            _require_honest(dataset)
+            require_honest(dataset)
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]
         matching = len(frames) == len(inside) and all(pixels.shape == inside[0][1].size for pixels in frames)
     except Exception as error:  # Every plugin raises its own, with anything in it.

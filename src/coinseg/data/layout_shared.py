@@ -246,7 +246,7 @@ def stem_of(path: PurePath) -> str:
 
 
 def _key(path: PurePath) -> str:
-    return path.with_name(stem_of(path)).as_posix()
+    return path.with_name(stem_of(path)).as_posix() if stem_of(path) else path.as_posix()
 
 
 def place_of(path: Path, root: Path) -> PurePath:

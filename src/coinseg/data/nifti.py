@@ -8,8 +8,8 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
 import numpy as np
@@ -81,7 +81,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _stream(path: Path) -> IO[bytes]:
+def _stream(path: Path) -> BufferedIOBase:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
@@ -121,7 +121,7 @@ def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.nda
             whole = np.empty(math.prod(shape) * header.get_data_dtype().itemsize, np.uint8)
             for start in range(0, len(whole), _DRAIN):
                 part = whole[start : start + _DRAIN]
-                if stream.readinto(part.data) < len(part):  # type: ignore[attr-defined]
+                if stream.readinto(part.data) < len(part):
                     raise EOFError("it ends before its last voxel")
             behind = 0
             while more := len(stream.read(_DRAIN)):

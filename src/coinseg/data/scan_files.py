@@ -146,7 +146,9 @@ def _require_safe(place: Path, archive: zipfile.ZipFile) -> None:
     """Raise `UserError` for an archive that points outside itself, is locked, or unpacks to absurd sizes."""
     infos = archive.infolist()
     _require_few(place, len(infos))
-    outside = [i for i in infos if not i.filename or re.match(r"[/\\]|[A-Za-z]:", i.filename) or ".." in re.split(r"[/\\]", i.filename)]
+    outside = [
+        i for i in infos if not i.filename or re.match(r"[/\\]|[A-Za-z]:", i.filename) or ".." in re.split(r"[/\\]", i.filename)
+    ]
     if outside:
         raise UserError(f"{place} has {len(outside)} files that point outside of it", "a .zip of one folder", "pack it again")
     if any(info.flag_bits & 1 for info in infos):

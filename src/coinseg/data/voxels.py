@@ -14,6 +14,7 @@ from ..errors import UserError
 from .grid import Geometry
 from .limits import MAX_BYTES
 
+
 @dataclass(frozen=True, eq=False)
 class Opened:
     """A volume whose header has been read and checked.

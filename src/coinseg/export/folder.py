@@ -19,7 +19,7 @@ from typing import Any
 
 from ..config import EngineSettings, Settings
 from ..errors import UserError
-from ..runs import Run, load
+from ..runs import load
 from ..settings import own_module
 from ..storage import directory_written_aside, read_json, write_json
 
@@ -68,14 +68,16 @@ def portable(settings: Settings) -> Settings:
 
 def excerpt(root: Path) -> dict[str, Any]:
     """What the manifest of a run says of it, without its command, paths and cases; null where there is no manifest."""
-    made = read_json(root / "manifest.json") if (root / "manifest.json").is_file() else {}
+    made = read_json(root / "manifest.json", "data", "scores") if (root / "manifest.json").is_file() else {}
     data = made.get("data") or {}
+    if not isinstance(data, dict):
+        raise UserError(f"{root / 'manifest.json'} has wrong data", "a file coinseg wrote", "take the folder as coinseg left it")
     return {
         "coinseg": version("coinseg"), "kind": "exported run", "schema": SCHEMA,
         "trained_with": made.get("version"), "trained": made.get("created"),
         "data": {
             **{name: data.get(name) for name in KEPT_OF_DATA},
-            "labels_from_lesion_masks": "from the lesion masks" in data.get("label_source", ""),
+            "labels_from_lesion_masks": "from the lesion masks" in str(data.get("label_source", "")),
         } if data else None,
         **{name: made.get(name) for name in KEPT},
     }  # fmt: skip
