@@ -26,6 +26,7 @@ from coinseg.data.limits import MAX_BYTES, MAX_PIXELS
 from coinseg.data.slices import SliceStore, prepare
 from coinseg.data.volume import read_volume
 from coinseg.data.voxels import require_fits
+from coinseg.engine import read_stats
 from coinseg.errors import UserError
 from conftest import tiny_settings, write_images
 from examples import text
@@ -203,3 +204,9 @@ def test_extensions_of_a_header_are_passed_over_whatever_they_claim(tmp_path: Pa
     plain = nib.Nifti1Image(array, np.eye(4))
     nib.save(plain, tmp_path / "y.nii")
     assert np.array_equal(read_volume(tmp_path / "x.nii").scan, read_volume(tmp_path / "y.nii").scan)
+
+
+def test_a_log_of_other_bytes_is_read_as_far_as_it_is_one(tmp_path: Path) -> None:
+    lines = [b'{"step": 1, "loss": 0.5}', b"\xff\xfe", b"[" * 5000, b'{"step": "one"}', b"7", b'{"step": 2, "loss": 0.25}']
+    (tmp_path / "stats.jsonl").write_bytes(b"\n".join(lines))
+    assert read_stats(tmp_path / "stats.jsonl") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
