@@ -10,8 +10,8 @@ MAX_PIXELS = 2**28
 """Of one image or one slice: 16384 x 16384."""
 MAX_FILES = 50_000
 """In one folder or archive of a scan."""
-MAX_TABLE = 2**28
-"""Bytes of a table or a dataset.json; a row of a slice has about 20."""
+MAX_TABLE = 2**26
+"""Bytes of a table or a dataset.json: a million rows of 60. In memory they take forty times as much at worst."""
 MAX_BEHIND = 2**24
 """Bytes between the header of a NIfTI file and its voxels (extensions), and behind its last voxel."""
 DEFLATE_LIMIT = 1100
