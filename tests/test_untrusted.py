@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from dataclasses import replace
@@ -20,9 +21,10 @@ import coinseg
 from coinseg import cli
 from coinseg.classifier import build
 from coinseg.config import ClassifierSettings, DataSettings
-from coinseg.data.layout_shared import lies_inside, safe_id
+from coinseg.data.layout_shared import files_in, lies_inside, safe_id
 from coinseg.data.layouts import LAYOUTS, read_layout
 from coinseg.data.limits import MAX_BYTES, MAX_PIXELS
+from coinseg.data.scan_files import sha256_of
 from coinseg.data.slices import SliceStore, prepare
 from coinseg.data.volume import read_volume
 from coinseg.data.voxels import require_fits
@@ -106,6 +108,23 @@ def test_a_module_of_its_own_is_run_only_when_it_is_named(
     assert ran.exists()
     assert cli.main(["export", str(root), "-o", str(tmp_path / "model"), "--classifier", name]) == 0
     assert coinseg.load(tmp_path / "model", classifier=name).settings.classifier.name == name
+
+
+def test_links_in_circles_and_pipes_end(tmp_path: Path) -> None:
+    data = write_images(tmp_path / "data", patients=4, each=2)
+    for name in "abcd":
+        (data / name).symlink_to(data)
+        (data / "normal" / name).symlink_to(data)
+    found = files_in(data)
+    assert {path.resolve() for path in found} == set(data.rglob("*.png"))
+    assert len(found) <= 3 * len(list(data.rglob("*.png")))
+    (tmp_path / "series").mkdir()
+    os.mkfifo(tmp_path / "series" / "a.dcm")
+    os.mkfifo(tmp_path / "pipe.nii.gz")
+    for path in (tmp_path / "series", tmp_path / "pipe.nii.gz"):
+        assert sha256_of(path) is None
+        with pytest.raises(UserError, match="holds no DICOM file|is missing or no file"):
+            read_volume(path)
 
 
 NAMES = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from .data.grid import Geometry
 from .data.image import image_size, is_image, read_image_mask
-from .data.layout_shared import files_in, stem_of
+from .data.layout_shared import files_in, is_value, stem_of
 from .data.scan_files import holds_slices, sha256_of, split_key
 from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from .engine import Report, silent
@@ -71,7 +71,7 @@ def segment_path(
         _require_places(source, [out, *maps], overwrite)
     run = load(model, accelerator, classifier)
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
-    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
+    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if is_value(name)] or [()]
     organs = [MaskSource(path, values) for path in organ for values in labels]
     if to_file:
         endings = (".png",) if is_image(source) else WRITTEN

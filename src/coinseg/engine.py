@@ -46,7 +46,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
     devices = [place().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
     try:
         return Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UserError(f"engine.precision is '{settings.precision}'", "a precision of Lightning Fabric", str(error)) from error
 
 

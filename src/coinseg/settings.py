@@ -36,7 +36,7 @@ PRESETS: dict[str, Settings] = {
 _STEPS, _SIDE, _SHARE, _FACTOR = (1, 10**9), (1, 8192), (0, 1), (0, 1e6)
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
-    "data.size": _SIDE, "data.spacing": (0, 100), "data.roi_margin": (0, 10), "data.min_organ_px": (0, 2**31),
+    "data.size": (1, 4096), "data.spacing": (0, 100), "data.roi_margin": (0, 10), "data.min_organ_px": (0, 2**31),
     "data.min_lesion_px": (0, 2**31), "data.validation": _SHARE,
     "anomaly.probability": _SHARE, "anomaly.template": _SIDE, "anomaly.sigma": (1e-3, 100), "anomaly.alpha": (-100, 100),
     "anomaly.level": (-100, 100),

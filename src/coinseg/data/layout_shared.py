@@ -209,11 +209,13 @@ def folders_in(folder: Path) -> list[Path]:
 def files_in(folder: Path) -> list[Path]:
     """Images and volumes at any depth, sorted, hidden files and folders left out.
 
-    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed.
+    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed. Links are
+    followed, but not to where one led before: they may lead in circles.
     """
     found: list[Path] = []
+    been = {folder.resolve()}
     for place, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if not name.startswith(".") and not _again(Path(place, name), been)]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
         found += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
@@ -221,6 +223,14 @@ def files_in(folder: Path) -> list[Path]:
         found += [Path(place, name) for name in series]
         below[:] = [name for name in below if name not in series]
     return sorted(found)
+
+
+def _again(folder: Path, been: set[Path]) -> bool:
+    """Whether a folder is a link to where the walk has been; remembers that it is now."""
+    real = folder.resolve()
+    known = real in been
+    been.add(real)
+    return known and folder.is_symlink()
 
 
 def patient_of(image: Path, default: str) -> str:

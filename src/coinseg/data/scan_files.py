@@ -169,12 +169,12 @@ def _require_few(place: Path, count: int) -> None:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Files at any depth by their name below the folder, sorted, hidden ones left out."""
-    found: list[str] = []
+    """Files at any depth by their name below the folder, sorted, hidden ones left out, and pipes, which keep their reader waiting."""
+    found: list[Path] = []
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        found += [Path(place, name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
+        found += [path for name in names if not name.startswith(".") and (path := Path(place, name)).is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _visible(name: str) -> bool:
