@@ -123,7 +123,7 @@ def test_links_in_circles_and_pipes_end(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.nii.gz")
     for path in (tmp_path / "series", tmp_path / "pipe.nii.gz"):
         assert sha256_of(path) is None
-        with pytest.raises(UserError, match="holds no DICOM file|is missing or no file"):
+        with pytest.raises(UserError, match=r"holds no DICOM file|is missing or no file"):
             read_volume(path)
 
 

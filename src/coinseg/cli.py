@@ -268,23 +268,29 @@ def main(arguments: list[str] | None = None) -> int:
     return EXIT_DONE
 
 
-def _words_after(option: str, arguments: list[str]) -> list[str]:
-    """What an option is given, as `--option WORD` or `--option=WORD`."""
-    joined = [word.partition("=")[2] for word in arguments if word.startswith(f"{option}=")]
-    return joined + [after for word, after in zip(arguments, arguments[1:], strict=False) if word == option]
+def _given(arguments: list[str]) -> list[tuple[str, str]]:
+    """Options and what each is given, as `--option WORD` or `--option=WORD`."""
+    joined = [(option, word) for option, equals, word in (each.partition("=") for each in arguments) if equals]
+    return joined + [(option, word) for option, word in zip(arguments, arguments[1:], strict=False) if "=" not in option]
 
 
 def _check_configs(arguments: list[str]) -> None:
-    """Read the files of settings once as strictly as possible; jsonargparse takes aliases and any depth."""
-    for name in _words_after("--config", arguments):
-        if Path(name).is_file():
-            read_yaml(Path(name))
+    """Read what jsonargparse takes for YAML once as strictly as possible: it follows aliases, to any size.
+
+    That is the files of --config, of a group (`--data FILE`) and of what is short for one of these, and values of settings.
+    """
+    for option, word in _given(arguments):
+        read = len(option) > 2 and any(f"--{name}".startswith(option) for name in ("config", *_GROUPS))
+        if read and os.path.isfile(word):
+            read_yaml(Path(word))
+        elif (read or option.split(".")[0][2:] in _GROUPS) and re.search(r"&\w", word) and re.search(r"\*\w", word):
+            raise UserError(f"{option} is given aliases", "YAML of plain values", "write them out")
 
 
 def _require_named(classifier: Any, arguments: list[str]) -> None:
     """A module of its own that settings.yaml or a --config names is run only when the command line names it, too."""
     if classifier is not None and not isinstance(classifier, str):
-        named = _words_after("--classifier.name", arguments)
+        named = [word for option, word in _given(arguments) if option == "--classifier.name"]
         require_named(ClassifierSettings(name=classifier["name"]), named[-1] if named else None, "--classifier.name")
 
 
