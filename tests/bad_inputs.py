@@ -544,6 +544,7 @@ CASES: list[Bad] = [
     Bad(TABLES, "dataset.json has a label of 10^20", described('"1": "liver"', '"100000000000000000000": "liver"')),
     Bad(TABLES, "dataset.json has a file ending nobody reads", described('"name": "Liver"', '"file_ending": ".exe"')),
     Bad(PLACES, "data that are not there", command("run", "nowhere", "-o", "out")),
+    Bad(PLACES, "data by a name no disk can hold", command("run", "x" * 300, "-o", "out")),
     Bad(PLACES, "an empty folder", lambda r: ((r / "data").mkdir(), ["run", "data", "-o", "out"])[1]),
     Bad(PLACES, "an output inside the data", command("run", "data", "-o", "data/out")),
     Bad(PLACES, "an output that holds something else", taken),
@@ -591,7 +592,7 @@ def shown(bad: Bad, line: str, folder: Path) -> str:
 
 def row(bad: Bad, folder: Path, words: Words, err: str) -> str:
     """The row of the document."""
-    command = shlex.join(words)
+    command = " ".join(shlex.join(words).split())
     cells = (bad.what, f"`{command if len(command) < 90 else command[:80] + ' ...'}`", shown(bad, err, folder))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

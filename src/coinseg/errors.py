@@ -42,7 +42,7 @@ def exit_code(error: BaseException | None) -> int:
     if isinstance(error, BrokenPipeError):
         return EXIT_PIPE
     # A full or read-only disk is the user's to mend.
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG)
     return EXIT_USER if full or isinstance(error, UserError) else EXIT_DEFECT
 
 
@@ -50,6 +50,8 @@ def one_line(error: BaseException) -> str:
     """What a person is told of an error."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from the last checkpoint"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return plain(f"a name of {len(str(error.filename))} characters; required: one that a disk can hold; shorten it")
     if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
         return plain(
             f"{error.strerror} ({error.filename}); required: a writable disk with room; free some space or choose another output"
