@@ -8,6 +8,7 @@ exits with code 2; any other exception is a defect of coinseg.
 from __future__ import annotations
 
 import errno
+import os
 
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 0, 1, 2, 130, 141
 """What the command line returns; 141 where the reader of its output went away (128 + SIGPIPE, as the shell has it)."""
@@ -51,7 +52,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from the last checkpoint"
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return plain(f"a name of {len(str(error.filename))} characters; required: one that a disk can hold; shorten it")
+        longest = max(map(len, str(error.filename).split(os.sep)))
+        return f"a name of {longest} characters; required: one that a disk can hold; shorten it"
     if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
         return plain(
             f"{error.strerror} ({error.filename}); required: a writable disk with room; free some space or choose another output"
