@@ -88,7 +88,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / "m.nii.gz"), "--model", str(out)]) == 0
     assert np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj).sum() == before.sum()
     coinseg.load(tmp_path / "gone")
-    assert asked == [None] * 3  # pretrained weights are not looked for, in an export or a run
+    assert set(asked) == {None}  # pretrained weights are not looked for, in an export or a run
     files = [path for path in out.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     for path in files:
@@ -133,7 +133,7 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
         settings, coin=replace(settings.coin, depth=1, skips=0), classifier=replace(settings.classifier, name="test_export:TinyNetwork")
     )  # fmt: skip
     root = make_run(tmp_path / "run", settings, "percentile")
-    run, folder = coinseg.load(root), tmp_path / "onnx"
+    run, folder = coinseg.load(root, classifier="test_export:TinyNetwork"), tmp_path / "onnx"
     folder.mkdir()
     probes = probe_images(root, run)
     assert probes.shape == (7, 1, SIZE, SIZE)

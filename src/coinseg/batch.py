@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from .data.grid import Geometry
 from .data.image import image_size, is_image, read_image_mask
-from .data.layout_shared import files_in, stem_of
+from .data.layout_shared import files_in, is_value, stem_of
 from .data.scan_files import holds_slices, parts_of, sha256_of, split_key
 from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from .engine import Report, silent
@@ -49,7 +49,7 @@ def inputs(source: Path) -> list[Path]:
 
 def segment_path(
     source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report,
-    counterfactual: Path | None = None, difference: Path | None = None, command: str = "",
+    counterfactual: Path | None = None, difference: Path | None = None, command: str = "", classifier: str | None = None,
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Segment a file to a file, or a folder to a folder; a DICOM folder to a file when `out` has the name of a volume.
 
@@ -69,7 +69,7 @@ def segment_path(
     maps = {target: name for target, name in ((counterfactual, "counterfactual"), (difference, "difference")) if target}
     if maps:
         _require_places(source, [out, *maps])
-    run = load(model, accelerator)
+    run = load(model, accelerator, classifier)
     if to_file:
         _segment_file(run, source, out, organ, overwrite, maps)
         return 1, []
@@ -99,7 +99,7 @@ def _segment_file(run: Run, source: Path, out: Path, organ: Sequence[Path], over
 
 def _organs(run: Run, organ: Sequence[Path]) -> list[MaskSource]:
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
-    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if name.isdecimal()] or [()]
+    labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if is_value(name)] or [()]
     return [MaskSource(path, values) for path in organ for values in labels]
 
 
@@ -207,7 +207,9 @@ def _segmented(
 def _notes(files: Iterable[Path]) -> list[dict[str, Any]]:
     """What processes noted; a last line cut short by a kill is left out."""
     found = []
-    for line in (line for file in files if file.exists() for line in file.read_text(encoding="utf-8").splitlines()):
+    for line in (
+        line for file in files if file.exists() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()
+    ):
         with suppress(ValueError):
             found.append(json.loads(line))
     return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from .errors import UserError
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
+WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Under what a training script may keep the weights in its checkpoint."""
 
 
 class Classifier(nn.Module):
@@ -122,10 +125,35 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
         )
     options: dict[str, Any] = {"in_chans": 1, "num_classes": 1}
     if settings.weights and settings.weights != "timm":
-        if not Path(settings.weights).is_file():
-            raise UserError(f"{settings.weights} is missing", "a file of pretrained weights", "set classifier.weights")
-        return timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay={"file": settings.weights}, **options)
+        overlay = {"state_dict": _pretrained(Path(settings.weights)), "custom_load": False}
+        try:
+            return timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        except (RuntimeError, KeyError, AttributeError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{settings.weights} does not fit {settings.name} ({str(error).strip().splitlines()[0][:200]})",
+                "pretrained weights of this very model",
+                "set classifier.weights or classifier.name",
+            ) from error
     return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+
+
+def _pretrained(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights, read here: which files timm unpickles changes with its versions."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing", "a file of pretrained weights", "set classifier.weights")
+    try:
+        safe = path.suffix == ".safetensors"
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), state)
+        if not state or not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it holds more than tensors")
+    except Exception as error:  # A file of anything can break the readers in any way.
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__})",
+            "safetensors, or a .pth of tensors alone; anything that would run code is refused",
+            "save its state_dict as safetensors",
+        ) from error
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def build(settings: ClassifierSettings) -> Classifier:
@@ -147,18 +175,29 @@ def build(settings: ClassifierSettings) -> Classifier:
     return Classifier(_timm_network(settings))
 
 
-def load_weights(module: nn.Module, path: Path, what: str) -> None:
-    """Fill a module from a safetensors file; raises `UserError` for another architecture or something else."""
+def require_fits(make: Callable[[], nn.Module], path: Path, what: str) -> None:
+    """Raise `UserError` unless a safetensors file has the tensors of a module; neither is made: a header says what it holds.
+
+    So settings that ask for a module of any size cost nothing where the weights beside them are another's.
+    """
     try:
-        state = load_file(path)
+        with torch.device("meta"):
+            expected = {name: tuple(value.shape) for name, value in make().state_dict().items()}
+    except UserError:
+        raise
+    except (RuntimeError, NotImplementedError, OverflowError, ValueError, TypeError) as error:
+        raise UserError(
+            f"the settings of the {what} are impossible ({type(error).__name__})", "those of a run", "train again"
+        ) from error
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing", f"a trained {what}", "train it first, or point at another run") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a checkpoint ({error})", f"a {what} saved by coinseg", "train it again") from error
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    if expected != found:
-        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+    wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+    if wrong:
         name = wrong[0]
         raise UserError(
             f"{path} is a checkpoint of another architecture ({len(wrong)} tensors differ, first {name}: "
@@ -166,6 +205,14 @@ def load_weights(module: nn.Module, path: Path, what: str) -> None:
             f"a {what} with the settings of this run",
             "use the settings it was trained with, or train again",
         )
+
+
+def load_weights(module: nn.Module, path: Path, what: str) -> None:
+    """Fill a module from a safetensors file; raises `UserError` for another architecture or something else."""
+    require_fits(lambda: module, path, what)
+    state = load_file(path)
+    if any(not value.isfinite().all() for value in state.values()):
+        raise UserError(f"{path} holds weights that are NaN or infinite", f"a trained {what}", "train it again")
     module.load_state_dict(state)
 
 

@@ -19,11 +19,12 @@ from typing import Any
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from . import commands
-from .config import Settings
+from .config import ClassifierSettings, Settings
 from .errors import EXIT_DEFECT, EXIT_DONE, EXIT_USER, UserError, exit_code, one_line
 from .interruption import signals_heard
 from .progress import ConsoleReport
-from .settings import PRESETS, setting_names, settings_from, unknown_setting
+from .settings import PRESETS, require_named, setting_names, settings_from, unknown_setting
+from .storage import read_yaml
 
 DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segmentation masks by counterfactual inpainting.
 
@@ -109,9 +110,7 @@ def _starting_settings(name: str, arguments: list[str]) -> Settings:
     stored = [Path(folder) / "settings.yaml" for folder in folders[:1]]
     named = after("--preset")
     if not named and stored and stored[0].is_file():
-        import yaml
-
-        return settings_from(yaml.safe_load(stored[0].read_text(encoding="utf-8"))["settings"])
+        return settings_from(read_yaml(stored[0], "settings")["settings"])
     if name == "reproduce":
         from .experiments import SCALES
 
@@ -151,6 +150,9 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
             help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks",
         )
         sub.add_argument("--model", type=Path, required=True, help="the output folder of a run")
+        sub.add_argument(
+            "--classifier", default=None, help="package.module:factory, where the model has a classifier of your own"
+        )
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
@@ -185,6 +187,9 @@ def _fill_telling(sub: Parser, name: str) -> None:
     elif name == "export":
         sub.add_argument("run", type=Path, help="the output folder of a run")
         sub.add_argument("-o", "--out", type=Path, required=True, help="the folder to write")
+        sub.add_argument(
+            "--classifier", default=None, help="package.module:factory, where the model has a classifier of your own"
+        )
         sub.add_argument("--onnx", action="store_true", help="also f.onnx and generator.onnx, checked against torch")
         sub.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     elif name == "export-seg":
@@ -265,12 +270,43 @@ def main(arguments: list[str] | None = None) -> int:
     return EXIT_DONE
 
 
+def _given(arguments: list[str]) -> list[tuple[str, str]]:
+    """Options and what each is given, as `--option WORD` or `--option=WORD`."""
+    joined = [(option, word) for option, equals, word in (each.partition("=") for each in arguments) if equals]
+    return joined + [(option, word) for option, word in zip(arguments, arguments[1:], strict=False) if "=" not in option]
+
+
+def _check_configs(arguments: list[str]) -> None:
+    """Read what jsonargparse takes for YAML once as strictly as possible: it follows aliases, to any size.
+
+    That is the files of --config, of a group (`--data FILE`) and of what is short for one of these, and values of settings.
+    """
+    for option, word in _given(arguments):
+        read = len(option) > 2 and any(f"--{name}".startswith(option) for name in ("config", *_GROUPS))
+        if read and os.path.isfile(word):
+            read_yaml(Path(word))
+        elif (read or option.split(".")[0][2:] in _GROUPS) and re.search(r"&\w", word) and re.search(r"\*\w", word):
+            raise UserError(f"{option} is given aliases", "YAML of plain values", "write them out")
+
+
+def _require_named(classifier: Any, arguments: list[str]) -> None:
+    """A module of its own that settings.yaml or a --config names is run only when the command line names it, too."""
+    if classifier is not None and not isinstance(classifier, str):
+        named = [word for option, word in _given(arguments) if option == "--classifier.name"]
+        require_named(ClassifierSettings(name=classifier["name"]), named[-1] if named else None, "--classifier.name")
+
+
 def _run(arguments: list[str]) -> None:
     parser = build_parser(arguments)
     if arguments[:1] == ["reproduce"]:
         # Settings own the name "data"; a plain --data is the path.
         arguments = [re.sub(r"^--data(?==|$)", "--data-path", word) for word in arguments]
-    parsed = parser.parse_args(joined_lists(arguments) or ["--help"])
+    _check_configs(arguments)
+    try:
+        parsed = parser.parse_args(joined_lists(arguments) or ["--help"])
+    except RecursionError as error:
+        raise UserError("an argument is nested too deeply", "plain values", "mend the command") from error
+    _require_named(parsed[parsed.command].get("classifier"), arguments)
     name, known = parsed.command, {command: what for command, (what, _) in COMMANDS.items()}
     with ConsoleReport() as report:
         commands.act(name, parsed[name], report, shlex.join(["coinseg", *arguments]), known)

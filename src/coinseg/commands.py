@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Settings
-from .errors import UserError
+from .errors import UserError, plain
 from .progress import ConsoleReport
 from .settings import settings_from
 from .storage import claimed, locked, require_apart, write_json
@@ -33,7 +33,17 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 
     o, here = options, place()
     done, failed = segment_path(
-        o.input, o.output, o.model, o.organ, o.overwrite, o.accelerator, report, o.counterfactual, o.difference, command
+        o.input,
+        o.output,
+        o.model,
+        o.organ,
+        o.overwrite,
+        o.accelerator,
+        report,
+        o.counterfactual,
+        o.difference,
+        command,
+        o.classifier,
     )
     if here.first:
         print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
@@ -137,12 +147,12 @@ def _summary(root: Path, made: dict[str, Any], page: Path) -> None:
         print(f"  {score:<20} {shown}{'   (tuned on the masks it is scored with)' if score == 'iou_oracle' else ''}")
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in made["timings_s"].items()))
     for warning in made["warnings"][:10]:
-        print(f"  warning: {warning}")
+        print(f"  warning: {plain(warning)}")
     print(f"masks     {root / 'masks'} ({made['outputs']['mask_count']})\nmanifest  {root / 'manifest.json'}\nreport    {page}")
 
 
 def _print(found: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    print(json.dumps(found, indent=2, allow_nan=False) if as_json else "\n".join(lines))
+    print(json.dumps(found, indent=2, allow_nan=False) if as_json else "\n".join(map(plain, lines)))
 
 
 def _inspect(options: Any) -> None:
@@ -163,7 +173,7 @@ def _info(options: Any, known: Mapping[str, str]) -> None:
 def _export(options: Any) -> None:
     from .export.folder import export_run
 
-    made = export_run(options.run, options.out, options.overwrite, options.onnx)
+    made = export_run(options.run, options.out, options.overwrite, options.onnx, options.classifier)
     print(f"{len(made['files'])} files, {made['bytes'] / 1e6:.1f} MB in {options.out}: {', '.join(made['files'])}")
     if checked := made["onnx"]:
         said = f"onnx: {checked['images']} images, the logit of f differs by {checked['largest_logit']:.2g} at most"
@@ -171,7 +181,7 @@ def _export(options: Any) -> None:
             said += f", the difference map by {checked['largest_difference']:.2g}; every mask pixel agrees ({checked['mask_pixels']} inside)"
         print(said)
     if made["needs"]:
-        print(f"note: the classifier is your own; the module {made['needs']} must be importable where this is loaded")
+        print(f"note: the classifier is your own; the module {made['needs']} must be importable and named where this is loaded")
 
 
 def _export_seg(options: Any) -> None:

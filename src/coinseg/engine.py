@@ -9,6 +9,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +49,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
     devices = [place().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
     try:
         return Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UserError(f"engine.precision is '{settings.precision}'", "a precision of Lightning Fabric", str(error)) from error
 
 
@@ -103,7 +104,7 @@ class Stage:
     def finished(self) -> bool:
         """Whether the weights of this very key are there."""
         done = self.folder / "stage.json"
-        if not done.exists() or read_json(done).get("key") != self.key:
+        if not done.exists() or read_json(done, "key")["key"] != self.key:
             return False
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
         return True
@@ -168,7 +169,7 @@ class Stage:
 
     def facts(self) -> dict[str, Any]:
         """What `finish` was told."""
-        return dict(read_json(self.folder / "stage.json"))
+        return dict(read_json(self.folder / "stage.json", "key"))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""
@@ -205,11 +206,10 @@ class Stage:
 def read_stats(path: Path) -> list[dict[str, float]]:
     """The lines of a stats.jsonl; a last line cut short by a kill is left out."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            lines += [values] if isinstance(values, dict) and all(isinstance(v, int | float) for v in values.values()) else []
     return lines
 
 

@@ -9,6 +9,7 @@ does not suffice. Any other exception is a defect of coinseg.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 AGAIN = "give the same command again"
+
+
+def plain(text: str, most: int = 2000) -> str:
+    """Text for a terminal or a log: names and cells of somebody's data can bring neither lines nor escape sequences, nor fill it."""
+    shown = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in shown)
 
 
 class UserError(Exception):
@@ -31,7 +38,7 @@ class UserError(Exception):
 
     def __init__(self, got: str, required: str, do: str) -> None:
         self.got, self.required, self.do = got, required, do
-        super().__init__(f"{got}; required: {required}; {do}".replace("\n", " "))
+        super().__init__("; ".join(map(plain, (got, f"required: {required}", do))))
 
 
 class Terminated(KeyboardInterrupt):
@@ -62,10 +69,13 @@ def one_line(error: BaseException) -> str:
         return str(UserError(f"out of memory ({_first_line(error)})", "room for what is worked on at a time", do))
     if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
         return str(_refused_by_the_system(error))
-    return f"{type(error).__name__}: {error}".replace("\n", " ")
+    return plain(f"{type(error).__name__}: {error}")
 
 
 def _refused_by_the_system(error: OSError) -> UserError:
+    if error.errno == errno.ENAMETOOLONG:
+        longest = max(map(len, str(error.filename).split(os.sep)))
+        return UserError(f"a name of {longest} characters", "one that a disk can hold", "shorten it")
     place = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     got = f"{error.strerror or error}{f' ({place})' if place else ''}"
     if error.errno in FULL:

@@ -7,7 +7,6 @@ is counted and how is in `protocols.py`.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from .data.sampling import ScoredBatch, ScoredSlices
 from .engine import CHUNK
 from .masks import masks_of
 from .protocols import Explained, honest
-from .storage import write_json, written_aside
+from .storage import csv_text, write_json, write_text, written_aside
 from .types import Explanation
 
 EXAMPLES = 4
@@ -84,6 +83,22 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
     return f"{index['case'][row]}{number}{region}"
 
 
+def _rows(found: Explained, predicted: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
+    """slices.csv: a line of names, and one for each slice."""
+    rows: list[list[Any]] = [
+        ["case", "patient", "slice", "region", "label", "f", "f_counterfactual", "mask_px", "truth_px", "dice"]
+    ]
+    for i, row in enumerate(found.rows):
+        known = bool(found.known[i])
+        rows.append([
+            str(index["case"][row]), str(index["patient"][row]), index["slice"][row], index["region"][row],
+            found.label[i] if found.label[i] >= 0 else "",
+            f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}", int(predicted[i].sum()),
+            int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
+        ])  # fmt: skip
+    return rows
+
+
 def evaluate(
     slices: ScoredSlices,
     explain: Explain,
@@ -106,17 +121,7 @@ def evaluate(
             "every image is a case of its own" if single else "only one class of scans is held out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with written_aside(folder / "slices.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "patient", "slice", "region", "label", "f", "f_counterfactual", "mask_px", "truth_px", "dice"])
-        for i, row in enumerate(found.rows):
-            known = bool(found.known[i])
-            writer.writerow([
-                index["case"][row], index["patient"][row], index["slice"][row], index["region"][row],
-                found.label[i] if found.label[i] >= 0 else "",
-                f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}", int(predicted[i].sum()),
-                int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
-            ])  # fmt: skip
+    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, index)))
     chosen = choose_examples(found, predicted)
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.

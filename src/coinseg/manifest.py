@@ -44,7 +44,7 @@ def model_of(root: Path) -> dict[str, Any]:
     names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors")
     return {
         "path": str(root.resolve()),
-        "method": read_json(root / "model.json")["settings"]["method"],
+        "method": read_json(root / "model.json", "settings")["settings"]["method"],
         "sha256": {name: found for name in names if (found := sha256_of(root / name))},
     }
 
@@ -52,7 +52,7 @@ def model_of(root: Path) -> dict[str, Any]:
 def inputs_of(work: Workspace) -> list[dict[str, Any]]:
     """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
     file, key = work.root / "inputs.json", work.store.meta["key"]
-    if file.exists() and (made := read_json(file))["key"] == key:
+    if file.exists() and (made := read_json(file, "key", "inputs"))["key"] == key:
         return list(made["inputs"])
     found = [
         {"case": case.id, "role": role, "path": str(path), "sha256": sha256_of(path)}

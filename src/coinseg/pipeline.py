@@ -36,7 +36,7 @@ from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
 from .scan_table import JSON, highest, measure, write_table
 from .settings import differences, settings_from
-from .storage import holds_nothing, read_json, require_room, write_json, write_text, written_aside
+from .storage import holds_nothing, read_json, read_yaml, require_room, write_json, write_text, written_aside
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
 from .witnesses import INHERITED, select_witnesses
@@ -64,7 +64,7 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
                 "the same settings to go on with it",
                 "choose another -o, or give --overwrite to redo what depends on them",
             )
-        data = data or Path(yaml.safe_load(file.read_text(encoding="utf-8"))["data"])
+        data = data or Path(str(read_yaml(file, "data")["data"]))
     elif out.exists() and not holds_nothing(out):
         raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
     if data is None:
@@ -79,8 +79,8 @@ def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
     """What differs between a settings.yaml, where there is one, and the data (None: its own) and settings that are asked for."""
     if not file.exists():
         return []
-    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    other = data is not None and data.resolve() != Path(stored["data"])
+    stored = read_yaml(file, "data", "settings")
+    other = data is not None and data.resolve() != Path(str(stored["data"]))
     found = differences(settings_from(stored["settings"]), settings)
     return [f"data: {stored['data']} -> {data and data.resolve()}", *found] if other else found
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from beartype.door import is_bearable
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from .classifier import build, load_weights, probabilities
+from .classifier import build, load_weights, probabilities, require_fits
 from .config import Settings
 from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
@@ -28,11 +29,16 @@ from .masks import Threshold, choose_threshold, clean_volume, masks_of, refine, 
 from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
-from .settings import settings_from
+from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
 from .types import Case, Explanation, MaskSource
 
 MODEL = "model.json"
+_Number = int | float
+_KEYS: dict[str, Any] = {
+    "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number],
+    "organs": bool, "threshold": _Number,
+}  # fmt: skip
 THRESHOLD_IMAGES = 400
 """Training images the threshold is read from; a tenth of it for an attribution, which takes longer for each."""
 
@@ -231,27 +237,48 @@ def write_segmentation(
         write_mask(out, found.mask, geometry or read_geometry(source), overwrite)
 
 
-def load(root: str | Path, accelerator: str | None = None) -> Run:
-    """Load a finished run.
+def _model(path: Path) -> dict[str, Any]:
+    """The contents of model.json, every value of its kind."""
+    model = {"layer": None} | read_json(path, *_KEYS)
+    wrong = [key for key, kind in (_KEYS | {"layer": str | None}).items() if not is_bearable(model[key], kind)]
+    if not wrong:
+        low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
+        wrong += ["window"] if not -1e9 < low < high < 1e9 else []
+        wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
+    if wrong:
+        raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
+    return dict(model)
+
+
+def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Run:
+    """Load a finished run. No code comes from its folder: weights are safetensors, settings plain values.
 
     Args:
         root: the output folder of `coinseg run` or `coinseg export`.
         accelerator: "cpu" or "cuda" instead of what the run was trained on.
+        classifier: "package.module:factory" where the run was trained with one of your own; its code is run, so a folder that
+            names one is refused unless you name it too.
 
     Raises:
-        UserError: the folder is not a run, or its weights do not fit its settings.
+        UserError: the folder is not a run, its weights do not fit its settings, or it names a module that is not named here.
     """
     root = Path(root)
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
-    model = read_json(root / MODEL)
+    model = _model(root / MODEL)
     settings = settings_from(model["settings"])
+    require_named(settings.classifier, classifier, "--classifier")
     # The trained weights are here; pretrained ones are not looked for.
-    f, generator = build(replace(settings.classifier, weights=None)), None
-    load_weights(f, root / "classifier" / "model.safetensors", "classifier")
+    wanted, generator = replace(settings.classifier, weights=None), None
+    places = root / "classifier" / "model.safetensors", root / "coin" / "generator.safetensors"
+    if not own_module(wanted):
+        require_fits(lambda: build(wanted), places[0], "classifier")
     if settings.method == COUNTERFACTUAL:
+        require_fits(lambda: Generator(settings.coin), places[1], "generator")
         generator = Generator(settings.coin)
-        load_weights(generator, root / "coin" / "generator.safetensors", "generator")
+        load_weights(generator, places[1], "generator")
+    f = build(wanted)
+    load_weights(f, places[0], "classifier")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
     return Run(
         settings,

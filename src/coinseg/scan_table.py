@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from .data.grid import Geometry
-from .storage import write_json, write_text
+from .storage import csv_text, write_json, write_text
 from .types import ScanMask
 
 SCHEMA = 1
@@ -76,27 +74,19 @@ def highest(probability: np.ndarray) -> float | None:
     return round(float(known.max()), 4) if len(known) else None
 
 
-def safe_cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made text again; anything else as it is."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else value
-
-
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
     columns = ["case", "mask", "pixels", "volume_ml", "components", "highest_f"]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
     header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    lines: list[list[Any]] = [header]
     for row in rows:
         cells = [row.get(name) for name in columns]
         for name in ("box", "box_mm"):
             box = row.get(name) or {}
             cells += [(box.get(end) or [])[axis : axis + 1] for end, axis in index]
-        flat = [cell[0] if isinstance(cell, list) and cell else None if isinstance(cell, list) else cell for cell in cells]
-        writer.writerow([safe_cell(cell) for cell in flat])
-    return text.getvalue()
+        lines.append([cell[0] if isinstance(cell, list) and cell else None if isinstance(cell, list) else cell for cell in cells])
+    return csv_text(lines)
 
 
 def write_table(folder: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:

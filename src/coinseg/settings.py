@@ -5,13 +5,14 @@ An unknown key is an error with the nearest known name.
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from beartype.door import is_bearable
 
-from .config import Settings
+from .config import ClassifierSettings, Settings
 from .errors import UserError
 
 _DEFAULT = Settings()
@@ -32,11 +33,35 @@ PRESETS: dict[str, Settings] = {
 }  # fmt: skip
 
 
+_STEPS, _SIDE, _SHARE, _FACTOR = (1, 10**9), (1, 8192), (0, 1), (0, 1e6)
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "data.size": (1, 4096), "data.spacing": (0, 100), "data.roi_margin": (0, 10), "data.min_organ_px": (0, 2**31),
+    "data.min_lesion_px": (0, 2**31), "data.validation": _SHARE,
+    "anomaly.probability": _SHARE, "anomaly.template": _SIDE, "anomaly.sigma": (1e-3, 100), "anomaly.alpha": (-100, 100),
+    "anomaly.level": (-100, 100),
+    "classifier.pooling": _SHARE, "classifier.steps": _STEPS, "classifier.batch": _SIDE, "classifier.lr": _FACTOR,
+    "classifier.weight_decay": _FACTOR, "classifier.shift": _SHARE, "classifier.scale": (0, 0.99), "classifier.rotate": (0, 360),
+    "classifier.blur": (0, 100), "classifier.noise": (0, 100), "classifier.threshold": _SHARE,
+    "coin.conditions": (1, 1000), "coin.width": (1, 2048), "coin.depth": (1, 12), "coin.skips": (0, 12),
+    "coin.discriminator_width": (1, 2048), "coin.discriminator_depth": (1, 12),
+    **dict.fromkeys([f"coin.{name}" for name in ("adversarial", "classifier", "identity", "cycle", "tv", "lr")], _FACTOR),
+    "coin.steps": _STEPS, "coin.generator_every": _STEPS, "coin.batch": _SIDE, "coin.beta1": (0, 0.9999), "coin.beta2": (0, 0.999999),
+    "coin.ema": (0, 0.999999),
+    "attribution.masks": (1, 10**6), "attribution.grid": (1, 256), "attribution.probability": _SHARE, "attribution.batch": _SIDE,
+    "masks.quantile": _SHARE, "masks.peak": _SHARE, "masks.opening": (0, 1023), "masks.closing": (0, 1023),
+    "masks.min_px": (0, 2**31), "masks.min_ml": _FACTOR,
+    "engine.threads": (0, 1024), "engine.checkpoint_every": _STEPS, "engine.sample_every": _STEPS,
+}  # fmt: skip
+"""What a number may be: wide enough for any use, and narrow enough that no number of a stranger's file makes a network or an array
+that fills the machine. What depends on other settings is checked where it is used."""
+
+
 def settings_from(values: dict[str, Any]) -> Settings:
     """Settings from nested dictionaries (YAML, JSON); missing keys keep their defaults.
 
     Raises:
-        UserError: an unknown key (with the nearest known one) or a value of the wrong type.
+        UserError: an unknown key (with the nearest known one), a value of the wrong type, or a number out of `RANGES`.
     """
     return _filled(Settings(), values, "")
 
@@ -54,13 +79,46 @@ def _filled(base: Any, values: dict[str, Any], prefix: str) -> Any:
             value = _filled(current, value, f"{prefix}{name}.")
         elif isinstance(current, tuple) and isinstance(value, list | tuple):
             value = tuple(str(item) for item in value)
-        elif hint is float and isinstance(value, int) and not isinstance(value, bool):
+        elif hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
             value = float(value)
         if not is_bearable(value, hint):
             wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
-            raise UserError(f"{prefix}{name} is {value!r}", wanted, "mend the setting")
+            raise UserError(f"{prefix}{name} is {_shown(value)}", wanted, "mend the setting")
+        low, high = RANGES.get(f"{prefix}{name}", (-math.inf, math.inf))
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise UserError(f"{prefix}{name} is {_shown(value)}", f"{low:g} to {high:g}", "mend the setting")
         changed[name] = value
     return replace(base, **changed)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; Python writes no whole number of more than 4300 digits."""
+    try:
+        return repr(value)[:300]
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def own_module(settings: ClassifierSettings) -> str | None:
+    """The module of the user's own factory, whose code `classifier.build` runs; None where there is none."""
+    name, separator, _ = settings.name.partition(":")
+    return name if separator else None
+
+
+def require_named(settings: ClassifierSettings, named: str | None, how: str) -> None:
+    """Raise `UserError` where a file names a module of its own and the user does not: it would run whatever code it likes.
+
+    Args:
+        settings: as read from the file.
+        named: the factory the user names.
+        how: to name one.
+    """
+    if own_module(settings) and settings.name != named:
+        raise UserError(
+            f"the classifier is '{settings.name}', a module of its own, and the command does not name it"[:500],
+            f"{how} {settings.name}",
+            "add it if you trust that module: its code is run",
+        )
 
 
 def unknown_setting(name: str, known: list[str]) -> UserError:

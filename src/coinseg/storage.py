@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +18,12 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from .errors import UserError
+
+MAX_YAML, MAX_JSON = 2**18, 2**30
+"""Bytes: a file of settings has 5 KB, the index of a million masks half a gigabyte."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a cell begins that a spreadsheet may run (OWASP, CSV injection)."""
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 
 def _plain(value: Any) -> Any:
@@ -87,7 +95,8 @@ def written_aside(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_aside(path) as part:
-        part.write_text(text, encoding="utf-8")
+        # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can be written with.
+        part.write_text(text, encoding="utf-8", errors="replace", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,12 +104,62 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a file that is not JSON is a `UserError`."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read JSON that coinseg wrote; `UserError` for anything else, and for an object without one of the keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as JSON ({error})", "a file coinseg wrote", "remove it and run again") from error
+        value = json.loads(_text(path, MAX_JSON), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{path} is not readable as JSON ({why})", "a file coinseg wrote", "remove it and run again") from error
+    if keys and not (isinstance(value, dict) and set(keys) <= value.keys()):
+        missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+        raise UserError(f"{path} has no {missing[0]}", "a file coinseg wrote, whole", "take the folder as coinseg left it")
+    return value
+
+
+def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a mapping of plain values from YAML.
+
+    Tags that make objects, and aliases, by which a small file can stand for any amount of memory, are refused with everything
+    else that is no settings file; so is a mapping without one of the keys.
+    """
+    import yaml
+
+    try:
+        text = _text(path, MAX_YAML)
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it has aliases")
+        value = yaml.safe_load(text)
+        if not isinstance(value, dict) or not set(keys) <= value.keys():
+            raise ValueError(f"it is no mapping with {' and '.join(keys)}" if keys else "it is no mapping")
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(getattr(error, "problem", None) or error)
+        raise UserError(f"{path} cannot be read as settings ({why})", "YAML of plain values", "mend the file") from error
+    return value
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _text(path: Path, most: int) -> str:
+    """A text file of at most `most` bytes; `ValueError` for a longer one and for bytes that are no UTF-8."""
+    if path.stat().st_size > most:
+        raise ValueError(f"{path.stat().st_size} bytes, more than the {most} expected")
+    return path.read_text(encoding="utf-8")
+
+
+def safe_cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula, made text again by a quote before it; numbers stay numbers, also as text."""
+    formula = isinstance(value, str) and value.startswith(FORMULA) and not re.fullmatch(NUMBER, value)
+    return f"'{value}" if formula else value
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """A table for people and their spreadsheets, every cell a `safe_cell`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([safe_cell(cell) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 def remove_leftovers(folder: Path) -> None:

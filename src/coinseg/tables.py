@@ -10,8 +10,6 @@ with one value for each seed, None where there is none. What is not finite count
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import statistics
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UserError
-from .storage import write_json, write_text
+from .storage import csv_text, write_json, write_text
 
 Record = Mapping[str, Any]
 Columns = Mapping[str, tuple[str, str, str]]
@@ -210,19 +208,9 @@ def _latex(title: str, rows: Sequence[Record], columns: Columns, notes: Sequence
     return "\n".join(lines)
 
 
-def _safe(value: Any) -> Any:
-    """A cell no spreadsheet takes for a formula; numbers stay numbers, whole."""
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return value
-    return value if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value) else f"'{value}"
-
-
 def _csv(rows: Sequence[Record]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    lines = [names, *([_safe(row.get(name)) for name in names] for row in rows)]
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return csv_text([names, *([row.get(name) for name in names] for row in rows)])
 
 
 def write_table(

@@ -9,6 +9,8 @@ from typing import Any
 
 from ..errors import UserError
 from .layout_maps import Names
+from .layout_shared import is_value, lies_inside
+from .limits import MAX_TABLE
 from .volume import VOLUME_SUFFIXES
 
 
@@ -70,6 +72,8 @@ def _json(path: Path) -> dict[str, Any]:
             f"{path} is missing", "the dataset.json of nnU-Net or the Decathlon", "add it, or set another data.layout"
         )
     try:
+        if path.stat().st_size > MAX_TABLE:
+            raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_TABLE}")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error})", "JSON as nnU-Net knows it", "correct dataset.json") from error
@@ -81,7 +85,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
     """The label values of one structure: a whole number or a list of them (a region)."""
     values = value if isinstance(value, list) and value else [value]
-    if not all(type(v) is int or (isinstance(v, str) and v.isdecimal()) for v in values):
+    if not all((type(v) is int and 0 <= v < 2**31) or (isinstance(v, str) and is_value(v)) for v in values):
         raise UserError(
             f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them", "correct dataset.json"
         )
@@ -99,6 +103,12 @@ def _listed(path: Path, content: dict[str, Any]) -> tuple[tuple[str, str], ...] 
             raise UserError(
                 f"entry {number} of training in {path} is {entry!r}"[:200],
                 'entries such as {"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}',
+                "correct dataset.json",
+            )
+        if outside := [name for name in pair if not lies_inside(path.parent, str(name))]:
+            raise UserError(
+                f"entry {number} of training in {path} names {outside[0]}, which lies outside of the data",
+                "files below the folder of dataset.json",
                 "correct dataset.json",
             )
     return tuple((str(image), str(label)) for image, label in found)

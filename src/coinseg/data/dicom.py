@@ -22,6 +22,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
 from ..errors import UserError
+from .dicom_frames import require_honest
 from .dicom_stack import Frame, Header, Stack, stack_of
 from .scan_files import Members, members, public_name, split_key
 from .voxels import Opened, broken
@@ -98,7 +99,7 @@ def identifiers_of(path: Path) -> frozenset[str]:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep pydicom from judging values nobody reads and from quoting them in warnings."""
     level = config.logger.level
     config.logger.setLevel(logging.CRITICAL + 1)
@@ -110,6 +111,21 @@ def _silent() -> Iterator[None]:
         config.logger.setLevel(level)
 
 
+def read_header(path: Path) -> Dataset | None:
+    """All tags of a DICOM file without its pixels; None for anything else, and where they are deflated."""
+    try:
+        with path.open("rb") as file, silent():
+            deflated = _DEFLATED in file.read(1024)
+            file.seek(0)
+            found = None if deflated else dcmread(file, stop_before_pixels=True)
+            if found is not None:
+                found.filename = path.name
+                list(found.iterall())  # every value is decoded: no later line meets a bad one
+            return found
+    except Exception:  # pydicom raises almost anything on bad bytes
+        return None
+
+
 def _broken(place: Path, member: str, why: str) -> UserError:
     return broken(place if place.name == member else f"{place}: {public_name(member)}", why, "DICOM file")
 
@@ -117,7 +133,7 @@ def _broken(place: Path, member: str, why: str) -> UserError:
 def _header(place: Path, member: str, files: Members) -> Dataset:
     """The tags of one file without its pixels, every value decoded: no later line meets a bad one."""
     try:
-        with files[member]() as file, _silent():
+        with files[member]() as file, silent():
             deflated = _DEFLATED in file.read(1024)
             file.seek(0)
             header = Dataset() if deflated else dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
@@ -235,9 +251,10 @@ def _decoded(
         raise _broken(place, member, "it is gone")
     inside = sorted(wanted, key=lambda item: item[1].index)
     try:
-        with files[member]() as file, _silent():
+        with files[member]() as file, silent():
             dataset = dcmread(file, force=True)
             plugin = _PLUGINS.get(dataset.file_meta.get("TransferSyntaxUID"), "")
+            require_honest(dataset)
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]
         matching = len(frames) == len(inside) and all(pixels.shape == inside[0][1].size for pixels in frames)
     except Exception as error:  # Every plugin raises its own, with anything in it.

@@ -16,6 +16,7 @@ from pydicom import Dataset
 
 from ..errors import UserError
 from .grid import Geometry, geometry_in_mm
+from .limits import MAX_PIXELS
 from .scan_files import public_name
 from .voxels import broken, invertible, require_fits
 
@@ -135,6 +136,8 @@ def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) 
             "slices that say how stored values become Hounsfield units",
             "export the original CT series",
         )
+    if int(header.Rows) * int(header.Columns) > MAX_PIXELS:
+        raise broken(f"{path}: {public_name(member)}", f"its header claims {header.Rows} x {header.Columns} pixels", "DICOM file")
     return Frame(
         member, index, (int(header.Rows), int(header.Columns)), np.stack([across, down]), position, spacing, _depth(tags),
         _number(tags.get("RescaleSlope"), 1.0), _number(tags.get("RescaleIntercept"), 0.0),

@@ -6,6 +6,7 @@ Pixels are taken as stored: an orientation tag of a camera is not applied, so an
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +18,14 @@ from PIL import Image
 from ..errors import UserError
 from ..storage import written_aside
 from ..types import Slice, SliceMask
+from .limits import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
-MAX_PIXELS = 2**28
-"""Headers that claim more pixels than this are taken for corrupt ones."""
 _TIFF = (".tif", ".tiff")
+_DECODERS = ("PNG", "JPEG", "TIFF", "BMP")
+"""Of Pillow's. It goes by content, whatever the name is, and some of the others start programs (EPS: Ghostscript)."""
 # Say nothing on standard error about a bad TIFF; it is said once, by the `UserError`.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -97,7 +99,7 @@ def image_size(path: Path) -> tuple[int, int]:
             with tifffile.TiffFile(path) as file:
                 page = _only_page(path, file)
                 return page.imagelength, page.imagewidth
-        with Image.open(path) as image:
+        with Image.open(path, formats=_DECODERS) as image:
             return image.height, image.width
 
 
@@ -109,7 +111,9 @@ def _reading(path: Path) -> Iterator[None]:
     if not is_image(path):
         raise UserError(f"{path} is no image coinseg reads", f"one of {', '.join(IMAGE_SUFFIXES)}", "convert it")
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said once, by the `UserError`
+            yield
     except UserError:
         raise
     except Exception as error:  # The decoders of five formats raise almost anything on bad bytes.
@@ -121,7 +125,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _read_pillow(path: Path) -> np.ndarray:
     """Pixels (H, W) or (H, W, 3) of anything Pillow decodes."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=_DECODERS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"its header claims {image.width} x {image.height} pixels")
         depths = [str(tile.args) for tile in image.tile if ";16" in str(tile.args)]
@@ -141,7 +145,7 @@ def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
         raise ValueError("16-bit grey with alpha; save it without alpha")
     halves = []
     for order in ("16B", "16L"):  # Read as little-endian, the low byte of a sample is the one that is kept.
-        with Image.open(path) as image:
+        with Image.open(path, formats=_DECODERS) as image:
             image.tile = [tile._replace(args=rawmode.replace("16B", order)) for tile in image.tile]
             halves.append(np.asarray(image)[..., :3].astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]
@@ -154,6 +158,9 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     page = file.pages.first
     if page.imagelength * page.imagewidth > MAX_PIXELS or page.imagedepth != 1:
         raise ValueError(f"its header claims {page.imagedepth} x {page.imagelength} x {page.imagewidth} pixels")
+    if not 1 <= page.samplesperpixel <= 4 or page.tilelength * page.tilewidth > MAX_PIXELS:
+        size = f"tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else "its pixels"
+        raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel, {size}")
     return page
 
 

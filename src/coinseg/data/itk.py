@@ -5,6 +5,7 @@ ITK's coordinates are LPS+ millimetres; inside coinseg affines are RAS+, so the 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import SimpleITK as sitk
 from ..errors import UserError
 from .grid import Geometry, geometry_in_mm
 from .itk_header import check_header, check_voxels
+from .limits import DEFLATE_LIMIT
 from .scan_files import parts_of
-from .voxels import DEFLATE_LIMIT, Opened, broken, invertible, narrow, require_fits, require_three
+from .voxels import Opened, broken, invertible, narrow, require_fits, require_three
 
 SUFFIXES = (".nrrd", ".mha", ".mhd")
 WRITTEN = (".nrrd", ".mha")
@@ -61,8 +63,7 @@ def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
         raise UserError(f"{path} has voxels of type {kind}", "plain numbers", "convert it to grey values")
     if min(shape) < 1:
         raise _broken(path, f"its header claims the shape {shape}")
-    itemsize = next((size for word, size in _BYTES.items() if word in kind), 8)
-    claimed, size = require_fits(path, shape, itemsize), sum(file.stat().st_size for file in parts_of(path))
+    claimed, size = require_fits(path, shape, _itemsize(reader)), sum(file.stat().st_size for file in parts_of(path))
     if claimed > size * DEFLATE_LIMIT:
         raise _broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims")
     affine = np.eye(4)
@@ -74,8 +75,13 @@ def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
     return geometry_in_mm(_TO_RAS @ affine, shape)
 
 
+def _itemsize(reader: sitk.ImageFileReader) -> int:
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    return next((size for word, size in _BYTES.items() if word in kind), 8)
+
+
 def _voxels(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
-    check_voxels(path)
+    check_voxels(path, math.prod(reader.GetSize()) * _itemsize(reader))
     try:
         image = reader.Execute()
     except (RuntimeError, MemoryError) as error:

@@ -8,11 +8,14 @@ import zlib
 from pathlib import Path
 
 from ..errors import UserError
+from .limits import MAX_BEHIND
 from .scan_files import voxel_file
 from .voxels import broken, require_three
 
 _HEADER = 2**16
 _LINE = 2000
+_FIELD, _PAIR = 500, 2**14
+"""Characters in a line of a NRRD header: of a field, and of a key := value, where programs keep notes of their own."""
 _BLOCK = 2**20
 _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
@@ -29,29 +32,31 @@ def check_header(path: Path) -> None:
         _check_meta(path, start)
 
 
-def check_voxels(path: Path) -> None:
-    """Raise `UserError` when compressed voxels do not fit their checksum; voxels that are not compressed have none."""
+def check_voxels(path: Path, claimed: int) -> None:
+    """Raise `UserError` when compressed voxels do not fit their checksum or the bytes the header claims; others have none."""
     with path.open("rb") as file:
         start = file.read(_HEADER)
     if path.suffix.lower() == ".nrrd":
         head = re.match(rb"(?s).*?\r?\n\r?\n", start)
         if head and re.search(rb"(?im)^encoding: *(gz|gzip)\s*$", head[0]):
-            _inflate(path, path, head.end(), 31)
+            _inflate(path, path, head.end(), 31, claimed)
     elif re.search(rb"(?im)^CompressedData *= *true", start):
         head = re.match(rb"(?s).*?^ElementDataFile[^\n]*\n", start, re.MULTILINE)
         local = path.suffix.lower() == ".mha"
         if head:
-            _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15)
+            _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15, claimed)
 
 
-def _inflate(path: Path, file: Path, offset: int, window: int) -> None:
+def _inflate(path: Path, file: Path, offset: int, window: int, claimed: int) -> None:
     """Run through a deflate stream that begins at `offset`; its checksum is at its end."""
-    stream = zlib.decompressobj(window)
+    stream, found = zlib.decompressobj(window), 0
     try:
         with file.open("rb") as packed:
             packed.seek(offset)
             while not stream.eof and (block := stream.unconsumed_tail or packed.read(_BLOCK)):
-                stream.decompress(block, _BLOCK)
+                found += len(stream.decompress(block, _BLOCK))
+                if found > claimed + MAX_BEHIND:
+                    raise broken(path, "its voxels unpack to more bytes than its header claims", _WHAT)
     except (OSError, zlib.error) as error:
         raise broken(path, error, _WHAT) from error
     if not stream.eof:
@@ -62,7 +67,10 @@ def _check_nrrd(path: Path, start: bytes) -> None:
     head = re.match(rb"(?s)NRRD000\d.*?\r?\n\r?\n", start)
     if head is None:
         raise broken(path, "it has no NRRD header", _WHAT)
-    if re.search(rb"(?im)^data ?file:", head[0]):
+    # teem, ITK's reader of NRRD, writes a long value over the end of its message about it.
+    if any(len(line) > (_PAIR if b":=" in line else _FIELD) for line in head[0].split(b"\n")):
+        raise broken(path, "its header has lines of absurd length", _WHAT)
+    if re.search(rb"(?im)^\s*data ?file:", head[0]):
         raise UserError(f"{path} is a header without its voxels", "one .nrrd file", "save it again as .nrrd")
 
 

@@ -6,7 +6,8 @@
       masks/a.png           used when the table has no column mask
       organ_masks/a.png     used when the table has no column organ
 
-The separator is a comma, a semicolon or a tab. Paths are relative to the table or to `images` beside it.
+The separator is a comma, a semicolon or a tab. Paths are relative to the table or to `images` beside it, and may not
+lead out of the folder of the table: whoever made the table does not choose what else is read here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .layout_shared import (
     few,
     header_of,
     label_in,
+    lies_inside,
     own_patients,
     patient_of,
     place_of,
@@ -109,6 +111,12 @@ def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",))
     """The file or DICOM folder a cell names, None for an empty one; `UserError` when it is missing."""
     if not cell:
         return None
+    if not lies_inside(table.parent, cell):
+        raise UserError(
+            f"row {number} of {table} names {cell}, which lies outside of the folder of the table",
+            "files below that folder",
+            "move the table above them, or link their folder beside it",
+        )
     for suffix in suffixes:
         for base in (table.parent, table.parent / "images"):
             path = base / (cell + suffix)

@@ -35,6 +35,7 @@ from .layout_shared import (
     few,
     folders_in,
     header_of,
+    lies_inside,
     own_patients,
     patient_of,
     read_table,
@@ -132,7 +133,7 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
         inside = _entries(only, masks)
         scans = inside if len(inside) > 1 else scans
     whole = set()
-    for name in named:
+    for name in (name for name in named if lies_inside(root, name)):
         place, key = split_key(root / name)
         parent = stem_of(place) if key is not None else Path(name).parts[0]
         if key is not None and (scan := scans.get(parent)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
-from .layout_shared import LABEL, few, label_in, read_table
+from .layout_shared import LABEL, few, is_value, label_in, read_table
 
 CASE = ("image_id", "case", "case_id")
 """What the column of cases may be called, in any case."""
@@ -38,7 +38,7 @@ def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
         case, label = row[_column(path, row, keys)], label_in(row[_column(path, row, LABEL)], path, number)
         if not case:
             raise UserError(f"row {number} of {path} names no case", "a case in every row", "correct the row")
-        if "slice" in row and not row["slice"].isdecimal():
+        if "slice" in row and not is_value(row["slice"]):
             raise UserError(f"row {number} of {path} has slice {row['slice']!r}", "a slice index from 0", "correct the row")
         index = int(row["slice"]) if "slice" in row else None
         if label is not None and found[case].setdefault(index, label) != label:

@@ -15,7 +15,7 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, Cohort, MaskSource
 from .layout_labels import Given, labels_by_case, patients_by_case
-from .layout_shared import few, nearest, safe_id
+from .layout_shared import few, is_value, nearest, safe_id
 
 Names = Mapping[str, tuple[int, ...]]
 """Label values by the name of a structure, without the background."""
@@ -52,7 +52,7 @@ def values_of(text: str, names: Names, setting: str, where: str) -> tuple[int, .
     values: set[int] = set()
     for part in [text] if text in names else [part.strip() for part in text.split("+")]:
         known = {value for of in names.values() for value in of}
-        if part not in names and not (part.isdecimal() and int(part) in known):
+        if part not in names and not (is_value(part) and int(part) in known):
             raise UserError(
                 f"data.{setting} names {part!r}, which {where} does not have",
                 f"a label by its name or value ({nearest(part, names)})",

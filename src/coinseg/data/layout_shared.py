@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import os
 import re
 from collections import Counter
@@ -22,6 +23,7 @@ from ..config import DataSettings
 from ..errors import UserError
 from ..types import Case, MaskSource
 from .image import IMAGE_SUFFIXES, is_image
+from .limits import MAX_TABLE
 from .scan_files import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, may_hold_slices
 from .volume import is_volume
 
@@ -30,6 +32,8 @@ Rows = list[tuple[int, dict[str, str]]]
 _LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
 LABEL = ("label", "class_label", "abnormal", "y", "target")
 """What the column of labels may be called, in any case."""
+_LONGEST = 140
+"""Bytes of an id: with the endings of outputs it must be the name of a file (255)."""
 _MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
 
 
@@ -65,6 +69,8 @@ def read_table(path: Path) -> Rows:
 def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
     """The first `limit` rows (all by default) of a table separated by comma, semicolon or tab."""
     try:
+        if path.stat().st_size > MAX_TABLE:
+            raise OSError(f"it has {path.stat().st_size} bytes, more than {MAX_TABLE}")
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = max(",;\t", key=file.readline().count)
             file.seek(0)
@@ -177,9 +183,14 @@ def _index(folder: Path | None) -> _Index:
 
 def _values(name: str, texts: Iterable[str]) -> tuple[int, ...]:
     """Label values given as text."""
-    if not all(text.strip().isdecimal() for text in texts):
+    if not all(is_value(text.strip()) for text in texts):
         raise UserError(f"data.{name} is {few(texts)}", "label values such as 1 in this layout", f"correct data.{name}")
     return tuple(int(text) for text in texts)
+
+
+def is_value(text: str) -> bool:
+    """Whether a text is a label value; of more digits there is none, and Python's own limit for numbers is not met."""
+    return text.isdecimal() and len(text) < 10
 
 
 # --- Names -------------------------------------------------------------------------------------------------------------
@@ -198,11 +209,13 @@ def folders_in(folder: Path) -> list[Path]:
 def files_in(folder: Path) -> list[Path]:
     """Images and volumes at any depth, sorted, hidden files and folders left out.
 
-    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed.
+    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed. Links are
+    followed, but not to where one led before: they may lead in circles.
     """
     found: list[Path] = []
+    been = {folder.resolve()}
     for place, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
+        below[:] = [name for name in below if not name.startswith(".") and not _again(Path(place, name), been)]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
         found += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
         found += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
@@ -210,6 +223,14 @@ def files_in(folder: Path) -> list[Path]:
         found += [Path(place, name) for name in series]
         below[:] = [name for name in below if name not in series]
     return sorted(found)
+
+
+def _again(folder: Path, been: set[Path]) -> bool:
+    """Whether a folder is a link to where the walk has been; remembers that it is now."""
+    real = folder.resolve()
+    known = real in been
+    been.add(real)
+    return known and folder.is_symlink()
 
 
 def patient_of(image: Path, default: str) -> str:
@@ -235,7 +256,7 @@ def stem_of(path: PurePath) -> str:
 
 
 def _key(path: PurePath) -> str:
-    return path.with_name(stem_of(path)).as_posix()
+    return path.with_name(stem_of(path)).as_posix() if stem_of(path) else path.as_posix()
 
 
 def place_of(path: Path, root: Path) -> PurePath:
@@ -248,8 +269,21 @@ def place_of(path: Path, root: Path) -> PurePath:
 
 def safe_id(place: PurePath | str) -> str:
     """An id that is safe as a file name: no suffix, folders joined by `__`, unusual characters replaced."""
-    name = "__".join(part for part in PurePath(_key(PurePath(place))).parts if part != "..")
-    return re.sub(r"[^\w.\-]", "_", name).lstrip(".") or "case"
+    whole = "__".join(part for part in PurePath(_key(PurePath(place))).parts if part != "..")
+    name = re.sub(r"[^\w.\-]", "_", whole).lstrip(".") or "case"
+    if len(name.encode()) <= _LONGEST:
+        return name
+    return f"{name.encode()[:_LONGEST].decode(errors='ignore')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def lies_inside(folder: Path, name: str) -> bool:
+    """Whether a name in a table stays below a folder: no `..` that leads out, no place elsewhere, nothing no disk can hold.
+
+    By the letters of the path: a link that somebody made in the folder is followed.
+    """
+    path = os.path.normpath(folder.absolute() / name)
+    held = "\0" not in name and all(len(part.encode(errors="replace")) < 256 for part in PurePath(name).parts)
+    return held and len(path) < 4096 and Path(path).is_relative_to(os.path.normpath(folder.absolute()))
 
 
 def few(names: Iterable[str], most: int = 8) -> str:

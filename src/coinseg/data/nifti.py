@@ -8,23 +8,26 @@ import math
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
 from ..errors import UserError
 from .grid import Geometry, header_of
-from .voxels import DEFLATE_LIMIT, Opened, broken, invertible, narrow, require_fits, require_three
+from .limits import DEFLATE_LIMIT, MAX_BEHIND
+from .voxels import Opened, broken, invertible, narrow, require_fits, require_three
 
 SUFFIXES = (".nii.gz", ".nii")
 _DRAIN = 2**20
+_NIFTI2 = 540
+"""Bytes of the longer header."""
 _BROKEN = (
-    OSError, EOFError, ValueError, zlib.error,
+    OSError, EOFError, ValueError, OverflowError, zlib.error,
     nib.filebasedimages.ImageFileError, HeaderDataError, ImageDataError, WrapStructError,
 )  # fmt: skip
 
@@ -32,14 +35,14 @@ _BROKEN = (
 def open_nifti(path: Path) -> Opened:
     """Open a NIfTI file: the header now, voxels when they are asked for; `UserError` like `volume.read_volume`."""
     try:
-        with _quiet():
-            # No memory map: an output that overwrites its own input must not pull the voxels from under us.
-            image = nib.load(path, mmap=False)
+        with _quiet(), _stream(path) as stream:
+            header = _header(stream.read(_NIFTI2))
+            geometry = _geometry(path, header)
+            slope, inter = header.get_slope_inter()
     except _BROKEN as error:
-        raise _broken(path, error) from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise _broken(path, f"it holds {type(image).__name__}")
-    return Opened(_geometry(path, image), lambda: narrow(path, *_raw(path, image)))
+        raise _broken(path, error or type(error).__name__) from error
+    scale = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
+    return Opened(geometry, lambda: narrow(path, _raw(path, header, geometry.shape), *scale))
 
 
 def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geometry: Geometry) -> None:
@@ -78,42 +81,53 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _geometry(path: Path, image: nib.Nifti1Image) -> Geometry:
+def _stream(path: Path) -> BufferedIOBase:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _header(start: bytes) -> nib.Nifti1Header:
+    """The header of a single file by its first bytes; its extensions are not read: they claim sizes of their own."""
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        if kind.may_contain_header(start):
+            return kind(start[: kind.template_dtype.itemsize])
+    raise ValueError("it is no NIfTI-1 or NIfTI-2 file")
+
+
+def _geometry(path: Path, header: nib.Nifti1Header) -> Geometry:
     """The checked geometry of an open file, before any voxel is read."""
-    shape = tuple(int(side) for side in image.shape)
+    shape = tuple(int(side) for side in header.get_data_shape())
     require_three(path, shape)
-    if image.get_data_dtype().kind not in "iuf":
-        raise UserError(f"{path} has voxels of type {image.get_data_dtype()}", "plain numbers", "convert it to grey values")
+    if header.get_data_dtype().kind not in "iuf":
+        raise UserError(f"{path} has voxels of type {header.get_data_dtype()}", "plain numbers", "convert it to grey values")
     if min(shape) < 1:
         raise _broken(path, f"its header claims the shape {shape}")
-    claimed, size = require_fits(path, shape, image.get_data_dtype().itemsize), path.stat().st_size
+    claimed, size = require_fits(path, shape, header.get_data_dtype().itemsize), path.stat().st_size
     if claimed > size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1):
         raise _broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims")
-    affine = np.asarray(image.affine, dtype=np.float64)
+    if not 0 < header.get_data_offset() <= MAX_BEHIND:
+        raise _broken(path, f"its header claims that voxels begin at byte {header.get_data_offset()}")
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not invertible(affine):
         raise _broken(path, "its affine has no inverse")
-    return Geometry(affine, shape, image.header.binaryblock)
+    return Geometry(affine, shape, header.binaryblock)
 
 
-def _raw(path: Path, image: nib.Nifti1Image) -> tuple[np.ndarray, float, float]:
-    """Voxels before scaling, slope and intercept; the gzip stream is read to its end, where its checksum is."""
-    stored = image.dataobj
-    if not isinstance(stored, ArrayProxy):
-        raise TypeError(f"an image that was not read from a file: {type(stored).__name__}")
+def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
+    """Voxels before scaling; the gzip stream is read to its end, where its checksum is."""
     try:
-        if not path.name.lower().endswith(".gz"):
-            return np.asarray(stored.get_unscaled()), float(stored.slope), float(stored.inter)
-        with gzip.open(path) as stream:
-            stream.seek(stored.offset)
+        with _stream(path) as stream:
+            stream.seek(header.get_data_offset())
             # Piece by piece into its place: gzip would unpack all of it, and copy that.
-            whole = np.empty(math.prod(stored.shape) * stored.dtype.itemsize, np.uint8)
+            whole = np.empty(math.prod(shape) * header.get_data_dtype().itemsize, np.uint8)
             for start in range(0, len(whole), _DRAIN):
                 part = whole[start : start + _DRAIN]
                 if stream.readinto(part.data) < len(part):
                     raise EOFError("it ends before its last voxel")
-            while stream.read(_DRAIN):
-                pass
-        raw = whole.view(stored.dtype).reshape(stored.shape, order="F")
+            behind = 0
+            while more := len(stream.read(_DRAIN)):
+                behind += more
+                if behind > MAX_BEHIND:
+                    raise ValueError(f"it has more than {MAX_BEHIND} bytes behind its last voxel")
+        return whole.view(header.get_data_dtype()).reshape(shape, order="F")
     except (*_BROKEN, MemoryError) as error:
         raise _broken(path, error or type(error).__name__) from error
-    return raw, float(stored.slope), float(stored.inter)

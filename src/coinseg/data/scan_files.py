@@ -14,7 +14,6 @@ import io
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,15 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
 from ..errors import UserError
-from .voxels import DEFLATE_LIMIT, MAX_BYTES
+from .limits import ARCHIVE_FREE, ARCHIVE_LIMIT, DEFLATE_LIMIT, MAX_BYTES, MAX_FILES
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 """Endings of files that are one volume."""
 ARCHIVE = ".zip"
 SLICE_SUFFIXES = (".dcm", ".dicom", ".ima")
 """Endings of files that must be DICOM; of any other name those are that have DICOM's mark."""
-MAX_FILES = 50_000
-"""Folders and archives with more files than this are no scan."""
 Members = Mapping[str, Callable[[], IO[bytes]]]
 """Files of a scan by their name below its folder, each to be opened for reading."""
 _PREAMBLE = 132
@@ -66,7 +63,7 @@ def may_hold_slices(archive: Path) -> bool:
         with zipfile.ZipFile(archive) as file:
             names = [n for n in file.namelist() if _visible(n) and not n.lower().endswith(_OTHERS)]
             return any(_marked(n, partial(file.open, n)) for n in names[:20])
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # zipfile raises almost anything on bad bytes
         return True
 
 
@@ -100,7 +97,8 @@ def voxel_file(header: Path) -> Path:
     with header.open("rb") as file:
         found = re.search(rb"(?m)^ElementDataFile *= *([^\r\n/\\%\0]+?) *\r?$", file.read(2**16))
     name = found[1].decode("utf-8", "replace") if found else ""
-    return header if name.upper() in ("", "LOCAL", "LIST", ".", "..") else header.with_name(name)
+    named = name.upper() not in ("", "LOCAL", "LIST", ".", "..") and len(name.encode()) < 256
+    return header.with_name(name) if named else header
 
 
 def public_name(name: str) -> str:
@@ -124,7 +122,7 @@ def members(place: Path) -> Iterator[Members]:
     elif place.suffix.lower() == ARCHIVE:
         try:
             archive = zipfile.ZipFile(place)
-        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        except Exception as error:  # as above
             raise UserError(f"{place} cannot be read as an archive", "an intact .zip", "copy or download it again") from error
         with archive:
             _require_safe(place, archive)
@@ -148,16 +146,19 @@ def _require_safe(place: Path, archive: zipfile.ZipFile) -> None:
     """Raise `UserError` for an archive that points outside itself, is locked, or unpacks to absurd sizes."""
     infos = archive.infolist()
     _require_few(place, len(infos))
-    outside = [i for i in infos if re.match(r"[/\\]|[A-Za-z]:", i.filename) or ".." in re.split(r"[/\\]", i.filename)]
+    outside = [
+        i for i in infos if not i.filename or re.match(r"[/\\]|[A-Za-z]:", i.filename) or ".." in re.split(r"[/\\]", i.filename)
+    ]
     if outside:
         raise UserError(f"{place} has {len(outside)} files that point outside of it", "a .zip of one folder", "pack it again")
     if any(info.flag_bits & 1 for info in infos):
         raise UserError(f"{place} is locked with a password", "an open .zip", "unpack it and give the folder")
     size, packed = sum(info.file_size for info in infos), place.stat().st_size
-    if size > MAX_BYTES or size > packed * DEFLATE_LIMIT:
+    most = DEFLATE_LIMIT if size <= ARCHIVE_FREE else ARCHIVE_LIMIT
+    if size > MAX_BYTES or size > packed * most:
         raise UserError(
             f"{place} would unpack from {packed} to {size} bytes",
-            f"at most {MAX_BYTES // 2**30} GiB and {DEFLATE_LIMIT} times its own size",
+            f"at most {MAX_BYTES // 2**30} GiB and {most} times its own size",
             "pack one scan only, or unpack it and give the folder",
         )
 
@@ -168,12 +169,12 @@ def _require_few(place: Path, count: int) -> None:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Files at any depth by their name below the folder, sorted, hidden ones left out."""
-    found: list[str] = []
+    """Files at any depth by their name below the folder, sorted, hidden ones left out, and pipes, which keep their reader waiting."""
+    found: list[Path] = []
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        found += [Path(place, name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
-    return sorted(found)
+        found += [path for name in names if not name.startswith(".") and (path := Path(place, name)).is_file()]
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _visible(name: str) -> bool:
@@ -195,7 +196,7 @@ def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
     try:
         with opener() as file:
             return file.read(_PREAMBLE)[-4:] == b"DICM"
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError):
+    except Exception:  # of a member that cannot be unpacked, zipfile says almost anything
         return False
 
 

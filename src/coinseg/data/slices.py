@@ -19,7 +19,7 @@ import csv
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 
 from ..config import DataSettings, Settings
 from ..errors import UserError
-from ..storage import directory_written_aside, key_of, read_json, write_json
+from ..storage import FORMULA, directory_written_aside, key_of, read_json, write_json
 from ..types import Case, Cohort
 from . import intensity
 from .axes import reordered, require_views, turned
@@ -43,6 +43,11 @@ FORMAT = 3
 COLUMNS = ("case", "patient", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width")
 _TEXT, _EDGES = ("case", "patient"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
+
+
+def _quoted(row: Mapping[str, object]) -> dict[str, str]:
+    """Names as a spreadsheet cannot take for formulas, and so that reading takes exactly this quote off again."""
+    return {c: f"'{row[c]}" if str(row[c]).startswith((*FORMULA, "'")) else str(row[c]) for c in _TEXT}
 
 
 def store_key(cohort: Cohort, settings: Settings) -> str:
@@ -124,13 +129,14 @@ class SliceStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.meta = read_json(root / "store.json")
+        self.meta = read_json(root / "store.json", "key", "window", "size", "dtype", "kind", "has_organs", "problems", "layout")
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
-        with (root / "index.csv").open(newline="", encoding="utf-8") as file:
+        with (root / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             lines = list(csv.DictReader(file))
         kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
-        self.index = {c: np.array([r[c] for r in lines], dtype=kinds.get(c, np.int64)) for c in COLUMNS}
+        plain = [r | {c: str(r[c]).removeprefix("'") for c in _TEXT} for r in lines]
+        self.index = {c: np.array([r[c] for r in plain], dtype=kinds.get(c, np.int64)) for c in COLUMNS}
 
     def __len__(self) -> int:
         return len(self.index["case"])
@@ -236,10 +242,10 @@ class _Writer:
         if self.kind == "hu":
             training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
             window = intensity.fingerprint(np.sum([self.histograms[p] for p in sorted(training)], axis=0))
-        with (self.folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
+        with (self.folder / "index.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows({**row, "split": int(side)} for row, side in zip(self.rows, sides, strict=True))
+            writer.writerows({**row, **_quoted(row), "split": int(side)} for row, side in zip(self.rows, sides, strict=True))
         write_json(self.folder / "store.json", {
             "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "size": self.settings.data.size,
             "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name, "window": [window.low, window.high],

@@ -12,11 +12,7 @@ from nibabel.orientations import io_orientation
 
 from ..errors import UserError
 from .grid import Geometry
-
-MAX_BYTES = 8 * 2**30
-"""Headers that claim more voxels than this are taken for corrupt ones."""
-DEFLATE_LIMIT = 1100
-"""Deflate cannot shrink data by more than 1032 : 1; a smaller file cannot hold what its header claims."""
+from .limits import MAX_BYTES
 
 
 @dataclass(frozen=True, eq=False)

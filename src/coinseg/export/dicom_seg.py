@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.scan_files import public_name
 from ..errors import UserError
 from ..storage import written_aside
 from ..types import ScanMask
@@ -25,6 +27,10 @@ ALLOWED_EMPTY = (
     "ReferringPhysicianName",
 )  # fmt: skip
 """Elements of type 2 that a SEG repeats from its series: they must be there, and may be empty."""
+_OF_PATIENTS = (0x0010, 0x0012, 0x0032, 0x0038)
+"""Groups of elements about the patient, trials, requests and visits."""
+_KEPT = (*ALLOWED_EMPTY, "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
+"""What of them is repeated: by what the object is found in its study, and that the rest was removed."""
 _RAS = np.array([-1.0, -1.0, 1.0])
 """DICOM's axes run to the left and to the back, NIfTI's to the right and to the front."""
 
@@ -35,18 +41,14 @@ def read_series(folder: Path) -> list[Dataset]:
     Raises:
         UserError: no folder, no DICOM image in it, or several series.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    from ..data.dicom import read_header
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "the folder of the DICOM series the scan comes from", "mend --dicom")
     series: dict[str, list[Dataset]] = defaultdict(list)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, EOFError, ValueError):
-            continue
-        if "ImagePositionPatient" in dataset and "Rows" in dataset:
+        dataset = read_header(path)
+        if dataset is not None and "ImagePositionPatient" in dataset and "Rows" in dataset:
             series[str(dataset.get("SeriesInstanceUID", ""))].append(dataset)
     if len(series) != 1:
         found = "no DICOM image" if not series else f"{len(series)} series"
@@ -71,7 +73,7 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
     for dataset in datasets:
         x, y, z = _indices(dataset, inverse, mask.shape)
         if covered[z, y, x].any():
-            raise UserError(f"two images of the series lie on one slice, {dataset.SOPInstanceUID}", "each once", "remove doubles")
+            raise UserError(f"two images of the series lie on one slice, {_name(dataset)} is one", "each once", "remove doubles")
         covered[z, y, x] = True
         frames.append(mask[z, y, x])
     if left := int((mask & ~covered).sum()):
@@ -96,7 +98,7 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
     outside = (found < 0).any() or (found >= np.array(shape)[::-1, None, None]).any()
     if outside or np.abs(exact - found).max() > MAX_SHIFT:
         raise UserError(
-            f"image {dataset.SOPInstanceUID} of the series does not lie on voxels of the mask",
+            f"image {_name(dataset)} of the series does not lie on voxels of the mask",
             f"a mask on the grid of the series, within {MAX_SHIFT} voxels",
             "name the series the scan was converted from",
         )
@@ -136,14 +138,23 @@ def write_dicom_seg(
             raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
         with warnings.catch_warnings(), written_aside(out) as part:
             warnings.simplefilter("ignore")  # on an empty mask, and on values of the source that are repeated as they are
-            _segmentation(frames, source_datasets, label).save_as(part)
+            _least(_segmentation(frames, source_datasets, label)).save_as(part)
             begin()
-    except (AttributeError, ValueError, TypeError, KeyError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # highdicom and pydicom, on the tags of a stranger; what they say quotes values of the patient.
+        missing = re.search(r"has no attribute '(\w+)'", str(error))
+        why = f"it has no {missing[1]}" if missing else type(error).__name__
         raise UserError(
-            f"the series cannot carry a segmentation ({' '.join(str(error).split())[:200]})",
+            f"the series cannot carry a segmentation ({why})",
             "single-frame images of one series with patient, study, frame of reference and geometry",
             "export the series again from its archive",
-        ) from error
+        ) from None
+
+
+def _name(dataset: Dataset) -> str:
+    """An image for a message: by its file, as its identifiers are the patient's."""
+    return public_name(str(getattr(dataset, "filename", None) or "one")) or "one"
 
 
 def _completed(dataset: Dataset) -> Dataset:
@@ -158,6 +169,15 @@ def _completed(dataset: Dataset) -> Dataset:
         if name not in whole:
             setattr(whole, name, "")
     return whole
+
+
+def _least(segmentation: Dataset) -> Dataset:
+    """The object without what is optional and says more of the patient (comments, other ids, age, description of the study)."""
+    for element in list(segmentation):
+        about = element.tag.group in _OF_PATIENTS or element.keyword == "StudyDescription"
+        if about and element.keyword not in _KEPT:
+            del segmentation[element.tag]
+    return segmentation
 
 
 def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:

@@ -19,7 +19,8 @@ from typing import Any
 
 from ..config import EngineSettings, Settings
 from ..errors import UserError
-from ..runs import Run, load
+from ..runs import load
+from ..settings import own_module
 from ..storage import claimed, directory_written_aside, read_json, write_json
 
 SCHEMA = 1
@@ -69,20 +70,24 @@ def portable(settings: Settings) -> Settings:
 
 def excerpt(root: Path) -> dict[str, Any]:
     """What the manifest of a run says of it, without its command, paths and cases; null where there is no manifest."""
-    made = read_json(root / "manifest.json") if (root / "manifest.json").is_file() else {}
+    made = read_json(root / "manifest.json", "data", "scores") if (root / "manifest.json").is_file() else {}
     data = made.get("data") or {}
+    if not isinstance(data, dict):
+        raise UserError(f"{root / 'manifest.json'} has wrong data", "a file coinseg wrote", "take the folder as coinseg left it")
     return {
         "coinseg": version("coinseg"), "kind": "exported run", "schema": SCHEMA,
         "trained_with": made.get("version"), "trained": made.get("created"),
         "data": {
             **{name: data.get(name) for name in KEPT_OF_DATA},
-            "labels_from_lesion_masks": "from the lesion masks" in data.get("label_source", ""),
+            "labels_from_lesion_masks": "from the lesion masks" in str(data.get("label_source", "")),
         } if data else None,
         **{name: made.get(name) for name in KEPT},
     }  # fmt: skip
 
 
-def export_run(root: Path, out: Path, overwrite: bool = False, onnx: bool = False) -> dict[str, Any]:
+def export_run(
+    root: Path, out: Path, overwrite: bool = False, onnx: bool = False, classifier: str | None = None
+) -> dict[str, Any]:
     """Export a finished run to a folder that `coinseg.load` and `coinseg segment --model` take.
 
     Args:
@@ -90,6 +95,7 @@ def export_run(root: Path, out: Path, overwrite: bool = False, onnx: bool = Fals
         out: the new folder.
         overwrite: replace an earlier export.
         onnx: also write f.onnx and generator.onnx, checked against torch.
+        classifier: the factory of your own classifier, see `coinseg.load`.
 
     Returns:
         {"files": names relative to the folder, "bytes": of all of them, "onnx": see `to_onnx.write_onnx`, or None,
@@ -100,7 +106,7 @@ def export_run(root: Path, out: Path, overwrite: bool = False, onnx: bool = Fals
     """
     if out.resolve() == root.resolve():
         raise UserError(f"-o is the run {out} itself", "another folder", "choose another -o")
-    run = load(root, accelerator="cpu")
+    run = load(root, accelerator="cpu", classifier=classifier)
     checked = None
     with new_folder(out, overwrite, "manifest.json") as part:
         replace(run, settings=portable(run.settings)).save(part)
@@ -117,10 +123,4 @@ def export_run(root: Path, out: Path, overwrite: bool = False, onnx: bool = Fals
             "files": [path.relative_to(part).as_posix() for path in files],
             "bytes": sum(path.stat().st_size for path in files),
         }
-    return said | {"onnx": checked, "needs": own_module(run)}
-
-
-def own_module(run: Run) -> str | None:
-    """The module of the user's own classifier factory, which must be importable where the export is loaded."""
-    name, separator, _ = run.settings.classifier.name.partition(":")
-    return name if separator else None
+    return said | {"onnx": checked, "needs": own_module(run.settings.classifier)}

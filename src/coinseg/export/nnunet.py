@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import ndimage
 
 from ..batch import inputs, mask_name
@@ -24,7 +23,7 @@ from ..data.layouts import read_layout
 from ..data.volume import read_mask, read_volume, write_scan
 from ..errors import UserError
 from ..settings import settings_from
-from ..storage import write_json
+from ..storage import read_yaml, write_json
 from ..types import MaskSource, ScanMask
 from .folder import new_folder
 
@@ -154,9 +153,9 @@ def cases_of_run(root: Path) -> list[TrainingCase]:
     file = root / "settings.yaml"
     if not file.is_file():
         raise UserError(f"{root} is not a coinseg run", "a run folder, or a folder of scans with --masks", "mend the path")
-    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    stored = read_yaml(file, "data", "settings")
     settings = settings_from(stored["settings"])
-    cohort = read_layout(Path(stored["data"]), settings.data, one_class=settings.anomaly.kind != "none")
+    cohort = read_layout(Path(str(stored["data"])), settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
     found = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]
     if not found:

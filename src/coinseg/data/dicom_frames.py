@@ -1,0 +1,36 @@
+"""What compressed frames say of their size, before a decoder makes room for it. Used by `dicom`."""
+
+from __future__ import annotations
+
+import struct
+
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+
+_SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+"""Markers of JPEG and JPEG-LS behind which a frame says its size."""
+
+
+def require_honest(dataset: Dataset) -> None:
+    """Raise `ValueError` where a compressed frame has another size than the tags: decoders make room for what the frame says."""
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    expected = int(dataset.Rows), int(dataset.Columns)
+    for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
+        if size_of_frame(frame) not in (None, expected):
+            raise ValueError("a frame of another size")
+
+
+def size_of_frame(frame: bytes) -> tuple[int, int] | None:
+    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 frame says of itself; None where it says nothing."""
+    if (start := frame[:4096].find(b"\xff\x4f\xff\x51")) >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
+        return bottom - top, right - left
+    if not frame.startswith(b"\xff\xd8"):
+        return None
+    at = 2
+    while at + 9 < len(frame) and frame[at] == 0xFF:
+        if frame[at + 1] in _SIZES:
+            return struct.unpack_from(">2H", frame, at + 5)
+        at += 1 if frame[at + 1] == 0xFF else 2 + struct.unpack_from(">H", frame, at + 2)[0]
+    return None
