@@ -43,24 +43,37 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 
 def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
     from . import pipeline
+    from .engine import silent
+    from .processes import meeting, place
 
-    values = options.as_dict()
+    values, here = options.as_dict(), place()
     settings = settings_from({key: values[key] for key in SETTINGS})
-    data = pipeline.resolve(values.get("data_path"), options.out, settings, options.overwrite)
-    work = pipeline.Workspace(data, options.out, settings, report)
+
+    def workspace() -> pipeline.Workspace:
+        data = pipeline.resolve(values.get("data_path"), options.out, settings, options.overwrite)
+        return pipeline.Workspace(data, options.out, settings, report)
+
     if options.dry_run:
         from .dryrun import describe
 
-        print(describe(work))
+        if here.first:
+            print(describe(workspace()))
         return
-    with locked(options.out):
-        _work(name, work, command)
+    with meeting(here) as others:
+        if not here.first:
+            data, settings = others.agreed((Path(), settings))
+            pipeline.Workspace(data, options.out, settings, silent).train(name)
+            return
+        work = workspace()
+        with locked(options.out):
+            work.start()
+            others.agreed((work.data, settings))
+            _work(name, work, command)
 
 
 def _work(name: str, work: Any, command: str) -> None:
     from .engine import Stage
 
-    work.start()
     if name in ("run", "report"):
         from . import manifest
         from .report import write_report
@@ -68,13 +81,16 @@ def _work(name: str, work: Any, command: str) -> None:
         # While a run goes on there is none: whoever finds a manifest has that of a run that ended.
         (work.root / "manifest.json").unlink(missing_ok=True)
         try:
+            work.train(name)
             made = manifest.write(work, command)
             page = write_report(work.root, made)
         except BaseException as error:
             manifest.write_failed(work, command, error)
             raise
         _summary(work.root, made, page)
-    elif name == "prepare":
+        return
+    work.train(name)
+    if name == "prepare":
         print(f"{len(work.prepared)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
         _, folder = work.f, work.root / "classifier"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .config import EngineSettings
 from .errors import UserError
-from .processes import place
+from .processes import current, place
 from .storage import read_json, write_json, written_aside
 
 CHUNK = 64
@@ -81,6 +81,8 @@ def one_cycle(step: int, steps: int, warmup: float = 0.1) -> float:
 class Stage:
     """The folder of one training: its log, its checkpoint while it runs, its weights once it is done.
 
+    Of several processes the first writes, and all go by what it finds there.
+
     Args:
         folder: where everything of this stage lies.
         key: what the result depends on; weights and checkpoints of another key are not used.
@@ -99,28 +101,40 @@ class Stage:
     def finished(self) -> bool:
         """Whether the weights of this very key are there."""
         done = self.folder / "stage.json"
-        return done.exists() and read_json(done).get("key") == self.key
+        return current().agreed(done.exists() and read_json(done).get("key") == self.key)
 
     def resume(self) -> dict[str, Any] | None:
         """The last checkpoint of this key, or None to begin anew (a stage of another key is forgotten)."""
         checkpoint = self.folder / "checkpoint.pt"
         state = load_checkpoint(checkpoint) if checkpoint.exists() else None
-        if state is not None and state.get("key") == self.key:
-            self._cut_log(state["step"])
+        state = state if state is not None and state.get("key") == self.key else None
+        _require_shared(self.folder, None if state is None else state["step"])
+        if state is not None:
             self.seconds = state["seconds"]
-            return state
-        for name in ("stats.jsonl", "checkpoint.pt", "stage.json"):
-            (self.folder / name).unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return None
+        if self.first and state is not None:
+            self._cut_log(state["step"])
+        elif self.first:
+            for name in ("stats.jsonl", "checkpoint.pt", "stage.json"):
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return state
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return current().here.first
 
     def save(self, step: int, **state: Any) -> None:
         """Write a checkpoint whole, after `step` steps."""
+        if not self.first:
+            return
         with written_aside(self.folder / "checkpoint.pt") as part:
             torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, part)
 
     def finish(self, module: nn.Module, name: str, **facts: Any) -> None:
         """Write the weights as safetensors, then the word that the stage is done; drop the checkpoint."""
+        if not self.first:
+            return
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
         with written_aside(self.folder / name) as part:
             save_file(tensors, part)
@@ -136,6 +150,8 @@ class Stage:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""
+        if not self.first:
+            return
         with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
         if self.tensorboard:
@@ -161,6 +177,16 @@ class Stage:
             kept = [line for line in read_stats(log) if line["step"] <= step]
             with written_aside(log) as part:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def _require_shared(folder: Path, step: int | None) -> None:
+    """`UserError` where a process finds another checkpoint than the first one does."""
+    if (first := current().agreed(step)) != step:
+        raise UserError(
+            f"the first process goes on after step {first or 0} and this one after {step or 0}",
+            f"the same {folder} for all of them",
+            "choose -o on a disk that all processes share",
+        )
 
 
 def read_stats(path: Path) -> list[dict[str, float]]:

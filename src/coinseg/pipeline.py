@@ -33,6 +33,7 @@ from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
+from .processes import current
 from .scan_table import highest, measure, write_table
 from .settings import differences, settings_from
 from .storage import read_json, require_room, write_json, write_text, written_aside
@@ -119,8 +120,11 @@ class Workspace:
 
     @cached_property
     def prepared(self) -> SliceStore:
-        """The prepared slices, all of them."""
-        return prepare(self.cohort, self.settings, self.root / "slices", self._step("prepare"))
+        """The prepared slices, all of them; of several processes the first prepares them."""
+        others, place = current(), self.root / "slices"
+        store = prepare(self.cohort, self.settings, place, self._step("prepare")) if others.here.first else None
+        others.wait()
+        return store or SliceStore(place)
 
     @cached_property
     def store(self) -> SliceStore:
@@ -148,6 +152,14 @@ class Workspace:
     def result_key(self) -> str:
         """What scores and masks depend on."""
         return result_key(self.store, self.settings, self.f)
+
+    def train(self, command: str) -> None:
+        """What of a command the processes of a job do together, in one order; the first one alone goes on from there."""
+        _ = self.prepared
+        if command != "prepare":
+            _ = self.f
+        if command not in ("prepare", "train-classifier"):
+            _ = self.generator
 
     def _made(self, file: Path) -> dict[str, Any] | None:
         made = read_json(file) if file.exists() else None

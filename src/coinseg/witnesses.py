@@ -21,6 +21,7 @@ from .data.sampling import TrainingSlices
 from .data.slices import SliceStore
 from .data.splitting import LEFT_OUT, TRAINING, VALIDATION, split
 from .engine import Report, make_fabric, silent
+from .processes import current
 from .storage import key_of, read_json, write_json
 from .training import predict, train_classifier
 
@@ -87,9 +88,11 @@ def select_witnesses(store: SliceStore, settings: Settings, folder: Path, report
     key = key_of([store.meta["key"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
     file = folder / FILE
     made = read_json(file) if file.exists() else None
+    made = current().agreed(made)
     if made is None or made["key"] != key:
-        made = {"key": key, **_search(store, settings, folder, report, training, weak)}
-        write_json(file, made)
+        made = current().agreed({"key": key, **_search(store, settings, folder, report, training, weak)})
+        if current().here.first:
+            write_json(file, made)
     sides = store.index["split"].copy()
     if made["slices"] is not None:
         found = {(case, z) for case, slices in made["slices"].items() for z in slices}
