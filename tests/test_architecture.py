@@ -56,6 +56,7 @@ MAY_IMPORT = {
         "data",
         "classifier",
         "counterfactual",
+        "distributed",
         "engine",
         "masks",
         "training",

@@ -62,7 +62,10 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
     with meeting(here) as others:
         if not here.first:
             data, settings = others.agreed((Path(), settings))
-            pipeline.Workspace(data, options.out, settings, silent).train(name)
+            work = pipeline.Workspace(data, options.out, settings, silent)
+            work.train(name)
+            if name in ("run", "report"):
+                work.write_masks()
             return
         work = workspace()
         with locked(options.out):
@@ -104,7 +107,10 @@ def _work(name: str, work: Any, command: str) -> None:
 
 def _reproduce(options: Any, report: ConsoleReport) -> None:
     from . import pipeline, reproduce
+    from .processes import place
 
+    if (count := place().count) > 1:
+        raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
     values, data = options.as_dict(), options.data_path
     settings = settings_from({key: values[key] for key in SETTINGS})
     made = data is None

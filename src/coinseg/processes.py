@@ -8,11 +8,11 @@ so at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import UserError
 
@@ -40,9 +40,9 @@ class Place:
         """Whether this is the process that gathers, reports and prints."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item; the shares of all processes are all items, each once."""
-        return items[self.rank :: self.count]
+    def share(self, items: T) -> T:
+        """Every `count`-th item of a list, an array or a tensor; the shares of all processes are all items, each once."""
+        return cast(Any, items)[self.rank :: self.count]
 
 
 def place(environ: Mapping[str, str] = os.environ) -> Place:
@@ -91,6 +91,10 @@ class Meeting:
         with told():
             distributed.broadcast_object_list(said, src=0)
         return said[0]
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes; all come here, and it alone makes it."""
+        return self.agreed(make() if self.here.first else cast(T, None))
 
     def gathered(self, value: T) -> list[T]:
         """The values of all processes, by rank; all come here and all get them."""
