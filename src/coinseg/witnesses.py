@@ -19,7 +19,7 @@ import numpy as np
 from .config import Settings
 from .data.sampling import TrainingSlices
 from .data.slices import SliceStore
-from .data.splitting import LEFT_OUT, TRAINING, VALIDATION, split
+from .data.splitting import LEFT_OUT, TRAINING, VALIDATION, groups, split
 from .engine import Report, make_fabric, silent
 from .processes import current
 from .storage import key_of, read_json, write_json
@@ -53,8 +53,9 @@ def find_witnesses(probability: np.ndarray, scan: np.ndarray, label: np.ndarray,
     """
     abnormal = label == 1
     found = abnormal & (probability > np.quantile(probability[label == 0], quantile))
-    for name in np.unique(scan[abnormal]):
-        members = np.flatnonzero(abnormal & (scan == name))
+    where = np.flatnonzero(abnormal)
+    for of_scan in groups(scan[where]):
+        members = where[of_scan]
         found[members[np.argmax(probability[members])]] = True
     return found
 
@@ -132,9 +133,11 @@ def _search(
         probability = predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]
         members = np.flatnonzero(held & asked)
         found[members] = find_witnesses(probability[asked[held]], index["case"][members], index["label"][members])
-    names = np.unique(index["case"][found])
+    kept = np.flatnonzero(found)
     return {
         **facts, "kept": int(found.sum()),
-        "slices": {str(name): index["slice"][found & (index["case"] == name)].tolist() for name in names},
+        "slices": {
+            str(index["case"][kept[of_scan[0]]]): index["slice"][kept[of_scan]].tolist() for of_scan in groups(index["case"][kept])
+        },
         "seconds": round(time.perf_counter() - began, 2),
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class TrainingSlices:
     def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
         self.store, self.anomaly, self.seed = store, anomaly, seed
         self.rows = np.flatnonzero(store.index["split"] == side)
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -93,14 +95,23 @@ class TrainingSlices:
         """
         epoch = step * size // len(self)
         if balanced and self.anomaly.kind == "none":
-            labels, rng = self.labels(), np.random.default_rng([self.seed, step, 1])
-            half = [rng.choice(np.flatnonzero(labels == c), (size + c) // 2) for c in (0, 1)]
+            rng = np.random.default_rng([self.seed, step, 1])
+            half = [rng.choice(members, (size + c) // 2) for c, members in enumerate(self._classes)]
             return np.concatenate(half), epoch
-        positions = np.arange(step * size, (step + 1) * size)
-        orders = {
-            e: np.random.default_rng([self.seed, e, 2]).permutation(len(self)) for e in set((positions // len(self)).tolist())
-        }
-        return np.array([orders[p // len(self)][p % len(self)] for p in positions.tolist()]), epoch
+        epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(self))
+        self._orders = {e: self._order(e) for e in np.unique(epochs).tolist()}
+        return np.array([self._orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)]), epoch
+
+    @cached_property
+    def _classes(self) -> list[np.ndarray]:
+        """The positions of the normal and of the abnormal slices, found once: a step costs the same whatever the cohort."""
+        labels = self.labels()
+        return [np.flatnonzero(labels == c) for c in (0, 1)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The permutation of an epoch; those of the last step are kept."""
+        kept = self._orders.get(epoch)
+        return np.random.default_rng([self.seed, epoch, 2]).permutation(len(self)) if kept is None else kept
 
 
 @dataclass(frozen=True)
