@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ import pytest
 from coinseg import evaluation, metrics
 from coinseg.config import AnomalySettings, Settings
 from coinseg.data import slices as stores
+from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
+from coinseg.data.slices import prepare
 from coinseg.data.splitting import TRAINING, VALIDATION, groups, split
 from coinseg.metrics import pixel_auprc
 from coinseg.pipeline import Workspace
@@ -74,6 +77,22 @@ def test_batches_are_drawn_as_from_the_whole_list_at_every_step(balanced: bool) 
             plain = np.array([orders[i // n][i % n] for i in range(step * size, (step + 1) * size)])
         assert np.array_equal(members, plain)
         assert epoch == step * size // n
+
+
+def test_labels_of_injected_anomalies_are_drawn_once_for_each_side(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings()
+    blob = replace(settings.anomaly, kind="blob", template=10)
+    store = prepare(read_layout(images, settings.data, one_class=True), replace(settings, anomaly=blob), tmp_path / "slices")
+    plain, drawn = TrainingSlices._draw, []
+    monkeypatch.setattr(TrainingSlices, "_draw", lambda self, *rest: drawn.append(self.side) or plain(self, *rest))
+    for view in (store, store, store.with_sides(VALIDATION - store.index["split"])):
+        for side in (TRAINING, VALIDATION):
+            slices = TrainingSlices(view, blob, 0, side)
+            expected = plain(slices, np.arange(len(slices)), 0)[1]
+            assert slices.labels().tolist() == expected.tolist()
+    assert drawn == [TRAINING, VALIDATION] * 2  # another split is drawn anew
 
 
 def test_an_index_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

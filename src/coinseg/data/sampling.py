@@ -46,7 +46,7 @@ class TrainingSlices:
     """
 
     def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
-        self.store, self.anomaly, self.seed = store, anomaly, seed
+        self.store, self.anomaly, self.seed, self.side = store, anomaly, seed, side
         self.rows = np.flatnonzero(store.index["split"] == side)
         self._orders: dict[int, np.ndarray] = {}
 
@@ -81,11 +81,14 @@ class TrainingSlices:
         return replace(made, regions=torch.stack([organ, 1 - organ], dim=1))
 
     def labels(self, epoch: int = 0) -> np.ndarray:
-        """The image labels of all slices, (n,) 0 or 1."""
+        """The image labels of all slices, (n,) 0 or 1; where anomalies are injected every image is read once to know them."""
         if self.anomaly.kind == "none":
             return self.store.index["label"][self.rows]
-        chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
-        return np.concatenate([self._draw(chunk, epoch)[1] for chunk in chunks]).astype(np.int64)
+        drawn, key = self.store.drawn, (self.anomaly, self.seed, self.side, epoch)
+        if key not in drawn:
+            chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
+            drawn[key] = np.concatenate([self._draw(chunk, epoch)[1] for chunk in chunks]).astype(np.int64)
+        return drawn[key]
 
     def members_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
         """Which slices step number `step` sees, and the epoch they belong to: a function of (seed, step) alone.

@@ -93,6 +93,7 @@ class SliceStore:
         meta: the contents of store.json.
         index: column name -> array over the slices (see `COLUMNS`).
         window: how stored values become [0, 1].
+        drawn: image labels that were drawn with injected anomalies, kept by whoever draws them (`sampling`).
     """
 
     def __init__(self, root: Path) -> None:
@@ -101,6 +102,7 @@ class SliceStore:
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
         self.index = _read_index(root / "index.csv")
+        self.drawn: dict[object, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.index["case"])
@@ -108,7 +110,7 @@ class SliceStore:
     def with_sides(self, sides: np.ndarray, **facts: object) -> SliceStore:
         """The same slices on other sides of the split, (slices,), with more in `meta`; what is made of them has another key."""
         view = copy.copy(self)
-        view.index = self.index | {"split": sides}
+        view.index, view.drawn = self.index | {"split": sides}, {}
         view.meta = self.meta | {"key": key_of([self.meta["key"], sides.tolist()])} | facts
         return view
 
