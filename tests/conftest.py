@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from coinseg import processes
 from coinseg.config import Settings
 
 torch.set_num_threads(1)
@@ -83,3 +90,27 @@ def write_images(root: Path, patients: int = 6, each: int = 4, masks: bool = Tru
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve normal and twelve abnormal images with masks, as plain folders."""
     return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Makes this process the first of two, as torchrun would, and starts the other with these words."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}.items():
+        monkeypatch.setenv(name, str(value))
+    for name in ("JOINING", "SHARE"):
+        monkeypatch.setattr(processes, name, timedelta(seconds=90))
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        environ = os.environ | {"RANK": "1", "LOCAL_RANK": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, *(str(word) for word in words)]
+        begun.append(subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.communicate()

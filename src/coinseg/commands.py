@@ -53,21 +53,37 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 
 def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
     from . import pipeline
+    from .engine import silent
+    from .processes import meeting, place
 
-    values = options.as_dict()
+    values, here = options.as_dict(), place()
     settings = settings_from({key: values[key] for key in SETTINGS})
-    data = pipeline.resolve(values.get("data_path"), options.out, settings, options.overwrite)
-    work = pipeline.Workspace(data, options.out, settings, report)
+
+    def workspace() -> pipeline.Workspace:
+        data = pipeline.resolve(values.get("data_path"), options.out, settings, options.overwrite)
+        return pipeline.Workspace(data, options.out, settings, report)
+
     if options.dry_run:
         from .dryrun import describe
 
-        print(describe(work))
+        if here.first:
+            print(describe(workspace()))
         return
-    with locked(options.out):
-        # Once more: another process may have made the folder since.
-        pipeline.resolve(data, options.out, settings, options.overwrite)
-        work.start(options.overwrite)
-        _work(name, work, command)
+    with meeting(here) as others:
+        if not here.first:
+            data, settings = others.agreed((Path(), settings))
+            work = pipeline.Workspace(data, options.out, settings, silent)
+            work.train(name)
+            if name in ("run", "report"):
+                work.write_masks()
+            return
+        work = workspace()
+        with locked(options.out):
+            # Once more: another process may have made the folder since.
+            pipeline.resolve(data=values.get("data_path"), out=options.out, settings=settings, overwrite=options.overwrite)
+            work.start(options.overwrite)
+            others.agreed((work.data, settings))
+            _work(name, work, command)
 
 
 def _work(name: str, work: Any, command: str) -> None:
@@ -80,6 +96,7 @@ def _work(name: str, work: Any, command: str) -> None:
         # While a run goes on there is none: whoever finds a manifest has that of a command that ended.
         (work.root / manifest.MANIFEST).unlink(missing_ok=True)
         try:
+            work.train(name)
             made = manifest.build(work, command)
             page = write_report(work.root, made)
             write_json(work.root / manifest.MANIFEST, made)  # last: where it says done, everything is there
@@ -87,7 +104,9 @@ def _work(name: str, work: Any, command: str) -> None:
             manifest.write_failed(work, command, error)
             raise
         _summary(work.root, made, page)
-    elif name == "prepare":
+        return
+    work.train(name)
+    if name == "prepare":
         print(f"{len(work.prepared)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
         _, folder = work.f, work.root / "classifier"
@@ -101,7 +120,10 @@ def _work(name: str, work: Any, command: str) -> None:
 
 def _reproduce(options: Any, report: ConsoleReport) -> None:
     from . import pipeline, reproduce
+    from .processes import place
 
+    if (count := place().count) > 1:
+        raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
     values, data = options.as_dict(), options.data_path
     settings = settings_from({key: values[key] for key in SETTINGS})
     made = data is None

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from . import interruption
 from .config import EngineSettings
 from .errors import UserError
-from .processes import place
+from .processes import current, place
 from .storage import read_json, write_json, written_aside
 
 CHUNK = 64
@@ -85,6 +85,8 @@ def one_cycle(step: int, steps: int, warmup: float = 0.1) -> float:
 class Stage:
     """The folder of one training: its log, its checkpoint while it runs, its weights once it is done.
 
+    Of several processes the first writes, and all go by what it finds there.
+
     Args:
         folder: where everything of this stage lies.
         key: what the result depends on; weights and checkpoints of another key are not used.
@@ -104,26 +106,34 @@ class Stage:
     def finished(self) -> bool:
         """Whether the weights of this very key are there."""
         done = self.folder / "stage.json"
-        if not done.exists() or read_json(done, "key")["key"] != self.key:
-            return False
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
-        return True
+        finished = done.exists() and read_json(done, "key")["key"] == self.key
+        if finished and self.first:
+            (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
+        return current().agreed(finished)
 
     def resume(self) -> dict[str, Any] | None:
         """The last checkpoint of this key, or None to begin anew (a stage of another key, or with weights that are NaN, is forgotten)."""
         checkpoint = self.folder / "checkpoint.pt"
         state = load_checkpoint(checkpoint) if checkpoint.exists() else None
-        if state is not None and state.get("key") == self.key and not not_finite(state):
-            self._cut_log(state["step"])
+        state = state if state is not None and state.get("key") == self.key and not not_finite(state) else None
+        _require_shared(self.folder, None if state is None else state["step"])
+        if state is not None:
             self.seconds, self._resumed = state["seconds"], state["step"]
-            return state
-        # The word that it is done goes first: what is left of another key must not pass for a whole.
-        for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
-            (self.folder / name).unlink(missing_ok=True)
-        for name in ("samples", "tensorboard"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return None
+        if self.first and state is not None:
+            self._cut_log(state["step"])
+        elif self.first:
+            # The word that it is done goes first: what is left of another key must not pass for a whole.
+            for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in ("samples", "tensorboard"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return state
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return current().here.first
 
     def steps(self, start: int, total: int) -> Iterator[int]:
         """The numbers of the steps to do; while they last, a first Ctrl-C or SIGTERM waits for `save` or `finish`."""
@@ -140,6 +150,9 @@ class Stage:
         Raises:
             UserError: what was trained is no longer finite; lowering `setting` may help. The last checkpoint stays.
         """
+        if not self.first:
+            interruption.obey()
+            return
         require_sound(state, step, setting)
         # Written by Python, whose errors say what the system refused (a full disk).
         made = io.BytesIO()
@@ -156,6 +169,9 @@ class Stage:
         Raises:
             UserError: the weights are no longer finite; lowering `setting` may help.
         """
+        if not self.first:
+            interruption.obey()
+            return
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
         require_sound(tensors, "the end", setting)
         with written_aside(self.folder / name) as part:
@@ -173,6 +189,8 @@ class Stage:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""
+        if not self.first:
+            return
         with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
         if self.tensorboard:
@@ -201,6 +219,16 @@ class Stage:
             kept = [line for line in read_stats(log) if line["step"] <= step]
             with written_aside(log) as part:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def _require_shared(folder: Path, step: int | None) -> None:
+    """`UserError` where a process finds another checkpoint than the first one does."""
+    if (first := current().agreed(step)) != step:
+        raise UserError(
+            f"the first process goes on after step {first or 0} and this one after {step or 0}",
+            f"the same {folder} for all of them",
+            "choose -o on a disk that all processes share",
+        )
 
 
 def read_stats(path: Path) -> list[dict[str, float]]:

@@ -7,7 +7,9 @@ is counted and how is in `protocols.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +21,31 @@ from .data.sampling import ScoredBatch, ScoredSlices
 from .engine import CHUNK
 from .masks import masks_of
 from .protocols import Explained, honest
-from .storage import csv_text, write_json, write_text, written_aside
+from .storage import csv_text, require_room, write_json, write_text, written_aside
 from .types import Explanation
 
 EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
+BYTES = 22
+"""Of the maps of a pixel that is scored: three in single, one in double precision, two masks."""
 Explain = Callable[[ScoredBatch], tuple[Explanation, np.ndarray]]
 """Slices -> their explanation and the refined maps (B, S, S); it looks at images and labels, never at masks."""
 
 
 def explain_all(
-    slices: ScoredSlices, explain: Explain, report: Callable[[int, int], None], members: np.ndarray | None = None
+    slices: ScoredSlices,
+    explain: Explain,
+    report: Callable[[int, int], None],
+    members: np.ndarray | None = None,
+    folder: Path | None = None,
 ) -> Explained:
-    """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1]."""
+    """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1].
+
+    The maps of a large held-out side do not fit into memory (22 bytes a pixel): with a folder they lie there, as files that are
+    mapped into it, and whoever is done with them removes the folder.
+    """
     members = np.arange(len(slices)) if members is None else members
-    parts: dict[str, list[np.ndarray]] = {}
+    whole: dict[str, np.ndarray] = {}
     for start in range(0, len(members), CHUNK):
         report(start, len(members))
         batch = slices.scored(members[start : start + CHUNK])
@@ -45,8 +57,29 @@ def explain_all(
         if e.counterfactual is not None and e.counterfactual_probability is not None:
             found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual[:, 0].numpy() / 2 + 0.5}
         for name, value in found.items():
-            parts.setdefault(name, []).append(value)
-    return Explained(**{name: np.concatenate(values) for name, values in parts.items()})
+            if name not in whole:
+                whole[name] = _room(name, (len(members), *value.shape[1:]), value.dtype, folder)
+            whole[name][start : start + len(value)] = value
+    return Explained(**whole)
+
+
+def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None) -> np.ndarray:
+    """Room for an array in memory, or in a file where there are pixels in it and a folder for them."""
+    if folder is None or len(shape) == 1:
+        return np.empty(shape, kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+
+
+@contextmanager
+def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
+    """A folder for the maps of `slices`, removed at the end, and at the beginning where a killed process left it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    require_room(folder, BYTES * len(slices) * slices.store.size**2, "the maps that are scored")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, int]]:
@@ -108,8 +141,17 @@ def evaluate(
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`."""
-    found = explain_all(slices, explain, report)
-    predicted = masks_of(found.refined, threshold, settings.masks)
+    with _maps_in(folder / "maps", slices) as maps:
+        found = explain_all(slices, explain, report, folder=maps)
+        predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
+        for block in metrics.blocks_of(np.arange(len(predicted))):
+            predicted[block] = masks_of(found.refined[block], threshold, settings.masks)
+        return _score(slices, found, predicted, threshold, settings, folder)
+
+
+def _score(
+    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
+) -> dict[str, Any]:
     scores = honest(found, predicted, threshold, settings)
     index = slices.store.index
     # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
@@ -125,15 +167,16 @@ def evaluate(
     chosen = choose_examples(found, predicted)
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.
-    painted = np.full_like(found.image, np.nan) if found.counterfactual is None else found.counterfactual
+    images = found.image[positions]
+    painted = np.full_like(images, np.nan) if found.counterfactual is None else found.counterfactual[positions]
     after = np.full_like(found.before, np.nan) if found.after is None else found.after
     with written_aside(folder / "examples.npz") as part:
         np.savez_compressed(
             part,
             group=np.array([group for group, _ in chosen], dtype=str),
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
-            image=found.image[positions].astype(np.float16),
-            counterfactual=painted[positions].astype(np.float16),
+            image=images.astype(np.float16),
+            counterfactual=painted.astype(np.float16),
             difference=found.refined[positions].astype(np.float16),
             mask=predicted[positions],
             truth=found.truth[positions],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -15,6 +15,8 @@ SIZE_SHARES = (0.001, 0.005, 0.02)
 """Where lesions of one size class end and the next begin, as shares of the image: tiny, small, medium, large."""
 FOUND_SHARE = 0.1
 """Least share of a lesion that must be marked for it to be found."""
+BLOCK = 256
+"""Images whose pixels are counted together."""
 EIGHT = np.ones((3, 3), bool)
 """Pixels that touch at a corner belong to one lesion."""
 
@@ -33,7 +35,7 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float | None:
     return _share(2 * (predicted & truth).sum(), predicted.sum() + truth.sum())
 
 
-def mean_dice(predicted: np.ndarray, truth: np.ndarray) -> float | None:
+def mean_dice(predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray]) -> float | None:
     """The mean of `dice` over masks (n, H, W), each image counting the same; images empty on both sides are left out."""
     found = [d for p, t in zip(predicted, truth, strict=True) if (d := dice(p, t)) is not None]
     return _share(sum(found), len(found))
@@ -58,7 +60,9 @@ def hd95(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, float] 
     return float(max(np.percentile(KDTree(b).query(a)[0], 95), np.percentile(KDTree(a).query(b)[0], 95)))
 
 
-def mean_hd95(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, float] = (1, 1)) -> tuple[float | None, int]:
+def mean_hd95(
+    predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray], spacing: tuple[float, float] = (1, 1)
+) -> tuple[float | None, int]:
     """The mean of `hd95` over masks (n, H, W) where neither side is empty, and over how many that was.
 
     The number belongs to the mean: a method that marks nothing on hard images has fewer of them, and a better mean.
@@ -67,16 +71,26 @@ def mean_hd95(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, fl
     return _share(sum(found), len(found)), len(found)
 
 
-def pixel_auprc(saliency: np.ndarray, truth: np.ndarray) -> float | None:
-    """Average precision over all pixels of all images (n, H, W) together; None when the truth is empty.
+def blocks_of(members: np.ndarray) -> list[np.ndarray]:
+    """Positions in blocks, so that what is made of the pixels of a block fits into memory, however many there are."""
+    return [members[i : i + BLOCK] for i in range(0, len(members), BLOCK)]
+
+
+def pixel_auprc(saliency: np.ndarray, truth: np.ndarray, members: np.ndarray | None = None) -> float | None:
+    """Average precision over all pixels of all images (n, H, W), or of `members` by position, together; None when the truth is empty.
 
     The sum over levels of precision times the gain in recall, equal saliencies entering together: a constant map scores
     the share of lesion pixels. It needs no threshold, and only the order of the saliencies counts.
     """
-    levels, hits = np.unique(saliency[truth], return_counts=True)
-    outside = np.sort(saliency[~truth])
+    blocks = blocks_of(np.arange(len(truth)) if members is None else members)
+    inside = [saliency[block][truth[block]] for block in blocks]
+    levels, hits = np.unique(np.concatenate([*inside, np.zeros(0, saliency.dtype)]), return_counts=True)
     true = hits[::-1].cumsum()[::-1]
-    false = outside.size - np.searchsorted(outside, levels)
+    reached = np.zeros(len(levels) + 1, np.int64)  # pixels outside by how many levels they are at or above
+    for block in blocks:
+        outside = np.sort(saliency[block][~truth[block]])
+        reached += np.bincount(np.searchsorted(levels, outside, "right"), minlength=len(reached))
+    false = reached[:0:-1].cumsum()[::-1]
     return _share((hits * true / (true + false)).sum(), hits.sum())
 
 
@@ -123,7 +137,9 @@ def size_edges(side: int, shares: Sequence[float] = SIZE_SHARES) -> tuple[int, .
     return tuple(math.ceil(round(share * side * side, 6)) for share in shares)
 
 
-def lesions_by_size(predicted: np.ndarray, truth: np.ndarray, edges: Sequence[int]) -> list[dict[str, float | None]]:
+def lesions_by_size(
+    predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray], edges: Sequence[int]
+) -> list[dict[str, float | None]]:
     """How many lesions of each size are found, and how well they are outlined.
 
     A lesion is a component of the truth, 8-connected, in one image. It is touched when a pixel of it is marked, and found

@@ -30,10 +30,12 @@ from .data.sampling import ScoredSlices, TrainingSlices
 from .data.slices import SliceStore, bytes_needed, prepare, require_same_files, require_there, same_files
 from .data.splitting import TRAINING, VALIDATION, require_labels
 from .data.volume import read_geometry
+from .distributed import require_parts
 from .engine import CHUNK, Report, Stage, make_fabric, silent
 from .errors import UserError
 from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
+from .processes import current
 from .scan_table import JSON, highest, measure, write_table
 from .settings import differences, settings_from
 from .storage import holds_nothing, read_json, read_yaml, require_room, write_json, write_text, written_aside
@@ -107,6 +109,8 @@ class Workspace:
         require_side(self.settings.data.size, self.settings.coin)
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
+        require_parts(self.settings.classifier.batch, "classifier.batch")
+        require_parts(self.settings.coin.batch, "coin.batch")
         require_views(self.cohort, self.settings.data)
         needed = bytes_needed(self.cohort, self.settings)
         require_room(self.root, needed, "the prepared slices")
@@ -140,8 +144,11 @@ class Workspace:
 
     @cached_property
     def prepared(self) -> SliceStore:
-        """The prepared slices, all of them."""
-        return prepare(self.cohort, self.settings, self.root / "slices", self._step("prepare"))
+        """The prepared slices, all of them; of several processes the first prepares them."""
+        others, place = current(), self.root / "slices"
+        store = prepare(self.cohort, self.settings, place, self._step("prepare")) if others.here.first else None
+        others.wait()
+        return store or SliceStore(place)
 
     @cached_property
     def store(self) -> SliceStore:
@@ -163,12 +170,22 @@ class Workspace:
     @cached_property
     def layer(self) -> str | None:
         """The layer a CAM looks at, where it was to be chosen (`attribution.layer` "best")."""
-        return choose_layer(self.store, self.f, self.settings, self.root / "attribution")
+        return current().of_first(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
 
     @cached_property
     def result_key(self) -> str:
         """What scores and masks depend on."""
         return result_key(self.store, self.settings, self.f)
+
+    def train(self, command: str) -> None:
+        """What a command trains; the processes of a job do it together, in this one order."""
+        _ = self.prepared
+        if command != "prepare":
+            _ = self.f
+        if command not in ("prepare", "train-classifier"):
+            _ = self.generator
+        if command not in ("prepare", "train-classifier", "train-coin"):
+            _ = self.run
 
     def _made(self, file: Path) -> dict[str, Any] | None:
         made = read_json(file) if file.exists() else None
@@ -181,6 +198,14 @@ class Workspace:
             self.settings, self.f, self.generator, self.store.meta["kind"], self.store.window,
             self.store.meta["has_organs"], 1.0, make_fabric(self.settings.engine), self.layer,
         )  # fmt: skip
+        chosen = current().of_first(lambda: self._threshold(loaded))
+        loaded.threshold = chosen["value"]
+        if current().here.first:
+            loaded.save(self.root)
+        return loaded
+
+    def _threshold(self, loaded: runs.Run) -> dict[str, Any]:
+        """The contents of threshold.json."""
         chosen = self._made(self.root / "threshold.json")
         if chosen is None:
             threshold = loaded.choose_threshold(TrainingSlices(self.store, self.settings.anomaly, self.settings.seed))
@@ -189,9 +214,7 @@ class Workspace:
                 rule += f"; in each image also {self.settings.masks.peak:.0%} of the peak of its own difference"
             chosen = {"key": self.result_key, "value": threshold.value, "rule": rule}
             write_json(self.root / "threshold.json", chosen)
-        loaded.threshold = chosen["value"]
-        loaded.save(self.root)
-        return loaded
+        return chosen
 
     def evaluate(self) -> dict[str, Any]:
         """Scores on held-out patients; leaves evaluation/."""
@@ -214,50 +237,63 @@ class Workspace:
         Masks of another key are removed before the first one is written, so that whatever is there is of the key in key.txt.
 
         Cases labelled normal as a whole have no mask to make. Where anomalies were injected the user's scans have
-        none, so the held-out slices are written with their masks instead, as PNG.
+        none, so the held-out slices are written with their masks instead, as PNG. Several processes share the cases; all come
+        here.
         """
-        run, folder = self.run, self.root / "masks"
-        if made := self._made(folder / JSON):
+        folder, others = self.root / "masks", current()
+        if made := others.of_first(lambda: self._made(folder / JSON)):
             return made
-        began = time.perf_counter()
+        run, began = self.run, time.perf_counter()
+        others.of_first(lambda: self._begin_masks(folder))
+        if self.settings.anomaly.kind != "none":
+            slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
+            written = self._in_groups(len(slices), CHUNK, lambda group: self._write_injected(run, slices, group, folder))
+        else:
+            wanted = others.of_first(lambda: [c for c in self.cohort.cases if c.label != 0 or 1 in c.slice_labels.values()])
+            together = TOGETHER if not any(case.volume for case in wanted) else 1
+            written = self._in_groups(
+                len(wanted), together, lambda group: self._write_cases(run, [wanted[i] for i in group], folder)
+            )
+        seconds = round(time.perf_counter() - began, 2)
+        return write_table(folder, written, key=self.result_key, seconds=seconds) if others.here.first else {}
+
+    def _begin_masks(self, folder: Path) -> None:
+        """Say in masks/ what its masks depend on, and remove those of anything else."""
         marker = folder / "key.txt"
         if folder.exists() and (not marker.exists() or marker.read_text() != self.result_key):
             (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
             shutil.rmtree(folder)
         write_text(marker, self.result_key)
-        if self.settings.anomaly.kind != "none":
-            written = self._write_injected(run, folder)
-        else:
-            wanted = [case for case in self.cohort.cases if case.label != 0 or 1 in case.slice_labels.values()]
-            written = self._write_cases(run, wanted, folder)
-        return write_table(folder, written, key=self.result_key, seconds=round(time.perf_counter() - began, 2))
+
+    def _in_groups(self, count: int, together: int, write: Callable[[range], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The rows that `write` gives for groups of `together` of `count` things, in order; processes share the groups."""
+        own = {}
+        for start in current().here.share(range(0, count, together)):
+            self.report("masks", start, count, {})
+            own[start] = write(range(start, min(start + together, count)))
+        rows = {start: group for part in current().gathered(own) for start, group in part.items()}
+        return [row for start in sorted(rows) for row in rows[start]]
 
     def _write_cases(self, run: runs.Run, cases: list[Case], folder: Path) -> list[dict[str, Any]]:
         written: list[dict[str, Any]] = []
-        together = TOGETHER if not any(case.volume for case in cases) else 1
-        for start in range(0, len(cases), together):
-            self.report("masks", start, len(cases), {})
-            for case, found in zip(*run_cases(run, cases[start : start + together]), strict=True):
-                out = folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
-                geometry = read_geometry(case.image) if case.volume else None
-                if not out.exists():
-                    runs.write_segmentation(found, case.image, out, geometry=geometry)
-                row = {"case": case.id, "mask": out.name, "highest_f": highest(found.probability)}
-                written.append(row | measure(found.mask, geometry))
+        for case, found in zip(*run_cases(run, cases), strict=True):
+            out = folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
+            geometry = read_geometry(case.image) if case.volume else None
+            if not out.exists():
+                runs.write_segmentation(found, case.image, out, geometry=geometry)
+            row = {"case": case.id, "mask": out.name, "highest_f": highest(found.probability)}
+            written.append(row | measure(found.mask, geometry))
         return written
 
-    def _write_injected(self, run: runs.Run, folder: Path) -> list[dict[str, Any]]:
-        slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
+    def _write_injected(self, run: runs.Run, slices: ScoredSlices, group: range, folder: Path) -> list[dict[str, Any]]:
         written: list[dict[str, Any]] = []
-        for start in range(0, len(slices), CHUNK):
-            self.report("masks", start, len(slices), {})
-            batch = slices.scored(np.arange(start, min(start + CHUNK, len(slices))))
-            for row, image, mask in zip(batch.rows, batch.image[:, 0].numpy(), run.masks(batch.image), strict=True):
-                name = "_".join(str(self.store.index[c][row]) for c in ("case", "slice", "region"))
-                write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)
-                with written_aside(folder / f"{name}_image.png") as part:
-                    Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
-                written.append({"case": name, "mask": f"{name}_mask.png"} | measure(mask[None], None))
+        batch = slices.scored(np.array(group))
+        for row, image, mask in zip(batch.rows, batch.image[:, 0].numpy(), run.masks(batch.image), strict=True):
+            name = "_".join(str(self.store.index[c][row]) for c in ("case", "slice", "region"))
+            write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)
+            with written_aside(folder / f"{name}_image.png") as part:
+                Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
+            written.append({"case": name, "mask": f"{name}_mask.png"} | measure(mask[None], None))
         return written
 
     def warnings(self) -> list[str]:

@@ -1,7 +1,8 @@
 """Several processes on one job, as torchrun or srun start them: which one this is, and where they wait for each other.
 
-Each does its share of a list and writes files of its own; nothing but the list and "I am here" ever passes between them, by
-gloo, which needs no GPU. A process that ends early closes its connections, and whoever waits for it is told so at once.
+Small things pass between them by gloo, which needs no GPU: the list of inputs, what the first one decided, "I am here" (what
+training adds to that is in `distributed.py`). A process that ends early closes its connections, and whoever waits for it is told
+so at once.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context, parent_process
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import AGAIN, UserError
 
@@ -44,9 +45,9 @@ class Place:
         """Whether this is the process that gathers, reports and prints."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `count`-th item; the shares of all processes are all items, each once."""
-        return items[self.rank :: self.count]
+    def share(self, items: T) -> T:
+        """Every `count`-th item of a list, an array or a tensor; the shares of all processes are all items, each once."""
+        return cast(Any, items)[self.rank :: self.count]
 
 
 def place(environ: Mapping[str, str] = os.environ) -> Place:
@@ -76,7 +77,10 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
 
 
 class Meeting:
-    """Where the processes of one job meet; with one process nothing waits."""
+    """Where the processes of one job meet; with one process nothing waits.
+
+    What only the first one does may take days: the others wait for it before anything is handed round.
+    """
 
     def __init__(self, here: Place) -> None:
         self.here = here
@@ -87,18 +91,43 @@ class Meeting:
             return value
         from torch import distributed
 
+        self.wait()
         said: list[Any] = [value]
-        with _told():
+        with told():
             distributed.broadcast_object_list(said, src=0)
         return said[0]
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes; all come here, and it alone makes it."""
+        return self.agreed(make() if self.here.first else cast(T, None))
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all processes, by rank; all come here and all get them."""
+        if self.here.count == 1:
+            return [value]
+        from torch import distributed
+
+        self.wait()
+        said: list[Any] = [None] * self.here.count
+        with told():
+            distributed.all_gather_object(said, value)
+        return said
 
     def wait(self) -> None:
         """Go on when all are here."""
         if self.here.count > 1:
             from torch import distributed
 
-            with _told():
+            with told():
                 distributed.monitored_barrier(timeout=SHARE)
+
+
+_current = Meeting(Place())
+
+
+def current() -> Meeting:
+    """The meeting this process is in (see `meeting`); that of one process outside of any."""
+    return _current
 
 
 @contextmanager
@@ -108,6 +137,7 @@ def meeting(here: Place) -> Iterator[Meeting]:
     Raises:
         UserError: also later, while waiting: one of them did not come or ended early.
     """
+    global _current
     if here.count == 1:
         yield Meeting(here)
         return
@@ -118,16 +148,18 @@ def meeting(here: Place) -> Iterator[Meeting]:
 
         slurm = SLURMEnvironment()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
-    with _told():
+    with told():
         distributed.init_process_group("gloo", rank=here.rank, world_size=here.count, timeout=JOINING)
+    _current = Meeting(here)
     try:
-        yield Meeting(here)
+        yield _current
     finally:
+        _current = Meeting(Place())
         distributed.destroy_process_group()
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """A lost connection, in one line."""
     try:
         yield

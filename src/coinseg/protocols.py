@@ -18,6 +18,7 @@ Pure functions of arrays; every score is a number or None.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,15 +111,34 @@ def replica(found: Explained) -> dict[str, Any]:
     return scores
 
 
-def sweep(refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings) -> float | None:
-    """The best pooled IoU any threshold reaches on these very masks: an upper bound, never a result."""
-    reached = [metrics.pooled_iou(masks_of(refined, t, settings.masks, peak=0.0), truth) for t in ORACLE_THRESHOLDS]
-    reached += [metrics.pooled_iou(masks_of(refined, threshold, settings.masks, peak=share), truth) for share in ORACLE_PEAKS]
-    return max((value for value in reached if value is not None), default=None)
+def _pooled(predicted: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, members: np.ndarray) -> float | None:
+    """`metrics.pooled_iou` of images by position, whose masks `predicted` gives block by block."""
+    both, either = 0, 0
+    for block in metrics.blocks_of(members):
+        masks, true = predicted(block), truth[block]
+        both, either = both + int((masks & true).sum()), either + int((masks | true).sum())
+    return both / either if either else None
+
+
+def sweep(
+    refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings, members: np.ndarray | None = None
+) -> float | None:
+    """The best pooled IoU any threshold reaches on these very masks (those of `members`): an upper bound, never a result."""
+    members = np.arange(len(truth)) if members is None else members
+    rules = [(float(t), 0.0) for t in ORACLE_THRESHOLDS] + [(threshold, float(share)) for share in ORACLE_PEAKS]
+    sums = np.zeros((len(rules), 2), np.int64)
+    for block in metrics.blocks_of(members):
+        maps, true = refined[block], truth[block]
+        for i, (level, share) in enumerate(rules):
+            masks = masks_of(maps, level, settings.masks, peak=share)
+            sums[i] += (masks & true).sum(), (masks | true).sum()
+    return max((both / either for both, either in sums.tolist() if either), default=None)
 
 
 def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
     """Every score of the honest protocol, each a number or None, with the reason for every None.
+
+    Arrays over pixels may lie on disk: they are looked at in blocks.
 
     Args:
         found: gated explanations.
@@ -126,29 +146,34 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
         threshold: that made them; the oracle starts from it.
         settings: masks and classifier are read.
     """
-    scored = found.abnormal & found.known
-    normal = found.normal
-    masks, truth = predicted[scored], found.truth[scored]
+    abnormal, normal = found.abnormal, found.normal
+    scored = abnormal & found.known
+    members, truth = np.flatnonzero(scored), found.truth
+    marked = predicted.sum((1, 2))
     level = settings.classifier.threshold
-    distance, pairs = metrics.mean_hd95(masks, truth)
+
+    def pairs() -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+        return (predicted[i] for i in members), (truth[i] for i in members)
+
+    distance, measured = metrics.mean_hd95(*pairs())
     scores: dict[str, Any] = {
-        "iou_mask_free": metrics.pooled_iou(masks, truth),
-        "iou_oracle": sweep(found.refined[scored], truth, threshold, settings) if scored.any() else None,
-        "dice_per_image": metrics.mean_dice(masks, truth),
+        "iou_mask_free": _pooled(predicted.__getitem__, truth, members),
+        "iou_oracle": sweep(found.refined, truth, threshold, settings, members) if scored.any() else None,
+        "dice_per_image": metrics.mean_dice(*pairs()),
         "hd95_px": distance,
-        "auprc": metrics.pixel_auprc(found.refined[scored], truth) if scored.any() else None,
-        "false_positive_area": metrics.false_positive_area(predicted[normal]),
-        "normals_marked": float(predicted[normal].any((1, 2)).mean()) if normal.any() else None,
-        "lesions_touched": float((masks & truth).any((1, 2)).mean()) if scored.any() else None,
+        "auprc": metrics.pixel_auprc(found.refined, truth, members) if scored.any() else None,
+        "false_positive_area": float(marked[normal].sum() / (normal.sum() * predicted[0].size)) if normal.any() else None,
+        "normals_marked": float((marked[normal] > 0).mean()) if normal.any() else None,
+        "lesions_touched": float(np.mean([(p & t).any() for p, t in zip(*pairs(), strict=True)])) if scored.any() else None,
         "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
         "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
         **metrics.classification_scores(found.before, found.label, level),
-        "slices_abnormal": int(found.abnormal.sum()),
+        "slices_abnormal": int(abnormal.sum()),
         "slices_scored": int(scored.sum()),
         "slices_normal": int(normal.sum()),
         "slices_unknown": int((found.label < 0).sum()),
-        "hd95_slices": pairs,
-        "lesions_by_size": metrics.lesions_by_size(masks, truth, metrics.size_edges(truth.shape[-1])),
+        "hd95_slices": measured,
+        "lesions_by_size": metrics.lesions_by_size(*pairs(), metrics.size_edges(truth.shape[-1])),
     }
     scores["null_because"] = {name: _reason(name, found, scored, normal) for name, value in scores.items() if value is None}
     return scores

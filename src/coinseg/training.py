@@ -24,6 +24,7 @@ from .counterfactual.generator import Generator
 from .data.sampling import UNKNOWN, TrainingSlices
 from .data.slices import SliceStore
 from .data.splitting import VALIDATION
+from .distributed import augmented, average, means, over_whole_batch, require_parts
 from .engine import (
     CHUNK,
     Report,
@@ -42,6 +43,7 @@ from .health import Health
 from .memory import by_parts
 from .methods import COUNTERFACTUAL
 from .metrics import classification_scores, scan_scores
+from .processes import current
 from .storage import key_of, read_json, write_json
 
 LOG_EVERY = 10
@@ -105,7 +107,8 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
     if stage.finished():
         load_weights(f, folder / "model.safetensors", "classifier")
         return f.frozen()
-    s, fabric = settings.classifier, make_fabric(settings.engine)
+    s, fabric, here = settings.classifier, make_fabric(settings.engine), current().here
+    require_parts(s.batch, "classifier.batch")
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     to_device(f, fabric)
     optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
@@ -116,19 +119,21 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
     network.train()
+    network = over_whole_batch(network)
     for step in stage.steps(start, s.steps):
         seed_step(settings.seed, step)
         for group in optimiser.param_groups:
             group["lr"] = s.lr * one_cycle(step, s.steps)
         members, epoch = slices.members_of_step(step, s.batch, s.balanced)
-        batch = slices.batch(members, epoch)
-        logits = network(images_to(fabric, augment(batch.image)))
+        batch = slices.batch(here.share(members), epoch)
+        logits = network(images_to(fabric, augmented(augment, batch.image)))
         loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(fabric.device))
         wrapped.zero_grad()
         fabric.backward(loss)
+        average(f.parameters())
         wrapped.step()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            values = {"loss": loss.item()}
+            values = means({"loss": loss.item()})
             require_finite(values, step + 1, "classifier.lr")
             stage.log(step + 1, values)
             report("classifier", step + 1, s.steps, values)
@@ -142,13 +147,17 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
 
 
 def predict(f: nn.Module, slices: TrainingSlices, members: np.ndarray, fabric: Fabric) -> tuple[np.ndarray, np.ndarray]:
-    """f(X) and the image label for slices by position, as first drawn (epoch 0)."""
-    found, labels = [], []
-    for chunk in in_chunks(slices, members):
-        batch = slices.batch(chunk)
-        found += by_parts(lambda part: probabilities(f, images_to(fabric, part)).cpu().numpy(), batch.image)
-        labels.append(batch.label.numpy())
-    return np.concatenate(found), np.concatenate(labels).astype(np.int64)
+    """f(X) and the image label for slices by position, as first drawn (epoch 0); several processes share the slices."""
+    here = current().here
+    own = np.zeros((2, len(here.share(members))), np.float32)
+    for chunk in in_chunks(slices, np.arange(own.shape[1])):
+        batch = slices.batch(here.share(members)[chunk])
+        asked = by_parts(lambda part: probabilities(f, images_to(fabric, part)).cpu().numpy(), batch.image)
+        own[:, chunk] = np.concatenate(asked), batch.label.numpy()
+    found = np.zeros((2, len(members)), np.float32)
+    for rank, part in enumerate(current().gathered(own)):
+        found[:, rank :: here.count] = part
+    return found[0], found[1].astype(np.int64)
 
 
 def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, threshold: float) -> dict[str, float | None]:
@@ -185,7 +194,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     """
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
     seed_step(settings.seed, -2 % 2**31)
-    s, fabric = settings.coin, make_fabric(settings.engine)
+    s, fabric, here = settings.coin, make_fabric(settings.engine), current().here
+    require_parts(s.batch, "coin.batch")
     require_side(store.size, s)
     if s.regions == "organ" and not store.meta["has_organs"]:
         raise UserError("coin.regions is organ and the data have no organ masks", "organ masks", "set coin.regions to none")
@@ -217,6 +227,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     d, d_step = fabric.setup(discriminator, d_optimiser)
     g.train()
     d.train()
+    g, d = over_whole_batch(g), over_whole_batch(d)
     method = coin if s.conditions == 1 else singla
     health = Health(slices, f, kept, fabric, settings)
     for step in stage.steps(start, s.steps):
@@ -224,8 +235,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         members, epoch = slices.members_of_step(step, s.batch, balanced=True)
         for group in (*g_optimiser.param_groups, *d_optimiser.param_groups):
             group["lr"] = s.lr * (one_cycle(step, s.steps) if s.decay else 1.0)
-        batch = slices.batch(members, epoch, regions=s.regions != "none")
-        mirror = torch.rand(len(members)) < 0.5
+        batch = slices.batch(here.share(members), epoch, regions=s.regions != "none")
+        mirror = here.share(torch.rand(len(members)) < 0.5)
         x = images_to(fabric, mirrored(batch.image, mirror))
         regions = None if batch.regions is None else images_to(fabric, mirrored(batch.regions, mirror))
         if step % s.generator_every == 0:
@@ -234,6 +245,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             terms = method.generator_losses(x, made, g, d, f, s, regions)
             g_step.zero_grad()
             fabric.backward(torch.stack(list(terms.values())).sum())
+            average(generator.parameters())
             g_step.step()
             discriminator.requires_grad_(True)
             kept.update_parameters(generator)
@@ -245,13 +257,15 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             loss = method.discriminator_loss(x, made, d)
             d_step.zero_grad()
             fabric.backward(loss)
+            average(discriminator.parameters())
             d_step.step()
             values["discriminator"] = loss.item()
         require_finite(values, step + 1, "coin.lr")
         if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            stage.log(step + 1, values)
-            report("coin", step + 1, s.steps, values)
-        if (step + 1) % settings.engine.sample_every == 0:
+            known = means(values)
+            stage.log(step + 1, known)
+            report("coin", step + 1, s.steps, known)
+        if (step + 1) % settings.engine.sample_every == 0 and here.first:
             facts = health.look(folder / "samples" / f"step_{step + 1:06d}.png")
             stage.log(step + 1, facts)
             report("coin", step + 1, s.steps, facts)
@@ -260,6 +274,8 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         if stage.due(step + 1, settings.engine.checkpoint_every):
             stage.save(step + 1, "coin.lr", values=values, **{name: part.state_dict() for name, part in parts.items()})
     result = cast(Generator, kept.module)
+    if not here.first:
+        return result.eval()
     facts = health.look(folder / "samples" / "final.png", result)
     stage.finish(result, "generator.safetensors", "coin.lr", health=facts, warnings=health.warnings(facts))
     stage.close()

@@ -19,8 +19,9 @@ import numpy as np
 from .config import Settings
 from .data.sampling import TrainingSlices
 from .data.slices import SliceStore
-from .data.splitting import LEFT_OUT, TRAINING, VALIDATION, split
+from .data.splitting import LEFT_OUT, TRAINING, VALIDATION, groups, split
 from .engine import Report, make_fabric, silent
+from .processes import current
 from .storage import key_of, read_json, write_json
 from .training import predict, train_classifier
 
@@ -52,8 +53,9 @@ def find_witnesses(probability: np.ndarray, scan: np.ndarray, label: np.ndarray,
     """
     abnormal = label == 1
     found = abnormal & (probability > np.quantile(probability[label == 0], quantile))
-    for name in np.unique(scan[abnormal]):
-        members = np.flatnonzero(abnormal & (scan == name))
+    where = np.flatnonzero(abnormal)
+    for of_scan in groups(scan[where]):
+        members = where[of_scan]
         found[members[np.argmax(probability[members])]] = True
     return found
 
@@ -87,9 +89,11 @@ def select_witnesses(store: SliceStore, settings: Settings, folder: Path, report
     key = key_of([store.meta["key"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
     file = folder / FILE
     made = read_json(file) if file.exists() else None
+    made = current().agreed(made)
     if made is None or made["key"] != key:
-        made = {"key": key, **_search(store, settings, folder, report, training, weak)}
-        write_json(file, made)
+        made = current().agreed({"key": key, **_search(store, settings, folder, report, training, weak)})
+        if current().here.first:
+            write_json(file, made)
     sides = store.index["split"].copy()
     if made["slices"] is not None:
         found = {(case, z) for case, slices in made["slices"].items() for z in slices}
@@ -129,9 +133,11 @@ def _search(
         probability = predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]
         members = np.flatnonzero(held & asked)
         found[members] = find_witnesses(probability[asked[held]], index["case"][members], index["label"][members])
-    names = np.unique(index["case"][found])
+    kept = np.flatnonzero(found)
     return {
         **facts, "kept": int(found.sum()),
-        "slices": {str(name): index["slice"][found & (index["case"] == name)].tolist() for name in names},
+        "slices": {
+            str(index["case"][kept[of_scan[0]]]): index["slice"][kept[of_scan]].tolist() for of_scan in groups(index["case"][kept])
+        },
         "seconds": round(time.perf_counter() - began, 2),
     }  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config import CoinSettings
+from ..distributed import rand_like
 from ..types import Explanation
 from . import losses
 from .coin import Generated, Logits, explain
@@ -32,7 +33,7 @@ def asked_posterior(probability: Tensor, conditions: int) -> Tensor:
     For N = 2 it is 1 - f(X), as the thesis' loss has it. With more bins every one has to be asked for, also those between:
     uniformly drawn.
     """
-    return 1 - probability if conditions == 2 else torch.rand_like(probability)
+    return 1 - probability if conditions == 2 else rand_like(probability)
 
 
 def reconstruction(x: Tensor, other: Tensor, regions: Tensor | None) -> Tensor:

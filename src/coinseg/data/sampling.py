@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,8 +46,9 @@ class TrainingSlices:
     """
 
     def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
-        self.store, self.anomaly, self.seed = store, anomaly, seed
+        self.store, self.anomaly, self.seed, self.side = store, anomaly, seed, side
         self.rows = np.flatnonzero(store.index["split"] == side)
+        self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -79,11 +81,14 @@ class TrainingSlices:
         return replace(made, regions=torch.stack([organ, 1 - organ], dim=1))
 
     def labels(self, epoch: int = 0) -> np.ndarray:
-        """The image labels of all slices, (n,) 0 or 1."""
+        """The image labels of all slices, (n,) 0 or 1; where anomalies are injected every image is read once to know them."""
         if self.anomaly.kind == "none":
             return self.store.index["label"][self.rows]
-        chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
-        return np.concatenate([self._draw(chunk, epoch)[1] for chunk in chunks]).astype(np.int64)
+        drawn, key = self.store.drawn, (self.anomaly, self.seed, self.side, epoch)
+        if key not in drawn:
+            chunks = np.array_split(np.arange(len(self)), max(1, len(self) // 256))
+            drawn[key] = np.concatenate([self._draw(chunk, epoch)[1] for chunk in chunks]).astype(np.int64)
+        return drawn[key]
 
     def members_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
         """Which slices step number `step` sees, and the epoch they belong to: a function of (seed, step) alone.
@@ -93,14 +98,23 @@ class TrainingSlices:
         """
         epoch = step * size // len(self)
         if balanced and self.anomaly.kind == "none":
-            labels, rng = self.labels(), np.random.default_rng([self.seed, step, 1])
-            half = [rng.choice(np.flatnonzero(labels == c), (size + c) // 2) for c in (0, 1)]
+            rng = np.random.default_rng([self.seed, step, 1])
+            half = [rng.choice(members, (size + c) // 2) for c, members in enumerate(self._classes)]
             return np.concatenate(half), epoch
-        positions = np.arange(step * size, (step + 1) * size)
-        orders = {
-            e: np.random.default_rng([self.seed, e, 2]).permutation(len(self)) for e in set((positions // len(self)).tolist())
-        }
-        return np.array([orders[p // len(self)][p % len(self)] for p in positions.tolist()]), epoch
+        epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(self))
+        self._orders = {e: self._order(e) for e in np.unique(epochs).tolist()}
+        return np.array([self._orders[e][p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)]), epoch
+
+    @cached_property
+    def _classes(self) -> list[np.ndarray]:
+        """The positions of the normal and of the abnormal slices, found once: a step costs the same whatever the cohort."""
+        labels = self.labels()
+        return [np.flatnonzero(labels == c) for c in (0, 1)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """The permutation of an epoch; those of the last step are kept."""
+        kept = self._orders.get(epoch)
+        return np.random.default_rng([self.seed, epoch, 2]).permutation(len(self)) if kept is None else kept
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, reduce
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ from .volume import peek_shape
 
 FORMAT = 3
 COLUMNS = ("case", "patient", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width")
+BLOCK = 10_000
+"""Lines of an index read together."""
 _TEXT, _EDGES = ("case", "patient"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
 
@@ -125,6 +128,7 @@ class SliceStore:
         meta: the contents of store.json.
         index: column name -> array over the slices (see `COLUMNS`).
         window: how stored values become [0, 1].
+        drawn: image labels that were drawn with injected anomalies, kept by whoever draws them (`sampling`).
     """
 
     def __init__(self, root: Path) -> None:
@@ -132,11 +136,8 @@ class SliceStore:
         self.meta = read_json(root / "store.json", "key", "window", "size", "dtype", "kind", "has_organs", "problems", "layout")
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
-        with (root / "index.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            lines = list(csv.DictReader(file))
-        kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
-        plain = [r | {c: str(r[c]).removeprefix("'") for c in _TEXT} for r in lines]
-        self.index = {c: np.array([r[c] for r in plain], dtype=kinds.get(c, np.int64)) for c in COLUMNS}
+        self.index = _read_index(root / "index.csv")
+        self.drawn: dict[object, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.index["case"])
@@ -144,7 +145,7 @@ class SliceStore:
     def with_sides(self, sides: np.ndarray, **facts: object) -> SliceStore:
         """The same slices on other sides of the split, (slices,), with more in `meta`; what is made of them has another key."""
         view = copy.copy(self)
-        view.index = self.index | {"split": sides}
+        view.index, view.drawn = self.index | {"split": sides}, {}
         view.meta = self.meta | {"key": key_of([self.meta["key"], sides.tolist()])} | facts
         return view
 
@@ -168,6 +169,20 @@ class SliceStore:
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Slices as float32 in [0, 1], (n, size, size)."""
         return self.window.unit(self.images[np.sort(rows)])[np.argsort(np.argsort(rows))]
+
+
+def _read_index(path: Path) -> dict[str, np.ndarray]:
+    """The columns of an index.csv, read in blocks: a line as Python's objects takes ten times its room in arrays."""
+    kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
+    blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        lines = csv.reader(file)
+        header = next(lines)
+        while block := list(islice(lines, BLOCK)):
+            for name, cells in zip(header, zip(*block, strict=True), strict=True):
+                plain = [cell.removeprefix("'") for cell in cells] if name in _TEXT else cells
+                blocks[name].append(np.array(plain, dtype=kinds.get(name, np.int64)))
+    return {name: np.concatenate(found) for name, found in blocks.items()}
 
 
 class _Writer:
@@ -241,7 +256,7 @@ class _Writer:
         window = intensity.CODE_WINDOW
         if self.kind == "hu":
             training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
-            window = intensity.fingerprint(np.sum([self.histograms[p] for p in sorted(training)], axis=0))
+            window = intensity.fingerprint(reduce(np.add, (self.histograms[p] for p in sorted(training))))
         with (self.folder / "index.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

@@ -37,14 +37,11 @@ def split(
         lesion_px: lesion pixels of every slice; given, they replace the labels. Masks are then used, but to split only.
     """
     rng = np.random.default_rng(seed)
-    names = sorted(set(patients))
-    of_patient = np.array(patients)
-    members = {name: of_patient == name for name in names}
-    if lesion_px is None:
-        abnormal = {name: float((labels[of] == 1).mean()) for name, of in members.items()}
-    else:
-        abnormal = {name: float(lesion_px[of].sum()) for name, of in members.items()}
-    order = sorted(rng.permutation(len(names)).tolist(), key=lambda i: abnormal[names[i]])
+    unique, of = np.unique(np.array(patients), return_inverse=True)
+    names = unique.tolist()
+    share_or_area = np.bincount(of, labels == 1 if lesion_px is None else lesion_px)
+    abnormal = (share_or_area / np.bincount(of) if lesion_px is None else share_or_area).tolist()
+    order = sorted(rng.permutation(len(names)).tolist(), key=abnormal.__getitem__)
     held = max(1, round(share * len(names)))
     runs = np.array_split(np.array(order), held)
     chosen = {names[int(rng.choice(run))] for run in runs}
@@ -63,11 +60,17 @@ def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
         return np.array([chosen[str(row["patient"])] for row in rows])
     sides = np.zeros(len(rows), dtype=np.int64)
     names = np.array([f"{row['case']}/{row['region']}" for row in rows])
-    for name in np.unique(names):
+    for members in groups(names):
         # A block at the end, not single slices: neighbours are nearly copies of each other.
-        members = np.flatnonzero(names == name)
         sides[members[len(members) - max(1, round(settings.data.validation * len(members))) :]] = VALIDATION
     return sides
+
+
+def groups(names: np.ndarray) -> list[np.ndarray]:
+    """Where every name is found, ascending, in the order of the names; (n,) -> one array for each, in n log n steps."""
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    return np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1) if len(names) else []
 
 
 def hashed_side(patient: str, held_out: str) -> int:
