@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-
 from .errors import UserError
 
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's, anything else JSON does not know as a word."""
+    import numpy as np
+
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
@@ -111,6 +110,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it.
     """
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / ".lock"
     lock = FileLock(file, timeout=0)
