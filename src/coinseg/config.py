@@ -257,7 +257,8 @@ class EngineSettings:
         accelerator: "auto", "cpu" or "cuda".
         precision: Lightning Fabric precision, such as "32-true" or "bf16-mixed".
         compile: compile the classifier and the generator with torch.compile.
-        threads: CPU threads; 0 leaves the choice to torch.
+        threads: CPU threads; 0 is what OMP_NUM_THREADS says, or without it the number that convolves quickest when it is tried; a
+            run folder keeps the number it was begun with (threads.json), so that a resumed run rounds its sums alike.
         checkpoint_every: steps between checkpoints.
         sample_every: steps between sample pictures.
         tensorboard: write TensorBoard event files beside stats.jsonl.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .config import EngineSettings
 from .errors import UserError
 from .processes import place
+from .threads import threads
 from .storage import read_json, write_json, written_aside
 
 CHUNK = 64
@@ -37,8 +38,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
 
     Of several processes on a node each takes a GPU of its own, while there are some.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or threads())
     if settings.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.accelerator is cuda and no GPU is visible", "a CUDA device", "set engine.accelerator to cpu")
     accelerator = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -36,6 +36,7 @@ from .methods import COUNTERFACTUAL, require_method
 from .scan_table import highest, measure, write_table
 from .settings import differences, settings_from
 from .storage import read_json, require_room, write_json, write_text, written_aside
+from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
 from .witnesses import INHERITED, select_witnesses
@@ -108,6 +109,8 @@ class Workspace:
         """Check, then write the settings down with the data they belong to."""
         self.check()
         write_settings(self.data, self.root, self.settings)
+        if not self.settings.engine.threads:
+            keep_threads(self.root)
 
     def _step(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self.report(stage, done, total, {})

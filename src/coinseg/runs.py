@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .classifier import build, load_weights, probabilities
 from .config import Settings
+from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
 from .data.cases import LoadedCase, cut_pixels, encoder, load_case
@@ -115,10 +116,20 @@ class Run:
         explained = self.explain(images, inpaint_all)
         saliency = explained.saliency
         if self.settings.masks.flips:
-            mirrored = self.explain(images.flip(-1), inpaint_all=True).saliency.flip(-1)
             abnormal = explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)
-            saliency = (saliency + mirrored) / 2 * abnormal[:, None, None]
+            saliency = torch.zeros_like(explained.saliency)
+            if abnormal.any():
+                mirrored = self._saliency(images[abnormal].flip(-1)).flip(-1)
+                saliency[abnormal] = (explained.saliency[abnormal] + mirrored) / 2
         return explained, refine(saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+
+    def _saliency(self, images: Tensor) -> Tensor:
+        """The saliency (B, S, S) of images whatever f says of them; a generator is not asked for more than X_cf."""
+        if self.generator is None:
+            return self.explain(images, inpaint_all=True).saliency
+        with torch.no_grad():
+            parts = [images_to(self.fabric, part) for part in images.split(CHUNK)]
+            return torch.cat([coin.difference(x, self.generator(x).clamp(-1, 1)).cpu() for x in parts])
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold on refined differences, from training images and their image labels alone."""
