@@ -89,7 +89,9 @@ class PlainClassifier(nn.Module):
         self.network = nn.Module()
         self.network.stem = nn.Conv2d(1, widths[0], 3, padding=1)
         kinds = ["down"] * (len(widths) - 2) + [None]
-        self.network.blocks = nn.Sequential(*(PlainBlock(a, b, kind) for (a, b), kind in zip(pairwise(widths), kinds, strict=True)))
+        self.network.blocks = nn.Sequential(
+            *(PlainBlock(a, b, kind) for (a, b), kind in zip(pairwise(widths), kinds, strict=True))
+        )
         self.network.norm = nn.BatchNorm2d(widths[-1])
         self.network.head = nn.Conv2d(widths[-1], 1, 1)
 

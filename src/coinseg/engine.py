@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from .config import EngineSettings
 from .errors import UserError
 from .processes import place
-from .threads import threads
 from .storage import read_json, write_json, written_aside
+from .threads import threads
 
 CHUNK = 64
 """Images per forward pass outside training."""
