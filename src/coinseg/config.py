@@ -206,7 +206,7 @@ class AttributionSettings:
         masks: random masks of RISE (6000 in the authors' runs).
         grid: cells of a RISE mask along each side (8 in the authors' runs, 7 in the paper).
         probability: share of RISE's cells that stay visible (0.1 in the authors' runs, 0.5 in the paper).
-        batch: images per forward pass of f.
+        batch: images per forward pass of f at most; on a CPU no more than its caches hold the features of.
     """
 
     layer: str = "last"

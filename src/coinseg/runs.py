@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import cast
@@ -30,6 +30,7 @@ from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import settings_from
 from .storage import read_json, write_json
+from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
 MODEL = "model.json"
@@ -98,7 +99,7 @@ class Run:
                 "reshape them",
             )
         level = 0.0 if inpaint_all else self.settings.classifier.threshold
-        found = [self._explain(images_to(self.fabric, part), level) for part in images.split(CHUNK)]
+        found = [self._explain(x, level) for x in self._parts(images)]
         present = [f.name for f in fields(Explanation) if getattr(found[0], f.name) is not None]
         return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in present})
 
@@ -128,8 +129,12 @@ class Run:
         if self.generator is None:
             return self.explain(images, inpaint_all=True).saliency
         with torch.no_grad():
-            parts = [images_to(self.fabric, part) for part in images.split(CHUNK)]
-            return torch.cat([coin.difference(x, self.generator(x).clamp(-1, 1)).cpu() for x in parts])
+            return torch.cat([coin.difference(x, self.generator(x).clamp(-1, 1)).cpu() for x in self._parts(images)])
+
+    def _parts(self, images: Tensor) -> Iterator[Tensor]:
+        """The images on the device, as many together as suit it."""
+        for part in images.split(at_once(images, CHUNK) if self.fabric.device.type == "cpu" else CHUNK):
+            yield images_to(self.fabric, part)
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold on refined differences, from training images and their image labels alone."""

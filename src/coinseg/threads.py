@@ -1,4 +1,4 @@
-"""How many CPU threads to use: what is quickest here and now, by trying, because on a shared machine more can be far slower."""
+"""What suits the CPU: how many threads, by trying, because on a shared machine more can be far slower; how many images at once."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ TURNS = 5
 GAIN = 0.9
 """More threads are taken only when they need less than this share of the time."""
 FILE = "threads.json"
+CACHED_PIXELS = 8 * 256 * 256
+"""Pixels of a batch on the CPU: the features of many more leave its caches, which costs time, and memory for nothing."""
 _chosen: list[int] = []
 
 
@@ -71,3 +73,8 @@ def keep_threads(folder: Path) -> None:
     if not 0 < kept <= cores():
         write_json(file, {"threads": (kept := threads())})
     _chosen[:] = [kept]
+
+
+def at_once(x: torch.Tensor, most: int) -> int:
+    """Images like x (B, C, H, W) in one forward pass: `most`, on a CPU at most `CACHED_PIXELS`; the results do not depend on it."""
+    return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // (x.shape[-2] * x.shape[-1])))

@@ -216,7 +216,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     d.train()
     method = coin if s.conditions == 1 else singla
     health = Health(slices, f, kept, fabric, settings)
-    values: dict[str, float] = {}
+    latest: dict[str, Tensor] = {}
     for step in range(start, s.steps):
         seed_step(settings.seed, step)
         members, epoch = slices.members_of_step(step, s.batch, balanced=True)
@@ -235,7 +235,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             g_step.step()
             discriminator.requires_grad_(True)
             kept.update_parameters(generator)
-            values.update({name: term.item() for name, term in terms.items()})
+            latest |= {name: term.detach() for name, term in terms.items()}
         else:
             with torch.no_grad():
                 made = method.generate(x, g, f, s)
@@ -244,8 +244,9 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             d_step.zero_grad()
             fabric.backward(loss)
             d_step.step()
-            values["discriminator"] = loss.item()
+            latest["discriminator"] = loss.detach()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
+            values = {name: value.item() for name, value in latest.items()}  # only here a GPU is waited for
             require_finite(values, step + 1, "coin.lr")
             stage.log(step + 1, values)
             report("coin", step + 1, s.steps, values)
