@@ -206,7 +206,7 @@ class AttributionSettings:
         masks: random masks of RISE (6000 in the authors' runs).
         grid: cells of a RISE mask along each side (8 in the authors' runs, 7 in the paper).
         probability: share of RISE's cells that stay visible (0.1 in the authors' runs, 0.5 in the paper).
-        batch: images per forward pass of f.
+        batch: images per forward pass of f at most; on a CPU no more than its caches hold the features of.
     """
 
     layer: str = "last"
@@ -257,7 +257,8 @@ class EngineSettings:
         accelerator: "auto", "cpu" or "cuda".
         precision: Lightning Fabric precision, such as "32-true" or "bf16-mixed".
         compile: compile the classifier and the generator with torch.compile.
-        threads: CPU threads; 0 leaves the choice to torch.
+        threads: CPU threads; 0 is what OMP_NUM_THREADS says, or without it the number that convolves quickest when it is tried; a
+            run folder keeps the number it was begun with (threads.json), so that a resumed run rounds its sums alike.
         checkpoint_every: steps between checkpoints.
         sample_every: steps between sample pictures.
         tensorboard: write TensorBoard event files beside stats.jsonl.

@@ -12,7 +12,7 @@ from .config import Settings
 from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
-from .data.slices import labelled_per_scan
+from .data.preparing import labelled_per_scan
 from .engine import images_to, make_fabric, to_device
 from .inspection import per_scan_rule
 from .pipeline import Workspace

@@ -25,6 +25,7 @@ from .config import EngineSettings
 from .errors import UserError
 from .processes import current, place
 from .storage import read_json, write_json, written_aside
+from .threads import threads
 
 CHUNK = 64
 """Images per forward pass outside training."""
@@ -41,8 +42,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
 
     Of several processes on a node each takes a GPU of its own, while there are some.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or threads())
     if settings.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.accelerator is cuda and no GPU is visible", "a CUDA device", "set engine.accelerator to cpu")
     accelerator = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"

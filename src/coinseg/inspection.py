@@ -17,7 +17,7 @@ from .data.cases import kind_of_intensity
 from .data.grid import Geometry
 from .data.image import image_size, require_size
 from .data.layouts import read_layout
-from .data.slices import labelled_per_scan
+from .data.preparing import labelled_per_scan
 from .data.volume import on_one_grid, read_geometry
 from .errors import UserError
 from .types import Case

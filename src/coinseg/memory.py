@@ -22,15 +22,15 @@ class _Room:
     images = CHUNK
 
 
-def by_parts(work: Callable[[Tensor], T], images: Tensor) -> list[T]:
-    """`work` on parts of at most `CHUNK` images (B, ...), one after the other; its results in order.
+def by_parts(work: Callable[[Tensor], T], images: Tensor, most: int = CHUNK) -> list[T]:
+    """`work` on parts of at most `most` images (B, ...), one after the other; its results in order.
 
     Where the memory does not suffice parts are halved from then on, and this is said; only a single image is too much.
     """
     found: list[T] = []
     start = 0
     while start < len(images) or not found:
-        part = images[start : start + _Room.images]
+        part = images[start : start + min(most, _Room.images)]
         try:
             found.append(work(part))
             start += len(part)

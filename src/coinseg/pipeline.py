@@ -39,6 +39,7 @@ from .processes import current
 from .scan_table import JSON, highest, measure, write_table
 from .settings import differences, settings_from
 from .storage import holds_nothing, read_json, read_yaml, require_room, write_json, write_text, written_aside
+from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
 from .witnesses import INHERITED, select_witnesses
@@ -133,6 +134,8 @@ class Workspace:
             for name in FINISHED:
                 (self.root / name).unlink(missing_ok=True)
         write_settings(self.data, self.root, self.settings)
+        if not self.settings.engine.threads:
+            keep_threads(self.root)
 
     def _step(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self.report(stage, done, total, {})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
-from beartype.door import is_bearable
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from .classifier import build, load_weights, probabilities, require_fits
 from .config import Settings
+from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
 from .data.cases import LoadedCase, cut_pixels, encoder, load_case
@@ -31,9 +31,11 @@ from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
+from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
 MODEL = "model.json"
+T = TypeVar("T")
 _Number = int | float
 _KEYS: dict[str, Any] = {
     "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number],
@@ -104,7 +106,7 @@ class Run:
                 "reshape them",
             )
         level = 0.0 if inpaint_all else self.settings.classifier.threshold
-        found = by_parts(lambda part: self._explain(images_to(self.fabric, part), level), images)
+        found = self._in_parts(lambda x: self._explain(x, level), images)
         present = [f.name for f in fields(Explanation) if getattr(found[0], f.name) is not None]
         return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in present})
 
@@ -122,10 +124,25 @@ class Run:
         explained = self.explain(images, inpaint_all)
         saliency = explained.saliency
         if self.settings.masks.flips:
-            mirrored = self.explain(images.flip(-1), inpaint_all=True).saliency.flip(-1)
             abnormal = explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)
-            saliency = (saliency + mirrored) / 2 * abnormal[:, None, None]
+            saliency = torch.zeros_like(explained.saliency)
+            if abnormal.any():
+                mirrored = self._saliency(images[abnormal].flip(-1)).flip(-1)
+                saliency[abnormal] = (explained.saliency[abnormal] + mirrored) / 2
         return explained, refine(saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+
+    def _saliency(self, images: Tensor) -> Tensor:
+        """The saliency (B, S, S) of images whatever f says of them; a generator is not asked for more than X_cf."""
+        generator = self.generator
+        if generator is None:
+            return self.explain(images, inpaint_all=True).saliency
+        with torch.no_grad():
+            return torch.cat(self._in_parts(lambda x: coin.difference(x, generator(x).clamp(-1, 1)).cpu(), images))
+
+    def _in_parts(self, work: Callable[[Tensor], T], images: Tensor) -> list[T]:
+        """`work` on the images on the device, as many together as suit it and its memory holds."""
+        most = at_once(images, CHUNK) if self.fabric.device.type == "cpu" else CHUNK
+        return by_parts(lambda part: work(images_to(self.fabric, part)), images, most)
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold on refined differences, from training images and their image labels alone."""
@@ -240,6 +257,8 @@ def write_segmentation(
 def _model(path: Path) -> dict[str, Any]:
     """The contents of model.json, every value of its kind."""
     model = {"layer": None} | read_json(path, *_KEYS)
+    from beartype.door import is_bearable
+
     wrong = [key for key, kind in (_KEYS | {"layer": str | None}).items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)

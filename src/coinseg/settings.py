@@ -10,8 +10,6 @@ from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any, get_type_hints
 
-from beartype.door import is_bearable
-
 from .config import ClassifierSettings, Settings
 from .errors import UserError
 
@@ -67,6 +65,8 @@ def settings_from(values: dict[str, Any]) -> Settings:
 
 
 def _filled(base: Any, values: dict[str, Any], prefix: str) -> Any:
+    from beartype.door import is_bearable
+
     hints = get_type_hints(type(base))
     if not isinstance(values, dict):
         raise UserError(f"{prefix.rstrip('.') or 'the settings'} is {values!r}", "a mapping of settings", "see --print_config")

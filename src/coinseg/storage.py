@@ -14,9 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-
 from .errors import UserError
 
 MAX_YAML, MAX_JSON = 2**18, 2**30
@@ -28,6 +25,8 @@ NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's, anything else JSON does not know as a word."""
+    import numpy as np
+
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
@@ -213,6 +212,8 @@ def _remove_parts_of(path: Path) -> None:
 @contextmanager
 def _held(file: Path, place: Path) -> Iterator[None]:
     """Hold a lock file for this process; the folders made for it go again when nothing came into them."""
+    from filelock import FileLock, Timeout
+
     missing = [folder for folder in file.parents if not folder.exists()]
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file, timeout=0)

@@ -217,11 +217,11 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         "g_optimiser": g_optimiser,
         "d_optimiser": d_optimiser,
     }
-    start, values = 0, dict[str, float]()
+    start, latest = 0, dict[str, Tensor]()
     if state := stage.resume():
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        start, values = state["step"], state.get("values", {})
+        start, latest = state["step"], state.get("latest", {})
     g, g_step = fabric.setup(compiled(generator, settings.engine), g_optimiser)
     # Not compiled: spectral normalisation updates itself in place between its two passes of a step.
     d, d_step = fabric.setup(discriminator, d_optimiser)
@@ -249,7 +249,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             g_step.step()
             discriminator.requires_grad_(True)
             kept.update_parameters(generator)
-            values.update({name: term.item() for name, term in terms.items()})
+            latest |= {name: term.detach() for name, term in terms.items()}
         else:
             with torch.no_grad():
                 made = method.generate(x, g, f, s)
@@ -259,10 +259,10 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             fabric.backward(loss)
             average(discriminator.parameters())
             d_step.step()
-            values["discriminator"] = loss.item()
-        require_finite(values, step + 1, "coin.lr")
+            latest["discriminator"] = loss.detach()
         if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            known = means(values)
+            known = means({name: value.item() for name, value in latest.items()})  # only here a GPU is waited for
+            require_finite(known, step + 1, "coin.lr")
             stage.log(step + 1, known)
             report("coin", step + 1, s.steps, known)
         if (step + 1) % settings.engine.sample_every == 0 and here.first:
@@ -272,7 +272,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             for warning in health.warnings(facts) if 2 * (step + 1) >= s.steps else []:
                 report(f"warning: {warning}", step + 1, s.steps, {})
         if stage.due(step + 1, settings.engine.checkpoint_every):
-            stage.save(step + 1, "coin.lr", values=values, **{name: part.state_dict() for name, part in parts.items()})
+            stage.save(step + 1, "coin.lr", latest=latest, **{name: part.state_dict() for name, part in parts.items()})
     result = cast(Generator, kept.module)
     if not here.first:
         return result.eval()

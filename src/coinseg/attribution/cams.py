@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..threads import at_once
 from .layers import activations, activations_and_gradients, layer_named, logits_with, still
 
 FLAT = 1e-6
@@ -168,7 +169,7 @@ def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
     """
     if kind not in KINDS:
         raise unknown_method(kind, list(KINDS))
-    module = layer_named(f, layer, x)
+    module, batch = layer_named(f, layer, x), at_once(x, batch)
     with torch.no_grad(), still(f):
         maps = [upsampled(KINDS[kind](f, part, module, batch), x.shape[-2:]) for part in x.split(batch)]
         return normalised(torch.cat(maps))

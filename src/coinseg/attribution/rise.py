@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config import AttributionSettings
 from ..errors import UserError
+from ..threads import at_once
 from .cams import masked, normalised
 from .layers import still
 
@@ -99,7 +100,7 @@ def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: in
             "mend the setting",
         )
     grids, shifts = random_grids(settings, (x.shape[-2], x.shape[-1]), seed)
-    return estimate(f, x, grids, shifts, settings.probability, settings.batch)
+    return estimate(f, x, grids, shifts, settings.probability, at_once(x, settings.batch))
 
 
 def rise(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:

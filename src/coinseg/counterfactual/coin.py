@@ -89,11 +89,18 @@ def explain(x: Tensor, generator: Callable[..., Tensor], f: Logits, threshold: f
         threshold: f(X) at or above it is abnormal; 0 inpaints every image.
     """
     probability = torch.sigmoid(f(x))
-    abnormal = (probability >= threshold).reshape(-1, *[1] * (x.ndim - 1))
-    counterfactual = torch.where(abnormal, generator(x).clamp(-1, 1), x)
+    counterfactual, afterwards, abnormal = x.clone(), probability.clone(), probability >= threshold
+    if abnormal.any():  # the others are not looked at again: in a whole scan they are most
+        counterfactual[abnormal] = generator(x[abnormal]).clamp(-1, 1).to(x.dtype)
+        afterwards[abnormal] = torch.sigmoid(f(counterfactual[abnormal])).to(probability.dtype)
     return Explanation(
         probability=probability,
         counterfactual=counterfactual,
-        counterfactual_probability=torch.sigmoid(f(counterfactual)),
-        saliency=(x - counterfactual).abs().mean(1) / 2,
+        counterfactual_probability=afterwards,
+        saliency=difference(x, counterfactual),
     )
+
+
+def difference(x: Tensor, counterfactual: Tensor) -> Tensor:
+    """|X - X_cf| / 2, the mean over channels: (B, C, ...) in [-1, 1] -> (B, ...) in [0, 1]."""
+    return (x - counterfactual).abs().mean(1) / 2

@@ -31,7 +31,10 @@ class Window:
 
     def unit(self, stored: np.ndarray) -> np.ndarray:
         """Stored values of any shape -> float32 in [0, 1]."""
-        return np.clip((stored.astype(np.float32) - self.low) / (self.high - self.low), 0, 1)
+        values = stored.astype(np.float32)
+        values -= np.float32(self.low)  # in place: a batch is gone through in the cache, not copied again and again
+        values /= np.float32(self.high - self.low)
+        return np.clip(values, 0, 1, out=values)
 
     def source(self, unit: np.ndarray) -> np.ndarray:
         """The inverse of `unit` inside the window."""

@@ -21,21 +21,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from ..config import DataSettings, Settings
+from ..config import Settings
 from ..errors import UserError
 from ..storage import FORMULA, directory_written_aside, key_of, read_json, write_json
 from ..types import Case, Cohort
 from . import intensity
-from .axes import reordered, require_views, turned
-from .cases import LoadedCase, cut_pixels, encoder, kind_of_intensity, load_case, stored_type
-from .cutting import Box, Cut
+from .axes import reordered, require_views
+from .cases import kind_of_intensity, stored_type
 from .layout_shared import few
+from .preparing import Prepared, in_order, prepared, readers
 from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
 from .volume import peek_shape
@@ -78,30 +78,6 @@ def require_same_files(cohort: Cohort, settings: Settings, root: Path) -> None:
             "the same files to go on with it",
             "choose another -o, or give --overwrite to redo everything",
         )
-
-
-def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
-    """0, 1, or -1 for "unknown", and whether training must leave the slice out.
-
-    Given labels first; from the size of the lesion (-1: no mask) only where no label was given. A lesion of at most
-    `min_lesion_px` is normal, or abnormal and left out, as `small_lesions` says.
-    """
-    given = case.slice_labels.get(cut.index, case.label)
-    if given is not None:
-        return given, False
-    if injected or lesion_px < 0:
-        return -1, False
-    small = 0 < lesion_px <= settings.min_lesion_px
-    if small and settings.small_lesions == "drop":
-        return 1, True
-    return int(lesion_px > 0 and not small), False
-
-
-def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
-    """Whether the label 1 of a case says only that one of its `used` slices is abnormal (`data.label_level`)."""
-    if not case.volume or case.label != 1 or level == "slice":
-        return False
-    return level == "scan" or (used > 1 and not case.slice_labels)
 
 
 def require_there(case: Case, error: UserError) -> None:
@@ -168,7 +144,7 @@ class SliceStore:
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Slices as float32 in [0, 1], (n, size, size)."""
-        return self.window.unit(self.images[np.sort(rows)])[np.argsort(np.argsort(rows))]
+        return self.window.unit(self.images[rows])
 
 
 def _read_index(path: Path) -> dict[str, np.ndarray]:
@@ -186,7 +162,7 @@ def _read_index(path: Path) -> dict[str, np.ndarray]:
 
 
 class _Writer:
-    """Appends prepared slices to the files of a store that is being made in `folder`."""
+    """Appends prepared cases to the files of a store that is being made in `folder`."""
 
     def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
         self.folder, self.settings, self.kind = folder, settings, kind
@@ -197,48 +173,19 @@ class _Writer:
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
 
-    def add(self, case: Case, loaded: LoadedCase) -> None:
-        """Cut a case and append its slices."""
-        axis, used = self.settings.data.axis, list(loaded.cuts(self.settings.data))
-        if self.kind == "hu":
-            organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-            counts = intensity.foreground_histogram(loaded.scan, organ)
-            self.histograms[case.patient] = self.histograms.get(case.patient, np.zeros_like(counts)) + counts
-        encoded, scan = encoder(loaded.scan, self.kind), turned(loaded.scan, axis)
-        lesions = turned(loaded.lesion, axis) if loaded.lesion is not None else None
-        shape = scan.shape[1:]
-        if self.settings.data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
-            self.beyond["scans"] += 1
-        per_scan = labelled_per_scan(case, self.settings.data.label_level, len(used))
-        for cut in used:
-            lesion = lesions[cut.index] if lesions is not None else None
-            pixels = int(lesion.sum()) if lesion is not None else -1
-            label, left_out = label_of(case, cut, pixels, self.injected, self.settings.data)
-            if (
-                self.settings.data.spacing
-                and lesion is not None
-                and cut.box.paste_mask(np.ones((2, 2)), shape)[lesion].sum() < pixels
-            ):
-                self.beyond["lesions"] += 1
-            # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
-            if label == (1 if self.injected else -1):
-                continue
-            self._append(encoded(scan[cut.index]), lesion, cut)
-            self.left_out.append(left_out)
-            self.rows.append({
-                "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
-                "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
-            })  # fmt: skip
-
-    def _append(self, native: np.ndarray, lesion: np.ndarray | None, cut: Cut) -> None:
-        size = self.settings.data.size
-        pixels = cut_pixels(native, cut.box, size, self.kind).tobytes()
-        self.digest.update(pixels)
-        organ = cut.box.resize_mask(cut.organ, size) if cut.organ is not None else np.ones((size, size), bool)
-        truth = cut.box.resize_mask(lesion, size) if lesion is not None else np.zeros((size, size), bool)
-        for name, content in (("images", pixels), ("organs", organ.tobytes()), ("truth", truth.tobytes())):
+    def add(self, made: Prepared) -> None:
+        """Append the slices of a case."""
+        patient = made.case.patient
+        if made.histogram is not None:
+            self.histograms[patient] = self.histograms.get(patient, np.zeros_like(made.histogram)) + made.histogram
+        self.beyond += made.beyond
+        self.rows += made.rows
+        self.left_out += made.left_out
+        for pixels, _, _ in made.slices:
+            self.digest.update(pixels)
+        for name, contents in zip(("images", "organs", "truth"), zip(*made.slices, strict=True), strict=False):
             with (self.folder / f"{name}.bin").open("ab") as file:
-                file.write(content)
+                file.writelines(contents)
 
     def unseen(self) -> list[str]:
         """What lies beyond the millimetres a slice shows, in a line for each kind."""
@@ -289,16 +236,18 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
     problems = list(cohort.problems)
     with directory_written_aside(root) as part:
         writer, unused = _Writer(part, settings, kind), []
-        for done, case in enumerate(cohort.cases):
+        coming = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
+        for done, (case, read) in enumerate(zip(cohort.cases, coming, strict=True)):
             if progress:
                 progress(done, len(cohort.cases))
-            before = len(writer.rows)
             try:
-                writer.add(case, load_case(case))
-                unused += [case.id] if len(writer.rows) == before else []
+                made = read.result()
             except UserError as error:
                 require_there(case, error)
                 problems.append(f"{case.id}: {error}")
+                continue
+            writer.add(made)
+            unused += [] if made.rows else [case.id]
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
         problems += writer.unseen()

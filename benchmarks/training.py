@@ -1,0 +1,110 @@
+"""A training step of COIN: what `training.train_coin` does for a batch, against the same update as one would write it first."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from benchmarks.plain_networks import PlainClassifier, PlainDiscriminator, PlainGenerator
+from benchmarks.timing import Row, in_turns, require_close
+from coinseg.classifier import build
+from coinseg.config import ClassifierSettings, CoinSettings
+from coinseg.counterfactual import coin
+from coinseg.counterfactual.discriminator import Discriminator
+from coinseg.counterfactual.generator import Generator
+
+BATCH, SIZE = 8, 256
+Step = Callable[[], dict[str, Tensor]]
+
+
+def networks(s: CoinSettings, device: str = "cpu") -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]]:
+    """Generator, discriminator and f: plain ones, and coinseg's (channels last) with the same weights."""
+    torch.manual_seed(0)
+    ours = (Generator(s), Discriminator(s), build(ClassifierSettings()).frozen())
+    nn.init.normal_(ours[0].head[2].weight, 0, 0.05)  # a generator that changes something
+    plain = (PlainGenerator(s), PlainDiscriminator(s), PlainClassifier(ClassifierSettings().pooling).eval().requires_grad_(False))
+    for one, other in zip(plain, ours, strict=True):
+        one.load_state_dict(other.state_dict())
+        one.to(device)
+        other.to(device).to(memory_format=torch.channels_last)
+    return plain, ours
+
+
+def optimisers(s: CoinSettings, *modules: nn.Module) -> list[torch.optim.Optimizer]:
+    """Adam for each."""
+    return [torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in modules]
+
+
+def plain_step(x: Tensor, s: CoinSettings, g: nn.Module, d: nn.Module, f: nn.Module) -> Step:
+    """The update as written first: the discriminator collects gradients it throws away, averages go weight by weight."""
+    (g_optimiser, d_optimiser), kept = optimisers(s, g, d), copy.deepcopy(g)
+
+    def step() -> dict[str, Tensor]:
+        made = coin.generate(x, g, f, s)
+        terms = coin.generator_losses(x, made, g, d, f, s)
+        g_optimiser.zero_grad()
+        sum(terms.values()).backward()  # type: ignore[union-attr]
+        g_optimiser.step()
+        with torch.no_grad():
+            for mean, now in zip(kept.state_dict().values(), g.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.mul_(s.ema).add_(now, alpha=1 - s.ema)
+        loss = coin.discriminator_loss(x, made, d)
+        d_optimiser.zero_grad()
+        loss.backward()
+        d_optimiser.step()
+        values = {**terms, "discriminator": loss}
+        [value.item() for value in values.values()]
+        return values
+
+    return step
+
+
+def our_step(x: Tensor, s: CoinSettings, g: nn.Module, d: nn.Module, f: nn.Module) -> Step:
+    """The body of the loop of `train_coin`."""
+    (g_optimiser, d_optimiser), kept = (
+        optimisers(s, g, d),
+        AveragedModel(g, multi_avg_fn=get_ema_multi_avg_fn(s.ema), use_buffers=True),
+    )
+    x = x.contiguous(memory_format=torch.channels_last)
+
+    def step() -> dict[str, Tensor]:
+        d.requires_grad_(False)
+        made = coin.generate(x, g, f, s)
+        terms = coin.generator_losses(x, made, g, d, f, s)
+        g_optimiser.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        g_optimiser.step()
+        d.requires_grad_(True)
+        kept.update_parameters(g)
+        loss = coin.discriminator_loss(x, made, d)
+        d_optimiser.zero_grad()
+        loss.backward()
+        d_optimiser.step()
+        return {**terms, "discriminator": loss}
+
+    return step
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The step at the default width, and at twice that."""
+    x = torch.rand(BATCH, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for width in (8,) if quick else (8, 16):
+        s = replace(CoinSettings(), width=width, discriminator_width=width)
+        plain, ours = networks(s)
+        one, other = plain_step(x, s, *plain), our_step(x, s, *ours)
+        a, b = one(), other()
+        error = max(abs(a[name].item() - b[name].item()) / max(1.0, abs(a[name].item())) for name in a)
+        agreed = require_close("training step", error, 1e-3)
+        times = in_turns(one, other, 2 if quick else 5)
+        yield Row(
+            f"training step, width {width}",
+            *times,
+            1.5,
+            f"{BATCH} images {SIZE}x{SIZE}, depth {s.depth}, fp32, both networks updated; losses {agreed}",
+        )
