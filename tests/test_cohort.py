@@ -172,5 +172,17 @@ def test_maps_lie_on_disk_while_they_are_scored_and_not_afterwards(
 
 
 def fields_of(found: Explained) -> Iterator[np.ndarray | None]:
-    for name in ("rows", "label", "before", "image", "saliency", "refined", "truth", "known", "after", "counterfactual"):
+    for name in (
+        "rows",
+        "label",
+        "before",
+        "image",
+        "saliency",
+        "refined",
+        "truth",
+        "known",
+        "after",
+        "counterfactual",
+        "agreement",
+    ):
         yield getattr(found, name)

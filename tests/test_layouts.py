@@ -308,7 +308,8 @@ def test_real_scan_by_hand_written_csv(tmp_path: Path) -> None:
     root = DATA / "3dircadb1-ct-kidney"
     if not root.is_dir():
         pytest.skip("the shared example data is not on this machine")
-    (tmp_path / "x.csv").write_text(f"file,organ\n{root / 'ircad01_ct.nii.gz'},{root / 'ircad01_seg.nii.gz'}\n")
+    (tmp_path / "scans").symlink_to(root)
+    (tmp_path / "x.csv").write_text("file,organ\nscans/ircad01_ct.nii.gz,scans/ircad01_seg.nii.gz\n")
     (case,) = read_layout(tmp_path / "x.csv", replace(SETTINGS, organ=("1", "2"), split_by="slice")).cases
     assert case.volume
     assert case.label is None

@@ -559,7 +559,7 @@ def test_a_training_in_which_nothing_flips_says_so_while_it_runs(finished: Works
 
 def test_losses_that_are_not_numbers_stop_the_training_in_one_line(finished: Workspace, tmp_path: Path) -> None:
     settings = replace(finished.settings, coin=replace(finished.settings.coin, tv=float("nan")))
-    with pytest.raises(UserError, match=r"tv.* became nan at step 1; required: finite losses; lower coin.lr"):
+    with pytest.raises(UserError, match=r"tv.* became nan at step 4; required: finite losses; lower coin.lr"):
         train_coin(finished.store, build(settings.classifier).frozen(), settings, tmp_path / "coin")
 
 

@@ -193,11 +193,14 @@ def _segmented(
         if not done:
             segmented, geometry = run.segment(path), _geometry(path)
             (out / mask).unlink(missing_ok=True)
-            row |= {"highest_f": highest(segmented.probability)} | measure(segmented.mask, geometry)
+            row |= {
+                "highest_f": highest(segmented.probability),
+                "confidence": segmented.sureness(run.settings.data.axis),
+            } | measure(segmented.mask, geometry)
             yield record | {"row": row}
             write_segmentation(segmented, path, out / mask, overwrite, geometry)
         else:
-            yield record | {"row": kept or row | {"highest_f": None} | _measured(out / mask)}
+            yield record | {"row": kept or row | {"highest_f": None, "confidence": None} | _measured(out / mask)}
     except UserError as error:
         if is_full(error):
             raise  # so would be every other input

@@ -253,3 +253,35 @@ def scan_scores(probability: np.ndarray, label: np.ndarray, scan: np.ndarray) ->
     np.maximum.at(highest, of, probability)
     np.maximum.at(abnormal, of, label)
     return {"auroc_scans": classification_scores(highest, abnormal)["auroc"]}
+
+
+def iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of one mask that is not empty, in [0, 1]."""
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def rank_correlation(confidence: np.ndarray, overlap: np.ndarray) -> float | None:
+    """Spearman's rank correlation of two scores of the same masks, (n,) each, in [-1, 1]; None where one does not vary."""
+    from scipy.stats import spearmanr
+
+    if len(np.unique(confidence)) < 2 or len(np.unique(overlap)) < 2:
+        return None
+    return float(spearmanr(confidence, overlap).statistic)
+
+
+def risk_area(confidence: np.ndarray, overlap: np.ndarray) -> float | None:
+    """Area under the risk-coverage curve (Geifman, El-Yaniv 2017) with 1 - IoU as the risk; in [0, 1], lower is better.
+
+    Masks are kept in the order of their confidence, the surest first; the mean risk of those kept, averaged over how many are.
+    With a confidence that says nothing it is the mean risk of all. Masks of one confidence come in with their mean risk.
+
+    Args:
+        confidence: (n,).
+        overlap: IoU of each mask, (n,).
+    """
+    if not len(confidence):
+        return None
+    _, group, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    risk = (np.bincount(group, 1 - overlap) / counts)[group]
+    kept = risk[np.argsort(-confidence, kind="stable")]
+    return float((np.cumsum(kept) / np.arange(1, len(kept) + 1)).mean())

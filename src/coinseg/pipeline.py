@@ -284,7 +284,12 @@ class Workspace:
             geometry = read_geometry(case.image) if case.volume else None
             if not out.exists():
                 runs.write_segmentation(found, case.image, out, geometry=geometry)
-            row = {"case": case.id, "mask": out.name, "highest_f": highest(found.probability)}
+            row = {
+                "case": case.id,
+                "mask": out.name,
+                "highest_f": highest(found.probability),
+                "confidence": found.sureness(run.settings.data.axis),
+            }
             written.append(row | measure(found.mask, geometry))
         return written
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics
+from .confidence import DOUBT, confidence
 from .config import MaskSettings, Settings
 from .masks import clean, masks_of
 
@@ -50,6 +51,7 @@ class Explained:
         known: whether the truth is known, (n,).
         after: f(X_cf); None for an attribution.
         counterfactual: X_cf in [0, 1]; None for an attribution.
+        agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
     """
 
     rows: np.ndarray
@@ -62,6 +64,12 @@ class Explained:
     known: np.ndarray
     after: np.ndarray | None = None
     counterfactual: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray:
+        """How far to trust the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN where there is none or it is not known."""
+        unknown = np.full(len(self.rows), np.nan)
+        return confidence(self.before, unknown if self.agreement is None else self.agreement, predicted)
 
     @property
     def abnormal(self) -> np.ndarray:
@@ -168,6 +176,7 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
         "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
         "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
         **metrics.classification_scores(found.before, found.label, level),
+        **_trust(found, predicted),
         "slices_abnormal": int(abnormal.sum()),
         "slices_scored": int(scored.sum()),
         "slices_normal": int(normal.sum()),
@@ -179,6 +188,23 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
     return scores
 
 
+def _trust(found: Explained, predicted: np.ndarray) -> dict[str, Any]:
+    """Whether confidence ranks masks by their true overlap: over every mask there is, those on normal images too, by their IoU."""
+    sure = found.confidence(predicted)
+    marked = np.isfinite(sure) & (found.known | found.normal)
+    members = np.flatnonzero(marked)
+    overlap = np.array([metrics.iou(predicted[i], found.truth[i] & (found.known[i])) for i in members])
+    sure = sure[members]
+    trusted = sure >= DOUBT
+    return {
+        "confidence_rank": metrics.rank_correlation(sure, overlap),
+        "risk_area": metrics.risk_area(sure, overlap),
+        "iou_trusted": float(overlap[trusted].mean()) if trusted.any() else None,
+        "iou_doubtful": float(overlap[~trusted].mean()) if (~trusted).any() else None,
+        "masks_doubtful": float((~trusted).mean()) if len(members) else None,
+    }
+
+
 def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray) -> str:
     if name in ("cv", "flip_rate"):
         if found.after is None:
@@ -188,6 +214,11 @@ def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray)
         return "no held-out image is normal" if not normal.any() else "nothing to count"
     if name in ("auroc", "accuracy", "calibration_error"):
         return "abnormal scans have no labels by slice" if (found.label < 0).any() else "only one class is held out"
+    if name in ("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful", "masks_doubtful"):
+        if found.agreement is None:
+            return "masks.flips is off: mirror images were not asked"
+        none = {"iou_trusted": "no mask is trusted", "iou_doubtful": "no mask is doubtful"}
+        return none.get(name, "too few masks, or all alike, to rank") if scored.any() else "no held-out mask can be judged"
     if name == "hd95_px" and scored.any():
         return "no lesion is marked"
     return "no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"

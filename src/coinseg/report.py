@@ -42,7 +42,7 @@ TERMS = {
     "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
     "discriminator": "1.39: cannot tell it from real",
 }  # fmt: skip
-PERCENT = ("lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy")
+PERCENT = ("masks_doubtful", "lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy")
 SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
 COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices")
@@ -91,6 +91,8 @@ def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
     for e in examples:
         shown = {"name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e)}
         pictures = [(title, _uri(picture)) for title, picture in _pictures(e, top).items()]
+        sure = float(e.get("confidence", np.nan))  # not there in runs of earlier versions
+        shown["confidence"] = sure if np.isfinite(sure) else None
         shown |= {"known": _truth(e) is not None, "marked": float(e["mask"].mean()), "pictures": pictures}
         groups.setdefault(str(e["group"]), []).append(shown)
     return {name: group for name, group in groups.items() if group}

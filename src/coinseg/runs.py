@@ -13,7 +13,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from .classifier import build, load_weights, probabilities, require_fits
-from .config import Settings
+from .confidence import agreement, confidence, of_scan
+from .config import Axis, Settings
 from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
@@ -52,12 +53,19 @@ class Segmentation:
     Args:
         mask: canonical (slices, H, W) bool, whatever axis it was found along; one slice for a plain image.
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
+        confidence: how far to trust the mask of a slice, in [0, 1] (`confidence.py`); NaN where there is none or it was not looked
+            at, and everywhere without `masks.flips`.
         maps: counterfactual and difference in HU, where they were asked for.
     """
 
     mask: np.ndarray
     probability: np.ndarray
+    confidence: np.ndarray
     maps: NativeMaps | None = None
+
+    def sureness(self, axis: Axis) -> float | None:
+        """The confidence of the whole mask, in [0, 1], its slices along `axis`; None where nothing is marked."""
+        return of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
 
 
 @dataclass
@@ -119,17 +127,22 @@ class Run:
 
         With `masks.flips` the difference is the mean over an image and its mirror image: what the generator does for
         reasons of its own differs between the two, the lesion does not. f(X) of the image itself decides whether there is
-        one at all.
+        one at all. How well the masks of the two agree is noted in the explanation.
         """
-        explained = self.explain(images, inpaint_all)
-        saliency = explained.saliency
-        if self.settings.masks.flips:
-            abnormal = explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)
-            saliency = torch.zeros_like(explained.saliency)
-            if abnormal.any():
-                mirrored = self._saliency(images[abnormal].flip(-1)).flip(-1)
-                saliency[abnormal] = (explained.saliency[abnormal] + mirrored) / 2
-        return explained, refine(saliency.numpy(), images[:, 0].numpy() / 2 + 0.5, self.settings.masks)
+        explained, guide = self.explain(images, inpaint_all), images[:, 0].numpy() / 2 + 0.5
+        own = refine(explained.saliency.numpy(), guide, self.settings.masks)
+        if not self.settings.masks.flips:
+            return explained, own
+        asked = (explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)).numpy()
+        refined, agreed = np.zeros_like(own), np.zeros(len(own), np.float32)
+        if asked.any():
+            mirrored = self._saliency(images[asked].flip(-1)).flip(-1).numpy()
+            other = refine(mirrored, guide[asked], self.settings.masks)
+            # The guided filter is linear in what it smooths: the mean of two refined maps is the refined mean.
+            refined[asked] = (own[asked] + other) / 2
+            if not inpaint_all:  # then there is no threshold yet
+                agreed[asked] = agreement(*(masks_of(maps, self.threshold, self.settings.masks) for maps in (own[asked], other)))
+        return explained if inpaint_all else replace(explained, agreement=torch.from_numpy(agreed)), refined
 
     def _saliency(self, images: Tensor) -> Tensor:
         """The saliency (B, S, S) of images whatever f says of them; a generator is not asked for more than X_cf."""
@@ -176,15 +189,21 @@ class Run:
                 slots.append((i, cut))
                 pixels.append(cut_pixels(encoded(scan[cut.index]), cut.box, size, self.kind))
             painted = NativeMaps(case.scan, axis, self.window) if maps else None
-            found.append(Segmentation(np.zeros(case.scan.shape, bool), np.full(len(scan), np.nan), painted))
+            unknown = np.full(len(scan), np.nan)
+            found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), painted))
         for start in range(0, len(slots), CHUNK):
             images = torch.from_numpy(signed(self.window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
             explained, refined = self.differences(images)
             masks = masks_of(refined, self.threshold, self.settings.masks)
-            for (i, cut), mask, p in zip(slots[start : start + CHUNK], masks, explained.probability.numpy(), strict=True):
+            probability = explained.probability.numpy()
+            agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
+            sure = confidence(probability, agreed, masks)
+            for (i, cut), mask, p, c in zip(slots[start : start + CHUNK], masks, probability, sure, strict=True):
                 native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
+                # Of two regions of a slice the less certain one counts.
+                found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
             for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
                 change = ((explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
                 cast(NativeMaps, found[i].maps).add(cut, change, refined[j])

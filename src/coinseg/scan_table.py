@@ -76,7 +76,7 @@ def highest(probability: np.ndarray) -> float | None:
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
-    columns = ["case", "mask", "pixels", "volume_ml", "components", "highest_f"]
+    columns = ["case", "mask", "pixels", "volume_ml", "components", "highest_f", "confidence"]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
     header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
     lines: list[list[Any]] = [header]

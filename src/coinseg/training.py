@@ -260,9 +260,13 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             average(discriminator.parameters())
             d_step.step()
             latest["discriminator"] = loss.detach()
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            known = means({name: value.item() for name, value in latest.items()})  # only here a GPU is waited for
-            require_finite(known, step + 1, "coin.lr")
+        due = stage.due(step + 1, settings.engine.checkpoint_every)
+        logged = (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps
+        if logged or due:
+            values = {name: value.item() for name, value in latest.items()}  # only here a GPU is waited for
+            require_finite(values, step + 1, "coin.lr")
+        if logged:
+            known = means(values)
             stage.log(step + 1, known)
             report("coin", step + 1, s.steps, known)
         if (step + 1) % settings.engine.sample_every == 0 and here.first:
@@ -271,7 +275,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             report("coin", step + 1, s.steps, facts)
             for warning in health.warnings(facts) if 2 * (step + 1) >= s.steps else []:
                 report(f"warning: {warning}", step + 1, s.steps, {})
-        if stage.due(step + 1, settings.engine.checkpoint_every):
+        if due:
             stage.save(step + 1, "coin.lr", latest=latest, **{name: part.state_dict() for name, part in parts.items()})
     result = cast(Generator, kept.module)
     if not here.first:

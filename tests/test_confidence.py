@@ -1,0 +1,77 @@
+"""How far to trust a mask: laws, values by hand, and that nobody's masks are looked at for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coinseg import metrics
+from coinseg.confidence import agreement, confidence, of_scan
+
+
+def squares(*corners: tuple[int, int]) -> np.ndarray:
+    """Masks of 8 x 8 with a square of 2 x 2 each."""
+    masks = np.zeros((len(corners), 8, 8), bool)
+    for mask, (row, column) in zip(masks, corners, strict=True):
+        mask[row : row + 2, column : column + 2] = True
+    return masks
+
+
+def test_agreement_is_dice_and_symmetric() -> None:
+    one, other = squares((0, 0), (0, 0), (0, 0)), squares((0, 0), (0, 1), (4, 4))
+    assert agreement(one, other) == pytest.approx([1, 0.5, 0])
+    assert (agreement(one, other) == agreement(other, one)).all()
+
+
+def test_where_nothing_is_marked_there_is_nothing_to_trust() -> None:
+    empty = np.zeros((1, 8, 8), bool)
+    assert agreement(empty, empty) == [0]
+    assert agreement(empty, squares((0, 0))) == [0]
+    assert np.isnan(confidence(np.ones(1), np.ones(1), empty)).all()
+
+
+def test_confidence_is_the_product() -> None:
+    assert confidence(np.array([0.8]), np.array([0.5]), squares((0, 0))) == pytest.approx([0.4])
+
+
+def test_a_scan_is_trusted_by_its_marked_pixels() -> None:
+    sure = np.array([0.9, 0.3, np.nan, 0.1])
+    assert of_scan(sure, np.array([30, 10, 0, 0])) == pytest.approx((0.9 * 30 + 0.3 * 10) / 40)
+    assert of_scan(sure, np.zeros(4)) is None
+    assert of_scan(np.full(4, np.nan), np.ones(4)) is None
+
+
+def test_risk_area_by_hand() -> None:
+    # Kept: the surest, risk 0; the first two, 0.25; all three, 0.5.
+    assert metrics.risk_area(np.array([0.9, 0.5, 0.1]), np.array([1.0, 0.5, 0.0])) == pytest.approx((0 + 0.25 + 0.5) / 3)
+    assert metrics.risk_area(np.zeros(0), np.zeros(0)) is None
+
+
+def test_a_confidence_that_says_nothing_has_the_mean_risk_and_the_right_order_the_least() -> None:
+    overlap = np.random.default_rng(0).random(50)
+    nothing = metrics.risk_area(np.ones(50), overlap)
+    assert nothing == pytest.approx(1 - overlap.mean())
+    best, worst = metrics.risk_area(overlap, overlap), metrics.risk_area(-overlap, overlap)
+    assert best is not None
+    assert worst is not None
+    assert best < nothing < worst
+
+
+def test_rank_correlation() -> None:
+    up = np.array([0.1, 0.2, 0.9])
+    assert metrics.rank_correlation(up, up**3) == pytest.approx(1)
+    assert metrics.rank_correlation(up, -up) == pytest.approx(-1)
+    assert metrics.rank_correlation(up, np.ones(3)) is None
+
+
+def test_it_sees_no_truth() -> None:
+    """Neither the room nor the run that asks it can read a lesion mask."""
+    import coinseg.confidence
+    import coinseg.runs
+
+    for room in (coinseg.confidence, coinseg.runs):
+        source = Path(str(room.__file__)).read_text(encoding="utf-8")
+        assert "truth" not in source
+        assert "ScoredSlices" not in source
