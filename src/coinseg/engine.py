@@ -141,8 +141,12 @@ class Stage:
             yield from range(start, total)
 
     def due(self, step: int, every: int) -> bool:
-        """Whether to `save` after `step` steps: by the settings, or because a signal asks for it."""
-        return step % every == 0 or interruption.asked()
+        """Whether to `save` after `step` steps: by the settings, or because a signal asks for it.
+
+        Of several processes only the first listens: it needs the others until its checkpoint is written, and they are told when it
+        has gone.
+        """
+        return step % every == 0 or (self.first and interruption.asked())
 
     def save(self, step: int, setting: str, **state: Any) -> None:
         """Write a checkpoint whole, after `step` steps; then obey a signal that waits.
@@ -151,7 +155,6 @@ class Stage:
             UserError: what was trained is no longer finite; lowering `setting` may help. The last checkpoint stays.
         """
         if not self.first:
-            interruption.obey()
             return
         require_sound(state, step, setting)
         # Written by Python, whose errors say what the system refused (a full disk).
