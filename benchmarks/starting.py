@@ -20,4 +20,10 @@ def rows(quick: bool) -> Iterator[Row]:
     """Processes of their own, the best of several."""
     for name, (words, floor) in WORDS.items():
         start = lambda words=words: subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-        yield Row(name, None, min(seconds(start) for _ in range(3 if quick else 10)), floor, "seconds of a process; the floor is in seconds")
+        yield Row(
+            name,
+            None,
+            min(seconds(start) for _ in range(3 if quick else 10)),
+            floor,
+            "seconds of a process; the floor is in seconds",
+        )

@@ -67,7 +67,10 @@ def plain_step(x: Tensor, s: CoinSettings, g: nn.Module, d: nn.Module, f: nn.Mod
 
 def our_step(x: Tensor, s: CoinSettings, g: nn.Module, d: nn.Module, f: nn.Module) -> Step:
     """The body of the loop of `train_coin`."""
-    (g_optimiser, d_optimiser), kept = optimisers(s, g, d), AveragedModel(g, multi_avg_fn=get_ema_multi_avg_fn(s.ema), use_buffers=True)
+    (g_optimiser, d_optimiser), kept = (
+        optimisers(s, g, d),
+        AveragedModel(g, multi_avg_fn=get_ema_multi_avg_fn(s.ema), use_buffers=True),
+    )
     x = x.contiguous(memory_format=torch.channels_last)
 
     def step() -> dict[str, Tensor]:
@@ -99,4 +102,9 @@ def rows(quick: bool) -> Iterator[Row]:
         error = max(abs(a[name].item() - b[name].item()) / max(1.0, abs(a[name].item())) for name in a)
         agreed = require_close("training step", error, 1e-3)
         times = in_turns(one, other, 2 if quick else 5)
-        yield Row(f"training step, width {width}", *times, 1.5, f"{BATCH} images {SIZE}x{SIZE}, depth {s.depth}, fp32, both networks updated; losses {agreed}")
+        yield Row(
+            f"training step, width {width}",
+            *times,
+            1.5,
+            f"{BATCH} images {SIZE}x{SIZE}, depth {s.depth}, fp32, both networks updated; losses {agreed}",
+        )
