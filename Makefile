@@ -19,7 +19,7 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-# Each against a plain version in the same run, about ten minutes; `make bench BENCH=--quick` takes a few.
+# Each against a plain version in the same run, more than ten minutes; `make bench BENCH=--quick` takes three.
 bench: .venv/ready
 	$(BIN)/python -m benchmarks $(BENCH)
 
