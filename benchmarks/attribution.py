@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -118,53 +118,62 @@ def compared(name: str, plain: Callable[[], Tensor], ours: Callable[[], Tensor],
     return Row(name, *times, floor, f"{note}; rank correlation {math.floor(agree * 1e4) / 1e4:.4f}")
 
 
-def rows_of(name: str, quick: bool) -> Iterator[Row]:
-    """For one f."""
-    side = SIZE
+def of_classifier(name: str, quick: bool) -> Iterator[Row]:
+    """The three methods for one f."""
     plain, ours = classifiers(name)
-    layers = attribution.candidate_layers(ours, image_like(1, side))
-    modules, s = plain.get_submodule(layers[-1]), AttributionSettings(layer=layers[-1], masks=100 if quick else 200)
-    many, one = image_like(8, side), image_like(1, side)
-    what = f"f {name}, {side}x{side}"
+    many, one = image_like(8, SIZE), image_like(1, SIZE)
+    last = attribution.candidate_layers(ours, one)[-1]
+    layer, s, what = plain.get_submodule(last), AttributionSettings(layer=last, masks=100 if quick else 200), f"{SIZE}x{SIZE}"
     yield compared(
-        f"LayerCAM, {name}", lambda: plain_layercam(plain, many, modules),
-        lambda: attribution.saliency("layercam", ours, many, s, 0), 3, 2.0, f"{what}, 8 images",
-    )  # fmt: skip
-    if name == "local" or not quick:
-        yield compared(
-            f"ScoreCAM, {name}", lambda: plain_scorecam(plain, one, modules),
-            lambda: attribution.saliency("scorecam", ours, one, s, 0), 1, 2.0, f"{what}, 1 image, a forward pass for each channel",
-        )  # fmt: skip
+        f"LayerCAM, {name}",
+        lambda: plain_layercam(plain, many, layer),
+        lambda: attribution.saliency("layercam", ours, many, s, 0),
+        *(3, 2.0, f"{what}, 8 images"),
+    )
     yield compared(
-        f"RISE, {name}", lambda: plain_rise(plain, one, s, 0), lambda: attribution.saliency("rise", ours, one, s, 0), 1, 4.0,
-        f"{what}, 1 image, {s.masks} masks (time is proportional to their number), the same masks",
-    )  # fmt: skip
-
-
-def rows(quick: bool) -> Iterator[Row]:
-    """For coinseg's default f and for a ResNet18, as in the thesis."""
-    for name in ("local",) if quick else ("local", "resnet18"):
-        yield from rows_of(name, quick)
-    words = [sys.executable, "-m", "benchmarks.attribution", "300" if quick else "6000"]
-    before, peak = map(float, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
-    yield Row(
-        f"RISE's memory, {words[-1]} masks",
-        None,
-        (peak - before) / 300,
-        1.0,
-        f"{peak - before:.0f} MB of at most 300 above the {before:.0f} MB of a process that has asked f once (256x256, f local); the figure is their share",
+        f"ScoreCAM, {name}",
+        lambda: plain_scorecam(plain, one, layer),
+        lambda: attribution.saliency("scorecam", ours, one, s, 0),
+        *(1, 2.0, f"{what}, 1 image, a forward pass for each channel"),
+    )
+    yield compared(
+        f"RISE, {name}",
+        lambda: plain_rise(plain, one, s, 0),
+        lambda: attribution.saliency("rise", ours, one, s, 0),
+        *(1, 4.0, f"{what}, 1 image, the same {s.masks} masks (time is proportional to their number)"),
     )
 
 
+def rows(quick: bool) -> Iterator[Row]:
+    """For coinseg's default f and for a ResNet18, as in the thesis; then the memory of RISE."""
+    for name in ("local",) if quick else ("local", "resnet18"):
+        yield from of_classifier(name, quick)
+    words = [sys.executable, "-m", "benchmarks.attribution", "300" if quick else "6000"]
+    before, after = map(float, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split())
+    yield Row(
+        f"RISE's memory, {words[-1]} masks",
+        None,
+        (after - before) / 300,
+        1.0,
+        f"{after - before:.0f} MB of at most 300 above the {before:.0f} MB of a process that has asked f once (256x256, f local); the figure is their share",
+    )
+
+
+def peak() -> float:
+    """The most MB this process has held (Linux; ru_maxrss would start from that of the parent)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+
+
 def memory(masks: int) -> None:
-    """Print the peak resident MB of this process before and after RISE on one image."""
+    """Print the peak MB of this process before and after RISE on one image."""
     torch.set_num_threads(1)
     ours, x = classifiers("local")[1], image_like(1, SIZE)
     with torch.no_grad():
         ours(x)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     attribution.rise(ours, x, replace(AttributionSettings(), masks=masks), 0)
-    print(before * 1024 / 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+    print(before, peak())
 
 
 if __name__ == "__main__":

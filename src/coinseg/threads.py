@@ -17,7 +17,7 @@ TURNS = 5
 GAIN = 0.9
 """More threads are taken only when they need less than this share of the time."""
 FILE = "threads.json"
-CACHED_PIXELS = 8 * 256 * 256
+CACHED_PIXELS = 2 * 256 * 256
 """Pixels of a batch on the CPU: the features of many more leave its caches, which costs time, and memory for nothing."""
 _chosen: list[int] = []
 

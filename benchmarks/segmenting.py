@@ -1,0 +1,75 @@
+"""Segmenting a whole scan, against a plain loop slice by slice that already skips the slices f calls normal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from benchmarks.plain_networks import PlainGenerator
+from benchmarks.timing import Row, in_turns, require_close
+from benchmarks.training import networks
+from coinseg.config import EngineSettings, Settings
+from coinseg.data.cases import LoadedCase
+from coinseg.data.cutting import Box
+from coinseg.data.intensity import Window
+from coinseg.data.phantom import PhantomSettings, make_patient
+from coinseg.engine import make_fabric
+from coinseg.masks import GUIDE_RADIUS, guided_filter
+from coinseg.runs import Run
+
+ABNORMAL = 0.2
+
+
+def plain_scan(scan: np.ndarray, run: Run, f: torch.nn.Module, g: PlainGenerator) -> np.ndarray:
+    """Slice by slice: resize, f, and where it says abnormal: inpaint the image and its mirror image, filter, clean, paste."""
+    mask, size, masks = np.zeros(scan.shape, bool), run.settings.data.size, run.settings.masks
+    for z, native in enumerate(scan):
+        box = Box(0, 0, *native.shape)
+        unit = np.clip(
+            (np.rint(box.resize(native, size)).astype(np.float64) - run.window.low) / (run.window.high - run.window.low), 0, 1
+        )
+        x = torch.from_numpy(unit * 2 - 1).float()[None, None]
+        with torch.no_grad():
+            if torch.sigmoid(f(x)).item() < run.settings.classifier.threshold:
+                continue
+            changes = [(y - g(y).clamp(-1, 1)).abs()[0, 0].numpy() / 2 for y in (x, x.flip(-1))]
+        change = (changes[0] + changes[1][:, ::-1]) / 2
+        refined = np.clip(guided_filter(change, unit, max(1, round(GUIDE_RADIUS * size))), 0, 1)
+        inside = refined > max(run.threshold, masks.peak * np.quantile(refined, 0.999))
+        inside = ndimage.binary_opening(inside, np.ones((masks.opening,) * 2))
+        inside = ndimage.binary_closing(np.pad(inside, masks.closing), np.ones((masks.closing,) * 2))[
+            masks.closing : -masks.closing, masks.closing : -masks.closing
+        ]
+        labels, _ = ndimage.label(inside)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        if sizes.max(initial=0) >= masks.min_px:
+            mask[z] = box.paste_mask(labels == sizes.argmax(), native.shape)
+    return mask
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """One made-up scan; a threshold on f at which a fifth of its slices is abnormal."""
+    size, slices = 128, 32 if quick else 96
+    scan = make_patient(PhantomSettings(slices=slices, size=256), 0).scan
+    base = Settings(engine=EngineSettings(accelerator="cpu", threads=torch.get_num_threads()))
+    base = replace(base, data=replace(base.data, size=size))
+    plain, ours = networks(base.coin)
+    for module in (*plain, *ours):
+        module.eval()
+    run = Run(base, ours[2], ours[0], "hu", Window(-160.0, 240.0), False, 0.02, make_fabric(base.engine))
+    case = LoadedCase(scan, (), None)
+    found = np.sort(run.segment_cases([case])[0].probability)
+    cut = int(len(found) * (1 - ABNORMAL))
+    run.settings = replace(base, classifier=replace(base.classifier, threshold=float(found[cut - 1 : cut + 1].mean())))
+    run.__post_init__()
+    one, other = (lambda: plain_scan(scan, run, plain[2], plain[0])), (lambda: run.segment_cases([case])[0].mask)
+    a, b = one(), other()
+    agreed = require_close("segmenting", float((a != b).mean()), 1e-3) + f", {int(b.sum())} voxels inside"
+    times = in_turns(one, other, 2 if quick else 4)
+    note = f"{slices} slices of 256x256 at {size}x{size}, {ABNORMAL:.0%} abnormal, {torch.get_num_threads()} thread; {slices / times[1]:.0f} slices/s against {slices / times[0]:.0f}; share of voxels that {agreed}"
+    yield Row("segmenting a scan", *times, 2.0, note)
