@@ -18,6 +18,8 @@ import torch
 from benchmarks.timing import Row
 
 SUBJECTS = ("starting", "training", "segmenting", "attribution", "files")
+LONG = ("schedule",)
+"""What takes minutes of its own."""
 OUT = Path("out/bench")
 
 
@@ -44,7 +46,7 @@ def main() -> None:
     """Run the subjects one after another; what is done is written after each row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer turns and sizes")
-    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS + LONG, default=SUBJECTS)
     given = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

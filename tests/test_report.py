@@ -104,6 +104,17 @@ def text_of(page: str) -> str:
     return " ".join(unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S)).split())
 
 
+def test_examples_say_how_far_to_trust_them_where_it_is_known(run: Path) -> None:
+    assert "confidence" not in text_of(page_of(run))  # as in runs of earlier versions
+    path = run / "evaluation" / "examples.npz"
+    with np.load(path) as file:
+        there = {name: file[name] for name in file}
+    np.savez_compressed(path, **there, confidence=np.array([0.91, 0.12, np.nan]))
+    words = text_of(page_of(run))
+    assert "trusted (confidence 0.91)" in words
+    assert "doubtful, look at it (confidence 0.12)" in words
+
+
 def row_of(page: str, score: str) -> str:
     """The row of the table of scores that belongs to a score."""
     return next(row for row in re.findall(r"<tr.*?</tr>", page, re.S) if f">{score}</code>" in row)

@@ -53,7 +53,10 @@ def _load(path: Path) -> list[Example] | None:
     """The examples, or None when the file is absent or broken."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return [dict(zip(FIELDS, row, strict=True)) for row in zip(*(file[name] for name in FIELDS), strict=True)]
+            fields = {name: file[name] for name in FIELDS}
+            # Not there in runs of earlier versions.
+            fields["confidence"] = file["confidence"] if "confidence" in file else np.full(len(fields["name"]), np.nan)
+            return [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
     except Exception:  # numpy, zipfile and zlib raise many kinds for a broken file, and a report must not fail for one
         return None
 
@@ -91,7 +94,7 @@ def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
     for e in examples:
         shown = {"name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e)}
         pictures = [(title, _uri(picture)) for title, picture in _pictures(e, top).items()]
-        sure = float(e.get("confidence", np.nan))  # not there in runs of earlier versions
+        sure = float(e["confidence"])
         shown["confidence"] = sure if np.isfinite(sure) else None
         shown |= {"known": _truth(e) is not None, "marked": float(e["mask"].mean()), "pictures": pictures}
         groups.setdefault(str(e["group"]), []).append(shown)
