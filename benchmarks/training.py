@@ -9,9 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_networks import PlainClassifier, PlainDiscriminator, PlainGenerator
-from benchmarks.timing import Row, in_turns, require_close
+from benchmarks.timing import Row, in_turns, require_close, seconds
 from coinseg.classifier import build
 from coinseg.config import ClassifierSettings, CoinSettings
 from coinseg.counterfactual import coin
@@ -91,8 +92,50 @@ def our_step(x: Tensor, s: CoinSettings, g: nn.Module, d: nn.Module, f: nn.Modul
     return step
 
 
+def synchronised(step: Step, device: str) -> Callable[[], None]:
+    """A step that has ended when it returns, also on a GPU."""
+
+    def whole() -> None:
+        step()
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return whole
+
+
+def rate(work: Callable[[], object], products: float, device: str) -> float:
+    """Floating-point operations a second of some work, the best of three."""
+    done = synchronised(lambda: {"": torch.zeros(())} if work() is None else {}, device)
+    done()
+    return products / min(seconds(done) for _ in range(3))
+
+
+def of_device(device: str, side: int, width: int, compiled: bool = True) -> Row:
+    """On a GPU: bf16, channels last and compiled, against plain fp32; with the share of what matrix products reach there."""
+    x = torch.rand(BATCH, 1, side, side, generator=torch.Generator().manual_seed(1)).to(device) * 2 - 1
+    s = replace(CoinSettings(), width=width, discriminator_width=width)
+    plain, (g, d, f) = networks(s, device)
+    one = plain_step(x, s, *plain)
+    inner = our_step(x, s, torch.compile(g) if compiled else g, d, torch.compile(f) if compiled else f)
+
+    def other() -> dict[str, Tensor]:
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            return inner()
+
+    with FlopCounterMode(display=False) as counter:
+        plain_step(x, s, *networks(s, device)[0])()
+    times = in_turns(synchronised(one, device), synchronised(other, device), 5)
+    n = 4096 if device != "cpu" else 256
+    a = torch.rand(n, n, device=device, dtype=torch.bfloat16)
+    share = counter.get_total_flops() / times[1] / rate(lambda: a @ a, 2 * n**3, device)
+    note = f"{BATCH} images {side}x{side}, bf16, channels last, compiled, against plain fp32; {share:.1%} of the rate of bf16 matrix products there"
+    return Row(f"training step on {device}, width {width}", *times, 3.0, note)
+
+
 def rows(quick: bool) -> Iterator[Row]:
-    """The step at the default width, and at twice that."""
+    """The step at the default width, and at twice that; on a GPU, where there is one, at that of the thesis."""
+    if torch.cuda.is_available():
+        yield of_device("cuda", SIZE, 16 if quick else 64)
     x = torch.rand(BATCH, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     for width in (8,) if quick else (8, 16):
         s = replace(CoinSettings(), width=width, discriminator_width=width)

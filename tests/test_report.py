@@ -105,7 +105,7 @@ def text_of(page: str) -> str:
 
 
 def test_examples_say_how_far_to_trust_them_where_it_is_known(run: Path) -> None:
-    assert "confidence" not in text_of(page_of(run))  # as in runs of earlier versions
+    assert "(confidence " not in text_of(page_of(run))  # as in runs of earlier versions
     path = run / "evaluation" / "examples.npz"
     with np.load(path) as file:
         there = {name: file[name] for name in file}
