@@ -70,6 +70,7 @@ MAY_IMPORT = {
     "batch": BASE | {"data", "engine", "manifest", "processes", "runs", "scan_table"},
     "pipeline": BASE
     | {
+        "confidence",
         "settings",
         "data",
         "classifier",

@@ -383,6 +383,9 @@ def test_volumes_with_injected_anomalies_go_through_and_the_mask_lies_on_the_sca
     assert not voxels[:, :, [0, 5]].any()  # slices without the organ are left alone
     with pytest.raises(UserError, match=r"no organ mask for .*; required: the organ mask of the scan; give it with --organ"):
         run.segment(data / "ct0.nii.gz")
+    rows = work.write_masks()["masks"]  # of the held-out slices, whose anomalies were injected
+    assert len(rows) == 4
+    assert all(0 <= row["highest_f"] <= 1 and (row["confidence"] is None) == (row["pixels"] == 0) for row in rows)
 
 
 # --- the command line ---------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from PIL import Image
 
 from . import runs
 from .classifier import Classifier
+from .confidence import of_scan
 from .config import Settings
 from .counterfactual.generator import Generator
 from .data.axes import require_views
@@ -296,12 +297,15 @@ class Workspace:
     def _write_injected(self, run: runs.Run, slices: ScoredSlices, group: range, folder: Path) -> list[dict[str, Any]]:
         written: list[dict[str, Any]] = []
         batch = slices.scored(np.array(group))
-        for row, image, mask in zip(batch.rows, batch.image[:, 0].numpy(), run.masks(batch.image), strict=True):
+        made = run.marked(batch.image)
+        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
             name = "_".join(str(self.store.index[c][row]) for c in ("case", "slice", "region"))
             write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)
             with written_aside(folder / f"{name}_image.png") as part:
                 Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
-            written.append({"case": name, "mask": f"{name}_mask.png"} | measure(mask[None], None))
+            sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
+            told = {"highest_f": highest(made.explained.probability[i : i + 1].numpy()), "confidence": sure}
+            written.append({"case": name, "mask": f"{name}_mask.png"} | told | measure(mask[None], None))
         return written
 
     def warnings(self) -> list[str]:

@@ -68,6 +68,23 @@ class Segmentation:
         return of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
 
 
+@dataclass(frozen=True)
+class Marked:
+    """Prepared slices, marked: arrays over B slices of (S, S).
+
+    Args:
+        explained: what the method says of them.
+        refined: the differences the masks are read from, in [0, 1].
+        masks: bool; empty where f calls a slice normal.
+        confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
+    """
+
+    explained: Explanation
+    refined: np.ndarray
+    masks: np.ndarray
+    confidence: np.ndarray
+
+
 @dataclass
 class Run:
     """Classifier, method and threshold of a finished training.
@@ -171,9 +188,16 @@ class Run:
                 refined[label] = self.differences(slices.batch(members).image, inpaint_all=True)[1]
         return choose_threshold(refined[0], refined[1], self.settings.masks, counterfactual)
 
+    def marked(self, images: Tensor) -> Marked:
+        """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them."""
+        explained, refined = self.differences(images)
+        masks = masks_of(refined, self.threshold, self.settings.masks)
+        agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
+        return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))
+
     def masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
-        return masks_of(self.differences(images)[1], self.threshold, self.settings.masks)
+        return self.marked(images).masks
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
         """Segment loaded cases together: their slices share the batches; `maps` as in `segment`."""
@@ -193,20 +217,17 @@ class Run:
             found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), painted))
         for start in range(0, len(slots), CHUNK):
             images = torch.from_numpy(signed(self.window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
-            explained, refined = self.differences(images)
-            masks = masks_of(refined, self.threshold, self.settings.masks)
-            probability = explained.probability.numpy()
-            agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
-            sure = confidence(probability, agreed, masks)
-            for (i, cut), mask, p, c in zip(slots[start : start + CHUNK], masks, probability, sure, strict=True):
+            of = self.marked(images)
+            probability = of.explained.probability.numpy()
+            for (i, cut), mask, p, c in zip(slots[start : start + CHUNK], of.masks, probability, of.confidence, strict=True):
                 native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
                 # Of two regions of a slice the less certain one counts.
                 found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
             for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
-                change = ((explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
-                cast(NativeMaps, found[i].maps).add(cut, change, refined[j])
+                change = ((of.explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
+                cast(NativeMaps, found[i].maps).add(cut, change, of.refined[j])
         return [
             one
             if case.geometry is None
