@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coinseg.config import AnomalySettings, DataSettings, Settings
+from coinseg.config import AnomalySettings, DataSettings, EngineSettings, Settings
 from coinseg.errors import UserError
 from coinseg.settings import PRESETS, differences, setting_names, settings_from, unknown_setting
 
@@ -158,3 +158,11 @@ def test_the_settings_of_the_second_experiment_can_be_read() -> None:
     settings = settings_from(yaml.safe_load(text))
     assert settings.classifier.name == "tf_efficientnetv2_s"
     assert (settings.data.min_organ_px, settings.data.min_lesion_px, settings.data.stratify) == (100, 1000, "lesion_area")
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_precisions_that_part_the_trained_from_the_frozen_are_refused(precision: str) -> None:
+    from coinseg.engine import make_fabric
+
+    with pytest.raises(UserError, match=rf"engine.precision is '{precision}'; required: .*; 32-true, bf16-mixed or 16-mixed"):
+        make_fabric(EngineSettings(precision=precision, threads=1))
