@@ -136,6 +136,8 @@ def rows(quick: bool) -> Iterator[Row]:
     """The step at the default width, and at twice that; on a GPU, where there is one, at that of the thesis."""
     if torch.cuda.is_available():
         yield of_device("cuda", SIZE, 16 if quick else 64)
+    else:
+        yield Row("training step on cuda", None, None, 3.0, "no GPU at hand: not measured")
     x = torch.rand(BATCH, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     for width in (8,) if quick else (8, 16):
         s = replace(CoinSettings(), width=width, discriminator_width=width)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # benchmarks are not part of the package
 
+from benchmarks.__main__ import run
 from benchmarks.timing import Row, require_close
 from benchmarks.training import networks, of_device, our_step, plain_step
 
@@ -50,3 +54,28 @@ def test_the_row_of_a_gpu_is_computed_also_without_one() -> None:
     row = of_device("cpu", 32, 4, compiled=False)
     assert row.ratio is not None
     assert "of the rate of bf16 matrix products" in row.note
+
+
+def test_a_subject_that_fails_is_a_row_and_not_the_end_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(quick: bool) -> Iterator[Row]:
+        yield Row("before", 4.0, 2.0, 1.5, "")
+        require_close("bad", 0.2, 0.1)
+
+    def good(quick: bool) -> Iterator[Row]:
+        yield Row("after", 6.0, 2.0, 3.0, "")
+
+    for name, rows in (("bad", bad), ("good", good)):
+        module = ModuleType(name)
+        module.rows = rows  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, f"benchmarks.{name}", module)
+    assert run(("bad", "good"), True, tmp_path) == 1
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert [(r["name"], r["ratio"], r["holds"]) for r in found["rows"]] == [
+        ("before", 2, True),
+        ("bad", None, None),
+        ("after", 3, True),
+    ]
+    assert "differ by 0.2" in found["rows"][1]["note"]
+    assert {"cpu", "cores", "threads", "torch", "commit"} <= found["machine"].keys()
+    assert "| after | 6 | 2 | 3 | 3 | yes |" in (tmp_path / "speed.md").read_text()
+    assert run(("good",), True, tmp_path) == 0
