@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
 
 import coinseg
-from coinseg import cli, pipeline
+from coinseg import cli, run_folder
 from coinseg.classifier import build
 from coinseg.config import Settings
 from coinseg.data.image import write_image_mask
@@ -367,7 +367,7 @@ def test_a_run_becomes_nnunet_data_that_coinseg_reads_again(tmp_path: Path, caps
     volume = read_volume(data / "abnormal" / "a0.nii.gz")
     mask = np.zeros(volume.scan.shape, bool)
     mask[0, 5:15, 5:15] = True
-    pipeline.write_settings(data, root, Settings())
+    run_folder.write_settings(data, root, Settings())
     assert "has no masks of volumes" in refused(capsys, "export-nnunet", root, "-o", out)
     write_mask(root / "masks" / "abnormal__a0.nii.gz", mask, volume.geometry)
     assert cli.main(["export-nnunet", str(root), "-o", str(out), "--label", "cyst"]) == 0

@@ -30,8 +30,9 @@ from coinseg.data.layouts import read_layout
 from coinseg.data.slices import prepare
 from coinseg.engine import Stage
 from coinseg.errors import UserError, is_full, one_line, out_of_memory
+from coinseg.locks import claimed, locked
 from coinseg.pipeline import Workspace
-from coinseg.storage import claimed, locked, written_aside
+from coinseg.storage import written_aside
 from coinseg.training import train_classifier, train_coin
 from coinseg.types import Explanation
 from conftest import TINY, tiny_settings, write_images

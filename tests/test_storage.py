@@ -17,10 +17,10 @@ import pytest
 
 from coinseg import storage
 from coinseg.errors import UserError
+from coinseg.locks import locked
 from coinseg.storage import (
     directory_written_aside,
     key_of,
-    locked,
     read_json,
     require_room,
     write_json,
@@ -258,7 +258,6 @@ def test_keys_tell_values_apart() -> None:
 HOLDS = """
 import sys, time
 from pathlib import Path
-from coinseg.storage import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -19,11 +19,12 @@ from .data.scan_files import holds_slices, parts_of, sha256_of, split_key
 from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from .engine import Report, silent
 from .errors import UserError, is_full
+from .locks import claimed, locked, require_apart
 from .manifest import MANIFEST, model_of, write_segmented
 from .processes import meeting, place
 from .runs import Run, load, write_segmentation
 from .scan_table import JSON, highest, measure, write_table
-from .storage import claimed, locked, read_json, require_apart
+from .storage import read_json
 from .types import MaskSource
 
 NOTES = ".done-{}.jsonl"

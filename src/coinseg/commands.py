@@ -10,9 +10,10 @@ from typing import Any
 
 from .config import Settings
 from .errors import UserError, plain
+from .locks import claimed, locked, require_apart
 from .progress import ConsoleReport
 from .settings import settings_from
-from .storage import claimed, locked, require_apart, write_json
+from .storage import write_json
 
 SETTINGS = tuple(Settings().as_dict())
 
@@ -52,7 +53,7 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 
 
 def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
-    from . import pipeline
+    from . import pipeline, run_folder
     from .engine import silent
     from .processes import meeting, place
 
@@ -60,7 +61,7 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
     settings = settings_from({key: values[key] for key in SETTINGS})
 
     def workspace() -> pipeline.Workspace:
-        data = pipeline.resolve(values.get("data_path"), options.out, settings, options.overwrite)
+        data = run_folder.resolve(values.get("data_path"), options.out, settings, options.overwrite)
         return pipeline.Workspace(data, options.out, settings, report)
 
     if options.dry_run:
@@ -80,7 +81,7 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
         work = workspace()
         with locked(options.out):
             # Once more: another process may have made the folder since.
-            pipeline.resolve(data=values.get("data_path"), out=options.out, settings=settings, overwrite=options.overwrite)
+            run_folder.resolve(data=values.get("data_path"), out=options.out, settings=settings, overwrite=options.overwrite)
             work.start(options.overwrite)
             others.agreed((work.data, settings))
             _work(name, work, command)
@@ -119,7 +120,7 @@ def _work(name: str, work: Any, command: str) -> None:
 
 
 def _reproduce(options: Any, report: ConsoleReport) -> None:
-    from . import pipeline, reproduce
+    from . import reproduce, run_folder
     from .processes import place
 
     if (count := place().count) > 1:
@@ -131,10 +132,10 @@ def _reproduce(options: Any, report: ConsoleReport) -> None:
         data, settings = options.out / "phantom", reproduce.on_phantom(settings)
     if options.seeds < 1 or options.slices < 0:
         raise UserError(f"--seeds {options.seeds}, --slices {options.slices}", "1 seed or more, 0 slices or more", "mend them")
-    data = pipeline.resolve(data, options.out, settings, options.overwrite)
+    data = run_folder.resolve(data, options.out, settings, options.overwrite)
     with locked(options.out):
-        pipeline.resolve(data, options.out, settings, options.overwrite)  # once more: another process may have made it since
-        pipeline.write_settings(data, options.out, settings)
+        run_folder.resolve(data, options.out, settings, options.overwrite)  # once more: another process may have made it since
+        run_folder.write_settings(data, options.out, settings)
         if made:
             from .data.phantom import write_cohort
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from .metrics import dice
+
 DOUBT = 0.5
 """Masks with less confidence should be looked at before anything is made of them."""
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Dice of two stacks of masks, (n, H, W) bool each -> (n,) in [0, 1]; 0 where both are empty, as there is nothing to trust."""
-    both, sizes = (one & other).sum((1, 2)), one.sum((1, 2)) + other.sum((1, 2))
-    return np.divide(2.0 * both, sizes, out=np.zeros(len(one)), where=sizes > 0)
+    return np.array([dice(a, b) or 0.0 for a, b in zip(one, other, strict=True)])
 
 
 def confidence(probability: np.ndarray, agreed: np.ndarray, masks: np.ndarray) -> np.ndarray:

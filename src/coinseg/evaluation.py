@@ -118,12 +118,11 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
     return f"{index['case'][row]}{number}{region}"
 
 
-def _rows(found: Explained, predicted: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
+def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
     """slices.csv: a line of names, and one for each slice."""
     rows: list[list[Any]] = [
         ["case", "patient", "slice", "region", "label", "f", "f_counterfactual", "mask_px", "confidence", "truth_px", "dice"]
     ]
-    sure = found.confidence(predicted)
     for i, row in enumerate(found.rows):
         known = bool(found.known[i])
         rows.append([
@@ -156,6 +155,7 @@ def _score(
     slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
 ) -> dict[str, Any]:
     scores = honest(found, predicted, threshold, settings)
+    sure = found.confidence(predicted)
     index = slices.store.index
     # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
     given = np.maximum(found.label, index["label"][found.rows])
@@ -166,7 +166,7 @@ def _score(
             "every image is a case of its own" if single else "only one class of scans is held out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, index)))
+    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index)))
     chosen = choose_examples(found, predicted)
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.
@@ -186,7 +186,7 @@ def _score(
             known=found.known[positions],
             before=found.before[positions],
             after=after[positions],
-            confidence=found.confidence(predicted)[positions],
+            confidence=sure[positions],
         )
     write_json(folder / "scores.json", scores)
     return scores

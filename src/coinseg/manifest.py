@@ -13,7 +13,8 @@ from typing import Any
 
 from .data.scan_files import sha256_of
 from .errors import UserError, exit_code, one_line
-from .pipeline import Workspace, as_yaml
+from .pipeline import Workspace
+from .run_folder import as_yaml
 from .storage import read_json, write_json
 
 SCHEMA, MANIFEST = 1, "manifest.json"

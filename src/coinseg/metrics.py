@@ -255,11 +255,6 @@ def scan_scores(probability: np.ndarray, label: np.ndarray, scan: np.ndarray) ->
     return {"auroc_scans": classification_scores(highest, abnormal)["auroc"]}
 
 
-def iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of one mask that is not empty, in [0, 1]."""
-    return float((mask & truth).sum() / (mask | truth).sum())
-
-
 def rank_correlation(confidence: np.ndarray, overlap: np.ndarray) -> float | None:
     """Spearman's rank correlation of two scores of the same masks, (n,) each, in [-1, 1]; None where one does not vary."""
     from scipy.stats import spearmanr

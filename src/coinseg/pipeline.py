@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from . import runs
@@ -37,9 +36,9 @@ from .errors import UserError
 from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
 from .processes import current
+from .run_folder import changes, write_settings
 from .scan_table import JSON, highest, measure, write_table
-from .settings import differences, settings_from
-from .storage import holds_nothing, read_json, read_yaml, require_room, write_json, write_text, written_aside
+from .storage import read_json, require_room, write_json, write_text, written_aside
 from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
@@ -49,44 +48,6 @@ TOGETHER = 32
 """Plain images segmented together."""
 FINISHED = ("manifest.json", "report.html", "model.json")
 """What a folder has once its run has ended: `segment` takes it for a model then."""
-
-
-def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -> Path:
-    """The data of a run folder; other data or settings than it was made with are refused.
-
-    Raises:
-        UserError: `out` holds something else, was made with other data or settings (unless `overwrite`), lies inside the
-            data, or is no run and no data are named.
-    """
-    file = out / "settings.yaml"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
-    if file.exists():
-        if (changed := changes(file, data, settings)) and not overwrite:
-            raise UserError(
-                f"{out} exists and was made with other settings ({'; '.join(changed[:4])})",
-                "the same settings to go on with it",
-                "choose another -o, or give --overwrite to redo what depends on them",
-            )
-        data = data or Path(str(read_yaml(file, "data")["data"]))
-    elif out.exists() and not holds_nothing(out):
-        raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
-    if data is None:
-        raise UserError(f"{out} is not a coinseg run", "a folder made by coinseg prepare or coinseg run", "start with prepare")
-    data = data.resolve()
-    if data.is_dir() and data in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out} lies inside the data folder {data}", "an output folder elsewhere", "choose another -o")
-    return data
-
-
-def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
-    """What differs between a settings.yaml, where there is one, and the data (None: its own) and settings that are asked for."""
-    if not file.exists():
-        return []
-    stored = read_yaml(file, "data", "settings")
-    other = data is not None and data.resolve() != Path(str(stored["data"]))
-    found = differences(settings_from(stored["settings"]), settings)
-    return [f"data: {stored['data']} -> {data and data.resolve()}", *found] if other else found
 
 
 @dataclass
@@ -344,12 +305,6 @@ class Workspace:
         return sum(int((side.labels()[of] == 1).sum()) for side, of in zip(sides, certain, strict=True))
 
 
-def write_settings(data: Path, root: Path, settings: Settings) -> None:
-    """Write settings.yaml of a folder: the settings and the data they belong to."""
-    values = {"data": str(data), "settings": as_yaml(settings.as_dict())}
-    write_text(root / "settings.yaml", yaml.safe_dump(values, sort_keys=False))
-
-
 def run_cases(run: runs.Run, cases: list[Case]) -> tuple[list[Case], list[runs.Segmentation]]:
     """Segment cases together; those that cannot be read are left out (they were reported when they were prepared).
 
@@ -363,10 +318,3 @@ def run_cases(run: runs.Run, cases: list[Case]) -> tuple[list[Case], list[runs.S
         except UserError as error:
             require_there(case, error)
     return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])
-
-
-def as_yaml(value: Any) -> Any:
-    """Nested settings with lists for tuples, which is what YAML knows."""
-    if isinstance(value, dict):
-        return {k: as_yaml(v) for k, v in value.items()}
-    return [as_yaml(v) for v in value] if isinstance(value, tuple | list) else value

@@ -26,6 +26,11 @@ JOINING, SHARE = timedelta(minutes=30), timedelta(days=14)
 """How long to wait for all to be there, and for the longest share to be done."""
 
 
+def cores() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Place:
     """Which process this is.

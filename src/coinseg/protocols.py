@@ -193,7 +193,7 @@ def _trust(found: Explained, predicted: np.ndarray) -> dict[str, Any]:
     sure = found.confidence(predicted)
     marked = np.isfinite(sure) & (found.known | found.normal)
     members = np.flatnonzero(marked)
-    overlap = np.array([metrics.iou(predicted[i], found.truth[i] & (found.known[i])) for i in members])
+    overlap = np.array([metrics.pooled_iou(predicted[i], found.truth[i] & found.known[i]) for i in members])
     sure = sure[members]
     trusted = sure >= DOUBT
     return {

@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from . import metrics
+from .confidence import DOUBT
 from .config import Settings
 from .engine import read_stats
 from .errors import UserError
@@ -214,6 +215,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         inside=inside,
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
         called_from=called_from,
+        doubt=DOUBT,
         shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
         sizes=scores.get(SIZES) or [],
         attributed=attributed,

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .processes import cores
 from .storage import read_json, write_json
 
 TURNS = 5
@@ -20,11 +21,6 @@ FILE = "threads.json"
 CACHED_PIXELS = 2 * 256 * 256
 """Pixels of a batch on the CPU: the features of many more leave its caches, which costs time, and memory for nothing."""
 _chosen: list[int] = []
-
-
-def cores() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def convolve_once() -> None:

@@ -13,8 +13,9 @@ import nibabel as nib
 import numpy as np
 
 from ..errors import UserError
+from ..locks import locked
 from ..processes import workers
-from ..storage import directory_written_aside, holds_nothing, locked, read_json, require_room, write_json, written_aside
+from ..storage import directory_written_aside, holds_nothing, read_json, require_room, write_json, written_aside
 from .phantom_anatomy import (
     Body,
     add_scanner,

@@ -6,7 +6,6 @@ on without copying them. What is appended, and its order, does not depend on how
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..config import DataSettings, Settings
+from ..processes import cores
 from ..types import Case
 from . import intensity
 from .axes import turned
@@ -126,5 +126,4 @@ def in_order(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterat
 
 def readers() -> int:
     """Cases read at once: one for each CPU this process may use, as far as the memory of so many scans is reasonable."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(available, MOST_READERS)
+    return min(cores(), MOST_READERS)

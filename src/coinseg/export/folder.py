@@ -19,9 +19,10 @@ from typing import Any
 
 from ..config import EngineSettings, Settings
 from ..errors import UserError
+from ..locks import claimed
 from ..runs import load
 from ..settings import own_module
-from ..storage import claimed, directory_written_aside, read_json, write_json
+from ..storage import directory_written_aside, read_json, write_json
 
 SCHEMA = 1
 KEPT = ("seed", "scores", "threshold", "versions")
