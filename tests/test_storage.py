@@ -258,6 +258,7 @@ def test_keys_tell_values_apart() -> None:
 HOLDS = """
 import sys, time
 from pathlib import Path
+from coinseg.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
