@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "methods": BASE | {"classifier", "counterfactual", "attribution"},
     "witnesses": BASE | {"data", "engine", "processes", "training"},
     "protocols": BASE | {"confidence", "masks", "metrics"},
-    "evaluation": BASE | {"data", "engine", "masks", "metrics", "protocols"},
+    "audit": {"metrics", "protocols"},
+    "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols"},
     "native_maps": BASE | {"data"},
     "runs": BASE
     | {

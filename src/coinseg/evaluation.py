@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import metrics
+from .audit import Ask, audit, mistakes
 from .config import Settings
 from .data.sampling import ScoredBatch, ScoredSlices
 from .engine import CHUNK
@@ -84,8 +85,8 @@ def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, int]]:
-    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals.
+def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5) -> list[tuple[str, int]]:
+    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals, then errors of f.
 
     Without masks there is no ranking: abnormal slices at even distances instead; without labels by slice either, of the slices
     nobody has labelled those with the highest f.
@@ -108,7 +109,21 @@ def choose_examples(found: Explained, predicted: np.ndarray) -> list[tuple[str, 
     normal = np.flatnonzero(found.normal)
     if len(normal):
         chosen += [("normal", int(i)) for i in normal[np.linspace(0, len(normal) - 1, EXAMPLES).astype(int)]]
+    for group, members in zip(("missed", "alarm"), mistakes(found, level, EXAMPLES), strict=True):
+        chosen += [(group, int(i)) for i in members]
     return chosen
+
+
+def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray | None:
+    """How far slices lie from the middle of the used slices of their scan, (n,) in [0, 1]; None where no case is a scan."""
+    if not index["slice"].any():
+        return None
+    names, of = np.unique(index["case"], return_inverse=True)
+    first, last = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    np.minimum.at(first, of, index["slice"])
+    np.maximum.at(last, of, index["slice"])
+    half, of = np.maximum((last - first) / 2, 0.5), of[rows]
+    return np.abs(index["slice"][rows] - (first + last)[of] / 2) / half[of]
 
 
 def _name(index: dict[str, np.ndarray], row: int) -> str:
@@ -141,13 +156,19 @@ def evaluate(
     settings: Settings,
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
+    ask: Ask | None = None,
 ) -> dict[str, Any]:
-    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`."""
+    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json."""
     with _maps_in(folder / "maps", slices) as maps:
         found = explain_all(slices, explain, report, folder=maps)
         predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
         for block in metrics.blocks_of(np.arange(len(predicted))):
             predicted[block] = masks_of(found.refined[block], threshold, settings.masks)
+        if ask is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            organs = slices.store.organs if slices.store.meta["has_organs"] else None
+            position = middle_distance(slices.store.index, found.rows)
+            write_json(folder / "audit.json", audit(found, predicted, position, organs, ask, settings.classifier.threshold))
         return _score(slices, found, predicted, threshold, settings, folder)
 
 
@@ -167,7 +188,7 @@ def _score(
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index)))
-    chosen = choose_examples(found, predicted)
+    chosen = choose_examples(found, predicted, settings.classifier.threshold)
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.
     images = found.image[positions]

@@ -74,7 +74,7 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
 
     Returns:
         What `facts` has, and seed, settings, data, inputs, model, timings_s, scores (those of `SCORES` and more; null
-        with its reason in null_because), threshold, outputs (relative to the folder), warnings.
+        with its reason in null_because), audit, threshold, outputs (relative to the folder), warnings.
     """
     root = work.root
     scores, masks = work.evaluate(), work.write_masks()
@@ -95,6 +95,7 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
         "model": model_of(root),
         "timings_s": timings,
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
+        "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
         "threshold": {"value": threshold["value"], "rule": threshold["rule"]},
         "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
         "warnings": work.warnings(),
@@ -110,7 +111,7 @@ def write(work: Workspace, command: str) -> dict[str, Any]:
 
 def write_failed(work: Workspace, command: str, error: BaseException) -> None:
     """Leave manifest.json of a run that did not end well: what stopped it, and null for all it did not come to."""
-    unknown = dict.fromkeys(("data", "inputs", "model", "timings_s", "scores", "threshold", "outputs"))
+    unknown = dict.fromkeys(("data", "inputs", "model", "timings_s", "scores", "audit", "threshold", "outputs"))
     settings = {"seed": work.settings.seed, "settings": as_yaml(work.settings.as_dict())}
     with suppress(OSError):  # the disk may be what failed
         write_json(work.root / MANIFEST, facts("run", command, error) | settings | unknown | {"warnings": []})

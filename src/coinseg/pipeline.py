@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from . import runs
@@ -25,6 +26,7 @@ from .counterfactual.generator import Generator
 from .data.axes import require_views
 from .data.cases import kind_of_intensity, load_case
 from .data.image import write_image_mask
+from .data.intensity import signed
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
 from .data.slices import SliceStore, bytes_needed, prepare, require_same_files, require_there, same_files
@@ -190,8 +192,9 @@ class Workspace:
         file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         scores = evaluate(
-            slices, lambda batch: run.differences(batch.image), run.threshold, self.settings, file.parent, self._step("evaluate")
-        )
+            slices, lambda batch: run.differences(batch.image), run.threshold, self.settings, file.parent, self._step("evaluate"),
+            lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
+        )  # fmt: skip
         scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}
         write_json(file, scores)
         return scores

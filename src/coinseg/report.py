@@ -34,7 +34,7 @@ Example = dict[str, Any]
 Stats = list[dict[str, float]]
 INK = "#7a7d82"
 """Text in figures: a grey that can be read on white and on black, because one picture serves both."""
-GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal")
+GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
 ATTRIBUTION_COLUMNS = ("input", "attribution", "mask against truth")
 COLUMNS = ("input", "counterfactual", "difference", "mask against truth")
@@ -70,7 +70,7 @@ def _top(examples: list[Example], threshold: float = 0.0) -> float:
 
 def _truth(example: Example) -> np.ndarray | None:
     """The truth of an example; an image labelled normal has none to find, known or not, which is how it is scored."""
-    if example["group"] == "normal":
+    if example["group"] in ("normal", "alarm"):
         return np.zeros(example["mask"].shape, bool)
     return example["truth"].astype(bool) if example["known"] else None
 
@@ -86,7 +86,7 @@ def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
 
 def _dice(example: Example) -> float | None:
     truth = _truth(example)
-    return None if truth is None or example["group"] == "normal" else metrics.dice(example["mask"].astype(bool), truth)
+    return None if truth is None or example["group"] in ("normal", "alarm") else metrics.dice(example["mask"].astype(bool), truth)
 
 
 def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
@@ -195,7 +195,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     Returns:
         The path of the page.
     """
-    names = ("settings", "scores", "threshold", "data", "timings_s", "outputs")
+    names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
     parts = {name: manifest.get(name) or {} for name in names}
     settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
     inside = (settings.get("data") or {}).get("split_by") == "slice"
