@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "methods": BASE | {"classifier", "counterfactual", "attribution"},
     "witnesses": BASE | {"data", "engine", "processes", "training"},
     "protocols": BASE | {"confidence", "masks", "metrics"},
+    "student": BASE | {"classifier", "confidence", "data", "engine"},
     "audit": {"metrics", "protocols"},
     "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols"},
     "native_maps": BASE | {"data"},
@@ -58,6 +59,7 @@ MAY_IMPORT = {
     | {
         "confidence",
         "native_maps",
+        "student",
         "settings",
         "data",
         "classifier",
@@ -75,6 +77,7 @@ MAY_IMPORT = {
     | {
         "run_folder",
         "confidence",
+        "student",
         "settings",
         "data",
         "classifier",

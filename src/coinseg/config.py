@@ -250,6 +250,27 @@ class MaskSettings:
 
 
 @dataclass(frozen=True)
+class StudentSettings:
+    """The network that learns from the masks of a counterfactual method and draws the final ones (docs/decisions/0015-student.md).
+
+    Args:
+        steps: optimiser steps; 0 is no student, and masks are read from the difference alone.
+        width: channels of MONAI's U-Net at full resolution, doubled at each of three levels below.
+        batch: images per step, half of them labelled normal.
+        lr: learning rate of Adam.
+        trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
+        band: pixels outside of the border of a mask that are left out of the lesson.
+    """
+
+    steps: int = 2000
+    width: int = 16
+    batch: int = 16
+    lr: float = 4e-3
+    trust: float = 0.5
+    band: int = 0
+
+
+@dataclass(frozen=True)
 class EngineSettings:
     """Where and how it is computed; never part of what is computed, so it may differ on resuming.
 
@@ -287,6 +308,7 @@ class Settings:
         coin: counterfactual inpainting.
         attribution: CAMs and RISE.
         masks: from difference to mask.
+        student: the network that learns from these masks.
         engine: where it is computed.
     """
 
@@ -298,6 +320,7 @@ class Settings:
     coin: CoinSettings = field(default_factory=CoinSettings)
     attribution: AttributionSettings = field(default_factory=AttributionSettings)
     masks: MaskSettings = field(default_factory=MaskSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
 
     def as_dict(self) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _score(
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
             image=images.astype(np.float16),
             counterfactual=painted.astype(np.float16),
-            difference=found.refined[positions].astype(np.float16),
+            difference=(found.saliency if settings.student.steps else found.refined)[positions].astype(np.float16),
             mask=predicted[positions],
             truth=found.truth[positions],
             known=found.known[positions],

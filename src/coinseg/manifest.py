@@ -42,7 +42,7 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
 
 def model_of(root: Path) -> dict[str, Any]:
     """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights there are."""
-    names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors")
+    names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors", "student/model.safetensors")
     return {
         "path": str(root.resolve()),
         "method": read_json(root / "model.json", "settings")["settings"]["method"],
@@ -86,6 +86,11 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
         "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
     threshold = read_json(root / "threshold.json")
+    taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
+    if taught:
+        timings["student"] = taught["seconds"]
+        rule = f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, made with {threshold['value']:.4f}: {threshold['rule']}"
+        threshold = {"value": work.run.level, "rule": rule}
     return {
         **facts("run", command, None),
         "seed": work.settings.seed,

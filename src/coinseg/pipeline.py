@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from .methods import COUNTERFACTUAL, require_method
 from .processes import current
 from .run_folder import changes, write_settings
 from .scan_table import JSON, highest, measure, write_table
-from .storage import read_json, require_room, write_json, write_text, written_aside
+from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
+from .student import train_student
 from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
@@ -139,10 +140,16 @@ class Workspace:
         """The layer a CAM looks at, where it was to be chosen (`attribution.layer` "best")."""
         return current().of_first(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
 
+    @property
+    def _taught(self) -> bool:
+        """Whether there is to be a student: it needs masks of a counterfactual method, and to know which of them to trust."""
+        return self.settings.method == COUNTERFACTUAL and self.settings.masks.flips and self.settings.student.steps > 0
+
     @cached_property
     def result_key(self) -> str:
         """What scores and masks depend on."""
-        return result_key(self.store, self.settings, self.f)
+        key = result_key(self.store, self.settings, self.f)
+        return key_of([key, asdict(self.settings.student)]) if self._taught else key
 
     def train(self, command: str) -> None:
         """What a command trains; the processes of a job do it together, in this one order."""
@@ -167,6 +174,9 @@ class Workspace:
         )  # fmt: skip
         chosen = current().of_first(lambda: self._threshold(loaded))
         loaded.threshold = chosen["value"]
+        if self._taught:
+            slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
+            loaded.student = train_student(slices, loaded.trusted, self.settings, self.result_key, self.root / "student", self.report)
         if current().here.first:
             loaded.save(self.root)
         return loaded
@@ -192,7 +202,7 @@ class Workspace:
         file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         scores = evaluate(
-            slices, lambda batch: run.differences(batch.image), run.threshold, self.settings, file.parent, self._step("evaluate"),
+            slices, lambda batch: run.differences(batch.image), run.level, self.settings, file.parent, self._step("evaluate"),
             lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
         )  # fmt: skip
         scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 NAMES = {
     "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses", "classifier": "training the classifier f",
-    "coin": "training COIN", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
+    "coin": "training COIN", "student": "training the student", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
 LINE_EVERY = 20.0
 """Seconds between lines where there is no terminal."""

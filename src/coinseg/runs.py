@@ -32,6 +32,7 @@ from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
+from .student import LEVEL, build_student, load_student, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
@@ -99,6 +100,7 @@ class Run:
         threshold: on the refined difference, in [0, 1].
         fabric: where it is computed.
         layer: of f, which a CAM looks at; None where the settings name it.
+        student: draws the final masks, images -> logits of every pixel; None where they are read from the difference.
     """
 
     settings: Settings
@@ -110,9 +112,10 @@ class Run:
     threshold: float
     fabric: Fabric
     layer: str | None = None
+    student: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        for module in (self.f, self.generator):
+        for module in (self.f, self.generator, self.student):
             if module is not None:
                 to_device(module.eval(), self.fabric)
         self._explain = explainer(self.settings, self.f, self.generator, self.layer)
@@ -135,6 +138,11 @@ class Run:
         present = [f.name for f in fields(Explanation) if getattr(found[0], f.name) is not None]
         return Explanation(**{name: torch.cat([getattr(e, name) for e in found]).cpu() for name in present})
 
+    @property
+    def level(self) -> float:
+        """What a pixel of the maps of `differences` has to exceed, in [0, 1]: the threshold, or half of what a student gives."""
+        return self.threshold if self.student is None else LEVEL
+
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
         return torch.cat(by_parts(lambda part: probabilities(self.f, images_to(self.fabric, part)).cpu(), images))
@@ -144,9 +152,12 @@ class Run:
 
         With `masks.flips` the difference is the mean over an image and its mirror image: what the generator does for
         reasons of its own differs between the two, the lesion does not. f(X) of the image itself decides whether there is
-        one at all. How well the masks of the two agree is noted in the explanation.
+        one at all. How well the masks of the two agree is noted in the explanation. A student's maps take the place of the
+        differences, except where those of normal images are asked for.
         """
         explained, guide = self.explain(images, inpaint_all), images[:, 0].numpy() / 2 + 0.5
+        if self.student is not None and not inpaint_all:
+            return self._drawn(explained, images)
         own = refine(explained.saliency.numpy(), guide, self.settings.masks)
         if not self.settings.masks.flips:
             return explained, own
@@ -160,6 +171,19 @@ class Run:
             if not inpaint_all:  # then there is no threshold yet
                 agreed[asked] = agreement(*(masks_of(maps, self.threshold, self.settings.masks) for maps in (own[asked], other)))
         return explained if inpaint_all else replace(explained, agreement=torch.from_numpy(agreed)), refined
+
+    def _drawn(self, explained: Explanation, images: Tensor) -> tuple[Explanation, np.ndarray]:
+        """As `differences`, from the student: the mean over an image and its mirror image, 0 where f calls it normal."""
+        student = cast(nn.Module, self.student)
+        asked = (explained.probability >= self.settings.classifier.threshold).numpy()
+        maps, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
+        if asked.any():
+            pair = (images[asked], images[asked].flip(-1))
+            own, mirrored = (torch.cat(self._in_parts(lambda x: marks(student, x).cpu(), x)) for x in pair)
+            other = mirrored.flip(-1).numpy()
+            maps[asked] = (own.numpy() + other) / 2
+            agreed[asked] = agreement(*(masks_of(each, LEVEL, self.settings.masks) for each in (own.numpy(), other)))
+        return replace(explained, agreement=torch.from_numpy(agreed)), maps
 
     def _saliency(self, images: Tensor) -> Tensor:
         """The saliency (B, S, S) of images whatever f says of them; a generator is not asked for more than X_cf."""
@@ -191,9 +215,14 @@ class Run:
     def marked(self, images: Tensor) -> Marked:
         """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them."""
         explained, refined = self.differences(images)
-        masks = masks_of(refined, self.threshold, self.settings.masks)
+        masks = masks_of(refined, self.level, self.settings.masks)
         agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
         return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))
+
+    def trusted(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Masks and their confidence, see `marked`."""
+        found = self.marked(images)
+        return found.masks, found.confidence
 
     def masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
@@ -227,7 +256,11 @@ class Run:
                 found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
             for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
                 change = ((of.explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
-                cast(NativeMaps, found[i].maps).add(cut, change, of.refined[j])
+                shown = of.refined[j]
+                if self.student is not None:  # its map is a probability, not a difference
+                    unit = images[j : j + 1, 0].numpy() / 2 + 0.5
+                    shown = refine(of.explained.saliency[j : j + 1].numpy(), unit, self.settings.masks)[0]
+                cast(NativeMaps, found[i].maps).add(cut, change, shown)
         return [
             one
             if case.geometry is None
@@ -281,6 +314,7 @@ class Run:
         write_json(root / MODEL, {
             "schema": 1, "settings": self.settings.as_dict(), "kind": self.kind, "organs": self.organs,
             "window": [self.window.low, self.window.high], "threshold": self.threshold, "layer": self.layer,
+            "student": self.student is not None,
         })  # fmt: skip
 
 
@@ -296,10 +330,10 @@ def write_segmentation(
 
 def _model(path: Path) -> dict[str, Any]:
     """The contents of model.json, every value of its kind."""
-    model = {"layer": None} | read_json(path, *_KEYS)
+    model = {"layer": None, "student": False} | read_json(path, *_KEYS)
     from beartype.door import is_bearable
 
-    wrong = [key for key, kind in (_KEYS | {"layer": str | None}).items() if not is_bearable(model[key], kind)]
+    wrong = [key for key, kind in (_KEYS | {"layer": str | None, "student": bool}).items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
@@ -336,6 +370,11 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         require_fits(lambda: Generator(settings.coin), places[1], "generator")
         generator = Generator(settings.coin)
         load_weights(generator, places[1], "generator")
+    student = None
+    if model["student"]:
+        place = root / "student" / "model.safetensors"
+        require_fits(lambda: build_student(settings.student), place, "student")
+        student = load_student(place, settings.student)
     f = build(wanted)
     load_weights(f, places[0], "classifier")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
@@ -349,4 +388,5 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         model["threshold"],
         make_fabric(engine),
         model.get("layer"),
+        student,
     )

@@ -27,6 +27,7 @@ PRESETS: dict[str, Settings] = {
             batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
         masks=replace(_DEFAULT.masks, refine="none", flips=False, peak=0.0),
+        student=replace(_DEFAULT.student, steps=0),
     ),
 }  # fmt: skip
 
@@ -49,6 +50,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "attribution.masks": (1, 10**6), "attribution.grid": (1, 256), "attribution.probability": _SHARE, "attribution.batch": _SIDE,
     "masks.quantile": _SHARE, "masks.peak": _SHARE, "masks.opening": (0, 1023), "masks.closing": (0, 1023),
     "masks.min_px": (0, 2**31), "masks.min_ml": _FACTOR,
+    "student.steps": (0, 10**9), "student.width": (1, 2048), "student.batch": (2, 8192), "student.lr": _FACTOR, "student.trust": _SHARE,
+    "student.band": (0, 1023),
     "engine.threads": (0, 1024), "engine.checkpoint_every": _STEPS, "engine.sample_every": _STEPS,
 }  # fmt: skip
 """What a number may be: wide enough for any use, and narrow enough that no number of a stranger's file makes a network or an array

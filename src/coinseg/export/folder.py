@@ -3,6 +3,7 @@
 model.json                      what `coinseg.load` reads
 classifier/model.safetensors    f
 coin/generator.safetensors      the generator of a counterfactual method
+student/model.safetensors       the network that draws the final masks, where there is one
 manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
 f.onnx, generator.onnx          on request
 """
@@ -112,7 +113,7 @@ def export_run(
     with new_folder(out, overwrite, "manifest.json") as part:
         replace(run, settings=portable(run.settings)).save(part)
         write_json(part / "manifest.json", excerpt(root))
-        for name in ("classifier/model.safetensors", *(["coin/generator.safetensors"] if run.generator else [])):
+        for name in ("classifier/model.safetensors", *(["coin/generator.safetensors"] if run.generator else []), *(["student/model.safetensors"] if run.student else [])):
             (part / name).parent.mkdir()
             shutil.copyfile(root / name, part / name)
         if onnx:
