@@ -168,7 +168,7 @@ def test_maps_lie_on_disk_while_they_are_scored_and_not_afterwards(
     monkeypatch.setattr(evaluation, "honest", watched)
     work.evaluate()
     assert seen == [f"{name}.npy" for name in ("counterfactual", "image", "predicted", "refined", "saliency", "truth")]
-    assert sorted(path.name for path in maps.parent.iterdir()) == ["examples.npz", "scores.json", "slices.csv"]
+    assert sorted(path.name for path in maps.parent.iterdir()) == ["audit.json", "examples.npz", "scores.json", "slices.csv"]
 
 
 def fields_of(found: Explained) -> Iterator[np.ndarray | None]:

@@ -54,7 +54,10 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         for row, region in zip(turned, regions, strict=False):
             row[block] = ask(pasted(image, counterfactual, region)) < level
     known = len(names) if organs is not None else 2
-    shares = {name: float(row.mean()) if i < known and len(flipped) else None for i, (name, row) in enumerate(zip(names, turned, strict=True))}
+    shares = {
+        name: float(row.mean()) if i < known and len(flipped) else None
+        for i, (name, row) in enumerate(zip(names, turned, strict=True))
+    }
     return shares | {"flipped_images": float(len(flipped))}
 
 
@@ -106,6 +109,8 @@ def mistakes(found: Explained, level: float, most: int = 4) -> tuple[np.ndarray,
     return missed, alarms
 
 
-def audit(found: Explained, masks: np.ndarray, position: np.ndarray | None, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, Any]:
+def audit(
+    found: Explained, masks: np.ndarray, position: np.ndarray | None, organs: np.ndarray | None, ask: Ask, level: float
+) -> dict[str, Any]:
     """The contents of evaluation/audit.json: `flips` and `shortcuts` of held-out slices; arguments as there."""
     return {"flips": flips(found, masks, organs, ask, level), "shortcuts": shortcuts(found, cues(found, position, organs))}

@@ -128,7 +128,7 @@ class ClassifierSettings:
     name: str = "local"
     pooling: float = 0.05
     weights: str | None = None
-    steps: int = 1200
+    steps: int = 3000
     batch: int = 16
     lr: float = 2e-3
     weight_decay: float = 1e-4

@@ -176,7 +176,9 @@ class Workspace:
         loaded.threshold = chosen["value"]
         if self._taught:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
-            loaded.student = train_student(slices, loaded.trusted, self.settings, self.result_key, self.root / "student", self.report)
+            loaded.student = train_student(
+                slices, loaded.trusted, self.settings, self.result_key, self.root / "student", self.report
+            )
         if current().here.first:
             loaded.save(self.root)
         return loaded

@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .classifier import load_weights
 from .config import Settings, StudentSettings
-from .confidence import DOUBT
 from .data.sampling import TrainingSlices
 from .engine import CHUNK, Report, Stage, images_to, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
 from .errors import memory_for
@@ -93,7 +92,9 @@ def lessons(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> 
         targets.append(ignored_band(made[trusted], settings.band))
     side = slices.store.size
     empty = np.zeros((0, side, side), np.uint8)
-    return Lessons(np.concatenate([np.zeros(0, np.int64), *members]), np.concatenate([empty, *targets]), np.flatnonzero(labels == 0))
+    return Lessons(
+        np.concatenate([np.zeros(0, np.int64), *members]), np.concatenate([empty, *targets]), np.flatnonzero(labels == 0)
+    )
 
 
 def moved(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

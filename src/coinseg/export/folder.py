@@ -113,7 +113,11 @@ def export_run(
     with new_folder(out, overwrite, "manifest.json") as part:
         replace(run, settings=portable(run.settings)).save(part)
         write_json(part / "manifest.json", excerpt(root))
-        for name in ("classifier/model.safetensors", *(["coin/generator.safetensors"] if run.generator else []), *(["student/model.safetensors"] if run.student else [])):
+        for name in (
+            "classifier/model.safetensors",
+            *(["coin/generator.safetensors"] if run.generator else []),
+            *(["student/model.safetensors"] if run.student else []),
+        ):
             (part / name).parent.mkdir()
             shutil.copyfile(root / name, part / name)
         if onnx:
