@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "methods": BASE | {"classifier", "counterfactual", "attribution"},
     "witnesses": BASE | {"data", "engine", "processes", "training"},
     "protocols": BASE | {"confidence", "masks", "metrics"},
-    "student": BASE | {"classifier", "confidence", "data", "engine"},
+    "student": BASE | {"classifier", "data", "engine", "masks"},
     "audit": {"metrics", "protocols"},
     "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols"},
     "native_maps": BASE | {"data"},

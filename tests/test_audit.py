@@ -66,7 +66,7 @@ def test_the_band_lies_outside_and_is_not_taught() -> None:
     assert student.student_loss(logits, given) == student.student_loss(other, given)
 
 
-def test_a_student_keeps_the_size_and_its_key_follows_the_masks() -> None:
+def test_a_student_keeps_the_size() -> None:
     settings = StudentSettings(width=4)
     assert student.marks(student.build_student(settings).eval(), torch.zeros(2, 1, 16, 16)).shape == (2, 16, 16)
 

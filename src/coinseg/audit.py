@@ -71,7 +71,7 @@ def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | Non
     """
     made = {"brightness": np.array([image.mean() for image in found.image])}
     made["contrast"] = np.array([image.std() for image in found.image])
-    # Two differences along a row: what is left of a smooth image is noise (Immerkaer 1996 uses both axes).
+    # What the Laplacian leaves of most places of an image is noise; the median passes over edges.
     made["noise"] = np.array([np.median(np.abs(ndimage.laplace(image.astype(np.float64)))) for image in found.image])
     if position is not None:
         made["position in the scan"] = position

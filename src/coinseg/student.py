@@ -2,8 +2,8 @@
 
 The generator answers one image at a time, and errs here and there; a network that learns from all its answers together keeps
 what they have in common. It sees no mask of an expert: images labelled normal are taught to be empty, of those labelled
-abnormal only the ones whose mask is trusted (`confidence.py`) are taught, and pixels near the threshold are left out.
-What each of this is worth was measured (docs/results/better.md).
+abnormal only the ones whose mask is trusted (`confidence.py`) are taught; a band around them can be left
+out (`student.band`, not measured). What trust is worth: docs/results/better.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from .config import Settings, StudentSettings
 from .data.sampling import TrainingSlices
 from .engine import CHUNK, Report, Stage, images_to, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
 from .errors import memory_for
+from .masks import IN_PLANE
 from .storage import key_of
 
 LEAST = 20
@@ -74,7 +75,7 @@ def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
     """
     target = masks.astype(np.uint8)
     if band:
-        near = ndimage.binary_dilation(masks, ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None], band)
+        near = ndimage.binary_dilation(masks, IN_PLANE, band)
         target[near & ~masks] = IGNORED
     return target
 
