@@ -186,7 +186,7 @@ class CoinSettings:
     identity: float = 4.0
     cycle: float = 0.0
     tv: float = 0.005
-    steps: int = 2000
+    steps: int = 1000
     generator_every: int = 1
     batch: int = 8
     lr: float = 1e-3
