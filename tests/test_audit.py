@@ -1,14 +1,12 @@
-"""The audit of f and the lessons of the student: laws and values by hand."""
+"""The audit of f: laws and values by hand."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-import torch
 
-from coinseg import audit, student
-from coinseg.config import StudentSettings
+from coinseg import audit
 from coinseg.protocols import Explained
 
 
@@ -50,30 +48,3 @@ def test_mistakes_are_by_the_image_labels() -> None:
     e = replace(found(), before=np.array([0.2, 0.9, 0.8]))
     missed, alarms = audit.mistakes(e, 0.5)
     assert (missed.tolist(), alarms.tolist()) == ([0], [2])
-
-
-def test_the_band_lies_outside_and_is_not_taught() -> None:
-    masks = np.zeros((2, 5, 5), bool)
-    masks[0, 2, 2] = True
-    target = student.ignored_band(masks, 1)
-    assert (target == 1).sum() == 1
-    assert (target == student.IGNORED).sum() == 4
-    assert not target[1].any()
-    logits = torch.zeros(1, 1, 5, 5)
-    other = logits.clone()
-    other[0, 0, 1, 2] = 9  # in the band
-    given = torch.from_numpy(target[:1, None]).float()
-    assert student.student_loss(logits, given) == student.student_loss(other, given)
-
-
-def test_a_student_keeps_the_size() -> None:
-    settings = StudentSettings(width=4)
-    assert student.marks(student.build_student(settings).eval(), torch.zeros(2, 1, 16, 16)).shape == (2, 16, 16)
-
-
-def test_it_sees_no_truth() -> None:
-    from pathlib import Path
-
-    source = Path(str(student.__file__)).read_text(encoding="utf-8")
-    assert "truth" not in source
-    assert "ScoredSlices" not in source

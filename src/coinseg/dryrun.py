@@ -16,6 +16,7 @@ from .data.preparing import labelled_per_scan
 from .engine import images_to, make_fabric, to_device
 from .inspection import per_scan_rule
 from .pipeline import Workspace
+from .student import build_student
 from .witnesses import FOLD_STEPS, ROUNDS
 
 
@@ -24,8 +25,8 @@ def _seconds(step: Callable[[], object]) -> float:
     return min(timeit.repeat(step, number=1, repeat=3))  # the least: what else the machine does only adds
 
 
-def seconds_per_step(settings: Settings) -> tuple[float, float]:
-    """Seconds of one classifier step and of one COIN step, measured on random images."""
+def seconds_per_step(settings: Settings) -> tuple[float, float, float]:
+    """Seconds of one step of the classifier, of COIN and of the student, measured on random images."""
     fabric, size = make_fabric(settings.engine), settings.data.size
     f = to_device(build(settings.classifier), fabric)
     generator, discriminator = (to_device(module(settings.coin), fabric) for module in (Generator, Discriminator))
@@ -40,7 +41,9 @@ def seconds_per_step(settings: Settings) -> tuple[float, float]:
         torch.stack(list(method.generator_losses(x, made, generator, discriminator, f, settings.coin).values())).sum().backward()
         method.discriminator_loss(x, made, discriminator).backward()
 
-    return classifier, _seconds(step) * settings.coin.batch / len(x)
+    student = to_device(build_student(settings.student), fabric)
+    taught = images_to(fabric, torch.rand(settings.student.batch, 1, size, size) * 2 - 1)
+    return classifier, _seconds(step) * settings.coin.batch / len(x), _seconds(lambda: student(taught).mean().backward())
 
 
 def describe(work: Workspace) -> str:
@@ -48,20 +51,22 @@ def describe(work: Workspace) -> str:
     settings, cohort = work.settings, work.cohort
     needed = work.check()
     labels = [case.label for case in cohort.cases]
-    classifier, step = seconds_per_step(settings)
+    classifier, step, student = seconds_per_step(settings)
+    taught = settings.student.steps if work.taught else 0
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
     searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
-    total = classifier * (searched + settings.classifier.steps) + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+    total = classifier * (searched + settings.classifier.steps) + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every + student * taught
     search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
+    student_line = f" and {taught} of {student:.2f} s" if taught else ""
     lines = [
         f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
         f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({cohort.label_source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
-        f"training   {search}{settings.classifier.steps} steps of {classifier:.2f} s and {settings.coin.steps} of {step:.2f} s: about {total / 60:.0f} min here",
-        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, evaluation, masks, manifest.json, report.html}}",
+        f"training   {search}{settings.classifier.steps} steps of {classifier:.2f} s and {settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
+        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, {'student, ' if taught else ''}evaluation, masks, manifest.json, report.html}}",
     ]
     return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

@@ -157,8 +157,12 @@ def evaluate(
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
     ask: Ask | None = None,
+    drawn: bool = False,
 ) -> dict[str, Any]:
-    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json."""
+    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json.
+
+    With `drawn` the refined maps are those of a student; what the method itself found is shown beside its masks then.
+    """
     with _maps_in(folder / "maps", slices) as maps:
         found = explain_all(slices, explain, report, folder=maps)
         predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
@@ -169,11 +173,11 @@ def evaluate(
             organs = slices.store.organs if slices.store.meta["has_organs"] else None
             position = middle_distance(slices.store.index, found.rows)
             write_json(folder / "audit.json", audit(found, predicted, position, organs, ask, settings.classifier.threshold))
-        return _score(slices, found, predicted, threshold, settings, folder)
+        return _score(slices, found, predicted, threshold, settings, folder, drawn)
 
 
 def _score(
-    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
+    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path, drawn: bool
 ) -> dict[str, Any]:
     scores = honest(found, predicted, threshold, settings)
     sure = found.confidence(predicted)
@@ -201,7 +205,7 @@ def _score(
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
             image=images.astype(np.float16),
             counterfactual=painted.astype(np.float16),
-            difference=(found.saliency if settings.student.steps else found.refined)[positions].astype(np.float16),
+            difference=(found.saliency if drawn else found.refined)[positions].astype(np.float16),
             mask=predicted[positions],
             truth=found.truth[positions],
             known=found.known[positions],

@@ -80,17 +80,16 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     scores, masks = work.evaluate(), work.write_masks()
     # An attribution trains nothing after the classifier.
     stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
+    taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
     searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
     timings = {
         "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
-        "evaluate": scores["seconds"], "masks": masks["seconds"],
+        **({"student": taught["seconds"]} if taught else {}), "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
-    threshold = read_json(root / "threshold.json")
-    taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
+    threshold = read_json(root / "threshold.json") | {"of": "difference" if work.generator is not None else "attribution"}
     if taught:
-        timings["student"] = taught["seconds"]
         rule = f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, made with {threshold['value']:.4f}: {threshold['rule']}"
-        threshold = {"value": work.run.level, "rule": rule}
+        threshold = {"value": work.run.level, "rule": rule, "of": "student"}
     return {
         **facts("run", command, None),
         "seed": work.settings.seed,
@@ -101,7 +100,7 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
         "timings_s": timings,
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
-        "threshold": {"value": threshold["value"], "rule": threshold["rule"]},
+        "threshold": {name: threshold[name] for name in ("value", "rule", "of")},
         "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
         "warnings": work.warnings(),
     }

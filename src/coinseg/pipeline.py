@@ -141,7 +141,7 @@ class Workspace:
         return current().of_first(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
 
     @property
-    def _taught(self) -> bool:
+    def taught(self) -> bool:
         """Whether there is to be a student: it needs masks of a counterfactual method, and to know which of them to trust."""
         return self.settings.method == COUNTERFACTUAL and self.settings.masks.flips and self.settings.student.steps > 0
 
@@ -149,7 +149,7 @@ class Workspace:
     def result_key(self) -> str:
         """What scores and masks depend on."""
         key = result_key(self.store, self.settings, self.f)
-        return key_of([key, asdict(self.settings.student)]) if self._taught else key
+        return key_of([key, asdict(self.settings.student)]) if self.taught else key
 
     def train(self, command: str) -> None:
         """What a command trains; the processes of a job do it together, in this one order."""
@@ -174,7 +174,7 @@ class Workspace:
         )  # fmt: skip
         chosen = current().of_first(lambda: self._threshold(loaded))
         loaded.threshold = chosen["value"]
-        if self._taught:
+        if self.taught:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
             loaded.student = train_student(
                 slices, loaded.trusted, self.settings, self.result_key, self.root / "student", self.report
@@ -204,8 +204,8 @@ class Workspace:
         file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         scores = evaluate(
-            slices, lambda batch: run.differences(batch.image), run.level, self.settings, file.parent, self._step("evaluate"),
-            lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
+            slices, lambda batch: run.evidence(batch.image), run.level, self.settings, file.parent, self._step("evaluate"),
+            lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(), run.student is not None,
         )  # fmt: skip
         scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}
         write_json(file, scores)

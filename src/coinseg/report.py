@@ -204,7 +204,8 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     stages = ("classifier",) if attributed else ("classifier", "coin")
     stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
     examples = _load(out / "evaluation" / "examples.npz")
-    top = _top(examples or [], level)
+    drawn = parts["threshold"].get("of") == "student"
+    top = _top(examples or [], 0.0 if drawn else level)  # a student's level is not one of the differences that are shown
     current, usual = _flat(settings), _flat(Settings().as_dict())
     # The page itself counts as there, or the first writing would differ from the second.
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
@@ -221,6 +222,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         attributed=attributed,
         counts=[scores.get(name) for name in COUNTS],
         level=level,
+        drawn=drawn,
         groups=None if examples is None else _groups(examples, top),
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
         top=top,

@@ -75,7 +75,7 @@ class Marked:
 
     Args:
         explained: what the method says of them.
-        refined: the differences the masks are read from, in [0, 1].
+        refined: the maps the masks are read from, in [0, 1] (`Run.evidence`).
         masks: bool; empty where f calls a slice normal.
         confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
     """
@@ -97,7 +97,7 @@ class Run:
         kind: "hu" or "percentile", how intensities were stored.
         window: how stored intensities become [0, 1].
         organs: whether slices were chosen by an organ mask.
-        threshold: on the refined difference, in [0, 1].
+        threshold: on the refined difference, in [0, 1]; with a student it made the masks that one learnt from.
         fabric: where it is computed.
         layer: of f, which a CAM looks at; None where the settings name it.
         student: draws the final masks, images -> logits of every pixel; None where they are read from the difference.
@@ -140,7 +140,7 @@ class Run:
 
     @property
     def level(self) -> float:
-        """What a pixel of the maps of `differences` has to exceed, in [0, 1]: the threshold, or half of what a student gives."""
+        """What a pixel of the maps of `evidence` has to exceed, in [0, 1]: the threshold, or half of what a student gives."""
         return self.threshold if self.student is None else LEVEL
 
     def probability(self, images: Tensor) -> Tensor:
@@ -148,16 +148,13 @@ class Run:
         return torch.cat(by_parts(lambda part: probabilities(self.f, images_to(self.fabric, part)).cpu(), images))
 
     def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
-        """The explanation and the refined differences (B, S, S) that masks are read from.
+        """The explanation and the refined differences (B, S, S).
 
         With `masks.flips` the difference is the mean over an image and its mirror image: what the generator does for
         reasons of its own differs between the two, the lesion does not. f(X) of the image itself decides whether there is
-        one at all. How well the masks of the two agree is noted in the explanation. A student's maps take the place of the
-        differences, except where those of normal images are asked for.
+        one at all. How well the masks of the two agree is noted in the explanation.
         """
         explained, guide = self.explain(images, inpaint_all), images[:, 0].numpy() / 2 + 0.5
-        if self.student is not None and not inpaint_all:
-            return self._drawn(explained, images)
         own = refine(explained.saliency.numpy(), guide, self.settings.masks)
         if not self.settings.masks.flips:
             return explained, own
@@ -172,10 +169,16 @@ class Run:
                 agreed[asked] = agreement(*(masks_of(maps, self.threshold, self.settings.masks) for maps in (own[asked], other)))
         return explained if inpaint_all else replace(explained, agreement=torch.from_numpy(agreed)), refined
 
-    def _drawn(self, explained: Explanation, images: Tensor) -> tuple[Explanation, np.ndarray]:
-        """As `differences`, from the student: the mean over an image and its mirror image, 0 where f calls it normal."""
-        student = cast(nn.Module, self.student)
-        asked = (explained.probability >= self.settings.classifier.threshold).numpy()
+    def evidence(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
+        """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
+
+        A student is asked as the generator is: the mean over an image and its mirror image, 0 where f calls it normal.
+        """
+        student = self.student
+        if student is None:
+            return self.differences(images, inpaint_all)
+        explained = self.explain(images, inpaint_all)
+        asked = (explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)).numpy()
         maps, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
             pair = (images[asked], images[asked].flip(-1))
@@ -214,7 +217,7 @@ class Run:
 
     def marked(self, images: Tensor) -> Marked:
         """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them."""
-        explained, refined = self.differences(images)
+        explained, refined = self.evidence(images)
         masks = masks_of(refined, self.level, self.settings.masks)
         agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
         return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))
@@ -254,13 +257,11 @@ class Run:
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
                 # Of two regions of a slice the less certain one counts.
                 found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
+            # What a student gives is a probability, not a difference.
+            shown = of.refined if self.student is None or not maps else self.differences(images)[1]
             for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
                 change = ((of.explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
-                shown = of.refined[j]
-                if self.student is not None:  # its map is a probability, not a difference
-                    unit = images[j : j + 1, 0].numpy() / 2 + 0.5
-                    shown = refine(of.explained.saliency[j : j + 1].numpy(), unit, self.settings.masks)[0]
-                cast(NativeMaps, found[i].maps).add(cut, change, shown)
+                cast(NativeMaps, found[i].maps).add(cut, change, shown[j])
         return [
             one
             if case.geometry is None

@@ -5,7 +5,7 @@ classifier/model.safetensors    f
 coin/generator.safetensors      the generator of a counterfactual method
 student/model.safetensors       the network that draws the final masks, where there is one
 manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
-f.onnx, generator.onnx          on request
+f.onnx, generator.onnx, student.onnx     on request
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def export_run(
         root: the output folder of `coinseg run`; not modified.
         out: the new folder.
         overwrite: replace an earlier export.
-        onnx: also write f.onnx and generator.onnx, checked against torch.
+        onnx: also write f.onnx, generator.onnx and student.onnx, those there are, checked against torch.
         classifier: the factory of your own classifier, see `coinseg.load`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""f and the generator as ONNX, with any number of images, checked against torch on the masks they lead to."""
+"""f, the generator and the student as ONNX, with any number of images, checked against torch on the masks they lead to."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def probe_images(root: Path, run: Run) -> Tensor:
 
 
 def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
-    """Write f.onnx ("image" (batch, 1, S, S) in [-1, 1] -> "logit" (batch,)) and generator.onnx ("image" -> "counterfactual").
+    """Write f.onnx ("image" (batch, 1, S, S) in [-1, 1] -> "logit" (batch,)), generator.onnx ("image" -> "counterfactual") and,
+    where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0).
 
     Args:
         run: on the CPU; an attribution has no generator, and only f is written.
@@ -91,7 +92,7 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
 
     Returns:
         {"images", "largest_logit": largest difference of a logit of f, as a share of 1 + |logit|, "largest_difference": of the
-        refined difference map, in [0, 1], "mask_pixels": inside the masks of the probes, "mask_pixels_that_differ": 0}; the
+        map masks are read from, in [0, 1], "mask_pixels": inside the masks of the probes, "mask_pixels_that_differ": 0}; the
         last three null for an attribution, which is not a forward pass.
 
     Raises:
@@ -103,6 +104,8 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     _write(_Logits(run.f.get_submodule("network")), folder / "f.onnx", "logit", size)
     if run.generator is not None:
         _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", size)
+    if run.student is not None:
+        _write(run.student, folder / "student.onnx", "logits", size)
     return compare(run, folder, probes)
 
 
@@ -116,9 +119,10 @@ def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         "largest_difference": None, "mask_pixels": None, "mask_pixels_that_differ": None,
     }  # fmt: skip
     if run.generator is not None:
-        other = replace(run, f=f, generator=_Session(folder / "generator.onnx"))
-        maps = [one.differences(probes, inpaint_all=True)[1] for one in (other, run)]
-        masks = [masks_of(refined, run.threshold, run.settings.masks) for refined in maps]
+        student = None if run.student is None else _Session(folder / "student.onnx")
+        other = replace(run, f=f, generator=_Session(folder / "generator.onnx"), student=student)
+        maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]
+        masks = [masks_of(refined, run.level, run.settings.masks) for refined in maps]
         said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
         said["mask_pixels"] = int(masks[1].sum())
         said["mask_pixels_that_differ"] = int((masks[0] != masks[1]).sum())

@@ -1,0 +1,134 @@
+"""The student: its lessons, its training, and the masks of a run that has one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import coinseg
+from coinseg import cli, student
+from coinseg.config import Settings, StudentSettings
+from coinseg.data.layouts import read_layout
+from coinseg.data.sampling import TrainingSlices
+from coinseg.data.slices import prepare
+from coinseg.engine import Report, silent
+from coinseg.export.folder import export_run
+from coinseg.pipeline import Workspace
+from conftest import TINY, tiny_settings, write_images
+
+TAUGHT = [*TINY, "--student.steps", "3", "--student.width", "4", "--student.trust", "0"]
+
+
+def test_the_band_lies_outside_and_is_not_taught() -> None:
+    masks = np.zeros((2, 5, 5), bool)
+    masks[0, 2, 2] = True
+    target = student.ignored_band(masks, 1)
+    assert (target == 1).sum() == 1
+    assert (target == student.IGNORED).sum() == 4
+    assert not target[1].any()
+    logits = torch.zeros(1, 1, 5, 5)
+    other = logits.clone()
+    other[0, 0, 1, 2] = 9  # in the band
+    given = torch.from_numpy(target[:1, None]).float()
+    assert student.student_loss(logits, given) == student.student_loss(other, given)
+
+
+def test_a_student_keeps_the_size() -> None:
+    settings = StudentSettings(width=4)
+    assert student.marks(student.build_student(settings).eval(), torch.zeros(2, 1, 16, 16)).shape == (2, 16, 16)
+
+
+def test_it_sees_no_truth() -> None:
+    source = Path(str(student.__file__)).read_text(encoding="utf-8")
+    assert "truth" not in source
+    assert "ScoredSlices" not in source
+
+
+def bright(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of what is bright, half of which can be trusted."""
+    masks = images[:, 0].numpy() > 0.3
+    return masks, np.where(masks[:, ::2].sum((1, 2)) % 2, 0.9, np.nan)
+
+
+def settings_of(trust: float) -> Settings:
+    return replace(tiny_settings(), student=StudentSettings(steps=12, width=4, batch=4, trust=trust))
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
+    root, settings = tmp_path_factory.mktemp("student"), tiny_settings()
+    store = prepare(read_layout(write_images(root / "data", patients=16), settings.data), settings, root / "slices")
+    return TrainingSlices(store, settings.anomaly, 0)
+
+
+def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices) -> None:
+    labels = slices.labels()
+    taught = student.lessons(slices, bright, StudentSettings(trust=0.5))
+    masks, sure = bright(slices.batch(np.arange(len(slices))).image)
+    assert taught.members.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
+    assert 0 < len(taught.members) < (labels == 1).sum()
+    assert (taught.targets == masks[taught.members]).all()
+    assert (labels[taught.normals] == 0).all()
+    assert len(taught.normals) == (labels == 0).sum()
+
+
+def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time it is read
+        assert student.train_student(slices, bright, settings_of(1.0), "t", tmp_path) is None
+    assert json.loads((tmp_path / "stage.json").read_text())["trusted"] == 0
+
+
+def test_a_killed_student_resumes_to_the_same_numbers(slices: TrainingSlices, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def killer(name: str, done: int, total: int, values: object) -> None:
+        raise Killed
+
+    def train(folder: Path, report: Report = silent) -> dict[str, Tensor]:
+        made = student.train_student(slices, bright, settings_of(0.0), "t", folder, report)
+        assert made is not None
+        return made.state_dict()
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", killer)
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    for again in (train(tmp_path / "killed"), train(tmp_path / "killed")):
+        assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(student, "LEAST", 1)
+    roots = []
+    for masks in (True, False):
+        data, out = write_images(tmp_path / f"data{masks}", masks=masks), tmp_path / f"out{masks}"
+        # Every image is called abnormal, so that six steps of f leave something to mark.
+        assert cli.main(["run", str(data), "-o", str(out), *TAUGHT, "--classifier.threshold", "0"]) == 0
+        roots.append(out)
+    weights = [(out / "student" / "model.safetensors").read_bytes() for out in roots]
+    assert weights[0] == weights[1]
+    out = roots[0]
+    made = json.loads((out / "manifest.json").read_text())
+    assert made["threshold"]["of"] == "student"
+    assert made["threshold"]["value"] == student.LEVEL
+    assert set(made["timings_s"]) >= {"coin", "student"}
+    assert "what the student draws" in (out / "report.html").read_text()
+    export_run(out, tmp_path / "away")
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    here, away = coinseg.load(out), coinseg.load(tmp_path / "away")
+    assert here.student is not None
+    assert (here.masks(images) == away.masks(images)).all()
+    again = Workspace(tmp_path / "dataTrue", out, here.settings).run.evidence(images)[1]
+    np.testing.assert_allclose(here.evidence(images)[1], again, atol=1e-6)
+    # The mirror image has the mirrored map, and the differences stay those of the generator.
+    np.testing.assert_allclose(here.evidence(images.flip(-1))[1], again[:, :, ::-1], atol=1e-6)
+    assert np.array_equal(here.differences(images)[1], replace(here, student=None).evidence(images)[1])
