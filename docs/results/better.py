@@ -19,8 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coinseg import Settings, Workspace
+import numpy as np
+from torch import Tensor, nn
+
+from coinseg import Workspace
+from coinseg.attribution import candidate_layers
+from coinseg.data.sampling import ScoredSlices, TrainingSlices
+from coinseg.data.splitting import VALIDATION
+from coinseg.evaluation import evaluate, explain_all
+from coinseg.protocols import sweep
 from coinseg.settings import settings_from
+from coinseg.storage import read_json, write_json
+from coinseg.student import train_student
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray")
 SETS: dict[str, dict[str, Any]] = {
@@ -30,6 +40,7 @@ SETS: dict[str, dict[str, Any]] = {
     **{name: {"data": {"size": 96}} for name in ("tiles", *DEFECTS)},
     "lgg96": {"data": {"size": 96}},
 }  # fmt: skip
+KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc")
 FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
 
 
@@ -78,6 +89,106 @@ def workspace(source: Path, work: Path, name: str, seed: int, held_out: str = "v
     return Workspace(folder, work / f"{name}-{seed}", settings)
 
 
+# --- what is scored -----------------------------------------------------------------------------------------------
+
+
+def score(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
+    """The steps of a set on one fifth: f and COIN alone, with its masks cleaned, and with the student; and the ceiling.
+
+    The networks are those of the run on the three training fifths, whichever fifth is scored.
+    """
+    trained = workspace(source, work, name, seed, "test")
+    trained.start()
+    run, out = trained.run, trained.root / fifth
+    # The other fifth is prepared beside the run; its window and its training side are the same.
+    scored = replace(workspace(source, work, name, seed, fifth), root=trained.root if fifth == "test" else out)
+    if scored.store.window != trained.store.window:
+        raise SystemExit("the two fifths were prepared with different windows")
+    slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
+    bare = replace(run.settings, masks=replace(run.settings.masks, refine="none", flips=False, peak=0.0))
+    plain = replace(run, settings=bare, student=None)
+    plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
+    steps = {"COIN": plain, "COIN, refined": replace(run, student=None), "student": run}
+    if seed == 0 and name != "lgg96":
+        steps["ceiling"] = replace(run, student=ceiling(trained))
+    for step, one in steps.items():
+        file = out / step / "scores.json"
+        if not file.exists():
+            evaluate(
+                slices, lambda batch, one=one: one.evidence(batch.image), one.level, one.settings, file.parent,
+                drawn=one.student is not None,
+            )  # fmt: skip
+        made = read_json(file)
+        print(name, seed, fifth, step, {key: made[key] for key in KEPT}, flush=True)
+
+
+def cysts(source: Path, work: Path, seed: int, fifth: str) -> dict[str, float]:
+    """The phantom's benign cysts: in which share of the slices and of the patients that have one it is marked at all."""
+    trained = workspace(source, work, "phantom", seed, "test")
+    scored = workspace(source, work, "phantom", seed, fifth)
+    data = replace(scored.settings.data, lesion=("kidney_cyst",))
+    scored = replace(scored, root=trained.root / f"cysts-{fifth}", settings=replace(scored.settings, data=data))
+    slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
+    rows: list[tuple[str, bool]] = []
+    for start in range(0, len(slices), 64):
+        batch = slices.scored(np.arange(start, min(start + 64, len(slices))))
+        marked, has = trained.run.masks(batch.image), batch.truth.any((1, 2))
+        touched = (marked & batch.truth).any((1, 2))
+        rows += [(str(slices.store.index["patient"][r]), bool(t)) for r, t in zip(batch.rows[has], touched[has], strict=True)]
+    patients = {patient: False for patient, _ in rows}
+    for patient, touched_ in rows:
+        patients[patient] |= touched_
+    return {
+        "cyst_slices": len(rows), "cyst_slices_marked": sum(t for _, t in rows) / len(rows),
+        "cyst_patients": len(patients), "cyst_patients_marked": sum(patients.values()) / len(patients),
+    }  # fmt: skip
+
+
+def attributions(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
+    """LayerCAM and ScoreCAM at every layer of f, and RISE: what the best threshold on the true masks would give them."""
+    trained = workspace(source, work, name, seed, "test")
+    scored = replace(workspace(source, work, name, seed, fifth), root=trained.root if fifth == "test" else trained.root / fifth)
+    slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
+    layers = candidate_layers(trained.f, slices.batch(np.arange(1)).image)
+    file, rows = trained.root / fifth / "attributions.json", {}
+    for method, layer in [*((m, x) for m in ("layercam", "scorecam") for x in layers), ("rise", "last")]:
+        for refined in ("none", "guided"):
+            settings = replace(
+                trained.settings, method=method, attribution=replace(trained.settings.attribution, layer=layer),
+                masks=replace(trained.settings.masks, refine=refined, flips=False),
+            )  # fmt: skip
+            run = replace(trained.run, settings=settings, generator=None, student=None)
+            found = explain_all(slices, lambda batch, run=run: run.differences(batch.image), lambda done, total: None)
+            members = np.flatnonzero(found.abnormal & found.known)
+            best = sweep(found.refined, found.truth, 0.5, settings, members)
+            rows[f"{method} {layer} {refined}"] = best
+            print(name, seed, fifth, method, layer, refined, best, flush=True)
+    write_json(file, rows)
+
+
+def ceiling(space: Workspace) -> nn.Module:
+    """The student's network, taught the true masks of the same images for the same time; what no weak method has."""
+    slices = ScoredSlices(space.store, space.settings.anomaly, space.settings.seed)
+    true: dict[bytes, np.ndarray] = {}
+    for start in range(0, len(slices), 64):
+        batch = slices.scored(np.arange(start, min(start + 64, len(slices))))
+        true |= {image.numpy().tobytes(): mask for image, mask in zip(batch.image, batch.truth, strict=True)}
+
+    def masks(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return np.stack([true[image.numpy().tobytes()] for image in images]), np.ones(len(images))
+
+    made = train_student(
+        TrainingSlices(space.store, space.settings.anomaly, space.settings.seed),
+        masks,
+        space.settings,
+        "truth",
+        space.root / "ceiling",
+    )
+    if made is None:
+        raise SystemExit("too few masks for the ceiling")
+    return made
+
+
 def main() -> None:
     """See the top of this file."""
     command, source, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
@@ -88,6 +199,15 @@ def main() -> None:
         if command == "train":
             space.start()
             space.train("train-coin")
+        elif command in ("score", "final"):
+            fifth = "test" if command == "final" else "validation"
+            score(source, work, sys.argv[4], seed, fifth)
+            if sys.argv[4] == "phantom":
+                made = cysts(source, work, seed, fifth)
+                write_json(space.root / fifth / "cysts.json", made)
+                print(made)
+            if sys.argv[4].startswith("lgg"):
+                attributions(source, work, sys.argv[4], seed, fifth)
 
 
 if __name__ == "__main__":
