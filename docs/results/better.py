@@ -2,8 +2,10 @@
 
     python docs/results/better.py data DATA WORK              the tables of the magnetic tiles, tile by tile, and the phantom
     python docs/results/better.py train DATA WORK SET SEED... f and COIN
+    python docs/results/better.py student DATA WORK SET SEED... the student
     python docs/results/better.py score DATA WORK SET SEED... student, ceiling, and scores on the validation fifth
     python docs/results/better.py final DATA WORK SET SEED... the same runs, read on the test fifth
+    python docs/results/better.py table WORK FILE             everything that is there, as JSON and on the screen
 
 DATA has the folders lgg-flair-2d, msd-liver-ct-2d and magnetic-tile, WORK receives everything. A run that was killed goes on.
 """
@@ -37,9 +39,11 @@ SETS: dict[str, dict[str, Any]] = {
     "lgg": {"data": {"size": 64}},
     "liver": {"data": {"size": 64, "roi": "organ"}, "anomaly": {"kind": "blob"}},
     "phantom": {"data": {"size": 64, "roi": "organ", "organ": ["kidney_left", "kidney_right"], "lesion": ["kidney_tumor"]}},
-    **{name: {"data": {"size": 96}} for name in ("tiles", *DEFECTS)},
+    "tiles": {"data": {"size": 96}},
+    **{name: {"data": {"size": 64}} for name in DEFECTS},
     "lgg96": {"data": {"size": 96}},
 }  # fmt: skip
+STEPS = ("COIN", "COIN, refined", "student", "ceiling")
 KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc")
 FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
 
@@ -189,16 +193,86 @@ def ceiling(space: Workspace) -> nn.Module:
     return made
 
 
+def minutes(run: Path, step: str) -> dict[str, float]:
+    """How long the stages of a step took on one core, in minutes."""
+    stages = ["classifier", "coin", *(["student"] if step == "student" else [])]
+    found = {stage: round(read_json(run / stage / "stage.json")["seconds"] / 60, 1) for stage in stages}
+    return found | {"all": round(sum(found.values()), 1)}
+
+
+def table(work: Path, out: Path) -> None:
+    """better.json: a row for every set, fifth and step, over the seeds there are; and the same as a table on the screen."""
+    rows: list[dict[str, Any]] = []
+    for name in SETS:
+        for fifth in ("validation", "test"):
+            for step in STEPS:
+                seeds = [k for k in range(3) if (work / f"{name}-{k}" / fifth / step / "scores.json").exists()]
+                if not seeds:
+                    continue
+                runs = [work / f"{name}-{k}" for k in seeds]
+                made = [read_json(run / fifth / step / "scores.json") for run in runs]
+                row: dict[str, Any] = {
+                    "set": name,
+                    "fifth": fifth,
+                    "step": step,
+                    "seeds": seeds,
+                    "size": SETS[name]["data"]["size"],
+                }
+                row["masks_used"] = step == "ceiling"
+                row["scores"] = {key: [m[key] for m in made] for key in KEPT}
+                row["mean"] = {key: round(float(np.mean(values)), 4) for key, values in row["scores"].items()}
+                if step != "ceiling":
+                    row["minutes"] = [minutes(run, step) for run in runs]
+                if step == "student" and name == "phantom" and all((run / fifth / "cysts.json").exists() for run in runs):
+                    row["cysts"] = [read_json(run / fifth / "cysts.json") for run in runs]
+                if step == "student" and all((run / fifth / "attributions.json").exists() for run in runs):
+                    row["attributions_oracle"] = [read_json(run / fifth / "attributions.json") for run in runs]
+                if name == "tiles":
+                    row["by_defect"] = [by_defect(run / fifth / step / "slices.csv") for run in runs]
+                rows.append(row)
+    for row in rows:
+        best = [r for r in rows if (r["set"], r["fifth"], r["step"]) == (row["set"], row["fifth"], "ceiling")]
+        if best and row["step"] != "ceiling":
+            row["share_of_ceiling"] = round(row["mean"]["iou_mask_free"] / best[0]["mean"]["iou_mask_free"], 3)
+        iou, mean = row["scores"]["iou_mask_free"], row["mean"]
+        print(
+            f"| {row['set']} | {row['fifth']} | {row['step']} | {mean['iou_mask_free']:.3f} ({', '.join(f'{v:.3f}' for v in iou)}) | "
+            f"{mean['iou_oracle']:.3f} | {mean['dice_per_image']:.3f} | {100 * mean['false_positive_area']:.3f} % | {mean['auroc']:.3f} | "
+            f"{row.get('share_of_ceiling', '')} | {'; '.join(str(m['all']) for m in row.get('minutes', []))} |"
+        )
+    write_json(out, rows)
+
+
+def by_defect(slices: Path) -> dict[str, dict[str, float]]:
+    """Pooled IoU and mean Dice of each defect, and of Break and Fray together, from slices.csv of the tiles together."""
+    with slices.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["label"] == "1" and row["dice"]]
+    found = {}
+    for kinds in (*((kind,) for kind in DEFECTS), ("Break", "Fray")):
+        own = [row for row in rows if row["patient"].split("-")[0] in kinds]
+        dice = np.array([float(row["dice"]) for row in own])
+        areas = np.array([float(row["mask_px"]) + float(row["truth_px"]) for row in own])
+        both = dice * areas / 2  # Dice is twice what both share over the sum of their areas
+        found[" + ".join(kinds)] = {
+            "images": len(own), "iou": round(float(both.sum() / max(areas.sum() - both.sum(), 1)), 4), "dice": round(float(dice.mean()), 4),
+        }  # fmt: skip
+    return found
+
+
 def main() -> None:
     """See the top of this file."""
     command, source, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     if command == "data":
         return data(source, work)
+    if command == "table":
+        return table(source, work)
     for seed in map(int, sys.argv[5:]):
         space = workspace(source, work, sys.argv[4], seed, "test")
         if command == "train":
             space.start()
             space.train("train-coin")
+        elif command == "student":
+            print(space.run.student is not None)
         elif command in ("score", "final"):
             fifth = "test" if command == "final" else "validation"
             score(source, work, sys.argv[4], seed, fifth)

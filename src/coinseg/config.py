@@ -260,6 +260,7 @@ class StudentSettings:
         lr: learning rate of Adam.
         trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
         band: pixels outside of the border of a mask that are left out of the lesson.
+        gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 
     steps: int = 2000
@@ -268,6 +269,7 @@ class StudentSettings:
     lr: float = 4e-3
     trust: float = 0.5
     band: int = 0
+    gate: float = 0.1
 
 
 @dataclass(frozen=True)

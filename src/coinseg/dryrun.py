@@ -57,7 +57,11 @@ def describe(work: Workspace) -> str:
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
     searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
-    total = classifier * (searched + settings.classifier.steps) + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every + student * taught
+    total = (
+        classifier * (searched + settings.classifier.steps)
+        + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+        + student * taught
+    )
     search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
     student_line = f" and {taught} of {student:.2f} s" if taught else ""
     lines = [

@@ -177,7 +177,12 @@ class Workspace:
         if self.taught:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
             loaded.student = train_student(
-                slices, loaded.trusted, self.settings, self.result_key, self.root / "student", self.report
+                slices,
+                loaded.trusted,
+                self.settings,
+                result_key(self.store, self.settings, self.f),
+                self.root / "student",
+                self.report,
             )
         if current().here.first:
             loaded.save(self.root)

@@ -76,7 +76,7 @@ class Marked:
     Args:
         explained: what the method says of them.
         refined: the maps the masks are read from, in [0, 1] (`Run.evidence`).
-        masks: bool; empty where f calls a slice normal.
+        masks: bool; empty where f calls a slice normal, with a student where f(X) is below `student.gate`.
         confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
     """
 
@@ -172,13 +172,13 @@ class Run:
     def evidence(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
 
-        A student is asked as the generator is: the mean over an image and its mirror image, 0 where f calls it normal.
+        A student is asked as the generator is: the mean over an image and its mirror image, 0 where f(X) is below `student.gate`.
         """
         student = self.student
         if student is None:
             return self.differences(images, inpaint_all)
         explained = self.explain(images, inpaint_all)
-        asked = (explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)).numpy()
+        asked = (explained.probability >= (0.0 if inpaint_all else self.settings.student.gate)).numpy()
         maps, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
             pair = (images[asked], images[asked].flip(-1))
@@ -228,7 +228,7 @@ class Run:
         return found.masks, found.confidence
 
     def masks(self, images: Tensor) -> np.ndarray:
-        """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]; empty where f calls an image normal."""
+        """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1], see `marked`."""
         return self.marked(images).masks
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:

@@ -9,7 +9,7 @@ out (`student.band`, not measured). What trust is worth: docs/results/better.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -132,8 +132,8 @@ def student_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def student_key(settings: Settings, teacher: str) -> str:
-    """What the student depends on: the key of the masks it learns from, its settings and the seed."""
-    return key_of([teacher, asdict(settings.student), settings.seed])
+    """What the student depends on: the key of the masks it learns from, its settings and the seed; not whom it is asked about."""
+    return key_of([teacher, asdict(replace(settings.student, gate=0.0)), settings.seed])
 
 
 @memory_for("student.batch")
