@@ -5,6 +5,7 @@
     python docs/results/better.py student DATA WORK SET SEED... the student
     python docs/results/better.py score DATA WORK SET SEED... student, ceiling, and scores on the validation fifth
     python docs/results/better.py final DATA WORK SET SEED... the same runs, read on the test fifth
+    python docs/results/better.py attributions DATA WORK SET SEED...     LayerCAM, ScoreCAM and RISE at their best thresholds
     python docs/results/better.py table WORK FILE             everything that is there, as JSON and on the screen
 
 DATA has the folders lgg-flair-2d, msd-liver-ct-2d and magnetic-tile, WORK receives everything. A run that was killed goes on.
@@ -113,7 +114,7 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
     plain = replace(run, settings=bare, student=None)
     plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
     steps = {"COIN": plain, "COIN, refined": replace(run, student=None), "student": run}
-    if seed == 0 and name != "lgg96":
+    if seed == 0 and name in ("lgg96", "liver", "phantom"):
         steps["ceiling"] = replace(run, student=ceiling(trained))
     for step, one in steps.items():
         file = out / step / "scores.json"
@@ -280,8 +281,8 @@ def main() -> None:
                 made = cysts(source, work, seed, fifth)
                 write_json(space.root / fifth / "cysts.json", made)
                 print(made)
-            if sys.argv[4].startswith("lgg"):
-                attributions(source, work, sys.argv[4], seed, fifth)
+        elif command == "attributions":
+            attributions(source, work, sys.argv[4], seed, "test")
 
 
 if __name__ == "__main__":
