@@ -132,3 +132,8 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     # The mirror image has the mirrored map, and the differences stay those of the generator.
     np.testing.assert_allclose(here.evidence(images.flip(-1))[1], again[:, :, ::-1], atol=1e-6)
     assert np.array_equal(here.differences(images)[1], replace(here, student=None).evidence(images)[1])
+    # Below the gate nothing is marked, whatever the classifier's own threshold; and the gate is no reason to train again.
+    shut = replace(here.settings, student=replace(here.settings.student, gate=1.0))
+    assert here.evidence(images)[1].any()
+    assert not replace(here, settings=shut).evidence(images)[1].any()
+    assert student.student_key(shut, "t") == student.student_key(here.settings, "t")

@@ -223,6 +223,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         counts=[scores.get(name) for name in COUNTS],
         level=level,
         drawn=drawn,
+        gate=(settings.get("student") or {}).get("gate"),
         groups=None if examples is None else _groups(examples, top),
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
         top=top,
