@@ -22,7 +22,7 @@ from coinseg.export.folder import export_run
 from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
 
-TAUGHT = [*TINY, "--student.steps", "3", "--student.width", "4", "--student.trust", "0"]
+TAUGHT = [*TINY, "--student.steps", "3", "--student.width", "4", "--student.trust", "0", "--student.gate", "0"]
 
 
 def test_the_band_lies_outside_and_is_not_taught() -> None:

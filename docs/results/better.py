@@ -128,25 +128,24 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
 
 
 def cysts(source: Path, work: Path, seed: int, fifth: str) -> dict[str, float]:
-    """The phantom's benign cysts: in which share of the slices and of the patients that have one it is marked at all."""
+    """The phantom's benign cysts: in which share of the slices that have one it is marked at all; all, and those labelled normal."""
     trained = workspace(source, work, "phantom", seed, "test")
     scored = workspace(source, work, "phantom", seed, fifth)
     data = replace(scored.settings.data, lesion=("kidney_cyst",))
     scored = replace(scored, root=trained.root / f"cysts-{fifth}", settings=replace(scored.settings, data=data))
     slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
-    rows: list[tuple[str, bool]] = []
+    rows: list[tuple[str, bool, bool]] = []
     for start in range(0, len(slices), 64):
         batch = slices.scored(np.arange(start, min(start + 64, len(slices))))
-        marked, has = trained.run.masks(batch.image), batch.truth.any((1, 2))
-        touched = (marked & batch.truth).any((1, 2))
-        rows += [(str(slices.store.index["patient"][r]), bool(t)) for r, t in zip(batch.rows[has], touched[has], strict=True)]
-    patients = {patient: False for patient, _ in rows}
-    for patient, touched_ in rows:
-        patients[patient] |= touched_
-    return {
-        "cyst_slices": len(rows), "cyst_slices_marked": sum(t for _, t in rows) / len(rows),
-        "cyst_patients": len(patients), "cyst_patients_marked": sum(patients.values()) / len(patients),
-    }  # fmt: skip
+        touched, has = (trained.run.masks(batch.image) & batch.truth).any((1, 2)), batch.truth.any((1, 2))
+        patients, normal = slices.store.index["patient"][batch.rows], slices.store.index["label"][batch.rows] == 0
+        rows += [(str(patients[i]), bool(normal[i]), bool(touched[i])) for i in np.flatnonzero(has)]
+    found: dict[str, float] = {}
+    for name, some in (("all", rows), ("labelled_normal", [row for row in rows if row[1]])):
+        marked = {patient: any(t for p, _, t in some if p == patient) for patient, _, _ in some}
+        found[f"slices_{name}"], found[f"slices_{name}_marked"] = len(some), float(np.mean([t for _, _, t in some]))
+        found[f"patients_{name}"], found[f"patients_{name}_marked"] = len(marked), float(np.mean(list(marked.values())))
+    return found
 
 
 def attributions(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
@@ -281,6 +280,9 @@ def main() -> None:
                 made = cysts(source, work, seed, fifth)
                 write_json(space.root / fifth / "cysts.json", made)
                 print(made)
+        elif command == "cysts":
+            write_json(space.root / "test" / "cysts.json", made := cysts(source, work, seed, "test"))
+            print(made)
         elif command == "attributions":
             attributions(source, work, sys.argv[4], seed, "test")
 
