@@ -137,7 +137,7 @@ MAY_IMPORT = {
         "report",
         "reproduce",
     },
-    "dryrun": BASE | {"data", "classifier", "counterfactual", "engine", "inspection", "pipeline", "witnesses"},
+    "dryrun": BASE | {"data", "classifier", "counterfactual", "engine", "inspection", "pipeline", "student", "witnesses"},
     "manifest": BASE | {"data", "pipeline", "run_folder"},
     "pictures": set(),
     "report": BASE | {"confidence", "engine", "metrics", "pictures"},

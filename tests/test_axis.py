@@ -168,7 +168,7 @@ def bright_run() -> Run:
     f, generator = build(base.classifier), Generator(base.coin)
     run = Run(base, f, generator, "hu", Window(0.0, 1000.0), False, 0.5, make_fabric(base.engine))
 
-    def differences(images: torch.Tensor) -> tuple[Explanation, np.ndarray]:
+    def differences(images: torch.Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         bright = images > 0
         painted = torch.where(bright, -torch.ones_like(images), images)
         return Explanation(torch.ones(len(images)), bright[:, 0], painted, torch.zeros(len(images))), bright[:, 0].float().numpy()
