@@ -63,7 +63,7 @@ def tiny_settings(**changes: object) -> Settings:
         coin=replace(base.coin, width=4, depth=2, skips=1, discriminator_width=4, discriminator_depth=2, steps=12, batch=4),
         masks=replace(base.masks, refine="none", quantile=0.9),
         engine=replace(base.engine, accelerator="cpu", threads=1, checkpoint_every=4, sample_every=6, tensorboard=False),
-        **changes,  # type: ignore[arg-type]
+        **({"student": replace(base.student, teachers=1)} | changes),  # type: ignore[arg-type]
     )
 
 

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "blocks": set(),
     "classifier": BASE | {"blocks"},
     "counterfactual": {"config", "types", "blocks", "counterfactual", "distributed"},
+    "augmentation": {"config", "counterfactual"},
     "attribution": {"config", "errors", "attribution", "threads"},
     "masks": BASE,
     "confidence": {"metrics"},
@@ -36,6 +37,7 @@ MAY_IMPORT = {
     "distributed": {"errors", "processes"},
     "training": BASE
     | {
+        "augmentation",
         "data",
         "classifier",
         "counterfactual",
@@ -73,8 +75,10 @@ MAY_IMPORT = {
     "scan_table": BASE | {"data"},
     "processes": {"errors"},
     "batch": BASE | {"data", "engine", "locks", "manifest", "processes", "runs", "scan_table"},
+    "committee": BASE | {"confidence", "data", "masks", "processes", "runs"},
     "pipeline": BASE
     | {
+        "committee",
         "run_folder",
         "confidence",
         "student",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import coinseg
-from coinseg import cli, student
+from coinseg import cli, pipeline, student
 from coinseg.config import Settings, StudentSettings
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
@@ -22,7 +22,19 @@ from coinseg.export.folder import export_run
 from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
 
-TAUGHT = [*TINY, "--student.steps", "3", "--student.width", "4", "--student.trust", "0", "--student.gate", "0"]
+TAUGHT = [
+    *TINY,
+    "--student.steps",
+    "3",
+    "--student.width",
+    "4",
+    "--student.trust",
+    "0",
+    "--student.gate",
+    "0",
+    "--student.teachers",
+    "2",
+]
 
 
 def test_the_band_lies_outside_and_is_not_taught() -> None:
@@ -107,7 +119,8 @@ def test_a_killed_student_resumes_to_the_same_numbers(slices: TrainingSlices, tm
 def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(student, "LEAST", 1)
+    for room in (student, pipeline):
+        monkeypatch.setattr(room, "LEAST", 1)
     roots = []
     for masks in (True, False):
         data, out = write_images(tmp_path / f"data{masks}", masks=masks), tmp_path / f"out{masks}"
@@ -120,7 +133,11 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     made = json.loads((out / "manifest.json").read_text())
     assert made["threshold"]["of"] == "student"
     assert made["threshold"]["value"] == student.LEVEL
-    assert set(made["timings_s"]) >= {"coin", "student"}
+    assert set(made["timings_s"]) >= {"coin", "teachers", "student"}
+    assert (out / "teacher-2" / "coin" / "generator.safetensors").read_bytes() != (
+        out / "coin" / "generator.safetensors"
+    ).read_bytes()
+    assert not (tmp_path / "away" / "teacher-2").exists()
     assert "what the student draws" in (out / "report.html").read_text()
     export_run(out, tmp_path / "away")
     images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1

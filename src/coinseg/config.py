@@ -121,6 +121,8 @@ class ClassifierSettings:
         rotate: largest rotation in degrees.
         blur: largest Gaussian blur (sigma, pixels) used as augmentation; 0 is off.
         noise: largest standard deviation of added Gaussian noise on the [-1, 1] image; 0 is off.
+        shade: largest standard deviation of a smooth random shading (`augmentation.Shading`) of images whose intensities have no
+            unit; those in Hounsfield units are never shaded; 0 is off.
         balanced: draw normal and abnormal images equally often.
         threshold: an image is abnormal when f(X) >= threshold.
     """
@@ -138,6 +140,7 @@ class ClassifierSettings:
     rotate: float = 10.0
     blur: float = 1.0
     noise: float = 0.05
+    shade: float = 0.3
     balanced: bool = True
     threshold: float = 0.5
 
@@ -238,7 +241,7 @@ class MaskSettings:
 
     threshold: Literal["auto", "normals", "otsu"] | float = "auto"
     quantile: float = 0.98
-    peak: float = 0.35
+    peak: float = 0.4
     flips: bool = True
     refine: Literal["none", "guided"] = "guided"
     opening: int = 3
@@ -260,6 +263,7 @@ class StudentSettings:
         lr: learning rate of Adam.
         trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
         band: pixels outside of the border of a mask that are left out of the lesson.
+        teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
         gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 
@@ -269,6 +273,7 @@ class StudentSettings:
     lr: float = 4e-3
     trust: float = 0.5
     band: int = 0
+    teachers: int = 2
     gate: float = 0.1
 
 

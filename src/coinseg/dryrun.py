@@ -53,24 +53,26 @@ def describe(work: Workspace) -> str:
     labels = [case.label for case in cohort.cases]
     classifier, step, student = seconds_per_step(settings)
     taught = settings.student.steps if work.taught else 0
+    pairs = settings.student.teachers if taught else 1
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
     searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
     total = (
-        classifier * (searched + settings.classifier.steps)
-        + step * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+        classifier * (searched + pairs * settings.classifier.steps)
+        + step * pairs * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
         + student * taught
     )
     search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
-    student_line = f" and {taught} of {student:.2f} s" if taught else ""
+    times = f"{pairs} times " if pairs > 1 else ""
+    student_line = f", {taught} of {student:.2f} s" if taught else ""
     lines = [
         f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
         f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({cohort.label_source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
-        f"training   {search}{settings.classifier.steps} steps of {classifier:.2f} s and {settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
-        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, {'student, ' if taught else ''}evaluation, masks, manifest.json, report.html}}",
+        f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, {times}{settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
+        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, {'teacher-N, ' if pairs > 1 else ''}{'student, ' if taught else ''}evaluation, masks, manifest.json, report.html}}",
     ]
     return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from PIL import Image
 
 from . import runs
 from .classifier import Classifier
+from .committee import Committee
 from .confidence import of_scan
 from .config import Settings
 from .counterfactual.generator import Generator
@@ -41,7 +42,7 @@ from .processes import current
 from .run_folder import changes, write_settings
 from .scan_table import JSON, highest, measure, write_table
 from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
-from .student import train_student
+from .student import LEAST, train_student
 from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
@@ -49,8 +50,15 @@ from .witnesses import INHERITED, select_witnesses
 
 TOGETHER = 32
 """Plain images segmented together."""
+SEEDS_APART = 1_000_003
+"""Between the seeds of the teachers of one run; more than seeds that are tried one after another are apart."""
 FINISHED = ("manifest.json", "report.html", "model.json")
 """What a folder has once its run has ended: `segment` takes it for a model then."""
+
+
+def teachers(settings: Settings) -> list[str]:
+    """Folders of the classifiers and generators the student learns from beside the first."""
+    return [f"teacher-{number}" for number in range(2, settings.student.teachers + 1)]
 
 
 @dataclass
@@ -136,6 +144,17 @@ class Workspace:
         return train_coin(self.store, self.f, self.settings, self.root / "coin", self.report)
 
     @cached_property
+    def other_teachers(self) -> list[tuple[Classifier, Generator]]:
+        """Classifier and generator of the student's teachers beside the first: trained alike, each pair from its own seed."""
+        found = []
+        for number, name in enumerate(teachers(self.settings), 1):
+            folder = self.root / name
+            own = replace(self.settings, seed=(self.settings.seed + SEEDS_APART * number) % 2**32)
+            f = train_classifier(self.store, own, folder / "classifier", self.report)
+            found.append((f, train_coin(self.store, f, own, folder / "coin", self.report)))
+        return found
+
+    @cached_property
     def layer(self) -> str | None:
         """The layer a CAM looks at, where it was to be chosen (`attribution.layer` "best")."""
         return current().of_first(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
@@ -178,7 +197,7 @@ class Workspace:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
             loaded.student = train_student(
                 slices,
-                loaded.trusted,
+                Committee(loaded, self.other_teachers if (slices.labels() == 1).sum() >= LEAST else [], slices).trusted,
                 self.settings,
                 result_key(self.store, self.settings, self.f),
                 self.root / "student",

@@ -222,11 +222,6 @@ class Run:
         agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
         return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))
 
-    def trusted(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Masks and their confidence, see `marked`."""
-        found = self.marked(images)
-        return found.masks, found.confidence
-
     def masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1], see `marked`."""
         return self.marked(images).masks

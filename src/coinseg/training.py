@@ -16,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .attribution import best_layer
 from .attribution.cams import KINDS
+from .augmentation import augmentation
 from .classifier import Classifier, build, load_weights, probabilities
-from .config import ClassifierSettings, CoinSettings, Settings
+from .config import CoinSettings, Settings
 from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
@@ -59,30 +60,6 @@ def in_chunks(slices: TrainingSlices, members: np.ndarray) -> list[np.ndarray]:
 # --- the classifier -----------------------------------------------------------------------------------------------
 
 
-def augmentation(settings: ClassifierSettings) -> nn.Module:
-    """The thesis' flips, shift, scale and rotation, and optional blur and noise, each image on its own draw."""
-    import kornia.augmentation as K
-
-    steps: list[nn.Module] = []
-    if settings.flip:
-        steps += [K.RandomHorizontalFlip(), K.RandomVerticalFlip()]
-    if settings.shift or settings.scale or settings.rotate:
-        steps.append(
-            K.RandomAffine(
-                settings.rotate,
-                (settings.shift, settings.shift),
-                (1 - settings.scale, 1 + settings.scale),
-                padding_mode="border",
-                p=0.9,
-            )
-        )
-    if settings.blur:
-        steps.append(K.RandomGaussianBlur((5, 5), (0.1, settings.blur), p=0.5))
-    if settings.noise:
-        steps.append(K.RandomGaussianNoise(0.0, settings.noise, p=0.5))
-    return nn.Sequential(*steps)
-
-
 def classifier_key(store: SliceStore, settings: Settings) -> str:
     """What the trained classifier depends on."""
     return key_of([store.meta["key"], asdict(settings.anomaly), asdict(settings.classifier), settings.seed])
@@ -113,7 +90,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
     to_device(f, fabric)
     optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
     network, wrapped = fabric.setup(compiled(f, settings.engine), optimiser)
-    augment, start = augmentation(s), 0
+    augment, start = augmentation(s, store.meta["kind"] == "hu"), 0
     if state := stage.resume():
         f.load_state_dict(state["f"])
         optimiser.load_state_dict(state["optimiser"])
