@@ -114,7 +114,7 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
     plain = replace(run, settings=bare, student=None)
     plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
     steps = {"COIN": plain, "COIN, refined": replace(run, student=None), "student": run}
-    if seed == 0 and name in ("lgg96", "liver", "phantom"):
+    if seed == 0 and name in ("lgg96", "liver", "phantom") and not (out / "ceiling" / "scores.json").exists():
         steps["ceiling"] = replace(run, student=ceiling(trained))
     for step, one in steps.items():
         file = out / step / "scores.json"
@@ -195,9 +195,14 @@ def ceiling(space: Workspace) -> nn.Module:
 
 def minutes(run: Path, step: str) -> dict[str, float]:
     """How long the stages of a step took on one core, in minutes."""
-    stages = ["classifier", "coin", *(["student"] if step == "student" else [])]
-    found = {stage: round(read_json(run / stage / "stage.json")["seconds"] / 60, 1) for stage in stages}
+    found = {stage: _minutes(run / stage) for stage in ["classifier", "coin", *(["student"] if step == "student" else [])]}
+    if step == "student":
+        found["teacher-2"] = sum(_minutes(folder) for folder in sorted((run / "teacher-2").iterdir()))
     return found | {"all": round(sum(found.values()), 1)}
+
+
+def _minutes(stage: Path) -> float:
+    return round(read_json(stage / "stage.json")["seconds"] / 60, 1)
 
 
 def table(work: Path, out: Path) -> None:
