@@ -26,7 +26,9 @@ IMAGES = torch.zeros(2, 1, 32, 32)
 def teacher(probability: float, agreement: float, threshold: float, **where: float) -> Run:
     """A run whose difference is a value in the left, the middle and the right third, for the first of two images."""
     base = replace(tiny_settings(), masks=PLAIN)
-    run = Run(base, build(base.classifier), Generator(base.coin), "hu", Window(0.0, 1.0), False, threshold, make_fabric(base.engine))
+    run = Run(
+        base, build(base.classifier), Generator(base.coin), "hu", Window(0.0, 1.0), False, threshold, make_fabric(base.engine)
+    )
     maps = np.zeros((2, 32, 32), np.float32)
     for name, part in (("left", slice(0, 10)), ("middle", slice(10, 20)), ("right", slice(20, 32))):
         maps[0, :, part] = where.get(name, 0.0)
