@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,13 @@ class Workspace:
         for number, name in enumerate(teachers(self.settings), 1):
             folder = self.root / name
             own = replace(self.settings, seed=(self.settings.seed + SEEDS_APART * number) % 2**32)
-            f = train_classifier(self.store, own, folder / "classifier", self.report)
-            found.append((f, train_coin(self.store, f, own, folder / "coin", self.report)))
+            report = partial(self._told_of, name)
+            f = train_classifier(self.store, own, folder / "classifier", report)
+            found.append((f, train_coin(self.store, f, own, folder / "coin", report)))
         return found
+
+    def _told_of(self, name: str, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        self.report(stage if stage.startswith("warning") else f"{stage} of {name}", done, total, values)
 
     @cached_property
     def layer(self) -> str | None:

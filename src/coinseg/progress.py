@@ -13,8 +13,15 @@ NAMES = {
     "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses", "classifier": "training the classifier f",
     "coin": "training COIN", "student": "training the student", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
+OF = " of "
+"""Between a stage and whose it is, where there are several: "coin of teacher-2"."""
 LINE_EVERY = 20.0
 """Seconds between lines where there is no terminal."""
+
+
+def _title(stage: str) -> str:
+    name, of, whose = stage.partition(OF)
+    return NAMES.get(name, name) + of + whose
 
 
 class ConsoleReport:
@@ -49,7 +56,7 @@ class ConsoleReport:
         losses = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
         if self.console.is_terminal:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(NAMES.get(stage, stage), total=total, losses="")
+                self._tasks[stage] = self._bars.add_task(_title(stage), total=total, losses="")
             self._bars.update(self._tasks[stage], completed=done, total=total, losses=losses)
             return
         now = time.monotonic()
@@ -58,4 +65,4 @@ class ConsoleReport:
             self._last_line = now
             left = (now - first[0]) / max(done - first[1], 1) * (total - done) if done > first[1] else None
             rest = f", about {left:.0f} s left" if left else ""
-            self.console.print(f"{NAMES.get(stage, stage)}: {done}/{total}{rest}  {losses}", highlight=False, soft_wrap=True)
+            self.console.print(f"{_title(stage)}: {done}/{total}{rest}  {losses}", highlight=False, soft_wrap=True)
