@@ -196,7 +196,7 @@ def ceiling(space: Workspace) -> nn.Module:
 def minutes(run: Path, step: str) -> dict[str, float]:
     """How long the stages of a step took on one core, in minutes."""
     found = {stage: _minutes(run / stage) for stage in ["classifier", "coin", *(["student"] if step == "student" else [])]}
-    if step == "student":
+    if step == "student" and (run / "teacher-2").exists():
         found["teacher-2"] = sum(_minutes(folder) for folder in sorted((run / "teacher-2").iterdir()))
     return found | {"all": round(sum(found.values()), 1)}
 
@@ -225,7 +225,7 @@ def table(work: Path, out: Path) -> None:
                 }
                 row["masks_used"] = step == "ceiling"
                 row["scores"] = {key: [m[key] for m in made] for key in KEPT}
-                row["mean"] = {key: round(float(np.mean(values)), 4) for key, values in row["scores"].items()}
+                row["mean"] = {key: round(float(np.mean(values)), 6) for key, values in row["scores"].items()}
                 if step != "ceiling":
                     row["minutes"] = [minutes(run, step) for run in runs]
                 if step == "student" and name == "phantom" and all((run / fifth / "cysts.json").exists() for run in runs):
