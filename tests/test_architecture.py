@@ -75,7 +75,8 @@ MAY_IMPORT = {
     "scan_table": BASE | {"data"},
     "processes": {"errors"},
     "batch": BASE | {"data", "engine", "locks", "manifest", "processes", "runs", "scan_table"},
-    "committee": BASE | {"confidence", "data", "masks", "processes", "runs"},
+    "committee": BASE
+    | {"classifier", "confidence", "counterfactual", "data", "engine", "masks", "processes", "runs", "training"},
     "pipeline": BASE
     | {
         "committee",
@@ -142,7 +143,7 @@ MAY_IMPORT = {
         "reproduce",
     },
     "dryrun": BASE | {"data", "classifier", "counterfactual", "engine", "inspection", "pipeline", "student", "witnesses"},
-    "manifest": BASE | {"data", "pipeline", "run_folder"},
+    "manifest": BASE | {"committee", "data", "pipeline", "run_folder"},
     "pictures": set(),
     "report": BASE | {"confidence", "engine", "metrics", "pictures"},
     "tables": {"errors", "storage"},

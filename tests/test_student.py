@@ -23,18 +23,8 @@ from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
 
 TAUGHT = [
-    *TINY,
-    "--student.steps",
-    "3",
-    "--student.width",
-    "4",
-    "--student.trust",
-    "0",
-    "--student.gate",
-    "0",
-    "--student.teachers",
-    "2",
-]
+    *TINY, "--student.steps", "3", "--student.width", "4", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
+]  # fmt: skip
 
 
 def test_the_band_lies_outside_and_is_not_taught() -> None:

@@ -5,6 +5,7 @@
     python docs/results/better.py student DATA WORK SET SEED... the student
     python docs/results/better.py score DATA WORK SET SEED... student, ceiling, and scores on the validation fifth
     python docs/results/better.py final DATA WORK SET SEED... the same runs, read on the test fifth
+    python docs/results/better.py cysts DATA WORK phantom SEED...    the phantom's cysts once more (`final` counts them too)
     python docs/results/better.py attributions DATA WORK SET SEED...     LayerCAM, ScoreCAM and RISE at their best thresholds
     python docs/results/better.py table WORK FILE             everything that is there, as JSON and on the screen
 
@@ -196,8 +197,8 @@ def ceiling(space: Workspace) -> nn.Module:
 def minutes(run: Path, step: str) -> dict[str, float]:
     """How long the stages of a step took on one core, in minutes."""
     found = {stage: _minutes(run / stage) for stage in ["classifier", "coin", *(["student"] if step == "student" else [])]}
-    if step == "student" and (run / "teacher-2").exists():
-        found["teacher-2"] = sum(_minutes(folder) for folder in sorted((run / "teacher-2").iterdir()))
+    if step == "student":
+        found |= {f"{stage.parent.name} {stage.name}": _minutes(stage) for stage in sorted(run.glob("teacher-*/*"))}
     return found | {"all": round(sum(found.values()), 1)}
 
 

@@ -8,18 +8,56 @@ small as with one teacher.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
+from .classifier import Classifier
 from .confidence import confidence
+from .config import Settings
+from .counterfactual.generator import Generator
 from .data.sampling import TrainingSlices
+from .data.slices import SliceStore
+from .engine import Report, silent
 from .masks import masks_of
 from .processes import current
 from .runs import Run
+from .training import train_classifier, train_coin
+
+SEEDS_APART = 1_000_003
+"""Between the seeds of the teachers of one run; more than seeds that are tried one after another are apart."""
+
+
+def folders(settings: Settings) -> list[str]:
+    """Where the teachers beside the first are kept, in the folder of the run."""
+    return [f"teacher-{number}" for number in range(2, settings.student.teachers + 1)]
+
+
+def train_others(
+    store: SliceStore, settings: Settings, root: Path, report: Report = silent
+) -> list[tuple[Classifier, Generator]]:
+    """Classifier and generator of the teachers beside the first: trained alike, each pair from its own seed, or loaded.
+
+    Args:
+        store: the prepared slices; only images and labels are read.
+        settings: of the run.
+        root: the folder of the run; receives `folders`.
+        report: progress, told as "classifier of teacher-2".
+    """
+
+    def told(name: str, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        report(stage if stage.startswith("warning") else f"{stage} of {name}", done, total, values)
+
+    found = []
+    for number, name in enumerate(folders(settings), 1):
+        own = replace(settings, seed=(settings.seed + SEEDS_APART * number) % 2**32)
+        f = train_classifier(store, own, root / name / "classifier", partial(told, name))
+        found.append((f, train_coin(store, f, own, root / name / "coin", partial(told, name))))
+    return found
 
 
 @dataclass

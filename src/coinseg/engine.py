@@ -32,7 +32,7 @@ CHUNK = 64
 UNSUITED = ("64-true", "64", "bf16-true", "16-true")
 """Precisions of Fabric that turn the weights of what is trained into another type than those of the frozen f."""
 Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with the name of the stage, steps done, steps in all and the latest losses."""
+"""Called with the name of the stage ("coin", or "coin of teacher-2" where there are several), steps done, steps in all and the latest losses."""
 
 
 def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:

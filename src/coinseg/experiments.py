@@ -16,13 +16,14 @@ _DEFAULT, _THESIS = PRESETS["default"], PRESETS["thesis"]
 
 SCALES: dict[str, Settings] = {
     # For two CPU cores: narrow networks, small slices, a few hundred steps; the recipe of `coinseg run`, but with the thesis'
-    # fusion tanh(X + delta) and both terms of its L_idt.
+    # fusion tanh(X + delta) and both terms of its L_idt; shading and the share of the peak are those of docs/results/thesis.md.
     "small": replace(
         _DEFAULT,
         data=replace(_DEFAULT.data, size=48),
         anomaly=AnomalySettings(template=15),
         classifier=replace(_DEFAULT.classifier, name="small", steps=400, shade=0.0),
         coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300),
+        masks=replace(_DEFAULT.masks, peak=0.35),
         attribution=AttributionSettings(masks=300),
     ),
     # 256x256 with the authors' networks, losses and lengths, for a GPU.

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from . import committee
 from .data.scan_files import sha256_of
 from .errors import UserError, exit_code, one_line
-from .pipeline import Workspace, teachers
+from .pipeline import Workspace
 from .run_folder import as_yaml
 from .storage import read_json, write_json
 
@@ -81,7 +82,9 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     # An attribution trains nothing after the classifier.
     stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
     taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
-    others = [root / name / stage / "stage.json" for name in teachers(work.settings) for stage in stages] if taught else []
+    others = (
+        [root / name / stage / "stage.json" for name in committee.folders(work.settings) for stage in stages] if taught else []
+    )
     searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
     timings = {
         "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from . import runs
 from .classifier import Classifier
-from .committee import Committee
+from .committee import Committee, train_others
 from .confidence import of_scan
 from .config import Settings
 from .counterfactual.generator import Generator
@@ -50,15 +50,8 @@ from .witnesses import INHERITED, select_witnesses
 
 TOGETHER = 32
 """Plain images segmented together."""
-SEEDS_APART = 1_000_003
-"""Between the seeds of the teachers of one run; more than seeds that are tried one after another are apart."""
 FINISHED = ("manifest.json", "report.html", "model.json")
 """What a folder has once its run has ended: `segment` takes it for a model then."""
-
-
-def teachers(settings: Settings) -> list[str]:
-    """Folders of the classifiers and generators the student learns from beside the first."""
-    return [f"teacher-{number}" for number in range(2, settings.student.teachers + 1)]
 
 
 @dataclass
@@ -144,21 +137,6 @@ class Workspace:
         return train_coin(self.store, self.f, self.settings, self.root / "coin", self.report)
 
     @cached_property
-    def other_teachers(self) -> list[tuple[Classifier, Generator]]:
-        """Classifier and generator of the student's teachers beside the first: trained alike, each pair from its own seed."""
-        found = []
-        for number, name in enumerate(teachers(self.settings), 1):
-            folder = self.root / name
-            own = replace(self.settings, seed=(self.settings.seed + SEEDS_APART * number) % 2**32)
-            report = partial(self._told_of, name)
-            f = train_classifier(self.store, own, folder / "classifier", report)
-            found.append((f, train_coin(self.store, f, own, folder / "coin", report)))
-        return found
-
-    def _told_of(self, name: str, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        self.report(stage if stage.startswith("warning") else f"{stage} of {name}", done, total, values)
-
-    @cached_property
     def layer(self) -> str | None:
         """The layer a CAM looks at, where it was to be chosen (`attribution.layer` "best")."""
         return current().of_first(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
@@ -199,9 +177,11 @@ class Workspace:
         loaded.threshold = chosen["value"]
         if self.taught:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
+            few = (slices.labels() == 1).sum() < LEAST  # then there will be no student, whoever teaches
+            others = [] if few else train_others(self.store, self.settings, self.root, self.report)
             loaded.student = train_student(
                 slices,
-                Committee(loaded, self.other_teachers if (slices.labels() == 1).sum() >= LEAST else [], slices).trusted,
+                Committee(loaded, others, slices).trusted,
                 self.settings,
                 result_key(self.store, self.settings, self.f),
                 self.root / "student",
