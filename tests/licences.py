@@ -41,11 +41,16 @@ def runtime() -> dict[str, Distribution]:
 
 
 def licence_of(package: Distribution) -> str:
-    """What a package says of its licence: an expression, else its classifiers, else one short line."""
+    """What a package says of its licence: an expression, else its classifiers, else one short line, else its licence file's first."""
     about = package.metadata
     classifiers = [c.split(" :: ")[-1] for c in about.get_all("Classifier") or [] if c.startswith("License :: ")]
     line = (about.get("License") or "").strip()
-    return about.get("License-Expression") or ", ".join(classifiers) or (line if line and "\n" not in line else "not stated")
+    stated = about.get("License-Expression") or ", ".join(classifiers) or (line if line and "\n" not in line else "UNKNOWN")
+    if stated != "UNKNOWN":
+        return stated
+    files = [file for file in package.files or [] if ".dist-info" in str(file) and file.name.upper().startswith("LICEN")]
+    first = files[0].read_text(encoding="utf-8").strip().splitlines()[0] if files else ""
+    return first.strip() if first and len(first) < 60 else "not stated"
 
 
 def row(name: str, licence: str) -> str:

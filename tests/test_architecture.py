@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "interruption": {"errors"},
     "data": BASE | {"data", "locks", "processes"},
     "blocks": set(),
+    "pretrained": {"errors"},
     "classifier": BASE | {"blocks"},
     "counterfactual": {"config", "types", "blocks", "counterfactual", "distributed"},
     "augmentation": {"config", "counterfactual"},
@@ -53,7 +54,7 @@ MAY_IMPORT = {
     "methods": BASE | {"classifier", "counterfactual", "attribution"},
     "witnesses": BASE | {"data", "engine", "processes", "training"},
     "protocols": BASE | {"confidence", "masks", "metrics"},
-    "student": BASE | {"classifier", "data", "engine", "masks"},
+    "student": BASE | {"classifier", "data", "engine", "masks", "pretrained"},
     "audit": {"metrics", "protocols"},
     "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols"},
     "native_maps": BASE | {"data"},
@@ -203,7 +204,7 @@ ONLY_IN = {
     "yaml.safe_load": {"storage.py"}, "json.loads": {"storage.py", "dataset_json.py", "batch.py", "engine.py"},
     "json.load": set(), "nib.load": {"phantom.py"}, "nibabel.load": set(), "dcmread": {"dicom.py"}, "pydicom.dcmread": set(), "zipfile.ZipFile": {"scan_files.py"},
     "import_module": {"__init__.py", "to_onnx.py"}, "importlib.import_module": {"classifier.py"},
-    "timm.create_model": {"classifier.py"}, "FrechetInceptionDistance": {"realism.py"},
+    "timm.create_model": {"classifier.py", "pretrained.py"}, "FrechetInceptionDistance": {"realism.py"},
 }  # fmt: skip
 """Calls that need a check before them, and the one place where it is."""
 

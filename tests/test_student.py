@@ -23,7 +23,7 @@ from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
 
 TAUGHT = [
-    *TINY, "--student.steps", "3", "--student.width", "4", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
+    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
 ]  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def test_the_band_lies_outside_and_is_not_taught() -> None:
 
 
 def test_a_student_keeps_the_size() -> None:
-    settings = StudentSettings(width=4)
-    assert student.marks(student.build_student(settings).eval(), torch.zeros(2, 1, 16, 16)).shape == (2, 16, 16)
+    for side in (16, 40):  # neither a multiple of what the deepest pixel stands for
+        assert student.marks(student.build_student().eval(), torch.zeros(2, 1, side, side)).shape == (2, side, side)
 
 
 def test_it_sees_no_truth() -> None:
@@ -59,7 +59,7 @@ def bright(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def settings_of(trust: float) -> Settings:
-    return replace(tiny_settings(), student=StudentSettings(steps=12, width=4, batch=4, trust=trust))
+    return replace(tiny_settings(), student=StudentSettings(steps=12, batch=4, trust=trust))
 
 
 @pytest.fixture(scope="module")

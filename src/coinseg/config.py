@@ -258,7 +258,6 @@ class StudentSettings:
 
     Args:
         steps: optimiser steps; 0 is no student, and masks are read from the difference alone.
-        width: channels of MONAI's U-Net at full resolution, doubled at each of three levels below.
         batch: images per step, half of them labelled normal.
         lr: learning rate of Adam.
         trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
@@ -267,10 +266,9 @@ class StudentSettings:
         gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 
-    steps: int = 2000
-    width: int = 16
+    steps: int = 1200
     batch: int = 16
-    lr: float = 4e-3
+    lr: float = 1e-3
     trust: float = 0.5
     band: int = 0
     teachers: int = 2

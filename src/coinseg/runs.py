@@ -369,8 +369,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     student = None
     if model["student"]:
         place = root / "student" / "model.safetensors"
-        require_fits(lambda: build_student(settings.student), place, "student")
-        student = load_student(place, settings.student)
+        require_fits(build_student, place, "student")
+        student = load_student(place)
     f = build(wanted)
     load_weights(f, places[0], "classifier")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine

@@ -50,7 +50,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "attribution.masks": (1, 10**6), "attribution.grid": (1, 256), "attribution.probability": _SHARE, "attribution.batch": _SIDE,
     "masks.quantile": _SHARE, "masks.peak": _SHARE, "masks.opening": (0, 1023), "masks.closing": (0, 1023),
     "masks.min_px": (0, 2**31), "masks.min_ml": _FACTOR,
-    "student.steps": (0, 10**9), "student.width": (1, 2048), "student.batch": (2, 8192), "student.lr": _FACTOR, "student.trust": _SHARE,
+    "student.steps": (0, 10**9), "student.batch": (2, 8192), "student.lr": _FACTOR, "student.trust": _SHARE,
     "student.band": (0, 1023), "student.gate": _SHARE, "student.teachers": (1, 100),
     "engine.threads": (0, 1024), "engine.checkpoint_every": _STEPS, "engine.sample_every": _STEPS,
 }  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from .data.sampling import TrainingSlices
 from .engine import CHUNK, Report, Stage, images_to, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
 from .errors import memory_for
 from .masks import IN_PLANE
+from .pretrained import DEEPEST, encoder, quick
 from .storage import key_of
 
 LEAST = 20
@@ -36,6 +37,12 @@ IGNORED = 2
 """Of a target: a pixel that is not taught."""
 EMA = 0.99
 LOG_EVERY = 10
+DECODER = (128, 64, 32, 16, 16)
+"""Channels of the decoder, from 1/16 of the side to all of it."""
+FULL = 16
+"""Channels at full resolution."""
+SMOOTH = 0.01
+"""Added to both sides of Dice: a hundredth of a pixel."""
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and how far to trust them, (B,); NaN where there is none."""
 
@@ -60,12 +67,38 @@ class Lessons:
         return len(self.members) >= LEAST and len(self.normals) > 0
 
 
-def build_student(settings: StudentSettings) -> nn.Module:
-    """A fresh U-Net of MONAI, images (B, 1, S, S) in [-1, 1] -> logits of the same shape; S a multiple of 8."""
-    from monai.networks.nets import UNet
+class StudentNetwork(nn.Module):
+    """A U-Net whose encoder knows ImageNet, with one more level beside it: the image itself, at full resolution.
 
-    w = settings.width
-    return UNet(2, 1, 1, (w, 2 * w, 4 * w, 8 * w), (2, 2, 2), num_res_units=2, norm="batch")
+    The encoder halves the side before it looks; lesions of a few pixels are drawn from what the image says there.
+    """
+
+    def __init__(self) -> None:
+        from monai.networks.blocks import Convolution
+        from monai.networks.nets.flexible_unet import UNetDecoder
+
+        super().__init__()
+        self.encoder = encoder()
+        channels = (1, *cast(Any, self.encoder).feature_info.channels())
+        self.decoder = UNetDecoder(
+            2, channels, DECODER, ("relu", {"inplace": True}), "batch", 0.0, False, "nontrainable", None, "nearest", None, False
+        )
+        self.detail = nn.Sequential(*(Convolution(2, n, FULL, act="relu", norm="batch", adn_ordering="NA") for n in (1, FULL)))
+        self.joined = Convolution(2, DECODER[-1] + FULL, FULL, act="relu", norm="batch", adn_ordering="NA")
+        self.head = nn.Conv2d(FULL, 1, 1)
+        nn.init.constant_(cast(Tensor, self.head.bias), -3.0)  # most pixels are outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]."""
+        rows, columns = x.shape[-2:]
+        x = F.pad(x, (0, -columns % DEEPEST, 0, -rows % DEEPEST), mode="replicate").contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
+        return logits[..., :rows, :columns]
+
+
+def build_student() -> nn.Module:
+    """A fresh student, its encoder as ImageNet left it."""
+    return quick(StudentNetwork())
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
@@ -124,11 +157,14 @@ def moved(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def student_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy plus 1 - Dice of the whole batch, both over the pixels that are taught (n, 1, S, S)."""
+    """Binary cross-entropy minus log Dice of the whole batch, both over the pixels that are taught (n, 1, S, S).
+
+    The logarithm, because 1 - Dice is flat where nothing is marked: where lesions are small it stays there.
+    """
     taught, inside = (target != IGNORED).float(), (target == 1).float()
     entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * taught).mean()
     p = torch.sigmoid(logits) * taught
-    return entropy + 1 - (2 * (p * inside).sum() + 1) / (p.sum() + inside.sum() + 1)
+    return entropy - torch.log((2 * (p * inside).sum() + SMOOTH) / (p.sum() + inside.sum() + SMOOTH))
 
 
 def student_key(settings: Settings, teacher: str) -> str:
@@ -156,9 +192,9 @@ def train_student(
     s, fabric = settings.student, make_fabric(settings.engine)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
-        return load_student(folder / "model.safetensors", s) if stage.facts()["taught"] else None
+        return load_student(folder / "model.safetensors") if stage.facts()["taught"] else None
     seed_step(settings.seed, -3 % 2**31)
-    network = build_student(s)
+    network = build_student()
     taught = lessons(slices, masks, s)
     facts = {"trusted": len(taught.members), "abnormal": int((slices.labels() == 1).sum()), "taught": taught.enough}
     state = stage.resume()
@@ -205,9 +241,9 @@ def train_student(
     return result.eval()
 
 
-def load_student(path: Path, settings: StudentSettings) -> nn.Module:
+def load_student(path: Path) -> nn.Module:
     """A trained student from its weights; `UserError` where they are another's."""
-    network = build_student(settings)
+    network = build_student()
     load_weights(network, path, "student")
     return network.eval()
 

