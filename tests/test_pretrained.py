@@ -9,7 +9,7 @@ import timm
 import torch
 
 from coinseg.errors import UserError
-from coinseg.pretrained import DEEPEST, LEVELS, NAME, encoder, imagenet_weights
+from coinseg.pretrained import DEEPEST, LEVELS, NAME, encoder, imagenet_weights, teach
 
 
 def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
@@ -17,7 +17,7 @@ def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
     whole = timm.create_model(NAME).eval()
     whole.load_state_dict(imagenet_weights())
     with torch.no_grad():
-        features = encoder().eval()(image)
+        features = teach(encoder()).eval()(image)
         deepest = whole.blocks(whole.bn1(whole.conv_stem(image.repeat(1, 3, 1, 1))))
     assert [64 // f.shape[-1] for f in features] == [2**i for i in range(1, LEVELS + 1)]
     assert 64 // features[-1].shape[-1] == DEEPEST
@@ -27,7 +27,7 @@ def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
 def test_the_levels_asked_for_are_those_of_the_whole_encoder() -> None:
     image = torch.rand(1, 1, 64, 64) * 2 - 1
     with torch.no_grad():
-        some, all_ = encoder((1, 3)).eval()(image), encoder().eval()(image)
+        some, all_ = teach(encoder((1, 3))).eval()(image), teach(encoder()).eval()(image)
     assert torch.equal(some[0], all_[1])
     assert torch.equal(some[1], all_[3])
 

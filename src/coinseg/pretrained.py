@@ -48,14 +48,18 @@ def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
 
 
 def encoder(levels: tuple[int, ...] = tuple(range(LEVELS))) -> nn.Module:
-    """ImageNet's features of images (B, 1, H, W) in [-1, 1], the range they were learnt in: a list with one map for each level.
+    """A network from images (B, 1, H, W) to a list with one map for each level; it has learnt nothing yet.
 
     Args:
         levels: which maps are returned; level i has 1 / 2^(i + 1) of the side, and `feature_info.channels()` tells the channels.
     """
     import timm
 
-    network: nn.Module = timm.create_model(NAME, features_only=True, out_indices=levels, in_chans=1)
+    return timm.create_model(NAME, features_only=True, out_indices=levels, in_chans=1)
+
+
+def teach(network: nn.Module) -> nn.Module:
+    """Give an `encoder` what ImageNet taught; images are then in [-1, 1], the range it was taught in. Returns itself."""
     own = network.state_dict()
     found = {name: value for name, value in imagenet_weights().items() if name in own}
     # A grey image is one whose three colours are the same: their filters add up.

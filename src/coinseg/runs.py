@@ -32,7 +32,7 @@ from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
-from .student import LEVEL, build_student, load_student, marks
+from .student import LEVEL, StudentNetwork, load_student, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
@@ -369,7 +369,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     student = None
     if model["student"]:
         place = root / "student" / "model.safetensors"
-        require_fits(build_student, place, "student")
+        require_fits(StudentNetwork, place, "student")
         student = load_student(place)
     f = build(wanted)
     load_weights(f, places[0], "classifier")

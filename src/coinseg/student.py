@@ -26,7 +26,7 @@ from .data.sampling import TrainingSlices
 from .engine import CHUNK, Report, Stage, images_to, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
 from .errors import memory_for
 from .masks import IN_PLANE
-from .pretrained import DEEPEST, encoder, quick
+from .pretrained import DEEPEST, encoder, quick, teach
 from .storage import key_of
 
 LEAST = 20
@@ -68,7 +68,7 @@ class Lessons:
 
 
 class StudentNetwork(nn.Module):
-    """A U-Net whose encoder knows ImageNet, with one more level beside it: the image itself, at full resolution.
+    """A U-Net on an encoder that can know ImageNet, with one more level beside it: the image itself, at full resolution.
 
     The encoder halves the side before it looks; lesions of a few pixels are drawn from what the image says there.
     """
@@ -98,7 +98,9 @@ class StudentNetwork(nn.Module):
 
 def build_student() -> nn.Module:
     """A fresh student, its encoder as ImageNet left it."""
-    return quick(StudentNetwork())
+    network = StudentNetwork()
+    teach(network.encoder)
+    return quick(network)
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
@@ -243,7 +245,7 @@ def train_student(
 
 def load_student(path: Path) -> nn.Module:
     """A trained student from its weights; `UserError` where they are another's."""
-    network = build_student()
+    network = quick(StudentNetwork())
     load_weights(network, path, "student")
     return network.eval()
 
