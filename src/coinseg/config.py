@@ -266,7 +266,7 @@ class StudentSettings:
         gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 
-    steps: int = 1200
+    steps: int = 1000
     batch: int = 16
     lr: float = 1e-3
     trust: float = 0.5
