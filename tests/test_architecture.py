@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "attribution": {"config", "errors", "attribution", "threads"},
     "masks": BASE,
     "confidence": {"metrics"},
+    "contrast": set(),
     "metrics": set(),
     "realism": {"errors"},
     "threads": {"processes", "storage"},
@@ -77,7 +78,7 @@ MAY_IMPORT = {
     "processes": {"errors"},
     "batch": BASE | {"data", "engine", "locks", "manifest", "processes", "runs", "scan_table"},
     "committee": BASE
-    | {"classifier", "confidence", "counterfactual", "data", "engine", "masks", "processes", "runs", "training"},
+    | {"classifier", "confidence", "contrast", "counterfactual", "data", "engine", "masks", "processes", "runs", "training"},
     "pipeline": BASE
     | {
         "committee",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .classifier import Classifier
 from .confidence import confidence
 from .config import Settings
+from .contrast import by_contrast
 from .counterfactual.generator import Generator
 from .data.sampling import TrainingSlices
 from .data.slices import SliceStore
@@ -86,7 +87,8 @@ class Committee:
         return run.choose_threshold(self.slices).value
 
     def trusted(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of the mean of the refined differences, and how far to trust them: mean f(X) times the mean mirror agreement.
+        """Masks of the mean of the refined differences, their borders asked of the image (`contrast.py`), and how far to trust
+        them: mean f(X) times the mean mirror agreement.
 
         Args:
             images: (B, 1, S, S) in [-1, 1].
@@ -101,5 +103,8 @@ class Committee:
         maps = np.mean([refined for _, refined in found], axis=0)
         maps[probability < settings.classifier.threshold] = 0
         masks = masks_of(maps, float(np.mean([run.threshold for run in self.runs])), settings.masks)
+        if settings.student.contrast and settings.masks.peak:
+            given = zip(images[:, 0].numpy(), maps, masks, strict=True)
+            masks = np.stack([by_contrast(*of, settings.masks.peak, settings.student.contrast) for of in given])
         agreed = np.mean([unknown if e.agreement is None else e.agreement.numpy() for e, _ in found], axis=0)
         return masks, confidence(probability, agreed, masks)

@@ -1,0 +1,75 @@
+"""Borders asked of the image: laws, and lesions whose difference is too wide or too narrow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from coinseg.contrast import by_contrast, resemblance
+from coinseg.metrics import dice
+
+SIDE = 64
+ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
+
+
+def disc(radius: float, row: float = 30, column: float = 32) -> np.ndarray:
+    return (ROWS - row) ** 2 + (COLUMNS - column) ** 2 <= radius**2
+
+
+def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A noisy image with a brighter lesion."""
+    noise = np.random.default_rng(seed).normal(0, 0.05, lesion.shape)
+    return np.where(lesion, 0.3, -0.2) + noise
+
+
+def asked(image: np.ndarray, difference: np.ndarray, weight: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    mask = difference > 0.4 * np.quantile(difference, 0.999)
+    return mask, by_contrast(image, difference, mask, 0.4, weight)
+
+
+CHANGES = {
+    "a haze around a small one": (disc(4), ndimage.gaussian_filter(disc(4).astype(float), 4)),
+    "part of a large one": (disc(15), np.where(disc(15), np.clip((COLUMNS - 18) / 25, 0.22, 1), 0.02) * 0.2),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_border_is_moved_to_where_the_image_has_it(name: str) -> None:
+    lesion, difference = CHANGES[name]
+    before, after = (dice(mask, lesion) for mask in asked(pictured(lesion), difference))
+    assert before is not None
+    assert after is not None
+    assert after > before + 0.05
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_it_does_not_matter_which_way_the_image_lies_or_whether_the_lesion_is_bright(name: str) -> None:
+    lesion, difference = CHANGES[name]
+    image = pictured(lesion)
+    mask, found = asked(image, difference)
+    for turn in (np.fliplr, np.flipud, np.transpose):
+        assert (turn(found) == by_contrast(turn(image), turn(difference), turn(mask), 0.4, 0.5)).all()
+    assert (found == by_contrast(-image, difference, mask, 0.4, 0.5)).all()
+
+
+def test_without_an_inside_or_without_surroundings_a_mask_stays_as_it_is() -> None:
+    image, nothing = pictured(disc(9)), np.zeros((SIDE, SIDE), bool)
+    assert not by_contrast(image, nothing.astype(float), nothing, 0.4, 0.5).any()
+    everywhere = np.ones((SIDE, SIDE))
+    assert by_contrast(image, everywhere, everywhere > 0, 0.4, 0.5).all()
+
+
+def test_a_pixel_is_like_what_it_equals() -> None:
+    lesion = disc(12)
+    like = resemblance(np.where(lesion, 0.4, -0.4), disc(6), ~disc(20))
+    assert like[disc(9)].min() == pytest.approx(1, abs=1e-3)
+    assert like[~disc(15)].max() == pytest.approx(-1, abs=1e-3)
+
+
+def test_a_flat_image_says_nothing() -> None:
+    difference = np.where(disc(12), 1.0, 0.0)
+    flat = np.full((SIDE, SIDE), 0.1)
+    assert (resemblance(flat, disc(6), ~disc(20)) == 0).all()
+    mask, found = asked(flat, difference)
+    assert dice(found, mask) == pytest.approx(1, abs=0.01)
