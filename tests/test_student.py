@@ -46,6 +46,19 @@ def test_a_student_keeps_the_size() -> None:
         assert student.marks(student.build_student().eval(), torch.zeros(2, 1, side, side)).shape == (2, side, side)
 
 
+def test_where_f_says_that_there_is_a_lesion_half_of_the_peak_is_enough() -> None:
+    maps = np.zeros((5, 4, 4), np.float32)
+    maps[:, :2, :2] = np.array([0.2, 0.2, 0.9, 0.03, 1.0])[:, None, None]
+    maps[:, 0, 3] = 0.08
+    maps[3, 0, 3] = 0
+    found = student.brought_up(maps, np.array([True, False, True, True, True]))
+    assert (found > student.LEVEL).sum((1, 2)).tolist() == [4, 0, 4, 0, 4]
+    assert found[0, 0, 3] == pytest.approx(0.4)
+    assert (found[[1, 3, 4]] == maps[[1, 3, 4]]).all()
+    assert found.dtype == maps.dtype
+    assert 0.99 <= found[0].max() <= 1
+
+
 def test_it_sees_no_truth() -> None:
     source = Path(str(student.__file__)).read_text(encoding="utf-8")
     assert "truth" not in source

@@ -32,7 +32,7 @@ from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
-from .student import LEVEL, StudentNetwork, load_student, marks
+from .student import LEVEL, StudentNetwork, brought_up, load_student, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
@@ -172,7 +172,8 @@ class Run:
     def evidence(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
 
-        A student is asked as the generator is: the mean over an image and its mirror image, 0 where f(X) is below `student.gate`.
+        A student is asked as the generator is: the mean over an image and its mirror image, 0 where f(X) is below `student.gate`,
+        brought up where f calls an image abnormal (`student.brought_up`).
         """
         student = self.student
         if student is None:
@@ -184,8 +185,10 @@ class Run:
             pair = (images[asked], images[asked].flip(-1))
             own, mirrored = (torch.cat(self._in_parts(lambda x: marks(student, x).cpu(), x)) for x in pair)
             other = mirrored.flip(-1).numpy()
-            maps[asked] = (own.numpy() + other) / 2
-            agreed[asked] = agreement(*(masks_of(each, LEVEL, self.settings.masks) for each in (own.numpy(), other)))
+            called = (explained.probability >= self.settings.classifier.threshold).numpy()[asked]
+            mean, *each = (brought_up(given, called) for given in ((own.numpy() + other) / 2, own.numpy(), other))
+            maps[asked] = mean
+            agreed[asked] = agreement(*(masks_of(given, LEVEL, self.settings.masks) for given in each))
         return replace(explained, agreement=torch.from_numpy(agreed)), maps
 
     def _saliency(self, images: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ LEAST = 20
 """Trusted masks below which there is nothing to learn from."""
 LEVEL = 0.5
 """A pixel is inside when the student gives it more than this."""
+FAINTEST = 0.04
+"""A student that gives no pixel more than this sees nothing, whatever f says."""
 IGNORED = 2
 """Of a target: a pixel that is not taught."""
 EMA = 0.99
@@ -248,6 +250,24 @@ def load_student(path: Path) -> nn.Module:
     network = quick(StudentNetwork())
     load_weights(network, path, "student")
     return network.eval()
+
+
+def brought_up(maps: np.ndarray, called: np.ndarray) -> np.ndarray:
+    """Maps of a student with those of images that f calls abnormal brought up to a peak of 1, so that `LEVEL` is half their peak.
+
+    A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where f
+    says that there is one, the question is where, not whether.
+
+    Args:
+        maps: (B, S, S) in [0, 1].
+        called: (B,) bool, f calls the image abnormal.
+
+    Returns:
+        (B, S, S) in [0, 1]; as they are where f calls an image normal, and where no pixel has more than `FAINTEST`.
+    """
+    peaks = np.quantile(maps.reshape(len(maps), -1), 0.999, axis=1)
+    lowered = np.where(called & (peaks > FAINTEST), np.clip(peaks, None, 1), 1)
+    return np.minimum(maps / lowered[:, None, None], 1).astype(maps.dtype)
 
 
 def marks(student: nn.Module, images: Tensor) -> Tensor:
