@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "attribution": {"config", "errors", "attribution", "threads"},
     "masks": BASE,
     "confidence": {"metrics"},
-    "contrast": set(),
+    "contrast": {"masks"},
     "metrics": set(),
     "realism": {"errors"},
     "threads": {"processes", "storage"},

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
+from .masks import peaks
+
 HAZE = 5.0
 """Pixels: about how far a generator's change runs over; lesions of that radius and less have their border higher up its slope."""
 RISE = 0.2
@@ -56,7 +58,10 @@ def resemblance(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> n
 
 
 def by_contrast(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: float, weight: float) -> np.ndarray:
-    """A mask whose border was asked of the image, (H, W) bool.
+    """A mask whose border was asked of the image, (H, W) bool (docs/decisions/0018-contrast.md).
+
+    A pixel near the mask is inside where (difference / peak - level) / `SPREAD` + weight * resemblance > 0, with
+    level = share + `RISE` * exp(-(radius / `HAZE`)^2) and the radius that of a disc as large as the mask.
 
     Args:
         image: (H, W) in [-1, 1].
@@ -68,7 +73,7 @@ def by_contrast(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, sha
     Returns:
         One component without holes; the mask as it is where inside or surroundings are too few pixels to tell.
     """
-    peak, radius = float(np.quantile(difference, 0.999)), float(np.sqrt(mask.sum() / np.pi))
+    peak, radius = float(peaks(difference[None])[0]), float(np.sqrt(mask.sum() / np.pi))
     level = share + RISE * np.exp(-((radius / HAZE) ** 2))
     core = mask & (difference > max(SURE, level) * peak)
     near = ndimage.binary_dilation(mask, iterations=max(1, round(NEAR * radius + 1))) if mask.any() else mask

@@ -25,8 +25,8 @@ from .config import Settings, StudentSettings
 from .data.sampling import TrainingSlices
 from .engine import CHUNK, Report, Stage, images_to, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
 from .errors import memory_for
-from .masks import IN_PLANE
-from .pretrained import DEEPEST, encoder, quick, teach
+from .masks import IN_PLANE, peaks
+from .pretrained import DEEPEST, encoder, teach
 from .storage import key_of
 
 LEAST = 20
@@ -102,7 +102,7 @@ def build_student() -> nn.Module:
     """A fresh student, its encoder as ImageNet left it."""
     network = StudentNetwork()
     teach(network.encoder)
-    return quick(network)
+    return network
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
@@ -247,7 +247,7 @@ def train_student(
 
 def load_student(path: Path) -> nn.Module:
     """A trained student from its weights; `UserError` where they are another's."""
-    network = quick(StudentNetwork())
+    network = StudentNetwork()
     load_weights(network, path, "student")
     return network.eval()
 
@@ -265,8 +265,8 @@ def brought_up(maps: np.ndarray, called: np.ndarray) -> np.ndarray:
     Returns:
         (B, S, S) in [0, 1]; as they are where f calls an image normal, and where no pixel has more than `FAINTEST`.
     """
-    peaks = np.quantile(maps.reshape(len(maps), -1), 0.999, axis=1)
-    lowered = np.where(called & (peaks > FAINTEST), np.clip(peaks, None, 1), 1)
+    highest = peaks(maps)
+    lowered = np.where(called & (highest > FAINTEST), np.clip(highest, None, 1), 1)
     return np.minimum(maps / lowered[:, None, None], 1).astype(maps.dtype)
 
 
