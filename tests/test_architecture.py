@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "pretrained": {"errors"},
     "classifier": BASE | {"blocks"},
     "counterfactual": {"config", "types", "blocks", "counterfactual", "distributed"},
-    "augmentation": {"config", "counterfactual"},
+    "augmentation": {"config"},
     "attribution": {"config", "errors", "attribution", "threads"},
     "masks": BASE,
     "confidence": {"metrics"},
@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "runs": BASE
     | {
         "confidence",
+        "contrast",
         "native_maps",
         "student",
         "settings",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from coinseg.contrast import by_contrast, resemblance
+from coinseg.contrast import bounded, by_contrast, resemblance, without_bays
 from coinseg.metrics import dice
 
 SIDE = 64
@@ -23,9 +23,14 @@ def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:
     return np.where(lesion, 0.3, -0.2) + noise
 
 
+def one(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: float, weight: float) -> np.ndarray:
+    """`by_contrast` of a single image."""
+    return by_contrast(image[None], difference[None], mask[None], share, weight)[0]
+
+
 def asked(image: np.ndarray, difference: np.ndarray, weight: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     mask = difference > 0.4 * np.quantile(difference, 0.999)
-    return mask, by_contrast(image, difference, mask, 0.4, weight)
+    return mask, one(image, difference, mask, 0.4, weight)
 
 
 CHANGES = {
@@ -49,15 +54,15 @@ def test_it_does_not_matter_which_way_the_image_lies_or_whether_the_lesion_is_br
     image = pictured(lesion)
     mask, found = asked(image, difference)
     for turn in (np.fliplr, np.flipud, np.transpose):
-        assert (turn(found) == by_contrast(turn(image), turn(difference), turn(mask), 0.4, 0.5)).all()
-    assert (found == by_contrast(-image, difference, mask, 0.4, 0.5)).all()
+        assert (turn(found) == one(turn(image), turn(difference), turn(mask), 0.4, 0.5)).all()
+    assert (found == one(-image, difference, mask, 0.4, 0.5)).all()
 
 
 def test_without_an_inside_or_without_surroundings_a_mask_stays_as_it_is() -> None:
     image, nothing = pictured(disc(9)), np.zeros((SIDE, SIDE), bool)
-    assert not by_contrast(image, nothing.astype(float), nothing, 0.4, 0.5).any()
+    assert not one(image, nothing.astype(float), nothing, 0.4, 0.5).any()
     everywhere = np.ones((SIDE, SIDE))
-    assert by_contrast(image, everywhere, everywhere > 0, 0.4, 0.5).all()
+    assert one(image, everywhere, everywhere > 0, 0.4, 0.5).all()
 
 
 def test_a_pixel_is_like_what_it_equals() -> None:
@@ -73,3 +78,34 @@ def test_a_flat_image_says_nothing() -> None:
     assert (resemblance(flat, disc(6), ~disc(20)) == 0).all()
     mask, found = asked(flat, difference)
     assert dice(found, mask) == pytest.approx(1, abs=0.01)
+
+
+def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() -> None:
+    lesions = [disc(9), disc(5, 20, 40), disc(6, 14, 14) | disc(7, 46, 46)]
+    images = np.stack([pictured(lesion, i) for i, lesion in enumerate(lesions)])
+    maps = np.stack([ndimage.gaussian_filter(lesion.astype(float), 2) for lesion in lesions])
+    masks = maps > 0.4 * np.quantile(maps, 0.999, axis=(1, 2))[:, None, None]
+    found = by_contrast(images, maps, masks, 0.4, 0.5)
+    for i in range(3):
+        assert (found[i] == one(images[i], maps[i], masks[i], 0.4, 0.5)).all()
+    assert ndimage.label(found[2])[1] == 2
+    assert (dice(found[2], lesions[2]) or 0) > 0.8
+
+
+def test_a_bay_is_filled_and_what_has_none_stays_as_it_is() -> None:
+    cavity = disc(6, 26)
+    rim = disc(12) & ~cavity & ~((ROWS < 30) & (abs(COLUMNS - 32) < 3))
+    assert (without_bays(rim) & cavity).sum() > 0.95 * cavity.sum()
+    for whole in (disc(9), disc(1), disc(0), np.ones((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool), ROWS < 20):
+        assert (without_bays(whole) == whole).all()
+
+
+def test_bounded_maps_have_the_mask_at_the_level_and_nothing_else_is_moved() -> None:
+    maps = np.random.default_rng(0).random((2, 8, 8), np.float32)
+    masks = np.random.default_rng(1).random((2, 8, 8)) > 0.5
+    found = bounded(maps, masks, 0.5)
+    assert found.dtype == maps.dtype
+    assert ((found > 0.5) == masks).all()
+    same = (maps > 0.5) == masks
+    assert (found[same] == maps[same]).all()
+    assert abs(found[~same] - 0.5).max() < 1e-6

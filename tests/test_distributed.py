@@ -257,7 +257,7 @@ def test_what_stops_the_first_process_is_one_line_of_each(
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_random_draws_of_the_parts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    augment = augmentation(ClassifierSettings(), calibrated=False)
+    augment = augmentation(ClassifierSettings())
     x = torch.rand(8, 1, 24, 24) * 2 - 1
     torch.manual_seed(5)
     whole, numbers = augment(x), torch.rand(8)

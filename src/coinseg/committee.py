@@ -104,7 +104,6 @@ class Committee:
         maps[probability < settings.classifier.threshold] = 0
         masks = masks_of(maps, float(np.mean([run.threshold for run in self.runs])), settings.masks)
         if settings.student.contrast and settings.masks.peak:
-            given = zip(images[:, 0].numpy(), maps, masks, strict=True)
-            masks = np.stack([by_contrast(*of, settings.masks.peak, settings.student.contrast) for of in given])
+            masks = by_contrast(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.contrast)
         agreed = np.mean([unknown if e.agreement is None else e.agreement.numpy() for e, _ in found], axis=0)
         return masks, confidence(probability, agreed, masks)

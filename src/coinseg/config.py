@@ -121,8 +121,6 @@ class ClassifierSettings:
         rotate: largest rotation in degrees.
         blur: largest Gaussian blur (sigma, pixels) used as augmentation; 0 is off.
         noise: largest standard deviation of added Gaussian noise on the [-1, 1] image; 0 is off.
-        shade: largest standard deviation of a smooth random shading (`augmentation.Shading`) of images whose intensities have no
-            unit; those in Hounsfield units are never shaded; 0 is off.
         balanced: draw normal and abnormal images equally often.
         threshold: an image is abnormal when f(X) >= threshold.
     """
@@ -140,7 +138,6 @@ class ClassifierSettings:
     rotate: float = 10.0
     blur: float = 1.0
     noise: float = 0.05
-    shade: float = 0.3
     balanced: bool = True
     threshold: float = 0.5
 
@@ -263,7 +260,8 @@ class StudentSettings:
         trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
         band: pixels outside of the border of a mask that are left out of the lesson.
         teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
-        contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 is nothing.
+        contrast: how much the image says about the border of a mask (`contrast.py`), against the difference where it is learnt from and against
+            the student where it is drawn; 0 is nothing.
         gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 

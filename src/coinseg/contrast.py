@@ -4,6 +4,8 @@ The least change that turns f leaves much of a large lesion standing and spreads
 smallest third as much again was marked around the lesion as in it, of the largest third two fifths were left out (docs/results/ideas.md). But what is
 surely inside tells what the lesion looks like, and what is surely outside what its surroundings do. Each pixel near the border goes to the
 one it resembles, unless the difference is sure of it. What it is worth: docs/decisions/0018-contrast.md.
+
+A cyst or a cavity in a tumour is no evidence for f, the tissue around it is: bays are filled (docs/decisions/0019-bays.md).
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ CAP = 4.0
 """Log-likelihood ratio from which on a pixel is wholly like one of the two."""
 FEWEST = 4
 """Pixels without which neither inside nor surroundings are described."""
+BAY = 1.0
+"""Bays into which no disc of this radius fits are filled, in the radius of the mask."""
 SQUARE = np.ones((3, 3), bool)
 
 
@@ -57,33 +61,63 @@ def resemblance(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> n
     return ndimage.gaussian_filter(np.clip(ratio / CAP, -1, 1), 0.7)
 
 
-def by_contrast(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: float, weight: float) -> np.ndarray:
-    """A mask whose border was asked of the image, (H, W) bool (docs/decisions/0018-contrast.md).
+def by_contrast(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: float, weight: float) -> np.ndarray:
+    """Masks whose borders were asked of the images, their bays filled, (n, H, W) bool.
+
+    Args:
+        images: (n, H, W) in [-1, 1].
+        maps: (n, H, W) in [0, 1]: refined differences, or what a student gives.
+        masks: (n, H, W) bool, the maps above `share` of their peak, cleaned.
+        share: of the peak, in (0, 1).
+        weight: of the image against the map; 0 leaves the border to the map.
+
+    Returns:
+        For each component of a mask one without holes; components are asked one by one, and may meet.
+    """
+    found = np.zeros_like(masks)
+    for i in np.flatnonzero(masks.any((1, 2))):
+        parts, count = ndimage.label(masks[i], SQUARE)
+        for part in (parts == n for n in range(1, count + 1)):
+            found[i] |= without_bays(_bordered(images[i], maps[i], part, masks[i] & ~part, share, weight))
+    return found
+
+
+def without_bays(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) bool with the bays filled that are narrower than `BAY`, and its holes: closed with a disc of that radius."""
+    radius = BAY * float(np.sqrt(mask.sum() / np.pi))
+    edge = int(radius) + 2
+    padded = np.pad(mask, edge)  # the erosion would eat what touches the border
+    grown = ndimage.distance_transform_edt(~padded) <= radius
+    closed = padded | (ndimage.distance_transform_edt(grown) > radius)
+    return ndimage.binary_fill_holes(closed[edge:-edge, edge:-edge])
+
+
+def bounded(maps: np.ndarray, masks: np.ndarray, level: float) -> np.ndarray:
+    """Maps (n, H, W) in [0, 1] that exceed `level` exactly in the masks (n, H, W) bool, changed by as little as that takes."""
+    above = np.nextafter(np.asarray(level, maps.dtype), np.asarray(1, maps.dtype))
+    return np.where(masks, np.maximum(maps, above), np.minimum(maps, np.asarray(level, maps.dtype)))
+
+
+def _bordered(
+    image: np.ndarray, difference: np.ndarray, mask: np.ndarray, others: np.ndarray, share: float, weight: float
+) -> np.ndarray:
+    """A component whose border was asked of the image, without holes (docs/decisions/0018-contrast.md).
 
     A pixel near the mask is inside where (difference / peak - level) / `SPREAD` + weight * resemblance > 0, with
     level = share + `RISE` * exp(-(radius / `HAZE`)^2) and the radius that of a disc as large as the mask.
-
-    Args:
-        image: (H, W) in [-1, 1].
-        difference: (H, W), refined, in [0, 1].
-        mask: (H, W) bool, the difference above `share` of its peak, cleaned.
-        share: of the peak, in (0, 1).
-        weight: of the image against the difference; 0 leaves the difference alone.
-
-    Returns:
-        One component without holes; the mask as it is where inside or surroundings are too few pixels to tell.
+    The mask as it is where inside or surroundings are too few pixels to tell.
     """
     peak, radius = float(peaks(difference[None])[0]), float(np.sqrt(mask.sum() / np.pi))
     level = share + RISE * np.exp(-((radius / HAZE) ** 2))
     core = mask & (difference > max(SURE, level) * peak)
-    near = ndimage.binary_dilation(mask, iterations=max(1, round(NEAR * radius + 1))) if mask.any() else mask
-    ring = ndimage.binary_dilation(near, iterations=max(2, round(RING * radius))) & ~near
+    near = ndimage.binary_dilation(mask, iterations=max(1, round(NEAR * radius + 1)))
+    ring = ndimage.binary_dilation(near, iterations=max(2, round(RING * radius))) & ~near & ~others
     if core.sum() < FEWEST or ring.sum() < FEWEST:
         return mask
     like = resemblance(image, core, ring)
     if radius < LARGE:
         like = np.minimum(like, 0)
-    found = ((difference / peak - level) / SPREAD + weight * like > 0) & near & (difference > level / 2 * peak)
+    found = ((difference / peak - level) / SPREAD + weight * like > 0) & near & ~others & (difference > level / 2 * peak)
     found = ndimage.binary_opening(found, np.ones((2, 2))) | core
     parts, _ = ndimage.label(found, SQUARE)
     return ndimage.binary_fill_holes(parts == np.bincount(parts[core]).argmax())

@@ -21,7 +21,7 @@ SCALES: dict[str, Settings] = {
         _DEFAULT,
         data=replace(_DEFAULT.data, size=48),
         anomaly=AnomalySettings(template=15),
-        classifier=replace(_DEFAULT.classifier, name="small", steps=400, shade=0.0),
+        classifier=replace(_DEFAULT.classifier, name="small", steps=400),
         coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300),
         masks=replace(_DEFAULT.masks, peak=0.35),
         attribution=AttributionSettings(masks=300),

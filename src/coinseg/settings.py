@@ -20,7 +20,7 @@ PRESETS: dict[str, Settings] = {
     # 256x256 with the authors' networks, losses and optimiser; wants a GPU.
     "thesis": replace(
         _DEFAULT,
-        classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, lr=1e-3, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0, shade=0.0),
+        classifier=replace(_DEFAULT.classifier, name="resnet18", batch=128, lr=1e-3, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0),
         coin=replace(
             _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
             fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
@@ -41,7 +41,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "anomaly.level": (-100, 100),
     "classifier.pooling": _SHARE, "classifier.steps": _STEPS, "classifier.batch": _SIDE, "classifier.lr": _FACTOR,
     "classifier.weight_decay": _FACTOR, "classifier.shift": _SHARE, "classifier.scale": (0, 0.99), "classifier.rotate": (0, 360),
-    "classifier.blur": (0, 100), "classifier.noise": (0, 100), "classifier.shade": (0, 10), "classifier.threshold": _SHARE,
+    "classifier.blur": (0, 100), "classifier.noise": (0, 100), "classifier.threshold": _SHARE,
     "coin.conditions": (1, 1000), "coin.width": (1, 2048), "coin.depth": (1, 12), "coin.skips": (0, 12),
     "coin.discriminator_width": (1, 2048), "coin.discriminator_depth": (1, 12),
     **dict.fromkeys([f"coin.{name}" for name in ("adversarial", "classifier", "identity", "cycle", "tv", "lr")], _FACTOR),

@@ -90,7 +90,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
     to_device(f, fabric)
     optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
     network, wrapped = fabric.setup(compiled(f, settings.engine), optimiser)
-    augment, start = augmentation(s, store.meta["kind"] == "hu"), 0
+    augment, start = augmentation(s), 0
     if state := stage.resume():
         f.load_state_dict(state["f"])
         optimiser.load_state_dict(state["optimiser"])
