@@ -62,7 +62,6 @@ MAY_IMPORT = {
     "runs": BASE
     | {
         "confidence",
-        "contrast",
         "native_maps",
         "student",
         "settings",

@@ -77,23 +77,3 @@ def test_the_mean_of_the_differences_is_held_against_the_mean_of_the_thresholds(
 def test_the_mean_of_their_classifiers_decides_whether_there_is_a_mask(other: float, marked: bool) -> None:
     masks, _ = together(teacher(0.9, 0.8, 0.1, left=0.5), teacher(other, 0.8, 0.1, left=0.5))
     assert masks.any() == marked
-
-
-class Bright(torch.nn.Module):
-    """A student that marks what is bright."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (x > 0).float() * 12 - 6
-
-
-def test_the_borders_of_a_student_are_asked_of_the_image_where_f_calls_it_abnormal() -> None:
-    away = np.hypot(*np.mgrid[-16:16, -16:16])
-    rim = (away < 11) & (away > 6) & ~((np.mgrid[-16:16, -16:16][0] > 0) & (abs(np.mgrid[-16:16, -16:16][1]) < 2))
-    images = torch.from_numpy(np.where(rim, 0.5, -0.5)).float().expand(2, 1, 32, 32)
-    run = teacher(0.9, 0.8, 0.3)
-    run.student = Bright()
-    explained = Explanation(torch.tensor([0.9, 0.3]), images, images[:, 0], None, None)
-    run.explain = lambda images, inpaint_all=False: explained  # type: ignore[method-assign]
-    called, doubted = run.masks(images)
-    assert (called & (away < 5)).sum() == (away < 5).sum()
-    assert (doubted == rim).all()

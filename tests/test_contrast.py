@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from coinseg.contrast import bounded, by_contrast, resemblance, without_bays
+from coinseg.contrast import by_contrast, resemblance, without_bays
 from coinseg.metrics import dice
 
 SIDE = 64
@@ -98,14 +98,3 @@ def test_a_bay_is_filled_and_what_has_none_stays_as_it_is() -> None:
     assert (without_bays(rim) & cavity).sum() > 0.95 * cavity.sum()
     for whole in (disc(9), disc(1), disc(0), np.ones((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool), ROWS < 20):
         assert (without_bays(whole) == whole).all()
-
-
-def test_bounded_maps_have_the_mask_at_the_level_and_nothing_else_is_moved() -> None:
-    maps = np.random.default_rng(0).random((2, 8, 8), np.float32)
-    masks = np.random.default_rng(1).random((2, 8, 8)) > 0.5
-    found = bounded(maps, masks, 0.5)
-    assert found.dtype == maps.dtype
-    assert ((found > 0.5) == masks).all()
-    same = (maps > 0.5) == masks
-    assert (found[same] == maps[same]).all()
-    assert abs(found[~same] - 0.5).max() < 1e-6

@@ -66,7 +66,7 @@ def by_contrast(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: 
 
     Args:
         images: (n, H, W) in [-1, 1].
-        maps: (n, H, W) in [0, 1]: refined differences, or what a student gives.
+        maps: (n, H, W) in [0, 1], refined differences.
         masks: (n, H, W) bool, the maps above `share` of their peak, cleaned.
         share: of the peak, in (0, 1).
         weight: of the image against the map; 0 leaves the border to the map.
@@ -90,12 +90,6 @@ def without_bays(mask: np.ndarray) -> np.ndarray:
     grown = ndimage.distance_transform_edt(~padded) <= radius
     closed = padded | (ndimage.distance_transform_edt(grown) > radius)
     return ndimage.binary_fill_holes(closed[edge:-edge, edge:-edge])
-
-
-def bounded(maps: np.ndarray, masks: np.ndarray, level: float) -> np.ndarray:
-    """Maps (n, H, W) in [0, 1] that exceed `level` exactly in the masks (n, H, W) bool, changed by as little as that takes."""
-    above = np.nextafter(np.asarray(level, maps.dtype), np.asarray(1, maps.dtype))
-    return np.where(masks, np.maximum(maps, above), np.minimum(maps, np.asarray(level, maps.dtype)))
 
 
 def _bordered(

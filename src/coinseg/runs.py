@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from .classifier import build, load_weights, probabilities, require_fits
 from .confidence import agreement, confidence, of_scan
 from .config import Axis, Settings
-from .contrast import bounded, by_contrast
 from .counterfactual import coin
 from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
@@ -174,7 +173,7 @@ class Run:
         """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
 
         A student is asked as the generator is: the mean over an image and its mirror image, 0 where f(X) is below `student.gate`,
-        brought up where f calls an image abnormal (`student.brought_up`), and its borders asked of the image there.
+        brought up where f calls an image abnormal (`student.brought_up`).
         """
         student = self.student
         if student is None:
@@ -188,17 +187,9 @@ class Run:
             other = mirrored.flip(-1).numpy()
             called = (explained.probability >= self.settings.classifier.threshold).numpy()[asked]
             mean, *each = (brought_up(given, called) for given in ((own.numpy() + other) / 2, own.numpy(), other))
-            maps[asked] = self._bordered(images[asked], mean, called)
+            maps[asked] = mean
             agreed[asked] = agreement(*(masks_of(given, LEVEL, self.settings.masks) for given in each))
         return replace(explained, agreement=torch.from_numpy(agreed)), maps
-
-    def _bordered(self, images: Tensor, maps: np.ndarray, called: np.ndarray) -> np.ndarray:
-        """The maps of a student, their borders asked of the image where f calls it abnormal (`contrast.py`)."""
-        weight, own = self.settings.student.contrast, maps[called]
-        if weight:
-            drawn = masks_of(own, LEVEL, self.settings.masks)
-            maps[called] = bounded(own, by_contrast(images[called, 0].numpy(), own, drawn, LEVEL, weight), LEVEL)
-        return maps
 
     def _saliency(self, images: Tensor) -> Tensor:
         """The saliency (B, S, S) of images whatever f says of them; a generator is not asked for more than X_cf."""
