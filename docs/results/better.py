@@ -7,6 +7,7 @@
     python docs/results/better.py final DATA WORK SET SEED... the same runs, read on the test fifth
     python docs/results/better.py cysts DATA WORK phantom SEED...    the phantom's cysts once more (`final` counts them too)
     python docs/results/better.py attributions DATA WORK SET SEED...     LayerCAM, ScoreCAM and RISE at their best thresholds
+    python docs/results/better.py pictures DATA WORK SET SEED FILE       best, median, worst, normal, missed and false alarm, as PNG
     python docs/results/better.py table WORK FILE             everything that is there, as JSON and on the screen
 
 DATA has the folders lgg-flair-2d, msd-liver-ct-2d and magnetic-tile, WORK receives everything. A run that was killed goes on.
@@ -32,6 +33,7 @@ from coinseg.data.sampling import ScoredSlices, TrainingSlices
 from coinseg.data.splitting import VALIDATION
 from coinseg.evaluation import evaluate, explain_all
 from coinseg.protocols import sweep
+from coinseg.report import examples_figure
 from coinseg.settings import settings_from
 from coinseg.storage import read_json, write_json
 from coinseg.student import train_student
@@ -272,6 +274,9 @@ def main() -> None:
         return data(source, work)
     if command == "table":
         return table(source, work)
+    if command == "pictures":
+        examples = work / f"{sys.argv[4]}-{sys.argv[5]}" / "test" / "student" / "examples.npz"
+        return examples_figure(examples, Path(sys.argv[6]), rows=6)
     for seed in map(int, sys.argv[5:]):
         space = workspace(source, work, sys.argv[4], seed, "test")
         if command == "train":
