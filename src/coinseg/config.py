@@ -260,7 +260,7 @@ class StudentSettings:
         trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
         band: pixels outside of the border of a mask that are left out of the lesson.
         teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
-        contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 is nothing.
+        contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 leaves them as they are, bays too.
         gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 

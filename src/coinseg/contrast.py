@@ -69,7 +69,7 @@ def by_contrast(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: 
         maps: (n, H, W) in [0, 1], refined differences.
         masks: (n, H, W) bool, the maps above `share` of their peak, cleaned.
         share: of the peak, in (0, 1).
-        weight: of the image against the map; 0 leaves the border to the map.
+        weight: of the image against the map; 0 leaves the border to the map and its level (`RISE`).
 
     Returns:
         For each component of a mask one without holes; components are asked one by one, and may meet.
@@ -84,12 +84,17 @@ def by_contrast(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: 
 
 def without_bays(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) bool with the bays filled that are narrower than `BAY`, and its holes: closed with a disc of that radius."""
-    radius = BAY * float(np.sqrt(mask.sum() / np.pi))
+    from skimage.morphology import isotropic_closing
+
+    radius = BAY * _radius(mask)
     edge = int(radius) + 2
-    padded = np.pad(mask, edge)  # the erosion would eat what touches the border
-    grown = ndimage.distance_transform_edt(~padded) <= radius
-    closed = padded | (ndimage.distance_transform_edt(grown) > radius)
+    closed = isotropic_closing(np.pad(mask, edge), radius)  # padded: the erosion would eat what touches the border
     return ndimage.binary_fill_holes(closed[edge:-edge, edge:-edge])
+
+
+def _radius(mask: np.ndarray) -> float:
+    """The radius of a disc as large as the mask, in pixels."""
+    return float(np.sqrt(mask.sum() / np.pi))
 
 
 def _bordered(
@@ -101,7 +106,7 @@ def _bordered(
     level = share + `RISE` * exp(-(radius / `HAZE`)^2) and the radius that of a disc as large as the mask.
     The mask as it is where inside or surroundings are too few pixels to tell.
     """
-    peak, radius = float(peaks(difference[None])[0]), float(np.sqrt(mask.sum() / np.pi))
+    peak, radius = float(peaks(difference[None])[0]), _radius(mask)
     level = share + RISE * np.exp(-((radius / HAZE) ** 2))
     core = mask & (difference > max(SURE, level) * peak)
     near = ndimage.binary_dilation(mask, iterations=max(1, round(NEAR * radius + 1)))
