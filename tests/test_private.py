@@ -25,12 +25,13 @@ from examples import LPS, hounsfield, labelled, save, text
 from writers import write_series
 
 SECRET = {
-    "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711", "PatientBirthDate": "19440817", "StudyDate": "20110922",
+    "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711081547", "PatientBirthDate": "19440817", "StudyDate": "20110922",
     "AccessionNumber": "ACC-SENTINEL-7", "InstitutionName": "SENTINEL CLINIC", "ReferringPhysicianName": "SENTINELDOC^OTTO",
-    "OperatorsName": "SENTINELOP", "StudyInstanceUID": "1.2.826.0.1.3680043.5551212", "PatientAddress": "SENTINEL STREET 5",
+    "OperatorsName": "SENTINELOP", "StudyInstanceUID": "1.2.826.0.1.3680043.5551212789", "PatientAddress": "SENTINEL STREET 5",
     "OtherPatientIDs": "OTHER-SENTINEL", "PatientComments": "SENTINEL comment", "StudyID": "SENTINEL-STUDY",
 }  # fmt: skip
-WORDS = ("SENTINEL", "GRETA", "OTTO", "19440817", "20110922", "5551212", "4711", "3680043.88", "3680043.99")
+# Numbers are long: those of a lock in a debug log have fifteen digits, and have had 4711 among them.
+WORDS = ("SENTINEL", "GRETA", "OTTO", "19440817", "20110922", "5551212789", "4711081547", "3680043.88", "3680043.99")
 SERIES = "1.2.826.0.1.3680043.88"
 IN_A_SEG = {
     "PatientName",
