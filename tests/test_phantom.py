@@ -10,6 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from coinseg.config import DataSettings
+from coinseg.data.layouts import read_layout
 from coinseg.data.phantom import PhantomPatient, make_patient, write_cohort
 from coinseg.data.phantom_canvas import FOV_MM, LESIONS, ORGANS, TUMOUR_PIXELS, PhantomSettings
 from coinseg.errors import UserError
@@ -162,6 +164,17 @@ def test_resume_keeps_finished_patients_and_makes_the_missing(tmp_path: Path) ->
     assert second.read_bytes() == whole
     assert (tmp_path / "a" / "meta.csv").exists()
     assert not (tmp_path / "a" / "labels.csv").exists()
+
+
+def test_a_cohort_that_is_not_finished_is_refused_as_data(tmp_path: Path) -> None:
+    """A run beside `coinseg phantom` would learn from the patients that are there so far, and say nothing."""
+    write_cohort(tmp_path, SMALL, processes=1)
+    assert len(read_layout(tmp_path, DataSettings(), one_class=True).cases) == SMALL.patients
+    (tmp_path / "meta.csv").unlink()
+    with pytest.raises(UserError, match="a phantom cohort that is not finished"):
+        read_layout(tmp_path, DataSettings(), one_class=True)
+    write_cohort(tmp_path, SMALL, processes=1)
+    assert len(read_layout(tmp_path, DataSettings(), one_class=True).cases) == SMALL.patients
 
 
 def test_processes_write_the_same_files(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from .layout_kits import fits_kits, list_kits
 from .layout_nnunet import fits_nnunet, list_nnunet
 from .layout_shared import few, folders_in, header_of, said_of_tables, visible
 from .layout_totalsegmentator import fits_scans, list_scans
+from .phantom_canvas import LAST, RECORD
 
 LAYOUTS: dict[str, Callable[[Path, DataSettings], Cohort]] = {
     "totalsegmentator": list_scans,
@@ -64,12 +65,18 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
         one_class: accept labels of one class only (for labels that will come from injected anomalies).
 
     Raises:
-        UserError: nothing recognised, tables with errors, ids that are not unique, one class, or too few patients.
+        UserError: nothing recognised, a phantom cohort that is not finished, tables with errors, ids that are not unique, one class, or too few patients.
     """
     if not root.exists():
         raise UserError(f"{root} does not exist", "a folder or a .csv file", "correct the path")
     if root.is_dir() and not visible(root):
         raise UserError(f"{root} is an empty folder", _KNOWN, "correct the path")
+    if (root / RECORD).is_file() and not (root / LAST).is_file():
+        raise UserError(
+            f"{root} is a phantom cohort that is not finished ({LAST} is missing)",
+            "all of its patients",
+            "wait for `coinseg phantom`, or give its command again",
+        )
     name = settings.layout if settings.layout != "auto" else _recognise(root, settings)
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")

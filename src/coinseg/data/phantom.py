@@ -29,7 +29,7 @@ from .phantom_anatomy import (
     paint_tumours,
     paint_vessels,
 )
-from .phantom_canvas import BIT, LESIONS, ORGANS, TUMOUR_PIXELS, Canvas, PhantomSettings
+from .phantom_canvas import BIT, LAST, LESIONS, ORGANS, RECORD, TUMOUR_PIXELS, Canvas, PhantomSettings
 
 _META = "image_id;age;gender;institute;study_type;split;manufacturer;scanner_model;kvp;pathology;pathology_location"
 
@@ -111,14 +111,14 @@ def _claim(out: Path, settings: PhantomSettings) -> None:
     if settings.patients < 1 or settings.slices < 4 or settings.size < 32 or settings.lesions not in ("none", "masses"):
         required = "patients >= 1, slices >= 4, size >= 32, lesions none or masses"
         raise UserError(f"phantom settings {asdict(settings)}", required, "change the settings")
-    record, mine = out / "phantom.json", asdict(settings)
+    record, mine = out / RECORD, asdict(settings)
     if record.exists():
         found = read_json(record)
         if found != mine:
             got = f"{out} holds a phantom cohort made with {found}"
             raise UserError(got, f"the same settings ({mine})", "choose another folder or these settings")
     elif out.exists() and not holds_nothing(out):
-        raise UserError(f"{out} is not empty and has no phantom.json", "an empty or new folder", "choose another folder")
+        raise UserError(f"{out} is not empty and has no {RECORD}", "an empty or new folder", "choose another folder")
     else:
         require_room(out, int(1.6 * settings.patients * settings.slices * settings.size**2), "the phantom cohort")
         write_json(record, mine)
@@ -138,7 +138,7 @@ def _tables(out: Path, settings: PhantomSettings) -> None:
         rng = np.random.default_rng([settings.seed, index, 1])
         who = f"{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
         rows.append(f"{name};{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
-    _write_rows(out / "meta.csv", rows, "utf-8-sig")
+    _write_rows(out / LAST, rows, "utf-8-sig")
 
 
 def _write_rows(path: Path, rows: list[str], encoding: str = "utf-8") -> None:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 FOV_MM = 380.0
+RECORD, LAST = "phantom.json", "meta.csv"
+"""The first and the last file of a cohort: with the one and without the other it is not finished."""
 TUMOUR_PIXELS = 12
 """A slice is abnormal when at least this many of its pixels are tumour."""
 ORGANS = ("kidney_left", "kidney_right", "liver", "spleen", "aorta")
