@@ -24,14 +24,6 @@ def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
     torch.testing.assert_close(features[-1], deepest, rtol=1e-3, atol=1e-3)
 
 
-def test_the_levels_asked_for_are_those_of_the_whole_encoder() -> None:
-    image = torch.rand(1, 1, 64, 64) * 2 - 1
-    with torch.no_grad():
-        some, all_ = teach(encoder((1, 3))).eval()(image), teach(encoder()).eval()(image)
-    assert torch.equal(some[0], all_[1])
-    assert torch.equal(some[1], all_[3])
-
-
 def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing; required"):
         imagenet_weights(tmp_path / "none.pth")

@@ -47,21 +47,20 @@ def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
     return dict(zip(timm.create_model(NAME).state_dict(), state.values(), strict=True))
 
 
-def encoder(levels: tuple[int, ...] = tuple(range(LEVELS))) -> nn.Module:
-    """A network from images (B, 1, H, W) to a list with one map for each level; it has learnt nothing yet.
+def encoder() -> nn.Module:
+    """A network from images (B, 1, H, W) to a list of `LEVELS` maps; it has learnt nothing yet.
 
-    Args:
-        levels: which maps are returned; level i has 1 / 2^(i + 1) of the side, and `feature_info.channels()` tells the channels.
+    Map i has 1 / 2^(i + 1) of the side, and `feature_info.channels()` tells the channels of each.
     """
     import timm
 
-    return timm.create_model(NAME, features_only=True, out_indices=levels, in_chans=1)
+    return timm.create_model(NAME, features_only=True, out_indices=tuple(range(LEVELS)), in_chans=1)
 
 
 def teach(network: nn.Module) -> nn.Module:
     """Give an `encoder` what ImageNet taught; images are then in [-1, 1], the range it was taught in. Returns itself."""
     own = network.state_dict()
-    found = {name: value for name, value in imagenet_weights().items() if name in own}
+    found = {name: value for name, value in imagenet_weights().items() if name in own}  # all but the head
     # A grey image is one whose three colours are the same: their filters add up.
     found["conv_stem.weight"] = found["conv_stem.weight"].sum(1, keepdim=True)
     network.load_state_dict(found)
