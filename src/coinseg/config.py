@@ -224,7 +224,8 @@ class MaskSettings:
         threshold: "auto" is "normals" for a counterfactual method and "otsu" for an attribution; "normals" takes the quantile of the difference over training images labelled normal;
             "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
         quantile: the quantile for "normals".
-        peak: a pixel must also exceed this share of the peak of its image's difference; 0 is off.
+        peak: a pixel must also exceed this share of the peak of its image's difference; 0 is off. Of what a student gives, this share is
+            enough where f calls the image abnormal; elsewhere, and with 0, a half is required.
         flips: average the difference over the image and its mirror image.
         refine: "guided" smooths the difference along the edges of the image (guided filter) before the threshold.
         opening: side of the square of the morphological opening in pixels; 0 is off.

@@ -224,6 +224,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         level=level,
         drawn=drawn,
         gate=(settings.get("student") or {}).get("gate"),
+        peak=(settings.get("masks") or {}).get("peak"),
         groups=None if examples is None else _groups(examples, top),
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
         top=top,

@@ -186,7 +186,8 @@ class Run:
             own, mirrored = (torch.cat(self._in_parts(lambda x: marks(student, x).cpu(), x)) for x in pair)
             other = mirrored.flip(-1).numpy()
             called = (explained.probability >= self.settings.classifier.threshold).numpy()[asked]
-            mean, *each = (brought_up(given, called) for given in ((own.numpy() + other) / 2, own.numpy(), other))
+            share = self.settings.masks.peak
+            mean, *each = (brought_up(given, called, share) for given in ((own.numpy() + other) / 2, own.numpy(), other))
             maps[asked] = mean
             agreed[asked] = agreement(*(masks_of(given, LEVEL, self.settings.masks) for given in each))
         return replace(explained, agreement=torch.from_numpy(agreed)), maps

@@ -252,21 +252,23 @@ def load_student(path: Path) -> nn.Module:
     return network.eval()
 
 
-def brought_up(maps: np.ndarray, called: np.ndarray) -> np.ndarray:
-    """Maps of a student with those of images that f calls abnormal brought up to a peak of 1, so that `LEVEL` is half their peak.
+def brought_up(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray:
+    """Maps of a student with those of images that f calls abnormal brought up, so that `LEVEL` is a share of their own peak.
 
     A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where f
-    says that there is one, the question is where, not whether.
+    says that there is one, the question is where, not whether. The share is less than a half because a map is the mean over an image and
+    its mirror image: what one of the two is sure of has about a half, and on which side of it was chance (docs/decisions/0020-one-view.md).
 
     Args:
         maps: (B, S, S) in [0, 1].
         called: (B,) bool, f calls the image abnormal.
+        share: of the peak, in [0, 1]; 0 leaves the maps as they are, as `masks.peak` does.
 
     Returns:
         (B, S, S) in [0, 1]; as they are where f calls an image normal, and where no pixel has more than `FAINTEST`.
     """
     highest = peaks(maps)
-    lowered = np.where(called & (highest > FAINTEST), np.clip(highest, None, 1), 1)
+    lowered = np.where(called & (highest > FAINTEST) & (share > 0), np.clip(highest, None, 1) * share / LEVEL, 1)
     return np.minimum(maps / lowered[:, None, None], 1).astype(maps.dtype)
 
 
