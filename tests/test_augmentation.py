@@ -35,13 +35,16 @@ def test_each_change_is_switched_on_alone_and_drawn_for_each_image(change: dict[
     torch.manual_seed(0)
     x = images()
     made = augmentation(replace(OFF, **change))(x)
-    assert made.shape == x.shape and made.isfinite().all()
+    assert made.shape == x.shape
+    assert made.isfinite().all()
     changed = (made - x).abs().amax((1, 2, 3)) > 1e-4
-    assert 0 < changed.sum() and len(made.reshape(len(made), -1).unique(dim=0)) > 10
+    assert changed.sum() > 0
+    assert len(made.reshape(len(made), -1).unique(dim=0)) > 10
 
 
 def test_noise_has_its_spread_and_no_mean() -> None:
     torch.manual_seed(0)
     noise = (augmentation(replace(OFF, noise=0.05))(images()) - images()).flatten(1)
     touched = noise[noise.abs().amax(1) > 0]
-    assert 0.04 < touched.std() < 0.06 and abs(touched.mean()) < 0.005
+    assert 0.04 < touched.std() < 0.06
+    assert abs(touched.mean()) < 0.005
