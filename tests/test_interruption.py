@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,14 @@ from conftest import TINY
 
 LONG = [*TINY, "--classifier.steps", "30", "--coin.steps", "30", "--engine.checkpoint_every", "1000"]
 BOTH = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "ended by SIGTERM")]
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """A shell starts what it runs in the background deaf to Ctrl-C, and coinseg leaves that so; here it is heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def signalled(patch: pytest.MonkeyPatch, stage: str, at: int, *numbers: int) -> None:
