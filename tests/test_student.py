@@ -52,13 +52,8 @@ def test_where_f_says_that_there_is_a_lesion_a_share_of_the_peak_is_enough() -> 
     maps[:, 0, 3] = np.array([0.09, 0.09, 0.35, 0, 0.5])
     called = np.array([True, False, True, True, True])
     found = student.brought_up(maps, called, 0.4)
-    assert (found > student.LEVEL).sum((1, 2)).tolist() == [
-        5,
-        0,
-        4,
-        0,
-        5,
-    ]  # 0.09 and 0.5 are more than 0.4 of 0.2 and 1, 0.35 is not of 0.9
+    # 0.09 and 0.5 are more than 0.4 of 0.2 and 1, 0.35 is not of 0.9.
+    assert (found > student.LEVEL).sum((1, 2)).tolist() == [5, 0, 4, 0, 5]
     assert found[0, 0, 3] == pytest.approx(0.09 / (0.2 * 0.4) * student.LEVEL)
     assert (found[[1, 3]] == maps[[1, 3]]).all()
     assert found.dtype == maps.dtype
