@@ -44,6 +44,7 @@ SETS: dict[str, dict[str, Any]] = {
     "liver": {"data": {"size": 64, "roi": "organ"}, "anomaly": {"kind": "blob"}},
     "phantom": {"data": {"size": 64, "roi": "organ", "organ": ["kidney_left", "kidney_right"], "lesion": ["kidney_tumor"]}},
     "tiles": {"data": {"size": 96}},
+    "photographs": {"data": {"size": 96}},
     **{name: {"data": {"size": 64}} for name in DEFECTS},
     "lgg96": {"data": {"size": 96}},
 }  # fmt: skip
@@ -52,8 +53,8 @@ KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", 
 FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
 
 
-def tiles(source: Path, out: Path, classes: tuple[str, ...]) -> None:
-    """A table of the tiles in which the photographs of one tile are one patient: their numbers lie within 100 of each other."""
+def tiles(source: Path, out: Path, classes: tuple[str, ...], alone: bool = False) -> None:
+    """A table of the tiles in which the photographs of one tile are one patient (their numbers lie within 100 of each other), or each is one."""
     rows: list[list[str]] = [["file", "label", "patient", "mask"]]
     for kind in ("Free", *classes):
         files = sorted((source / "images" / kind).glob("*.jpg"), key=lambda p: (_number(p), p.name))
@@ -61,7 +62,7 @@ def tiles(source: Path, out: Path, classes: tuple[str, ...]) -> None:
         for file in files:
             tile, last = tile + (_number(file) - last > 100), _number(file)
             mask = "" if kind == "Free" else f"masks/{kind}/{file.stem}.png"
-            rows.append([f"images/{kind}/{file.name}", str(int(kind != "Free")), f"{kind}-{tile}", mask])
+            rows.append([f"images/{kind}/{file.name}", str(int(kind != "Free")), f"{kind}-{file.stem if alone else tile}", mask])
     out.mkdir(parents=True, exist_ok=True)
     for part in ("images", "masks"):
         if not (out / part).exists():
@@ -77,6 +78,7 @@ def _number(file: Path) -> int:
 def data(source: Path, work: Path) -> None:
     """Everything that is not in DATA already."""
     tiles(source / "magnetic-tile", work / "data" / "tiles", DEFECTS)
+    tiles(source / "magnetic-tile", work / "data" / "photographs", DEFECTS, alone=True)
     for kind in DEFECTS:
         tiles(source / "magnetic-tile", work / "data" / kind, (kind,))
     phantom = work / "data" / "phantom"
@@ -235,7 +237,7 @@ def table(work: Path, out: Path) -> None:
                     row["cysts"] = [read_json(run / fifth / "cysts.json") for run in runs]
                 if step == "student" and all((run / fifth / "attributions.json").exists() for run in runs):
                     row["attributions_oracle"] = [read_json(run / fifth / "attributions.json") for run in runs]
-                if name == "tiles":
+                if name in ("tiles", "photographs"):
                     row["by_defect"] = [by_defect(run / fifth / step / "slices.csv") for run in runs]
                 rows.append(row)
     for row in rows:
