@@ -271,7 +271,7 @@ class StudentSettings:
     trust: float = 0.5
     band: int = 0
     teachers: int = 2
-    contrast: float = 0.5
+    contrast: float = 1.0
     gate: float = 0.1
 
 

@@ -23,7 +23,7 @@ LARGE = 8.0
 """Pixels: the radius from which on the change is likely to leave some of a lesion out; smaller masks only lose pixels."""
 SURE = 0.6
 """Share of the peak above which a pixel is inside whatever it looks like."""
-NEAR = 0.3
+NEAR = 0.6
 """How far from the mask pixels may be added, in its radius."""
 RING = 0.5
 """How wide the surroundings are that it is compared with, in its radius."""
@@ -31,7 +31,7 @@ SPREAD = 0.4
 """Of a share of the peak: this much counts as much as a pixel that is wholly like the lesion, at weight 1."""
 QUIET = 0.02
 """Least spread of intensities, of [-1, 1]: flat regions are not sure of a grey level."""
-CAP = 4.0
+CAP = 2.0
 """Log-likelihood ratio from which on a pixel is wholly like one of the two."""
 FEWEST = 4
 """Pixels without which neither inside nor surroundings are described."""
