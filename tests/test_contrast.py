@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from coinseg.config import StudentSettings
 from coinseg.contrast import by_contrast, resemblance, without_bays
 from coinseg.metrics import dice
 
@@ -15,6 +16,9 @@ ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
 
 def disc(radius: float, row: float = 30, column: float = 32) -> np.ndarray:
     return (ROWS - row) ** 2 + (COLUMNS - column) ** 2 <= radius**2
+
+
+WEIGHT = StudentSettings().contrast
 
 
 def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -28,7 +32,7 @@ def one(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: floa
     return by_contrast(image[None], difference[None], mask[None], share, weight)[0]
 
 
-def asked(image: np.ndarray, difference: np.ndarray, weight: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+def asked(image: np.ndarray, difference: np.ndarray, weight: float = WEIGHT) -> tuple[np.ndarray, np.ndarray]:
     mask = difference > 0.4 * np.quantile(difference, 0.999)
     return mask, one(image, difference, mask, 0.4, weight)
 
@@ -54,15 +58,15 @@ def test_it_does_not_matter_which_way_the_image_lies_or_whether_the_lesion_is_br
     image = pictured(lesion)
     mask, found = asked(image, difference)
     for turn in (np.fliplr, np.flipud, np.transpose):
-        assert (turn(found) == one(turn(image), turn(difference), turn(mask), 0.4, 0.5)).all()
-    assert (found == one(-image, difference, mask, 0.4, 0.5)).all()
+        assert (turn(found) == one(turn(image), turn(difference), turn(mask), 0.4, WEIGHT)).all()
+    assert (found == one(-image, difference, mask, 0.4, WEIGHT)).all()
 
 
 def test_without_an_inside_or_without_surroundings_a_mask_stays_as_it_is() -> None:
     image, nothing = pictured(disc(9)), np.zeros((SIDE, SIDE), bool)
-    assert not one(image, nothing.astype(float), nothing, 0.4, 0.5).any()
+    assert not one(image, nothing.astype(float), nothing, 0.4, WEIGHT).any()
     everywhere = np.ones((SIDE, SIDE))
-    assert one(image, everywhere, everywhere > 0, 0.4, 0.5).all()
+    assert one(image, everywhere, everywhere > 0, 0.4, WEIGHT).all()
 
 
 def test_a_pixel_is_like_what_it_equals() -> None:
@@ -85,9 +89,9 @@ def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() ->
     images = np.stack([pictured(lesion, i) for i, lesion in enumerate(lesions)])
     maps = np.stack([ndimage.gaussian_filter(lesion.astype(float), 2) for lesion in lesions])
     masks = maps > 0.4 * np.quantile(maps, 0.999, axis=(1, 2))[:, None, None]
-    found = by_contrast(images, maps, masks, 0.4, 0.5)
+    found = by_contrast(images, maps, masks, 0.4, WEIGHT)
     for i in range(3):
-        assert (found[i] == one(images[i], maps[i], masks[i], 0.4, 0.5)).all()
+        assert (found[i] == one(images[i], maps[i], masks[i], 0.4, WEIGHT)).all()
     assert ndimage.label(found[2])[1] == 2
     assert (dice(found[2], lesions[2]) or 0) > 0.8
 

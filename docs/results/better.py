@@ -1,6 +1,6 @@
 """The figures of better.md: every set, three seeds, the default recipe of `coinseg run`; only the image size is chosen per set.
 
-    python docs/results/better.py data DATA WORK              the tables of the magnetic tiles, tile by tile, and the phantom
+    python docs/results/better.py data DATA WORK              the tables of the magnetic tiles, by tile and by photograph, and the phantom
     python docs/results/better.py train DATA WORK SET SEED... f and COIN
     python docs/results/better.py student DATA WORK SET SEED... the student
     python docs/results/better.py score DATA WORK SET SEED... student, ceiling, and scores on the validation fifth

@@ -3,7 +3,8 @@
 The least change that turns f leaves much of a large lesion standing and spreads a haze around a small one: of the masks of LGG's
 smallest third as much again was marked around the lesion as in it, of the largest third two fifths were left out (docs/results/ideas.md). But what is
 surely inside tells what the lesion looks like, and what is surely outside what its surroundings do. Each pixel near the border goes to the
-one it resembles, unless the difference is sure of it. What it is worth: docs/decisions/0018-contrast.md.
+one it resembles, unless the difference is sure of it. What it is worth: docs/decisions/0018-contrast.md,
+and how far to look: docs/decisions/0021-further.md.
 
 A cyst or a cavity in a tumour is no evidence for f, the tissue around it is: bays are filled (docs/decisions/0019-bays.md).
 """
