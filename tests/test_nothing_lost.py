@@ -306,7 +306,7 @@ def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
         coinseg.pipeline.run_cases(None, list(cohort.cases))  # type: ignore[arg-type]
     capsys.readouterr()
     assert cli.main(command) == 2
-    assert "the files of the data are not those" in error_line(capsys)
+    assert "the data are not those" in error_line(capsys)
     (tmp_path / "i03.png").rename(lost)
     assert cli.main(command) == 0
 
@@ -325,6 +325,30 @@ def test_results_of_changed_data_are_not_replaced_unless_asked(
     assert {k: v for k, v in after.items() if k != "."} == {k: v for k, v in before.items() if k != "."}
     assert cli.main([*command, "--overwrite"]) == 0
     assert results(tmp_path / "run") != results(undisturbed)
+
+
+def test_data_that_were_copied_elsewhere_are_the_same_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, elsewhere, out = write_images(tmp_path / "images"), tmp_path / "elsewhere", tmp_path / "run"
+    assert cli.main(["run", str(images), "-o", str(out), *TINY]) == 0
+    before = contents(out)
+    images.rename(elsewhere)
+    for file in elsewhere.rglob("*.png"):
+        os.utime(file, (1, 1))
+    assert cli.main(["run", str(elsewhere), "-o", str(out), *TINY]) == 0
+    after = contents(out)
+    stages = [name for name in before if name.startswith(("classifier/", "coin/", "student/", "teacher-"))]
+    assert stages
+    assert {name: after[name] for name in stages} == {name: before[name] for name in stages}  # nothing was trained again
+    assert str(elsewhere) in (out / "settings.yaml").read_text()
+    # Others at the same place, or at another one, are refused, and what there is stays.
+    Image.fromarray(np.full((40, 44), 7, np.uint8)).save(elsewhere / "normal" / "i00.png")
+    elsewhere.rename(images)
+    capsys.readouterr()
+    assert cli.main(["run", str(images), "-o", str(out), *TINY]) == 2
+    assert "pixels, masks, labels or patients differ" in error_line(capsys)
+    assert {name: found for name, found in contents(out).items() if name != "."} == {
+        name: found for name, found in after.items() if name != "."
+    }
 
 
 @pytest.mark.parametrize("place", ["scans/a.nii.gz", "organ.nii.gz"])

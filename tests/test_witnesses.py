@@ -141,7 +141,7 @@ def test_training_is_left_with_witnesses_found_without_masks(tmp_path: Path, mon
     assert set(store.index["case"][kept]) == set(store.index["case"][(before == TRAINING) & (store.index["weak"] == 1)])
     assert (lesion_px[kept] > 0).mean() > 0.6  # 0.4 of the slices of an abnormal scan show the square
     assert told[-1] == ("witnesses", 120, 120)
-    assert chosen.meta["key"] != store.meta["key"]
+    assert chosen.meta["contents"] != store.meta["contents"]
     assert store.index["split"] is before
     made = json.loads((tmp_path / "witnesses" / "witnesses.json").read_text())
     assert (made["kept"], made["weak"]) == (kept.sum(), (store.index["weak"][before == TRAINING]).sum())

@@ -30,7 +30,7 @@ from .data.image import write_image_mask
 from .data.intensity import signed
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
-from .data.slices import SliceStore, bytes_needed, prepare, require_same_files, require_there, same_files
+from .data.slices import SliceStore, bytes_needed, prepare, require_there, same_files
 from .data.splitting import TRAINING, VALIDATION, require_labels
 from .data.volume import read_geometry
 from .distributed import require_parts
@@ -93,10 +93,10 @@ class Workspace:
             UserError: see `check`; or the data have changed, and there are results of what they were.
         """
         self.check()
-        if not overwrite:
-            require_same_files(self.cohort, self.settings, self.root / "slices")
-        file = self.root / "settings.yaml"
-        if not same_files(self.cohort, self.settings, self.root / "slices") or changes(file, self.data, self.settings):
+        file, slices = self.root / "settings.yaml", self.root / "slices"
+        if not overwrite and not same_files(self.cohort, self.settings, slices):
+            prepare(self.cohort, self.settings, slices, self._step("prepare"), overwrite)
+        if not same_files(self.cohort, self.settings, slices) or changes(file, self.data, self.settings):
             for name in FINISHED:
                 (self.root / name).unlink(missing_ok=True)
         write_settings(self.data, self.root, self.settings)

@@ -28,7 +28,7 @@ from .counterfactual import singla
 from .data.layouts import read_layout
 from .data.phantom import PhantomSettings
 from .data.sampling import ScoredBatch, ScoredSlices, TrainingSlices
-from .data.slices import SliceStore, prepare, require_same_files
+from .data.slices import SliceStore, prepare
 from .data.splitting import VALIDATION
 from .engine import Report, images_to, make_fabric, silent, to_device
 from .evaluation import explain_all
@@ -98,9 +98,7 @@ class Seed:
         self.root = self.job.out / f"seed{self.number}"
         require_side(self.settings.data.size, self.settings.coin)
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
-        if not self.job.overwrite:
-            require_same_files(cohort, self.settings, self.root / "slices")
-        prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"))
+        prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"), self.job.overwrite)
         self.store: SliceStore = select_witnesses(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
         self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
         self.slices = ScoredSlices(self.store, self.settings.anomaly, self.number, VALIDATION)

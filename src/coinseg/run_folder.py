@@ -1,4 +1,7 @@
-"""Whose a run folder is: settings.yaml says which data and settings it was made with, and other ones are refused."""
+"""Whose a run folder is: settings.yaml says which data and settings it was made with, and other ones are refused.
+
+Data that only lie elsewhere are the same data; the prepared slices tell (`data.slices.prepare`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .storage import holds_nothing, read_yaml, write_text
 
 
 def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -> Path:
-    """The data of a run folder; other data or settings than it was made with are refused.
+    """The data of a run folder; other settings than it was made with are refused, and other data where no slices were prepared yet.
 
     Raises:
         UserError: `out` holds something else, was made with other data or settings (unless `overwrite`), lies inside the
@@ -24,7 +27,9 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
     if file.exists():
-        if (changed := changes(file, data, settings)) and not overwrite:
+        # Where slices are prepared, they say whether data at another place are others (`Workspace.start`).
+        elsewhere = None if (out / "slices" / "store.json").exists() else data
+        if (changed := changes(file, elsewhere, settings)) and not overwrite:
             raise UserError(
                 f"{out} exists and was made with other settings ({'; '.join(changed[:4])})",
                 "the same settings to go on with it",

@@ -62,7 +62,7 @@ def in_chunks(slices: TrainingSlices, members: np.ndarray) -> list[np.ndarray]:
 
 def classifier_key(store: SliceStore, settings: Settings) -> str:
     """What the trained classifier depends on."""
-    return key_of([store.meta["key"], asdict(settings.anomaly), asdict(settings.classifier), settings.seed])
+    return key_of([store.meta["contents"], asdict(settings.anomaly), asdict(settings.classifier), settings.seed])
 
 
 @memory_for("classifier.batch")
@@ -152,7 +152,7 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     digest = hashlib.sha256()
     for value in f.state_dict().values():
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())  # contiguous: the memory format does not count
-    return key_of([store.meta["key"], asdict(settings.anomaly), digest.hexdigest(), asdict(settings.coin), settings.seed])
+    return key_of([store.meta["contents"], asdict(settings.anomaly), digest.hexdigest(), asdict(settings.coin), settings.seed])
 
 
 @memory_for("coin.batch")

@@ -86,7 +86,7 @@ def select_witnesses(store: SliceStore, settings: Settings, folder: Path, report
     weak = training[store.index["weak"][training] == 1]
     if not len(weak):
         return store
-    key = key_of([store.meta["key"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
+    key = key_of([store.meta["contents"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
     file = folder / FILE
     made = read_json(file) if file.exists() else None
     made = current().agreed(made)

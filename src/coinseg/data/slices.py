@@ -2,7 +2,8 @@
 
 On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes), `index.csv` (one line for each
 slice) and `store.json`, written last. The folder is filled beside its place and moved into it, and it is trusted only
-when its key is the key of the same files and settings.
+when its key is the key of the same files and settings. What is trained on it depends on its contents alone: data that were
+copied elsewhere are prepared again, and nothing else is done again.
 
 Lesion masks are kept in `truth.bin`, which only `sampling.ScoredSlices` opens. The index has their size (`lesion_px`, native
 pixels of the whole slice, -1 where there is no mask), so that scores can tell apart what the labels do not: where
@@ -17,6 +18,7 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -40,7 +42,7 @@ from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
 from .volume import peek_shape
 
-FORMAT = 3
+FORMAT = 4
 COLUMNS = ("case", "patient", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width")
 BLOCK = 10_000
 """Lines of an index read together."""
@@ -70,12 +72,12 @@ def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
     return not made.exists() or read_json(made).get("key") == store_key(cohort, settings)
 
 
-def require_same_files(cohort: Cohort, settings: Settings, root: Path) -> None:
-    """Raise `UserError` where there is a store of files as they were, before they changed."""
-    if not same_files(cohort, settings, root):
+def _require_same_contents(before: Mapping[str, object], after: Mapping[str, object], root: Path) -> None:
+    """Raise `UserError` where a store made again is not what was there (its store.json): what was trained on that would be lost."""
+    if before.get("contents") != after["contents"]:
         raise UserError(
-            f"the files of the data are not those that {root.parent} was made of (size, time of change, labels)",
-            "the same files to go on with it",
+            f"the data are not those that {root.parent} was made of (pixels, masks, labels or patients differ)",
+            "the same data to go on with it",
             "choose another -o, or give --overwrite to redo everything",
         )
 
@@ -109,7 +111,9 @@ class SliceStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.meta = read_json(root / "store.json", "key", "window", "size", "dtype", "kind", "has_organs", "problems", "layout")
+        self.meta = read_json(
+            root / "store.json", "key", "contents", "window", "size", "dtype", "kind", "has_organs", "problems", "layout"
+        )
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
         self.index = _read_index(root / "index.csv")
@@ -122,7 +126,7 @@ class SliceStore:
         """The same slices on other sides of the split, (slices,), with more in `meta`; what is made of them has another key."""
         view = copy.copy(self)
         view.index, view.drawn = self.index | {"split": sides}, {}
-        view.meta = self.meta | {"key": key_of([self.meta["key"], sides.tolist()])} | facts
+        view.meta = self.meta | {"contents": key_of([self.meta["contents"], sides.tolist()])} | facts
         return view
 
     def _map(self, name: str, dtype: str) -> np.ndarray:
@@ -172,6 +176,7 @@ class _Writer:
         self.beyond: Counter[str] = Counter()
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
+        self.contents = hashlib.sha256(json.dumps([FORMAT, asdict(settings.data)]).encode())
 
     def add(self, made: Prepared) -> None:
         """Append the slices of a case."""
@@ -181,8 +186,9 @@ class _Writer:
         self.beyond += made.beyond
         self.rows += made.rows
         self.left_out += made.left_out
-        for pixels, _, _ in made.slices:
+        for pixels, organ, truth in made.slices:
             self.digest.update(pixels)
+            self.contents.update(pixels + organ + truth)
         for name, contents in zip(("images", "organs", "truth"), zip(*made.slices, strict=True), strict=False):
             with (self.folder / f"{name}.bin").open("ab") as file:
                 file.writelines(contents)
@@ -208,21 +214,33 @@ class _Writer:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows({**row, **_quoted(row), "split": int(side)} for row, side in zip(self.rows, sides, strict=True))
+        self.contents.update((self.folder / "index.csv").read_bytes() + repr(window).encode())
         write_json(self.folder / "store.json", {
-            "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "size": self.settings.data.size,
+            "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16], "size": self.settings.data.size,
             "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name, "window": [window.low, window.high],
             "injected": self.injected, **facts,
         })  # fmt: skip
 
 
-def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress | None = None) -> SliceStore:
+def prepare(
+    cohort: Cohort, settings: Settings, root: Path, progress: Progress | None = None, overwrite: bool = True
+) -> SliceStore:
     """Make the store of a cohort at `root`, or open it when it is already there for the same files and settings.
 
-    A case that cannot be read is reported in `meta["problems"]` and left out; nothing usable is a `UserError`.
+    Args:
+        cohort: the cases; one that cannot be read is reported in `meta["problems"]` and left out.
+        settings: data, anomaly and seed are read.
+        root: the folder of the store.
+        progress: how many cases of how many were read.
+        overwrite: whether a store of other contents may be replaced.
+
+    Raises:
+        UserError: nothing is usable; or, without `overwrite`, the files have changed and so has what is prepared of them.
     """
     began = time.perf_counter()
-    key = store_key(cohort, settings)
-    if (root / "store.json").exists() and read_json(root / "store.json").get("key") == key:
+    key, made_before = store_key(cohort, settings), root / "store.json"
+    before = read_json(made_before) if made_before.exists() else None
+    if before and before.get("key") == key:
         return SliceStore(root)
     kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
     if settings.data.roi == "each" and not injected:
@@ -256,6 +274,8 @@ def prepare(cohort: Cohort, settings: Settings, root: Path, progress: Progress |
             key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
+        if before and not overwrite:
+            _require_same_contents(before, read_json(part / "store.json"), root)
     return SliceStore(root)
 
 
