@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import coinseg
-from coinseg import cli, pipeline, student
+from coinseg import cli, drawn_lesions, pipeline, student, teaching
 from coinseg.config import Settings, StudentSettings
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
@@ -30,20 +30,53 @@ TAUGHT = [
 def test_the_band_lies_outside_and_is_not_taught() -> None:
     masks = np.zeros((2, 5, 5), bool)
     masks[0, 2, 2] = True
-    target = student.ignored_band(masks, 1)
+    target = teaching.ignored_band(masks, 1)
     assert (target == 1).sum() == 1
-    assert (target == student.IGNORED).sum() == 4
+    assert (target == teaching.IGNORED).sum() == 4
     assert not target[1].any()
     logits = torch.zeros(1, 1, 5, 5)
     other = logits.clone()
     other[0, 0, 1, 2] = 9  # in the band
     given = torch.from_numpy(target[:1, None]).float()
-    assert student.student_loss(logits, given) == student.student_loss(other, given)
+    assert teaching.student_loss(logits, given) == teaching.student_loss(other, given)
 
 
 def test_a_student_keeps_the_size() -> None:
     for side in (16, 40):  # neither a multiple of what the deepest pixel stands for
-        assert student.marks(student.build_student().eval(), torch.zeros(2, 1, side, side)).shape == (2, side, side)
+        asked = student.Mean(student.build_student(2)).eval()
+        assert student.marks(asked, torch.zeros(2, 1, side, side)).shape == (2, side, side)
+
+
+def test_a_student_says_the_mean_of_what_its_members_say() -> None:
+    made = student.build_student(2).eval()
+    for number, member in enumerate(made.members):
+        torch.nn.init.normal_(member.head.weight, generator=torch.Generator().manual_seed(number))  # type: ignore[operator, union-attr]
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        apart = torch.sigmoid(made(torch.stack([images, images])))[:, :, 0]
+        # One alone gives what it gives, to the last digits.
+        alone = student.Mean(student.Student(1))
+        alone.student.members[0].load_state_dict(made.members[0].state_dict())
+        torch.testing.assert_close(student.marks(alone.eval(), images), apart[0], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(apart[0], apart[1])
+    torch.testing.assert_close(student.marks(student.Mean(made).eval(), images), apart.mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_what_all_members_are_sure_of_stays_finite() -> None:
+    class Sure(torch.nn.Module):
+        def __init__(self, logit: float) -> None:
+            super().__init__()
+            self.logit = logit
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full_like(x, self.logit)
+
+    made = student.Student(1)
+    made.members = torch.nn.ModuleList([Sure(90.0), Sure(100.0)])
+    x = torch.zeros(1, 1, 2, 2)
+    assert student.Mean(made)(x).mean().item() == pytest.approx(90 + np.log(2 / (1 + np.exp(-10))), abs=1e-3)
+    made.members = torch.nn.ModuleList([Sure(-100.0), Sure(100.0)])
+    assert student.Mean(made)(x).abs().max() < 1e-4  # a half
 
 
 def test_where_f_says_that_there_is_a_lesion_a_share_of_the_peak_is_enough() -> None:
@@ -75,15 +108,21 @@ def test_what_one_view_is_sure_of_is_marked_where_f_calls_the_image_abnormal() -
 
 
 def test_it_sees_no_truth() -> None:
-    source = Path(str(student.__file__)).read_text(encoding="utf-8")
-    assert "truth" not in source
-    assert "ScoredSlices" not in source
+    for room in (student, teaching, drawn_lesions):
+        source = Path(str(room.__file__)).read_text(encoding="utf-8")
+        assert "truth" not in source
+        assert "ScoredSlices" not in source
 
 
 def bright(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Masks of what is bright, half of which can be trusted."""
     masks = images[:, 0].numpy() > 0.3
     return masks, np.where(masks[:, ::2].sum((1, 2)) % 2, 0.9, np.nan)
+
+
+def grey(images: Tensor) -> np.ndarray:
+    """Calls an image abnormal by its mean, as f would."""
+    return 0.5 + images.mean((1, 2, 3)).numpy()
 
 
 def settings_of(trust: float) -> Settings:
@@ -99,7 +138,7 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
 
 def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices) -> None:
     labels = slices.labels()
-    taught = student.lessons(slices, bright, StudentSettings(trust=0.5))
+    taught = teaching.lessons(slices, bright, StudentSettings(trust=0.5))
     masks, sure = bright(slices.batch(np.arange(len(slices))).image)
     assert taught.members.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
     assert 0 < len(taught.members) < (labels == 1).sum()
@@ -110,19 +149,25 @@ def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices)
 
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
     for _ in range(2):  # the second time it is read
-        assert student.train_student(slices, bright, settings_of(1.0), "t", tmp_path) is None
+        assert teaching.train_student(slices, bright, grey, settings_of(1.0), "t", tmp_path) is None
     assert json.loads((tmp_path / "stage.json").read_text())["trusted"] == 0
 
 
-def test_a_killed_student_resumes_to_the_same_numbers(slices: TrainingSlices, tmp_path: Path) -> None:
+def test_a_killed_student_resumes_to_the_same_numbers(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(Exception):
         pass
 
+    monkeypatch.setattr(drawn_lesions, "TRIES", 100)
+    monkeypatch.setattr(teaching, "LEAST", 1)
+
     def killer(name: str, done: int, total: int, values: object) -> None:
-        raise Killed
+        if name == "student":
+            raise Killed
 
     def train(folder: Path, report: Report = silent) -> dict[str, Tensor]:
-        made = student.train_student(slices, bright, settings_of(0.0), "t", folder, report)
+        made = teaching.train_student(slices, bright, grey, settings_of(0.0), "t", folder, report)
         assert made is not None
         return made.state_dict()
 
@@ -134,10 +179,39 @@ def test_a_killed_student_resumes_to_the_same_numbers(slices: TrainingSlices, tm
         assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
+def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn_lesions, "TRIES", 100)
+    monkeypatch.setattr(teaching, "LEAST", 1)
+    base, made = settings_of(0.0), {}
+    asked: list[int] = []
+
+    def counted(images: Tensor) -> np.ndarray:
+        asked.append(len(images))
+        return grey(images)
+
+    for name, members, drawn in (("one", 1, 0.5), ("none drawn", 2, 0.0), ("drawn", 2, 0.5)):
+        settings = replace(base, student=replace(base.student, members=members, drawn=drawn))
+        trained = teaching.train_student(slices, bright, counted, settings, "t", tmp_path / name)
+        assert trained is not None
+        made[name] = trained.state_dict()
+        assert bool(asked) == (name == "drawn")  # f is asked about drawn lesions alone
+    first = [name for name in made["one"] if ".members.0." in name]
+    second = [name.replace(".0.", ".1.", 1) for name in first]
+    # In memory they are trained together, yet the first is the same without the second, whatever that is taught.
+    for name in first:
+        torch.testing.assert_close(made["one"][name], made["none drawn"][name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(made["none drawn"][name], made["drawn"][name], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(made["none drawn"][name], made["drawn"][name]) for name in second)
+    assert json.loads((tmp_path / "drawn" / "stage.json").read_text())["drawn"] > 0
+    assert json.loads((tmp_path / "none drawn" / "stage.json").read_text())["drawn"] == 0
+
+
 def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for room in (student, pipeline):
+    for room in (teaching, pipeline):
         monkeypatch.setattr(room, "LEAST", 1)
     roots = []
     for masks in (True, False):
@@ -171,4 +245,4 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     shut = replace(here.settings, student=replace(here.settings.student, gate=1.0))
     assert here.evidence(images)[1].any()
     assert not replace(here, settings=shut).evidence(images)[1].any()
-    assert student.student_key(shut, "t") == student.student_key(here.settings, "t")
+    assert teaching.student_key(shut, "t") == teaching.student_key(here.settings, "t")

@@ -36,7 +36,7 @@ from coinseg.protocols import sweep
 from coinseg.report import examples_figure
 from coinseg.settings import settings_from
 from coinseg.storage import read_json, write_json
-from coinseg.student import train_student
+from coinseg.teaching import train_student
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray")
 SETS: dict[str, dict[str, Any]] = {
@@ -189,7 +189,8 @@ def ceiling(space: Workspace) -> nn.Module:
     made = train_student(
         TrainingSlices(space.store, space.settings.anomaly, space.settings.seed),
         masks,
-        space.settings,
+        lambda images: np.zeros(len(images)),
+        replace(space.settings, student=replace(space.settings.student, drawn=0.0)),
         "truth",
         space.root / "ceiling",
     )

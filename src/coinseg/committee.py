@@ -86,6 +86,10 @@ class Committee:
     def _threshold(self, run: Run) -> float:
         return run.choose_threshold(self.slices).value
 
+    def called(self, images: Tensor) -> np.ndarray:
+        """The mean f(X) of images (B, 1, S, S) in [-1, 1], (B,) in [0, 1]."""
+        return np.mean([run.probability(images).numpy() for run in self.runs], axis=0)
+
     def trusted(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the mean of the refined differences, their borders asked of the image (`contrast.py`), and how far to trust
         them: mean f(X) times the mean mirror agreement.

@@ -256,22 +256,26 @@ class StudentSettings:
 
     Args:
         steps: optimiser steps; 0 is no student, and masks are read from the difference alone.
-        batch: images per step, half of them labelled normal.
+        members: networks that are taught apart and asked together; every second one is taught drawn lesions as well.
+        batch: images per step for each of them, half of them labelled normal.
         lr: learning rate of Adam.
         trust: only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips` must be on.
         band: pixels outside of the border of a mask that are left out of the lesson.
         teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
         contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 leaves them as they are, bays too.
+        drawn: share of the normal images of a batch that have a drawn lesion, which f takes for one (`drawn_lesions.py`), where they are taught; 0 draws none.
         gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
     """
 
-    steps: int = 1000
+    steps: int = 600
+    members: int = 2
     batch: int = 16
     lr: float = 1e-3
     trust: float = 0.5
     band: int = 0
     teachers: int = 2
     contrast: float = 1.0
+    drawn: float = 0.5
     gate: float = 0.1
 
 

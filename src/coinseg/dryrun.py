@@ -41,8 +41,8 @@ def seconds_per_step(settings: Settings) -> tuple[float, float, float]:
         torch.stack(list(method.generator_losses(x, made, generator, discriminator, f, settings.coin).values())).sum().backward()
         method.discriminator_loss(x, made, discriminator).backward()
 
-    student = to_device(build_student(), fabric)
-    taught = images_to(fabric, torch.rand(settings.student.batch, 1, size, size) * 2 - 1)
+    student = to_device(build_student(settings.student.members), fabric)
+    taught = (torch.rand(settings.student.members, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
     return classifier, _seconds(step) * settings.coin.batch / len(x), _seconds(lambda: student(taught).mean().backward())
 
 

@@ -42,7 +42,7 @@ from .processes import current
 from .run_folder import changes, write_settings
 from .scan_table import JSON, highest, measure, write_table
 from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
-from .student import LEAST, train_student
+from .teaching import LEAST, train_student
 from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Case, Cohort
@@ -179,9 +179,11 @@ class Workspace:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
             few = (slices.labels() == 1).sum() < LEAST  # then there will be no student, whoever teaches
             others = [] if few else train_others(self.store, self.settings, self.root, self.report)
+            committee = Committee(loaded, others, slices)
             loaded.student = train_student(
                 slices,
-                Committee(loaded, others, slices).trusted,
+                committee.trusted,
+                committee.called,
                 self.settings,
                 result_key(self.store, self.settings, self.f),
                 self.root / "student",

@@ -32,7 +32,7 @@ from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
-from .student import LEVEL, StudentNetwork, brought_up, load_student, marks
+from .student import LEVEL, Student, brought_up, load_student, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
@@ -373,8 +373,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     student = None
     if model["student"]:
         place = root / "student" / "model.safetensors"
-        require_fits(StudentNetwork, place, "student")
-        student = load_student(place)
+        require_fits(lambda: Student(settings.student.members), place, "student")
+        student = load_student(place, settings.student.members)
     f = build(wanted)
     load_weights(f, places[0], "classifier")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
