@@ -30,7 +30,7 @@ from coinseg.errors import UserError
 from coinseg.export.dicom_seg import read_series
 from coinseg.export.folder import excerpt
 from coinseg.run_folder import as_yaml
-from coinseg.runs import load
+from coinseg.saved import load
 from coinseg.settings import PRESETS, settings_from
 from coinseg.storage import read_yaml
 from examples import EXAMPLES

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 import coinseg
-from coinseg import cli, engine, memory, runs, storage, training
+from coinseg import cli, engine, memory, saved, storage, training
 from coinseg.data.layouts import read_layout
 from coinseg.data.slices import prepare
 from coinseg.engine import Stage
@@ -587,7 +587,7 @@ def test_a_training_without_memory_says_which_setting_to_lower(
 def test_outside_training_the_batch_is_halved_and_this_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = runs.load(make_run(tmp_path / "model"))
+    run = saved.load(make_run(tmp_path / "model"))
     monkeypatch.setattr(memory._Room, "images", engine.CHUNK)
     x = torch.rand(70, 1, 32, 32) * 2 - 1
     expected = run.explain(x)

@@ -26,6 +26,7 @@ from coinseg.counterfactual.generator import Generator
 from coinseg.data.intensity import Window
 from coinseg.engine import make_fabric
 from coinseg.runs import Run
+from coinseg.saved import save
 from conftest import tiny_settings
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -196,7 +197,7 @@ def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> 
     for name, module in (("classifier/model", f), ("coin/generator", generator)):
         (root / name).parent.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, root / f"{name}.safetensors")
-    run.save(root)
+    save(run, root)
     return root
 
 

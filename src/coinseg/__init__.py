@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .config import Settings
     from .errors import UserError
     from .pipeline import Workspace
-    from .runs import Run, Segmentation, load
+    from .runs import Run, Segmentation
+    from .saved import load
     from .settings import PRESETS
     from .training import train_classifier, train_coin
 
 _PLACES = {
     "PRESETS": "settings", "Settings": "config", "UserError": "errors", "Workspace": "pipeline", "Run": "runs",
-    "Segmentation": "runs", "load": "runs", "train_classifier": "training", "train_coin": "training",
+    "Segmentation": "runs", "load": "saved", "train_classifier": "training", "train_coin": "training",
 }  # fmt: skip
 __all__ = ["PRESETS", "Run", "Segmentation", "Settings", "UserError", "Workspace", "load", "train_classifier", "train_coin"]
 

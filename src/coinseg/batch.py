@@ -22,7 +22,8 @@ from .errors import UserError, is_full
 from .locks import claimed, locked, require_apart
 from .manifest import MANIFEST, model_of, write_segmented
 from .processes import meeting, place
-from .runs import Run, load, write_segmentation
+from .runs import Run, write_segmentation
+from .saved import load
 from .scan_table import JSON, highest, measure, write_table
 from .storage import read_json
 from .types import MaskSource

@@ -40,6 +40,7 @@ from .evaluation import evaluate
 from .methods import COUNTERFACTUAL, require_method
 from .processes import current
 from .run_folder import changes, write_settings
+from .saved import save
 from .scan_table import JSON, highest, measure, write_table
 from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
 from .teaching import LEAST, train_student
@@ -190,7 +191,7 @@ class Workspace:
                 self.report,
             )
         if current().here.first:
-            loaded.save(self.root)
+            save(loaded, self.root)
         return loaded
 
     def _threshold(self, loaded: runs.Run) -> dict[str, Any]:

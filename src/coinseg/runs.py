@@ -1,22 +1,21 @@
-"""A trained run, loaded: explain tensors, segment scans and images. The three lines of a notebook end here."""
+"""A trained run: explain tensors, segment scans and images. The three lines of a notebook end here; `saved.py` reads it from its folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from .classifier import build, load_weights, probabilities, require_fits
+from .classifier import probabilities
 from .confidence import agreement, confidence, of_scan
 from .config import Axis, Settings
 from .counterfactual import coin
-from .counterfactual.generator import Generator
 from .data.axes import require_volumes, turned
 from .data.cases import LoadedCase, cut_pixels, encoder, load_case
 from .data.cutting import Cut
@@ -24,25 +23,17 @@ from .data.image import is_image, write_image_mask
 from .data.intensity import Window, signed
 from .data.sampling import TrainingSlices
 from .data.volume import Geometry, read_geometry, write_mask
-from .engine import CHUNK, images_to, make_fabric, to_device
+from .engine import CHUNK, images_to, to_device
 from .errors import UserError
 from .masks import Threshold, choose_threshold, clean_volume, masks_of, refine, rule_of
 from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
-from .settings import own_module, require_named, settings_from
-from .storage import read_json, write_json
-from .student import LEVEL, Student, brought_up, load_student, marks
+from .student import LEVEL, brought_up, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
-MODEL = "model.json"
 T = TypeVar("T")
-_Number = int | float
-_KEYS: dict[str, Any] = {
-    "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number],
-    "organs": bool, "threshold": _Number,
-}  # fmt: skip
 THRESHOLD_IMAGES = 400
 """Training images the threshold is read from; a tenth of it for an attribution, which takes longer for each."""
 
@@ -309,14 +300,6 @@ class Run:
             what = f"method {self.settings.method}" if self.generator is None else f"intensity {self.kind}"
             raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")
 
-    def save(self, root: Path) -> None:
-        """Write what `load` needs beside the weights (which lie in classifier/ and coin/)."""
-        write_json(root / MODEL, {
-            "schema": 1, "settings": self.settings.as_dict(), "kind": self.kind, "organs": self.organs,
-            "window": [self.window.low, self.window.high], "threshold": self.threshold, "layer": self.layer,
-            "student": self.student is not None,
-        })  # fmt: skip
-
 
 def write_segmentation(
     found: Segmentation, source: Path, out: Path, overwrite: bool = False, geometry: Geometry | None = None
@@ -326,67 +309,3 @@ def write_segmentation(
         write_image_mask(out, found.mask[0], overwrite)
     else:
         write_mask(out, found.mask, geometry or read_geometry(source), overwrite)
-
-
-def _model(path: Path) -> dict[str, Any]:
-    """The contents of model.json, every value of its kind."""
-    model = {"layer": None, "student": False} | read_json(path, *_KEYS)
-    from beartype.door import is_bearable
-
-    wrong = [key for key, kind in (_KEYS | {"layer": str | None, "student": bool}).items() if not is_bearable(model[key], kind)]
-    if not wrong:
-        low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
-        wrong += ["window"] if not -1e9 < low < high < 1e9 else []
-        wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
-    if wrong:
-        raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
-    return dict(model)
-
-
-def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Run:
-    """Load a finished run. No code comes from its folder: weights are safetensors, settings plain values.
-
-    Args:
-        root: the output folder of `coinseg run` or `coinseg export`.
-        accelerator: "cpu" or "cuda" instead of what the run was trained on.
-        classifier: "package.module:factory" where the run was trained with one of your own; its code is run, so a folder that
-            names one is refused unless you name it too.
-
-    Raises:
-        UserError: the folder is not a run, its weights do not fit its settings, or it names a module that is not named here.
-    """
-    root = Path(root)
-    if not (root / MODEL).exists():
-        raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
-    model = _model(root / MODEL)
-    settings = settings_from(model["settings"])
-    require_named(settings.classifier, classifier, "--classifier")
-    # The trained weights are here; pretrained ones are not looked for.
-    wanted, generator = replace(settings.classifier, weights=None), None
-    places = root / "classifier" / "model.safetensors", root / "coin" / "generator.safetensors"
-    if not own_module(wanted):
-        require_fits(lambda: build(wanted), places[0], "classifier")
-    if settings.method == COUNTERFACTUAL:
-        require_fits(lambda: Generator(settings.coin), places[1], "generator")
-        generator = Generator(settings.coin)
-        load_weights(generator, places[1], "generator")
-    student = None
-    if model["student"]:
-        place = root / "student" / "model.safetensors"
-        require_fits(lambda: Student(settings.student.members), place, "student")
-        student = load_student(place, settings.student.members)
-    f = build(wanted)
-    load_weights(f, places[0], "classifier")
-    engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
-    return Run(
-        settings,
-        f.frozen(),
-        generator,
-        model["kind"],
-        Window(*model["window"]),
-        model["organs"],
-        model["threshold"],
-        make_fabric(engine),
-        model.get("layer"),
-        student,
-    )

@@ -21,7 +21,7 @@ from typing import Any
 from ..config import EngineSettings, Settings
 from ..errors import UserError
 from ..locks import claimed
-from ..runs import load
+from ..saved import load
 from ..settings import own_module
 from ..storage import directory_written_aside, read_json, write_json
 
@@ -111,7 +111,7 @@ def export_run(
     run = load(root, accelerator="cpu", classifier=classifier)
     checked = None
     with new_folder(out, overwrite, "manifest.json") as part:
-        replace(run, settings=portable(run.settings)).save(part)
+        save(replace(run, settings=portable(run.settings)), part)
         write_json(part / "manifest.json", excerpt(root))
         for name in (
             "classifier/model.safetensors",
