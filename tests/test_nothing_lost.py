@@ -24,8 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-import coinseg
-from coinseg import cli, engine, memory, saved, storage, training
+from coinseg import cli, engine, mask_files, memory, saved, storage, training
 from coinseg.data.layouts import read_layout
 from coinseg.data.slices import prepare
 from coinseg.engine import Stage
@@ -303,7 +302,7 @@ def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
     cohort = work.cohort
     lost.rename(tmp_path / "i03.png")
     with pytest.raises(UserError, match=r"i03\.png is gone since the command began"):
-        coinseg.pipeline.run_cases(None, list(cohort.cases))  # type: ignore[arg-type]
+        mask_files.segmented(None, list(cohort.cases))  # type: ignore[arg-type]
     capsys.readouterr()
     assert cli.main(command) == 2
     assert "the data are not those" in error_line(capsys)

@@ -16,41 +16,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from . import runs
 from .classifier import Classifier
 from .committee import Committee, train_others
-from .confidence import of_scan
 from .config import Settings
 from .counterfactual.generator import Generator
 from .data.axes import require_views
-from .data.cases import kind_of_intensity, load_case
-from .data.image import write_image_mask
+from .data.cases import kind_of_intensity
 from .data.intensity import signed
 from .data.layouts import read_layout
 from .data.sampling import ScoredSlices, TrainingSlices
-from .data.slices import SliceStore, bytes_needed, prepare, require_there, same_files
+from .data.slices import SliceStore, bytes_needed, prepare, same_files
 from .data.splitting import TRAINING, VALIDATION, require_labels
-from .data.volume import read_geometry
 from .distributed import require_parts
-from .engine import CHUNK, Report, Stage, make_fabric, silent
-from .errors import UserError
+from .engine import Report, Stage, make_fabric, silent
 from .evaluation import evaluate
+from .mask_files import MaskFiles
 from .methods import COUNTERFACTUAL, require_method
 from .processes import current
 from .run_folder import changes, write_settings
 from .saved import save
-from .scan_table import JSON, highest, measure, write_table
-from .storage import key_of, read_json, require_room, write_json, write_text, written_aside
+from .scan_table import JSON, write_table
+from .storage import key_of, read_json, require_room, write_json, write_text
 from .teaching import LEAST, train_student
 from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
-from .types import Case, Cohort
+from .types import Cohort
 from .witnesses import INHERITED, select_witnesses
 
-TOGETHER = 32
-"""Plain images segmented together."""
 FINISHED = ("manifest.json", "report.html", "model.json")
 """What a folder has once its run has ended: `segment` takes it for a model then."""
 
@@ -236,14 +230,12 @@ class Workspace:
             return made
         run, began = self.run, time.perf_counter()
         others.of_first(lambda: self._begin_masks(folder))
+        files = MaskFiles(run, folder, self._step("masks"))
         if self.settings.anomaly.kind != "none":
-            slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
-            written = self._in_groups(len(slices), CHUNK, lambda group: self._write_injected(run, slices, group, folder))
+            written = files.of_slices(ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION))
         else:
-            wanted = others.of_first(lambda: [c for c in self.cohort.cases if c.label != 0 or 1 in c.slice_labels.values()])
-            together = TOGETHER if not any(case.volume for case in wanted) else 1
-            written = self._in_groups(
-                len(wanted), together, lambda group: self._write_cases(run, [wanted[i] for i in group], folder)
+            written = files.of_cases(
+                others.of_first(lambda: [c for c in self.cohort.cases if c.label != 0 or 1 in c.slice_labels.values()])
             )
         seconds = round(time.perf_counter() - began, 2)
         return write_table(folder, written, key=self.result_key, seconds=seconds) if others.here.first else {}
@@ -255,45 +247,6 @@ class Workspace:
             (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
             shutil.rmtree(folder)
         write_text(marker, self.result_key)
-
-    def _in_groups(self, count: int, together: int, write: Callable[[range], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The rows that `write` gives for groups of `together` of `count` things, in order; processes share the groups."""
-        own = {}
-        for start in current().here.share(range(0, count, together)):
-            self.report("masks", start, count, {})
-            own[start] = write(range(start, min(start + together, count)))
-        rows = {start: group for part in current().gathered(own) for start, group in part.items()}
-        return [row for start in sorted(rows) for row in rows[start]]
-
-    def _write_cases(self, run: runs.Run, cases: list[Case], folder: Path) -> list[dict[str, Any]]:
-        written: list[dict[str, Any]] = []
-        for case, found in zip(*run_cases(run, cases), strict=True):
-            out = folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
-            geometry = read_geometry(case.image) if case.volume else None
-            if not out.exists():
-                runs.write_segmentation(found, case.image, out, geometry=geometry)
-            row = {
-                "case": case.id,
-                "mask": out.name,
-                "highest_f": highest(found.probability),
-                "confidence": found.sureness(run.settings.data.axis),
-            }
-            written.append(row | measure(found.mask, geometry))
-        return written
-
-    def _write_injected(self, run: runs.Run, slices: ScoredSlices, group: range, folder: Path) -> list[dict[str, Any]]:
-        written: list[dict[str, Any]] = []
-        batch = slices.scored(np.array(group))
-        made = run.marked(batch.image)
-        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
-            name = "_".join(str(self.store.index[c][row]) for c in ("case", "slice", "region"))
-            write_image_mask(folder / f"{name}_mask.png", mask, overwrite=True)
-            with written_aside(folder / f"{name}_image.png") as part:
-                Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
-            sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
-            told = {"highest_f": highest(made.explained.probability[i : i + 1].numpy()), "confidence": sure}
-            written.append({"case": name, "mask": f"{name}_mask.png"} | told | measure(mask[None], None))
-        return written
 
     def warnings(self) -> list[str]:
         """What a user should know before trusting the masks, from every finished stage."""
@@ -329,18 +282,3 @@ class Workspace:
         sides = [TrainingSlices(self.store, self.settings.anomaly, self.settings.seed, side) for side in (TRAINING, VALIDATION)]
         certain = [np.ones(len(sides[0]), bool), ~sides[1].weak()]
         return sum(int((side.labels()[of] == 1).sum()) for side, of in zip(sides, certain, strict=True))
-
-
-def run_cases(run: runs.Run, cases: list[Case]) -> tuple[list[Case], list[runs.Segmentation]]:
-    """Segment cases together; those that cannot be read are left out (they were reported when they were prepared).
-
-    Raises:
-        UserError: a file is gone that was there then.
-    """
-    loaded = []
-    for case in cases:
-        try:
-            loaded.append((case, load_case(case, with_lesion=False)))
-        except UserError as error:
-            require_there(case, error)
-    return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])

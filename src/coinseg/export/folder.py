@@ -21,7 +21,7 @@ from typing import Any
 from ..config import EngineSettings, Settings
 from ..errors import UserError
 from ..locks import claimed
-from ..saved import load
+from ..saved import load, save
 from ..settings import own_module
 from ..storage import directory_written_aside, read_json, write_json
 

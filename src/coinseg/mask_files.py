@@ -1,0 +1,114 @@
+"""The masks of a finished run as files: of the user's own cases in their own geometry, or of injected slices as pictures.
+
+Several processes share the cases; what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .confidence import of_scan
+from .data.cases import load_case
+from .data.image import write_image_mask
+from .data.sampling import ScoredSlices
+from .data.slices import require_there
+from .data.volume import read_geometry
+from .engine import CHUNK
+from .errors import UserError
+from .processes import current
+from .runs import Run, Segmentation, write_segmentation
+from .scan_table import highest, measure
+from .storage import written_aside
+from .types import Case
+
+TOGETHER = 32
+"""Plain images segmented together."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Writes masks of a run.
+
+    Args:
+        run: makes them.
+        folder: receives them.
+        report: how many of how many are done.
+    """
+
+    run: Run
+    folder: Path
+    report: Callable[[int, int], None]
+
+    def of_cases(self, cases: Sequence[Case]) -> list[Row]:
+        """Masks of whole cases: NIfTI on the grid of the scan, PNG of the size of the image. Returns a row of `scan_table` for each.
+
+        Raises:
+            UserError: a file is gone that was there when the case was prepared.
+        """
+        together = TOGETHER if not any(case.volume for case in cases) else 1
+        return self._in_groups(len(cases), together, lambda group: self._cases([cases[i] for i in group]))
+
+    def of_slices(self, slices: ScoredSlices) -> list[Row]:
+        """PNG of slices, image and mask: where anomalies were injected the user's own scans have none."""
+        return self._in_groups(len(slices), CHUNK, lambda group: self._slices(slices, group))
+
+    def _in_groups(self, count: int, together: int, write: Callable[[range], list[Row]]) -> list[Row]:
+        """The rows that `write` gives for groups of `together` of `count` things, in order; processes share the groups."""
+        own = {}
+        for start in current().here.share(range(0, count, together)):
+            self.report(start, count)
+            own[start] = write(range(start, min(start + together, count)))
+        rows = {start: group for part in current().gathered(own) for start, group in part.items()}
+        return [row for start in sorted(rows) for row in rows[start]]
+
+    def _cases(self, cases: list[Case]) -> list[Row]:
+        written: list[Row] = []
+        for case, found in zip(*segmented(self.run, cases), strict=True):
+            out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
+            geometry = read_geometry(case.image) if case.volume else None
+            if not out.exists():
+                write_segmentation(found, case.image, out, geometry=geometry)
+            row = {
+                "case": case.id,
+                "mask": out.name,
+                "highest_f": highest(found.probability),
+                "confidence": found.sureness(self.run.settings.data.axis),
+            }
+            written.append(row | measure(found.mask, geometry))
+        return written
+
+    def _slices(self, slices: ScoredSlices, group: range) -> list[Row]:
+        written: list[Row] = []
+        batch = slices.scored(np.array(group))
+        made = self.run.marked(batch.image)
+        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
+            name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
+            write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
+            with written_aside(self.folder / f"{name}_image.png") as part:
+                Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
+            sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
+            told = {"highest_f": highest(made.explained.probability[i : i + 1].numpy()), "confidence": sure}
+            written.append({"case": name, "mask": f"{name}_mask.png"} | told | measure(mask[None], None))
+        return written
+
+
+def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentation]]:
+    """Segment cases together; those that cannot be read are left out (they were reported when they were prepared).
+
+    Raises:
+        UserError: a file is gone that was there then.
+    """
+    loaded = []
+    for case in cases:
+        try:
+            loaded.append((case, load_case(case, with_lesion=False)))
+        except UserError as error:
+            require_there(case, error)
+    return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])
