@@ -83,7 +83,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     assert "4 files" in capsys.readouterr().out
     root.rename(tmp_path / "gone")
     asked: list[str | None] = []
-    monkeypatch.setattr(coinseg.runs, "build", lambda settings: asked.append(settings.weights) or build(settings))
+    monkeypatch.setattr(coinseg.saved, "build", lambda settings: asked.append(settings.weights) or build(settings))
     assert np.array_equal(coinseg.load(out).segment(scan).mask, before)
     assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / "m.nii.gz"), "--model", str(out)]) == 0
     assert np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj).sum() == before.sum()
