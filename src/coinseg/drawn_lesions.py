@@ -23,6 +23,7 @@ TRIES = 2400
 ENOUGH = 1000
 """Kept ones after which no more are drawn."""
 LEAST_PIXELS = 9
+"""Of a lesion that is kept; what is left of one at the edge of the body may be less."""
 AREA = (-0.5, 1.0)
 """Of a drawn lesion's area over that of the lesson it is drawn for: the logarithm lies between."""
 STRENGTH = (0.3, 1.2)
@@ -62,7 +63,12 @@ def drawn_lesion(image: np.ndarray, mask: np.ndarray, rise: float, rng: np.rando
     """A lesion drawn into an image, near the place of a lesson's.
 
     An ellipse with a wavy border, cut off at the air around the body; brighter than the image (darker where `rise` is below 0) by
-    `STRENGTH` of the lesson's contrast and by patches of it; some of the texture below it still shows.
+    `STRENGTH` of the lesson's contrast and by patches of it; some of the texture below it still shows:
+
+        X' = clip(X + w t (blur(X) - X) + w s p, -1, 1)
+
+    w is the shape with a soft border, t how much of the texture is lost (0 to 0.6), s the rise times `STRENGTH`, p the patches
+    (mean 1, 0.25 to 1.8). In the places of the ellipse the distance from its centre is below one radius, less up to 0.45 of smooth noise.
 
     Args:
         image: (S, S) in [-1, 1]; not modified.

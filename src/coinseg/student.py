@@ -86,7 +86,7 @@ class Mean(nn.Module):
         return torch.logsumexp(F.logsigmoid(given), 0) - torch.logsumexp(F.logsigmoid(-given), 0)
 
 
-def build_student(members: int = 1) -> Student:
+def build_student(members: int) -> Student:
     """A fresh student, its encoders as ImageNet left them."""
     student = Student(members)
     for member in student.members:
