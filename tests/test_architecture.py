@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "audit": {"metrics", "protocols"},
     "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols"},
     "native_maps": BASE | {"data"},
+    "posterior": BASE | {"data"},
     "runs": BASE
     | {
         "confidence",
@@ -75,16 +76,30 @@ MAY_IMPORT = {
         "threads",
         "classifier",
     },
-    "saved": BASE | {"classifier", "counterfactual", "data", "engine", "methods", "runs", "settings", "student"},
+    "saved": BASE
+    | {"classifier", "counterfactual", "data", "engine", "methods", "posterior", "run_folder", "runs", "settings", "student"},
     "mask_files": BASE | {"confidence", "data", "engine", "processes", "runs", "scan_table"},
     "scan_table": BASE | {"data"},
     "processes": {"errors"},
     "batch": BASE | {"data", "engine", "locks", "manifest", "processes", "runs", "saved", "scan_table"},
     "committee": BASE
-    | {"classifier", "confidence", "contrast", "counterfactual", "data", "engine", "masks", "processes", "runs", "training"},
+    | {
+        "classifier",
+        "confidence",
+        "contrast",
+        "counterfactual",
+        "data",
+        "engine",
+        "masks",
+        "processes",
+        "run_folder",
+        "runs",
+        "training",
+    },
     "pipeline": BASE
     | {
         "committee",
+        "posterior",
         "run_folder",
         "confidence",
         "teaching",
@@ -129,7 +144,7 @@ MAY_IMPORT = {
     },
     "inspection": BASE | {"data"},
     "info": {"config", "data", "methods", "settings"},
-    "export": BASE | {"locks", "settings", "data", "masks", "runs", "saved", "batch", "export"},
+    "export": BASE | {"locks", "settings", "data", "masks", "posterior", "run_folder", "runs", "saved", "batch", "export"},
     "commands": BASE
     | {
         "locks",
@@ -150,7 +165,7 @@ MAY_IMPORT = {
         "reproduce",
     },
     "dryrun": BASE | {"data", "classifier", "counterfactual", "engine", "inspection", "pipeline", "student", "witnesses"},
-    "manifest": BASE | {"committee", "data", "pipeline", "run_folder"},
+    "manifest": BASE | {"data", "pipeline", "run_folder"},
     "pictures": set(),
     "report": BASE | {"confidence", "engine", "metrics", "pictures"},
     "tables": {"errors", "storage"},

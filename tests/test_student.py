@@ -17,7 +17,7 @@ from coinseg.config import Settings, StudentSettings
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
 from coinseg.data.slices import prepare
-from coinseg.engine import Report, silent
+from coinseg.engine import Report, averaging, silent
 from coinseg.export.folder import export_run
 from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
@@ -39,6 +39,16 @@ def test_the_band_lies_outside_and_is_not_taught() -> None:
     other[0, 0, 1, 2] = 9  # in the band
     given = torch.from_numpy(target[:1, None]).float()
     assert teaching.student_loss(logits, given) == teaching.student_loss(other, given)
+
+
+def test_the_moving_average_forgets_how_it_began() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    for decay, expected in ((0.5, (0.25 * 1 + 0.5 * 2 + 3) / 1.75), (0.0, 3.0), (0.99, (0.9801 + 2 * 0.99 + 3) / 2.9701)):
+        kept = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=averaging(decay), use_buffers=True)
+        for value in (1.0, 2.0, 3.0):
+            torch.nn.init.constant_(module.weight, value)
+            kept.update_parameters(module)
+        assert kept.module.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_student_keeps_the_size() -> None:
@@ -229,9 +239,12 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     assert (out / "teacher-2" / "coin" / "generator.safetensors").read_bytes() != (
         out / "coin" / "generator.safetensors"
     ).read_bytes()
-    assert not (tmp_path / "away" / "teacher-2").exists()
     assert "what the student draws" in (out / "report.html").read_text()
     export_run(out, tmp_path / "away")
+    # Of the teachers only what says which images are marked.
+    assert [
+        p.relative_to(tmp_path / "away" / "teacher-2").as_posix() for p in (tmp_path / "away" / "teacher-2").rglob("*.*")
+    ] == ["classifier/model.safetensors"]
     images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     here, away = coinseg.load(out), coinseg.load(tmp_path / "away")
     assert here.student is not None

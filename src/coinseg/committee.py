@@ -1,9 +1,9 @@
 """The committee that teaches the student: pairs of classifier and generator that differ in nothing but their seed.
 
 One pair errs where chance led it: too wide around a lesion, or a haze somewhere else. What several of them change is
-mostly the lesion; with one classifier for all of them a third of that is gained (docs/results/better.md). They are only
-asked for the training images; afterwards the first pair explains and the student draws, so a run is as quick and as
-small as with one teacher.
+mostly the lesion; with one classifier for all of them a third of that is gained (docs/results/better.md). The generators are only
+asked for the training images; afterwards the first pair explains and the student draws, where all classifiers together say that
+there is something to draw (`posterior.py`).
 """
 
 from __future__ import annotations
@@ -26,16 +26,12 @@ from .data.slices import SliceStore
 from .engine import Report, silent
 from .masks import masks_of
 from .processes import current
+from .run_folder import teacher_folders
 from .runs import Run
 from .training import train_classifier, train_coin
 
 SEEDS_APART = 1_000_003
 """Between the seeds of the teachers of one run; more than seeds that are tried one after another are apart."""
-
-
-def folders(settings: Settings) -> list[str]:
-    """Where the teachers beside the first are kept, in the folder of the run."""
-    return [f"teacher-{number}" for number in range(2, settings.student.teachers + 1)]
 
 
 def train_others(
@@ -46,7 +42,7 @@ def train_others(
     Args:
         store: the prepared slices; only images and labels are read.
         settings: of the run.
-        root: the folder of the run; receives `folders`.
+        root: the folder of the run; receives `teacher_folders`.
         report: progress, told as "classifier of teacher-2".
     """
 
@@ -54,7 +50,7 @@ def train_others(
         report(stage if stage.startswith("warning") else f"{stage} of {name}", done, total, values)
 
     found = []
-    for number, name in enumerate(folders(settings), 1):
+    for number, name in enumerate(teacher_folders(settings), 1):
         own = replace(settings, seed=(settings.seed + SEEDS_APART * number) % 2**32)
         f = train_classifier(store, own, root / name / "classifier", partial(told, name))
         found.append((f, train_coin(store, f, own, root / name / "coin", partial(told, name))))

@@ -264,7 +264,8 @@ class StudentSettings:
         teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
         contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 leaves them as they are, bays too.
         drawn: share of the normal images of a batch that have a drawn lesion, which f takes for one (`drawn_lesions.py`), where they are taught; 0 draws none.
-        gate: images with f(X) below this stay unmarked; lower than `classifier.threshold`, because the student also sees what f doubts.
+        gate: images that are abnormal with a lower probability than this stay unmarked, as all teachers' f say together, at the share
+            of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the student also sees what they doubt.
     """
 
     steps: int = 600
@@ -276,7 +277,7 @@ class StudentSettings:
     teachers: int = 2
     contrast: float = 1.0
     drawn: float = 0.5
-    gate: float = 0.1
+    gate: float = 0.4
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from . import interruption
 from .config import EngineSettings
@@ -37,6 +38,20 @@ Report = Callable[[str, int, int, Mapping[str, float]], None]
 
 def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
     """The default report: the library says nothing."""
+
+
+def averaging(decay: float) -> Callable[..., None]:
+    """The moving average of weights that `AveragedModel` shall keep, without the weight the first of them would have for long.
+
+    After n updates the weights w_i have (1 - decay) decay^(n - i) / (1 - decay^n) each, as Adam's moments do (Kingma, Ba 2015,
+    section 3): a plain one of decay 0.99 has, after 100 updates, still a third of w_1. With decay 0 it is the last one.
+    """
+
+    def update(kept: Any, latest: Any, before: Any) -> None:
+        share = (1 - decay) / (1 - decay ** (int(before) + 1))
+        get_ema_multi_avg_fn(1 - share)(kept, latest, before)
+
+    return update
 
 
 def make_fabric(settings: EngineSettings) -> Fabric:

@@ -55,8 +55,9 @@ def explain_all(
             "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": refined,
             "before": e.probability.numpy(), "image": batch.image[:, 0].numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
         }  # fmt: skip
-        if e.agreement is not None:
-            found["agreement"] = e.agreement.numpy()
+        for name in ("agreement", "posterior"):
+            if (value := getattr(e, name)) is not None:
+                found[name] = value.numpy()
         if e.counterfactual is not None and e.counterfactual_probability is not None:
             found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual[:, 0].numpy() / 2 + 0.5}
         for name, value in found.items():
@@ -136,14 +137,28 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
 def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
     """slices.csv: a line of names, and one for each slice."""
     rows: list[list[Any]] = [
-        ["case", "patient", "slice", "region", "label", "f", "f_counterfactual", "mask_px", "confidence", "truth_px", "dice"]
+        [
+            "case",
+            "patient",
+            "slice",
+            "region",
+            "label",
+            "f",
+            "f_counterfactual",
+            "posterior",
+            "mask_px",
+            "confidence",
+            "truth_px",
+            "dice",
+        ]
     ]
     for i, row in enumerate(found.rows):
         known = bool(found.known[i])
         rows.append([
             str(index["case"][row]), str(index["patient"][row]), index["slice"][row], index["region"][row],
             found.label[i] if found.label[i] >= 0 else "",
-            f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}", int(predicted[i].sum()),
+            f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}",
+            "" if found.posterior is None else f"{found.posterior[i]:.4f}", int(predicted[i].sum()),
             f"{sure[i]:.4f}" if np.isfinite(sure[i]) else "", int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
         ])  # fmt: skip
     return rows

@@ -11,11 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import committee
 from .data.scan_files import sha256_of
 from .errors import UserError, exit_code, one_line
 from .pipeline import Workspace
-from .run_folder import as_yaml
+from .run_folder import as_yaml, teacher_folders
 from .storage import read_json, write_json
 
 SCHEMA, MANIFEST = 1, "manifest.json"
@@ -43,7 +42,8 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
 
 def model_of(root: Path) -> dict[str, Any]:
     """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights there are."""
-    names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors", "student/model.safetensors")
+    others = sorted(path.relative_to(root).as_posix() for path in root.glob("teacher-*/classifier/model.safetensors"))
+    names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors", "student/model.safetensors", *others)
     return {
         "path": str(root.resolve()),
         "method": read_json(root / "model.json", "settings")["settings"]["method"],
@@ -82,9 +82,7 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     # An attribution trains nothing after the classifier.
     stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
     taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
-    others = (
-        [root / name / stage / "stage.json" for name in committee.folders(work.settings) for stage in stages] if taught else []
-    )
+    others = [root / name / stage / "stage.json" for name in teacher_folders(work.settings) for stage in stages] if taught else []
     searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
     timings = {
         "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},

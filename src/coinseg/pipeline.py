@@ -34,6 +34,7 @@ from .engine import Report, Stage, make_fabric, silent
 from .evaluation import evaluate
 from .mask_files import MaskFiles
 from .methods import COUNTERFACTUAL, require_method
+from .posterior import Posterior, prior_shift
 from .processes import current
 from .run_folder import changes, write_settings
 from .saved import save
@@ -184,6 +185,8 @@ class Workspace:
                 self.root / "student",
                 self.report,
             )
+            if loaded.student is not None:
+                loaded.posterior = Posterior([self.f, *(f for f, _ in others)], prior_shift(slices, self.settings))
         if current().here.first:
             save(loaded, self.root)
         return loaded

@@ -52,6 +52,7 @@ class Explained:
         after: f(X_cf); None for an attribution.
         counterfactual: X_cf in [0, 1]; None for an attribution.
         agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
+        posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where f alone is asked.
     """
 
     rows: np.ndarray
@@ -65,6 +66,7 @@ class Explained:
     after: np.ndarray | None = None
     counterfactual: np.ndarray | None = None
     agreement: np.ndarray | None = None
+    posterior: np.ndarray | None = None
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
         """How far to trust the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN where there is none or it is not known."""

@@ -67,3 +67,8 @@ def as_yaml(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: as_yaml(v) for k, v in value.items()}
     return [as_yaml(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def teacher_folders(settings: Settings) -> list[str]:
+    """Where the teachers of a student beside the first are kept, in the folder of the run."""
+    return [f"teacher-{number}" for number in range(2, settings.student.teachers + 1)]

@@ -67,7 +67,7 @@ class Marked:
     Args:
         explained: what the method says of them.
         refined: the maps the masks are read from, in [0, 1] (`Run.evidence`).
-        masks: bool; empty where f calls a slice normal, with a student where f(X) is below `student.gate`.
+        masks: bool; empty where f calls a slice normal, with a student where the posterior is below `student.gate`.
         confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
     """
 
@@ -92,6 +92,7 @@ class Run:
         fabric: where it is computed.
         layer: of f, which a CAM looks at; None where the settings name it.
         student: draws the final masks, images -> logits of every pixel; None where they are read from the difference.
+        posterior: which images a student is asked about, images -> logits (`posterior.py`); None where f alone says so.
     """
 
     settings: Settings
@@ -104,9 +105,10 @@ class Run:
     fabric: Fabric
     layer: str | None = None
     student: nn.Module | None = None
+    posterior: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        for module in (self.f, self.generator, self.student):
+        for module in (self.f, self.generator, self.student, self.posterior):
             if module is not None:
                 to_device(module.eval(), self.fabric)
         self._explain = explainer(self.settings, self.f, self.generator, self.layer)
@@ -136,7 +138,10 @@ class Run:
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
-        return torch.cat(by_parts(lambda part: probabilities(self.f, images_to(self.fabric, part)).cpu(), images))
+        return self._probability(self.f, images)
+
+    def _probability(self, f: nn.Module, images: Tensor) -> Tensor:
+        return torch.cat(by_parts(lambda part: probabilities(f, images_to(self.fabric, part)).cpu(), images))
 
     def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the refined differences (B, S, S).
@@ -163,25 +168,26 @@ class Run:
     def evidence(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
 
-        A student is asked as the generator is: the mean over an image and its mirror image, 0 where f(X) is below `student.gate`,
-        brought up where f calls an image abnormal (`student.brought_up`).
+        A student is asked as the generator is: the mean over an image and its mirror image; 0 where the posterior is below
+        `student.gate`, brought up where it calls an image abnormal (`student.brought_up`).
         """
         student = self.student
         if student is None:
             return self.differences(images, inpaint_all)
         explained = self.explain(images, inpaint_all)
-        asked = (explained.probability >= (0.0 if inpaint_all else self.settings.student.gate)).numpy()
+        posterior = explained.probability if self.posterior is None else self._probability(self.posterior, images)
+        asked = (posterior >= (0.0 if inpaint_all else self.settings.student.gate)).numpy()
         maps, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
             pair = (images[asked], images[asked].flip(-1))
             own, mirrored = (torch.cat(self._in_parts(lambda x: marks(student, x).cpu(), x)) for x in pair)
             other = mirrored.flip(-1).numpy()
-            called = (explained.probability >= self.settings.classifier.threshold).numpy()[asked]
+            called = (posterior >= self.settings.classifier.threshold).numpy()[asked]
             share = self.settings.masks.peak
             mean, *each = (brought_up(given, called, share) for given in ((own.numpy() + other) / 2, own.numpy(), other))
             maps[asked] = mean
             agreed[asked] = agreement(*(masks_of(given, LEVEL, self.settings.masks) for given in each))
-        return replace(explained, agreement=torch.from_numpy(agreed)), maps
+        return replace(explained, agreement=torch.from_numpy(agreed), posterior=posterior), maps
 
     def _saliency(self, images: Tensor) -> Tensor:
         """The saliency (B, S, S) of images whatever f says of them; a generator is not asked for more than X_cf."""

@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .classifier import build, load_weights, require_fits
+from .classifier import Classifier, build, load_weights, require_fits
+from .config import ClassifierSettings
 from .counterfactual.generator import Generator
 from .data.intensity import Window
 from .engine import make_fabric
 from .errors import UserError
 from .methods import COUNTERFACTUAL
+from .posterior import Posterior
+from .run_folder import teacher_folders
 from .runs import Run
 from .settings import own_module, require_named, settings_from
 from .storage import read_json, write_json
@@ -30,19 +33,21 @@ def save(run: Run, root: Path) -> None:
     write_json(root / MODEL, {
         "schema": 1, "settings": run.settings.as_dict(), "kind": run.kind, "organs": run.organs,
         "window": [run.window.low, run.window.high], "threshold": run.threshold, "layer": run.layer,
-        "student": run.student is not None,
+        "student": run.student is not None, "prior_shift": None if run.posterior is None else run.posterior.shift,
     })  # fmt: skip
 
 
 def _model(path: Path) -> dict[str, Any]:
     """The contents of model.json, every value of its kind."""
-    model = {"layer": None, "student": False} | read_json(path, *_KEYS)
+    model = {"layer": None, "student": False, "prior_shift": None} | read_json(path, *_KEYS)
     from beartype.door import is_bearable
 
-    wrong = [key for key, kind in (_KEYS | {"layer": str | None, "student": bool}).items() if not is_bearable(model[key], kind)]
+    kinds = _KEYS | {"layer": str | None, "student": bool, "prior_shift": _Number | None}
+    wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
+        wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
@@ -68,25 +73,25 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     settings = settings_from(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     # The trained weights are here; pretrained ones are not looked for.
-    wanted, generator = replace(settings.classifier, weights=None), None
-    places = root / "classifier" / "model.safetensors", root / "coin" / "generator.safetensors"
-    if not own_module(wanted):
-        require_fits(lambda: build(wanted), places[0], "classifier")
+    wanted = replace(settings.classifier, weights=None)
+    f = _classifier(wanted, root)
+    generator = student = posterior = None
     if settings.method == COUNTERFACTUAL:
-        require_fits(lambda: Generator(settings.coin), places[1], "generator")
+        place = root / "coin" / "generator.safetensors"
+        require_fits(lambda: Generator(settings.coin), place, "generator")
         generator = Generator(settings.coin)
-        load_weights(generator, places[1], "generator")
-    student = None
+        load_weights(generator, place, "generator")
     if model["student"]:
         place = root / "student" / "model.safetensors"
         require_fits(lambda: Student(settings.student.members), place, "student")
         student = load_student(place, settings.student.members)
-    f = build(wanted)
-    load_weights(f, places[0], "classifier")
+    if student is not None and model["prior_shift"] is not None:  # runs from before decision 0023 have none, and f alone decides
+        others = [_classifier(wanted, root / name) for name in teacher_folders(settings)]
+        posterior = Posterior([f, *others], model["prior_shift"])
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
     return Run(
         settings,
-        f.frozen(),
+        f,
         generator,
         model["kind"],
         Window(*model["window"]),
@@ -95,4 +100,15 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         make_fabric(engine),
         model.get("layer"),
         student,
+        posterior,
     )
+
+
+def _classifier(settings: ClassifierSettings, root: Path) -> Classifier:
+    """The trained classifier of a run or of a teacher, frozen."""
+    place = root / "classifier" / "model.safetensors"
+    if not own_module(settings):
+        require_fits(lambda: build(settings), place, "classifier")
+    f = build(settings)
+    load_weights(f, place, "classifier")
+    return f.frozen()

@@ -20,7 +20,7 @@ from .pretrained import DEEPEST, encoder, teach
 LEVEL = 0.5
 """A pixel is inside when the student gives it more than this."""
 FAINTEST = 0.04
-"""A student that gives no pixel more than this sees nothing, whatever f says."""
+"""A student that gives no pixel more than this sees nothing, whatever the classifiers say."""
 DECODER = (128, 64, 32, 16, 16)
 """Channels of the decoder, from 1/16 of the side to all of it."""
 FULL = 16
@@ -102,19 +102,19 @@ def load_student(path: Path, members: int) -> nn.Module:
 
 
 def brought_up(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray:
-    """Maps of a student with those of images that f calls abnormal brought up, so that `LEVEL` is a share of their own peak.
+    """Maps of a student with those of images that are called abnormal brought up, so that `LEVEL` is a share of their own peak.
 
-    A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where f
-    says that there is one, the question is where, not whether. The share is less than a half because a map is the mean over an image and
+    A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where the
+    classifiers say that there is one, the question is where, not whether. The share is less than a half because a map is the mean over an image and
     its mirror image: what one of the two is sure of has about a half, and on which side of it was chance (docs/decisions/0020-one-view.md).
 
     Args:
         maps: (B, S, S) in [0, 1].
-        called: (B,) bool, f calls the image abnormal.
+        called: (B,) bool, the image is called abnormal (`posterior.py`).
         share: of the peak, in [0, 1]; 0 leaves the maps as they are, as `masks.peak` does.
 
     Returns:
-        (B, S, S) in [0, 1]; as they are where f calls an image normal, and where no pixel has more than `FAINTEST`.
+        (B, S, S) in [0, 1]; as they are where an image is called normal, and where no pixel has more than `FAINTEST`.
     """
     highest = peaks(maps)
     lowered = np.where(called & (highest > FAINTEST) & (share > 0), np.clip(highest, None, 1) * share / LEVEL, 1)

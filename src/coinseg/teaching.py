@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from .config import Settings, StudentSettings
 from .data.sampling import TrainingSlices
 from .drawn_lesions import Called, Drawn, drawn_lesions
-from .engine import CHUNK, Report, Stage, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
+from .engine import CHUNK, Report, Stage, averaging, make_fabric, one_cycle, require_finite, seed_step, silent, to_device
 from .errors import memory_for
 from .masks import IN_PLANE
 from .storage import key_of
@@ -191,7 +191,7 @@ def train_student(
         return None
     drawn = _drawn(slices, taught, called, settings, report)
     to_device(network, fabric)
-    kept = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(EMA), use_buffers=True)
+    kept = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
     start = 0
     if state:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from .attribution import best_layer
 from .attribution.cams import KINDS
@@ -30,6 +30,7 @@ from .engine import (
     CHUNK,
     Report,
     Stage,
+    averaging,
     compiled,
     images_to,
     make_fabric,
@@ -183,7 +184,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     for module in (generator, discriminator, f.eval().requires_grad_(False)):
         to_device(module, fabric)
-    kept = AveragedModel(generator, multi_avg_fn=get_ema_multi_avg_fn(s.ema), use_buffers=True)
+    kept = AveragedModel(generator, multi_avg_fn=averaging(s.ema), use_buffers=True)
     g_optimiser, d_optimiser = (
         torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in (generator, discriminator)
     )

@@ -90,6 +90,10 @@ class TrainingSlices:
             drawn[key] = np.concatenate([self._draw(chunk, epoch)[1] for chunk in chunks]).astype(np.int64)
         return drawn[key]
 
+    def balances(self, balanced: bool) -> bool:
+        """Whether the batches of `members_of_step` are half abnormal."""
+        return balanced and self.anomaly.kind == "none"
+
     def members_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
         """Which slices step number `step` sees, and the epoch they belong to: a function of (seed, step) alone.
 
@@ -97,7 +101,7 @@ class TrainingSlices:
         injected anomalies, whose share is a setting).
         """
         epoch = step * size // len(self)
-        if balanced and self.anomaly.kind == "none":
+        if self.balances(balanced):
             rng = np.random.default_rng([self.seed, step, 1])
             half = [rng.choice(members, (size + c) // 2) for c, members in enumerate(self._classes)]
             return np.concatenate(half), epoch

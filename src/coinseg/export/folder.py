@@ -4,8 +4,9 @@ model.json                      what `coinseg.load` reads
 classifier/model.safetensors    f
 coin/generator.safetensors      the generator of a counterfactual method
 student/model.safetensors       the network that draws the final masks, where there is one
+teacher-2/classifier/model.safetensors and so on    the other classifiers that say which images it is asked about
 manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
-f.onnx, generator.onnx, student.onnx     on request
+f.onnx, generator.onnx, student.onnx, posterior.onnx     on request
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from ..config import EngineSettings, Settings
 from ..errors import UserError
 from ..locks import claimed
+from ..run_folder import teacher_folders
 from ..saved import load, save
 from ..settings import own_module
 from ..storage import directory_written_aside, read_json, write_json
@@ -96,7 +98,7 @@ def export_run(
         root: the output folder of `coinseg run`; not modified.
         out: the new folder.
         overwrite: replace an earlier export.
-        onnx: also write f.onnx, generator.onnx and student.onnx, those there are, checked against torch.
+        onnx: also write f.onnx, generator.onnx, student.onnx and posterior.onnx, those there are, checked against torch.
         classifier: the factory of your own classifier, see `coinseg.load`.
 
     Returns:
@@ -117,8 +119,9 @@ def export_run(
             "classifier/model.safetensors",
             *(["coin/generator.safetensors"] if run.generator else []),
             *(["student/model.safetensors"] if run.student else []),
+            *(f"{name}/classifier/model.safetensors" for name in (teacher_folders(run.settings) if run.posterior else [])),
         ):
-            (part / name).parent.mkdir()
+            (part / name).parent.mkdir(parents=True)
             shutil.copyfile(root / name, part / name)
         if onnx:
             from .to_onnx import probe_images, write_onnx

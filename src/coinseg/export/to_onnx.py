@@ -17,6 +17,7 @@ from ..data.intensity import signed
 from ..data.slices import SliceStore
 from ..errors import UserError
 from ..masks import masks_of
+from ..posterior import Posterior
 from ..runs import Run
 
 PROBES = 8
@@ -83,7 +84,8 @@ def probe_images(root: Path, run: Run) -> Tensor:
 
 def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Write f.onnx ("image" (batch, 1, S, S) in [-1, 1] -> "logit" (batch,)), generator.onnx ("image" -> "counterfactual") and,
-    where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0).
+    where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0) and posterior.onnx
+    ("image" -> "logit" (batch,) of being abnormal, which says whether it is asked).
 
     Args:
         run: on the CPU; an attribution has no generator, and only f is written.
@@ -91,7 +93,7 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         probes: images (B, 1, S, S) in [-1, 1] on which both must agree.
 
     Returns:
-        {"images", "largest_logit": largest difference of a logit of f, as a share of 1 + |logit|, "largest_difference": of the
+        {"images", "largest_logit": largest difference of a logit of f or of the posterior, as a share of 1 + |logit|, "largest_difference": of the
         map masks are read from, in [0, 1], "mask_pixels": inside the masks of the probes, "mask_pixels_that_differ": 0}; the
         last three null for an attribution, which is not a forward pass.
 
@@ -106,21 +108,28 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", size)
     if run.student is not None:
         _write(run.student, folder / "student.onnx", "logits", size)
+    if isinstance(run.posterior, Posterior):
+        each = [_Logits(f.get_submodule("network")) for f in run.posterior.classifiers]
+        _write(Posterior(each, run.posterior.shift), folder / "posterior.onnx", "logit", size)
     return compare(run, folder, probes)
 
 
 def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Explain `probes` with torch and with the ONNX networks of a folder; see `write_onnx`."""
     f = _Session(folder / "f.onnx")
+    posterior = None if run.posterior is None else _Session(folder / "posterior.onnx")
     with torch.no_grad():
-        there, here = f(probes), run.f(probes)
+        pairs = [
+            (f(probes), run.f(probes)),
+            *([(posterior(probes), run.posterior(probes))] if posterior and run.posterior else []),
+        ]
     said: dict[str, Any] = {
-        "images": len(probes), "largest_logit": float(((there - here).abs() / (1 + here.abs())).max()),
+        "images": len(probes), "largest_logit": max(float(((there - here).abs() / (1 + here.abs())).max()) for there, here in pairs),
         "largest_difference": None, "mask_pixels": None, "mask_pixels_that_differ": None,
     }  # fmt: skip
     if run.generator is not None:
         student = None if run.student is None else _Session(folder / "student.onnx")
-        other = replace(run, f=f, generator=_Session(folder / "generator.onnx"), student=student)
+        other = replace(run, f=f, generator=_Session(folder / "generator.onnx"), student=student, posterior=posterior)
         maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]
         masks = [masks_of(refined, run.level, run.settings.masks) for refined in maps]
         said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
@@ -129,7 +138,7 @@ def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     near = all(value <= TOLERANCE for value in (said["largest_logit"], said["largest_difference"] or 0.0))  # not for NaN
     if not near or said["mask_pixels_that_differ"]:
         raise UserError(
-            f"the ONNX networks differ from torch: the logit of f by {said['largest_logit']:.2g}, the difference map by {said['largest_difference'] or 0:.2g}, "
+            f"the ONNX networks differ from torch: a logit by {said['largest_logit']:.2g}, the difference map by {said['largest_difference'] or 0:.2g}, "
             f"{said['mask_pixels_that_differ'] or 0} mask pixels of {probes.numel()}",
             f"the same masks, and differences below {TOLERANCE:g}",
             "export without --onnx, or with other versions of torch and onnx",
