@@ -263,8 +263,6 @@ class StudentSettings:
         band: pixels outside of the border of a mask that are left out of the lesson.
         teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
         contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 leaves them as they are, bays too.
-        each: share of the Dice in its loss that is taken in each image on its own, so that small lesions count as large ones do; the rest is
-            that of the batch.
         drawn: share of the normal images of a batch that have a drawn lesion, which f takes for one (`drawn_lesions.py`), where they are taught; 0 draws none.
         gate: images that are abnormal with a lower probability than this stay unmarked, as all teachers' f say together, at the share
             of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the student also sees what they doubt.
@@ -278,7 +276,6 @@ class StudentSettings:
     band: int = 0
     teachers: int = 2
     contrast: float = 1.0
-    each: float = 0.5
     drawn: float = 0.5
     gate: float = 0.4
 

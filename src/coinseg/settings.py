@@ -51,7 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "masks.quantile": _SHARE, "masks.peak": _SHARE, "masks.opening": (0, 1023), "masks.closing": (0, 1023),
     "masks.min_px": (0, 2**31), "masks.min_ml": _FACTOR,
     "student.steps": (0, 10**9), "student.batch": (2, 8192), "student.lr": _FACTOR, "student.trust": _SHARE,
-    "student.band": (0, 1023), "student.gate": _SHARE, "student.teachers": (1, 100), "student.contrast": _FACTOR, "student.each": _SHARE,
+    "student.band": (0, 1023), "student.gate": _SHARE, "student.teachers": (1, 100), "student.contrast": _FACTOR,
     "student.members": (1, 16), "student.drawn": _SHARE,
     "engine.threads": (0, 1024), "engine.checkpoint_every": _STEPS, "engine.sample_every": _STEPS,
 }  # fmt: skip

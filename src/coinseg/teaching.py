@@ -37,9 +37,7 @@ IGNORED = 2
 EMA = 0.99
 LOG_EVERY = 10
 SMOOTH = 0.01
-"""Added to both sides of the Dice of a batch: a hundredth of a pixel."""
-SMOOTH_EACH = 1.0
-"""Added to both sides of the Dice of an image: a pixel, so that a lesion of few is not all that counts."""
+"""Added to both sides of Dice: a hundredth of a pixel."""
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and how far to trust them, (B,); NaN where there is none."""
 
@@ -119,28 +117,15 @@ def moved(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return unit * 2 - 1, target
 
 
-def student_loss(logits: Tensor, target: Tensor, each: float) -> Tensor:
-    """Binary cross-entropy minus log Dice, over the pixels that are taught.
+def student_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Binary cross-entropy minus log Dice of the whole batch, both over the pixels that are taught (n, 1, S, S).
 
-    The logarithm, because 1 - Dice is flat where nothing is marked: where lesions are small it stays there. In the Dice of a whole batch
-    a lesion counts by its area, so the small ones, and what the large ones leave out, hardly count; in that of its own image each
-    counts alike (docs/decisions/0024-each-image.md).
-
-    Args:
-        logits: (n, 1, S, S).
-        target: (n, 1, S, S) of 0, 1 and `IGNORED`.
-        each: share of the mean log Dice of the images with a lesion, in [0, 1]; the rest is that of the batch.
+    The logarithm, because 1 - Dice is flat where nothing is marked: where lesions are small it stays there.
     """
     taught, inside = (target != IGNORED).float(), (target == 1).float()
     entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * taught).mean()
     p = torch.sigmoid(logits) * taught
-    loss = entropy - (1 - each) * _log_dice(p, inside, SMOOTH, (0, 1, 2, 3))
-    has = inside.flatten(1).any(1)
-    return loss - each * _log_dice(p[has], inside[has], SMOOTH_EACH, (1, 2, 3)).mean() if has.any() else loss
-
-
-def _log_dice(p: Tensor, inside: Tensor, smooth: float, over: tuple[int, ...]) -> Tensor:
-    return torch.log((2 * (p * inside).sum(over) + smooth) / (p.sum(over) + inside.sum(over) + smooth))
+    return entropy - torch.log((2 * (p * inside).sum() + SMOOTH) / (p.sum() + inside.sum() + SMOOTH))
 
 
 def student_key(settings: Settings, teacher: str) -> str:
@@ -224,7 +209,7 @@ def train_student(
         batches = [_batch(slices, taught, drawn if member % 2 else None, s, rng) for member in range(s.members)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         given, wanted = trained(images.to(fabric.device)), targets.to(fabric.device)
-        losses = [student_loss(own, target, s.each) for own, target in zip(given, wanted, strict=True)]
+        losses = [student_loss(own, target) for own, target in zip(given, wanted, strict=True)]
         wrapped.zero_grad()
         fabric.backward(torch.stack(losses).sum())
         wrapped.step()
