@@ -136,22 +136,9 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
 
 def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
     """slices.csv: a line of names, and one for each slice."""
-    rows: list[list[Any]] = [
-        [
-            "case",
-            "patient",
-            "slice",
-            "region",
-            "label",
-            "f",
-            "f_counterfactual",
-            "posterior",
-            "mask_px",
-            "confidence",
-            "truth_px",
-            "dice",
-        ]
-    ]
+    rows: list[list[Any]] = [[
+        "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "truth_px", "dice",
+    ]]  # fmt: skip
     for i, row in enumerate(found.rows):
         known = bool(found.known[i])
         rows.append([

@@ -52,7 +52,7 @@ class Explained:
         after: f(X_cf); None for an attribution.
         counterfactual: X_cf in [0, 1]; None for an attribution.
         agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
-        posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where f alone is asked.
+        posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where no student is asked.
     """
 
     rows: np.ndarray

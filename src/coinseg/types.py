@@ -98,7 +98,7 @@ class Explanation:
         counterfactual: X_cf in [-1, 1], (B, C, ...); exactly X where nothing was asked. None for an attribution.
         counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
         agreement: of the masks of X and of its mirror image, in [0, 1], (B,); None where the mirror image was not asked.
-        posterior: that X is abnormal, as all classifiers of a run say (`posterior.py`), in [0, 1], (B,); None where f alone is asked.
+        posterior: that X is abnormal, as all classifiers of a run say (`posterior.py`), in [0, 1], (B,); None where no student is asked.
     """
 
     probability: Tensor
