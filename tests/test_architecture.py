@@ -62,10 +62,12 @@ MAY_IMPORT = {
     "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols"},
     "native_maps": BASE | {"data"},
     "posterior": BASE | {"data"},
+    "novelty": BASE | {"classifier", "data", "engine", "memory", "pretrained", "processes"},
     "runs": BASE
     | {
         "confidence",
         "native_maps",
+        "novelty",
         "student",
         "data",
         "counterfactual",
@@ -77,7 +79,19 @@ MAY_IMPORT = {
         "classifier",
     },
     "saved": BASE
-    | {"classifier", "counterfactual", "data", "engine", "methods", "posterior", "run_folder", "runs", "settings", "student"},
+    | {
+        "classifier",
+        "counterfactual",
+        "data",
+        "engine",
+        "methods",
+        "novelty",
+        "posterior",
+        "run_folder",
+        "runs",
+        "settings",
+        "student",
+    },
     "mask_files": BASE | {"confidence", "data", "engine", "processes", "runs", "scan_table"},
     "scan_table": BASE | {"data"},
     "processes": {"errors"},
@@ -99,6 +113,7 @@ MAY_IMPORT = {
     "pipeline": BASE
     | {
         "committee",
+        "novelty",
         "posterior",
         "run_folder",
         "confidence",

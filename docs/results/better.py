@@ -121,7 +121,7 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
     plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
     steps = {"COIN": plain, "COIN, refined": replace(run, student=None), "student": run}
     if true:
-        steps = {"ceiling": replace(run, student=ceiling(trained))}
+        steps = {"ceiling": replace(run, student=ceiling(trained), novelty=None)}
     for step, one in steps.items():
         file = out / step / "scores.json"
         if not file.exists():
@@ -203,6 +203,8 @@ def ceiling(space: Workspace) -> nn.Module:
 def minutes(run: Path, step: str) -> dict[str, float]:
     """How long the stages of a step took on one core, in minutes."""
     found = {stage: _minutes(run / stage) for stage in ["classifier", "coin", *(["student"] if step == "student" else [])]}
+    if step == "student" and (run / "novelty" / "stage.json").exists():
+        found["novelty"] = _minutes(run / "novelty")
     if step == "student":
         found |= {f"{stage.parent.name} {stage.name}": _minutes(stage) for stage in sorted(run.glob("teacher-*/*"))}
     return found | {"all": round(sum(found.values()), 1)}

@@ -266,6 +266,8 @@ class StudentSettings:
         drawn: share of the normal images of a batch that have a drawn lesion, which f takes for one (`drawn_lesions.py`), where they are taught; 0 draws none.
         gate: images that are abnormal with a lower probability than this stay unmarked, as all teachers' f say together, at the share
             of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the student also sees what they doubt.
+        novelty: in images that are called abnormal, wide regions unlike anything in normal images are inside too: unlike is what only 1 - novelty
+            of the places of normal images are, compared with those of other patients (`novelty.py`); 0 is off.
     """
 
     steps: int = 600
@@ -278,6 +280,7 @@ class StudentSettings:
     contrast: float = 1.0
     drawn: float = 0.5
     gate: float = 0.4
+    novelty: float = 0.999
 
 
 @dataclass(frozen=True)

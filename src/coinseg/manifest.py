@@ -84,14 +84,17 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
     others = [root / name / stage / "stage.json" for name in teacher_folders(work.settings) for stage in stages] if taught else []
     searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
+    file = root / "novelty" / "stage.json"
+    asked = taught and work.settings.student.novelty and file.exists()
     timings = {
         "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
         **({"teachers": sum(read_json(file)["seconds"] for file in others)} if others else {}),
-        **({"student": taught["seconds"]} if taught else {}), "evaluate": scores["seconds"], "masks": masks["seconds"],
+        **({"student": taught["seconds"]} if taught else {}), **({"novelty": read_json(file)["seconds"]} if asked else {}), "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
     threshold = read_json(root / "threshold.json") | {"of": "difference" if work.generator is not None else "attribution"}
     if taught:
         rule = f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, made with {threshold['value']:.4f}: {threshold['rule']}"
+        rule += "; and wide regions unlike anything in normal images" if work.run.novelty is not None else ""
         threshold = {"value": work.run.level, "rule": rule, "of": "student"}
     return {
         **facts("run", command, None),

@@ -34,6 +34,7 @@ from .engine import Report, Stage, make_fabric, silent
 from .evaluation import evaluate
 from .mask_files import MaskFiles
 from .methods import COUNTERFACTUAL, require_method
+from .novelty import remember
 from .posterior import Posterior, prior_shift
 from .processes import current
 from .run_folder import changes, write_settings
@@ -187,6 +188,8 @@ class Workspace:
             )
             if loaded.student is not None:
                 loaded.posterior = Posterior([self.f, *(f for f, _ in others)], prior_shift(slices, self.settings))
+                place = self.root / "novelty"
+                loaded.novelty = remember(slices, loaded.masks, self.settings, self.result_key, place, self.report)
         if current().here.first:
             save(loaded, self.root)
         return loaded

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 NAMES = {
     "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses", "classifier": "training the classifier f",
-    "coin": "training COIN", "drawn lesions": "drawing lesions", "student": "training the student", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
+    "coin": "training COIN", "drawn lesions": "drawing lesions", "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
 OF = " of "
 """Between a stage and whose it is, where there are several: "coin of teacher-2"."""

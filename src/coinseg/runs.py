@@ -29,6 +29,7 @@ from .masks import Threshold, choose_threshold, clean_volume, masks_of, refine, 
 from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
+from .novelty import AT_ONCE, with_novel
 from .student import LEVEL, brought_up, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
@@ -93,6 +94,7 @@ class Run:
         layer: of f, which a CAM looks at; None where the settings name it.
         student: draws the final masks, images -> logits of every pixel; None where they are read from the difference.
         posterior: which images a student is asked about, images -> logits (`posterior.py`); None where f alone says so.
+        novelty: what is unlike anything in normal images, images -> (B, S, S), above 1 (`novelty.py`); None where nobody is asked.
     """
 
     settings: Settings
@@ -106,9 +108,10 @@ class Run:
     layer: str | None = None
     student: nn.Module | None = None
     posterior: nn.Module | None = None
+    novelty: nn.Module | None = None
 
     def __post_init__(self) -> None:
-        for module in (self.f, self.generator, self.student, self.posterior):
+        for module in (self.f, self.generator, self.student, self.posterior, self.novelty):
             if module is not None:
                 to_device(module.eval(), self.fabric)
         self._explain = explainer(self.settings, self.f, self.generator, self.layer)
@@ -169,7 +172,8 @@ class Run:
         """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
 
         A student is asked as the generator is: the mean over an image and its mirror image; 0 where the posterior is below
-        `student.gate`, brought up where it calls an image abnormal (`student.brought_up`).
+        `student.gate`, brought up where it calls an image abnormal (`student.brought_up`), and there with what is unlike anything
+        in normal images (`novelty.with_novel`).
         """
         student = self.student
         if student is None:
@@ -179,13 +183,14 @@ class Run:
         asked = (posterior >= (0.0 if inpaint_all else self.settings.student.gate)).numpy()
         maps, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
-            pair = (images[asked], images[asked].flip(-1))
-            own, mirrored = (torch.cat(self._in_parts(lambda x: marks(student, x).cpu(), x)) for x in pair)
-            other = mirrored.flip(-1).numpy()
+            own, other = self._both(lambda x: marks(student, x), images[asked])
             called = (posterior >= self.settings.classifier.threshold).numpy()[asked]
-            share = self.settings.masks.peak
-            mean, *each = (brought_up(given, called, share) for given in ((own.numpy() + other) / 2, own.numpy(), other))
-            maps[asked] = mean
+            found = [brought_up(given, called, self.settings.masks.peak) for given in ((own + other) / 2, own, other)]
+            if self.novelty is not None and called.any():
+                own, other = self._both(self.novelty, images[asked][called], AT_ONCE)
+                for given, novelty in zip(found, ((own + other) / 2, own, other), strict=True):
+                    given[called] = with_novel(given[called], novelty, LEVEL)
+            maps[asked], *each = found
             agreed[asked] = agreement(*(masks_of(given, LEVEL, self.settings.masks) for given in each))
         return replace(explained, agreement=torch.from_numpy(agreed), posterior=posterior), maps
 
@@ -197,9 +202,15 @@ class Run:
         with torch.no_grad():
             return torch.cat(self._in_parts(lambda x: coin.difference(x, generator(x).clamp(-1, 1)).cpu(), images))
 
-    def _in_parts(self, work: Callable[[Tensor], T], images: Tensor) -> list[T]:
-        """`work` on the images on the device, as many together as suit it and its memory holds."""
-        most = at_once(images, CHUNK) if self.fabric.device.type == "cpu" else CHUNK
+    def _both(self, ask: Callable[[Tensor], Tensor], images: Tensor, most: int = CHUNK) -> tuple[np.ndarray, np.ndarray]:
+        """What is said of every pixel of images (B, 1, S, S), (B, S, S), and of their mirror images, turned back."""
+        with torch.no_grad():
+            own, other = (torch.cat(self._in_parts(lambda x: ask(x).cpu(), x, most)) for x in (images, images.flip(-1)))
+        return own.numpy(), other.flip(-1).numpy()
+
+    def _in_parts(self, work: Callable[[Tensor], T], images: Tensor, most: int = CHUNK) -> list[T]:
+        """`work` on the images on the device, as many together as suit it and its memory holds, at most `most`."""
+        most = at_once(images, most) if self.fabric.device.type == "cpu" else most
         return by_parts(lambda part: work(images_to(self.fabric, part)), images, most)
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:

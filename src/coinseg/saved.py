@@ -13,6 +13,7 @@ from .data.intensity import Window
 from .engine import make_fabric
 from .errors import UserError
 from .methods import COUNTERFACTUAL
+from .novelty import load_novelty
 from .posterior import Posterior
 from .run_folder import teacher_folders
 from .runs import Run
@@ -34,15 +35,16 @@ def save(run: Run, root: Path) -> None:
         "schema": 1, "settings": run.settings.as_dict(), "kind": run.kind, "organs": run.organs,
         "window": [run.window.low, run.window.high], "threshold": run.threshold, "layer": run.layer,
         "student": run.student is not None, "prior_shift": None if run.posterior is None else run.posterior.shift,
+        "novelty": run.novelty is not None,
     })  # fmt: skip
 
 
 def _model(path: Path) -> dict[str, Any]:
     """The contents of model.json, every value of its kind."""
-    model = {"layer": None, "student": False, "prior_shift": None} | read_json(path, *_KEYS)
+    model = {"layer": None, "student": False, "prior_shift": None, "novelty": False} | read_json(path, *_KEYS)
     from beartype.door import is_bearable
 
-    kinds = _KEYS | {"layer": str | None, "student": bool, "prior_shift": _Number | None}
+    kinds = _KEYS | {"layer": str | None, "student": bool, "prior_shift": _Number | None, "novelty": bool}
     wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
@@ -75,7 +77,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     # The trained weights are here; pretrained ones are not looked for.
     wanted = replace(settings.classifier, weights=None)
     f = _classifier(wanted, root)
-    generator = student = posterior = None
+    generator = student = posterior = novelty = None
     if settings.method == COUNTERFACTUAL:
         place = root / "coin" / "generator.safetensors"
         require_fits(lambda: Generator(settings.coin), place, "generator")
@@ -88,6 +90,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     if student is not None and model["prior_shift"] is not None:  # runs from before decision 0023 have none, and f alone decides
         others = [_classifier(wanted, root / name) for name in teacher_folders(settings)]
         posterior = Posterior([f, *others], model["prior_shift"])
+    if student is not None and model["novelty"]:
+        novelty = load_novelty(root / "novelty" / "model.safetensors")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
     return Run(
         settings,
@@ -101,6 +105,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         model.get("layer"),
         student,
         posterior,
+        novelty,
     )
 
 

@@ -10,7 +10,7 @@ covers more is better together than either (docs/decisions/0022-members.md).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -129,8 +129,10 @@ def student_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def student_key(settings: Settings, teacher: str) -> str:
-    """What the student depends on: the key of the masks it learns from, its settings and the seed; not whom it is asked about."""
-    return key_of([teacher, asdict(replace(settings.student, gate=0.0)), settings.seed])
+    """What the student depends on: the key of the masks it learns from, its settings and the seed; not what is done with what it draws."""
+    own = asdict(settings.student)
+    del own["novelty"]
+    return key_of([teacher, own | {"gate": 0.0}, settings.seed])
 
 
 def _drawn(slices: TrainingSlices, taught: Lessons, called: Called, settings: Settings, report: Report) -> Drawn | None:

@@ -5,8 +5,9 @@ classifier/model.safetensors    f
 coin/generator.safetensors      the generator of a counterfactual method
 student/model.safetensors       the network that draws the final masks, where there is one
 teacher-2/classifier/model.safetensors and so on    the other classifiers that say which images it is asked about
+novelty/model.safetensors       what is remembered of normal images, where anything is
 manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
-f.onnx, generator.onnx, student.onnx, posterior.onnx     on request
+f.onnx, generator.onnx, student.onnx, posterior.onnx, novelty.onnx     on request
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def export_run(
         root: the output folder of `coinseg run`; not modified.
         out: the new folder.
         overwrite: replace an earlier export.
-        onnx: also write f.onnx, generator.onnx, student.onnx and posterior.onnx, those there are, checked against torch.
+        onnx: also write f.onnx, generator.onnx, student.onnx, posterior.onnx and novelty.onnx, those there are, checked against torch.
         classifier: the factory of your own classifier, see `coinseg.load`.
 
     Returns:
@@ -120,6 +121,7 @@ def export_run(
             *(["coin/generator.safetensors"] if run.generator else []),
             *(["student/model.safetensors"] if run.student else []),
             *(f"{name}/classifier/model.safetensors" for name in (teacher_folders(run.settings) if run.posterior else [])),
+            *(["novelty/model.safetensors"] if run.novelty else []),
         ):
             (part / name).parent.mkdir(parents=True)
             shutil.copyfile(root / name, part / name)

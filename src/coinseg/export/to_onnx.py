@@ -84,8 +84,9 @@ def probe_images(root: Path, run: Run) -> Tensor:
 
 def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Write f.onnx ("image" (batch, 1, S, S) in [-1, 1] -> "logit" (batch,)), generator.onnx ("image" -> "counterfactual") and,
-    where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0) and posterior.onnx
-    ("image" -> "logit" (batch,) of being abnormal, which says whether it is asked).
+    where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0), posterior.onnx
+    ("image" -> "logit" (batch,) of being abnormal, which says whether it is asked) and novelty.onnx ("image" -> "novelty" (batch, S, S),
+    unlike anything in normal images where above 1), those there are.
 
     Args:
         run: on the CPU; an attribution has no generator, and only f is written.
@@ -111,6 +112,8 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     if isinstance(run.posterior, Posterior):
         each = [_Logits(f.get_submodule("network")) for f in run.posterior.classifiers]
         _write(Posterior(each, run.posterior.shift), folder / "posterior.onnx", "logit", size)
+    if run.novelty is not None:
+        _write(run.novelty, folder / "novelty.onnx", "novelty", size)
     return compare(run, folder, probes)
 
 
@@ -129,7 +132,10 @@ def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     }  # fmt: skip
     if run.generator is not None:
         student = None if run.student is None else _Session(folder / "student.onnx")
-        other = replace(run, f=f, generator=_Session(folder / "generator.onnx"), student=student, posterior=posterior)
+        novelty = None if run.novelty is None else _Session(folder / "novelty.onnx")
+        other = replace(
+            run, f=f, generator=_Session(folder / "generator.onnx"), student=student, posterior=posterior, novelty=novelty
+        )
         maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]
         masks = [masks_of(refined, run.level, run.settings.masks) for refined in maps]
         said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
