@@ -61,9 +61,9 @@ def test_a_region_has_to_go_beyond_the_halo_of_what_is_drawn() -> None:
     assert np.array_equal(beyond(rest[None], lesion[None])[0], rest)  # the rest of a large one, whole
     assert np.array_equal(beyond(around[None], nothing[None])[0], around)  # the student has missed it
     assert not beyond(disc(side, 32, 32, radius - 1)[None], nothing[None]).any()  # too narrow
-    # Of two regions each is asked for itself; an edge of the image is none of a region that reaches it.
-    two = disc(side, 10, 10, 2 + halo) | disc(side, 63, 50, 7)
-    assert np.array_equal(beyond(two[None], disc(side, 10, 10, 2)[None])[0], disc(side, 63, 50, 7))
+    two = disc(side, 10, 10, 2 + halo) | disc(side, 60, 50, 9)
+    assert np.array_equal(beyond(two[None], disc(side, 10, 10, 2)[None])[0], disc(side, 60, 50, 9))  # each is asked for itself
+    assert not beyond(disc(side, 63, 50, 2 * radius - 1)[None], nothing[None]).any()  # half of it lies outside of the image
     everything = np.ones((1, side, side), bool)
     assert beyond(everything, nothing[None]).all()
     assert not beyond(nothing[None], lesion[None]).any()

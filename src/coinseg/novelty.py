@@ -126,7 +126,7 @@ def beyond(novel: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """The connected novel regions that are more than the halo of what is drawn: a disc of `WIDE` fits in further than `HALO` from it.
 
     Args:
-        novel: (B, S, S) bool. What lies beyond an edge of the image is as at the edge, as far as a disc reaches.
+        novel: (B, S, S) bool. The disc has to fit into the image: between a small lesion and a corner its halo would seem wide.
         drawn: (B, S, S) bool, what the student marks.
     """
     kept, (halo, radius) = np.zeros_like(novel), (round(share * novel.shape[-1]) for share in (HALO, WIDE))
@@ -134,8 +134,7 @@ def beyond(novel: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         if not region.any():
             continue
         rest = region & (ndimage.distance_transform_edt(~marked) > halo if marked.any() else True)
-        depth = ndimage.distance_transform_edt(np.pad(np.pad(rest, radius, mode="edge"), 1))
-        seeds = (depth > radius)[radius + 1 : -radius - 1, radius + 1 : -radius - 1]
+        seeds = ndimage.distance_transform_edt(np.pad(rest, 1))[1:-1, 1:-1] > radius
         labels = ndimage.label(region, SQUARE)[0]
         own |= region & np.isin(labels, np.unique(labels[seeds]))
     return kept
