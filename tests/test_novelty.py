@@ -17,6 +17,7 @@ from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
 from coinseg.data.slices import prepare
 from coinseg.errors import UserError
+from coinseg.export.folder import export_run
 from coinseg.novelty import Memory, Novelty, beyond, distances, load_novelty, remember, with_novel
 from coinseg.pipeline import Workspace
 from coinseg.storage import read_json
@@ -193,6 +194,8 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     maps = run.evidence(images)[1]
     assert (maps != alone).any()
     np.testing.assert_allclose(maps, with_novel(alone, turned.numpy(), 0.5), atol=1e-5)
+    export_run(work.root, tmp_path / "away")
+    assert np.array_equal(coinseg.load(tmp_path / "away").masks(images), coinseg.load(work.root).masks(images))
     # Where the classifiers call nothing abnormal nothing is drawn in.
     careful = replace(run, settings=replace(run.settings, classifier=replace(run.settings.classifier, threshold=1.0)))
     shy = replace(careful, novelty=None)
