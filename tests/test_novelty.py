@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import coinseg
@@ -167,6 +168,10 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is not a checkpoint"):
         load_novelty(tmp_path / "other.safetensors")
+    for places, limit in ((0, 1.0), (3, 0.0), (3, -1.0)):
+        save_file(Memory(torch.zeros(places, room.FEATURES), limit).state_dict(), tmp_path / "empty.safetensors")
+        with pytest.raises(UserError, match="remembers nothing"):
+            load_novelty(tmp_path / "empty.safetensors")
 
 
 def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

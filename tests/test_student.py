@@ -19,6 +19,7 @@ from coinseg.data.sampling import TrainingSlices
 from coinseg.data.slices import prepare
 from coinseg.engine import Report, averaging, silent
 from coinseg.export.folder import export_run
+from coinseg.masks import masks_of
 from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
 
@@ -259,3 +260,16 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     assert here.evidence(images)[1].any()
     assert not replace(here, settings=shut).evidence(images)[1].any()
     assert teaching.student_key(shut, "t") == teaching.student_key(here.settings, "t")
+
+
+def test_what_a_student_draws_is_taken_as_it_is() -> None:
+    maps = np.zeros((1, 24, 24), np.float32)
+    maps[0, 2, 2:12] = 0.9  # thin
+    maps[0, 10:16, 10:16] = 0.6
+    maps[0, 20, 20:23] = 0.9  # a speck of three pixels
+    settings = Settings().masks
+    drawn = masks_of(maps, student.LEVEL, student.as_drawn(settings))
+    assert drawn[0, 2, 2:12].all()
+    assert drawn[0, 10:16, 10:16].all()
+    assert drawn.sum() == 10 + 36
+    assert masks_of(maps, student.LEVEL, settings).sum() == 36  # a difference is opened, and its largest part counts

@@ -228,7 +228,8 @@ class MaskSettings:
             enough where f calls the image abnormal; elsewhere, and with 0, a half is required.
         flips: average the difference over the image and its mirror image.
         refine: "guided" smooths the difference along the edges of the image (guided filter) before the threshold.
-        opening: side of the square of the morphological opening in pixels; 0 is off.
+        opening: side of the square of the morphological opening in pixels; 0 is off. This, closing and keep are for what a method finds; what
+            a student draws is taken as it is (`student.as_drawn`).
         closing: side of the square of the morphological closing in pixels; 0 is off.
         keep: "largest" keeps the largest connected component (thesis), "all" every one of at least min_px.
         min_px: components smaller than this are dropped.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .engine import CHUNK
 from .masks import masks_of
 from .protocols import Explained, honest
 from .storage import csv_text, require_room, write_json, write_text, written_aside
+from .student import as_drawn
 from .types import Explanation
 
 EXAMPLES = 4
@@ -165,6 +167,8 @@ def evaluate(
 
     With `drawn` the refined maps are those of a student; what the method itself found is shown beside its masks then.
     """
+    if drawn:
+        settings = replace(settings, masks=as_drawn(settings.masks))
     with _maps_in(folder / "maps", slices) as maps:
         found = explain_all(slices, explain, report, folder=maps)
         predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)

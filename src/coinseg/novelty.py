@@ -27,6 +27,7 @@ from .classifier import load_weights
 from .config import Settings
 from .data.sampling import TrainingSlices
 from .engine import CHUNK, Report, Stage, images_to, make_fabric, silent, to_device
+from .errors import UserError
 from .memory import by_parts
 from .pretrained import encoder, teach
 from .processes import current
@@ -249,4 +250,6 @@ def load_novelty(path: Path) -> Novelty:
         places = 0  # `load_weights` says what is wrong
     memory = Memory(torch.zeros(places, FEATURES), 1.0)
     load_weights(memory, path, "memory of normal images")
+    if not (places and memory.limit > 0):
+        raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
     return Novelty(memory).eval()

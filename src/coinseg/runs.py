@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .classifier import probabilities
 from .confidence import agreement, confidence, of_scan
-from .config import Axis, Settings
+from .config import Axis, MaskSettings, Settings
 from .counterfactual import coin
 from .data.axes import require_volumes, turned
 from .data.cases import LoadedCase, cut_pixels, encoder, load_case
@@ -30,7 +30,7 @@ from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
 from .native_maps import NativeMaps
 from .novelty import AT_ONCE, with_novel
-from .student import LEVEL, brought_up, marks
+from .student import LEVEL, as_drawn, brought_up, marks
 from .threads import at_once
 from .types import Case, Explanation, MaskSource
 
@@ -139,6 +139,11 @@ class Run:
         """What a pixel of the maps of `evidence` has to exceed, in [0, 1]: the threshold, or half of what a student gives."""
         return self.threshold if self.student is None else LEVEL
 
+    @property
+    def cleaning(self) -> MaskSettings:
+        """What is done with what exceeds `level`: a student's masks are taken as they are drawn."""
+        return self.settings.masks if self.student is None else as_drawn(self.settings.masks)
+
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
         return self._probability(self.f, images)
@@ -191,7 +196,7 @@ class Run:
                 for given, novelty in zip(found, ((own + other) / 2, own, other), strict=True):
                     given[called] = with_novel(given[called], novelty, LEVEL)
             maps[asked], *each = found
-            agreed[asked] = agreement(*(masks_of(given, LEVEL, self.settings.masks) for given in each))
+            agreed[asked] = agreement(*(masks_of(given, LEVEL, self.cleaning) for given in each))
         return replace(explained, agreement=torch.from_numpy(agreed), posterior=posterior), maps
 
     def _saliency(self, images: Tensor) -> Tensor:
@@ -230,7 +235,7 @@ class Run:
     def marked(self, images: Tensor) -> Marked:
         """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them."""
         explained, refined = self.evidence(images)
-        masks = masks_of(refined, self.level, self.settings.masks)
+        masks = masks_of(refined, self.level, self.cleaning)
         agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
         return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))
 

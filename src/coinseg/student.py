@@ -5,6 +5,7 @@ What it learns from is in `teaching.py`, what it is worth in docs/results/better
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .classifier import load_weights
+from .config import MaskSettings
 from .masks import peaks
 from .pretrained import DEEPEST, encoder, teach
 
@@ -119,6 +121,15 @@ def brought_up(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray
     highest = peaks(maps)
     lowered = np.where(called & (highest > FAINTEST) & (share > 0), np.clip(highest, None, 1) * share / LEVEL, 1)
     return np.minimum(maps / lowered[:, None, None], 1).astype(maps.dtype)
+
+
+def as_drawn(settings: MaskSettings) -> MaskSettings:
+    """How the maps of a student become masks: all of what it draws, but for specks below `min_px`.
+
+    A difference has to be opened, and its largest part taken, because a generator also changes what is no lesion. A student has learnt to leave
+    that alone: what opening takes from it are thin parts and small lesions (docs/decisions/0025-as-drawn.md).
+    """
+    return replace(settings, opening=0, closing=0, keep="all")
 
 
 def marks(student: nn.Module, images: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
             run, f=f, generator=_Session(folder / "generator.onnx"), student=student, posterior=posterior, novelty=novelty
         )
         maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]
-        masks = [masks_of(refined, run.level, run.settings.masks) for refined in maps]
+        masks = [masks_of(refined, run.level, run.cleaning) for refined in maps]
         said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
         said["mask_pixels"] = int(masks[1].sum())
         said["mask_pixels_that_differ"] = int((masks[0] != masks[1]).sum())
