@@ -13,7 +13,7 @@ a small lesion has a halo of novelty: only regions count that go well beyond wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from .processes import current
 SIDE = 384
 """Images are enlarged to this side, where the last features of the encoder are those of 12 x 12 places."""
 MEMORY = 5000
-"""Places that are remembered."""
+"""Places that are remembered, rounded up to as many of each image."""
 IMAGES = 400
 """Normal images they are from, at most."""
 FEATURES = 320
@@ -196,6 +196,20 @@ def remember(
     return load_novelty(file) if stage.facts()["kept"] else None
 
 
+def _said(
+    network: nn.Module, slices: TrainingSlices, members: np.ndarray, settings: Settings, told: Callable[[int], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images, a chunk at a time, and what a network says of them."""
+    fabric = make_fabric(settings.engine)
+    to_device(network, fabric)
+    for start in range(0, len(members), CHUNK):
+        images = slices.batch(members[start : start + CHUNK]).image
+        with torch.no_grad():
+            parts = by_parts(lambda part: network(images_to(fabric, part)).cpu(), images, AT_ONCE)
+        yield images, torch.cat(parts)
+        told(min(start + CHUNK, len(members)))
+
+
 def _remembered(
     slices: TrainingSlices,
     members: np.ndarray,
@@ -205,14 +219,12 @@ def _remembered(
     told: Callable[[int], None],
 ) -> Memory:
     """As many places of each of the images as together are `MEMORY`, drawn at random, and the limit they give."""
-    fabric, found, each = make_fabric(settings.engine), [], -(-MEMORY // len(members))
-    eye = to_device(Eye(), fabric)
-    for start in range(0, len(members), CHUNK):
-        images = slices.batch(members[start : start + CHUNK]).image
-        with torch.no_grad():
-            seen = torch.cat(by_parts(lambda part: eye(images_to(fabric, part)).cpu(), images, AT_ONCE)).flatten(1, 2)
-        found += [own[torch.from_numpy(rng.permutation(len(own))[:each])] for own in seen]
-        told(min(start + CHUNK, len(members)))
+    each = -(-MEMORY // len(members))
+    found = [
+        own[torch.from_numpy(rng.permutation(len(own))[:each])]
+        for _, seen in _said(Eye(), slices, members, settings, told)
+        for own in seen.flatten(1, 2)
+    ]
     features = torch.cat(found)
     whose = torch.from_numpy(np.unique(patients, return_inverse=True)[1]).repeat_interleave(len(found[0]))
     parts = torch.arange(len(features)).split(1000)
@@ -230,15 +242,8 @@ def _share(
     told: Callable[[int], None],
 ) -> float:
     """Of which share of the images a region goes beyond what the student marks."""
-    fabric, found = make_fabric(settings.engine), 0
-    to_device(novelty, fabric)
-    for start in range(0, len(members), CHUNK):
-        images = slices.batch(members[start : start + CHUNK]).image
-        with torch.no_grad():
-            parts = by_parts(lambda part: novelty(images_to(fabric, part)).cpu(), images, AT_ONCE)
-        found += int(beyond(torch.cat(parts).numpy() > 1, drawn(images)).any((1, 2)).sum())
-        told(min(start + CHUNK, len(members)))
-    return round(found / len(members), 4)
+    said = _said(novelty, slices, members, settings, told)
+    return round(sum(int(beyond(far.numpy() > 1, drawn(images)).any((1, 2)).sum()) for images, far in said) / len(members), 4)
 
 
 def load_novelty(path: Path) -> Novelty:
