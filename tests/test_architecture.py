@@ -63,21 +63,21 @@ MAY_IMPORT = {
     "native_maps": BASE | {"data"},
     "posterior": BASE | {"data"},
     "novelty": BASE | {"classifier", "data", "engine", "memory", "pretrained", "processes"},
-    "runs": BASE
+    "inference": BASE
     | {
+        "classifier",
         "confidence",
-        "native_maps",
-        "novelty",
-        "student",
-        "data",
         "counterfactual",
+        "data",
         "engine",
         "masks",
         "memory",
         "methods",
+        "novelty",
+        "student",
         "threads",
-        "classifier",
     },
+    "runs": BASE | {"confidence", "data", "engine", "inference", "masks", "native_maps"},
     "saved": BASE
     | {
         "classifier",
@@ -107,7 +107,7 @@ MAY_IMPORT = {
         "masks",
         "processes",
         "run_folder",
-        "runs",
+        "inference",
         "training",
     },
     "pipeline": BASE

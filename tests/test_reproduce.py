@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coinseg import cli, runs, training
+from coinseg import cli, inference, training
 from coinseg.config import AttributionSettings, Settings
 from coinseg.errors import UserError
 from coinseg.experiments import ORDERINGS, SCALES, TABLES, Row, settings_of
@@ -42,7 +42,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Table 2 on plain folders, two seeds."""
     root = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "THRESHOLD_IMAGES", 60)
+        patch.setattr(inference, "THRESHOLD_IMAGES", 60)
         patch.setattr(training, "LAYER_IMAGES", 6)
         reproduce(job(write_images(root / "data"), root / "out", seeds=2), "table2", "squares")
     return root

@@ -24,10 +24,10 @@ from .counterfactual.generator import Generator
 from .data.sampling import TrainingSlices
 from .data.slices import SliceStore
 from .engine import Report, silent
+from .inference import Inference
 from .masks import masks_of
 from .processes import current
 from .run_folder import teacher_folders
-from .runs import Run
 from .training import train_classifier, train_coin
 
 SEEDS_APART = 1_000_003
@@ -67,19 +67,19 @@ class Committee:
         slices: of the training side; the thresholds are chosen on them.
     """
 
-    first: Run
+    first: Inference
     others: Sequence[tuple[nn.Module, nn.Module]]
     slices: TrainingSlices
 
     @cached_property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[Inference]:
         """All of them; thresholds are chosen when they are first asked for."""
         others = [replace(self.first, f=f, generator=generator, student=None) for f, generator in self.others]
         for other in others:
             other.threshold = current().of_first(partial(self._threshold, other))
         return [self.first, *others]
 
-    def _threshold(self, run: Run) -> float:
+    def _threshold(self, run: Inference) -> float:
         return run.choose_threshold(self.slices).value
 
     def called(self, images: Tensor) -> np.ndarray:
