@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "data": BASE | {"data", "locks", "processes"},
     "blocks": set(),
     "pretrained": {"errors"},
-    "classifier": BASE | {"blocks"},
+    "classifier": BASE | {"blocks", "pretrained"},
     "counterfactual": {"config", "types", "blocks", "counterfactual", "distributed"},
     "augmentation": {"config"},
     "attribution": {"config", "errors", "attribution", "threads"},
@@ -98,6 +98,7 @@ MAY_IMPORT = {
     "batch": BASE | {"data", "engine", "locks", "manifest", "processes", "runs", "saved", "scan_table"},
     "committee": BASE
     | {
+        "posterior",
         "classifier",
         "confidence",
         "contrast",
@@ -179,8 +180,9 @@ MAY_IMPORT = {
         "report",
         "reproduce",
     },
-    "dryrun": BASE | {"data", "classifier", "counterfactual", "engine", "inspection", "pipeline", "student", "witnesses"},
-    "manifest": BASE | {"data", "pipeline", "run_folder"},
+    "dryrun": BASE
+    | {"data", "classifier", "counterfactual", "engine", "inspection", "pipeline", "posterior", "student", "witnesses"},
+    "manifest": BASE | {"data", "pipeline", "posterior", "run_folder"},
     "pictures": set(),
     "report": BASE | {"confidence", "engine", "metrics", "pictures"},
     "tables": {"errors", "storage"},

@@ -182,7 +182,7 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, teachers=1, novelty=0.01, gate=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=1, opinion=0, novelty=0.01, gate=0.0),
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -13,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 import coinseg
+from coinseg.classifier import ImageNetNetwork, build
 from coinseg.config import Settings
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
 from coinseg.data.slices import prepare
 from coinseg.errors import UserError
+from coinseg.export.folder import export_run
 from coinseg.pipeline import Workspace
-from coinseg.posterior import Posterior, prior_shift
+from coinseg.posterior import Posterior, asks_opinion, opinion_settings, prior_shift
+from coinseg.pretrained import encoder, teach
+from coinseg.teaching import student_key
 from conftest import tiny_settings, write_images
 
 
@@ -68,7 +73,7 @@ def taught(tmp_path: Path) -> Path:
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, teachers=2),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=2, opinion=2),
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()
@@ -85,8 +90,9 @@ def test_a_student_is_asked_about_the_images_the_posterior_says(tmp_path: Path, 
     with torch.no_grad():
         by_hand = torch.sigmoid(run.posterior(images))
         logits = torch.stack([f(images) for f in run.posterior.classifiers])
-    assert len(logits) == 2
-    assert not torch.equal(*logits)
+    assert len(logits) == 3  # both teachers' f and the second opinion
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(logits, 2))
+    assert isinstance(run.posterior.classifiers[2].network, ImageNetNetwork)
     gate = float(by_hand.median())
     settings = replace(run.settings, student=replace(run.settings.student, gate=gate))
     explained, maps = replace(run, settings=settings).evidence(images)
@@ -105,6 +111,13 @@ def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.Monk
         (root / "model.json").write_text(json.dumps(model | {"prior_shift": wrong}))
         with pytest.raises(UserError, match="has a wrong prior_shift"):
             coinseg.load(root)
+    (root / "model.json").write_text(json.dumps({name: value for name, value in model.items() if name != "opinion"}))
+    alone = coinseg.load(root)  # from before the second opinion
+    assert isinstance(alone.posterior, Posterior)
+    assert len(alone.posterior.classifiers) == 2
+    export_run(root, tmp_path / "away")
+    assert not (tmp_path / "away" / "opinion").exists()
+    assert len(coinseg.load(tmp_path / "away").posterior.classifiers) == 2  # type: ignore[arg-type, union-attr]
     del model["prior_shift"]
     (root / "model.json").write_text(json.dumps(model))
     run = coinseg.load(root)
@@ -112,3 +125,27 @@ def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.Monk
     explained = run.evidence(images_of(2, run.settings))[0]
     assert explained.posterior is not None
     assert np.array_equal(explained.posterior, explained.probability)
+
+
+def test_the_second_opinion_begins_where_imagenet_ended_and_is_none_where_no_classifier_is_trained() -> None:
+    settings = tiny_settings()
+    own = opinion_settings(settings)
+    assert own.classifier.steps == settings.student.opinion
+    assert replace(own, classifier=settings.classifier) == settings  # nothing else changes
+    network = build(own.classifier).network
+    assert isinstance(network, ImageNetNetwork)
+    known = teach(encoder()).state_dict()
+    assert all(torch.equal(value, known[name]) for name, value in network.encoder.state_dict().items())
+    assert asks_opinion(settings)
+    assert not asks_opinion(replace(settings, student=replace(settings.student, opinion=0)))
+    assert not asks_opinion(replace(settings, classifier=replace(settings.classifier, steps=0)))
+    batch = images_of(4, settings)
+    with torch.no_grad():
+        together = network.eval()(batch)
+        singles = torch.cat([network(image[None]) for image in batch])
+    torch.testing.assert_close(together, singles, rtol=1e-4, atol=1e-5)
+
+
+def test_the_student_does_not_depend_on_the_second_opinion() -> None:
+    settings = tiny_settings()
+    assert student_key(settings, "t") == student_key(replace(settings, student=replace(settings.student, opinion=0)), "t")

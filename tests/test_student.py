@@ -24,7 +24,7 @@ from coinseg.pipeline import Workspace
 from conftest import TINY, tiny_settings, write_images
 
 TAUGHT = [
-    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
+    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2", "--student.opinion", "2",
 ]  # fmt: skip
 
 
@@ -40,6 +40,21 @@ def test_the_band_lies_outside_and_is_not_taught() -> None:
     other[0, 0, 1, 2] = 9  # in the band
     given = torch.from_numpy(target[:1, None]).float()
     assert teaching.student_loss(logits, given) == teaching.student_loss(other, given)
+
+
+def test_a_small_lesion_counts_as_a_large_one_where_dice_is_taken_in_each_image() -> None:
+    target = torch.zeros(3, 1, 10, 10)
+    target[0, 0, :8] = 1  # 80 pixels, all found
+    target[1, 0, 9, :5] = 1  # 5 pixels, one of them found; the third image has none
+    logits = torch.where(target == 1, 60.0, -60.0)
+    logits[1, 0, 9, 1:] = -60.0
+    entropy = teaching.F.binary_cross_entropy_with_logits(logits, target)
+    whole, each = np.log(2 * 81 / (81 + 85)), np.mean([0.0, np.log(2 * 1 / (1 + 5))])
+    for share, wanted in ((0.0, whole), (1.0, each), (0.25, 0.75 * whole + 0.25 * each)):
+        found = teaching.student_loss(logits, target, share) - entropy
+        assert found.item() == pytest.approx(-wanted, abs=5e-3)  # a hundredth of a pixel is added
+    empty = torch.zeros_like(target)
+    assert teaching.student_loss(logits, empty, 0.5) == teaching.student_loss(logits, empty)
 
 
 def test_the_moving_average_forgets_how_it_began() -> None:
@@ -236,16 +251,17 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     made = json.loads((out / "manifest.json").read_text())
     assert made["threshold"]["of"] == "student"
     assert made["threshold"]["value"] == student.LEVEL
-    assert set(made["timings_s"]) >= {"coin", "teachers", "student"}
+    assert set(made["timings_s"]) >= {"coin", "teachers", "student", "opinion"}
     assert (out / "teacher-2" / "coin" / "generator.safetensors").read_bytes() != (
         out / "coin" / "generator.safetensors"
     ).read_bytes()
     assert "what the student draws" in (out / "report.html").read_text()
     export_run(out, tmp_path / "away")
     # Of the teachers only what says which images are marked.
-    assert [
-        p.relative_to(tmp_path / "away" / "teacher-2").as_posix() for p in (tmp_path / "away" / "teacher-2").rglob("*.*")
-    ] == ["classifier/model.safetensors"]
+    for name in ("teacher-2", "opinion"):
+        kept = [p.relative_to(tmp_path / "away" / name).as_posix() for p in (tmp_path / "away" / name).rglob("*.*")]
+        assert kept == ["classifier/model.safetensors"]
+        assert f"{name}/classifier/model.safetensors" in made["model"]["sha256"]
     images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     here, away = coinseg.load(out), coinseg.load(tmp_path / "away")
     assert here.student is not None

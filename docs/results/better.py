@@ -205,6 +205,8 @@ def minutes(run: Path, step: str) -> dict[str, float]:
     found = {stage: _minutes(run / stage) for stage in ["classifier", "coin", *(["student"] if step == "student" else [])]}
     if step == "student" and (run / "novelty" / "stage.json").exists():
         found["novelty"] = _minutes(run / "novelty")
+    if step == "student" and (run / "opinion").exists():
+        found["opinion"] = _minutes(run / "opinion" / "classifier")
     if step == "student":
         found |= {f"{stage.parent.name} {stage.name}": _minutes(stage) for stage in sorted(run.glob("teacher-*/*"))}
     return found | {"all": round(sum(found.values()), 1)}

@@ -26,6 +26,7 @@ from .data.slices import SliceStore
 from .engine import Report, silent
 from .inference import Inference
 from .masks import masks_of
+from .posterior import OPINION, asks_opinion, opinion_settings
 from .processes import current
 from .run_folder import teacher_folders
 from .training import train_classifier, train_coin
@@ -55,6 +56,20 @@ def train_others(
         f = train_classifier(store, own, root / name / "classifier", partial(told, name))
         found.append((f, train_coin(store, f, own, root / name / "coin", partial(told, name))))
     return found
+
+
+def train_opinion(store: SliceStore, settings: Settings, root: Path, report: Report = silent) -> list[Classifier]:
+    """The classifier that is asked beside the teachers' whether there is a lesion (`posterior.py`), trained or loaded; empty where there is to be none.
+
+    Args: see `train_others`; the folder of the run receives `OPINION`.
+    """
+    if not asks_opinion(settings):
+        return []
+
+    def told(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        report(stage if stage.startswith("warning") else f"{stage} of the second {OPINION}", done, total, values)
+
+    return [train_classifier(store, opinion_settings(settings), root / OPINION / "classifier", told)]
 
 
 @dataclass

@@ -107,10 +107,11 @@ class ClassifierSettings:
     """The classifier f (thesis 4): one logit, trained on image-level labels, frozen afterwards.
 
     Args:
-        name: "local" (evidence place by place, three residual blocks), "small" (four, averaged over the image), or any timm
-            model ("resnet18", "tf_efficientnetv2_s").
+        name: "local" (evidence place by place, three residual blocks), "small" (four, averaged over the image), "imagenet" (EfficientNet-Lite0,
+            images enlarged), or any timm model ("resnet18", "tf_efficientnetv2_s").
         pooling: of "local": share of the places, those with the most evidence, that decide.
-        weights: file of pretrained weights for a timm model; "timm" lets timm find its own; null starts at random.
+        weights: file of pretrained weights for a timm model; "timm" lets timm find its own; "imagenet" are those of "imagenet", installed with coinseg;
+            null starts at random.
         steps: optimiser steps.
         batch: images per step.
         lr: learning rate of Adam.
@@ -264,8 +265,12 @@ class StudentSettings:
         band: pixels outside of the border of a mask that are left out of the lesson.
         teachers: pairs of classifier and generator it learns from, each trained from a seed of its own, as the first is.
         contrast: how much the image says about the border of the masks it learns from, against the difference (`contrast.py`); 0 leaves them as they are, bays too.
+        per_image: share of log Dice that is taken in each image, where a small lesion counts as a large one does, and not over the batch; of the
+            members that are taught no drawn lesions.
         drawn: share of the normal images of a batch that have a drawn lesion, which f takes for one (`drawn_lesions.py`), where they are taught; 0 draws none.
-        gate: images that are abnormal with a lower probability than this stay unmarked, as all teachers' f say together, at the share
+        opinion: steps of one more classifier, on features that ImageNet taught, which is asked with the teachers' f whether there is a lesion
+            (`posterior.py`); 0 asks them alone.
+        gate: images that are abnormal with a lower probability than this stay unmarked, as all classifiers say together, at the share
             of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the student also sees what they doubt.
         novelty: in images that are called abnormal, wide regions unlike anything in normal images are inside too: unlike is what only 1 - novelty
             of the places of normal images are, compared with those of other patients (`novelty.py`); 0 is off.
@@ -279,7 +284,9 @@ class StudentSettings:
     band: int = 0
     teachers: int = 2
     contrast: float = 1.0
+    per_image: float = 0.5
     drawn: float = 0.5
+    opinion: int = 400
     gate: float = 0.4
     novelty: float = 0.999
 

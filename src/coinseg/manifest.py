@@ -14,6 +14,7 @@ from typing import Any
 from .data.scan_files import sha256_of
 from .errors import UserError, exit_code, one_line
 from .pipeline import Workspace
+from .posterior import OPINION, asks_opinion
 from .run_folder import as_yaml, teacher_folders
 from .storage import read_json, write_json
 
@@ -42,7 +43,7 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
 
 def model_of(root: Path) -> dict[str, Any]:
     """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights there are."""
-    others = sorted(path.relative_to(root).as_posix() for path in root.glob("teacher-*/classifier/model.safetensors"))
+    others = sorted(path.relative_to(root).as_posix() for path in root.glob("*/classifier/model.safetensors"))
     names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors", "student/model.safetensors", *others)
     return {
         "path": str(root.resolve()),
@@ -83,13 +84,14 @@ def build(work: Workspace, command: str) -> dict[str, Any]:
     stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
     taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
     others = [root / name / stage / "stage.json" for name in teacher_folders(work.settings) for stage in stages] if taught else []
+    opinion = root / OPINION / "classifier" / "stage.json"
     searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
     file = root / "novelty" / "stage.json"
     asked = taught and work.settings.student.novelty and file.exists()
     timings = {
         "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
         **({"teachers": sum(read_json(file)["seconds"] for file in others)} if others else {}),
-        **({"student": taught["seconds"]} if taught else {}), **({"novelty": read_json(file)["seconds"]} if asked else {}), "evaluate": scores["seconds"], "masks": masks["seconds"],
+        **({"student": taught["seconds"]} if taught else {}), **({"opinion": read_json(opinion)["seconds"]} if taught and asks_opinion(work.settings) else {}), **({"novelty": read_json(file)["seconds"]} if asked else {}), "evaluate": scores["seconds"], "masks": masks["seconds"],
     }  # fmt: skip
     threshold = read_json(root / "threshold.json") | {"of": "difference" if work.generator is not None else "attribution"}
     if taught:

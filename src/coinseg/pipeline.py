@@ -19,7 +19,7 @@ import torch
 
 from . import runs
 from .classifier import Classifier
-from .committee import Committee, train_others
+from .committee import Committee, train_opinion, train_others
 from .config import Settings
 from .counterfactual.generator import Generator
 from .data.axes import require_views
@@ -187,7 +187,8 @@ class Workspace:
                 self.report,
             )
             if loaded.student is not None:
-                loaded.posterior = Posterior([self.f, *(f for f, _ in others)], prior_shift(slices, self.settings))
+                asked = [self.f, *(f for f, _ in others), *train_opinion(self.store, self.settings, self.root, self.report)]
+                loaded.posterior = Posterior(asked, prior_shift(slices, self.settings))
                 place = self.root / "novelty"
                 loaded.novelty = remember(slices, loaded.masks, self.settings, self.result_key, place, self.report)
         if current().here.first:

@@ -5,20 +5,44 @@ Bayes' rule moves its odds to the share of abnormal images it was trained among 
 
     logit P(abnormal | X) = 1/K sum_k logit f_k(X) + logit(share)          of K classifiers; logit(1/2) is 0
 
+Of the K one is on features that ImageNet taught (`student.opinion`). COIN cannot use it, because it says whether and not where; here that is the question, and it
+errs elsewhere than the teachers' f.
+
 It decides which images are marked and is not what COIN turns: the first f, asked as it was trained, still explains. What it changed
-is in docs/decisions/0023-posterior.md. Image labels are all it knows.
+is in docs/decisions/0023-posterior.md and 0026-every-lesion.md. Image labels are all it knows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from .config import Settings
 from .data.sampling import TrainingSlices
+
+OPINION = "opinion"
+"""The folder of the classifier on ImageNet's features, in that of the run."""
+
+
+def asks_opinion(settings: Settings) -> bool:
+    """Whether a classifier on ImageNet's features is to be asked; not where f is somebody's own and no classifier is trained."""
+    return settings.student.opinion > 0 and settings.classifier.steps > 0
+
+
+def opinion_settings(settings: Settings) -> Settings:
+    """Those of a run with the classifier on ImageNet's features in the place of its own; what it is shown is changed alike.
+
+    Its rates are those of the student, which begins with the same features.
+    """
+    own = replace(
+        settings.classifier, name="imagenet", weights="imagenet", steps=settings.student.opinion, lr=settings.student.lr, weight_decay=1e-2,
+        batch=settings.student.batch,
+    )  # fmt: skip
+    return replace(settings, classifier=own)
 
 
 class Posterior(nn.Module):

@@ -8,9 +8,11 @@ docs/decisions/0017-imagenet.md.
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import UserError
@@ -65,3 +67,17 @@ def teach(network: nn.Module) -> nn.Module:
     found["conv_stem.weight"] = found["conv_stem.weight"].sum(1, keepdim=True)
     network.load_state_dict(found)
     return network
+
+
+def enlarged(side: int) -> int:
+    """The side at which the encoder is shown images of this side: about a third larger, and one that it can halve to the end.
+
+    Its first layer halves the side before anything else; a lesion of a few pixels is seen by more of them then
+    (docs/decisions/0026-every-lesion.md).
+    """
+    return max(math.ceil(side / DEEPEST), round(side * 4 / 3 / DEEPEST)) * DEEPEST
+
+
+def resized(x: Tensor, side: int) -> Tensor:
+    """Maps (B, C, S, S) at another side, bilinear; the same where it is theirs."""
+    return x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="bilinear", align_corners=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from .classifier import Classifier, build, load_weights, require_fits
 from .config import ClassifierSettings
@@ -14,7 +14,7 @@ from .engine import make_fabric
 from .errors import UserError
 from .methods import COUNTERFACTUAL
 from .novelty import load_novelty
-from .posterior import Posterior
+from .posterior import OPINION, Posterior, opinion_settings
 from .run_folder import teacher_folders
 from .runs import Run
 from .settings import own_module, require_named, settings_from
@@ -29,22 +29,28 @@ _KEYS: dict[str, Any] = {
 }  # fmt: skip
 
 
+def others_of(run: Run) -> list[str]:
+    """Where the classifiers lie that are asked beside f whether there is a lesion, in the folder of the run."""
+    asked = 0 if run.posterior is None else len(cast(Posterior, run.posterior).classifiers) - 1
+    return [*teacher_folders(run.settings), OPINION][:asked]
+
+
 def save(run: Run, root: Path) -> None:
     """Write what `load` needs beside the weights (which lie in classifier/, coin/ and student/)."""
     write_json(root / MODEL, {
         "schema": 1, "settings": run.settings.as_dict(), "kind": run.kind, "organs": run.organs,
         "window": [run.window.low, run.window.high], "threshold": run.threshold, "layer": run.layer,
         "student": run.student is not None, "prior_shift": None if run.posterior is None else run.posterior.shift,
-        "novelty": run.novelty is not None,
+        "opinion": OPINION in others_of(run), "novelty": run.novelty is not None,
     })  # fmt: skip
 
 
 def _model(path: Path) -> dict[str, Any]:
     """The contents of model.json, every value of its kind."""
-    model = {"layer": None, "student": False, "prior_shift": None, "novelty": False} | read_json(path, *_KEYS)
+    model = {"layer": None, "student": False, "prior_shift": None, "opinion": False, "novelty": False} | read_json(path, *_KEYS)
     from beartype.door import is_bearable
 
-    kinds = _KEYS | {"layer": str | None, "student": bool, "prior_shift": _Number | None, "novelty": bool}
+    kinds = _KEYS | {"layer": str | None, "student": bool, "prior_shift": _Number | None, "opinion": bool, "novelty": bool}
     wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
@@ -89,6 +95,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         student = load_student(place, settings.student.members)
     if student is not None and model["prior_shift"] is not None:  # runs from before decision 0023 have none, and f alone decides
         others = [_classifier(wanted, root / name) for name in teacher_folders(settings)]
+        if model["opinion"]:
+            others.append(_classifier(replace(opinion_settings(settings).classifier, weights=None), root / OPINION))
         posterior = Posterior([f, *others], model["prior_shift"])
     if student is not None and model["novelty"]:
         novelty = load_novelty(root / "novelty" / "model.safetensors")

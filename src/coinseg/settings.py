@@ -52,7 +52,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "masks.min_px": (0, 2**31), "masks.min_ml": _FACTOR,
     "student.steps": (0, 10**9), "student.batch": (2, 8192), "student.lr": _FACTOR, "student.trust": _SHARE,
     "student.band": (0, 1023), "student.gate": _SHARE, "student.teachers": (1, 100), "student.contrast": _FACTOR,
-    "student.members": (1, 16), "student.drawn": _SHARE, "student.novelty": _SHARE,
+    "student.members": (1, 16), "student.drawn": _SHARE, "student.per_image": _SHARE, "student.opinion": (0, 10**9),
+    "student.novelty": _SHARE,
     "engine.threads": (0, 1024), "engine.checkpoint_every": _STEPS, "engine.sample_every": _STEPS,
 }  # fmt: skip
 """What a number may be: wide enough for any use, and narrow enough that no number of a stranger's file makes a network or an array

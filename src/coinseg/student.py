@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .classifier import load_weights
 from .config import MaskSettings
 from .masks import peaks
-from .pretrained import DEEPEST, encoder, teach
+from .pretrained import encoder, enlarged, resized, teach
 
 LEVEL = 0.5
 """A pixel is inside when the student gives it more than this."""
@@ -32,7 +32,8 @@ FULL = 16
 class StudentNetwork(nn.Module):
     """A U-Net on an encoder that can know ImageNet, with one more level beside it: the image itself, at full resolution.
 
-    The encoder halves the side before it looks; lesions of a few pixels are drawn from what the image says there.
+    Images are seen enlarged. The encoder still halves the side before it looks; lesions of a few pixels are drawn from what the
+    image says there.
     """
 
     def __init__(self) -> None:
@@ -52,10 +53,10 @@ class StudentNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]."""
-        rows, columns = x.shape[-2:]
-        x = F.pad(x, (0, -columns % DEEPEST, 0, -rows % DEEPEST), mode="replicate").contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
-        return logits[..., :rows, :columns]
+        side = x.shape[-1]
+        x = resized(x, enlarged(side)).contiguous(memory_format=torch.channels_last)
+        logits = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
+        return resized(logits, side)
 
 
 class Student(nn.Module):

@@ -117,21 +117,30 @@ def moved(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return unit * 2 - 1, target
 
 
-def student_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy minus log Dice of the whole batch, both over the pixels that are taught (n, 1, S, S).
+def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tensor:
+    """Binary cross-entropy minus log Dice, over the pixels that are taught (n, 1, S, S).
 
     The logarithm, because 1 - Dice is flat where nothing is marked: where lesions are small it stays there.
+
+    Args:
+        per_image: share of log Dice that is the mean over the images with a lesion, in which a small one counts as a large one does;
+            the rest is that of the whole batch, in which every pixel counts alike.
     """
     taught, inside = (target != IGNORED).float(), (target == 1).float()
     entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * taught).mean()
     p = torch.sigmoid(logits) * taught
-    return entropy - torch.log((2 * (p * inside).sum() + SMOOTH) / (p.sum() + inside.sum() + SMOOTH))
+    both, area = (2 * (p * inside)).sum((1, 2, 3)), inside.sum((1, 2, 3))
+    either, has = p.sum((1, 2, 3)) + area, area > 0
+    found = torch.log((both.sum() + SMOOTH) / (either.sum() + SMOOTH))
+    if per_image and has.any():
+        found = (1 - per_image) * found + per_image * torch.log((both[has] + SMOOTH) / (either[has] + SMOOTH)).mean()
+    return entropy - found
 
 
 def student_key(settings: Settings, teacher: str) -> str:
     """What the student depends on: the key of the masks it learns from, its settings and the seed; not what is done with what it draws."""
     own = asdict(settings.student)
-    del own["novelty"]
+    del own["novelty"], own["opinion"]
     return key_of([teacher, own | {"gate": 0.0}, settings.seed])
 
 
@@ -211,7 +220,8 @@ def train_student(
         batches = [_batch(slices, taught, drawn if member % 2 else None, s, rng) for member in range(s.members)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         given, wanted = trained(images.to(fabric.device)), targets.to(fabric.device)
-        losses = [student_loss(own, target) for own, target in zip(given, wanted, strict=True)]
+        shares = [0.0 if member % 2 else s.per_image for member in range(s.members)]
+        losses = [student_loss(own, target, share) for own, target, share in zip(given, wanted, shares, strict=True)]
         wrapped.zero_grad()
         fabric.backward(torch.stack(losses).sum())
         wrapped.step()

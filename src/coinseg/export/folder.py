@@ -4,7 +4,8 @@ model.json                      what `coinseg.load` reads
 classifier/model.safetensors    f
 coin/generator.safetensors      the generator of a counterfactual method
 student/model.safetensors       the network that draws the final masks, where there is one
-teacher-2/classifier/model.safetensors and so on    the other classifiers that say which images it is asked about
+teacher-2/classifier/model.safetensors and so on,
+opinion/classifier/model.safetensors    the other classifiers that say which images it is asked about
 novelty/model.safetensors       what is remembered of normal images, where anything is
 manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
 f.onnx, generator.onnx, student.onnx, posterior.onnx, novelty.onnx     on request
@@ -23,8 +24,7 @@ from typing import Any
 from ..config import EngineSettings, Settings
 from ..errors import UserError
 from ..locks import claimed
-from ..run_folder import teacher_folders
-from ..saved import load, save
+from ..saved import load, others_of, save
 from ..settings import own_module
 from ..storage import directory_written_aside, read_json, write_json
 
@@ -120,7 +120,7 @@ def export_run(
             "classifier/model.safetensors",
             *(["coin/generator.safetensors"] if run.generator else []),
             *(["student/model.safetensors"] if run.student else []),
-            *(f"{name}/classifier/model.safetensors" for name in (teacher_folders(run.settings) if run.posterior else [])),
+            *(f"{name}/classifier/model.safetensors" for name in others_of(run)),
             *(["novelty/model.safetensors"] if run.novelty else []),
         ):
             (part / name).parent.mkdir(parents=True)
