@@ -286,7 +286,7 @@ class StudentSettings:
     contrast: float = 1.0
     per_image: float = 0.5
     drawn: float = 0.5
-    opinion: int = 400
+    opinion: int = 600
     gate: float = 0.4
     novelty: float = 0.999
 
