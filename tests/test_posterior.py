@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from dataclasses import replace
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import coinseg
-from coinseg.classifier import ImageNetNetwork, build
+from coinseg.classifier import Classifier, ImageNetNetwork, build
 from coinseg.config import Settings
 from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import TrainingSlices
@@ -42,6 +41,8 @@ class Says(nn.Module):
 def test_the_posterior_by_hand() -> None:
     images = torch.zeros(2, 1, 8, 8)
     assert Posterior([Says(1.0), Says(3.0)], math.log(0.25))(images).tolist() == pytest.approx([2 + math.log(0.25)] * 2)
+    # A second opinion counts a quarter.
+    assert Posterior([Says(1.0), Says(3.0)], 0.5, Says(-6.0))(images).tolist() == pytest.approx([0.75 * 2 - 0.25 * 6 + 0.5] * 2)
     # A sign that 8 of 10 abnormal and 2 of 10 normal images have: 0.8 where every second image is abnormal, and where one of ten is
     # 0.8 * 0.1 / (0.8 * 0.1 + 0.2 * 0.9) = 4/13.
     asked = Posterior([Says(math.log(0.8 / 0.2))], math.log(0.1 / 0.9))
@@ -90,9 +91,10 @@ def test_a_student_is_asked_about_the_images_the_posterior_says(tmp_path: Path, 
     with torch.no_grad():
         by_hand = torch.sigmoid(run.posterior(images))
         logits = torch.stack([f(images) for f in run.posterior.classifiers])
-    assert len(logits) == 3  # both teachers' f and the second opinion
-    assert all(not torch.equal(a, b) for a, b in itertools.combinations(logits, 2))
-    assert isinstance(run.posterior.classifiers[2].network, ImageNetNetwork)
+    assert len(logits) == 2
+    assert not torch.equal(*logits)
+    assert isinstance(run.posterior.opinion, Classifier)
+    assert isinstance(run.posterior.opinion.network, ImageNetNetwork)
     gate = float(by_hand.median())
     settings = replace(run.settings, student=replace(run.settings.student, gate=gate))
     explained, maps = replace(run, settings=settings).evidence(images)
@@ -114,10 +116,10 @@ def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.Monk
     (root / "model.json").write_text(json.dumps({name: value for name, value in model.items() if name != "opinion"}))
     alone = coinseg.load(root)  # from before the second opinion
     assert isinstance(alone.posterior, Posterior)
-    assert len(alone.posterior.classifiers) == 2
+    assert alone.posterior.opinion is None
     export_run(root, tmp_path / "away")
     assert not (tmp_path / "away" / "opinion").exists()
-    assert len(coinseg.load(tmp_path / "away").posterior.classifiers) == 2  # type: ignore[arg-type, union-attr]
+    assert coinseg.load(tmp_path / "away").posterior.opinion is None  # type: ignore[union-attr]
     del model["prior_shift"]
     (root / "model.json").write_text(json.dumps(model))
     run = coinseg.load(root)

@@ -37,7 +37,7 @@ def main() -> None:
         batches = [slices.scored(np.arange(i, min(i + 64, len(slices)))) for i in range(0, len(slices), 64)]
         truth, label = (np.concatenate([getattr(b, part) for b in batches]) for part in ("truth", "label"))
         ill, well = label == 1, (label == 0) & ~truth.any((1, 2))
-        moved, still = run.posterior, Posterior(list(run.posterior.classifiers), 0.0)
+        moved, still = run.posterior, Posterior(list(run.posterior.classifiers), 0.0, run.posterior.opinion)
         for who, says in (("f", None), ("all, not moved", still), ("all, moved", moved)):
             for gate, up in GATES:
                 s = run.settings

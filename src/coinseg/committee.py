@@ -58,18 +58,18 @@ def train_others(
     return found
 
 
-def train_opinion(store: SliceStore, settings: Settings, root: Path, report: Report = silent) -> list[Classifier]:
-    """The classifier that is asked beside the teachers' whether there is a lesion (`posterior.py`), trained or loaded; empty where there is to be none.
+def train_opinion(store: SliceStore, settings: Settings, root: Path, report: Report = silent) -> Classifier | None:
+    """The classifier that is asked beside the teachers' whether there is a lesion (`posterior.py`), trained or loaded; None where there is to be none.
 
     Args: see `train_others`; the folder of the run receives `OPINION`.
     """
     if not asks_opinion(settings):
-        return []
+        return None
 
     def told(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         report(stage if stage.startswith("warning") else f"{stage} of the second {OPINION}", done, total, values)
 
-    return [train_classifier(store, opinion_settings(settings), root / OPINION / "classifier", told)]
+    return train_classifier(store, opinion_settings(settings), root / OPINION / "classifier", told)
 
 
 @dataclass

@@ -187,8 +187,9 @@ class Workspace:
                 self.report,
             )
             if loaded.student is not None:
-                asked = [self.f, *(f for f, _ in others), *train_opinion(self.store, self.settings, self.root, self.report)]
-                loaded.posterior = Posterior(asked, prior_shift(slices, self.settings))
+                opinion = train_opinion(self.store, self.settings, self.root, self.report)
+                asked = [self.f, *(f for f, _ in others)]
+                loaded.posterior = Posterior(asked, prior_shift(slices, self.settings), opinion)
                 place = self.root / "novelty"
                 loaded.novelty = remember(slices, loaded.masks, self.settings, self.result_key, place, self.report)
         if current().here.first:

@@ -3,10 +3,10 @@
 A classifier learns from batches that are half abnormal (`classifier.balanced`), so it says what is so where every second image is.
 Bayes' rule moves its odds to the share of abnormal images it was trained among (Saerens, Latinne, Decaestecker 2002, equation 2.4):
 
-    logit P(abnormal | X) = 1/K sum_k logit f_k(X) + logit(share)          of K classifiers; logit(1/2) is 0
+    logit P(abnormal | X) = (1 - w)/K sum_k logit f_k(X) + w logit o(X) + logit(share)          logit(1/2) is 0
 
-Of the K one is on features that ImageNet taught (`student.opinion`). COIN cannot use it, because it says whether and not where; here that is the question, and it
-errs elsewhere than the teachers' f.
+of the K teachers' f and a second opinion o, a classifier on features that ImageNet taught (`student.opinion`), w = `WEIGHT`. COIN cannot use o, because it
+says whether and not where; here that is the question, and it errs elsewhere than the others. Without it w is 0.
 
 It decides which images are marked and is not what COIN turns: the first f, asked as it was trained, still explains. What it changed
 is in docs/decisions/0023-posterior.md and 0026-every-lesion.md. Image labels are all it knows.
@@ -25,7 +25,9 @@ from .config import Settings
 from .data.sampling import TrainingSlices
 
 OPINION = "opinion"
-"""The folder of the classifier on ImageNet's features, in that of the run."""
+"""The folder of the second opinion, in that of the run."""
+WEIGHT = 0.25
+"""What the second opinion counts: where images look like no photograph it is the weaker voice (docs/decisions/0026-every-lesion.md)."""
 
 
 def asks_opinion(settings: Settings) -> bool:
@@ -51,15 +53,19 @@ class Posterior(nn.Module):
     Args:
         classifiers: f_1 ... f_K, each images (B, 1, S, S) in [-1, 1] -> logits (B,).
         shift: logit of the share; 0 where batches had that share themselves.
+        opinion: o, likewise; None where only the f are asked.
     """
 
-    def __init__(self, classifiers: Sequence[nn.Module], shift: float) -> None:
+    def __init__(self, classifiers: Sequence[nn.Module], shift: float, opinion: nn.Module | None = None) -> None:
         super().__init__()
-        self.classifiers, self.shift = nn.ModuleList(classifiers), shift
+        self.classifiers, self.shift, self.opinion = nn.ModuleList(classifiers), shift, opinion
 
     def forward(self, x: Tensor) -> Tensor:
         """The logit of P(abnormal | X), (B,), of images (B, 1, S, S) in [-1, 1]."""
-        return torch.stack([f(x) for f in self.classifiers]).mean(0) + self.shift
+        said = torch.stack([f(x) for f in self.classifiers]).mean(0)
+        if self.opinion is not None:
+            said = (1 - WEIGHT) * said + WEIGHT * self.opinion(x)
+        return said + self.shift
 
 
 def prior_shift(slices: TrainingSlices, settings: Settings) -> float:

@@ -31,8 +31,9 @@ _KEYS: dict[str, Any] = {
 
 def others_of(run: Run) -> list[str]:
     """Where the classifiers lie that are asked beside f whether there is a lesion, in the folder of the run."""
-    asked = 0 if run.posterior is None else len(cast(Posterior, run.posterior).classifiers) - 1
-    return [*teacher_folders(run.settings), OPINION][:asked]
+    if run.posterior is None:
+        return []
+    return teacher_folders(run.settings) + [OPINION] * (cast(Posterior, run.posterior).opinion is not None)
 
 
 def save(run: Run, root: Path) -> None:
@@ -95,9 +96,12 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         student = load_student(place, settings.student.members)
     if student is not None and model["prior_shift"] is not None:  # runs from before decision 0023 have none, and f alone decides
         others = [_classifier(wanted, root / name) for name in teacher_folders(settings)]
-        if model["opinion"]:
-            others.append(_classifier(replace(opinion_settings(settings).classifier, weights=None), root / OPINION))
-        posterior = Posterior([f, *others], model["prior_shift"])
+        opinion = (
+            _classifier(replace(opinion_settings(settings).classifier, weights=None), root / OPINION)
+            if model["opinion"]
+            else None
+        )
+        posterior = Posterior([f, *others], model["prior_shift"], opinion)
     if student is not None and model["novelty"]:
         novelty = load_novelty(root / "novelty" / "model.safetensors")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine

@@ -111,7 +111,8 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         _write(run.student, folder / "student.onnx", "logits", size)
     if isinstance(run.posterior, Posterior):
         each = [_Logits(f.get_submodule("network")) for f in run.posterior.classifiers]
-        _write(Posterior(each, run.posterior.shift), folder / "posterior.onnx", "logit", size)
+        opinion = run.posterior.opinion and _Logits(run.posterior.opinion.get_submodule("network"))
+        _write(Posterior(each, run.posterior.shift, opinion), folder / "posterior.onnx", "logit", size)
     if run.novelty is not None:
         _write(run.novelty, folder / "novelty.onnx", "novelty", size)
     return compare(run, folder, probes)
