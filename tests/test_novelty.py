@@ -19,6 +19,7 @@ from coinseg.data.sampling import TrainingSlices
 from coinseg.data.slices import prepare
 from coinseg.errors import UserError
 from coinseg.export.folder import export_run
+from coinseg.manifest import model_of
 from coinseg.novelty import Memory, Novelty, beyond, distances, load_novelty, remember, with_novel
 from coinseg.pipeline import Workspace
 from coinseg.storage import read_json
@@ -207,9 +208,11 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     assert np.array_equal(careful.evidence(images)[1], shy.evidence(images)[1])
     # An earlier run has none.
     model = json.loads((work.root / "model.json").read_text())
+    assert "novelty/model.safetensors" in model_of(work.root)["sha256"]
     (work.root / "model.json").write_text(json.dumps(model | {"novelty": 1}))
     with pytest.raises(UserError, match="has a wrong novelty"):
         coinseg.load(work.root)
     del model["novelty"]
     (work.root / "model.json").write_text(json.dumps(model))
     assert coinseg.load(work.root).novelty is None
+    assert "novelty/model.safetensors" not in model_of(work.root)["sha256"]

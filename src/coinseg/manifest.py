@@ -44,10 +44,19 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
 def model_of(root: Path) -> dict[str, Any]:
     """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights there are."""
     others = sorted(path.relative_to(root).as_posix() for path in root.glob("*/classifier/model.safetensors"))
-    names = ("model.json", "classifier/model.safetensors", "coin/generator.safetensors", "student/model.safetensors", *others)
+    model = read_json(root / "model.json", "settings")
+    memory = ["novelty/model.safetensors"] * bool(model.get("novelty"))  # written as well where it is not worth while
+    names = (
+        "model.json",
+        "classifier/model.safetensors",
+        "coin/generator.safetensors",
+        "student/model.safetensors",
+        *memory,
+        *others,
+    )
     return {
         "path": str(root.resolve()),
-        "method": read_json(root / "model.json", "settings")["settings"]["method"],
+        "method": model["settings"]["method"],
         "sha256": {name: found for name in names if (found := sha256_of(root / name))},
     }
 
