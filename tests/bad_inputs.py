@@ -519,6 +519,7 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "a run folder whose settings.yaml makes an object", stored("data: !!python/object:os.system x\nsettings: {}\n"), True),
     Bad(SETTINGS, "a run folder whose settings.yaml has no settings", stored("data: x\n")),
     Bad(SETTINGS, "a module that is not there", command("run", "data", "-o", "out", "--data.size", "32", "--coin.depth", "2", "--coin.skips", "1", "--dry-run", "--classifier.name", "no_such_module:make")),
+    Bad(SETTINGS, "a file of weights beside a classifier that reads none", command("run", "data", "-o", "out", "--data.size", "32", "--coin.depth", "2", "--coin.skips", "1", "--dry-run", "--classifier.name", "imagenet", "--classifier.weights", "weights.pth")),
     Bad(SETTINGS, "an option nobody knows", command("run", "data", "-o", "out", "--coin.witdh", "8")),
     Bad(SETTINGS, "a command nobody knows", command("rum")),
     Bad(SETTINGS, "a preset nobody knows", command("run", "data", "-o", "out", "--preset", "thesys")),

@@ -126,9 +126,12 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
         file = out / step / "scores.json"
         if not file.exists():
             evaluate(
-                slices, lambda batch, one=one: one.evidence(batch.image), one.level, one.settings, file.parent,
-                drawn=one.student is not None,
-            )  # fmt: skip
+                slices,
+                lambda batch, one=one: one.evidence(batch.image),
+                one.level,
+                replace(one.settings, masks=one.cleaning),
+                file.parent,
+            )
         made = read_json(file)
         print(name, seed, fifth, step, {key: made[key] for key in KEPT}, flush=True)
 

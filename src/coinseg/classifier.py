@@ -21,6 +21,8 @@ from .pretrained import encoder, enlarged, resized, teach
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
+OWN = ("local", "small", "imagenet")
+"""Names of networks that are built here."""
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Under what a training script may keep the weights in its checkpoint."""
 
@@ -177,6 +179,13 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
 
 def build(settings: ClassifierSettings) -> Classifier:
     """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
+    own = settings.name in OWN or ":" in settings.name
+    if own and settings.weights not in (None, *("imagenet",) * (settings.name == "imagenet")):
+        raise UserError(
+            f"classifier.weights is {settings.weights} and classifier.name is {settings.name}, which does not read it",
+            "a timm model's name beside its weights, or imagenet for both",
+            "mend one of the two",
+        )
     if settings.name == "local":
         if not 0 < settings.pooling <= 1:
             raise UserError(f"classifier.pooling is {settings.pooling}", "a share in (0, 1]", "mend it")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from .engine import CHUNK
 from .masks import masks_of
 from .protocols import Explained, honest
 from .storage import csv_text, require_room, write_json, write_text, written_aside
-from .student import as_drawn
 from .types import Explanation
 
 EXAMPLES = 4
@@ -161,14 +159,11 @@ def evaluate(
     folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None,
     ask: Ask | None = None,
-    drawn: bool = False,
 ) -> dict[str, Any]:
     """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json.
 
-    With `drawn` the refined maps are those of a student; what the method itself found is shown beside its masks then.
+    `settings.masks` is how maps are cleaned, so `Inference.cleaning` where they are a run's.
     """
-    if drawn:
-        settings = replace(settings, masks=as_drawn(settings.masks))
     with _maps_in(folder / "maps", slices) as maps:
         found = explain_all(slices, explain, report, folder=maps)
         predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
@@ -179,11 +174,11 @@ def evaluate(
             organs = slices.store.organs if slices.store.meta["has_organs"] else None
             position = middle_distance(slices.store.index, found.rows)
             write_json(folder / "audit.json", audit(found, predicted, position, organs, ask, settings.classifier.threshold))
-        return _score(slices, found, predicted, threshold, settings, folder, drawn)
+        return _score(slices, found, predicted, threshold, settings, folder)
 
 
 def _score(
-    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path, drawn: bool
+    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
 ) -> dict[str, Any]:
     scores = honest(found, predicted, threshold, settings)
     sure = found.confidence(predicted)
@@ -204,6 +199,8 @@ def _score(
     images = found.image[positions]
     painted = np.full_like(images, np.nan) if found.counterfactual is None else found.counterfactual[positions]
     after = np.full_like(found.before, np.nan) if found.after is None else found.after
+    # What a student gives (only it asks for the posterior) is a probability; beside its masks is shown what the method itself found.
+    difference = found.refined if found.posterior is None else found.saliency
     with written_aside(folder / "examples.npz") as part:
         np.savez_compressed(
             part,
@@ -211,7 +208,7 @@ def _score(
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
             image=images.astype(np.float16),
             counterfactual=painted.astype(np.float16),
-            difference=(found.saliency if drawn else found.refined)[positions].astype(np.float16),
+            difference=difference[positions].astype(np.float16),
             mask=predicted[positions],
             truth=found.truth[positions],
             known=found.known[positions],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -217,8 +217,8 @@ class Workspace:
         file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
         scores = evaluate(
-            slices, lambda batch: run.evidence(batch.image), run.level, self.settings, file.parent, self._step("evaluate"),
-            lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(), run.student is not None,
+            slices, lambda batch: run.evidence(batch.image), run.level, replace(self.settings, masks=run.cleaning), file.parent,
+            self._step("evaluate"), lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
         )  # fmt: skip
         scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}
         write_json(file, scores)
