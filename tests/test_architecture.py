@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"audit", "data", "engine", "masks", "metrics", "protocols", "student"},
     "native_maps": BASE | {"data"},
     "posterior": BASE | {"data"},
+    "neighbours": {"data"},
     "novelty": BASE | {"classifier", "data", "engine", "memory", "pretrained", "processes"},
     "inference": BASE
     | {
@@ -73,6 +74,7 @@ MAY_IMPORT = {
         "masks",
         "memory",
         "methods",
+        "neighbours",
         "novelty",
         "student",
         "threads",
@@ -114,6 +116,7 @@ MAY_IMPORT = {
     "pipeline": BASE
     | {
         "committee",
+        "neighbours",
         "novelty",
         "posterior",
         "run_folder",

@@ -314,3 +314,15 @@ def test_real_scan_by_hand_written_csv(tmp_path: Path) -> None:
     assert case.volume
     assert case.label is None
     assert [source.values for source in case.organ] == [(1,), (2,)]
+
+
+def test_a_table_says_which_images_are_slices_of_one_scan(tmp_path: Path) -> None:
+    put(tmp_path, *(f"images/{name}.png" for name in "abcdef"), "images/v.nii.gz")
+    rows = "a.png,0,p,7,\nb.png,1,p,8.0,\nc.png,0,q,3,\nd.png,1,q,3,\ne.png,1,r,,\nf.png,0,s,axial,\nv.nii.gz,0,t,4,\n"
+    cohort = read_layout(table(tmp_path, f"file,label,patient,slice,mask\n{rows}"), SETTINGS)
+    # Two images of q have one number: which is beside which is not known. A volume has its own slices.
+    assert [(case.id[:1], case.series, case.place) for case in cohort.cases if case.series] == [("a", "p", 7), ("b", "p", 8)]
+    assert any("4 images of labels.csv are taken by themselves" in problem for problem in cohort.problems)
+    without = read_layout(table(tmp_path, "file,label,slice\na.png,0,7\nb.png,1,8\n"), SETTINGS)
+    assert {case.series for case in without.cases} == {None}  # whose slices they are nobody says
+    assert not any("by themselves" in problem for problem in without.problems)

@@ -88,13 +88,25 @@ def test_a_student_says_the_mean_of_what_its_members_say() -> None:
     torch.testing.assert_close(student.marks(student.Mean(made).eval(), images), apart.mean(0), rtol=1e-5, atol=1e-7)
 
 
+def test_a_student_is_asked_at_two_sides() -> None:
+    assert [student.sides(side) for side in (32, 64, 96, 256)] == [(32,), (96, 128), (128, 160), (352, 480)]
+    made = student.build_student(1).eval()
+    torch.nn.init.normal_(made.members[0].head.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[operator, union-attr, arg-type]
+    images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        apart = torch.stack([torch.sigmoid(made.members[0](images, seen))[:, 0] for seen in (96, 128)])
+        torch.testing.assert_close(made(images[None])[0], made.members[0](images, 96))  # as it is taught
+    assert not torch.allclose(apart[0], apart[1], atol=1e-4)
+    torch.testing.assert_close(student.marks(student.Mean(made), images), apart.mean(0), rtol=1e-5, atol=1e-7)
+
+
 def test_what_all_members_are_sure_of_stays_finite() -> None:
     class Sure(torch.nn.Module):
         def __init__(self, logit: float) -> None:
             super().__init__()
             self.logit = logit
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor, seen: int | None = None) -> Tensor:
             return torch.full_like(x, self.logit)
 
     made = student.Student(1)

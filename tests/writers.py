@@ -7,6 +7,7 @@ import itertools
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> 
     """A run folder as training leaves it, with networks that nobody trained: f calls everything abnormal."""
     settings = settings or tiny_settings()
     torch.manual_seed(0)
-    f, generator = build(settings.classifier), Generator(settings.coin)
+    f, generator = build(replace(settings.classifier, weights=None)), Generator(settings.coin)
     torch.nn.init.normal_(generator.head[-1].weight, std=0.2)
     f.network.head.bias.data.fill_(3.0)
     window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)

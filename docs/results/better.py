@@ -125,9 +125,10 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
     for step, one in steps.items():
         file = out / step / "scores.json"
         if not file.exists():
+            known = one.posterior_of(slices)
             evaluate(
                 slices,
-                lambda batch, one=one: one.evidence(batch.image),
+                lambda batch, one=one, known=known: one.evidence(batch.image, posterior=known(batch.rows)),
                 one.level,
                 replace(one.settings, masks=one.cleaning),
                 file.parent,
@@ -144,9 +145,13 @@ def cysts(source: Path, work: Path, seed: int, fifth: str) -> dict[str, float]:
     scored = replace(scored, root=trained.root / f"cysts-{fifth}", settings=replace(scored.settings, data=data))
     slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
     rows: list[tuple[str, bool, bool]] = []
+    known = trained.run.posterior_of(slices)
     for start in range(0, len(slices), 64):
         batch = slices.scored(np.arange(start, min(start + 64, len(slices))))
-        touched, has = (trained.run.masks(batch.image) & batch.truth).any((1, 2)), batch.truth.any((1, 2))
+        touched, has = (
+            (trained.run.marked(batch.image, known(batch.rows)).masks & batch.truth).any((1, 2)),
+            batch.truth.any((1, 2)),
+        )
         patients, normal = slices.store.index["patient"][batch.rows], slices.store.index["label"][batch.rows] == 0
         rows += [(str(patients[i]), bool(normal[i]), bool(touched[i])) for i in np.flatnonzero(has)]
     found: dict[str, float] = {}

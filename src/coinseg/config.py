@@ -272,6 +272,7 @@ class StudentSettings:
             (`posterior.py`); 0 asks them alone.
         gate: images that are abnormal with a lower probability than this stay unmarked, as all classifiers say together, at the share
             of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the student also sees what they doubt.
+        neighbours: whether the slices before and behind are asked as well (`neighbours.py`), where slices were labelled one by one.
         novelty: in images that are called abnormal, wide regions unlike anything in normal images are inside too: unlike is what only 1 - novelty
             of the places of normal images are, compared with those of other patients (`novelty.py`); 0 is off.
     """
@@ -288,6 +289,7 @@ class StudentSettings:
     drawn: float = 0.5
     opinion: int = 600
     gate: float = 0.4
+    neighbours: bool = True
     novelty: float = 0.999
 
 

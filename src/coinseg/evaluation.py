@@ -119,7 +119,7 @@ def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarra
     """How far slices lie from the middle of the used slices of their scan, (n,) in [0, 1]; None where no case is a scan."""
     if not index["slice"].any():
         return None
-    names, of = np.unique(index["case"], return_inverse=True)
+    names, of = np.unique(index["series"], return_inverse=True)
     first, last = np.full(len(names), np.inf), np.full(len(names), -np.inf)
     np.minimum.at(first, of, index["slice"])
     np.maximum.at(last, of, index["slice"])

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from scipy.special import expit
 from torch import Tensor, nn
 
 from .classifier import probabilities
@@ -22,6 +23,7 @@ from .errors import UserError
 from .masks import Threshold, choose_threshold, masks_of, refine, rule_of
 from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
+from .neighbours import beside
 from .novelty import AT_ONCE, with_novel
 from .student import LEVEL, as_drawn, brought_up, marks
 from .threads import at_once
@@ -66,6 +68,7 @@ class Inference:
         student: draws the final masks, images -> logits of every pixel; None where they are read from the difference.
         posterior: which images a student is asked about, images -> logits (`posterior.py`); None where f alone says so.
         novelty: what is unlike anything in normal images, images -> (B, S, S), above 1 (`novelty.py`); None where nobody is asked.
+        steps: how slices follow each other along a scan, (2, 2) (`neighbours.py`); None where each is asked about by itself.
     """
 
     settings: Settings
@@ -80,6 +83,7 @@ class Inference:
     student: nn.Module | None = None
     posterior: nn.Module | None = None
     novelty: nn.Module | None = None
+    steps: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for module in (self.f, self.generator, self.student, self.posterior, self.novelty):
@@ -144,18 +148,54 @@ class Inference:
                 agreed[asked] = agreement(*(masks_of(maps, self.threshold, self.settings.masks) for maps in (own[asked], other)))
         return explained if inpaint_all else replace(explained, agreement=torch.from_numpy(agreed)), refined
 
-    def evidence(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
+    @property
+    def asks_neighbours(self) -> bool:
+        """Whether the posterior of a slice depends on those before and behind it."""
+        return self.student is not None and self.posterior is not None and self.steps is not None
+
+    def logits(self, images: Tensor) -> np.ndarray:
+        """What the posterior says of images (B, 1, S, S) in [-1, 1], each by itself, (B,)."""
+        posterior = self.f if self.posterior is None else self.posterior
+        with torch.no_grad():
+            said = by_parts(lambda part: posterior(images_to(self.fabric, part)).cpu(), images)
+        return torch.cat(said).double().numpy()
+
+    def along_scans(self, logits: np.ndarray, chains: np.ndarray, places: np.ndarray) -> Tensor:
+        """The posterior in [0, 1], (n,), of the slices of some scans, their neighbours asked as well.
+
+        Args:
+            logits: see `logits`, (n,).
+            chains: which scan, and region of it, each slice is of, (n,).
+            places: its number along it, (n,) integers.
+        """
+        found = logits if self.steps is None else beside(logits, chains, places, self.steps)
+        return torch.from_numpy(expit(found).astype(np.float32))
+
+    def posterior_of(self, slices: TrainingSlices) -> Callable[[np.ndarray], Tensor | None]:
+        """Rows of the store, (B,) -> the posterior of these slices of one side, as `evidence` takes it; None where neighbours are not asked."""
+        if not self.asks_neighbours:
+            return lambda rows: None
+        parts = (np.arange(i, min(i + CHUNK, len(slices))) for i in range(0, len(slices), CHUNK))
+        said = np.concatenate([self.logits(slices.batch(part).image) for part in parts])
+        known = torch.full((len(slices.store),), torch.nan)
+        known[slices.rows] = self.along_scans(said, *slices.store.chains(slices.rows))
+        return lambda rows: known[rows]
+
+    def evidence(
+        self, images: Tensor, inpaint_all: bool = False, posterior: Tensor | None = None
+    ) -> tuple[Explanation, np.ndarray]:
         """The explanation and the maps (B, S, S) in [0, 1] that masks are read from: the differences, or what a student gives.
 
         A student is asked as the generator is: the mean over an image and its mirror image; 0 where the posterior is below
         `student.gate`, brought up where it calls an image abnormal (`student.brought_up`), and there with what is unlike anything
-        in normal images (`novelty.with_novel`).
+        in normal images (`novelty.with_novel`). The posterior, (B,) in [0, 1], may come from outside (`along_scans`).
         """
         student = self.student
         if student is None:
             return self.differences(images, inpaint_all)
         explained = self.explain(images, inpaint_all)
-        posterior = explained.probability if self.posterior is None else self._probability(self.posterior, images)
+        if posterior is None:
+            posterior = explained.probability if self.posterior is None else self._probability(self.posterior, images)
         asked = (posterior >= (0.0 if inpaint_all else self.settings.student.gate)).numpy()
         maps, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
@@ -203,9 +243,9 @@ class Inference:
                 refined[label] = self.differences(slices.batch(members).image, inpaint_all=True)[1]
         return choose_threshold(refined[0], refined[1], self.settings.masks, counterfactual)
 
-    def marked(self, images: Tensor) -> Marked:
-        """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them."""
-        explained, refined = self.evidence(images)
+    def marked(self, images: Tensor, posterior: Tensor | None = None) -> Marked:
+        """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them; see `evidence`."""
+        explained, refined = self.evidence(images, posterior=posterior)
         masks = masks_of(refined, self.level, self.cleaning)
         agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
         return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))

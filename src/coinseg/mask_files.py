@@ -28,7 +28,7 @@ from .storage import written_aside
 from .types import Case
 
 TOGETHER = 32
-"""Plain images segmented together."""
+"""Plain images segmented together, or more where a series has more."""
 Row = dict[str, Any]
 
 
@@ -52,21 +52,23 @@ class MaskFiles:
         Raises:
             UserError: a file is gone that was there when the case was prepared.
         """
-        together = TOGETHER if not any(case.volume for case in cases) else 1
-        return self._in_groups(len(cases), together, lambda group: self._cases([cases[i] for i in group]))
+        rows = self._in_groups(together(cases), lambda group: self._cases([cases[i] for i in group]))
+        order = {case.id: i for i, case in enumerate(cases)}
+        return sorted(rows, key=lambda row: order[row["case"]])
 
     def of_slices(self, slices: ScoredSlices) -> list[Row]:
         """PNG of slices, image and mask: where anomalies were injected the user's own scans have none."""
-        return self._in_groups(len(slices), CHUNK, lambda group: self._slices(slices, group))
+        parts = [list(range(i, min(i + CHUNK, len(slices)))) for i in range(0, len(slices), CHUNK)]
+        return self._in_groups(parts, lambda group: self._slices(slices, group))
 
-    def _in_groups(self, count: int, together: int, write: Callable[[range], list[Row]]) -> list[Row]:
-        """The rows that `write` gives for groups of `together` of `count` things, in order; processes share the groups."""
-        own = {}
-        for start in current().here.share(range(0, count, together)):
-            self.report(start, count)
-            own[start] = write(range(start, min(start + together, count)))
-        rows = {start: group for part in current().gathered(own) for start, group in part.items()}
-        return [row for start in sorted(rows) for row in rows[start]]
+    def _in_groups(self, groups: Sequence[list[int]], write: Callable[[list[int]], list[Row]]) -> list[Row]:
+        """The rows that `write` gives for groups of things by their number, group after group; processes share the groups."""
+        own, ends = {}, np.cumsum([len(group) for group in groups])
+        for number in current().here.share(range(len(groups))):
+            self.report(int(ends[number]) - len(groups[number]), int(ends[-1]))
+            own[number] = write(groups[number])
+        rows = {number: group for part in current().gathered(own) for number, group in part.items()}
+        return [row for number in sorted(rows) for row in rows[number]]
 
     def _cases(self, cases: list[Case]) -> list[Row]:
         written: list[Row] = []
@@ -84,7 +86,7 @@ class MaskFiles:
             written.append(row | measure(found.mask, geometry))
         return written
 
-    def _slices(self, slices: ScoredSlices, group: range) -> list[Row]:
+    def _slices(self, slices: ScoredSlices, group: list[int]) -> list[Row]:
         written: list[Row] = []
         batch = slices.scored(np.array(group))
         made = self.run.marked(batch.image)
@@ -97,6 +99,22 @@ class MaskFiles:
             told = {"highest_f": highest(made.explained.probability[i : i + 1].numpy()), "confidence": sure}
             written.append({"case": name, "mask": f"{name}_mask.png"} | told | measure(mask[None], None))
         return written
+
+
+def together(cases: Sequence[Case]) -> list[list[int]]:
+    """Groups of cases, by number, that are segmented together: a volume by itself, of plain images whole series, some `TOGETHER` images."""
+    if any(case.volume for case in cases):
+        return [[i] for i in range(len(cases))]
+    series: dict[tuple[bool, str], list[int]] = {}
+    for i, case in enumerate(cases):
+        series.setdefault((case.series is None, case.series or case.id), []).append(i)
+    groups: list[list[int]] = []
+    for members in series.values():
+        if groups and len(groups[-1]) < TOGETHER:
+            groups[-1] += members
+        else:
+            groups.append(list(members))
+    return groups
 
 
 def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentation]]:

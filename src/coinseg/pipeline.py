@@ -34,6 +34,7 @@ from .engine import Report, Stage, make_fabric, silent
 from .evaluation import evaluate
 from .mask_files import MaskFiles
 from .methods import COUNTERFACTUAL, require_method
+from .neighbours import learnt
 from .novelty import remember
 from .posterior import Posterior, prior_shift
 from .processes import current
@@ -190,6 +191,7 @@ class Workspace:
                 opinion = train_opinion(self.store, self.settings, self.root, self.report)
                 asked = [self.f, *(f for f, _ in others)]
                 loaded.posterior = Posterior(asked, prior_shift(slices, self.settings), opinion)
+                loaded.steps = learnt(slices) if self.settings.student.neighbours else None
                 place = self.root / "novelty"
                 loaded.novelty = remember(slices, loaded.masks, self.settings, self.result_key, place, self.report)
         if current().here.first:
@@ -216,8 +218,9 @@ class Workspace:
         began = time.perf_counter()
         file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
         slices = ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION)
+        posterior = run.posterior_of(slices)
         scores = evaluate(
-            slices, lambda batch: run.evidence(batch.image), run.level, replace(self.settings, masks=run.cleaning), file.parent,
+            slices, lambda batch: run.evidence(batch.image, posterior=posterior(batch.rows)), run.level, replace(self.settings, masks=run.cleaning), file.parent,
             self._step("evaluate"), lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
         )  # fmt: skip
         scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}

@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .confidence import of_scan
 from .config import Axis
@@ -52,7 +53,7 @@ class Run(Inference):
     """A run that segments files: their slices are cut as those of the training were, and masks come back on the grid of the file."""
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
-        """Segment loaded cases together: their slices share the batches; `maps` as in `segment`."""
+        """Segment loaded cases together: their slices share the batches, and those of one series are neighbours; `maps` as in `segment`."""
         if maps:
             self.require_maps()
         size, axis = self.settings.data.size, self.settings.data.axis
@@ -67,9 +68,10 @@ class Run(Inference):
             painted = NativeMaps(case.scan, axis, self.window) if maps else None
             unknown = np.full(len(scan), np.nan)
             found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), painted))
+        posterior = self._asked_along(cases, slots, pixels)
         for start in range(0, len(slots), CHUNK):
-            images = torch.from_numpy(signed(self.window.unit(np.stack(pixels[start : start + CHUNK]))))[:, None]
-            of = self.marked(images)
+            images = self._images(pixels[start : start + CHUNK])
+            of = self.marked(images, None if posterior is None else posterior[start : start + CHUNK])
             probability = of.explained.probability.numpy()
             for (i, cut), mask, p, c in zip(slots[start : start + CHUNK], of.masks, probability, of.confidence, strict=True):
                 native = turned(found[i].mask, axis)[cut.index]
@@ -88,6 +90,22 @@ class Run(Inference):
             else replace(one, mask=clean_volume(one.mask, case.geometry.voxel_ml, self.settings.masks))
             for case, one in zip(cases, found, strict=True)
         ]
+
+    def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
+        """Prepared slices (S, S) as images (B, 1, S, S) in [-1, 1]."""
+        return torch.from_numpy(signed(self.window.unit(np.stack(pixels))))[:, None]
+
+    def _asked_along(
+        self, cases: Sequence[LoadedCase], slots: Sequence[tuple[int, Cut]], pixels: Sequence[np.ndarray]
+    ) -> Tensor | None:
+        """The posterior of every prepared slice, (n,), its neighbours in its case or series asked as well; None where they are not."""
+        if not self.asks_neighbours or not slots:
+            return None
+        said = [self.logits(self._images(pixels[start : start + CHUNK])) for start in range(0, len(pixels), CHUNK)]
+        of = [(cases[i].series or i, cut.region) for i, cut in slots]
+        number = {chain: n for n, chain in enumerate(dict.fromkeys(of))}
+        places = [cases[i].place if cases[i].geometry is None else cut.index for i, cut in slots]
+        return self.along_scans(np.concatenate(said), np.array([number[chain] for chain in of]), np.array(places))
 
     def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> Segmentation:
         """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
 from .classifier import Classifier, build, load_weights, require_fits
 from .config import ClassifierSettings
 from .counterfactual.generator import Generator
@@ -43,20 +45,32 @@ def save(run: Run, root: Path) -> None:
         "window": [run.window.low, run.window.high], "threshold": run.threshold, "layer": run.layer,
         "student": run.student is not None, "prior_shift": None if run.posterior is None else run.posterior.shift,
         "opinion": OPINION in others_of(run), "novelty": run.novelty is not None,
+        "steps": None if run.steps is None else run.steps.tolist(),
     })  # fmt: skip
 
 
 def _model(path: Path) -> dict[str, Any]:
     """The contents of model.json, every value of its kind."""
-    model = {"layer": None, "student": False, "prior_shift": None, "opinion": False, "novelty": False} | read_json(path, *_KEYS)
+    model = {"layer": None, "student": False, "prior_shift": None, "opinion": False, "novelty": False, "steps": None} | read_json(
+        path, *_KEYS
+    )
     from beartype.door import is_bearable
 
-    kinds = _KEYS | {"layer": str | None, "student": bool, "prior_shift": _Number | None, "opinion": bool, "novelty": bool}
+    kinds = _KEYS | {
+        "layer": str | None,
+        "student": bool,
+        "prior_shift": _Number | None,
+        "opinion": bool,
+        "novelty": bool,
+        "steps": list[list[float]] | None,
+    }
     wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
         wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
+        steps = np.array(model["steps"] or [[0.5, 0.5]] * 2) if {len(row) for row in model["steps"] or []} <= {2} else np.zeros(0)
+        wrong += ["steps"] if steps.shape != (2, 2) or not (steps > 0).all() or not np.allclose(steps.sum(1), 1) else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
@@ -118,6 +132,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         student,
         posterior,
         novelty,
+        None if posterior is None or model["steps"] is None else np.array(model["steps"]),
     )
 
 

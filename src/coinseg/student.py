@@ -51,10 +51,10 @@ class StudentNetwork(nn.Module):
         self.head = nn.Conv2d(FULL, 1, 1)
         nn.init.constant_(cast(Tensor, self.head.bias), -3.0)  # most pixels are outside
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]."""
+    def forward(self, x: Tensor, seen: int | None = None) -> Tensor:
+        """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]; they are looked at with this side, `enlarged` by itself."""
         side = x.shape[-1]
-        x = resized(x, enlarged(side)).contiguous(memory_format=torch.channels_last)
+        x = resized(x, seen or enlarged(side)).contiguous(memory_format=torch.channels_last)
         logits = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
         return resized(logits, side)
 
@@ -75,8 +75,16 @@ class Student(nn.Module):
         return torch.stack([member(own) for member, own in zip(self.members, x, strict=True)])
 
 
+def sides(side: int) -> tuple[int, ...]:
+    """With which sides images are looked at when a student is asked: as it was taught, and as much larger again.
+
+    What it is sure of in one size and not in the other is mostly the border (docs/decisions/0028-two-sizes.md).
+    """
+    return tuple(dict.fromkeys((enlarged(side), enlarged(enlarged(side)))))
+
+
 class Mean(nn.Module):
-    """A student that was taught, asked about the same images: the mean of what its members give a pixel, as a logit."""
+    """A student that was taught, asked about the same images: the mean of what its members give a pixel at two `sides`, as a logit."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -84,7 +92,7 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]."""
-        given = torch.stack([member(x) for member in self.student.members])
+        given = torch.stack([member(x, seen) for member in self.student.members for seen in sides(x.shape[-1])])
         # log p - log (1 - p) of the mean p, where p itself would have been rounded to 0 or 1.
         return torch.logsumexp(F.logsigmoid(given), 0) - torch.logsumexp(F.logsigmoid(-given), 0)
 

@@ -140,7 +140,7 @@ def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tens
 def student_key(settings: Settings, teacher: str) -> str:
     """What the student depends on: the key of the masks it learns from, its settings and the seed; not what is done with what it draws."""
     own = asdict(settings.student)
-    del own["novelty"], own["opinion"]
+    del own["novelty"], own["opinion"], own["neighbours"]
     return key_of([teacher, own | {"gate": 0.0}, settings.seed])
 
 

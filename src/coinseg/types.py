@@ -53,6 +53,8 @@ class Case:
         slice_labels: labels of single slices of a volume, by index from inferior (0) to superior.
         organ: one mask for each organ region (left and right kidney are two).
         lesion: masks whose union is the truth; read for scoring only.
+        series: the scan a plain image is a slice of, by a name of its own in the cohort; None where nobody says.
+        place: its number along that scan.
     """
 
     id: str
@@ -63,6 +65,8 @@ class Case:
     slice_labels: Mapping[int, int] = field(default_factory=dict)
     organ: tuple[MaskSource, ...] = ()
     lesion: tuple[MaskSource, ...] = ()
+    series: str | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)

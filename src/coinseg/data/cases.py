@@ -25,13 +25,15 @@ from .volume import read_mask, read_volume
 class LoadedCase:
     """One case in memory: native slices, organ regions and lesion mask on one canonical grid (slices, H, W).
 
-    `geometry` is that of a volume; None for a plain image.
+    `geometry` is that of a volume; None for a plain image. `series` and `place` are those of `types.Case`.
     """
 
     scan: np.ndarray
     organs: tuple[np.ndarray, ...]
     lesion: np.ndarray | None
     geometry: Geometry | None = None
+    series: str | None = None
+    place: int = 0
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
         """The slices that are used, those of the arrays `turned` to `data.axis`; see `cutting.cuts`."""
@@ -53,7 +55,7 @@ def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
         scan, geometry = read_image(case.image)[None], None
         organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
         found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
-    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry)
+    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry, case.series, case.place)
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:

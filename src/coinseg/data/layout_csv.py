@@ -1,10 +1,12 @@
 """A table with one row per image or volume.
 
     data/
-      labels.csv            file,label,patient,mask,organ     (only file is required; see `COLUMNS` for other names)
+      labels.csv            file,label,patient,slice,mask,organ     (only file is required; see `COLUMNS` for other names)
       images/a.png          named a.png, images/a.png or just a; a volume, a DICOM folder or .zip (FOLDER#KEY for one of its series)
       masks/a.png           used when the table has no column mask
       organ_masks/a.png     used when the table has no column organ
+
+With patient and slice an image is one of a scan, and its number along it: its neighbours are asked as well (`neighbours.py`).
 
 The separator is a comma, a semicolon or a tab. Paths are relative to the table or to `images` beside it, and may not
 lead out of the folder of the table: whoever made the table does not choose what else is read here.
@@ -12,7 +14,10 @@ lead out of the folder of the table: whoever made the table does not choose what
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..config import DataSettings
@@ -41,6 +46,7 @@ COLUMNS = {
     "file": ("file", "image", "path", "filename", "image_path", "id"),
     "label": LABEL,
     "patient": ("patient", "patient_id", "subject", "case", "case_id"),
+    "slice": ("slice", "slice_number", "slice_index"),
     "mask": ("mask", "mask_path", "lesion", "lesion_mask"),
     "organ": ("organ", "organ_mask"),
 }
@@ -79,6 +85,11 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     problems += masks.unmatched(cases)
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
+    cases, alone = _along_scans(cases) if {"slice", "patient"} <= column.keys() else (cases, 0)
+    if alone:
+        problems.append(
+            f"{alone} images of {table.name} are taken by themselves: their {column['slice']} is no whole number, or twice in one patient"
+        )
     label = column.get("label")
     source = f"image labels from {table.name}, column {label}" if label else f"no image labels in {table.name}"
     if label is None:
@@ -100,11 +111,22 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
     mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
     name, volume = safe_id(place), is_volume(image)
+    number_in_scan = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
+    of_scan = number_in_scan and not volume and "patient" in cells
     return Case(
         id=name, patient=cells["patient"] if "patient" in cells else patient_of(image, name), image=image, volume=volume,
         label=label_in(cells.get("label", ""), table, number),
         organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask),
+        series=cells["patient"] if of_scan else None, place=int(number_in_scan[1]) if number_in_scan and of_scan else 0,
     )  # fmt: skip
+
+
+def _along_scans(cases: list[Case]) -> tuple[list[Case], int]:
+    """The cases, without what was said of a scan where an image of it has the number of another; and how many plain images are of none."""
+    times = Counter((case.series, case.place) for case in cases)
+    twice = {series for (series, _), n in times.items() if n > 1}
+    made = [replace(case, series=None, place=0) if case.series in twice else case for case in cases]
+    return made, sum(not case.volume and case.series is None for case in made)
 
 
 def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:

@@ -95,7 +95,8 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
         made.slices.append(_slice(encoded(scan[cut.index]), lesion, cut, data.size, kind))
         made.left_out.append(left_out)
         made.rows.append({
-            "case": case.id, "patient": case.patient, "slice": cut.index, "region": cut.region, "label": label,
+            "case": case.id, "patient": case.patient, "series": case.series or case.id,
+            "slice": cut.index if case.volume else case.place, "region": cut.region, "label": label,
             "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
         })  # fmt: skip
     return made

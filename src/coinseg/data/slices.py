@@ -10,6 +10,8 @@ pixels of the whole slice, -1 where there is no mask), so that scores can tell a
 `data.small_lesions` is "normal" a slice with a small lesion has label 0 on both sides; where it is "drop" it has label 1, is
 scored on the held-out side whatever the lesion's size, and on the training side it is `LEFT_OUT`.
 
+`series` is the scan a slice is of, its case where that is a volume, and `slice` its number along it.
+
 A slice is `weak` where its label 1 is only that of its scan (`data.label_level`): somewhere in the scan is a lesion, perhaps not here.
 """
 
@@ -42,11 +44,26 @@ from .scan_files import parts_of
 from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
 from .volume import peek_shape
 
-FORMAT = 4
-COLUMNS = ("case", "patient", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width")
+FORMAT = 5
+COLUMNS = (
+    "case",
+    "patient",
+    "series",
+    "slice",
+    "region",
+    "label",
+    "weak",
+    "lesion_px",
+    "truth",
+    "split",
+    "top",
+    "left",
+    "height",
+    "width",
+)
 BLOCK = 10_000
 """Lines of an index read together."""
-_TEXT, _EDGES = ("case", "patient"), ("top", "left", "height", "width")
+_TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
 
 
@@ -60,7 +77,7 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     files = {case.image for case in cohort.cases}
     files |= {mask.path for case in cohort.cases for mask in (*case.organ, *case.lesion)}
     stamps = [(str(f), p.stat().st_size, p.stat().st_mtime_ns) for f in sorted(files) for p in parts_of(f)]
-    labels = [(case.id, case.patient, case.label, sorted(case.slice_labels.items())) for case in cohort.cases]
+    labels = [(c.id, c.patient, c.series, c.place, c.label, sorted(c.slice_labels.items())) for c in cohort.cases]
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
     injected = settings.anomaly.kind != "none"
     return key_of([FORMAT, stamps, labels, masks, asdict(settings.data), settings.seed, injected])
@@ -145,6 +162,12 @@ class SliceStore:
     def truth(self) -> np.ndarray:
         """(slices, size, size) 0/1 lesion masks, for scoring only; meaningful where `index["truth"]` is 1."""
         return self._map("truth.bin", "uint8")
+
+    def chains(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of slices (n,): a number for the region of the scan each is of, and its place along it, (n,) integers."""
+        of = np.unique(self.index["series"][rows], return_inverse=True)[1]
+        regions = np.stack([of, self.index["region"][rows]], axis=1)
+        return np.unique(regions, axis=0, return_inverse=True)[1].reshape(-1), self.index["slice"][rows]
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Slices as float32 in [0, 1], (n, size, size)."""

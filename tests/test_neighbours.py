@@ -1,0 +1,197 @@
+"""What neighbours say: worked by hand, against enumeration, and where they say nothing."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+import coinseg
+from coinseg.config import AnomalySettings
+from coinseg.data.cases import load_case
+from coinseg.data.sampling import ScoredSlices, TrainingSlices
+from coinseg.data.splitting import VALIDATION
+from coinseg.errors import UserError
+from coinseg.mask_files import TOGETHER, together
+from coinseg.neighbours import LEAST, TRUST, beside, chains, counted, learnt
+from coinseg.pipeline import Workspace
+from coinseg.types import Case
+from conftest import tiny_settings, write_images
+
+STEPS = np.array([[0.9, 0.1], [0.3, 0.7]])  # a quarter of all slices are abnormal
+SHARE = 0.25
+
+
+def logit(p: np.ndarray | float) -> np.ndarray:
+    return np.log(np.asarray(p) / (1 - np.asarray(p)))
+
+
+def enumerated(logits: np.ndarray, places: np.ndarray) -> list[float]:
+    """P(y_i | scan) by adding up all 2^n states of a chain."""
+    found = []
+    for i in range(len(logits)):
+        odds = [0.0, 0.0]
+        for states in itertools.product((0, 1), repeat=len(logits)):
+            chance = SHARE if states[0] else 1 - SHARE
+            for a, b, gap in zip(states, states[1:], np.diff(places), strict=False):
+                chance *= np.linalg.matrix_power(STEPS, gap)[a, b]
+            for j, state in enumerate(states):
+                chance *= np.exp((logits[j] - logit(SHARE)) * (1 if j == i else TRUST)) ** state
+            odds[states[i]] += chance
+        found.append(float(np.log(odds[1] / odds[0])))
+    return found
+
+
+def test_it_is_the_sum_over_all_states() -> None:
+    rng = np.random.default_rng(0)
+    places = np.array([3, 4, 5, 8, 9])  # two are missing
+    logits = rng.normal(0, 2, 5)
+    said = beside(logits, np.zeros(5), places, STEPS)
+    assert said.tolist() == pytest.approx(enumerated(logits, places))
+
+
+def test_order_does_not_matter_and_scans_do_not_meet() -> None:
+    rng = np.random.default_rng(1)
+    scans, places, logits = np.repeat(["a", "b"], 4), np.tile(np.arange(4), 2), rng.normal(0, 2, 8)
+    whole = beside(logits, scans, places, STEPS)
+    mixed = rng.permutation(8)
+    assert beside(logits[mixed], scans[mixed], places[mixed], STEPS).tolist() == pytest.approx(whole[mixed].tolist())
+    assert whole[:4].tolist() == pytest.approx(beside(logits[:4], scans[:4], places[:4], STEPS).tolist())
+    turned = beside(logits, scans, -places, STEPS)  # a scan has no direction
+    assert turned.tolist() == pytest.approx(whole.tolist())
+
+
+def test_a_slice_alone_and_slices_that_know_nothing_of_each_other_stay_as_they_are() -> None:
+    logits = np.array([-2.0, 0.5, 3.0])
+    assert beside(logits, np.arange(3), np.zeros(3, int), STEPS).tolist() == pytest.approx(logits.tolist())
+    independent = np.array([[0.75, 0.25], [0.75, 0.25]])
+    assert beside(logits, np.zeros(3), np.arange(3), independent).tolist() == pytest.approx(logits.tolist())
+    far = beside(logits, np.zeros(3), np.array([0, 1000, 2000]), STEPS)
+    assert far.tolist() == pytest.approx(logits.tolist())
+    assert len(beside(np.zeros(0), np.zeros(0), np.zeros(0, int), STEPS)) == 0
+
+
+def test_doubt_between_two_that_are_sure_becomes_theirs() -> None:
+    scans, places = np.zeros(3), np.arange(3)
+    assert beside(logit(np.array([0.99, 0.4, 0.99])), scans, places, STEPS)[1] > logit(0.6)
+    assert beside(logit(np.array([0.01, 0.4, 0.01])), scans, places, STEPS)[1] < logit(0.3)
+
+
+def test_what_follows_what_is_counted_in_labels_of_neighbours_alone() -> None:
+    # Scan a: n n a a; scan b: a n, then one is missing, a; so pairs nn 1, na 1, aa 1, an 1.
+    scans, places = np.array(list("aaaabbb")), np.array([0, 1, 2, 3, 5, 6, 8])
+    labels = np.array([0, 0, 1, 1, 1, 0, 1])
+    assert counted(labels, scans, places) is None  # four pairs are too few
+    many = np.concatenate([scans] + [np.char.add(scans, str(i)) for i in range(LEAST)])
+    found = counted(np.tile(labels, LEAST + 1), many, np.tile(places, LEAST + 1))
+    n = LEAST + 1
+    pair = 2 * n + 1  # both directions, and one more
+    assert found is not None
+    assert found.tolist() == pytest.approx(np.array([[pair, pair], [pair, pair]]) / (2 * pair))
+    assert counted(np.tile(np.where(labels == 1, -1, labels), n), many, np.tile(places, n)) is None
+    assert [c.tolist() for c in chains(scans[::-1], places[::-1])] == [[6, 5, 4, 3], [2, 1, 0]]
+
+
+def table(root: Path) -> Path:
+    """The images of `write_images` as slices of six scans, alternately normal and abnormal."""
+    write_images(root, masks=False)
+    files = sorted(root.glob("*normal/*.png"), key=lambda file: file.name)
+    with (root / "labels.csv").open("w", newline="") as file:
+        rows = [(f.relative_to(root), int(f.parent.name == "abnormal"), f"p{i // 4}", i % 4) for i, f in enumerate(files)]
+        csv.writer(file).writerows([("file", "label", "patient", "slice"), *rows])
+    return root / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run on them with a student, where every image is called abnormal."""
+    settings, root = tiny_settings(), tmp_path_factory.mktemp("neighbours")
+    settings = replace(
+        settings,
+        classifier=replace(settings.classifier, threshold=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, opinion=0),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for room, name in (("teaching", "LEAST"), ("pipeline", "LEAST"), ("neighbours", "LEAST")):
+            patch.setattr(f"coinseg.{room}.{name}", 1)
+        made = Workspace(table(root / "data"), root / "out", settings)
+        made.start()
+        assert made.run.asks_neighbours
+    return made
+
+
+def test_a_run_learns_from_its_labels_how_slices_follow_each_other(work: Workspace) -> None:
+    slices = TrainingSlices(work.store, work.settings.anomaly, 0)
+    pairs = 3 * len(set(work.store.index["patient"][slices.rows]))  # each of another class than the one before
+    expected = np.array([[1, pairs + 1], [pairs + 1, 1]]) / (pairs + 2)
+    assert work.run.steps is not None
+    assert work.run.steps.tolist() == pytest.approx(expected)
+    assert learnt(TrainingSlices(work.store, AnomalySettings(kind="blob"), 0)) is None  # drawn slice by slice
+    weak = work.store.with_sides(work.store.index["split"])
+    weak.index = weak.index | {"weak": weak.index["label"]}
+    assert learnt(TrainingSlices(weak, work.settings.anomaly, 0)) is None  # labels of whole scans
+
+
+def test_it_is_kept_with_the_run_and_a_wrong_one_is_refused(work: Workspace) -> None:
+    file = work.root / "model.json"
+    model = json.loads(file.read_text())
+    assert coinseg.load(work.root).steps.tolist() == work.run.steps.tolist()  # type: ignore[union-attr]
+    try:
+        for wrong in (
+            [[0.5, 0.5]],
+            [[0.5, 0.5], [1.0, 0.0]],
+            [[0.5, 0.6], [0.5, 0.5]],
+            [[0.5], [0.5, 0.5]],
+            "steps",
+            [["a", "b"]] * 2,
+        ):
+            file.write_text(json.dumps(model | {"steps": wrong}))
+            with pytest.raises(UserError, match="has a wrong steps"):
+                coinseg.load(work.root)
+        file.write_text(json.dumps({name: value for name, value in model.items() if name != "steps"}))
+        assert not coinseg.load(work.root).asks_neighbours  # a run from before
+    finally:
+        file.write_text(json.dumps(model))
+
+
+def test_evaluation_and_segmentation_ask_the_neighbours_alike(work: Workspace) -> None:
+    run = coinseg.load(work.root)
+    slices = ScoredSlices(work.store, work.settings.anomaly, 0, VALIDATION)
+    batch = slices.scored(np.arange(len(slices)))
+    index = {name: values[batch.rows] for name, values in work.store.index.items()}
+    by_hand = expit(beside(run.logits(batch.image), index["series"], index["slice"], run.steps))  # type: ignore[arg-type]
+    found = run.posterior_of(slices)(batch.rows)
+    assert found is not None
+    torch.testing.assert_close(found, torch.from_numpy(by_hand).float())
+    assert not np.allclose(by_hand, expit(run.logits(batch.image)), atol=1e-3)
+    # The gate parts the slices of the held-out scan; together they are asked along it, one by one each by itself.
+    settings = replace(run.settings, student=replace(run.settings.student, gate=float(np.median(by_hand))))
+    run = replace(run, settings=settings)
+    cases = [case for case in work.cohort.cases if case.id in set(index["case"])]
+    loaded = [load_case(case) for case in cases]
+    expected = {str(case): p >= settings.student.gate for case, p in zip(index["case"], by_hand, strict=True)}
+    assert [bool(one.mask.any()) for one in run.segment_cases(loaded)] == [expected[case.id] for case in cases]
+    alone = [run.segment_cases([one])[0].mask for one in loaded]
+    bare = replace(run, steps=None).segment_cases(loaded)
+    assert all(np.array_equal(a, b.mask) for a, b in zip(alone, bare, strict=True))
+    assert replace(run, steps=None).posterior_of(slices)(batch.rows) is None
+
+
+def test_images_of_one_scan_are_segmented_together() -> None:
+    def case(name: str, series: str | None, place: int = 0, volume: bool = False) -> Case:
+        return Case(name, name, Path(name), volume, series=series, place=place)
+
+    alone = [case(f"i{i}", None) for i in range(TOGETHER + 1)]
+    assert [len(group) for group in together(alone)] == [TOGETHER, 1]
+    # Slices of p before and behind another image, and more of them than go together.
+    scan = [case(f"p{i}", "p", i) for i in range(TOGETHER)]
+    assert together([*scan[:3], alone[0], *scan[3:]]) == [[0, 1, 2, *range(4, TOGETHER + 1)], [3]]
+    assert together([case("p", None), case("a", "p", 1), case("b", "p", 2)]) == [[0, 1, 2]]
+    assert together([case("v", None, volume=True), case("w", None, volume=True)]) == [[0], [1]]
