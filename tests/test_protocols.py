@@ -119,6 +119,17 @@ def test_honest_says_why_there_is_no_score() -> None:
     assert none["iou_mask_free"] == 0.0
 
 
+def test_the_posterior_is_scored_beside_f() -> None:
+    found = explained(posterior=np.array([0.9, 0.45, 0.1, 0.3]))  # ranks all four right, where f has one of each class wrong
+    scores = honest(found, found.refined > 0.5, 0.5, RAW)
+    assert (scores["posterior_auroc"], scores["posterior_accuracy"]) == (1.0, 1.0)  # asked from student.gate 0.4 on
+    assert (scores["auroc"], scores["accuracy"]) == (0.5, 0.5)
+    assert scores["posterior_calibration_error"] == pytest.approx((0.1 + 0.55 + 0.1 + 0.3) / 4)
+    none = honest(explained(), found.refined > 0.5, 0.5, RAW)
+    assert none["posterior_auroc"] is None
+    assert none["null_because"]["posterior_auroc"] == "no student: f alone says which images are marked"
+
+
 def test_scores_do_not_depend_on_the_order_of_the_slices() -> None:
     found, order = explained(), np.array([2, 0, 3, 1])
     shuffled = Explained(**{name: value[order] for name, value in vars(found).items() if value is not None})

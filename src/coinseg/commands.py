@@ -164,7 +164,8 @@ def _summary(root: Path, made: dict[str, Any], page: Path) -> None:
         f"\n{made['data']['slices']} slices of {made['data']['patients']} patients, {made['data']['patients_held_out']} held out"
     )
     of_scans = ("auroc_scans",) if scores["auroc_scans"] is not None else ()  # of images there is nothing to say
-    for score in (*SCORES, *of_scans):
+    of_posterior = ("posterior_auroc",) if scores["posterior_auroc"] is not None else ()
+    for score in (*SCORES, *of_scans, *of_posterior):
         value = scores[score]
         shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][score]})"
         print(f"  {score:<20} {shown}{'   (tuned on the masks it is scored with)' if score == 'iou_oracle' else ''}")

@@ -166,6 +166,9 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
         return (predicted[i] for i in members), (truth[i] for i in members)
 
     distance, measured = metrics.mean_hd95(*pairs())
+    asked = dict[str, float | None].fromkeys(("auroc", "accuracy", "calibration_error"))
+    if found.posterior is not None:
+        asked = metrics.classification_scores(found.posterior, found.label, settings.student.gate)
     scores: dict[str, Any] = {
         "iou_mask_free": _pooled(predicted.__getitem__, truth, members),
         "iou_oracle": sweep(found.refined, truth, threshold, settings, members) if scored.any() else None,
@@ -178,6 +181,7 @@ def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: 
         "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
         "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
         **metrics.classification_scores(found.before, found.label, level),
+        **{f"posterior_{name}": value for name, value in asked.items()},
         **_trust(found, predicted),
         "slices_abnormal": int(abnormal.sum()),
         "slices_scored": int(scored.sum()),
@@ -214,7 +218,9 @@ def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray)
         return "the classifier calls no held-out image abnormal" + (f" with f > {metrics.TAU}" if name == "cv" else "")
     if name in ("false_positive_area", "normals_marked"):
         return "no held-out image is normal" if not normal.any() else "nothing to count"
-    if name in ("auroc", "accuracy", "calibration_error"):
+    if name.startswith("posterior_") and found.posterior is None:
+        return "no student: f alone says which images are marked"
+    if name.removeprefix("posterior_") in ("auroc", "accuracy", "calibration_error"):
         return "abnormal scans have no labels by slice" if (found.label < 0).any() else "only one class is held out"
     if name in ("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful", "masks_doubtful"):
         if found.agreement is None:

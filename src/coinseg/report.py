@@ -43,7 +43,16 @@ TERMS = {
     "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
     "discriminator": "1.39: cannot tell it from real",
 }  # fmt: skip
-PERCENT = ("masks_doubtful", "lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy")
+PERCENT = (
+    "masks_doubtful",
+    "lesions_touched",
+    "normals_marked",
+    "false_positive_area",
+    "flip_rate",
+    "cv",
+    "accuracy",
+    "posterior_accuracy",
+)
 SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
 COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices")
