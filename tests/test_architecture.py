@@ -79,7 +79,7 @@ MAY_IMPORT = {
         "student",
         "threads",
     },
-    "runs": BASE | {"confidence", "data", "engine", "inference", "masks", "native_maps"},
+    "runs": BASE | {"confidence", "data", "engine", "inference", "masks", "native_maps", "scan_table"},
     "saved": BASE
     | {
         "classifier",

@@ -440,7 +440,7 @@ def test_a_folder_gets_a_table_that_survives_going_on(tmp_path: Path, capsys: py
     (out / "index.json").unlink()
     assert cli.main(command) == 0
     measured = {one["case"]: one for one in json.loads((out / "index.json").read_text())["masks"]}
-    assert measured["sub/b.nii.gz"] == row | {"highest_f": None, "confidence": None}
+    assert measured["sub/b.nii.gz"] == row | {"highest_f": None, "highest_posterior": None, "confidence": None}
     (out / "index.json").write_text("{}")
     assert "is no table of masks" in refused(capsys, *command)
 

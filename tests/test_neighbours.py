@@ -178,6 +178,8 @@ def test_evaluation_and_segmentation_ask_the_neighbours_alike(work: Workspace) -
     loaded = [load_case(case) for case in cases]
     expected = {str(case): p >= settings.student.gate for case, p in zip(index["case"], by_hand, strict=True)}
     assert [bool(one.mask.any()) for one in run.segment_cases(loaded)] == [expected[case.id] for case in cases]
+    told = [one.told(settings.data.axis)["highest_posterior"] for one in run.segment_cases(loaded)]
+    assert told == pytest.approx([dict(zip(index["case"], by_hand, strict=True))[case.id] for case in cases], abs=1e-4)
     alone = [run.segment_cases([one])[0].mask for one in loaded]
     bare = replace(run, steps=None).segment_cases(loaded)
     assert all(np.array_equal(a, b.mask) for a, b in zip(alone, bare, strict=True))

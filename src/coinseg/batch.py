@@ -24,7 +24,7 @@ from .manifest import MANIFEST, model_of, write_segmented
 from .processes import meeting, place
 from .runs import Run, write_segmentation
 from .saved import load
-from .scan_table import JSON, highest, measure, write_table
+from .scan_table import JSON, TOLD, measure, write_table
 from .storage import read_json
 from .types import MaskSource
 
@@ -195,14 +195,11 @@ def _segmented(
         if not done:
             segmented, geometry = run.segment(path), _geometry(path)
             (out / mask).unlink(missing_ok=True)
-            row |= {
-                "highest_f": highest(segmented.probability),
-                "confidence": segmented.sureness(run.settings.data.axis),
-            } | measure(segmented.mask, geometry)
+            row |= segmented.told(run.settings.data.axis) | measure(segmented.mask, geometry)
             yield record | {"row": row}
             write_segmentation(segmented, path, out / mask, overwrite, geometry)
         else:
-            yield record | {"row": kept or row | {"highest_f": None, "confidence": None} | _measured(out / mask)}
+            yield record | {"row": kept or row | dict.fromkeys(TOLD) | _measured(out / mask)}
     except UserError as error:
         if is_full(error):
             raise  # so would be every other input

@@ -77,12 +77,7 @@ class MaskFiles:
             geometry = read_geometry(case.image) if case.volume else None
             if not out.exists():
                 write_segmentation(found, case.image, out, geometry=geometry)
-            row = {
-                "case": case.id,
-                "mask": out.name,
-                "highest_f": highest(found.probability),
-                "confidence": found.sureness(self.run.settings.data.axis),
-            }
+            row = {"case": case.id, "mask": out.name} | found.told(self.run.settings.data.axis)
             written.append(row | measure(found.mask, geometry))
         return written
 
@@ -96,7 +91,12 @@ class MaskFiles:
             with written_aside(self.folder / f"{name}_image.png") as part:
                 Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
             sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
-            told = {"highest_f": highest(made.explained.probability[i : i + 1].numpy()), "confidence": sure}
+            posterior = made.explained.posterior
+            told = {
+                "highest_f": highest(made.explained.probability[i : i + 1].numpy()),
+                "highest_posterior": None if posterior is None else highest(posterior[i : i + 1].numpy()),
+                "confidence": sure,
+            }
             written.append({"case": name, "mask": f"{name}_mask.png"} | told | measure(mask[None], None))
         return written
 

@@ -24,6 +24,7 @@ from .errors import UserError
 from .inference import Inference
 from .masks import clean_volume
 from .native_maps import NativeMaps
+from .scan_table import highest
 from .types import Case, MaskSource
 
 
@@ -36,17 +37,24 @@ class Segmentation:
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
         confidence: how far to trust the mask of a slice, in [0, 1] (`confidence.py`); NaN where there is none or it was not looked
             at, and everywhere without `masks.flips`.
+        posterior: what says which slices are marked (`posterior.py`), (slices along `data.axis`,); NaN where none was looked at, and
+            everywhere without a student, where f says it.
         maps: counterfactual and difference in HU, where they were asked for.
     """
 
     mask: np.ndarray
     probability: np.ndarray
     confidence: np.ndarray
+    posterior: np.ndarray
     maps: NativeMaps | None = None
 
-    def sureness(self, axis: Axis) -> float | None:
-        """The confidence of the whole mask, in [0, 1], its slices along `axis`; None where nothing is marked."""
-        return of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
+    def told(self, axis: Axis) -> dict[str, float | None]:
+        """What `scan_table` says of it, its slices along `axis`: the highest f and posterior, and the confidence of the whole mask."""
+        return {
+            "highest_f": highest(self.probability),
+            "highest_posterior": highest(self.posterior),
+            "confidence": of_scan(self.confidence, turned(self.mask, axis).sum((1, 2))),
+        }
 
 
 class Run(Inference):
@@ -67,16 +75,20 @@ class Run(Inference):
                 pixels.append(cut_pixels(encoded(scan[cut.index]), cut.box, size, self.kind))
             painted = NativeMaps(case.scan, axis, self.window) if maps else None
             unknown = np.full(len(scan), np.nan)
-            found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), painted))
+            found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), painted))
         posterior = self._asked_along(cases, slots, pixels)
         for start in range(0, len(slots), CHUNK):
             images = self._images(pixels[start : start + CHUNK])
             of = self.marked(images, None if posterior is None else posterior[start : start + CHUNK])
-            probability = of.explained.probability.numpy()
-            for (i, cut), mask, p, c in zip(slots[start : start + CHUNK], of.masks, probability, of.confidence, strict=True):
+            said = [
+                np.full(len(images), np.nan) if p is None else p.numpy()
+                for p in (of.explained.probability, of.explained.posterior)
+            ]
+            for (i, cut), mask, p, q, c in zip(slots[start : start + CHUNK], of.masks, *said, of.confidence, strict=True):
                 native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
+                found[i].posterior[cut.index] = np.fmax(found[i].posterior[cut.index], q)
                 # Of two regions of a slice the less certain one counts.
                 found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
             # What a student gives is a probability, not a difference.

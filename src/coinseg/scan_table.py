@@ -16,6 +16,8 @@ from .types import ScanMask
 SCHEMA = 1
 JSON, CSV = "index.json", "index.csv"
 _AXES = ("x", "y", "z")
+TOLD = ("highest_f", "highest_posterior", "confidence")
+"""What a row says beside the numbers of the mask itself; see `runs.Segmentation.told`."""
 
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
@@ -69,14 +71,14 @@ def _millimetres(box: np.ndarray, geometry: Geometry) -> dict[str, list[float]]:
 
 
 def highest(probability: np.ndarray) -> float | None:
-    """The highest f(X) of the slices that were looked at; None where none was."""
+    """The highest probability of the slices that were looked at; None where none was."""
     known = probability[np.isfinite(probability)]
     return round(float(known.max()), 4) if len(known) else None
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
-    columns = ["case", "mask", "pixels", "volume_ml", "components", "highest_f", "confidence"]
+    columns = ["case", "mask", "pixels", "volume_ml", "components", *TOLD]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
     header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
     lines: list[list[Any]] = [header]
