@@ -23,7 +23,7 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from coinseg.protocols import sweep
 from coinseg.report import examples_figure
 from coinseg.settings import settings_from
 from coinseg.storage import read_json, write_json
+from coinseg.student import Mean, sides
 from coinseg.teaching import train_student
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray")
@@ -49,7 +50,7 @@ SETS: dict[str, dict[str, Any]] = {
     **{name: {"data": {"size": 64}} for name in DEFECTS},
     "lgg96": {"data": {"size": 96}},
 }  # fmt: skip
-STEPS = ("COIN", "COIN, refined", "student", "ceiling")
+STEPS = ("COIN", "COIN, refined", "student, one size, each slice alone", "student, one size", "student", "ceiling")
 KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc")
 FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
 
@@ -119,7 +120,12 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
     bare = replace(run.settings, masks=replace(run.settings.masks, refine="none", flips=False, peak=0.0))
     plain = replace(run, settings=bare, student=None)
     plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
-    steps = {"COIN": plain, "COIN, refined": replace(run, student=None), "student": run}
+    taught = cast(Mean, run.student).student
+    before = replace(run, student=Mean(taught, lambda side: sides(side)[:1]))
+    steps = {
+        "COIN": plain, "COIN, refined": replace(run, student=None), "student, one size, each slice alone": replace(before, steps=None),
+        "student, one size": before, "student": run,
+    }  # fmt: skip
     if true:
         steps = {"ceiling": replace(run, student=ceiling(trained), novelty=None)}
     for step, one in steps.items():
@@ -246,7 +252,7 @@ def table(work: Path, out: Path) -> None:
                 row["scores"] = {key: [m[key] for m in made] for key in KEPT}
                 row["mean"] = {key: round(float(np.mean(values)), 6) for key, values in row["scores"].items()}
                 if step != "ceiling":
-                    row["minutes"] = [minutes(run, step) for run in runs]
+                    row["minutes"] = [minutes(run, step.split(",")[0] if "student" in step else step) for run in runs]
                 if step == "student" and name == "phantom" and all((run / fifth / "cysts.json").exists() for run in runs):
                     row["cysts"] = [read_json(run / fifth / "cysts.json") for run in runs]
                 if step == "student" and all((run / fifth / "attributions.json").exists() for run in runs):

@@ -5,6 +5,7 @@ What it learns from is in `teaching.py`, what it is worth in docs/results/better
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -84,15 +85,20 @@ def sides(side: int) -> tuple[int, ...]:
 
 
 class Mean(nn.Module):
-    """A student that was taught, asked about the same images: the mean of what its members give a pixel at two `sides`, as a logit."""
+    """A student that was taught, asked about the same images: the mean of what its members give a pixel at some sides, as a logit.
 
-    def __init__(self, student: Student) -> None:
+    Args:
+        student: whose members are asked.
+        seen: the side of an image -> with which sides it is looked at.
+    """
+
+    def __init__(self, student: Student, seen: Callable[[int], Sequence[int]] = sides) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.seen = student, seen
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]."""
-        given = torch.stack([member(x, seen) for member in self.student.members for seen in sides(x.shape[-1])])
+        given = torch.stack([member(x, seen) for member in self.student.members for seen in self.seen(x.shape[-1])])
         # log p - log (1 - p) of the mean p, where p itself would have been rounded to 0 or 1.
         return torch.logsumexp(F.logsigmoid(given), 0) - torch.logsumexp(F.logsigmoid(-given), 0)
 
