@@ -8,20 +8,26 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit
+from torch import Tensor, nn
 
 import coinseg
 from coinseg.config import AnomalySettings
-from coinseg.data.cases import load_case
+from coinseg.data.cases import LoadedCase, load_case
+from coinseg.data.grid import Geometry
+from coinseg.data.intensity import Window
 from coinseg.data.sampling import ScoredSlices, TrainingSlices
 from coinseg.data.splitting import VALIDATION
+from coinseg.engine import make_fabric
 from coinseg.errors import UserError
 from coinseg.mask_files import TOGETHER, together
 from coinseg.neighbours import LEAST, TRUST, beside, chains, counted, learnt
 from coinseg.pipeline import Workspace
+from coinseg.runs import Run
 from coinseg.types import Case
 from conftest import tiny_settings, write_images
 
@@ -184,6 +190,48 @@ def test_evaluation_and_segmentation_ask_the_neighbours_alike(work: Workspace) -
     bare = replace(run, steps=None).segment_cases(loaded)
     assert all(np.array_equal(a, b.mask) for a, b in zip(alone, bare, strict=True))
     assert replace(run, steps=None).posterior_of(slices)(batch.rows) is None
+
+
+class Brightness(nn.Module):
+    """A classifier that calls bright images abnormal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 8 * x.mean((1, 2, 3))
+
+
+class Everything(nn.Module):
+    """A student that gives every pixel the same logit; or a generator that paints everything black."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
+
+def test_slices_of_volumes_and_of_regions_are_asked_along_them() -> None:
+    settings = tiny_settings()
+    settings = replace(settings, data=replace(settings.data, roi="each", size=16), masks=replace(settings.masks, flips=False))
+    levels = np.array([-60.0, 40.0, -60.0, 140.0, 40.0])  # HU of the slices, in a window of -160 to 240
+    scan = np.broadcast_to(levels[:, None, None], (5, 40, 40)).copy()
+    left, right = np.zeros(scan.shape, bool), np.zeros(scan.shape, bool)
+    left[:, 4:12, 4:12], right[1:3, 24:36, 24:36] = True, True
+    case = LoadedCase(scan, (left, right), None, Geometry(np.eye(4), (40, 40, 5), nib.Nifti1Header().binaryblock))
+    run = Run(
+        settings, Brightness(), Everything(-1.0), "hu", Window(-160.0, 240.0), True, 0.05, make_fabric(settings.engine),
+        student=Everything(9.0), posterior=Brightness(), steps=STEPS,
+    )  # fmt: skip
+    said = 8 * (2 * (levels + 160) / 400 - 1)
+    of_left = expit(beside(said, np.zeros(5), np.arange(5), STEPS))
+    of_right = expit(beside(said[1:3], np.zeros(2), np.arange(2), STEPS))
+    expected = np.fmax(of_left, [0, *of_right, 0, 0])  # of two regions of a slice the more abnormal one counts
+    first, second = run.segment_cases([case, case])  # the slices of one do not ask those of the other
+    np.testing.assert_allclose(first.posterior, expected, atol=1e-6)
+    np.testing.assert_array_equal(first.posterior, second.posterior)
+    assert first.mask.any((1, 2)).tolist() == (expected >= settings.student.gate).tolist()
+    np.testing.assert_allclose(replace(run, steps=None).segment_cases([case])[0].posterior, expit(said), atol=1e-6)
+    assert np.isnan(replace(run, student=None).segment_cases([case])[0].posterior).all()
 
 
 def test_images_of_one_scan_are_segmented_together() -> None:
