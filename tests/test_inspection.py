@@ -16,6 +16,7 @@ from coinseg.data.layouts import LAYOUTS
 from coinseg.inspection import inspect
 from coinseg.methods import METHODS
 from coinseg.settings import PRESETS, setting_names, settings_from
+from conftest import write_images
 from examples import EXAMPLES
 
 
@@ -44,6 +45,17 @@ def test_images(images: Path) -> None:
     assert (found["labels"]["normal"], found["labels"]["abnormal"], found["labels"]["share_abnormal"]) == (12, 12, 0.5)
     assert found["lesion_masks"] == {"cases": 12}
     assert "folders" in found["label_source"]
+    assert found["series"] == 0
+
+
+def test_images_that_are_slices_of_scans(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "data", masks=False)
+    files = sorted(images.glob("*normal/*.png"), key=lambda file: file.name)
+    rows = [f"{file},{int(file.parent.name == 'abnormal')},p{i // 4},{i % 4}" for i, file in enumerate(files)]
+    (images / "slices.csv").write_text("\n".join(["file,label,patient,slice", *(row.removeprefix(f"{images}/") for row in rows)]))
+    found = inspect(images / "slices.csv", Settings())
+    assert found["series"] == 6
+    assert "24 images, slices of 6 scans: what is beside one is asked as well" in "\n".join(inspection.lines(found))
 
 
 def test_volumes_by_slice_with_spacing(tmp_path: Path) -> None:

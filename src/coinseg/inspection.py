@@ -58,6 +58,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
+        "series": len({c.series for c in cases if c.series is not None}),
         "problems": [*cohort.problems, *broken],
     }
 
@@ -144,9 +145,10 @@ def lines(found: dict[str, Any]) -> list[str]:
     organ = found["organ_masks"]
     sample = "" if native["looked_at"] == found["cases"] else f" (headers of {native['looked_at']} of {found['cases']} cases)"
     slices = f"{_shown(native['slices'])} slices of " if found["volumes"] else ""
+    of = f", slices of {found['series']} scans: what is beside one is asked as well" if found["series"] else ""
     said = [
         f"data       {found['data']}: layout {found['layout']}",
-        f"cases      {found['cases']} of {found['patients']} patients: {found['volumes']} volumes, {found['images']} images",
+        f"cases      {found['cases']} of {found['patients']} patients: {found['volumes']} volumes, {found['images']} images{of}",
         f"native     {slices}{_shown(native['rows'])} x {_shown(native['columns'])} pixels (rows x columns){sample}",
     ]
     if native["spacing_mm"]:
