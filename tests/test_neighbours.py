@@ -7,6 +7,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +29,7 @@ from coinseg.mask_files import TOGETHER, together
 from coinseg.neighbours import LEAST, TRUST, beside, chains, counted, learnt
 from coinseg.pipeline import Workspace
 from coinseg.runs import Run
-from coinseg.types import Case
+from coinseg.types import Case, MaskSource
 from conftest import tiny_settings, write_images
 
 STEPS = np.array([[0.9, 0.1], [0.3, 0.7]])  # a quarter of all slices are abnormal
@@ -180,7 +181,7 @@ def test_evaluation_and_segmentation_ask_the_neighbours_alike(work: Workspace) -
     # The gate parts the slices of the held-out scan; together they are asked along it, one by one each by itself.
     settings = replace(run.settings, student=replace(run.settings.student, gate=float(np.median(by_hand))))
     run = replace(run, settings=settings)
-    cases = [case for case in work.cohort.cases if case.id in set(index["case"])]
+    cases = [replace(case, label=None) for case in work.cohort.cases if case.id in set(index["case"])]  # as new ones are
     loaded = [load_case(case) for case in cases]
     expected = {str(case): p >= settings.student.gate for case, p in zip(index["case"], by_hand, strict=True)}
     assert [bool(one.mask.any()) for one in run.segment_cases(loaded)] == [expected[case.id] for case in cases]
@@ -232,6 +233,34 @@ def test_slices_of_volumes_and_of_regions_are_asked_along_them() -> None:
     assert first.mask.any((1, 2)).tolist() == (expected >= settings.student.gate).tolist()
     np.testing.assert_allclose(replace(run, steps=None).segment_cases([case])[0].posterior, expit(said), atol=1e-6)
     assert np.isnan(replace(run, student=None).segment_cases([case])[0].posterior).all()
+
+
+def test_what_somebody_has_labelled_is_marked_or_left_empty_as_the_label_says() -> None:
+    settings = tiny_settings()
+    settings = replace(settings, masks=replace(settings.masks, flips=False))
+    scan = np.broadcast_to(np.array([-150.0, -150.0, 230.0, 230.0])[:, None, None], (4, 32, 32)).copy()
+    run = Run(
+        settings, Brightness(), Everything(-1.0), "hu", Window(-160.0, 240.0), False, 0.05, make_fabric(settings.engine),
+        student=Everything(9.0), posterior=Brightness(),
+    )  # fmt: skip
+
+    def marked(**labels: Any) -> list[bool]:
+        case = Case("a", "a", Path("a"), volume=True, **labels)
+        grid = Geometry(np.eye(4), (32, 32, 4), nib.Nifti1Header().binaryblock)
+        found = run.segment_cases([LoadedCase(scan, (), None, grid, case)])[0]
+        np.testing.assert_allclose(found.posterior, expit(8 * (2 * (scan[:, 0, 0] + 160) / 400 - 1)), atol=1e-6)  # as they say it
+        return found.mask.any((1, 2)).tolist()
+
+    assert marked() == [False, False, True, True]
+    assert marked(slice_labels={0: 1, 2: 0}) == [True, False, False, True]
+    assert marked(label=0, slice_labels={1: 1}) == [False, True, False, False]
+    assert marked(label=0) == [False] * 4
+    assert marked(label=1) == [False, False, True, True]  # which of them nobody has said
+    assert marked(label=1, lesion=(MaskSource(Path("truth.nii.gz")),)) == [False, False, True, True]
+    image = LoadedCase(scan[:1], (), None, None, Case("b", "b", Path("b"), volume=False, label=1))
+    assert run.segment_cases([image])[0].mask.any()
+    without = replace(run, student=None)  # f decides there, because what it calls normal has no counterfactual
+    assert not without.segment_cases([image])[0].mask.any()
 
 
 def test_images_of_one_scan_are_segmented_together() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from coinseg import cli, witnesses
 from coinseg.config import Settings
+from coinseg.data.cases import labelled_per_scan
 from coinseg.data.layouts import read_layout
-from coinseg.data.preparing import labelled_per_scan
 from coinseg.data.sampling import UNKNOWN, ScoredSlices, TrainingSlices
 from coinseg.data.slices import SliceStore, prepare
 from coinseg.data.splitting import LEFT_OUT, TRAINING, VALIDATION

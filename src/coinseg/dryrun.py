@@ -13,7 +13,7 @@ from .config import Settings
 from .counterfactual import coin, singla
 from .counterfactual.discriminator import Discriminator
 from .counterfactual.generator import Generator
-from .data.preparing import labelled_per_scan
+from .data.cases import labelled_per_scan
 from .engine import images_to, make_fabric, to_device
 from .inspection import per_scan_rule
 from .pipeline import Workspace

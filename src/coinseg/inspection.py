@@ -13,11 +13,10 @@ import numpy as np
 
 from .config import Settings
 from .data.axes import require_views
-from .data.cases import kind_of_intensity
+from .data.cases import kind_of_intensity, labelled_per_scan
 from .data.grid import Geometry
 from .data.image import image_size, require_size
 from .data.layouts import read_layout
-from .data.preparing import labelled_per_scan
 from .data.volume import on_one_grid, read_geometry
 from .errors import UserError
 from .types import Case

@@ -61,30 +61,37 @@ class Run(Inference):
     """A run that segments files: their slices are cut as those of the training were, and masks come back on the grid of the file."""
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
-        """Segment loaded cases together: their slices share the batches, and those of one series are neighbours; `maps` as in `segment`."""
+        """Segment loaded cases together: their slices share the batches, and those of one series are neighbours; `maps` as in `segment`.
+
+        A student is not asked whether there is a lesion where somebody has said so: a slice that was labelled is marked, or left
+        empty, as its label says, and asked where (docs/decisions/0029-given.md).
+        """
         if maps:
             self.require_maps()
         size, axis = self.settings.data.size, self.settings.data.axis
         slots: list[tuple[int, Cut]] = []
         pixels: list[np.ndarray] = []
+        given: list[int | None] = []
         found: list[Segmentation] = []
         for i, case in enumerate(cases):
             encoded, scan = encoder(case.scan, self.kind), turned(case.scan, axis)
-            for cut in case.cuts(self.settings.data):
+            used = list(case.cuts(self.settings.data))
+            given += [case.given(cut.index, self.settings.data.label_level, len(used)) for cut in used]
+            for cut in used:
                 slots.append((i, cut))
                 pixels.append(cut_pixels(encoded(scan[cut.index]), cut.box, size, self.kind))
             painted = NativeMaps(case.scan, axis, self.window) if maps else None
             unknown = np.full(len(scan), np.nan)
             found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), painted))
-        posterior = self._asked_along(cases, slots, pixels)
+        posterior = self._posterior_of(cases, slots, pixels)
+        known = torch.tensor([np.nan if label is None else label for label in given])
         for start in range(0, len(slots), CHUNK):
             images = self._images(pixels[start : start + CHUNK])
-            of = self.marked(images, None if posterior is None else posterior[start : start + CHUNK])
-            said = [
-                np.full(len(images), np.nan) if p is None else p.numpy()
-                for p in (of.explained.probability, of.explained.posterior)
-            ]
-            for (i, cut), mask, p, q, c in zip(slots[start : start + CHUNK], of.masks, *said, of.confidence, strict=True):
+            part = slice(start, start + CHUNK)
+            own, labels = (None, known[part]) if posterior is None else (posterior[part], known[part])
+            of = self.marked(images, None if own is None else torch.where(labels.isnan(), own, labels))
+            p_f, p_all = of.explained.probability.numpy(), np.full(len(images), np.nan) if own is None else own.numpy()
+            for (i, cut), mask, p, q, c in zip(slots[part], of.masks, p_f, p_all, of.confidence, strict=True):
                 native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
@@ -93,7 +100,7 @@ class Run(Inference):
                 found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
             # What a student gives is a probability, not a difference.
             shown = of.refined if self.student is None or not maps else self.differences(images)[1]
-            for j, (i, cut) in enumerate(slots[start : start + CHUNK]) if maps else ():
+            for j, (i, cut) in enumerate(slots[part]) if maps else ():
                 change = ((of.explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
                 cast(NativeMaps, found[i].maps).add(cut, change, shown[j])
         return [
@@ -107,16 +114,17 @@ class Run(Inference):
         """Prepared slices (S, S) as images (B, 1, S, S) in [-1, 1]."""
         return torch.from_numpy(signed(self.window.unit(np.stack(pixels))))[:, None]
 
-    def _asked_along(
+    def _posterior_of(
         self, cases: Sequence[LoadedCase], slots: Sequence[tuple[int, Cut]], pixels: Sequence[np.ndarray]
     ) -> Tensor | None:
-        """The posterior of every prepared slice, (n,), its neighbours in its case or series asked as well; None where they are not."""
-        if not self.asks_neighbours or not slots:
+        """The posterior of every prepared slice, (n,), its neighbours in its case or series asked as well; None without a student."""
+        if self.student is None or not slots:
             return None
         said = [self.logits(self._images(pixels[start : start + CHUNK])) for start in range(0, len(pixels), CHUNK)]
-        of = [(cases[i].series or i, cut.region) for i, cut in slots]
+        listed = [case.case if case.case and case.case.series else None for case in cases]
+        of = [((one.series if (one := listed[i]) else i), cut.region) for i, cut in slots]
         number = {chain: n for n, chain in enumerate(dict.fromkeys(of))}
-        places = [cases[i].place if cases[i].geometry is None else cut.index for i, cut in slots]
+        places = [one.place if (one := listed[i]) else cut.index for i, cut in slots]
         return self.along_scans(np.concatenate(said), np.array([number[chain] for chain in of]), np.array(places))
 
     def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> Segmentation:

@@ -25,15 +25,24 @@ from .volume import read_mask, read_volume
 class LoadedCase:
     """One case in memory: native slices, organ regions and lesion mask on one canonical grid (slices, H, W).
 
-    `geometry` is that of a volume; None for a plain image. `series` and `place` are those of `types.Case`.
+    `geometry` is that of a volume; None for a plain image. `case` is what a layout says of it; None where there is none.
     """
 
     scan: np.ndarray
     organs: tuple[np.ndarray, ...]
     lesion: np.ndarray | None
     geometry: Geometry | None = None
-    series: str | None = None
-    place: int = 0
+    case: Case | None = None
+
+    def given(self, index: int, level: str, used: int) -> int | None:
+        """The label, 0 or 1, that somebody gave one of its `used` slices; None where there is none, or only one of the whole scan.
+
+        `level` is `data.label_level`. Nothing is taken from a lesion mask.
+        """
+        if self.case is None or (index not in self.case.slice_labels and labelled_per_scan(self.case, level, used)):
+            return None
+        label = self.case.slice_labels.get(index, self.case.label)
+        return label if label in (0, 1) else None
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
         """The slices that are used, those of the arrays `turned` to `data.axis`; see `cutting.cuts`."""
@@ -41,6 +50,13 @@ class LoadedCase:
         pixel = None if self.geometry is None else reordered(self.geometry.spacing, settings.axis)[1:]
         organs = [turned(organ, settings.axis) for organ in self.organs]
         return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
+
+
+def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
+    """Whether the label 1 of a case says only that one of its `used` slices is abnormal (`data.label_level`)."""
+    if not case.volume or case.label != 1 or level == "slice":
+        return False
+    return level == "scan" or (used > 1 and not case.slice_labels)
 
 
 def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
@@ -55,7 +71,7 @@ def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
         scan, geometry = read_image(case.image)[None], None
         organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
         found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
-    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry, case.series, case.place)
+    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry, case)
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:

@@ -19,7 +19,7 @@ from ..processes import cores
 from ..types import Case
 from . import intensity
 from .axes import turned
-from .cases import cut_pixels, encoder, load_case
+from .cases import cut_pixels, encoder, labelled_per_scan, load_case
 from .cutting import Box, Cut
 
 MOST_READERS = 8
@@ -43,13 +43,6 @@ def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: Dat
     if small and settings.small_lesions == "drop":
         return 1, True
     return int(lesion_px > 0 and not small), False
-
-
-def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
-    """Whether the label 1 of a case says only that one of its `used` slices is abnormal (`data.label_level`)."""
-    if not case.volume or case.label != 1 or level == "slice":
-        return False
-    return level == "scan" or (used > 1 and not case.slice_labels)
 
 
 @dataclass
