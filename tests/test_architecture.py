@@ -87,6 +87,7 @@ MAY_IMPORT = {
         "data",
         "engine",
         "methods",
+        "neighbours",
         "novelty",
         "posterior",
         "run_folder",

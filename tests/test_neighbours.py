@@ -158,6 +158,7 @@ def test_it_is_kept_with_the_run_and_a_wrong_one_is_refused(work: Workspace) -> 
             [[0.5], [0.5, 0.5]],
             "steps",
             [["a", "b"]] * 2,
+            [],
         ):
             file.write_text(json.dumps(model | {"steps": wrong}))
             with pytest.raises(UserError, match="has a wrong steps"):

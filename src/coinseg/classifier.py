@@ -179,8 +179,8 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
 
 def build(settings: ClassifierSettings) -> Classifier:
     """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
-    own = settings.name in OWN or ":" in settings.name
-    if own and settings.weights not in (None, *("imagenet",) * (settings.name == "imagenet")):
+    own, installed = settings.name in OWN or ":" in settings.name, settings.name == settings.weights == "imagenet"
+    if own and settings.weights is not None and not installed:
         raise UserError(
             f"classifier.weights is {settings.weights} and classifier.name is {settings.name}, which does not read it",
             "a timm model's name beside its weights, or imagenet for both",

@@ -2,12 +2,14 @@
 
 Slices of a scan are a chain whose states are normal and abnormal. How often one follows the other was counted in the labels of the
 training slices; what the classifiers say of a slice is the evidence for its state (Rabiner 1989, "A tutorial on hidden Markov models",
-equations 19 to 27). With p_i the posterior of slice i on its own and s the share of abnormal slices in the chain, log-odds throughout:
+equations 19 to 27). With p_i the posterior of slice i on its own, T the 2 x 2 steps of the chain and s its share of abnormal slices:
 
-    e_i = logit p_i - logit s                                    what X_i says, whatever the share
-    logit P(y_i | scan) = log-odds foretold by the slices before and behind + e_i
+    e_i = logit p_i - logit s                                          what X_i says, whatever the share
+    a_i = P(y_i | slices before) = step of expit(logit a_(i-1) + t e_(i-1)) by T,   a_1 = s
+    b_i = P(y_i | slices behind), the same from the other end
+    logit P(y_i | scan) = logit a_i + logit b_i - logit s + e_i        the share is in a_i and in b_i
 
-The slices before and behind say `TRUST` e_j instead of e_j: neighbours look alike, so where f errs about one it errs about the next.
+t is `TRUST`, not 1: neighbours look alike, so where f errs about one it errs about the next.
 A slice without neighbours keeps p_i, and so does every slice where labels do not depend on those of the neighbours. Image labels are
 all this knows; what it is worth is in docs/decisions/0027-neighbours.md.
 """
@@ -59,6 +61,11 @@ def counted(labels: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.nda
         return None
     both = pairs + pairs.T + 1
     return both / both.sum(1, keepdims=True)
+
+
+def are_steps(rows: list[list[float]]) -> bool:
+    """Whether somebody's numbers can be what `counted` returns: two rows of two probabilities, none of them 0, that add up to 1."""
+    return [len(row) for row in rows] == [2, 2] and all(p > 0 for row in rows for p in row) and np.allclose(np.sum(rows, 1), 1)
 
 
 def chains(scans: np.ndarray, places: np.ndarray) -> list[np.ndarray]:

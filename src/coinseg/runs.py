@@ -85,13 +85,14 @@ class Run(Inference):
             found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), painted))
         posterior = self._posterior_of(cases, slots, pixels)
         known = torch.tensor([np.nan if label is None else label for label in given])
+        asked = None if posterior is None else torch.where(known.isnan(), posterior, known)
+        said = np.full(len(slots), np.nan) if posterior is None else posterior.numpy()
         for start in range(0, len(slots), CHUNK):
-            images = self._images(pixels[start : start + CHUNK])
             part = slice(start, start + CHUNK)
-            own, labels = (None, known[part]) if posterior is None else (posterior[part], known[part])
-            of = self.marked(images, None if own is None else torch.where(labels.isnan(), own, labels))
-            p_f, p_all = of.explained.probability.numpy(), np.full(len(images), np.nan) if own is None else own.numpy()
-            for (i, cut), mask, p, q, c in zip(slots[part], of.masks, p_f, p_all, of.confidence, strict=True):
+            images = self._images(pixels[part])
+            of = self.marked(images, None if asked is None else asked[part])
+            probability = of.explained.probability.numpy()
+            for (i, cut), mask, p, q, c in zip(slots[part], of.masks, probability, said[part], of.confidence, strict=True):
                 native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)

@@ -15,6 +15,7 @@ from .data.intensity import Window
 from .engine import make_fabric
 from .errors import UserError
 from .methods import COUNTERFACTUAL
+from .neighbours import are_steps
 from .novelty import load_novelty
 from .posterior import OPINION, Posterior, opinion_settings
 from .run_folder import teacher_folders
@@ -69,8 +70,7 @@ def _model(path: Path) -> dict[str, Any]:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
         wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
-        steps = np.array(model["steps"] or [[0.5, 0.5]] * 2) if {len(row) for row in model["steps"] or []} <= {2} else np.zeros(0)
-        wrong += ["steps"] if steps.shape != (2, 2) or not (steps > 0).all() or not np.allclose(steps.sum(1), 1) else []
+        wrong += ["steps"] if model["steps"] is not None and not are_steps(model["steps"]) else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")

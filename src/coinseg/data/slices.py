@@ -46,21 +46,8 @@ from .volume import peek_shape
 
 FORMAT = 5
 COLUMNS = (
-    "case",
-    "patient",
-    "series",
-    "slice",
-    "region",
-    "label",
-    "weak",
-    "lesion_px",
-    "truth",
-    "split",
-    "top",
-    "left",
-    "height",
-    "width",
-)
+    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width",
+)  # fmt: skip
 BLOCK = 10_000
 """Lines of an index read together."""
 _TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
