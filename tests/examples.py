@@ -34,7 +34,7 @@ def labelled(lesion: bool = True) -> np.ndarray:
 def hounsfield(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     """A scan (slices, rows, columns) in HU of which the labels are true."""
     noise = np.random.default_rng(seed).normal(0, 10, labels.shape)
-    return (noise + np.choose(labels, (-60, 40, 140))).astype(np.int16)
+    return (noise + np.choose(labels, (-160, 40, 140))).astype(np.int16)
 
 
 def save(path: Path, slices: np.ndarray, affine: np.ndarray = LPS) -> Path:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from coinseg.config import ClassifierSettings
 from coinseg.data.layouts import read_layout
 from coinseg.data.slices import prepare
 from coinseg.errors import UserError
+from coinseg.pipeline import Workspace
 from coinseg.processes import Meeting, Place
 from coinseg.storage import read_json
 from coinseg.training import augmentation
@@ -276,6 +278,22 @@ def test_a_batch_without_equal_parts_is_refused(monkeypatch: pytest.MonkeyPatch)
     distributed.require_parts(6, "coin.batch")
     with pytest.raises(UserError, match=r"coin\.batch is 8 and there are 3 processes; required: a multiple of 3; change coin"):
         distributed.require_parts(8, "coin.batch")
+
+
+def test_the_batch_of_the_second_opinion_is_refused_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, images: Path, tmp_path: Path
+) -> None:
+    base = tiny_settings()
+    settings = replace(
+        base,
+        classifier=replace(base.classifier, batch=6),
+        coin=replace(base.coin, batch=6),
+        student=replace(base.student, steps=2, batch=8),
+    )
+    monkeypatch.setattr(processes, "_current", Meeting(Place(0, 3)))
+    with pytest.raises(UserError, match=r"student\.batch is 8 and there are 3 processes; .*change student\.batch"):
+        Workspace(images, tmp_path, settings).check()
+    Workspace(images, tmp_path, replace(settings, student=replace(settings.student, opinion=0))).check()
 
 
 def test_one_process_has_nothing_between_itself_and_torch() -> None:

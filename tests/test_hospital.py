@@ -420,6 +420,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if i == 3:
             labelled[8, 12:20, 12:20] = 3
         scan = rng.normal(40, 10, labelled.shape) + 150 * (labelled == 2)
+        scan[:, 0, 0] = -1000  # air, as around every patient
         save(root / f"imagesTr/tuh_{i:03d}_0000.nii.gz", scan.astype(np.int16))
         save(root / f"labelsTr/tuh_{i:03d}.nii.gz", labelled)
     (root / "dataset.json").write_text(

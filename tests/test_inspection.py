@@ -27,7 +27,7 @@ def volumes(root: Path, count: int = 3) -> Path:
     for i in range(count):
         affine, folder = np.diag([0.8, 0.8, 2.0 + i, 1]), root / f"s{i}"
         (folder / "segmentations").mkdir(parents=True)
-        nib.save(nib.Nifti1Image(rng.integers(-100, 200, (9, 8, 4 + i)).astype(np.int16), affine), folder / "ct.nii.gz")
+        nib.save(nib.Nifti1Image(rng.integers(-200, 200, (9, 8, 4 + i)).astype(np.int16), affine), folder / "ct.nii.gz")
         if i == count - 1:
             nib.save(nib.Nifti1Image(np.ones((9, 8, 4 + i), np.uint8), affine), folder / "segmentations" / "cyst.nii.gz")
         lines += [f"s{i},{z},{z % 2}" for z in range(4)]
@@ -55,7 +55,7 @@ def test_images_that_are_slices_of_scans(tmp_path: Path) -> None:
     (images / "slices.csv").write_text("\n".join(["file,label,patient,slice", *(row.removeprefix(f"{images}/") for row in rows)]))
     found = inspect(images / "slices.csv", Settings())
     assert found["series"] == 6
-    assert "24 images, slices of 6 scans: what is beside one is asked as well" in "\n".join(inspection.lines(found))
+    assert "24 images, slices of 6 scans: neighbouring slices can help decide" in "\n".join(inspection.lines(found))
 
 
 def test_volumes_by_slice_with_spacing(tmp_path: Path) -> None:

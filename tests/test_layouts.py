@@ -318,7 +318,7 @@ def test_real_scan_by_hand_written_csv(tmp_path: Path) -> None:
 
 def test_a_table_says_which_images_are_slices_of_one_scan(tmp_path: Path) -> None:
     put(tmp_path, *(f"images/{name}.png" for name in "abcdef"), "images/v.nii.gz")
-    rows = "a.png,0,p,7,\nb.png,1,p,8.0,\nc.png,0,q,3,\nd.png,1,q,3,\ne.png,1,r,,\nf.png,0,s,axial,\nv.nii.gz,0,t,4,\n"
+    rows = "a.png,0,p,7,\nb.png,1,p,8.0,\nc.png,0,q,3,\nd.png,1,q,3,\ne.png,1,r,,\nf.png,0,s,axial,\nv.nii.gz,0,t,,\n"
     cohort = read_layout(table(tmp_path, f"file,label,patient,slice,mask\n{rows}"), SETTINGS)
     # Two images of q have one number: which is beside which is not known. A volume has its own slices.
     assert [(case.id[:1], case.series, case.place) for case in cohort.cases if case.series] == [("a", "p", 7), ("b", "p", 8)]
@@ -326,3 +326,38 @@ def test_a_table_says_which_images_are_slices_of_one_scan(tmp_path: Path) -> Non
     without = read_layout(table(tmp_path, "file,label,slice\na.png,0,7\nb.png,1,8\n"), SETTINGS)
     assert {case.series for case in without.cases} == {None}  # whose slices they are nobody says
     assert not any("by themselves" in problem for problem in without.problems)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "places"), [((5, 10, 20, 0), (1, 2, 4, 0)), ((5, 10, 20, 1), (5, 10, 20, 1)), ((7, 7.0, 9, 9), None)]
+)
+def test_slices_that_are_numbered_in_steps_are_neighbours_a_step_apart(
+    tmp_path: Path, numbers: tuple[float, ...], places: tuple[int, ...] | None
+) -> None:
+    put(tmp_path, *(f"images/{name}.png" for name in "abcd"))
+    rows = [f"{name}.png,{i % 2},{'ppqp'[i]},{number}" for i, (name, number) in enumerate(zip("abcd", numbers, strict=True))]
+    cohort = read_layout(table(tmp_path, "file,label,patient,slice\n" + "\n".join(rows)), SETTINGS)
+    own = [case.place for case in cohort.cases]
+    gaps = None if places is None else [places[3] - places[0], places[1] - places[0]]
+    if gaps:
+        assert [own[3] - own[0], own[1] - own[0]] == gaps
+    else:
+        assert {case.series for case in cohort.cases} == {None, "q"}  # 7 and 7.0 are one number
+
+
+def test_a_table_labels_slices_of_volumes(tmp_path: Path) -> None:
+    put(tmp_path, "images/v.nii.gz", "images/w.nii.gz", "images/x.nii.gz")
+    rows = "v.nii.gz,0,p,4\nv.nii.gz,1,p,5\nv.nii.gz,,p,6\nw.nii.gz,0,q,\nx.nii.gz,,r,1\n"
+    cohort = read_layout(table(tmp_path, f"file,label,patient,slice\n{rows}"), SETTINGS)
+    assert [(c.id[0], c.label, c.slice_labels) for c in cohort.cases] == [
+        ("v", None, {4: 0, 5: 1}),
+        ("w", 0, {}),
+        ("x", None, {}),
+    ]
+    for wrong, message in (
+        ("v.nii.gz,0,p,4\nv.nii.gz,1,p,4\n", r"contradict each other about .*v\.nii\.gz; required: one label per slice"),
+        ("v.nii.gz,0,p,4\nv.nii.gz,1,q,5\n", r"with different patients or masks; required: the same in every row"),
+        ("v.nii.gz,0,p,head\nw.nii.gz,1,q,1\n", r"row 2 of .* labels slice head of a volume; required: a whole number, from 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_layout(table(tmp_path, f"file,label,patient,slice\n{wrong}"), SETTINGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from coinseg.config import AnomalySettings
 from coinseg.data.cases import LoadedCase, load_case
 from coinseg.data.grid import Geometry
 from coinseg.data.intensity import Window
+from coinseg.data.layouts import read_layout
 from coinseg.data.sampling import ScoredSlices, TrainingSlices
+from coinseg.data.slices import prepare
 from coinseg.data.splitting import VALIDATION
 from coinseg.engine import make_fabric
 from coinseg.errors import UserError
-from coinseg.mask_files import TOGETHER, together
+from coinseg.mask_files import TOGETHER, MaskFiles, together
 from coinseg.neighbours import LEAST, TRUST, beside, chains, counted, learnt
 from coinseg.pipeline import Workspace
 from coinseg.runs import Run
@@ -253,6 +255,10 @@ def test_what_somebody_has_labelled_is_marked_or_left_empty_as_the_label_says() 
         return found.mask.any((1, 2)).tolist()
 
     assert marked() == [False, False, True, True]
+    everyone = replace(run.settings, student=replace(run.settings.student, gate=0.0))
+    run = replace(run, settings=everyone)
+    assert marked(slice_labels={0: 0, 2: 0}) == [False, True, False, True]  # what is labelled normal is empty whatever the gate
+    run = replace(run, settings=settings)
     assert marked(slice_labels={0: 1, 2: 0}) == [True, False, False, True]
     assert marked(label=0, slice_labels={1: 1}) == [False, True, False, False]
     assert marked(label=0) == [False] * 4
@@ -275,3 +281,45 @@ def test_images_of_one_scan_are_segmented_together() -> None:
     assert together([*scan[:3], alone[0], *scan[3:]]) == [[0, 1, 2, *range(4, TOGETHER + 1)], [3]]
     assert together([case("p", None), case("a", "p", 1), case("b", "p", 2)]) == [[0, 1, 2]]
     assert together([case("v", None, volume=True), case("w", None, volume=True)]) == [[0], [1]]
+    assert together([scan[0], case("v", None, volume=True), scan[1]]) == [[1], [0, 2]]
+
+
+def test_the_masks_of_a_run_ask_whole_scans_and_are_written_of_those_that_have_one(work: Workspace, tmp_path: Path) -> None:
+    """A slice nobody labelled, among slices labelled normal, is asked with them as it is when it is scored."""
+    run, asked = work.run, []
+
+    class Watched(Run):
+        def segment_cases(self, cases: Any, maps: bool = False) -> Any:
+            asked.append([case.case.id for case in cases])
+            return super().segment_cases(cases, maps)
+
+    watched = Watched(**{field.name: getattr(run, field.name) for field in fields(Run)})
+    patient = work.cohort.cases[0].patient
+    cases = [replace(c, label=None if c is work.cohort.cases[0] else 0) for c in work.cohort.cases if c.patient == patient]
+    alone = replace(work.cohort.cases[-1], label=0, series=None)
+    rows = MaskFiles(watched, tmp_path, lambda done, total: None).of_cases([*cases, alone], lambda case: case.label != 0)
+    assert asked == [[case.id for case in cases]]
+    assert [row["case"] for row in rows] == [cases[0].id]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{cases[0].id}.png"]
+    expected = run.segment_cases([load_case(case) for case in cases])[0].told("axial")["highest_posterior"]
+    assert rows[0]["highest_posterior"] == expected
+
+
+def test_masks_depend_on_the_labels_that_were_given(work: Workspace) -> None:
+    again = Workspace(work.data, work.root, work.settings)
+    assert again.masks_key == work.masks_key
+    again = Workspace(work.data, work.root, work.settings)
+    again.cohort = replace(work.cohort, cases=tuple(replace(case, label=None) for case in work.cohort.cases))  # type: ignore[misc]
+    again.result_key = work.result_key  # where lesion masks say the same as the labels did
+    assert again.masks_key != work.masks_key
+
+
+def test_an_image_of_no_scan_is_no_neighbour_of_a_scan_of_its_name(tmp_path: Path) -> None:
+    write_images(tmp_path, masks=False)
+    rows = ["file,label,patient,slice", "normal/i00.png,0,p,0", "abnormal/i01.png,1,p,1", "abnormal/i03.png,1,q,"]
+    (tmp_path / "p.png").write_bytes((tmp_path / "normal" / "i02.png").read_bytes())
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "p.png,0,q,"]))
+    settings = tiny_settings()
+    store = prepare(read_layout(tmp_path / "labels.csv", settings.data), settings, tmp_path / "slices")
+    scans = dict(zip(store.index["case"].tolist(), store.chains(np.arange(len(store)))[0].tolist(), strict=True))
+    assert len(set(scans.values())) == 3

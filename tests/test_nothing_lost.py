@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,7 @@ from coinseg.locks import claimed, locked
 from coinseg.pipeline import Workspace
 from coinseg.storage import written_aside
 from coinseg.training import train_classifier, train_coin
-from coinseg.types import Explanation
+from coinseg.types import Case, Explanation, MaskSource
 from conftest import TINY, tiny_settings, write_images
 from writers import PLAIN, make_run, make_scan, scan_of, write_nifti, write_series, zipped
 
@@ -302,7 +304,7 @@ def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
     cohort = work.cohort
     lost.rename(tmp_path / "i03.png")
     with pytest.raises(UserError, match=r"i03\.png is gone since the command began"):
-        mask_files.segmented(None, list(cohort.cases))  # type: ignore[arg-type]
+        mask_files.segmented(SimpleNamespace(settings=work.settings), list(cohort.cases))  # type: ignore[arg-type]
     capsys.readouterr()
     assert cli.main(command) == 2
     assert "the data are not those" in error_line(capsys)
@@ -663,3 +665,21 @@ def test_nan_in_the_last_update_leaves_no_model(images: Path, tmp_path: Path, mo
         train_coin(store, f, settings, tmp_path / "coin")
     assert not (tmp_path / "coin" / "generator.safetensors").exists()
     assert not (tmp_path / "coin" / "stage.json").exists()
+
+
+def test_a_case_whose_organ_does_not_fit_has_no_mask_and_the_others_have_theirs(tmp_path: Path) -> None:
+    for i, wide in enumerate((8, 30)):
+        organ = np.zeros((40, 44, 3), np.uint8)
+        organ[4 : 4 + wide, 4 : 4 + wide] = 1
+        for name, voxels in (("scan", np.full(organ.shape, 40, np.int16)), ("organ", organ)):
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{name}{i}.nii.gz")
+    base = tiny_settings()
+    run = SimpleNamespace(
+        settings=replace(base, data=replace(base.data, roi="organ", size=16, spacing=1.0, min_organ_px=1)),
+        segment_cases=lambda loaded: [one.scan.shape for one in loaded],
+    )
+    cases = [
+        Case(f"s{i}", f"s{i}", tmp_path / f"scan{i}.nii.gz", volume=True, organ=(MaskSource(tmp_path / f"organ{i}.nii.gz"),))
+        for i in (0, 1)
+    ]
+    assert [case.id for case in mask_files.segmented(run, cases)[0]] == ["s0"]  # type: ignore[arg-type]

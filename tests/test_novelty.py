@@ -134,6 +134,14 @@ def test_a_patient_is_compared_with_others_only(slices: TrainingSlices, tmp_path
     assert facts["limit"] == pytest.approx(max(far), rel=1e-3, abs=2e-4)
 
 
+def test_nothing_is_novel_where_the_normal_images_that_were_drawn_are_of_one_patient(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "IMAGES", 1)  # of two patients and more
+    assert remember(slices, nothing, tiny_settings(), "a", tmp_path / "novelty") is None
+    assert read_json(tmp_path / "novelty" / "stage.json")["share"] == 0
+
+
 def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlices, tmp_path: Path) -> None:
     settings, folder = tiny_settings(), tmp_path / "novelty"
     settings = replace(settings, student=replace(settings.student, novelty=0.5))

@@ -185,6 +185,13 @@ def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices)
     assert len(taught.normals) == (labels == 0).sum()
 
 
+def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) -> None:
+    def empty(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(images), *images.shape[2:]), bool), np.full(len(images), np.nan)
+
+    assert not len(teaching.lessons(slices, empty, StudentSettings(trust=0.0)).members)
+
+
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
     for _ in range(2):  # the second time it is read
         assert teaching.train_student(slices, bright, grey, settings_of(1.0), "t", tmp_path) is None

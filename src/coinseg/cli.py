@@ -157,7 +157,7 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
         sub.add_argument("--counterfactual", type=Path, default=None, help="also the volume without the lesion, in HU (.nii.gz)")
-        sub.add_argument("--difference", type=Path, default=None, help="also the difference masks are read from, in HU (.nii.gz)")
+        sub.add_argument("--difference", type=Path, default=None, help="also how much the generator changed, in HU (.nii.gz)")
         return
     if name == "reproduce":
         _fill_reproduce(sub)

@@ -45,7 +45,8 @@ class DataSettings:
         label_level: what the label 1 of a whole volume says: "slice", every slice of it is abnormal; "scan", some slice is, and
             training looks for those (docs/decisions/0010-labels-per-scan.md); "auto" is "scan" where no slice of the volume has a
             label of its own. A label 0 counts for every slice; images always have labels of their own.
-        intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image by its own percentiles.
+        intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image, or scan, by its own percentiles; "auto" takes
+            "hu" for volumes with values below -100, as CT has them.
         validation: share of patients held out.
         stratify: what the split keeps alike on both sides: "labels", the share of abnormal slices of a patient, or
             "lesion_area", the lesion pixels of a patient in all (thesis 3.6.2; lesion masks are then used, to split only).
@@ -226,7 +227,7 @@ class MaskSettings:
             "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
         quantile: the quantile for "normals".
         peak: a pixel must also exceed this share of the peak of its image's difference; 0 is off. Of what a student gives, this share is
-            enough where f calls the image abnormal; elsewhere, and with 0, a half is required.
+            enough where the classifiers together call the image abnormal; elsewhere, and with 0, a half is required.
         flips: average the difference over the image and its mirror image.
         refine: "guided" smooths the difference along the edges of the image (guided filter) before the threshold.
         opening: side of the square of the morphological opening in pixels; 0 is off. This, closing and keep are for what a method finds; what

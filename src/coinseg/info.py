@@ -15,7 +15,7 @@ from .methods import METHODS
 from .settings import PRESETS, differences
 
 SCHEMA = 1
-CLASSIFIERS = "'small', any model of timm by its name (timm.list_models() lists them), or 'package.module:factory'"
+CLASSIFIERS = "'local' (the default), 'small', 'imagenet', any model of timm by its name (timm.list_models() lists them), or 'package.module:factory'"
 
 
 def info(commands: dict[str, str]) -> dict[str, Any]:
@@ -30,8 +30,9 @@ def info(commands: dict[str, str]) -> dict[str, Any]:
         "commands": commands,
         "exit_codes": {
             "0": "done",
-            "2": "the input or the settings are at fault (one line on stderr)",
+            "2": "the input, the settings or the machine (a full disk, no memory) are at fault; one line on stderr",
             "130": "interrupted (Ctrl-C)",
+            "137": "killed by the system, mostly because memory ran out",
             "141": "the reader of the output went away",
             "143": "ended by SIGTERM",
         },

@@ -1,6 +1,6 @@
 """What a data set is, before anything is made of it: layout, cases, sizes, labels, masks. Nothing is written.
 
-Names and tables are read for every case, headers for at most `SAMPLE` of them; no voxel is.
+Names and tables are read for every case, headers for at most `SAMPLE` of them, and the voxels of one scan, to tell CT from MR.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SAMPLE = 200
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
-    """Everything that can be said of a data set without reading voxels (keys: docs/manifest.md).
+    """Everything that can be said of a data set by names and headers, and the values of one scan (keys: docs/manifest.md).
 
     Args:
         data: a folder or a CSV, as for `coinseg run`.
@@ -144,7 +144,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     organ = found["organ_masks"]
     sample = "" if native["looked_at"] == found["cases"] else f" (headers of {native['looked_at']} of {found['cases']} cases)"
     slices = f"{_shown(native['slices'])} slices of " if found["volumes"] else ""
-    of = f", slices of {found['series']} scans: what is beside one is asked as well" if found["series"] else ""
+    of = f", slices of {found['series']} scans: neighbouring slices can help decide" if found["series"] else ""
     said = [
         f"data       {found['data']}: layout {found['layout']}",
         f"cases      {found['cases']} of {found['patients']} patients: {found['volumes']} volumes, {found['images']} images{of}",
@@ -157,7 +157,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"source     {found['label_source']}",
         *([f"per scan   {per_scan_rule(labels['abnormal_per_scan'])}"] if labels["abnormal_per_scan"] else []),
         f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {found['lesion_masks']['cases']}",
-        f"intensity  {found['intensity']}",
+        f"intensity  {found['intensity']}"
+        + (" (MR or the like)" if found["intensity"] == "percentile" and found["volumes"] else ""),
     ]
     return said + [f"problem    {problem}" for problem in found["problems"]]
 

@@ -46,14 +46,20 @@ class MaskFiles:
     folder: Path
     report: Callable[[int, int], None]
 
-    def of_cases(self, cases: Sequence[Case]) -> list[Row]:
+    def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
         """Masks of whole cases: NIfTI on the grid of the scan, PNG of the size of the image. Returns a row of `scan_table` for each.
+
+        Args:
+            cases: of a cohort; of plain images those of a scan are asked together, as they are where they are scored.
+            wanted: which of them a mask is written of.
 
         Raises:
             UserError: a file is gone that was there when the case was prepared.
         """
-        rows = self._in_groups(together(cases), lambda group: self._cases([cases[i] for i in group]))
-        order = {case.id: i for i, case in enumerate(cases)}
+        scans = {case.series for case in cases if wanted(case)} - {None}
+        asked = [case for case in cases if wanted(case) or case.series in scans]
+        rows = self._in_groups(together(asked), lambda group: self._cases([asked[i] for i in group], wanted))
+        order = {case.id: i for i, case in enumerate(asked)}
         return sorted(rows, key=lambda row: order[row["case"]])
 
     def of_slices(self, slices: ScoredSlices) -> list[Row]:
@@ -70,9 +76,11 @@ class MaskFiles:
         rows = {number: group for part in current().gathered(own) for number, group in part.items()}
         return [row for number in sorted(rows) for row in rows[number]]
 
-    def _cases(self, cases: list[Case]) -> list[Row]:
+    def _cases(self, cases: list[Case], wanted: Callable[[Case], bool]) -> list[Row]:
         written: list[Row] = []
         for case, found in zip(*segmented(self.run, cases), strict=True):
+            if not wanted(case):
+                continue
             out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
             geometry = read_geometry(case.image) if case.volume else None
             if not out.exists():
@@ -103,22 +111,21 @@ class MaskFiles:
 
 def together(cases: Sequence[Case]) -> list[list[int]]:
     """Groups of cases, by number, that are segmented together: a volume by itself, of plain images whole series, some `TOGETHER` images."""
-    if any(case.volume for case in cases):
-        return [[i] for i in range(len(cases))]
     series: dict[tuple[bool, str], list[int]] = {}
     for i, case in enumerate(cases):
-        series.setdefault((case.series is None, case.series or case.id), []).append(i)
+        if not case.volume:
+            series.setdefault((case.series is None, case.series or case.id), []).append(i)
     groups: list[list[int]] = []
     for members in series.values():
         if groups and len(groups[-1]) < TOGETHER:
             groups[-1] += members
         else:
             groups.append(list(members))
-    return groups
+    return [[i] for i, case in enumerate(cases) if case.volume] + groups
 
 
 def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentation]]:
-    """Segment cases together; those that cannot be read are left out (they were reported when they were prepared).
+    """Segment cases together; those that cannot be read or cut are left out (they were reported when they were prepared).
 
     Raises:
         UserError: a file is gone that was there then.
@@ -126,7 +133,10 @@ def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentatio
     loaded = []
     for case in cases:
         try:
-            loaded.append((case, load_case(case, with_lesion=False)))
+            content = load_case(case, with_lesion=False)
+            content.require_fits(run.settings.data)
         except UserError as error:
             require_there(case, error)
+            continue
+        loaded.append((case, content))
     return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])

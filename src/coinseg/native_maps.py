@@ -58,7 +58,10 @@ class NativeMaps:
 
     @property
     def difference(self) -> Sliced:
-        """The refined difference that masks are read from, float32 HU, 0 and more; `np.asarray` as above."""
+        """The refined difference between scan and counterfactual, float32 HU, 0 and more; `np.asarray` as above.
+
+        Without a student masks are read from it; a student draws them itself.
+        """
         return Sliced(self.scan.shape, np.dtype(np.float32), self.axis, self._difference)
 
     def _counterfactual(self, index: int) -> np.ndarray:

@@ -53,6 +53,8 @@ ASKED = 200
 WORTH = 1 / 20
 """Share of them that has to have such a region; elsewhere the few there are would be chance, and asking costs time."""
 SQUARE = np.ones((3, 3), bool)
+NOWHERE = 1e9
+"""A limit that no distance reaches."""
 Drawn = Callable[[Tensor], np.ndarray]
 """Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool of the student alone."""
 
@@ -229,7 +231,8 @@ def _remembered(
     whose = torch.from_numpy(np.unique(patients, return_inverse=True)[1]).repeat_interleave(len(found[0]))
     parts = torch.arange(len(features)).split(1000)
     far = torch.cat([distances(features[part], features, whose[part][:, None] == whose[None]) for part in parts])
-    limit = float(np.quantile(far[far.isfinite()].numpy(), settings.student.novelty)) if far.isfinite().any() else 0.0
+    known = far[far.isfinite()]  # none where all that were drawn are of one patient: then nothing is novel
+    limit = float(np.quantile(known.numpy(), settings.student.novelty)) if len(known) else NOWHERE
     return Memory(features, max(limit, 1e-6))
 
 

@@ -36,7 +36,7 @@ from .mask_files import MaskFiles
 from .methods import COUNTERFACTUAL, require_method
 from .neighbours import learnt
 from .novelty import remember
-from .posterior import Posterior, prior_shift
+from .posterior import Posterior, asks_opinion, prior_shift
 from .processes import current
 from .run_folder import changes, write_settings
 from .saved import save
@@ -76,6 +76,8 @@ class Workspace:
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
         require_parts(self.settings.classifier.batch, "classifier.batch")
         require_parts(self.settings.coin.batch, "coin.batch")
+        if self.taught and asks_opinion(self.settings):
+            require_parts(self.settings.student.batch, "student.batch")
         require_views(self.cohort, self.settings.data)
         needed = bytes_needed(self.cohort, self.settings)
         require_room(self.root, needed, "the prepared slices")
@@ -150,6 +152,12 @@ class Workspace:
         key = result_key(self.store, self.settings, self.f)
         return key_of([key, asdict(self.settings.student)]) if self.taught else key
 
+    @cached_property
+    def masks_key(self) -> str:
+        """What the masks of the user's own cases depend on: also on which labels were given, and not made from lesion masks."""
+        given = current().of_first(lambda: [(c.id, c.label, sorted(c.slice_labels.items())) for c in self.cohort.cases])
+        return key_of([self.result_key, given])
+
     def train(self, command: str) -> None:
         """What a command trains; the processes of a job do it together, in this one order."""
         _ = self.prepared
@@ -160,9 +168,9 @@ class Workspace:
         if command not in ("prepare", "train-classifier", "train-coin"):
             _ = self.run
 
-    def _made(self, file: Path) -> dict[str, Any] | None:
+    def _made(self, file: Path, key: str | None = None) -> dict[str, Any] | None:
         made = read_json(file) if file.exists() else None
-        return made if made and made.get("key") == self.result_key else None
+        return made if made and made.get("key") == (key or self.result_key) else None
 
     @cached_property
     def run(self) -> runs.Run:
@@ -236,8 +244,8 @@ class Workspace:
         none, so the held-out slices are written with their masks instead, as PNG. Several processes share the cases; all come
         here.
         """
-        folder, others = self.root / "masks", current()
-        if made := others.of_first(lambda: self._made(folder / JSON)):
+        folder, others, key = self.root / "masks", current(), self.masks_key
+        if made := others.of_first(lambda: self._made(folder / JSON, key)):
             return made
         run, began = self.run, time.perf_counter()
         others.of_first(lambda: self._begin_masks(folder))
@@ -245,19 +253,18 @@ class Workspace:
         if self.settings.anomaly.kind != "none":
             written = files.of_slices(ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION))
         else:
-            written = files.of_cases(
-                others.of_first(lambda: [c for c in self.cohort.cases if c.label != 0 or 1 in c.slice_labels.values()])
-            )
+            cases = others.of_first(lambda: self.cohort.cases)
+            written = files.of_cases(cases, lambda case: case.label != 0 or 1 in case.slice_labels.values())
         seconds = round(time.perf_counter() - began, 2)
-        return write_table(folder, written, key=self.result_key, seconds=seconds) if others.here.first else {}
+        return write_table(folder, written, key=key, seconds=seconds) if others.here.first else {}
 
     def _begin_masks(self, folder: Path) -> None:
         """Say in masks/ what its masks depend on, and remove those of anything else."""
         marker = folder / "key.txt"
-        if folder.exists() and (not marker.exists() or marker.read_text() != self.result_key):
+        if folder.exists() and (not marker.exists() or marker.read_text() != self.masks_key):
             (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
             shutil.rmtree(folder)
-        write_text(marker, self.result_key)
+        write_text(marker, self.masks_key)
 
     def warnings(self) -> list[str]:
         """What a user should know before trusting the masks, from every finished stage."""

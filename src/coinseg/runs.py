@@ -84,7 +84,7 @@ class Run(Inference):
             unknown = np.full(len(scan), np.nan)
             found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), painted))
         posterior = self._posterior_of(cases, slots, pixels)
-        known = torch.tensor([np.nan if label is None else label for label in given])
+        known = torch.tensor([{None: np.nan, 0: -1.0, 1: 1.0}[label] for label in given])  # below any gate, above any gate
         asked = None if posterior is None else torch.where(known.isnan(), posterior, known)
         said = np.full(len(slots), np.nan) if posterior is None else posterior.numpy()
         for start in range(0, len(slots), CHUNK):

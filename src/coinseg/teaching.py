@@ -82,7 +82,9 @@ def lessons(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> 
     for start in range(0, len(abnormal), CHUNK):
         chunk = abnormal[start : start + CHUNK]
         made, sure = masks(slices.batch(chunk).image)
-        trusted = np.nan_to_num(sure) >= settings.trust
+        trusted = made.any((1, 2)) & (
+            np.nan_to_num(sure) >= settings.trust
+        )  # an empty mask teaches nothing, whatever is asked for
         members.append(chunk[trusted])
         targets.append(ignored_band(made[trusted], settings.band))
     side = slices.store.size

@@ -5,8 +5,9 @@ The store of slices and the segmentation of a new scan read cases in this one wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from .cutting import Box, Cut, cuts
 from .grid import Geometry
 from .image import read_image, read_image_mask
 from .volume import read_mask, read_volume
+
+FAT_HU = -100
+"""Fat and air are below; there is some around every organ."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,12 @@ class LoadedCase:
         organs = [turned(organ, settings.axis) for organ in self.organs]
         return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
 
+    def require_fits(self, settings: DataSettings) -> None:
+        """`UserError` where `cuts` refuses: a fixed number of millimetres cannot hold the organ."""
+        if settings.spacing:
+            for _ in self.cuts(settings):
+                pass
+
 
 def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
     """Whether the label 1 of a case says only that one of its `used` slices is abnormal (`data.label_level`)."""
@@ -75,13 +85,25 @@ def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
-    """ "hu" or "percentile"; "auto" takes HU for volumes."""
+    """ "hu" or "percentile"; "auto" takes HU where the cases are volumes and the first that is readable is `like_ct`."""
     volumes = all(case.volume for case in cohort.cases)
     if settings.intensity == "hu" and not volumes:
         raise UserError(
             "data.intensity is hu and the data are plain images", "CT volumes for hu", "set data.intensity to percentile"
         )
-    return settings.intensity if settings.intensity != "auto" else ("hu" if volumes else "percentile")
+    if settings.intensity != "auto":
+        return settings.intensity
+    return "hu" if volumes and like_ct(case.image for case in cohort.cases) else "percentile"
+
+
+def like_ct(scans: Iterable[Path]) -> bool:
+    """Whether the first readable of some scans has values below `FAT_HU`, as CT has and MR, PET and ultrasound have not; True where none is readable."""
+    for path in scans:
+        try:
+            return bool(read_volume(path).scan.min() < FAT_HU)
+        except UserError:
+            continue  # reported when it is prepared
+    return True
 
 
 def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:

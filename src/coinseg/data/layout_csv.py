@@ -6,7 +6,8 @@
       masks/a.png           used when the table has no column mask
       organ_masks/a.png     used when the table has no column organ
 
-With patient and slice an image is one of a scan, and its number along it: its neighbours are asked as well (`neighbours.py`).
+With patient and slice an image is one of a scan, and its number along it: its neighbours are asked as well (`neighbours.py`). A row of a
+volume with a slice labels that slice alone, counted from 0, inferior first.
 
 The separator is a comma, a semicolon or a tab. Paths are relative to the table or to `images` beside it, and may not
 lead out of the folder of the table: whoever made the table does not choose what else is read here.
@@ -18,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import gcd
 from pathlib import Path
 
 from ..config import DataSettings
@@ -81,7 +83,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         )
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     cases = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
-    cases, problems = masks.with_organs(cases)
+    cases, problems = masks.with_organs(_whole_scans(table, cases))
     problems += masks.unmatched(cases)
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
@@ -113,19 +115,55 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     name, volume = safe_id(place), is_volume(image)
     number_in_scan = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
     of_scan = number_in_scan and not volume and "patient" in cells
+    if volume and cells.get("slice") and not number_in_scan:
+        raise UserError(
+            f"row {number} of {table} labels slice {cells['slice']} of a volume",
+            "a whole number, from 0, inferior first",
+            "correct the row",
+        )
+    label, of_volume = label_in(cells.get("label", ""), table, number), number_in_scan and volume
     return Case(
         id=name, patient=cells["patient"] if "patient" in cells else patient_of(image, name), image=image, volume=volume,
-        label=label_in(cells.get("label", ""), table, number),
+        label=None if of_volume else label,
+        slice_labels={int(number_in_scan[1]): label} if number_in_scan and of_volume and label is not None else {},
         organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask),
         series=cells["patient"] if of_scan else None, place=int(number_in_scan[1]) if number_in_scan and of_scan else 0,
     )  # fmt: skip
 
 
+def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
+    """The cases, volumes of which several rows label a slice each as one; `UserError` where two rows of one say different things."""
+    of: dict[str, Case] = {}
+    alone: list[Case] = []
+    for case in cases:
+        if not (case.volume and case.label is None) or (first := of.setdefault(case.id, case)) is case:
+            alone.append(case)
+            continue
+        if replace(first, slice_labels={}) != replace(case, slice_labels={}):
+            raise UserError(
+                f"rows of {table} name {case.image} with different patients or masks", "the same in every row", "correct the rows"
+            )
+        if any(first.slice_labels.get(index, label) != label for index, label in case.slice_labels.items()):
+            raise UserError(
+                f"rows of {table} contradict each other about {case.image}", "one label per slice", "correct the rows"
+            )
+        of[case.id] = replace(first, slice_labels={**first.slice_labels, **case.slice_labels})
+    return [of.get(case.id, case) for case in alone]
+
+
 def _along_scans(cases: list[Case]) -> tuple[list[Case], int]:
-    """The cases, without what was said of a scan where an image of it has the number of another; and how many plain images are of none."""
+    """The cases, without what was said of a scan where an image of it has the number of another; and how many plain images are of none.
+
+    Where slices are numbered in steps, 5, 10, 15, the step they all have is one.
+    """
     times = Counter((case.series, case.place) for case in cases)
     twice = {series for (series, _), n in times.items() if n > 1}
     made = [replace(case, series=None, place=0) if case.series in twice else case for case in cases]
+    first: dict[str | None, int] = {}
+    for case in made:
+        first[case.series] = min(case.place, first.get(case.series, case.place))
+    step = gcd(*(case.place - first[case.series] for case in made)) or 1
+    made = [case if step == 1 else replace(case, place=(case.place - first[case.series]) // step) for case in made]
     return made, sum(not case.volume and case.series is None for case in made)
 
 

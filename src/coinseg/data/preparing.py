@@ -21,6 +21,7 @@ from . import intensity
 from .axes import turned
 from .cases import cut_pixels, encoder, labelled_per_scan, load_case
 from .cutting import Box, Cut
+from .layout_shared import few
 
 MOST_READERS = 8
 """Cases that are read and cut at the same time at most; each holds a scan with its masks."""
@@ -53,10 +54,12 @@ class Prepared:
         case: the case.
         histogram: of its foreground, in HU; None for percentiles.
         beyond: how many scans and lesions reach beyond what a slice shows.
+        problems: lines for a person.
     """
 
     case: Case
     histogram: np.ndarray | None
+    problems: list[str] = field(default_factory=list)
     beyond: Counter[str] = field(default_factory=Counter)
     rows: list[dict[str, object]] = field(default_factory=list)
     left_out: list[bool] = field(default_factory=list)
@@ -72,6 +75,11 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     made = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
+    if strange := sorted(index for index in case.slice_labels if index >= len(scan)):
+        made.problems.append(
+            f"{case.id}: labels of slices {few([str(index) for index in strange], 3)}, but it has {len(scan)}: are its labels counted from 0, "
+            "inferior first?"
+        )
     shape = scan.shape[1:]
     if data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
         made.beyond["scans"] += 1
@@ -88,7 +96,8 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
         made.slices.append(_slice(encoded(scan[cut.index]), lesion, cut, data.size, kind))
         made.left_out.append(left_out)
         made.rows.append({
-            "case": case.id, "patient": case.patient, "series": case.series or case.id,
+            # No id has a slash: a scan of plain images is never taken for a case of that name.
+            "case": case.id, "patient": case.patient, "series": case.id if case.series is None else f"{case.series}/",
             "slice": cut.index if case.volume else case.place, "region": cut.region, "label": label,
             "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
         })  # fmt: skip

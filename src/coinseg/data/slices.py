@@ -41,7 +41,7 @@ from .cases import kind_of_intensity, stored_type
 from .layout_shared import few
 from .preparing import Prepared, in_order, prepared, readers
 from .scan_files import parts_of
-from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_usable, split_rows
+from .splitting import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_two_sides, require_usable, split_rows
 from .volume import peek_shape
 
 FORMAT = 5
@@ -214,6 +214,7 @@ class _Writer:
         sides = split_rows(self.rows, self.settings)
         small = (sides == TRAINING) & np.array(self.left_out)
         sides[small] = LEFT_OUT
+        require_two_sides(sides, self.settings.data)
         if not self.injected:
             require_both_classes(np.array([row["label"] for row in self.rows]), sides, int(small.sum()))
         window = intensity.CODE_WINDOW
@@ -262,6 +263,11 @@ def prepare(
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
     problems = list(cohort.problems)
+    if kind == "percentile" and settings.data.intensity == "auto" and all(case.volume for case in cohort.cases):
+        problems.append(
+            "taken for MR or the like, each scan scaled by its own percentiles: no value is below -100, as in CT "
+            "(--data.intensity hu: CT all the same)"
+        )
     with directory_written_aside(root) as part:
         writer, unused = _Writer(part, settings, kind), []
         coming = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
@@ -275,6 +281,7 @@ def prepare(
                 problems.append(f"{case.id}: {error}")
                 continue
             writer.add(made)
+            problems += made.problems
             unused += [] if made.rows else [case.id]
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")

@@ -7,6 +7,7 @@ one of a patient kept for another question.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,11 +60,20 @@ def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
         chosen = {name: hashed_side(name, settings.data.held_out) for name in {str(row["patient"]) for row in rows}}
         return np.array([chosen[str(row["patient"])] for row in rows])
     sides = np.zeros(len(rows), dtype=np.int64)
-    names = np.array([f"{row['case']}/{row['region']}" for row in rows])
-    for members in groups(names):
+    for members in groups(_scans(rows)):
         # A block at the end, not single slices: neighbours are nearly copies of each other.
-        sides[members[len(members) - max(1, round(settings.data.validation * len(members))) :]] = VALIDATION
+        ordered = sorted(members.tolist(), key=lambda i: rows[i]["slice"])
+        sides[ordered[len(ordered) - max(1, round(settings.data.validation * len(ordered))) :]] = VALIDATION
     return sides
+
+
+def _scans(rows: Sequence[Row]) -> np.ndarray:
+    """What the last slices of are held out: the region of a scan; single slices belong to their patient, and of patients of one to their label."""
+    names = [f"{row['series']}/{row['region']}" for row in rows]
+    for wider in ("patient", "label"):
+        times = Counter(names)
+        names = [name if times[name] > 1 else f"{wider} {row[wider]}" for name, row in zip(names, rows, strict=True)]
+    return np.array(names)
 
 
 def groups(names: np.ndarray) -> list[np.ndarray]:
@@ -141,6 +151,17 @@ def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings)
             "at least 2, so that one can be held out",
             "add patients, or set --data.split_by slice (scores are then optimistic)",
         )
+
+
+def require_two_sides(sides: np.ndarray, settings: DataSettings) -> None:
+    """`UserError` where nothing is trained on, or nothing held out."""
+    for side, what in ((TRAINING, "to train on"), (VALIDATION, "to hold out")):
+        if not (sides == side).any():
+            raise UserError(
+                f"the split (data.split_by {settings.split_by}) leaves none of the {len(sides)} slices {what}",
+                "slices on both sides",
+                "add patients, or set --data.split_by patient" if settings.split_by == "hash" else "add slices or patients",
+            )
 
 
 def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int) -> None:
