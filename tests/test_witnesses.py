@@ -36,6 +36,7 @@ def scans(root: Path, patients: int = 8, masks: bool = False) -> Path:
     lines = ["file,label,patient" + (",mask" if masks else "")]
     for i in range(patients):
         scan = rng.normal(40, 10, (36, 36, SLICES))
+        scan[0, 0] = -1000  # air
         mask = np.zeros(scan.shape, np.uint8)
         if i % 2:
             mask[10:22, 12:24, list(LESION)] = 1

@@ -185,11 +185,11 @@ def _score(
     index = slices.store.index
     # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
     given = np.maximum(found.label, index["label"][found.rows])
-    scores |= metrics.scan_scores(found.before, given, index["case"][found.rows])
+    scores |= metrics.scan_scores(found.before, given, index["series"][found.rows])
     if scores["auroc_scans"] is None:
-        single = len(set(index["case"][found.rows])) == len(found.rows)
+        single = len(set(index["series"][found.rows])) == len(found.rows)
         scores["null_because"]["auroc_scans"] = (
-            "every image is a case of its own" if single else "only one class of scans is held out"
+            "every image is a scan of its own" if single else "only one class of scans is held out"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index)))

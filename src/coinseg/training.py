@@ -142,7 +142,7 @@ def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, thres
     """AUROC, accuracy and calibration on one side of the split, without its weak slices, and AUROC over its scans."""
     found, labels = predict(f, slices, np.arange(len(slices)), fabric)
     own = classification_scores(found, np.where(slices.weak(), UNKNOWN, labels), threshold)
-    return own | scan_scores(found, labels, slices.store.index["case"][slices.rows])
+    return own | scan_scores(found, labels, slices.store.index["series"][slices.rows])
 
 
 # --- COIN ---------------------------------------------------------------------------------------------------------
