@@ -267,6 +267,7 @@ def make_cohort(root: Path) -> Cohort:
     for i in range(4):
         rng = np.random.default_rng(i)
         hu, lesion = rng.normal(40, 10, (24, 20, 10)).astype(np.int16), np.zeros((24, 20, 10), np.uint8)
+        hu[0, 0, 0] = -1000  # air
         if i % 2:
             lesion[3:9, 4:7, 2:5] = 1
         for name, array in (("scan", hu), ("lesion", lesion)):
