@@ -120,12 +120,10 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
     bare = replace(run.settings, masks=replace(run.settings.masks, refine="none", flips=False, peak=0.0))
     plain = replace(run, settings=bare, student=None)
     plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
-    taught = cast(Mean, run.student).student
-    before = replace(run, student=Mean(taught, lambda side: sides(side)[:1]))
-    steps = {
-        "COIN": plain, "COIN, refined": replace(run, student=None), "student, one size, each slice alone": replace(before, steps=None),
-        "student, one size": before, "student": run,
-    }  # fmt: skip
+    steps = {"COIN": plain, "COIN, refined": replace(run, student=None)}
+    if run.student is not None:  # where too few masks can be trusted there is none, and "COIN, refined" is the final row
+        before = replace(run, student=Mean(cast(Mean, run.student).student, lambda side: sides(side)[:1]))
+        steps |= {"student, one size, each slice alone": replace(before, steps=None), "student, one size": before, "student": run}
     if true:
         steps = {"ceiling": replace(run, student=ceiling(trained), novelty=None)}
     for step, one in steps.items():

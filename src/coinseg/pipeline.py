@@ -253,8 +253,8 @@ class Workspace:
         if self.settings.anomaly.kind != "none":
             written = files.of_slices(ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION))
         else:
-            cases = others.of_first(lambda: self.cohort.cases)
-            written = files.of_cases(cases, lambda case: case.label != 0 or 1 in case.slice_labels.values())
+            every = others.of_first(lambda: self.cohort.cases)
+            written = files.of_cases(every, lambda case: case.label != 0 or 1 in case.slice_labels.values())
         seconds = round(time.perf_counter() - began, 2)
         return write_table(folder, written, key=key, seconds=seconds) if others.here.first else {}
 

@@ -283,10 +283,9 @@ def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         dice = "" if (value := _dice(example)) is None else f"Dice {value:.2f}\n"
-        whose = {"missed": "missed by f", "alarm": "alarm of f"}.get(
-            example["group"], example["group"]
-        )  # the student may have seen it
-        row[0].set_ylabel(f"{whose}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)
+        group = str(example["group"])
+        group = {"missed": "missed by f", "alarm": "alarm of f"}.get(group, group)  # a student may know better
+        row[0].set_ylabel(f"{group}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     words = ("lesion found", "marked, no lesion", "lesion missed")

@@ -82,9 +82,8 @@ def lessons(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> 
     for start in range(0, len(abnormal), CHUNK):
         chunk = abnormal[start : start + CHUNK]
         made, sure = masks(slices.batch(chunk).image)
-        trusted = made.any((1, 2)) & (
-            np.nan_to_num(sure) >= settings.trust
-        )  # an empty mask teaches nothing, whatever is asked for
+        # An empty mask is no lesson, however little trust is asked for.
+        trusted = made.any((1, 2)) & (np.nan_to_num(sure) >= settings.trust)
         members.append(chunk[trusted])
         targets.append(ignored_band(made[trusted], settings.band))
     side = slices.store.size

@@ -96,6 +96,16 @@ def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
     return "hu" if volumes and like_ct(case.image for case in cohort.cases) else "percentile"
 
 
+def said_of_intensity(kind: str, cohort: Cohort, settings: DataSettings) -> list[str]:
+    """A line for a person where "auto" has not taken volumes for CT; `kind` is that of `kind_of_intensity`."""
+    if kind == "hu" or settings.intensity != "auto" or not all(case.volume for case in cohort.cases):
+        return []
+    return [
+        f"taken for MR or the like, each scan scaled by its own percentiles: no value is below {FAT_HU}, as in CT "
+        "(--data.intensity hu: CT all the same)"
+    ]
+
+
 def like_ct(scans: Iterable[Path]) -> bool:
     """Whether the first readable of some scans has values below `FAT_HU`, as CT has and MR, PET and ultrasound have not; True where none is readable."""
     for path in scans:

@@ -113,21 +113,21 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
     mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
     name, volume = safe_id(place), is_volume(image)
-    number_in_scan = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
-    of_scan = number_in_scan and not volume and "patient" in cells
-    if volume and cells.get("slice") and not number_in_scan:
+    found = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
+    index = int(found[1]) if found else None
+    if volume and cells.get("slice") and index is None:
         raise UserError(
             f"row {number} of {table} labels slice {cells['slice']} of a volume",
             "a whole number, from 0, inferior first",
             "correct the row",
         )
-    label, of_volume = label_in(cells.get("label", ""), table, number), number_in_scan and volume
+    label = label_in(cells.get("label", ""), table, number)
+    of_slice, of_scan = volume and index is not None, not volume and index is not None and "patient" in cells
     return Case(
         id=name, patient=cells["patient"] if "patient" in cells else patient_of(image, name), image=image, volume=volume,
-        label=None if of_volume else label,
-        slice_labels={int(number_in_scan[1]): label} if number_in_scan and of_volume and label is not None else {},
+        label=None if of_slice else label, slice_labels={index: label} if of_slice and index is not None and label is not None else {},
         organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask),
-        series=cells["patient"] if of_scan else None, place=int(number_in_scan[1]) if number_in_scan and of_scan else 0,
+        series=cells["patient"] if of_scan else None, place=index or 0 if of_scan else 0,
     )  # fmt: skip
 
 

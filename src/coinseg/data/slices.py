@@ -37,7 +37,7 @@ from ..storage import FORMULA, directory_written_aside, key_of, read_json, write
 from ..types import Case, Cohort
 from . import intensity
 from .axes import reordered, require_views
-from .cases import kind_of_intensity, stored_type
+from .cases import kind_of_intensity, said_of_intensity, stored_type
 from .layout_shared import few
 from .preparing import Prepared, in_order, prepared, readers
 from .scan_files import parts_of
@@ -262,12 +262,7 @@ def prepare(
         )
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
-    problems = list(cohort.problems)
-    if kind == "percentile" and settings.data.intensity == "auto" and all(case.volume for case in cohort.cases):
-        problems.append(
-            "taken for MR or the like, each scan scaled by its own percentiles: no value is below -100, as in CT "
-            "(--data.intensity hu: CT all the same)"
-        )
+    problems = [*cohort.problems, *said_of_intensity(kind, cohort, settings.data)]
     with directory_written_aside(root) as part:
         writer, unused = _Writer(part, settings, kind), []
         coming = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
