@@ -232,6 +232,7 @@ def test_where_nothing_is_resampled_every_voxel_comes_back(
     assert max(far) <= 0.11
     assert np.asarray(found.maps.counterfactual).max() == 0
     assert np.array_equal(np.asarray(found.maps.difference), found.mask * np.float32(1000))
+    assert np.array_equal(np.asarray(found.sure.percent), found.mask * np.uint8(100))
     geometry = read_geometry(scan)
     write_scan(out.with_name("cf.nii.gz"), found.maps.difference, geometry)
     assert points(out.with_name("cf.nii.gz")) == points(out) or target != ".nii.gz"

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coinseg import metrics
-from coinseg.confidence import agreement, confidence, of_scan
+from coinseg.confidence import agreement, confidence, doubtful, of_pixels, of_scan
+from coinseg.masks import levels_of
 
 
 def squares(*corners: tuple[int, int]) -> np.ndarray:
@@ -41,6 +44,24 @@ def test_a_scan_is_trusted_by_its_marked_pixels() -> None:
     assert of_scan(sure, np.array([30, 10, 0, 0])) == pytest.approx((0.9 * 30 + 0.3 * 10) / 40)
     assert of_scan(sure, np.zeros(4)) is None
     assert of_scan(np.full(4, np.nan), np.ones(4)) is None
+
+
+def test_a_pixel_at_the_border_has_half_and_one_at_twice_the_level_all() -> None:
+    maps = np.array([[[0.0, 0.1, 0.2, 0.5]], [[0.0, 0.1, 0.2, 0.5]]], np.float32)
+    np.testing.assert_allclose(of_pixels(maps, np.array([0.1, 0.5])), [[[0, 0.5, 1, 1]], [[0, 0.1, 0.2, 0.5]]], rtol=1e-6)
+    assert (of_pixels(maps, np.zeros(2)) == (maps > 0)).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.9), st.floats(0, 0.9))
+def test_a_pixel_has_more_than_half_where_it_exceeds_its_level(seed: int, threshold: float, share: float) -> None:
+    maps = np.random.default_rng(seed).random((3, 6, 6)).astype(np.float32)
+    levels = levels_of(maps, threshold, share)
+    clear = np.abs(maps - levels[:, None, None]) > 1e-6
+    assert ((of_pixels(maps, levels) > 0.5) == (maps > levels[:, None, None]))[clear].all()
+
+
+def test_a_mask_is_doubtful_below_a_half_and_nobody_knows_of_none() -> None:
+    assert [doubtful(value) for value in (0.0, 0.4999, 0.5, 1.0, None, float("nan"))] == [True, True, False, False, None, None]
 
 
 def test_risk_area_by_hand() -> None:

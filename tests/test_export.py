@@ -440,7 +440,7 @@ def test_a_folder_gets_a_table_that_survives_going_on(tmp_path: Path, capsys: py
     (out / "index.json").unlink()
     assert cli.main(command) == 0
     measured = {one["case"]: one for one in json.loads((out / "index.json").read_text())["masks"]}
-    assert measured["sub/b.nii.gz"] == row | {"highest_f": None, "highest_posterior": None, "confidence": None}
+    assert measured["sub/b.nii.gz"] == row | dict.fromkeys(("highest_f", "highest_posterior", "confidence", "doubtful"))
     (out / "index.json").write_text("{}")
     assert "is no table of masks" in refused(capsys, *command)
 
@@ -497,3 +497,33 @@ def test_a_scan_that_f_calls_normal_comes_back_as_it_is(tmp_path: Path) -> None:
     assert np.array_equal(found.maps.counterfactual, read_volume(scan).scan)
     assert not np.asarray(found.maps.difference).any()
     assert run.segment(scan).maps is None
+
+
+def test_how_far_to_trust_each_voxel_is_written_beside_the_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scan = make_run(tmp_path / "run"), make_scan(tmp_path / "scans" / "a.nii.gz")
+    mask, sure = tmp_path / "m.nii.gz", tmp_path / "c.nii.gz"
+    command = ["segment", "-i", str(scan), "-o", str(mask), "--model", str(root), "--confidence"]
+    assert cli.main([*command, str(sure)]) == 0
+    inside, percent = (np.asarray(nib.load(path).dataobj) for path in (mask, sure))
+    assert nib.load(sure).get_data_dtype() == np.uint8
+    assert np.array_equal(nib.load(sure).affine, nib.load(scan).affine)
+    assert percent.max() <= 100
+    assert inside.any()
+    assert percent[inside > 0].mean() > max(50, percent[inside == 0].mean())
+    before = mask.read_bytes()
+    assert "exists" in refused(capsys, *command, sure)
+    assert "a name for each" in refused(capsys, *command, mask, "--overwrite")
+    assert "mend --confidence" in refused(capsys, *command, tmp_path / "c.png", "--overwrite")
+    assert mask.read_bytes() == before
+
+    make_scan(scan.with_name("b.nii.gz"), seed=1)
+    out, folder = tmp_path / "masks", tmp_path / "sure"
+    command = ["segment", "-i", str(scan.parent), "-o", str(out), "--model", str(root)]
+    assert "folder of its own" in refused(capsys, *command, "--confidence", out)
+    assert "choose another --confidence" in refused(capsys, *command, "--confidence", scan.parent)
+    assert cli.main(command) == 0  # without it first: it is made up for
+    assert cli.main([*command, "--confidence", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    assert np.array_equal(np.asarray(nib.load(folder / "a.nii.gz").dataobj), percent)
+    assert np.array_equal(np.asarray(nib.load(out / "a.nii.gz").dataobj), inside)
+    assert "is for masks" in refused(capsys, *command[:4], str(tmp_path / "other"), *command[5:], "--confidence", out)

@@ -297,10 +297,12 @@ def test_the_masks_of_a_run_ask_whole_scans_and_are_written_of_those_that_have_o
     patient = work.cohort.cases[0].patient
     cases = [replace(c, label=None if c is work.cohort.cases[0] else 0) for c in work.cohort.cases if c.patient == patient]
     alone = replace(work.cohort.cases[-1], label=0, series=None)
-    rows = MaskFiles(watched, tmp_path, lambda done, total: None).of_cases([*cases, alone], lambda case: case.label != 0)
+    rows = MaskFiles(watched, tmp_path, tmp_path / "sure", lambda done, total: None).of_cases(
+        [*cases, alone], lambda case: case.label != 0
+    )
     assert asked == [[case.id for case in cases]]
     assert [row["case"] for row in rows] == [cases[0].id]
-    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{cases[0].id}.png"]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == [f"{cases[0].id}.png"]
     expected = run.segment_cases([load_case(case) for case in cases])[0].told("axial")["highest_posterior"]
     assert rows[0]["highest_posterior"] == expected
 

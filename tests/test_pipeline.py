@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import json
 import shutil
 from dataclasses import fields, replace
@@ -82,6 +83,21 @@ def test_the_index_has_the_numbers_of_every_mask(finished: Workspace) -> None:
         assert row["pixels"] == len(inside)
         assert row["box"] == ({"min": inside.min(0).tolist(), "max": inside.max(0).tolist()} if len(inside) else None)
         assert row["volume_ml"] is None
+
+
+def test_every_mask_comes_with_how_far_to_trust_it_and_its_pixels(finished: Workspace) -> None:
+    rows = json.loads((finished.root / "masks" / "index.json").read_text())["masks"]
+    assert sorted(p.name for p in (finished.root / "confidence").iterdir()) == sorted(row["mask"] for row in rows)
+    for row in rows:
+        mask, sure = (np.array(Image.open(finished.root / part / row["mask"])) for part in ("masks", "confidence"))
+        assert sure.shape == mask.shape
+        assert sure.max() <= 100
+        assert not (mask > 0).any() or sure[mask > 0].mean() > max(50, sure[mask == 0].mean())
+        assert row["doubtful"] is (None if row["confidence"] is None else row["confidence"] < 0.5)
+    with (finished.root / "masks" / "index.csv").open() as file:
+        assert [line["doubtful"] for line in csv.DictReader(file)] == [
+            "" if row["doubtful"] is None else str(int(row["doubtful"])) for row in rows
+        ]
 
 
 def test_a_loaded_run_gives_the_masks_of_the_run(finished: Workspace) -> None:

@@ -6,22 +6,14 @@ the lesion, they are wrong and look no less certain. No lesion mask is needed he
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from . import metrics
+from .flip import Ask, pasted
 from .protocols import Explained
-
-Ask = Callable[[np.ndarray], np.ndarray]
-"""Images (n, S, S) in [0, 1] -> f(X), (n,)."""
-
-
-def pasted(image: np.ndarray, counterfactual: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """The image with its counterfactual inside the region and itself everywhere else; all (n, S, S), the region bool."""
-    return np.where(region, counterfactual, image)
 
 
 def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, float | None]:

@@ -22,7 +22,7 @@ from .errors import UserError, is_full
 from .locks import claimed, locked, require_apart
 from .manifest import MANIFEST, model_of, write_segmented
 from .processes import meeting, place
-from .runs import Run, write_segmentation
+from .runs import Run, write_confidence, write_segmentation
 from .saved import load
 from .scan_table import JSON, TOLD, measure, write_table
 from .storage import read_json
@@ -51,12 +51,14 @@ def inputs(source: Path) -> list[Path]:
 
 def segment_path(
     source: Path, out: Path, model: Path, organ: Sequence[Path], overwrite: bool, accelerator: str | None, report: Report,
-    counterfactual: Path | None = None, difference: Path | None = None, command: str = "", classifier: str | None = None,
+    counterfactual: Path | None = None, difference: Path | None = None, confidence: Path | None = None, command: str = "",
+    classifier: str | None = None,
 ) -> tuple[int, list[str]]:  # fmt: skip
     """Segment a file to a file, or a folder to a folder; a DICOM folder to a file when `out` has the name of a volume.
 
-    Of one volume also the counterfactual and the difference map can be written, in HU. Several processes share a folder; of
-    a file the first makes the mask and the others return at once.
+    How far to trust each pixel can be written beside it, in percent: a file for a file, a folder for a folder. Of one volume also the
+    counterfactual and the difference map can be written, in HU. Several processes share a folder; of a file the first makes the mask and
+    the others return at once.
 
     Returns:
         The number of masks written (those already there are skipped in a folder) and one line for each input that failed, of
@@ -73,29 +75,40 @@ def segment_path(
         _require_places(source, [out, *maps])
     run = load(model, accelerator, classifier)
     if to_file:
-        _segment_file(run, source, out, organ, overwrite, maps)
+        _segment_file(run, source, out, organ, overwrite, maps, confidence)
         return 1, []
     if organ:
         raise UserError("--organ was given for a folder", "one scan", "segment the scans one by one, or use coinseg run")
-    if source.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out} lies inside {source}", "an output folder elsewhere", "choose another -o")
-    return _segment_folder(run, source, out, model, overwrite, report, command)
+    for folder, option in ((out, "-o"), (confidence, "--confidence")):
+        if folder and source.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"{folder} lies inside {source}", "an output folder elsewhere", f"choose another {option}")
+    if confidence and (confidence.resolve() == out.resolve() or (confidence / MANIFEST).exists()):
+        raise UserError(f"{confidence} is for masks", "a folder of its own", "choose another --confidence")
+    return _segment_folder(run, source, out, confidence, model, overwrite, report, command)
 
 
-def _segment_file(run: Run, source: Path, out: Path, organ: Sequence[Path], overwrite: bool, maps: dict[Path, str]) -> None:
+def _segment_file(
+    run: Run, source: Path, out: Path, organ: Sequence[Path], overwrite: bool, maps: dict[Path, str], confidence: Path | None
+) -> None:
     """Segment one file; the mask and the maps (place -> field of `NativeMaps`) are written at the end, the mask last."""
     endings = (".png",) if is_image(source) else WRITTEN
-    if not out.name.lower().endswith(endings):
-        raise UserError(f"the output is {out}", f"a name that ends in {' or '.join(endings)}", "mend -o")
-    require_apart([out, *maps], [split_key(source)[0], *parts_of(source), *organ])
-    with claimed(out, *maps, overwrite=overwrite) as claim:
-        if taken := [place for place in (out, *maps) if place.exists() and not claim.may_replace]:
+    for target, option in ((out, "-o"), (confidence, "--confidence")):
+        if target and not target.name.lower().endswith(endings):
+            raise UserError(f"the output is {target}", f"a name that ends in {' or '.join(endings)}", f"mend {option}")
+    beside = [*maps, *([confidence] if confidence else [])]
+    if len({target.resolve() for target in (out, *beside)}) <= len(beside):
+        raise UserError(f"two outputs would go to {confidence}", "a name for each", "mend --confidence")
+    require_apart([out, *beside], [split_key(source)[0], *parts_of(source), *organ])
+    with claimed(out, *beside, overwrite=overwrite) as claim:
+        if taken := [place for place in (out, *beside) if place.exists() and not claim.may_replace]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
         found = run.segment(source, _organs(run, organ), maps=bool(maps))
         geometry = _geometry(source)
         claim.begin()
         for target, name in maps.items():
             write_scan(target, getattr(found.maps, name), cast(Geometry, geometry), overwrite=True)
+        if confidence:
+            write_confidence(found, source, confidence, True, geometry)
         write_segmentation(found, source, out, True, geometry)
 
 
@@ -124,12 +137,12 @@ def _require_places(source: Path, places: list[Path]) -> None:
 
 
 def _segment_folder(
-    run: Run, source: Path, out: Path, model: Path, overwrite: bool, report: Report, command: str
+    run: Run, source: Path, out: Path, sure: Path | None, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
     here, found = place(), inputs(source)
     with meeting(here) as others, locked(out) if here.first else nullcontext():
         if here.first:
-            require_apart([out / _target(path, source) for path in found], found)
+            require_apart([folder / _target(path, source) for folder in (out, sure) if folder for path in found], found)
             _take_over(out, None if overwrite else model)
         found = others.agreed(found)
         known, share, owners = _known(out), here.share(found), {_target(path, source): path for path in reversed(found)}
@@ -139,7 +152,7 @@ def _segment_folder(
             with (out / NOTES.format(here.rank)).open("w", encoding="utf-8") as notes:
                 for done, path in enumerate(share):
                     tell("segment", done, len(share), {})
-                    for record in _segmented(run, path, source, out, overwrite, known, owners):
+                    for record in _segmented(run, path, source, out, sure, overwrite, known, owners):
                         notes.write(json.dumps(record) + "\n")
                         notes.flush()
         except BaseException:
@@ -175,15 +188,16 @@ def _target(path: Path, source: Path) -> Path:
 
 
 def _segmented(
-    run: Run, path: Path, source: Path, out: Path, overwrite: bool, known: dict[str, dict[str, Any]], owners: dict[Path, Path]
-) -> Iterator[dict[str, Any]]:
+    run: Run, path: Path, source: Path, out: Path, sure: Path | None, overwrite: bool, known: dict[str, dict[str, Any]],
+    owners: dict[Path, Path],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One input of a folder: what becomes of it (see `manifest.write_segmented`) and its row of the table; the last one counts.
 
     What will be there is told before the mask is put into place: after a kill in between the mask is not there, and the
     line does not count (`_take_over`); the other way round the row would be lost.
     """
     case, mask = path.relative_to(source).as_posix(), _target(path, source)
-    done = not overwrite and (out / mask).exists()
+    done = not overwrite and all((folder / mask).exists() for folder in (out, sure) if folder)
     kept = known.get(case) if done else None
     # What is done is not read again: a folder of a terabyte goes on at once.
     digest = (kept or {}).get("sha256") or sha256_of(path)
@@ -197,6 +211,8 @@ def _segmented(
             (out / mask).unlink(missing_ok=True)
             row |= segmented.told(run.settings.data.axis) | measure(segmented.mask, geometry)
             yield record | {"row": row}
+            if sure:
+                write_confidence(segmented, path, sure / mask, True, geometry)
             write_segmentation(segmented, path, out / mask, overwrite, geometry)
         else:
             yield record | {"row": kept or row | dict.fromkeys(TOLD) | _measured(out / mask)}

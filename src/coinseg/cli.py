@@ -156,6 +156,10 @@ def _fill(sub: Parser, name: str, arguments: list[str]) -> None:
         sub.add_argument("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region")
         sub.add_argument("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on")
         sub.add_argument("--overwrite", action="store_true", help="replace masks that exist")
+        sub.add_argument(
+            "--confidence", type=Path, default=None,
+            help="also how far to trust each voxel, in percent, 50 at the border: a file like the mask, or a folder",
+        )  # fmt: skip
         sub.add_argument("--counterfactual", type=Path, default=None, help="also the volume without the lesion, in HU (.nii.gz)")
         sub.add_argument("--difference", type=Path, default=None, help="also how much the generator changed, in HU (.nii.gz)")
         return

@@ -43,6 +43,7 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
         report,
         o.counterfactual,
         o.difference,
+        o.confidence,
         command,
         o.classifier,
     )

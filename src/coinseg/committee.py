@@ -117,7 +117,9 @@ class Committee:
         probability = np.mean([e.probability.numpy() for e, _ in found], axis=0)
         maps = np.mean([refined for _, refined in found], axis=0)
         maps[probability < settings.classifier.threshold] = 0
-        masks = masks_of(maps, float(np.mean([run.threshold for run in self.runs])), settings.masks)
+        each = [np.asarray(run.levels(e)) for run, (e, _) in zip(self.runs, found, strict=True)]
+        levels = np.mean(each, axis=0)
+        masks = masks_of(maps, levels if levels.ndim else float(levels), settings.masks)
         if settings.student.contrast and settings.masks.peak:
             masks = by_contrast(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.contrast)
         agreed = np.mean([unknown if e.agreement is None else e.agreement.numpy() for e, _ in found], axis=0)

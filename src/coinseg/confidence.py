@@ -1,4 +1,4 @@
-"""How far to trust a mask, without any mask of an expert: is f sure, and does the mask stay where it is in the mirror?
+"""How far to trust a mask and its pixels, without any mask of an expert: is f sure, and does the mask stay where it is in the mirror?
 
     confidence = f(X) * Dice(mask of X, mask of mirrored X, mirrored back)
 
@@ -30,6 +30,21 @@ def confidence(probability: np.ndarray, agreed: np.ndarray, masks: np.ndarray) -
         masks: (n, H, W) bool.
     """
     return np.where(masks.any((1, 2)), probability * agreed, np.nan)
+
+
+def of_pixels(maps: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """How far to trust that a pixel is inside, float32 in [0, 1]: 0.5 at the border of the mask, 1 at twice its level.
+
+    Args:
+        maps: which the masks are read from, (n, H, W) in [0, 1].
+        levels: which a pixel has to exceed there, (n,) (`masks.levels_of`).
+    """
+    return np.minimum(maps / np.maximum(2 * levels[:, None, None], 1e-9), 1).astype(np.float32)
+
+
+def doubtful(confidence: float | None) -> bool | None:
+    """Whether a mask is not to be trusted before somebody has looked at it; None where there is none, or nobody knows."""
+    return None if confidence is None or not np.isfinite(confidence) else bool(confidence < DOUBT)
 
 
 def of_scan(confidences: np.ndarray, pixels: np.ndarray) -> float | None:

@@ -224,7 +224,8 @@ class MaskSettings:
 
     Args:
         threshold: "auto" is "normals" for a counterfactual method and "otsu" for an attribution; "normals" takes the quantile of the difference over training images labelled normal;
-            "otsu" splits the differences of training images labelled abnormal; a number in (0, 1] is used as it is.
+            "otsu" splits the differences of training images labelled abnormal; "flip" is "normals", and in every image the geometric mean
+            of the share of its peak and the level of the smallest region that turns f (`flip.py`); a number in (0, 1] is used as it is.
         quantile: the quantile for "normals".
         peak: a pixel must also exceed this share of the peak of its image's difference; 0 is off. Of what a student gives, this share is
             enough where the classifiers together call the image abnormal; elsewhere, and with 0, a half is required.
@@ -240,7 +241,7 @@ class MaskSettings:
         keep_3d: "largest" keeps the largest 3-D component of a volume, "all" every one of at least min_ml.
     """
 
-    threshold: Literal["auto", "normals", "otsu"] | float = "auto"
+    threshold: Literal["auto", "normals", "otsu", "flip"] | float = "auto"
     quantile: float = 0.98
     peak: float = 0.4
     flips: bool = True

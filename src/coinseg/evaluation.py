@@ -17,10 +17,11 @@ import numpy as np
 
 from . import metrics
 from .audit import Ask, audit, mistakes
+from .confidence import doubtful, of_pixels
 from .config import Settings
 from .data.sampling import ScoredBatch, ScoredSlices
 from .engine import CHUNK
-from .masks import masks_of
+from .masks import levels_of, masks_of
 from .protocols import Explained, honest
 from .storage import csv_text, require_room, write_json, write_text, written_aside
 from .types import Explanation
@@ -55,7 +56,7 @@ def explain_all(
             "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": refined,
             "before": e.probability.numpy(), "image": batch.image[:, 0].numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
         }  # fmt: skip
-        for name in ("agreement", "posterior"):
+        for name in ("agreement", "posterior", "level"):
             if (value := getattr(e, name)) is not None:
                 found[name] = value.numpy()
         if e.counterfactual is not None and e.counterfactual_probability is not None:
@@ -137,7 +138,7 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
 def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
     """slices.csv: a line of names, and one for each slice."""
     rows: list[list[Any]] = [[
-        "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "truth_px", "dice",
+        "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful", "truth_px", "dice",
     ]]  # fmt: skip
     for i, row in enumerate(found.rows):
         known = bool(found.known[i])
@@ -146,7 +147,7 @@ def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict
             found.label[i] if found.label[i] >= 0 else "",
             f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}",
             "" if found.posterior is None else f"{found.posterior[i]:.4f}", int(predicted[i].sum()),
-            f"{sure[i]:.4f}" if np.isfinite(sure[i]) else "", int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
+            f"{sure[i]:.4f}" if np.isfinite(sure[i]) else "", "" if (doubt := doubtful(float(sure[i]))) is None else int(doubt), int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
         ])  # fmt: skip
     return rows
 
@@ -168,7 +169,7 @@ def evaluate(
         found = explain_all(slices, explain, report, folder=maps)
         predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
         for block in metrics.blocks_of(np.arange(len(predicted))):
-            predicted[block] = masks_of(found.refined[block], threshold, settings.masks)
+            predicted[block] = masks_of(found.refined[block], found.levels(threshold, block), settings.masks)
         if ask is not None:
             folder.mkdir(parents=True, exist_ok=True)
             organs = slices.store.organs if slices.store.meta["has_organs"] else None
@@ -201,6 +202,7 @@ def _score(
     after = np.full_like(found.before, np.nan) if found.after is None else found.after
     # What a student gives (only it asks for the posterior) is a probability; beside its masks is shown what the method itself found.
     difference = found.refined if found.posterior is None else found.saliency
+    levels = levels_of(found.refined[positions], found.levels(threshold, positions), settings.masks.peak)
     with written_aside(folder / "examples.npz") as part:
         np.savez_compressed(
             part,
@@ -215,6 +217,7 @@ def _score(
             before=found.before[positions],
             after=after[positions],
             confidence=sure[positions],
+            sure=of_pixels(found.refined[positions], levels).astype(np.float16),
         )
     write_json(folder / "scores.json", scores)
     return scores

@@ -13,14 +13,15 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from .classifier import probabilities
-from .confidence import agreement, confidence
+from .confidence import agreement, confidence, of_pixels
 from .config import MaskSettings, Settings
 from .counterfactual import coin
-from .data.intensity import Window
+from .data.intensity import Window, signed
 from .data.sampling import TrainingSlices
 from .engine import CHUNK, images_to, to_device
 from .errors import UserError
-from .masks import Threshold, choose_threshold, masks_of, refine, rule_of
+from .flip import flip_levels, with_peaks
+from .masks import Threshold, choose_threshold, levels_of, masks_of, peaks, refine, rule_of
 from .memory import by_parts
 from .methods import COUNTERFACTUAL, explainer
 from .neighbours import beside
@@ -43,12 +44,14 @@ class Marked:
         refined: the maps the masks are read from, in [0, 1] (`Run.evidence`).
         masks: bool; empty where f calls a slice normal, with a student where the posterior is below `student.gate`.
         confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
+        sure: that a pixel is inside, float32 in [0, 1] (`confidence.of_pixels`).
     """
 
     explained: Explanation
     refined: np.ndarray
     masks: np.ndarray
     confidence: np.ndarray
+    sure: np.ndarray
 
 
 @dataclass
@@ -135,18 +138,49 @@ class Inference:
         """
         explained, guide = self.explain(images, inpaint_all), images[:, 0].numpy() / 2 + 0.5
         own = refine(explained.saliency.numpy(), guide, self.settings.masks)
-        if not self.settings.masks.flips:
-            return explained, own
         asked = (explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)).numpy()
+        if not self.settings.masks.flips:
+            return (explained if inpaint_all else replace(explained, level=self._levels(explained, guide, own, asked))), own
         refined, agreed = np.zeros_like(own), np.zeros(len(own), np.float32)
         if asked.any():
             mirrored = self._saliency(images[asked].flip(-1)).flip(-1).numpy()
             other = refine(mirrored, guide[asked], self.settings.masks)
             # The guided filter is linear in what it smooths: the mean of two refined maps is the refined mean.
             refined[asked] = (own[asked] + other) / 2
-            if not inpaint_all:  # then there is no threshold yet
-                agreed[asked] = agreement(*(masks_of(maps, self.threshold, self.settings.masks) for maps in (own[asked], other)))
-        return explained if inpaint_all else replace(explained, agreement=torch.from_numpy(agreed)), refined
+        if inpaint_all:  # then there is no threshold yet
+            return explained, refined
+        level = self._levels(explained, guide, refined, asked)
+        if asked.any():
+            here = self.threshold if level is None else level.numpy()[asked]
+            agreed[asked] = agreement(*(masks_of(maps, here, self.settings.masks) for maps in (own[asked], other)))
+        return replace(explained, agreement=torch.from_numpy(agreed), level=level), refined
+
+    def _levels(self, explained: Explanation, images: np.ndarray, refined: np.ndarray, asked: np.ndarray) -> Tensor | None:
+        """What a pixel of each map has to exceed, (B,), where `masks.threshold` is "flip"; 1 in images f calls normal. None with another rule.
+
+        Args:
+            explained: the images.
+            images: themselves, (B, S, S) in [0, 1].
+            refined: their refined differences.
+            asked: (B,) bool, f calls them abnormal.
+        """
+        if rule_of(self.settings.masks, self.settings.method == COUNTERFACTUAL) != "flip":
+            return None
+
+        def ask(unit: np.ndarray) -> np.ndarray:
+            pixels = torch.from_numpy(signed(unit))[:, None]
+            return (self.probability(pixels).numpy() + self.probability(pixels.flip(-1)).numpy()) / 2
+
+        level = np.ones(len(images), np.float32)
+        if asked.any():
+            painted = explained.painted()[0][:, 0].numpy()[asked] / 2 + 0.5
+            flip = flip_levels(images[asked], painted, refined[asked], ask, self.settings.classifier.threshold)
+            level[asked] = with_peaks(flip, self.threshold, self.settings.masks.peak * peaks(refined[asked]))
+        return torch.from_numpy(level)
+
+    def levels(self, explained: Explanation) -> float | np.ndarray:
+        """What a pixel of the maps of `evidence` has to exceed: `level`, or that of each image, (B,), where the rule says it image by image."""
+        return self.level if explained.level is None else explained.level.numpy()
 
     @property
     def asks_neighbours(self) -> bool:
@@ -236,7 +270,7 @@ class Inference:
         rule = rule_of(self.settings.masks, counterfactual)
         refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}
         # One rule looks at normal images, the other at abnormal ones; a number at none.
-        for label in {"normals": (0,), "otsu": (1,)}.get(str(rule), ()):
+        for label in {"normals": (0,), "flip": (0,), "otsu": (1,)}.get(str(rule), ()):
             few = THRESHOLD_IMAGES if counterfactual else THRESHOLD_IMAGES // 10
             members = np.sort(rng.permutation(np.flatnonzero(labels == label))[:few])
             if len(members):
@@ -246,9 +280,11 @@ class Inference:
     def marked(self, images: Tensor, posterior: Tensor | None = None) -> Marked:
         """Masks of images (B, 1, S, S) in [-1, 1], with what they were read from and how far to trust them; see `evidence`."""
         explained, refined = self.evidence(images, posterior=posterior)
-        masks = masks_of(refined, self.level, self.cleaning)
+        levels = self.levels(explained)
+        masks = masks_of(refined, levels, self.cleaning)
         agreed = np.full(len(masks), np.nan) if explained.agreement is None else explained.agreement.numpy()
-        return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks))
+        sure = of_pixels(refined, levels_of(refined, levels, self.cleaning.peak))
+        return Marked(explained, refined, masks, confidence(explained.probability.numpy(), agreed, masks), sure)
 
     def masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1], see `marked`."""

@@ -21,7 +21,7 @@ from .storage import read_json, write_json
 SCHEMA, MANIFEST = 1, "manifest.json"
 LIBRARIES = ("torch", "numpy", "kornia", "nibabel", "scipy", "timm")
 OUTPUTS = {
-    "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv", "model": "model.json",
+    "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv", "confidence": "confidence", "model": "model.json",
     "settings": "settings.yaml", "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
 }  # fmt: skip
 SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")

@@ -15,15 +15,16 @@ from PIL import Image
 
 from .confidence import of_scan
 from .data.cases import load_case
-from .data.image import write_image_mask
+from .data.image import write_image_map, write_image_mask
 from .data.sampling import ScoredSlices
 from .data.slices import require_there
 from .data.volume import read_geometry
 from .engine import CHUNK
 from .errors import UserError
+from .native_maps import SURE
 from .processes import current
-from .runs import Run, Segmentation, write_segmentation
-from .scan_table import highest, measure
+from .runs import Run, Segmentation, write_confidence, write_segmentation
+from .scan_table import highest, measure, told
 from .storage import written_aside
 from .types import Case
 
@@ -39,11 +40,13 @@ class MaskFiles:
     Args:
         run: makes them.
         folder: receives them.
+        sure: receives how far to trust each of their pixels, in percent, under the same names.
         report: how many of how many are done.
     """
 
     run: Run
     folder: Path
+    sure: Path
     report: Callable[[int, int], None]
 
     def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
@@ -83,8 +86,10 @@ class MaskFiles:
                 continue
             out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
             geometry = read_geometry(case.image) if case.volume else None
-            if not out.exists():
-                write_segmentation(found, case.image, out, geometry=geometry)
+            sure = self.sure / out.name
+            if not (out.exists() and sure.exists()):
+                write_confidence(found, case.image, sure, True, geometry)
+                write_segmentation(found, case.image, out, True, geometry)
             row = {"case": case.id, "mask": out.name} | found.told(self.run.settings.data.axis)
             written.append(row | measure(found.mask, geometry))
         return written
@@ -95,17 +100,18 @@ class MaskFiles:
         made = self.run.marked(batch.image)
         for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
             name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
+            write_image_map(self.sure / f"{name}_mask.png", np.rint(SURE * made.sure[i]).astype(np.uint8), overwrite=True)
             write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
             with written_aside(self.folder / f"{name}_image.png") as part:
                 Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
             sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
             posterior = made.explained.posterior
-            told = {
-                "highest_f": highest(made.explained.probability[i : i + 1].numpy()),
-                "highest_posterior": None if posterior is None else highest(posterior[i : i + 1].numpy()),
-                "confidence": sure,
-            }
-            written.append({"case": name, "mask": f"{name}_mask.png"} | told | measure(mask[None], None))
+            of = told(
+                highest(made.explained.probability[i : i + 1].numpy()),
+                None if posterior is None else highest(posterior[i : i + 1].numpy()),
+                sure,
+            )
+            written.append({"case": name, "mask": f"{name}_mask.png"} | of | measure(mask[None], None))
         return written
 
 

@@ -74,7 +74,7 @@ class Threshold:
     rule: str
 
 
-def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu"] | float:
+def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "flip"] | float:
     """The rule "auto" stands for: "normals" for a counterfactual method, "otsu" for an attribution.
 
     An attribution's map is stretched to [0, 1] in every image, normal ones too, so what it does to normal images says
@@ -102,15 +102,16 @@ def choose_threshold(
     rule = rule_of(settings, counterfactual)
     if isinstance(rule, float | int):
         if not 0 < rule <= 1:
-            raise UserError(f"masks.threshold is {rule}", "auto, normals, otsu or a number in (0, 1]", "mend it")
+            raise UserError(f"masks.threshold is {rule}", "auto, normals, otsu, flip or a number in (0, 1]", "mend it")
         return Threshold(float(rule), "given by the user")
-    values = normals if rule == "normals" else abnormals
+    values = abnormals if rule == "otsu" else normals
     if not values.size:
-        which = "normal" if rule == "normals" else "abnormal"
+        which = "abnormal" if rule == "otsu" else "normal"
         raise UserError(f"no training image is labelled {which}", f"some for masks.threshold {rule}", "set a number")
-    if rule == "normals":
+    if rule != "otsu":
         value = float(np.quantile(values, settings.quantile))
-        return Threshold(value, f"{settings.quantile:.3g} quantile of the difference on training images labelled normal")
+        words = f"{settings.quantile:.3g} quantile of the difference on training images labelled normal"
+        return Threshold(value, f"{words}; in each image also what turns f" if rule == "flip" else words)
     from skimage.filters import threshold_otsu
 
     return Threshold(float(threshold_otsu(values.ravel())), "Otsu on the differences of training images labelled abnormal")
@@ -215,7 +216,7 @@ def peaks(refined: np.ndarray) -> np.ndarray:
     return np.quantile(refined.reshape(len(refined), -1), 0.999, axis=1) if len(refined) else np.zeros(0)
 
 
-def masks_of(refined: np.ndarray, threshold: float, settings: MaskSettings, peak: float | None = None) -> np.ndarray:
+def masks_of(refined: np.ndarray, threshold: float | np.ndarray, settings: MaskSettings, peak: float | None = None) -> np.ndarray:
     """Refined differences (n, H, W) -> clean masks (n, H, W) bool.
 
     A pixel is inside when it exceeds the threshold (what the generator changes in normal images) and a share of the peak
@@ -225,10 +226,14 @@ def masks_of(refined: np.ndarray, threshold: float, settings: MaskSettings, peak
 
     Args:
         refined: in [0, 1].
-        threshold: the floor, see `choose_threshold`.
+        threshold: the floor, see `choose_threshold`; or the level of each image, (n,), which is then not asked for its peak.
         settings: of the cleaning; its `peak` is the share.
         peak: a share to use instead of the settings'.
     """
-    share = settings.peak if peak is None else peak
-    levels = np.maximum(threshold, share * peaks(refined))
+    levels = levels_of(refined, threshold, settings.peak if peak is None else peak)
     return clean(refined > levels[:, None, None], settings)
+
+
+def levels_of(refined: np.ndarray, threshold: float | np.ndarray, share: float) -> np.ndarray:
+    """What a pixel of each map (n, H, W) has to exceed, (n,): the threshold, and a share of the peak of its map; see `masks_of`."""
+    return threshold if isinstance(threshold, np.ndarray) else np.maximum(threshold, share * peaks(refined))

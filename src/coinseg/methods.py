@@ -22,11 +22,17 @@ Explain = Callable[[Tensor, float], Explanation]
 
 
 def require_method(settings: Settings) -> None:
-    """Raise `UserError` for a method there is none of."""
+    """Raise `UserError` for a method there is none of, or one that has no counterfactual for the threshold that is asked for."""
     if settings.method not in METHODS:
         near = get_close_matches(settings.method, METHODS, 1, 0.4)
         raise UserError(
             f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", f"did you mean {near[0]}?" if near else "choose one"
+        )
+    if settings.masks.threshold == "flip" and settings.method != COUNTERFACTUAL:
+        raise UserError(
+            f"masks.threshold is flip and method is {settings.method}",
+            f"method {COUNTERFACTUAL} for it",
+            "leave masks.threshold as it is",
         )
 
 

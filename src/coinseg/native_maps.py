@@ -1,4 +1,4 @@
-"""The counterfactual and the difference map of a scan in Hounsfield units, on the scan's own grid."""
+"""Maps on a scan's own grid: its counterfactual and the difference in Hounsfield units, and how far to trust each voxel of its mask."""
 
 from __future__ import annotations
 
@@ -16,6 +16,39 @@ from .types import Scan
 
 UNTOUCHED_HU = 0.5
 """Voxels that change by less keep the value of the source exactly; whole Hounsfield units could not show it."""
+SURE = 100
+"""What a pixel has in a confidence map that is surely inside; the border of the mask has half of it."""
+
+
+@dataclass(frozen=True)
+class ConfidenceMap:
+    """How far to trust that a voxel is inside, in percent (`confidence.of_pixels`); kept as prepared slices, painted when it is written.
+
+    Args:
+        shape: of the scan, canonical (slices, H, W).
+        axis: along which it was cut.
+    """
+
+    shape: tuple[int, ...]
+    axis: Axis
+    _painted: dict[int, list[tuple[Box, np.ndarray]]] = field(default_factory=lambda: defaultdict(list), init=False)
+
+    def add(self, cut: Cut, sure: np.ndarray) -> None:
+        """Take one prepared slice, (S, S) in [0, 1]."""
+        if sure.any():
+            self._painted[cut.index].append((cut.box, sure.astype(np.float16)))
+
+    @property
+    def percent(self) -> Sliced:
+        """uint8, 0 to `SURE`; where regions overlap the surer one counts. `np.asarray` makes the canonical volume of it."""
+        return Sliced(self.shape, np.dtype(np.uint8), self.axis, self._slice)
+
+    def _slice(self, index: int) -> np.ndarray:
+        height, width = turned(np.broadcast_to(np.uint8(0), self.shape), self.axis).shape[1:]
+        found = np.zeros((height, width), np.float32)
+        for box, sure in self._painted.get(index, ()):
+            np.maximum(found, box.paste(sure, (height, width)), out=found)
+        return np.rint(SURE * found).astype(np.uint8)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,8 @@ from .training import choose_layer, require_side, result_key, train_classifier, 
 from .types import Cohort
 from .witnesses import INHERITED, select_witnesses
 
+SURE = "confidence"
+"""The folder beside masks/ that says how far to trust their pixels."""
 FINISHED = ("manifest.json", "report.html", "model.json")
 """What a folder has once its run has ended: `segment` takes it for a model then."""
 
@@ -238,7 +240,7 @@ class Workspace:
     def write_masks(self) -> dict[str, Any]:
         """Masks of the user's own cases, in their own geometry, under masks/, with an index; resumes where it stopped.
 
-        Masks of another key are removed before the first one is written, so that whatever is there is of the key in key.txt.
+        Under confidence/ is how far to trust each of their pixels, in percent, under the same names. Masks of another key are removed before the first one is written, so that whatever is there is of the key in key.txt.
 
         Cases labelled normal as a whole have no mask to make. Where anomalies were injected the user's scans have
         none, so the held-out slices are written with their masks instead, as PNG. Several processes share the cases; all come
@@ -249,7 +251,7 @@ class Workspace:
             return made
         run, began = self.run, time.perf_counter()
         others.of_first(lambda: self._begin_masks(folder))
-        files = MaskFiles(run, folder, self._step("masks"))
+        files = MaskFiles(run, folder, self.root / SURE, self._step("masks"))
         if self.settings.anomaly.kind != "none":
             written = files.of_slices(ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION))
         else:
@@ -263,6 +265,7 @@ class Workspace:
         marker = folder / "key.txt"
         if folder.exists() and (not marker.exists() or marker.read_text() != self.masks_key):
             (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
+            shutil.rmtree(self.root / SURE, ignore_errors=True)
             shutil.rmtree(folder)
         write_text(marker, self.masks_key)
 

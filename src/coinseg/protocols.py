@@ -53,6 +53,7 @@ class Explained:
         counterfactual: X_cf in [0, 1]; None for an attribution.
         agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
         posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where no student is asked.
+        level: what a pixel of each map has to exceed, (n,); None where that is one threshold, or a share of the peak.
     """
 
     rows: np.ndarray
@@ -67,6 +68,11 @@ class Explained:
     counterfactual: np.ndarray | None = None
     agreement: np.ndarray | None = None
     posterior: np.ndarray | None = None
+    level: np.ndarray | None = None
+
+    def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
+        """The threshold, or the levels of some images by position where each has its own; as `masks_of` takes it."""
+        return threshold if self.level is None else self.level[of]
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
         """How far to trust the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN where there is none or it is not known."""

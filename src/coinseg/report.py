@@ -36,8 +36,9 @@ INK = "#7a7d82"
 """Text in figures: a grey that can be read on white and on black, because one picture serves both."""
 GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
-ATTRIBUTION_COLUMNS = ("input", "attribution", "mask against truth")
-COLUMNS = ("input", "counterfactual", "difference", "mask against truth")
+SURE = "confidence of pixels"
+ATTRIBUTION_COLUMNS = ("input", "attribution", SURE, "mask against truth")
+COLUMNS = ("input", "counterfactual", "difference", SURE, "mask against truth")
 TERMS = {
     "adversarial": "does it look real?", "classifier": "does f call it normal?", "identity": "is it still the same image?",
     "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
@@ -66,6 +67,7 @@ def _load(path: Path) -> list[Example] | None:
             fields = {name: file[name] for name in FIELDS}
             # Not there in runs of earlier versions.
             fields["confidence"] = file["confidence"] if "confidence" in file else np.full(len(fields["name"]), np.nan)
+            fields["sure"] = file["sure"] if "sure" in file else np.full_like(fields["difference"], np.nan)
             return [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
     except Exception:  # numpy, zipfile and zlib raise many kinds for a broken file, and a report must not fail for one
         return None
@@ -85,12 +87,15 @@ def _truth(example: Example) -> np.ndarray | None:
 
 
 def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
-    """The pictures of an example by the name of their column; an attribution has no counterfactual."""
+    """The pictures of an example by the name of their column; an attribution has no counterfactual, a run of an earlier version no confidence."""
     image, mask = example["image"], example["mask"].astype(bool)
     explained, found = heat(image, example["difference"], top), overlay(image, mask, _truth(example))
+    sure = heat(image, example["sure"], 1.0)
     if np.isnan(example["counterfactual"]).all():
-        return dict(zip(ATTRIBUTION_COLUMNS, (grey(image), explained, found), strict=True))
-    return dict(zip(COLUMNS, (grey(image), grey(example["counterfactual"]), explained, found), strict=True))
+        pictures = dict(zip(ATTRIBUTION_COLUMNS, (grey(image), explained, sure, found), strict=True))
+    else:
+        pictures = dict(zip(COLUMNS, (grey(image), grey(example["counterfactual"]), explained, sure, found), strict=True))
+    return {name: picture for name, picture in pictures.items() if name != SURE or np.isfinite(example["sure"]).all()}
 
 
 def _dice(example: Example) -> float | None:
@@ -238,7 +243,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
         top=top,
         ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)),
-        columns=ATTRIBUTION_COLUMNS if attributed else COLUMNS,
+        columns=list(_pictures(examples[0], top)) if examples else (),
         colours=[f"rgb{colour}" for colour in COLOURS],
         curves=_curves(*stats.values(), *[[]] * (2 - len(stats))),
         unlogged=[name for name, lines in stats.items() if not lines],

@@ -31,6 +31,7 @@ from .data.sampling import ScoredBatch, ScoredSlices, TrainingSlices
 from .data.slices import SliceStore, prepare
 from .data.splitting import VALIDATION
 from .engine import Report, images_to, make_fabric, silent, to_device
+from .errors import UserError
 from .evaluation import explain_all
 from .experiments import TABLES, Row, Scale, settings_of
 from .figures import Examples, both_directions, save_examples
@@ -95,6 +96,10 @@ class Seed:
 
     def __post_init__(self) -> None:
         self.settings = replace(self.job.settings, seed=self.number)
+        if self.settings.masks.threshold == "flip":
+            raise UserError(
+                "masks.threshold is flip", "a rule that every method of the tables has", "leave it, or use coinseg run"
+            )
         self.root = self.job.out / f"seed{self.number}"
         require_side(self.settings.data.size, self.settings.coin)
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")

@@ -16,15 +16,15 @@ from .config import Axis
 from .data.axes import require_volumes, turned
 from .data.cases import LoadedCase, cut_pixels, encoder, load_case
 from .data.cutting import Cut
-from .data.image import is_image, write_image_mask
+from .data.image import is_image, write_image_map, write_image_mask
 from .data.intensity import signed
-from .data.volume import Geometry, read_geometry, write_mask
+from .data.volume import Geometry, read_geometry, write_mask, write_scan
 from .engine import CHUNK
 from .errors import UserError
 from .inference import Inference
 from .masks import clean_volume
-from .native_maps import NativeMaps
-from .scan_table import highest
+from .native_maps import ConfidenceMap, NativeMaps
+from .scan_table import highest, told
 from .types import Case, MaskSource
 
 
@@ -39,6 +39,7 @@ class Segmentation:
             at, and everywhere without `masks.flips`.
         posterior: what says which slices are marked (`posterior.py`), (slices along `data.axis`,); NaN where none was looked at, and
             everywhere without a student, where f says it.
+        sure: how far to trust each voxel of the mask (`confidence.of_pixels`).
         maps: counterfactual and difference in HU, where they were asked for.
     """
 
@@ -46,15 +47,13 @@ class Segmentation:
     probability: np.ndarray
     confidence: np.ndarray
     posterior: np.ndarray
+    sure: ConfidenceMap
     maps: NativeMaps | None = None
 
-    def told(self, axis: Axis) -> dict[str, float | None]:
-        """What `scan_table` says of it, its slices along `axis`: the highest f and posterior, and the confidence of the whole mask."""
-        return {
-            "highest_f": highest(self.probability),
-            "highest_posterior": highest(self.posterior),
-            "confidence": of_scan(self.confidence, turned(self.mask, axis).sum((1, 2))),
-        }
+    def told(self, axis: Axis) -> dict[str, float | bool | None]:
+        """What `scan_table` says of it, its slices along `axis`: `scan_table.told` of the whole mask."""
+        sure = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
+        return told(highest(self.probability), highest(self.posterior), sure)
 
 
 class Run(Inference):
@@ -82,7 +81,8 @@ class Run(Inference):
                 pixels.append(cut_pixels(encoded(scan[cut.index]), cut.box, size, self.kind))
             painted = NativeMaps(case.scan, axis, self.window) if maps else None
             unknown = np.full(len(scan), np.nan)
-            found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), painted))
+            sure = ConfidenceMap(case.scan.shape, axis)
+            found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), sure, painted))
         posterior = self._posterior_of(cases, slots, pixels)
         known = torch.tensor([{None: np.nan, 0: -1.0, 1: 1.0}[label] for label in given])  # below any gate, above any gate
         asked = None if posterior is None else torch.where(known.isnan(), posterior, known)
@@ -92,7 +92,10 @@ class Run(Inference):
             images = self._images(pixels[part])
             of = self.marked(images, None if asked is None else asked[part])
             probability = of.explained.probability.numpy()
-            for (i, cut), mask, p, q, c in zip(slots[part], of.masks, probability, said[part], of.confidence, strict=True):
+            for (i, cut), mask, p, q, c, sure in zip(
+                slots[part], of.masks, probability, said[part], of.confidence, of.sure, strict=True
+            ):
+                found[i].sure.add(cut, sure)
                 native = turned(found[i].mask, axis)[cut.index]
                 native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
                 found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
@@ -178,3 +181,13 @@ def write_segmentation(
         write_image_mask(out, found.mask[0], overwrite)
     else:
         write_mask(out, found.mask, geometry or read_geometry(source), overwrite)
+
+
+def write_confidence(
+    found: Segmentation, source: Path, out: Path, overwrite: bool = False, geometry: Geometry | None = None
+) -> None:
+    """Write how far to trust each voxel of a mask, in percent, in the shape its source has."""
+    if is_image(source):
+        write_image_map(out, np.asarray(found.sure.percent)[0], overwrite)
+    else:
+        write_scan(out, found.sure.percent, geometry or read_geometry(source), overwrite)

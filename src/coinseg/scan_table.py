@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from .confidence import doubtful
 from .data.grid import Geometry
 from .storage import csv_text, write_json, write_text
 from .types import ScanMask
@@ -16,8 +17,8 @@ from .types import ScanMask
 SCHEMA = 1
 JSON, CSV = "index.json", "index.csv"
 _AXES = ("x", "y", "z")
-TOLD = ("highest_f", "highest_posterior", "confidence")
-"""What a row says beside the numbers of the mask itself; see `runs.Segmentation.told`."""
+TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful")
+"""What a row says beside the numbers of the mask itself; see `told`."""
 
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
@@ -76,6 +77,11 @@ def highest(probability: np.ndarray) -> float | None:
     return round(float(known.max()), 4) if len(known) else None
 
 
+def told(highest_f: float | None, highest_posterior: float | None, confidence: float | None) -> dict[str, float | bool | None]:
+    """What a row says beside the numbers of the mask: the highest f and posterior of its slices, its confidence, and whether that is doubtful."""
+    return dict(zip(TOLD, (highest_f, highest_posterior, confidence, doubtful(confidence)), strict=True))
+
+
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
     columns = ["case", "mask", "pixels", "volume_ml", "components", *TOLD]
@@ -83,7 +89,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
     lines: list[list[Any]] = [header]
     for row in rows:
-        cells = [row.get(name) for name in columns]
+        cells = [int(cell) if isinstance(cell := row.get(name), bool) else cell for name in columns]
         for name in ("box", "box_mm"):
             box = row.get(name) or {}
             cells += [(box.get(end) or [])[axis : axis + 1] for end, axis in index]

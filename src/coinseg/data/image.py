@@ -81,13 +81,18 @@ def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> No
     Raises:
         UserError: `path` exists and `overwrite` is not set, is no .png, or cannot be written.
     """
+    write_image_map(path, np.asarray(mask, dtype=bool).astype(np.uint8) * 255, overwrite)
+
+
+def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> None:
+    """Write values (H, W) uint8 as an 8-bit PNG; errors as in `write_image_mask`."""
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} is no name of a mask", "a name ending in .png", "choose such a name")
     if path.exists() and (path.is_dir() or not overwrite):
         raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
     try:
         with written_aside(path) as part:
-            Image.fromarray(np.asarray(mask, dtype=bool).astype(np.uint8) * 255).save(part, format="PNG")
+            Image.fromarray(values).save(part, format="PNG")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error})", "a writable place", "choose another output") from error
 

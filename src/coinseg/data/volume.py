@@ -54,7 +54,7 @@ class Sliced:
 
     Args:
         shape: canonical (slices, rows, columns).
-        dtype: int16 or float32.
+        dtype: int16, float32 or uint8.
         axis: across which its slices lie.
         slice: makes one of them, by its index in the `turned` array.
     """
@@ -153,12 +153,12 @@ def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool =
 
 
 def write_scan(path: Path, scan: Scan | Sliced, geometry: Geometry, overwrite: bool = False) -> None:
-    """Write a canonical int16 or float32 scan on the grid of its source; errors as in `write_mask`.
+    """Write a canonical int16, float32 or uint8 scan on the grid of its source; errors as in `write_mask`.
 
     Of a `Sliced` scan one slice at a time is made, where the slices of a NIfTI file lie across the same axis.
     """
-    if scan.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
-        raise ValueError(f"a scan is written as int16 or float32, not {scan.dtype}")
+    if scan.dtype not in (np.dtype(np.int16), np.dtype(np.float32), np.dtype(np.uint8)):
+        raise ValueError(f"a scan is written as int16, float32 or uint8, not {scan.dtype}")
     _write(path, scan, geometry, overwrite)
 
 

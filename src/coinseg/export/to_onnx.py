@@ -137,7 +137,7 @@ def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         other = replace(
             run, f=f, generator=_Session(folder / "generator.onnx"), student=student, posterior=posterior, novelty=novelty
         )
-        maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]
+        maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]  # asked of all, so at one level for all
         masks = [masks_of(refined, run.level, run.cleaning) for refined in maps]
         said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
         said["mask_pixels"] = int(masks[1].sum())
