@@ -157,7 +157,7 @@ def test_info_knows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(one["about"] and one["type"] for one in found["settings"])
     assert by_name["data.roi"]["choices"] == ["none", "organ", "each"]
     assert by_name["masks.threshold"] == {
-        "name": "masks.threshold", "type": "one of auto, normals, otsu or number", "choices": ["auto", "normals", "otsu"],
+        "name": "masks.threshold", "type": "one of auto, normals, otsu, flip or number", "choices": ["auto", "normals", "otsu", "flip"],
         "default": "auto", "about": by_name["masks.threshold"]["about"],
     }  # fmt: skip
     assert by_name["data.organ"]["type"] == "list of words"

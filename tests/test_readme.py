@@ -67,7 +67,7 @@ def a_model(folder: Path) -> Path:
 
 def a_scan(folder: Path) -> Files:
     scan = save(folder / "scan.nii.gz", hounsfield(labelled()))
-    names = ("mask.nii.gz", "cf.nii.gz", "d.nii.gz", "model")
+    names = ("mask.nii.gz", "c.nii.gz", "cf.nii.gz", "d.nii.gz", "model")
     return {"scan.nii.gz": scan, "OUT": a_model(folder), "out/run": folder / "run", **{name: folder / name for name in names}}
 
 
@@ -117,9 +117,10 @@ TO_OTHERS: dict[str, Example] = {
     "the model elsewhere": a_scan,
     "DICOM SEG": a_mask_of_a_series,
     "training data for nnU-Net": a_run,
+    "to know which voxels to trust": a_scan,
     "the scan without the lesion": a_scan,
 }
-OUTPUTS = ("mask.nii.gz", "mask.dcm", "cf.nii.gz", "d.nii.gz", "model", "Dataset101_lesion")
+OUTPUTS = ("mask.nii.gz", "mask.dcm", "c.nii.gz", "cf.nii.gz", "d.nii.gz", "model", "Dataset101_lesion")
 NO_COMMAND = ("index.csv", "the same commands", "torchrun")
 """What the second cell of a row without a command to run here has in it: files of a run, what other rows do, several processes."""
 

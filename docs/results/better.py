@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from coinseg import Workspace
 from coinseg.attribution import candidate_layers
+from coinseg.data.intensity import signed
 from coinseg.data.sampling import ScoredSlices, TrainingSlices
 from coinseg.data.splitting import VALIDATION
 from coinseg.evaluation import evaluate, explain_all
@@ -50,8 +52,12 @@ SETS: dict[str, dict[str, Any]] = {
     **{name: {"data": {"size": 64}} for name in DEFECTS},
     "lgg96": {"data": {"size": 96}},
 }  # fmt: skip
-STEPS = ("COIN", "COIN, refined", "student, one size, each slice alone", "student, one size", "student", "ceiling")
+STEPS = (
+    "COIN", "COIN, refined", "student, one size, each slice alone", "student, one size", "student", "ceiling", "ceiling, no classifier asked",
+)  # fmt: skip
 KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc")
+AUDITED = ("COIN, refined", "student")
+"""Steps whose flips and shortcuts are asked for (audit.json)."""
 FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
 
 
@@ -125,7 +131,11 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
         before = replace(run, student=Mean(cast(Mean, run.student).student, lambda side: sides(side)[:1]))
         steps |= {"student, one size, each slice alone": replace(before, steps=None), "student, one size": before, "student": run}
     if true:
-        steps = {"ceiling": replace(run, student=ceiling(trained), novelty=None)}
+        taught = replace(run, student=ceiling(trained), novelty=None)
+        alone = replace(
+            run.settings, masks=replace(run.settings.masks, peak=0.0), student=replace(run.settings.student, gate=0.0)
+        )
+        steps = {"ceiling": taught, "ceiling, no classifier asked": replace(taught, settings=alone)}
     for step, one in steps.items():
         file = out / step / "scores.json"
         if not file.exists():
@@ -136,6 +146,9 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
                 one.level,
                 replace(one.settings, masks=one.cleaning),
                 file.parent,
+                ask=(lambda unit, one=one: one.probability(torch.from_numpy(signed(unit))[:, None]).numpy())
+                if step in AUDITED
+                else None,
             )
         made = read_json(file)
         print(name, seed, fifth, step, {key: made[key] for key in KEPT}, flush=True)
@@ -167,7 +180,7 @@ def cysts(source: Path, work: Path, seed: int, fifth: str) -> dict[str, float]:
 
 
 def attributions(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
-    """LayerCAM and ScoreCAM at every layer of f, and RISE: what the best threshold on the true masks would give them."""
+    """LayerCAM and ScoreCAM at the last layer of each side of f (`candidate_layers`), and RISE: what the best threshold on the true masks would give them."""
     trained = workspace(source, work, name, seed, "test")
     scored = replace(workspace(source, work, name, seed, fifth), root=trained.root if fifth == "test" else trained.root / fifth)
     slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
@@ -246,10 +259,16 @@ def table(work: Path, out: Path) -> None:
                     "seeds": seeds,
                     "size": SETS[name]["data"]["size"],
                 }
-                row["masks_used"] = step == "ceiling"
+                row["masks_used"] = step.startswith("ceiling")
                 row["scores"] = {key: [m[key] for m in made] for key in KEPT}
                 row["mean"] = {key: round(float(np.mean(values)), 6) for key, values in row["scores"].items()}
-                if step != "ceiling":
+                row["lesions_by_size"] = [m["lesions_by_size"] for m in made]
+                if step in AUDITED:
+                    files = [run / fifth / step / "audit.json" for run in runs]
+                    row["flips"] = [read_json(file)["flips"] for file in files if file.exists()]
+                if step == "ceiling":
+                    row["minutes"] = [{"all": _minutes(run / "ceiling")} for run in runs]
+                elif not row["masks_used"]:
                     row["minutes"] = [minutes(run, step.split(",")[0] if "student" in step else step) for run in runs]
                 if step == "student" and name == "phantom" and all((run / fifth / "cysts.json").exists() for run in runs):
                     row["cysts"] = [read_json(run / fifth / "cysts.json") for run in runs]
@@ -260,8 +279,11 @@ def table(work: Path, out: Path) -> None:
                 rows.append(row)
     for row in rows:
         best = [r for r in rows if (r["set"], r["fifth"], r["step"]) == (row["set"], row["fifth"], "ceiling")]
-        if best and row["step"] != "ceiling":
-            row["share_of_ceiling"] = round(row["mean"]["iou_mask_free"] / best[0]["mean"]["iou_mask_free"], 3)
+        if best and not row["masks_used"]:  # of the same seeds
+            of = dict(zip(best[0]["seeds"], best[0]["scores"]["iou_mask_free"], strict=True))
+            own = [score for k, score in zip(row["seeds"], row["scores"]["iou_mask_free"], strict=True) if k in of]
+            if len(own) == len(of):
+                row["share_of_ceiling"] = round(float(np.mean(own) / np.mean(list(of.values()))), 3)
         iou, mean = row["scores"]["iou_mask_free"], row["mean"]
         print(
             f"| {row['set']} | {row['fifth']} | {row['step']} | {mean['iou_mask_free']:.3f} ({', '.join(f'{v:.3f}' for v in iou)}) | "

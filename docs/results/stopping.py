@@ -2,9 +2,10 @@
 
     python docs/results/stopping.py DATA WORK SET SEED...
 
-f and COIN of 2000 steps, twice the default; the averaged generator is kept after every 250. Of each: what training images labelled abnormal say
-without a mask (how many flip, how many flip when the mask alone is pasted and when all but the mask is, how well the masks of an image and
-its mirror image agree, how much is changed), and the scores on the validation fifth. WORK/SET-SEED-stopping/stopping.json receives the rows.
+f and COIN of 2000 steps, twice the default; the averaged generator is kept after every 250. Of each: what training images say without a mask and
+the scores on the validation fifth. Of images labelled abnormal: how many flip, how many flip when the mask alone is pasted and when all but
+the mask is, how well the masks of an image and its mirror image agree, how many can be trusted, how much is changed, which share of that is
+inside the mask; of images labelled normal: how much less is changed, and what is marked. WORK/SET-SEED-stopping/stopping.json receives the rows.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import numpy as np
 import torch
 from better import workspace
 
-from coinseg.audit import pasted
+from coinseg.confidence import DOUBT
 from coinseg.counterfactual.generator import Generator
 from coinseg.data.intensity import signed
 from coinseg.data.sampling import ScoredSlices, TrainingSlices
 from coinseg.data.splitting import VALIDATION
 from coinseg.engine import Stage
+from coinseg.flip import pasted
 from coinseg.metrics import mean_dice, pooled_iou, rank_correlation
 from coinseg.runs import Run
 from coinseg.storage import write_json
@@ -71,7 +73,18 @@ def looked_at(run: Run, slices: TrainingSlices, scored: ScoredSlices) -> dict[st
         "mask_alone": turned(made.masks),
         "all_but_mask": turned(~made.masks),
         "mirror_agreement": float(agreed.numpy()[called].mean()),
+        "trusted": float((made.confidence[called] >= DOUBT).mean()),
         "mean_change": float(explained.saliency.numpy()[called].mean()),
+        "change_inside": float(
+            (explained.saliency.numpy() * made.masks)[called].sum() / explained.saliency.numpy()[called].sum()
+        ),
+    }
+    normal = np.flatnonzero(slices.labels() == 0)
+    others = slices.batch(np.sort(np.random.default_rng([run.settings.seed, 7]).permutation(normal)[:IMAGES])).image
+    unasked = run.explain(others, inpaint_all=True).saliency.numpy()
+    row |= {
+        "change_against_normals": float(explained.saliency.numpy()[called].mean() / unasked.mean()),
+        "normals_marked": float(run.masks(others).mean()),
     }
     parts = [scored.scored(np.arange(i, min(i + 64, len(scored)))) for i in range(0, len(scored), 64)]
     masks = np.concatenate([run.masks(part.image) for part in parts])
