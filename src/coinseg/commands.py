@@ -173,7 +173,9 @@ def _summary(root: Path, made: dict[str, Any], page: Path) -> None:
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in made["timings_s"].items()))
     for warning in made["warnings"][:10]:
         print(f"  warning: {plain(warning)}")
-    print(f"masks     {root / 'masks'} ({made['outputs']['mask_count']})\nmanifest  {root / 'manifest.json'}\nreport    {page}")
+    print(
+        f"masks     {root / 'masks'} ({made['outputs']['mask_count']}), how far to trust each pixel in {root / 'confidence'}\nmanifest  {root / 'manifest.json'}\nreport    {page}"
+    )
 
 
 def _print(found: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -279,8 +279,8 @@ def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
     if not chosen:
         raise UserError(f"{examples} has no examples", "examples.npz of a finished evaluation", "finish the run first")
     top = _top(found)
-    figure = Figure(figsize=(8, 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
     titles = list(_pictures(chosen[0], top))
+    figure = Figure(figsize=(2 * len(titles), 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
     grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, example in zip(grid, chosen, strict=True):
         for axis, picture in zip(row, _pictures(example, top).values(), strict=True):
