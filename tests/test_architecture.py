@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "drawn_lesions": {"data", "engine"},
     "teaching": BASE | {"data", "drawn_lesions", "engine", "masks", "student"},
     "flip": set(),
-    "audit": {"flip", "metrics", "protocols"},
+    "audit": {"flip", "masks", "metrics", "protocols"},
     "evaluation": BASE | {"audit", "confidence", "data", "engine", "masks", "metrics", "protocols", "student"},
     "native_maps": BASE | {"data"},
     "posterior": BASE | {"data"},

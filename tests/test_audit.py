@@ -48,3 +48,13 @@ def test_mistakes_are_by_the_image_labels() -> None:
     e = replace(found(), before=np.array([0.2, 0.9, 0.8]))
     missed, alarms = audit.mistakes(e, 0.5)
     assert (missed.tolist(), alarms.tolist()) == ([0], [2])
+
+
+def test_the_rim_of_an_organ_is_in_its_own_image_and_a_sixteenth_of_the_side() -> None:
+    organ = np.zeros((3, 64, 64), bool)
+    organ[1, 20:30, 20:30] = True
+    rim = audit.with_rim(organ)
+    assert not rim[[0, 2]].any()
+    assert rim[1, 16:34, 25].all()
+    assert rim[1, :, 25].sum() == 18
+    assert (audit.with_rim(organ[:, :4, :4]) == organ[:, :4, :4]).all()

@@ -13,7 +13,16 @@ from scipy import ndimage
 
 from . import metrics
 from .flip import Ask, pasted
+from .masks import IN_PLANE
 from .protocols import Explained
+
+RIM = 1 / 16
+"""Of the side of an image, by which an organ is widened."""
+
+
+def with_rim(organ: np.ndarray) -> np.ndarray:
+    """Organ masks (n, S, S) bool, wider by `RIM` of the side: many end where the tumour of the organ begins, or leave out what bulges from it."""
+    return ndimage.binary_dilation(organ, IN_PLANE, round(RIM * organ.shape[-1])) if round(RIM * organ.shape[-1]) else organ
 
 
 def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, float | None]:
@@ -25,6 +34,8 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         organs: organ masks of the whole store, (slices, S, S), where there are any.
         ask: f.
         level: an image is abnormal when f is at least this.
+
+    Of an organ its rim counts as well (`with_rim`).
 
     Returns:
         Shares of those images that already flip when only a part of the counterfactual is pasted into the image:
@@ -41,7 +52,7 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         image, counterfactual, mask = found.image[members], found.counterfactual[members], masks[members]
         regions = [mask, ~mask]
         if organs is not None:
-            organ = organs[found.rows[members]].astype(bool)
+            organ = with_rim(organs[found.rows[members]].astype(bool))
             regions += [organ, ~organ]
         for row, region in zip(turned, regions, strict=False):
             row[block] = ask(pasted(image, counterfactual, region)) < level
