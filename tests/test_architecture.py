@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "drawn_lesions": {"data", "engine"},
     "teaching": BASE | {"data", "drawn_lesions", "engine", "masks", "student"},
     "flip": set(),
-    "audit": {"flip", "masks", "metrics", "protocols"},
+    "audit": {"flip", "metrics", "protocols"},
     "evaluation": BASE | {"audit", "confidence", "data", "engine", "masks", "metrics", "protocols", "student"},
     "native_maps": BASE | {"data"},
     "posterior": BASE | {"data"},
@@ -100,7 +100,7 @@ MAY_IMPORT = {
     "mask_files": BASE | {"confidence", "data", "engine", "native_maps", "processes", "runs", "scan_table"},
     "scan_table": BASE | {"confidence", "data"},
     "processes": {"errors"},
-    "batch": BASE | {"data", "engine", "locks", "manifest", "processes", "runs", "saved", "scan_table"},
+    "batch": BASE | {"confidence", "data", "engine", "locks", "manifest", "processes", "runs", "saved", "scan_table"},
     "committee": BASE
     | {
         "posterior",

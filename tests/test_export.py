@@ -19,7 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
 
 import coinseg
-from coinseg import cli, run_folder
+from coinseg import batch, cli, run_folder
 from coinseg.classifier import build
 from coinseg.config import Settings
 from coinseg.data.image import write_image_mask
@@ -516,14 +516,58 @@ def test_how_far_to_trust_each_voxel_is_written_beside_the_mask(tmp_path: Path, 
     assert "mend --confidence" in refused(capsys, *command, tmp_path / "c.png", "--overwrite")
     assert mask.read_bytes() == before
 
-    make_scan(scan.with_name("b.nii.gz"), seed=1)
+
+def test_a_folder_of_confidences_is_of_its_masks_and_nothing_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, scans = make_run(tmp_path / "run"), tmp_path / "scans"
+    for i, name in enumerate(("a", "b")):
+        make_scan(scans / f"{name}.nii.gz", seed=i)
     out, folder = tmp_path / "masks", tmp_path / "sure"
-    command = ["segment", "-i", str(scan.parent), "-o", str(out), "--model", str(root)]
-    assert "folder of its own" in refused(capsys, *command, "--confidence", out)
-    assert "choose another --confidence" in refused(capsys, *command, "--confidence", scan.parent)
+    command = ["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]
     assert cli.main(command) == 0  # without it first: it is made up for
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "manifest.json"}
+    kept = b"a mask that somebody corrected"
+    (out / "a.nii.gz").write_bytes(kept)
+    for place, said in (
+        (out, "lie in each other"), (out / "sub", "lie in each other"), (tmp_path, "lie in each other"), (scans, "lies inside"),
+        (root / "coin", "something else in it"), (scans / "a.nii.gz", "lies inside"),
+    ):  # fmt: skip
+        assert said in refused(capsys, *command, "--confidence", place), place
+    (tmp_path / "file").write_text("no folder")
+    assert "is a file" in refused(capsys, *command, "--confidence", tmp_path / "file")
     assert cli.main([*command, "--confidence", str(folder)]) == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["a.nii.gz", "b.nii.gz"]
-    assert np.array_equal(np.asarray(nib.load(folder / "a.nii.gz").dataobj), percent)
-    assert np.array_equal(np.asarray(nib.load(out / "a.nii.gz").dataobj), inside)
-    assert "is for masks" in refused(capsys, *command[:4], str(tmp_path / "other"), *command[5:], "--confidence", out)
+    assert (out / "a.nii.gz").read_bytes() == kept
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("manifest.json", "a.nii.gz")} == {
+        name: value for name, value in before.items() if name != "a.nii.gz"
+    }
+    assert sorted(path.name for path in folder.iterdir()) == ["a.nii.gz", "b.nii.gz", "confidence.json"]
+    states = [record["state"] for record in json.loads((out / "manifest.json").read_text())["inputs"]]
+    assert states == ["skipped", "skipped"]
+
+    alone = tmp_path / "alone.nii.gz"
+    single = ["segment", "-i", str(scans / "b.nii.gz"), "-o", str(tmp_path / "m.nii.gz"), "--model", str(root)]
+    assert cli.main([*single, "--confidence", str(alone)]) == 0
+    assert np.array_equal(np.asarray(nib.load(folder / "b.nii.gz").dataobj), np.asarray(nib.load(alone).dataobj))
+
+    elsewhere = [*command[:4], str(tmp_path / "masks2"), *command[5:], "--confidence", str(folder)]
+    stamp = (folder / "a.nii.gz").read_bytes()
+    assert "is of other masks" in refused(capsys, *elsewhere)
+    assert "is of other masks" in refused(capsys, *elsewhere)  # saying so changed nothing
+    assert (folder / "a.nii.gz").read_bytes() == stamp
+    assert cli.main([*elsewhere, "--overwrite"]) == 0
+
+
+def test_a_confidence_that_cannot_be_written_costs_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scan = make_run(tmp_path / "run"), make_scan(tmp_path / "scans" / "a.nii.gz")
+    out, folder = tmp_path / "masks", tmp_path / "sure"
+    command = ["segment", "-i", str(scan.parent), "-o", str(out), "--model", str(root), "--confidence", str(folder)]
+    assert cli.main(command) == 0
+    before = (out / "a.nii.gz").read_bytes()
+
+    def fails(*ignored: object) -> None:
+        raise UserError("it cannot be written", "room", "make some")
+
+    monkeypatch.setattr(batch, "write_confidence", fails)
+    assert cli.main([*command, "--overwrite"]) == 2
+    assert (out / "a.nii.gz").read_bytes() == before

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from coinseg.committee import Committee
 from coinseg.config import AttributionSettings, Settings
 from coinseg.counterfactual.generator import Generator
 from coinseg.data.intensity import Window
+from coinseg.data.sampling import ScoredSlices
+from coinseg.data.splitting import VALIDATION
 from coinseg.engine import make_fabric
 from coinseg.errors import UserError
 from coinseg.flip import REGIONS, flip_levels, pasted, with_peaks
@@ -59,9 +64,14 @@ def test_where_nothing_turns_f_there_is_no_level_and_f_is_asked_no_more_once_it_
     painted = np.concatenate([BLACK, WHITE])
     level = flip_levels(images, painted, np.concatenate([RISING, RISING]), ask, 0.99)
     assert np.isfinite(level).tolist() == [True, False]
-    assert asked[0] == 2
-    assert asked[1:] == [1] * (len(asked) - 1)
-    assert len(asked) <= REGIONS
+    assert asked[:2] == [2, 2]  # as they are, then with the smallest region
+    assert asked[2:] == [1] * (len(asked) - 2)
+    assert len(asked) <= REGIONS + 1
+
+
+def test_what_is_called_normal_already_is_not_turned() -> None:
+    assert np.isnan(flip_levels(WHITE, BLACK, RISING, bright, 1.01))
+    assert np.isfinite(flip_levels(WHITE, BLACK, RISING, bright, 1.0))
 
 
 def test_images_do_not_see_each_other() -> None:
@@ -129,9 +139,10 @@ def test_what_is_painted_for_nothing_is_not_marked() -> None:
     assert not cut[1].any()
     explained, refined = runs[1].differences(images)
     assert explained.level is not None
-    assert explained.level[1] == 1
+    assert torch.isnan(explained.level[1])
     sure = runs[1].marked(images).sure
     assert ((sure > 0.5) == (refined > explained.level.numpy()[:, None, None])).all()
+    assert not sure[1].any()
     assert peaks(refined)[0] > 0
 
 
@@ -150,3 +161,33 @@ def test_a_run_with_the_rule_from_training_to_masks(images: Path, tmp_path: Path
     assert "in each image also what turns f" in work._threshold(work.run)["rule"]
     assert isinstance(work.generator, Generator)
     assert len(work.write_masks()["masks"]) == 12
+    slices = ScoredSlices(work.store, settings.anomaly, settings.seed, VALIDATION)
+    batch = slices.scored(np.arange(len(slices)))
+    masks = work.run.masks(batch.image)
+    with (work.root / "evaluation" / "slices.csv").open(newline="") as file:
+        assert [int(row["mask_px"]) for row in csv.DictReader(file)] == masks.sum((1, 2)).tolist()
+
+
+class Never(Bright):
+    """Calls nothing abnormal."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """See above."""
+        return torch.full((len(x),), -5.0)
+
+
+def test_a_teacher_that_calls_an_image_normal_does_not_empty_its_mask() -> None:
+    """Its level is not known, so its floor counts; two of three that see a lesion are enough for a mask to learn from."""
+    settings = replace(Settings(), masks=replace(Settings().masks, refine="none", opening=0, closing=0, threshold="flip"))
+    settings = replace(settings, student=replace(settings.student, contrast=0.0))
+    images = torch.zeros(1, 1, 32, 32) - 0.5
+    images[0, 0, 10:16, 10:16] = 0.9
+    runs = [
+        Run(settings, f, Painter(), "percentile", Window(0, 1), False, 0.01, make_fabric(settings.engine))
+        for f in (Bright(), Bright(), Never())
+    ]
+    committee = Committee(runs[0], [], cast(Any, None))
+    committee.__dict__["runs"] = runs
+    masks, sure = committee.trusted(images)
+    assert masks[0, 10:16, 10:16].all()
+    assert np.isfinite(sure[0])

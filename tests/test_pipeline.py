@@ -94,10 +94,28 @@ def test_every_mask_comes_with_how_far_to_trust_it_and_its_pixels(finished: Work
         assert sure.max() <= 100
         assert not (mask > 0).any() or sure[mask > 0].mean() > max(50, sure[mask == 0].mean())
         assert row["doubtful"] is (None if row["confidence"] is None else row["confidence"] < 0.5)
+    assert any(row["pixels"] for row in rows)
     with (finished.root / "masks" / "index.csv").open() as file:
         assert [line["doubtful"] for line in csv.DictReader(file)] == [
             "" if row["doubtful"] is None else str(int(row["doubtful"])) for row in rows
         ]
+
+
+def test_a_run_of_an_earlier_version_gets_what_it_lacks_and_is_not_trained_again(finished: Workspace, tmp_path: Path) -> None:
+    root = shutil.copytree(finished.root, tmp_path / "run")
+    shutil.rmtree(root / "confidence")
+    stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")}
+    again = Workspace(finished.data, root, finished.settings)
+    again.start()
+    again.write_masks()
+    assert digest(root / "confidence") == digest(finished.root / "confidence")
+    assert digest(root / "masks").keys() == digest(finished.root / "masks").keys()
+    victim = min((root / "confidence").iterdir())
+    victim.unlink()  # lost before there was an index
+    (root / "masks" / "index.json").unlink()
+    Workspace(finished.data, root, finished.settings).write_masks()
+    assert victim.read_bytes() == (finished.root / "confidence" / victim.name).read_bytes()
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")} == stamps
 
 
 def test_a_loaded_run_gives_the_masks_of_the_run(finished: Workspace) -> None:

@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from . import metrics
 from .flip import Ask, pasted
-from .masks import IN_PLANE
 from .protocols import Explained
 
 RIM = 1 / 16
@@ -22,7 +21,9 @@ RIM = 1 / 16
 
 def with_rim(organ: np.ndarray) -> np.ndarray:
     """Organ masks (n, S, S) bool, wider by `RIM` of the side: many end where the tumour of the organ begins, or leave out what bulges from it."""
-    return ndimage.binary_dilation(organ, IN_PLANE, round(RIM * organ.shape[-1])) if round(RIM * organ.shape[-1]) else organ
+    rim = round(RIM * organ.shape[-1])
+    around = np.hypot(*np.mgrid[-rim : rim + 1, -rim : rim + 1]) <= rim
+    return ndimage.binary_dilation(organ, around[None])
 
 
 def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, float | None]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from .confidence import doubtful
 from .data.grid import Geometry
 from .data.image import image_size, is_image, read_image_mask
 from .data.layout_shared import files_in, is_value, stem_of
@@ -25,11 +26,13 @@ from .processes import meeting, place
 from .runs import Run, write_confidence, write_segmentation
 from .saved import load
 from .scan_table import JSON, TOLD, measure, write_table
-from .storage import read_json
+from .storage import LOCK, read_json, write_json
 from .types import MaskSource
 
 NOTES = ".done-{}.jsonl"
 """One line for each input a process is through with."""
+OF = "confidence.json"
+"""In a folder of `--confidence`: of which masks, by which model."""
 
 
 def mask_name(path: Path) -> str:
@@ -82,8 +85,6 @@ def segment_path(
     for folder, option in ((out, "-o"), (confidence, "--confidence")):
         if folder and source.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"{folder} lies inside {source}", "an output folder elsewhere", f"choose another {option}")
-    if confidence and (confidence.resolve() == out.resolve() or (confidence / MANIFEST).exists()):
-        raise UserError(f"{confidence} is for masks", "a folder of its own", "choose another --confidence")
     return _segment_folder(run, source, out, confidence, model, overwrite, report, command)
 
 
@@ -140,7 +141,7 @@ def _segment_folder(
     run: Run, source: Path, out: Path, sure: Path | None, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
     here, found = place(), inputs(source)
-    with meeting(here) as others, locked(out) if here.first else nullcontext():
+    with meeting(here) as others, locked(out) if here.first else nullcontext(), _confidence(sure, out, model, overwrite):
         if here.first:
             require_apart([folder / _target(path, source) for folder in (out, sure) if folder for path in found], found)
             _take_over(out, None if overwrite else model)
@@ -182,6 +183,35 @@ def _segment_folder(
     return written, failed
 
 
+@contextmanager
+def _confidence(folder: Path | None, out: Path, model: Path, overwrite: bool) -> Iterator[None]:
+    """Hold the folder for how far to trust each pixel of the masks in `out`, so that whatever is in it is of these masks.
+
+    Raises:
+        UserError: it lies in `out` or the other way round, or there is something else in it; in `OF` it says whose it is.
+    """
+    if folder is None or not place().first:
+        yield
+        return
+    theirs, ours = folder.resolve(), out.resolve()
+    if theirs in (ours, *ours.parents) or ours in theirs.parents:
+        raise UserError(f"{folder} and {out} lie in each other", "a folder of its own", "choose another --confidence")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
+    of, file = {"masks": str(ours), "model": model_of(model)["sha256"]}, folder / OF
+    with locked(folder):
+        made = read_json(file) if file.exists() else None
+        full = any(path.name not in (OF, LOCK) for path in folder.iterdir())
+        if full and made is None:
+            raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
+        if full and made != of and not overwrite:
+            raise UserError(
+                f"{folder} is of other masks", "a folder of its own", "choose another --confidence, or give --overwrite"
+            )
+        write_json(file, of)
+        yield
+
+
 def _target(path: Path, source: Path) -> Path:
     """Where the mask of an input lies, below the output folder."""
     return path.relative_to(source).parent / mask_name(path)
@@ -197,7 +227,8 @@ def _segmented(
     line does not count (`_take_over`); the other way round the row would be lost.
     """
     case, mask = path.relative_to(source).as_posix(), _target(path, source)
-    done = not overwrite and all((folder / mask).exists() for folder in (out, sure) if folder)
+    done = not overwrite and (out / mask).exists()
+    told_already = done and (sure is None or (sure / mask).exists())
     kept = known.get(case) if done else None
     # What is done is not read again: a folder of a terabyte goes on at once.
     digest = (kept or {}).get("sha256") or sha256_of(path)
@@ -206,16 +237,19 @@ def _segmented(
     try:
         if (owner := owners[mask]) != path:
             raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
-        if not done:
+        if not told_already:
             segmented, geometry = run.segment(path), _geometry(path)
+            if sure:
+                write_confidence(segmented, path, sure / mask, True, geometry)
+        if not done:
             (out / mask).unlink(missing_ok=True)
             row |= segmented.told(run.settings.data.axis) | measure(segmented.mask, geometry)
             yield record | {"row": row}
-            if sure:
-                write_confidence(segmented, path, sure / mask, True, geometry)
             write_segmentation(segmented, path, out / mask, overwrite, geometry)
+        elif kept:
+            yield record | {"row": kept if "doubtful" in kept else kept | {"doubtful": doubtful(kept.get("confidence"))}}
         else:
-            yield record | {"row": kept or row | dict.fromkeys(TOLD) | _measured(out / mask)}
+            yield record | {"row": row | dict.fromkeys(TOLD) | _measured(out / mask)}
     except UserError as error:
         if is_full(error):
             raise  # so would be every other input

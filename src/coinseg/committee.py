@@ -118,7 +118,8 @@ class Committee:
         maps = np.mean([refined for _, refined in found], axis=0)
         maps[probability < settings.classifier.threshold] = 0
         each = [np.asarray(run.levels(e)) for run, (e, _) in zip(self.runs, found, strict=True)]
-        levels = np.mean(each, axis=0)
+        # Who calls an image normal changed nothing in it, and has but its floor to say.
+        levels = np.mean([np.where(np.isnan(own), run.threshold, own) for run, own in zip(self.runs, each, strict=True)], axis=0)
         masks = masks_of(maps, levels if levels.ndim else float(levels), settings.masks)
         if settings.student.contrast and settings.masks.peak:
             masks = by_contrast(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.contrast)

@@ -37,9 +37,9 @@ def of_pixels(maps: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
     Args:
         maps: which the masks are read from, (n, H, W) in [0, 1].
-        levels: which a pixel has to exceed there, (n,) (`masks.levels_of`).
+        levels: which a pixel has to exceed there, (n,) (`masks.levels_of`); 0 everywhere where it is NaN.
     """
-    return np.minimum(maps / np.maximum(2 * levels[:, None, None], 1e-9), 1).astype(np.float32)
+    return np.nan_to_num(np.minimum(maps / np.maximum(2 * levels[:, None, None], 1e-9), 1)).astype(np.float32)
 
 
 def doubtful(confidence: float | None) -> bool | None:

@@ -41,8 +41,9 @@ def flip_levels(image: np.ndarray, counterfactual: np.ndarray, maps: np.ndarray,
     areas = np.unique(np.rint(np.geomspace(SMALLEST, max(SMALLEST, LARGEST * height * width), REGIONS)).astype(int))
     falling = -np.sort(-maps.reshape(len(maps), -1), axis=1)
     found = np.full(len(maps), np.nan)
+    before = ask(image) >= normal  # of two views one may have called it abnormal: then there is nothing to turn
     for area in areas:
-        open_ = np.flatnonzero(np.isnan(found))
+        open_ = np.flatnonzero(np.isnan(found) & before)
         if not len(open_):
             break
         level = falling[open_, min(area, falling.shape[1] - 1)]

@@ -156,7 +156,8 @@ class Inference:
         return replace(explained, agreement=torch.from_numpy(agreed), level=level), refined
 
     def _levels(self, explained: Explanation, images: np.ndarray, refined: np.ndarray, asked: np.ndarray) -> Tensor | None:
-        """What a pixel of each map has to exceed, (B,), where `masks.threshold` is "flip"; 1 in images f calls normal. None with another rule.
+        """What a pixel of each map has to exceed, (B,), where `masks.threshold` is "flip"; NaN in images f calls normal. None with another rule,
+        and where a student draws the masks.
 
         Args:
             explained: the images.
@@ -164,14 +165,14 @@ class Inference:
             refined: their refined differences.
             asked: (B,) bool, f calls them abnormal.
         """
-        if rule_of(self.settings.masks, self.settings.method == COUNTERFACTUAL) != "flip":
+        if self.student is not None or rule_of(self.settings.masks, self.settings.method == COUNTERFACTUAL) != "flip":
             return None
 
         def ask(unit: np.ndarray) -> np.ndarray:
             pixels = torch.from_numpy(signed(unit))[:, None]
             return (self.probability(pixels).numpy() + self.probability(pixels.flip(-1)).numpy()) / 2
 
-        level = np.ones(len(images), np.float32)
+        level = np.full(len(images), np.nan, np.float32)
         if asked.any():
             painted = explained.painted()[0][:, 0].numpy()[asked] / 2 + 0.5
             flip = flip_levels(images[asked], painted, refined[asked], ask, self.settings.classifier.threshold)

@@ -226,7 +226,7 @@ def masks_of(refined: np.ndarray, threshold: float | np.ndarray, settings: MaskS
 
     Args:
         refined: in [0, 1].
-        threshold: the floor, see `choose_threshold`; or the level of each image, (n,), which is then not asked for its peak.
+        threshold: the floor, see `choose_threshold`; or the level of each image, (n,), which is then not asked for its peak; nothing is inside where it is NaN.
         settings: of the cleaning; its `peak` is the share.
         peak: a share to use instead of the settings'.
     """

@@ -50,6 +50,8 @@ from .witnesses import INHERITED, select_witnesses
 
 SURE = "confidence"
 """The folder beside masks/ that says how far to trust their pixels."""
+FORMAT = 2
+"""Of what is written beside scores and masks; raised where an older run has less, so that it is made once more. Nothing is trained again."""
 FINISHED = ("manifest.json", "report.html", "model.json")
 """What a folder has once its run has ended: `segment` takes it for a model then."""
 
@@ -158,7 +160,12 @@ class Workspace:
     def masks_key(self) -> str:
         """What the masks of the user's own cases depend on: also on which labels were given, and not made from lesion masks."""
         given = current().of_first(lambda: [(c.id, c.label, sorted(c.slice_labels.items())) for c in self.cohort.cases])
-        return key_of([self.result_key, given])
+        return key_of([self.result_key, given, FORMAT])
+
+    @property
+    def scores_key(self) -> str:
+        """What scores and the audit depend on."""
+        return key_of([self.result_key, FORMAT])
 
     def train(self, command: str) -> None:
         """What a command trains; the processes of a job do it together, in this one order."""
@@ -223,7 +230,7 @@ class Workspace:
     def evaluate(self) -> dict[str, Any]:
         """Scores on held-out patients; leaves evaluation/."""
         run, file = self.run, self.root / "evaluation" / "scores.json"
-        if made := self._made(file):
+        if made := self._made(file, self.scores_key):
             return made
         began = time.perf_counter()
         file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
@@ -233,7 +240,7 @@ class Workspace:
             slices, lambda batch: run.evidence(batch.image, posterior=posterior(batch.rows)), run.level, replace(self.settings, masks=run.cleaning), file.parent,
             self._step("evaluate"), lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
         )  # fmt: skip
-        scores |= {"key": self.result_key, "seconds": round(time.perf_counter() - began, 2)}
+        scores |= {"key": self.scores_key, "seconds": round(time.perf_counter() - began, 2)}
         write_json(file, scores)
         return scores
 
@@ -247,7 +254,7 @@ class Workspace:
         here.
         """
         folder, others, key = self.root / "masks", current(), self.masks_key
-        if made := others.of_first(lambda: self._made(folder / JSON, key)):
+        if made := others.of_first(lambda: (self.root / SURE).is_dir() and self._made(folder / JSON, key)):
             return made
         run, began = self.run, time.perf_counter()
         others.of_first(lambda: self._begin_masks(folder))
@@ -268,6 +275,7 @@ class Workspace:
             shutil.rmtree(self.root / SURE, ignore_errors=True)
             shutil.rmtree(folder)
         write_text(marker, self.masks_key)
+        (self.root / SURE).mkdir(exist_ok=True)
 
     def warnings(self) -> list[str]:
         """What a user should know before trusting the masks, from every finished stage."""

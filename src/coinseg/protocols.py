@@ -53,7 +53,7 @@ class Explained:
         counterfactual: X_cf in [0, 1]; None for an attribution.
         agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
         posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where no student is asked.
-        level: what a pixel of each map has to exceed, (n,); None where that is one threshold, or a share of the peak.
+        level: what a pixel of each map has to exceed, (n,), NaN where f calls the image normal; None where that is one threshold, or a share of the peak.
     """
 
     rows: np.ndarray

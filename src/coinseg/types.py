@@ -103,7 +103,7 @@ class Explanation:
         counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
         agreement: of the masks of X and of its mirror image, in [0, 1], (B,); None where the mirror image was not asked.
         posterior: that X is abnormal, as all classifiers of a run say (`posterior.py`), in [0, 1], (B,); None where no student is asked.
-        level: what a pixel of the refined map has to exceed, in [0, 1], (B,); None where that is the same for all images, or a share of their peak.
+        level: what a pixel of the refined map has to exceed, in [0, 1], (B,), NaN where f calls X normal; None where that is the same for all images, or a share of their peak.
     """
 
     probability: Tensor
