@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,13 +20,13 @@ from .data.scan_files import holds_slices, parts_of, sha256_of, split_key
 from .data.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from .engine import Report, silent
 from .errors import UserError, is_full
-from .locks import claimed, locked, require_apart
+from .locks import claimed, locked, owned, require_apart
 from .manifest import MANIFEST, model_of, write_segmented
 from .processes import meeting, place
 from .runs import Run, write_confidence, write_segmentation
 from .saved import load
 from .scan_table import JSON, TOLD, measure, write_table
-from .storage import LOCK, read_json, write_json
+from .storage import read_json
 from .types import MaskSource
 
 NOTES = ".done-{}.jsonl"
@@ -85,6 +85,9 @@ def segment_path(
     for folder, option in ((out, "-o"), (confidence, "--confidence")):
         if folder and source.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"{folder} lies inside {source}", "an output folder elsewhere", f"choose another {option}")
+    theirs, ours = (confidence or out).resolve(), out.resolve()
+    if confidence and (theirs.is_relative_to(ours) or ours.is_relative_to(theirs)):
+        raise UserError(f"{confidence} and {out} lie in each other", "a folder of its own", "choose another --confidence")
     return _segment_folder(run, source, out, confidence, model, overwrite, report, command)
 
 
@@ -141,7 +144,12 @@ def _segment_folder(
     run: Run, source: Path, out: Path, sure: Path | None, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
     here, found = place(), inputs(source)
-    with meeting(here) as others, locked(out) if here.first else nullcontext(), _confidence(sure, out, model, overwrite):
+    of = {"masks": str(out.resolve()), "model": model_of(model)["sha256"]}
+    with (
+        meeting(here) as others,
+        locked(out) if here.first else nullcontext(),
+        owned(sure, OF, of, overwrite) if here.first and sure else nullcontext(),
+    ):
         if here.first:
             require_apart([folder / _target(path, source) for folder in (out, sure) if folder for path in found], found)
             _take_over(out, None if overwrite else model)
@@ -183,35 +191,6 @@ def _segment_folder(
     return written, failed
 
 
-@contextmanager
-def _confidence(folder: Path | None, out: Path, model: Path, overwrite: bool) -> Iterator[None]:
-    """Hold the folder for how far to trust each pixel of the masks in `out`, so that whatever is in it is of these masks.
-
-    Raises:
-        UserError: it lies in `out` or the other way round, or there is something else in it; in `OF` it says whose it is.
-    """
-    if folder is None or not place().first:
-        yield
-        return
-    theirs, ours = folder.resolve(), out.resolve()
-    if theirs in (ours, *ours.parents) or ours in theirs.parents:
-        raise UserError(f"{folder} and {out} lie in each other", "a folder of its own", "choose another --confidence")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
-    of, file = {"masks": str(ours), "model": model_of(model)["sha256"]}, folder / OF
-    with locked(folder):
-        made = read_json(file) if file.exists() else None
-        full = any(path.name not in (OF, LOCK) for path in folder.iterdir())
-        if full and made is None:
-            raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
-        if full and made != of and not overwrite:
-            raise UserError(
-                f"{folder} is of other masks", "a folder of its own", "choose another --confidence, or give --overwrite"
-            )
-        write_json(file, of)
-        yield
-
-
 def _target(path: Path, source: Path) -> Path:
     """Where the mask of an input lies, below the output folder."""
     return path.relative_to(source).parent / mask_name(path)
@@ -228,7 +207,7 @@ def _segmented(
     """
     case, mask = path.relative_to(source).as_posix(), _target(path, source)
     done = not overwrite and (out / mask).exists()
-    told_already = done and (sure is None or (sure / mask).exists())
+    complete = done and (sure is None or (sure / mask).exists())
     kept = known.get(case) if done else None
     # What is done is not read again: a folder of a terabyte goes on at once.
     digest = (kept or {}).get("sha256") or sha256_of(path)
@@ -237,7 +216,7 @@ def _segmented(
     try:
         if (owner := owners[mask]) != path:
             raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
-        if not told_already:
+        if not complete:
             segmented, geometry = run.segment(path), _geometry(path)
             if sure:
                 write_confidence(segmented, path, sure / mask, True, geometry)

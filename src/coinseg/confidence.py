@@ -3,7 +3,9 @@
     confidence = f(X) * Dice(mask of X, mask of mirrored X, mirrored back)
 
 What the generator changes for reasons of its own differs between an image and its mirror image; what it changes because of a
-lesion does not. Measured against the true overlap in docs/results/confidence.md, with what ranked worse.
+lesion does not. Measured against the true overlap in docs/results/confidence.md, with what ranked worse. Of a pixel (docs/decisions/0031):
+
+    confidence = min(1, map / (2 level))                                    1/2 at the border of the mask
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ def of_pixels(maps: np.ndarray, levels: np.ndarray) -> np.ndarray:
         levels: which a pixel has to exceed there, (n,) (`masks.levels_of`); 0 everywhere where it is NaN.
     """
     return np.nan_to_num(np.minimum(maps / np.maximum(2 * levels[:, None, None], 1e-9), 1)).astype(np.float32)
+
+
+def percent(sure: np.ndarray) -> np.ndarray:
+    """Confidences of pixels in [0, 1] as they are written: uint8, 0 to 100."""
+    return np.rint(100 * sure).astype(np.uint8)
 
 
 def doubtful(confidence: float | None) -> bool | None:

@@ -140,7 +140,7 @@ class Inference:
         own = refine(explained.saliency.numpy(), guide, self.settings.masks)
         asked = (explained.probability >= (0.0 if inpaint_all else self.settings.classifier.threshold)).numpy()
         if not self.settings.masks.flips:
-            return (explained if inpaint_all else replace(explained, level=self._levels(explained, guide, own, asked))), own
+            return (explained if inpaint_all else replace(explained, level=self._flip_levels(explained, guide, own, asked))), own
         refined, agreed = np.zeros_like(own), np.zeros(len(own), np.float32)
         if asked.any():
             mirrored = self._saliency(images[asked].flip(-1)).flip(-1).numpy()
@@ -149,13 +149,13 @@ class Inference:
             refined[asked] = (own[asked] + other) / 2
         if inpaint_all:  # then there is no threshold yet
             return explained, refined
-        level = self._levels(explained, guide, refined, asked)
+        level = self._flip_levels(explained, guide, refined, asked)
         if asked.any():
             here = self.threshold if level is None else level.numpy()[asked]
             agreed[asked] = agreement(*(masks_of(maps, here, self.settings.masks) for maps in (own[asked], other)))
         return replace(explained, agreement=torch.from_numpy(agreed), level=level), refined
 
-    def _levels(self, explained: Explanation, images: np.ndarray, refined: np.ndarray, asked: np.ndarray) -> Tensor | None:
+    def _flip_levels(self, explained: Explanation, images: np.ndarray, refined: np.ndarray, asked: np.ndarray) -> Tensor | None:
         """What a pixel of each map has to exceed, (B,), where `masks.threshold` is "flip"; NaN in images f calls normal. None with another rule,
         and where a student draws the masks.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
-from .storage import LOCK, remove_leftovers, remove_parts_of
+from .storage import LOCK, read_json, remove_leftovers, remove_parts_of, write_json
 
 
 @contextmanager
@@ -49,6 +50,28 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             file.unlink(missing_ok=True)  # still held: whoever comes now makes a new one
+
+
+@contextmanager
+def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Iterator[None]:
+    """Hold a folder as `locked` does, and say in its file `name` what it is `of`, so that whatever is in it is of that.
+
+    Raises:
+        UserError: it is a file, there is something else in it, or it is of something else and `overwrite` is not set.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
+    with locked(folder):
+        made = read_json(folder / name) if (folder / name).exists() else None
+        full = any(path.name not in (name, LOCK) for path in folder.iterdir())
+        if full and made is None:
+            raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
+        if full and made != of and not overwrite:
+            raise UserError(
+                f"{folder} is of other masks", "a folder of its own", "choose another --confidence, or give --overwrite"
+            )
+        write_json(folder / name, of)
+        yield
 
 
 class Claim:

@@ -5,6 +5,7 @@ Several processes share the cases; what is there already is not made again.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .confidence import of_scan
+from .confidence import of_scan, percent
 from .data.cases import load_case
 from .data.image import write_image_map, write_image_mask
 from .data.sampling import ScoredSlices
@@ -21,11 +22,10 @@ from .data.slices import require_there
 from .data.volume import read_geometry
 from .engine import CHUNK
 from .errors import UserError
-from .native_maps import SURE
 from .processes import current
 from .runs import Run, Segmentation, write_confidence, write_segmentation
-from .scan_table import highest, measure, told
-from .storage import written_aside
+from .scan_table import JSON, highest, measure, told
+from .storage import write_text, written_aside
 from .types import Case
 
 TOGETHER = 32
@@ -48,6 +48,16 @@ class MaskFiles:
     folder: Path
     sure: Path
     report: Callable[[int, int], None]
+
+    def begin(self, key: str) -> None:
+        """Say in the folder what its masks depend on, and remove those of anything else with what says how far to trust them."""
+        marker = self.folder / "key.txt"
+        if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
+            (self.folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
+            shutil.rmtree(self.sure, ignore_errors=True)
+            shutil.rmtree(self.folder)
+        write_text(marker, key)
+        self.sure.mkdir(exist_ok=True)
 
     def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
         """Masks of whole cases: NIfTI on the grid of the scan, PNG of the size of the image. Returns a row of `scan_table` for each.
@@ -100,7 +110,7 @@ class MaskFiles:
         made = self.run.marked(batch.image)
         for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
             name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
-            write_image_map(self.sure / f"{name}_mask.png", np.rint(SURE * made.sure[i]).astype(np.uint8), overwrite=True)
+            write_image_map(self.sure / f"{name}_mask.png", percent(made.sure[i]), overwrite=True)
             write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
             with written_aside(self.folder / f"{name}_image.png") as part:
                 Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)

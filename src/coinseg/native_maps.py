@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .confidence import percent
 from .config import Axis
 from .data.axes import turned
 from .data.cutting import Box, Cut
@@ -16,8 +17,6 @@ from .types import Scan
 
 UNTOUCHED_HU = 0.5
 """Voxels that change by less keep the value of the source exactly; whole Hounsfield units could not show it."""
-SURE = 100
-"""What a pixel has in a confidence map that is surely inside; the border of the mask has half of it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class ConfidenceMap:
 
     @property
     def percent(self) -> Sliced:
-        """uint8, 0 to `SURE`; where regions overlap the surer one counts. `np.asarray` makes the canonical volume of it."""
+        """See `confidence.percent`; where regions overlap the surer one counts. `np.asarray` makes the canonical volume of it."""
         return Sliced(self.shape, np.dtype(np.uint8), self.axis, self._slice)
 
     def _slice(self, index: int) -> np.ndarray:
@@ -48,7 +47,7 @@ class ConfidenceMap:
         found = np.zeros((height, width), np.float32)
         for box, sure in self._painted.get(index, ()):
             np.maximum(found, box.paste(sure, (height, width)), out=found)
-        return np.rint(SURE * found).astype(np.uint8)
+        return percent(found)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from its last checkpoint when it was killed; so the same command, given again, f
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -41,15 +40,13 @@ from .processes import current
 from .run_folder import changes, write_settings
 from .saved import save
 from .scan_table import JSON, write_table
-from .storage import key_of, read_json, require_room, write_json, write_text
+from .storage import key_of, read_json, require_room, write_json
 from .teaching import LEAST, train_student
 from .threads import keep_threads
 from .training import choose_layer, require_side, result_key, train_classifier, train_coin
 from .types import Cohort
 from .witnesses import INHERITED, select_witnesses
 
-SURE = "confidence"
-"""The folder beside masks/ that says how far to trust their pixels."""
 FORMAT = 2
 """Of what is written beside scores and masks; raised where an older run has less, so that it is made once more. Nothing is trained again."""
 FINISHED = ("manifest.json", "report.html", "model.json")
@@ -247,18 +244,19 @@ class Workspace:
     def write_masks(self) -> dict[str, Any]:
         """Masks of the user's own cases, in their own geometry, under masks/, with an index; resumes where it stopped.
 
-        Under confidence/ is how far to trust each of their pixels, in percent, under the same names. Masks of another key are removed before the first one is written, so that whatever is there is of the key in key.txt.
+        Under confidence/ is how far to trust each of their pixels, in percent, under the same names. Masks of another key are removed before
+        the first one is written, so that whatever is there is of the key in key.txt.
 
         Cases labelled normal as a whole have no mask to make. Where anomalies were injected the user's scans have
         none, so the held-out slices are written with their masks instead, as PNG. Several processes share the cases; all come
         here.
         """
-        folder, others, key = self.root / "masks", current(), self.masks_key
-        if made := others.of_first(lambda: (self.root / SURE).is_dir() and self._made(folder / JSON, key)):
+        folder, sure, others, key = self.root / "masks", self.root / "confidence", current(), self.masks_key
+        if made := others.of_first(lambda: sure.is_dir() and self._made(folder / JSON, key)):
             return made
         run, began = self.run, time.perf_counter()
-        others.of_first(lambda: self._begin_masks(folder))
-        files = MaskFiles(run, folder, self.root / SURE, self._step("masks"))
+        files = MaskFiles(run, folder, sure, self._step("masks"))
+        others.of_first(lambda: files.begin(key))
         if self.settings.anomaly.kind != "none":
             written = files.of_slices(ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION))
         else:
@@ -266,16 +264,6 @@ class Workspace:
             written = files.of_cases(every, lambda case: case.label != 0 or 1 in case.slice_labels.values())
         seconds = round(time.perf_counter() - began, 2)
         return write_table(folder, written, key=key, seconds=seconds) if others.here.first else {}
-
-    def _begin_masks(self, folder: Path) -> None:
-        """Say in masks/ what its masks depend on, and remove those of anything else."""
-        marker = folder / "key.txt"
-        if folder.exists() and (not marker.exists() or marker.read_text() != self.masks_key):
-            (folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
-            shutil.rmtree(self.root / SURE, ignore_errors=True)
-            shutil.rmtree(folder)
-        write_text(marker, self.masks_key)
-        (self.root / SURE).mkdir(exist_ok=True)
 
     def warnings(self) -> list[str]:
         """What a user should know before trusting the masks, from every finished stage."""

@@ -36,9 +36,9 @@ INK = "#7a7d82"
 """Text in figures: a grey that can be read on white and on black, because one picture serves both."""
 GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
-SURE = "confidence of pixels"
-ATTRIBUTION_COLUMNS = ("input", "attribution", SURE, "mask against truth")
-COLUMNS = ("input", "counterfactual", "difference", SURE, "mask against truth")
+PIXELS = "confidence of pixels"
+ATTRIBUTION_COLUMNS = ("input", "attribution", PIXELS, "mask against truth")
+COLUMNS = ("input", "counterfactual", "difference", PIXELS, "mask against truth")
 TERMS = {
     "adversarial": "does it look real?", "classifier": "does f call it normal?", "identity": "is it still the same image?",
     "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
@@ -95,7 +95,7 @@ def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
         pictures = dict(zip(ATTRIBUTION_COLUMNS, (grey(image), explained, sure, found), strict=True))
     else:
         pictures = dict(zip(COLUMNS, (grey(image), grey(example["counterfactual"]), explained, sure, found), strict=True))
-    return {name: picture for name, picture in pictures.items() if name != SURE or np.isfinite(example["sure"]).all()}
+    return {name: picture for name, picture in pictures.items() if name != PIXELS or np.isfinite(example["sure"]).all()}
 
 
 def _dice(example: Example) -> float | None:
