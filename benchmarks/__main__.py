@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import Row
-from coinseg.storage import write_json, write_text
+from coinseg.runtime.files import write_json, write_text
 
 SUBJECTS = ("starting", "training", "segmenting", "attribution", "files")
 LONG = ("schedule",)

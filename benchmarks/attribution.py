@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from benchmarks.plain_networks import PlainClassifier
 from benchmarks.timing import Row, in_turns
-from coinseg import attribution
-from coinseg.attribution.rise import cell_side, random_grids
-from coinseg.classifier import build
-from coinseg.config import AttributionSettings, ClassifierSettings
+from coinseg.config.schema import AttributionSettings, ClassifierSettings
+from coinseg.explain import attribution
+from coinseg.explain.attribution.rise import cell_side, random_grids
+from coinseg.networks.classifier import build
 
 SIZE = 256
 CORRELATION = 0.99

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from coinseg.config import Settings
+from coinseg.config.schema import Settings
 
 PATIENT_SLICES = 100
 """Used slices of a patient of an index that is made up."""
@@ -64,8 +64,8 @@ def make_cases(root: Path, count: int) -> Path:
 
 def cohort(work: Path, count: int) -> dict[str, float]:
     """Listing, the key, the checks before a run, and preparing."""
-    from coinseg.data.layouts import read_layout
-    from coinseg.data.slices import SliceStore, bytes_needed, prepare, store_key
+    from coinseg.data.layouts.registry import read_layout
+    from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, store_key
 
     settings, data = settings_of(), make_cases(work / f"cases{count}", count)
     found = {"list": timed(lambda: read_layout(data, settings.data))}
@@ -92,8 +92,8 @@ def make_rows(slices: int) -> list[dict[str, object]]:
 
 def split(work: Path, slices: int) -> dict[str, float]:
     """Splitting the rows of a cohort, three ways; leaves the index for `index`."""
-    from coinseg.data.slices import COLUMNS
-    from coinseg.data.splitting import split_rows
+    from coinseg.data.slices.split import split_rows
+    from coinseg.data.slices.store import COLUMNS
 
     rows, settings, found = make_rows(slices), settings_of(), {}
     for way in ("patient", "hash", "slice"):
@@ -112,10 +112,10 @@ def split(work: Path, slices: int) -> dict[str, float]:
 
 def index(work: Path, slices: int) -> dict[str, float]:
     """Opening a store, drawing batches (a step of 16, both ways), and choosing witnesses."""
-    from coinseg.config import AnomalySettings
-    from coinseg.data.sampling import TrainingSlices
-    from coinseg.data.slices import SliceStore
-    from coinseg.witnesses import find_witnesses
+    from coinseg.config.schema import AnomalySettings
+    from coinseg.data.slices.dataset import TrainingSlices
+    from coinseg.data.slices.store import SliceStore
+    from coinseg.training.instance_selection import find_witnesses
 
     place = work / f"index{slices}"
     found = {"open, s": timed(lambda: SliceStore(place))}
@@ -134,8 +134,8 @@ def scored(work: Path, slices: int) -> dict[str, float]:
     """Scoring slices of 128 x 128, half of them with a lesion, without the time of explaining them."""
     import torch
 
-    from coinseg.data.sampling import ScoredBatch
-    from coinseg.evaluation import evaluate
+    from coinseg.data.slices.dataset import ScoredBatch
+    from coinseg.evaluation.evaluate import evaluate
     from coinseg.types import Explanation
 
     side, rng = 128, np.random.default_rng(0)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--part", nargs=2, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part:
-        import coinseg.pipeline  # noqa: F401  # what it holds is not of the cohort
+        import coinseg.pipeline.run  # noqa: F401  # what it holds is not of the cohort
 
         held = Held()
         found = PARTS[given.part[0]](given.work, int(given.part[1]))

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import Row, in_turns, require_close, seconds
-from coinseg.config import DataSettings, Settings
-from coinseg.data import preparing, slices
-from coinseg.data.layouts import read_layout
-from coinseg.data.phantom import PhantomSettings, write_cohort
-from coinseg.threads import cores
+from coinseg.config.schema import DataSettings, Settings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.phantom.cohort import PhantomSettings, write_cohort
+from coinseg.data.slices import prepare as preparing
+from coinseg.data.slices import store as slices
+from coinseg.runtime.threads import cores
 
 BATCH, COLD = 16, 5
 """Slices of a batch; turns of cold reading."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from coinseg.classifier import LOCAL_WIDTHS
-from coinseg.config import CoinSettings
-from coinseg.counterfactual.generator import FUSIONS
+from coinseg.config.schema import CoinSettings
+from coinseg.explain.counterfactual.generator import FUSIONS
+from coinseg.networks.classifier import LOCAL_WIDTHS
 
 
 class PlainBlock(nn.Module):

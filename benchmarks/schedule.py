@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from benchmarks.timing import Row, in_turns
 from benchmarks.training import networks, optimisers
-from coinseg import metrics
-from coinseg.config import AnomalySettings, CoinSettings
-from coinseg.counterfactual import coin
-from coinseg.data.anomaly import inject
+from coinseg.config.schema import AnomalySettings, CoinSettings
+from coinseg.data.slices.synthetic_anomaly import inject
+from coinseg.explain.counterfactual import coin
+from coinseg.metrics import overlap as metrics
 
 SIZE, BATCH, LOOK = 32, 8, 25
 GOAL, MOST = 0.4, 600

@@ -12,14 +12,14 @@ from scipy import ndimage
 from benchmarks.plain_networks import PlainGenerator
 from benchmarks.timing import Row, in_turns, require_close
 from benchmarks.training import networks
-from coinseg.config import EngineSettings, Settings
-from coinseg.data.cases import LoadedCase
-from coinseg.data.cutting import Box
-from coinseg.data.intensity import Window
-from coinseg.data.phantom import PhantomSettings, make_patient
-from coinseg.engine import make_fabric
-from coinseg.masks import GUIDE_RADIUS, guided_filter
-from coinseg.runs import Run
+from coinseg.config.schema import EngineSettings, Settings
+from coinseg.data.phantom.cohort import PhantomSettings, make_patient
+from coinseg.data.slices.case import LoadedCase
+from coinseg.data.slices.crop import Box
+from coinseg.data.slices.intensity import Window
+from coinseg.inference.scans import Run
+from coinseg.masks.refine import GUIDE_RADIUS, guided_filter
+from coinseg.runtime.devices import make_fabric
 
 ABNORMAL = 0.2
 

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_networks import PlainClassifier, PlainDiscriminator, PlainGenerator
 from benchmarks.timing import Row, in_turns, require_close, seconds
-from coinseg.classifier import build
-from coinseg.config import ClassifierSettings, CoinSettings
-from coinseg.counterfactual import coin
-from coinseg.counterfactual.discriminator import Discriminator
-from coinseg.counterfactual.generator import Generator
+from coinseg.config.schema import ClassifierSettings, CoinSettings
+from coinseg.explain.counterfactual import coin
+from coinseg.explain.counterfactual.discriminator import Discriminator
+from coinseg.explain.counterfactual.generator import Generator
+from coinseg.networks.classifier import build
 
 BATCH, SIZE = 8, 256
 Step = Callable[[], dict[str, Tensor]]

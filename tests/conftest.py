@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from coinseg import processes
-from coinseg.config import Settings
+from coinseg.config.schema import Settings
+from coinseg.runtime import process_group as processes
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from coinseg.config import Settings
-from coinseg.settings import settings_from
+from coinseg.config.parsing import settings_from
+from coinseg.config.schema import Settings
 from conftest import write_images
 from writers import write_series
 
@@ -156,3 +156,26 @@ EXAMPLES = {
     "folders": Example(folders, {}),
     "dicom": Example(dicom, {}),
 }
+
+
+SLICES = 5
+LESION = (1, 2)
+"""Slices of an abnormal scan that show a bright square."""
+
+
+def scans(root: Path, patients: int = 8, masks: bool = False) -> Path:
+    """CT volumes as NIfTI and labels.csv with one label per scan; every other patient is abnormal."""
+    rng = np.random.default_rng(0)
+    root.mkdir(parents=True)
+    lines = ["file,label,patient" + (",mask" if masks else "")]
+    for i in range(patients):
+        scan = rng.normal(40, 10, (36, 36, SLICES))
+        scan[0, 0] = -1000  # air
+        mask = np.zeros(scan.shape, np.uint8)
+        if i % 2:
+            mask[10:22, 12:24, list(LESION)] = 1
+        nib.save(nib.Nifti1Image((scan + 150 * mask).astype(np.int16), np.diag([1, 1, 3, 1])), root / f"ct{i}.nii.gz")
+        nib.save(nib.Nifti1Image(mask, np.diag([1, 1, 3, 1])), root / f"m{i}.nii.gz")
+        lines.append(f"ct{i}.nii.gz,{i % 2},p{i}" + (f",m{i}.nii.gz" if masks else ""))
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root

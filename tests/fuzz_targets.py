@@ -19,20 +19,21 @@ import yaml
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from coinseg import cli, report
-from coinseg.classifier import _pretrained
-from coinseg.data.image import image_size, read_image
-from coinseg.data.layouts import read_layout
-from coinseg.data.scan_files import sha256_of
-from coinseg.data.volume import read_volume
-from coinseg.engine import load_checkpoint, read_stats
+from coinseg.cli import main as cli
+from coinseg.config.parsing import PRESETS, settings_from
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.readers.image import image_size, read_image
+from coinseg.data.readers.paths import sha256_of
+from coinseg.data.readers.volume import read_volume
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import read_series
 from coinseg.export.folder import excerpt
-from coinseg.run_folder import as_yaml
-from coinseg.saved import load
-from coinseg.settings import PRESETS, settings_from
-from coinseg.storage import read_yaml
+from coinseg.inference.checkpoint import load
+from coinseg.networks.classifier import _pretrained
+from coinseg.pipeline.run_folder import as_yaml
+from coinseg.report import page as report
+from coinseg.runtime.files import read_yaml
+from coinseg.runtime.stage import load_checkpoint, read_stats
 from examples import EXAMPLES
 from writers import PLAIN, make_run, scan_of, write_as, write_series, zipped
 

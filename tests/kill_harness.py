@@ -28,7 +28,10 @@ from pathlib import Path
 
 import torch
 
-from coinseg import cli, dryrun, manifest, pipeline, report, reproduce  # noqa: F401 - imported before the forks
+from coinseg.cli import main as cli
+from coinseg.pipeline import manifest
+from coinseg.report import page as report  # noqa: F401 - imported before the forks
+from coinseg.thesis import reproduce  # noqa: F401 - imported before the forks
 from conftest import TINY, tiny_settings, write_images  # beside this file
 from writers import make_run, make_scan
 

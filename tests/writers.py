@@ -21,13 +21,13 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 from pydicom.valuerep import DSfloat
 from safetensors.torch import save_file
 
-from coinseg.classifier import build
-from coinseg.config import Settings
-from coinseg.counterfactual.generator import Generator
-from coinseg.data.intensity import Window
-from coinseg.engine import make_fabric
-from coinseg.runs import Run
-from coinseg.saved import save
+from coinseg.config.schema import Settings
+from coinseg.data.slices.intensity import Window
+from coinseg.explain.counterfactual.generator import Generator
+from coinseg.inference.checkpoint import save
+from coinseg.inference.scans import Run
+from coinseg.networks.classifier import build
+from coinseg.runtime.devices import make_fabric
 from conftest import tiny_settings
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))

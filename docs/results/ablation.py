@@ -15,14 +15,14 @@ import numpy as np
 from better import workspace
 from torch import nn
 
-from coinseg.config import MaskSettings
-from coinseg.data.sampling import ScoredSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.masks import masks_of
-from coinseg.metrics import mean_dice, pooled_iou
-from coinseg.posterior import Posterior
-from coinseg.runs import Run
-from coinseg.student import Mean, Student, sides
+from coinseg.config.schema import MaskSettings
+from coinseg.data.slices.dataset import ScoredSlices
+from coinseg.data.slices.split import VALIDATION
+from coinseg.inference.image_score import Posterior
+from coinseg.inference.scans import Run
+from coinseg.masks.postprocess import masks_of
+from coinseg.metrics.overlap import mean_dice, pooled_iou
+from coinseg.networks.unet import Mean, Student, sides
 
 
 def members(student: Mean, some: slice) -> Mean:

@@ -30,17 +30,17 @@ import torch
 from torch import Tensor, nn
 
 from coinseg import Workspace
-from coinseg.attribution import candidate_layers
-from coinseg.data.intensity import signed
-from coinseg.data.sampling import ScoredSlices, TrainingSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.evaluation import evaluate, explain_all
-from coinseg.protocols import sweep
-from coinseg.report import examples_figure
-from coinseg.settings import settings_from
-from coinseg.storage import read_json, write_json
-from coinseg.student import Mean, sides
-from coinseg.teaching import train_student
+from coinseg.config.parsing import settings_from
+from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.split import VALIDATION
+from coinseg.evaluation.evaluate import evaluate, explain_all
+from coinseg.evaluation.protocols import sweep
+from coinseg.explain.attribution import candidate_layers
+from coinseg.networks.unet import Mean, sides
+from coinseg.report.page import examples_figure
+from coinseg.runtime.files import read_json, write_json
+from coinseg.training.student import train_student
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray")
 SETS: dict[str, dict[str, Any]] = {

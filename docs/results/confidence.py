@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from better import workspace
 
-from coinseg.confidence import DOUBT
-from coinseg.data.sampling import ScoredSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.metrics import pooled_iou, rank_correlation, risk_area
+from coinseg.data.slices.dataset import ScoredSlices
+from coinseg.data.slices.split import VALIDATION
+from coinseg.masks.confidence import DOUBT
+from coinseg.metrics.overlap import pooled_iou, rank_correlation, risk_area
 
 BINS = np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 COVERAGES = (0.25, 0.5, 0.75, 1.0)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from better import workspace
 
-from coinseg.data.sampling import ScoredSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.masks import masks_of
-from coinseg.metrics import mean_dice, pooled_iou
+from coinseg.data.slices.dataset import ScoredSlices
+from coinseg.data.slices.split import VALIDATION
+from coinseg.masks.postprocess import masks_of
+from coinseg.metrics.overlap import mean_dice, pooled_iou
 
 
 def main() -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from better import workspace
 
-from coinseg.data.sampling import ScoredSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.metrics import mean_dice, pooled_iou
-from coinseg.posterior import Posterior
+from coinseg.data.slices.dataset import ScoredSlices
+from coinseg.data.slices.split import VALIDATION
+from coinseg.inference.image_score import Posterior
+from coinseg.metrics.overlap import mean_dice, pooled_iou
 
 GATES = ((0.1, 0.5), (0.3, 0.5), (0.4, 0.5), (0.3, 0.3), (0.4, 0.4), (0.5, 0.5))
 

@@ -19,14 +19,14 @@ import nibabel as nib
 import numpy as np
 
 from coinseg import Settings, Workspace
-from coinseg.data.layouts import read_layout
-from coinseg.data.sampling import ScoredSlices, TrainingSlices
-from coinseg.data.slices import SliceStore, prepare
-from coinseg.data.splitting import TRAINING, VALIDATION
-from coinseg.engine import make_fabric
-from coinseg.evaluation import evaluate
-from coinseg.metrics import classification_scores, scan_scores
-from coinseg.training import predict
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.split import TRAINING, VALIDATION
+from coinseg.data.slices.store import SliceStore, prepare
+from coinseg.evaluation.evaluate import evaluate
+from coinseg.metrics.overlap import classification_scores, scan_scores
+from coinseg.runtime.devices import make_fabric
+from coinseg.training.classifier import predict
 
 BASE = Settings()
 BASE = replace(

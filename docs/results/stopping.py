@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from better import workspace
 
-from coinseg.confidence import DOUBT
-from coinseg.counterfactual.generator import Generator
-from coinseg.data.intensity import signed
-from coinseg.data.sampling import ScoredSlices, TrainingSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.engine import Stage
-from coinseg.flip import pasted
-from coinseg.metrics import mean_dice, pooled_iou, rank_correlation
-from coinseg.runs import Run
-from coinseg.storage import write_json
+from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.split import VALIDATION
+from coinseg.explain.counterfactual.generator import Generator
+from coinseg.inference.scans import Run
+from coinseg.masks.confidence import DOUBT
+from coinseg.masks.decision_flip import pasted
+from coinseg.metrics.overlap import mean_dice, pooled_iou, rank_correlation
+from coinseg.runtime.files import write_json
+from coinseg.runtime.stage import Stage
 
 STEPS, EVERY, IMAGES = 2000, 250, 200
 

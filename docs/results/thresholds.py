@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from better import workspace
 
-from coinseg.data.sampling import ScoredSlices, TrainingSlices
-from coinseg.data.splitting import VALIDATION
-from coinseg.masks import masks_of
-from coinseg.metrics import mean_dice, pooled_iou
-from coinseg.protocols import sweep
+from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.split import VALIDATION
+from coinseg.evaluation.protocols import sweep
+from coinseg.masks.postprocess import masks_of
+from coinseg.metrics.overlap import mean_dice, pooled_iou
 
 RULES = {
     "normals": {"threshold": "normals", "peak": 0.0},

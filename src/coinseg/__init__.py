@@ -13,17 +13,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import Settings
+    from coinseg.config.parsing import PRESETS
+    from coinseg.config.schema import Settings
+    from coinseg.inference.checkpoint import load
+    from coinseg.inference.scans import Run, Segmentation
+    from coinseg.pipeline.run import Workspace
+    from coinseg.training.classifier import train_classifier
+    from coinseg.training.coin import train_coin
+
     from .errors import UserError
-    from .pipeline import Workspace
-    from .runs import Run, Segmentation
-    from .saved import load
-    from .settings import PRESETS
-    from .training import train_classifier, train_coin
 
 _PLACES = {
-    "PRESETS": "settings", "Settings": "config", "UserError": "errors", "Workspace": "pipeline", "Run": "runs",
-    "Segmentation": "runs", "load": "saved", "train_classifier": "training", "train_coin": "training",
+    "PRESETS": "config.parsing", "Settings": "config.schema", "UserError": "errors", "Workspace": "pipeline.run",
+    "Run": "inference.scans", "Segmentation": "inference.scans", "load": "inference.checkpoint",
+    "train_classifier": "training.classifier", "train_coin": "training.coin",
 }  # fmt: skip
 __all__ = ["PRESETS", "Run", "Segmentation", "Settings", "UserError", "Workspace", "load", "train_classifier", "train_coin"]
 

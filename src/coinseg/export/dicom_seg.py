@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.scan_files import public_name
-from ..errors import UserError
-from ..storage import written_aside
-from ..types import ScanMask
+from coinseg.data.readers.paths import public_name
+from coinseg.errors import UserError
+from coinseg.runtime.files import written_aside
+from coinseg.types import ScanMask
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -41,7 +41,7 @@ def read_series(folder: Path) -> list[Dataset]:
     Raises:
         UserError: no folder, no DICOM image in it, or several series.
     """
-    from ..data.dicom import read_header
+    from coinseg.data.readers.dicom import read_header
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "the folder of the DICOM series the scan comes from", "mend --dicom")

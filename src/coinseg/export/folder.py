@@ -21,12 +21,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..config import EngineSettings, Settings
-from ..errors import UserError
-from ..locks import claimed
-from ..saved import load, others_of, save
-from ..settings import own_module
-from ..storage import directory_written_aside, read_json, write_json
+from coinseg.config.parsing import own_module
+from coinseg.config.schema import EngineSettings, Settings
+from coinseg.errors import UserError
+from coinseg.inference.checkpoint import load, others_of, save
+from coinseg.runtime.files import directory_written_aside, read_json, write_json
+from coinseg.runtime.locks import claimed
 
 SCHEMA = 1
 KEPT = ("seed", "scores", "threshold", "versions")

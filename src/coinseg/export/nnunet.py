@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..batch import inputs, mask_name
-from ..data.image import is_image
-from ..data.layouts import read_layout
-from ..data.volume import read_mask, read_volume, write_scan
-from ..errors import UserError
-from ..settings import settings_from
-from ..storage import read_yaml, write_json
-from ..types import MaskSource, ScanMask
+from coinseg.config.parsing import settings_from
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.readers.image import is_image
+from coinseg.data.readers.volume import read_mask, read_volume, write_scan
+from coinseg.errors import UserError
+from coinseg.pipeline.segment import inputs, mask_name
+from coinseg.runtime.files import read_yaml, write_json
+from coinseg.types import MaskSource, ScanMask
+
 from .folder import new_folder
 
 LESION, IGNORE = 1, 2

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..data.intensity import signed
-from ..data.slices import SliceStore
-from ..errors import UserError
-from ..masks import masks_of
-from ..posterior import Posterior
-from ..runs import Run
+from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.store import SliceStore
+from coinseg.errors import UserError
+from coinseg.inference.image_score import Posterior
+from coinseg.inference.scans import Run
+from coinseg.masks.postprocess import masks_of
 
 PROBES = 8
 TOLERANCE = 1e-3

@@ -1,0 +1,90 @@
+"""`--dry-run`: what would be read, made and written, and about how long it would take on this machine."""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from coinseg.config.parsing import asks_opinion, opinion_settings
+from coinseg.config.schema import Settings
+from coinseg.data.slices.case import labelled_per_scan
+from coinseg.explain.counterfactual import coin, singla
+from coinseg.explain.counterfactual.discriminator import Discriminator
+from coinseg.explain.counterfactual.generator import Generator
+from coinseg.networks.classifier import build
+from coinseg.networks.unet import build_student
+from coinseg.pipeline.run import Workspace
+from coinseg.runtime.devices import images_to, make_fabric, to_device
+from coinseg.training.instance_selection import FOLD_STEPS, ROUNDS
+
+from .inspect import per_scan_rule
+
+
+def _seconds(step: Callable[[], object]) -> float:
+    step()
+    return min(timeit.repeat(step, number=1, repeat=3))  # the least: what else the machine does only adds
+
+
+def seconds_per_step(settings: Settings) -> tuple[float, float, float, float]:
+    """Seconds of one step of the classifier, of COIN, of the student and of the second opinion, measured on random images."""
+    fabric, size = make_fabric(settings.engine), settings.data.size
+    f = to_device(build(settings.classifier), fabric)
+    generator, discriminator = (to_device(module(settings.coin), fabric) for module in (Generator, Discriminator))
+    few = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
+    classifier = _seconds(lambda: f(few).mean().backward())
+    f.eval().requires_grad_(False)
+    method = coin if settings.coin.conditions == 1 else singla
+    x = few[: settings.coin.batch] if len(few) >= settings.coin.batch else few
+
+    def step() -> None:
+        made = method.generate(x, generator, f, settings.coin)
+        torch.stack(list(method.generator_losses(x, made, generator, discriminator, f, settings.coin).values())).sum().backward()
+        method.discriminator_loss(x, made, discriminator).backward()
+
+    student = to_device(build_student(settings.student.members), fabric)
+    opinion = to_device(build(replace(opinion_settings(settings).classifier, weights=None)), fabric)
+    taught = (torch.rand(settings.student.members, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
+    return (
+        classifier,
+        _seconds(step) * settings.coin.batch / len(x),
+        _seconds(lambda: student(taught).mean().backward()),
+        _seconds(lambda: opinion(taught[0]).mean().backward()),
+    )
+
+
+def describe(work: Workspace) -> str:
+    """A summary in lines; raises `UserError` for anything that would stop the run."""
+    settings, cohort = work.settings, work.cohort
+    needed = work.check()
+    labels = [case.label for case in cohort.cases]
+    classifier, step, student, opinion = seconds_per_step(settings)
+    taught = settings.student.steps if work.taught else 0
+    asked = settings.student.opinion if work.taught and asks_opinion(settings) else 0
+    pairs = settings.student.teachers if taught else 1
+    every = settings.coin.generator_every
+    level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
+    per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
+    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
+    total = (
+        classifier * (searched + pairs * settings.classifier.steps)
+        + step * pairs * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+        + student * taught
+        + opinion * asked
+    )
+    search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
+    times = f"{pairs} times " if pairs > 1 else ""
+    student_line = f", {taught} of {student:.2f} s" if taught else ""
+    student_line += f", {asked} of {opinion:.2f} s" if asked else ""
+    lines = [
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({cohort.label_source})",
+        *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
+        f"anomalies  {settings.anomaly.kind}",
+        f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
+        f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, {times}{settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
+        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, {'teacher-N, ' if pairs > 1 else ''}{'student, ' if taught else ''}{'opinion, ' if asked else ''}evaluation, masks, manifest.json, report.html}}",
+    ]
+    return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

@@ -1,0 +1,1 @@
+"""A procedural CT cohort to try everything on."""

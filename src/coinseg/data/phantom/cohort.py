@@ -1,0 +1,182 @@
+"""A procedural abdominal CT cohort in Hounsfield units, so that coinseg can be tried and tested without patients."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from coinseg.errors import UserError
+from coinseg.runtime.files import directory_written_aside, holds_nothing, read_json, require_room, write_json, written_aside
+from coinseg.runtime.locks import locked
+from coinseg.runtime.process_group import workers
+
+from .anatomy import (
+    Body,
+    add_scanner,
+    draw_look,
+    paint_body,
+    paint_bowel,
+    paint_cysts,
+    paint_kidney,
+    paint_solid_organs,
+    paint_spine,
+    paint_tumours,
+    paint_vessels,
+)
+from .canvas import BIT, LAST, LESIONS, ORGANS, RECORD, TUMOUR_PIXELS, Canvas, PhantomSettings
+
+_META = "image_id;age;gender;institute;study_type;split;manufacturer;scanner_model;kvp;pathology;pathology_location"
+
+
+@dataclass(frozen=True)
+class PhantomPatient:
+    """One scan as a radiologist sees it: row 0 anterior, column 0 the patient's right, slice 0 inferior.
+
+    Args:
+        scan: int16 Hounsfield units, (slices, rows, columns).
+        masks: boolean, by TotalSegmentator class name, on the grid of the scan. Kidneys are the healthy outline, so a
+            lesion does not change them; a tumour overlaps its kidney and may reach out of it.
+        spacing: (slice, row, column) in mm.
+    """
+
+    scan: np.ndarray
+    masks: dict[str, np.ndarray]
+    spacing: tuple[float, float, float]
+
+
+def make_patient(settings: PhantomSettings, index: int) -> PhantomPatient:
+    """Make one patient; the same settings and index always give the same one.
+
+    Args:
+        settings: the cohort.
+        index: the patient's number, from 0.
+    """
+    rng = np.random.default_rng([settings.seed, index])
+    plump = rng.beta(1.2, 1.5)
+    deep = rng.uniform(91, 101) + 22 * plump
+    wide, fat = rng.uniform(132, 144) + 13 * plump, 4 + 34 * plump * rng.uniform(0.6, 1.1)
+    body = Body(wide, deep, fat, deep - rng.uniform(70, 77), 2 + 18 * plump)
+    size = rng.uniform(0.9, 1.06)
+    canvas = Canvas(rng, settings, rng.uniform(148, 176), (rng.uniform(-6, 6), rng.uniform(-4, 6), rng.uniform(-6, 6)))
+    masses = settings.lesions == "masses"
+    look = draw_look(rng, enhanced=masses)  # a renal mass is imaged with contrast; without it, it would only be an outline
+    paint_body(canvas, body)
+    paint_bowel(canvas, body)
+    paint_solid_organs(canvas, body, look)
+    kidneys = [paint_kidney(canvas, body, look, side, size) for side in (1, -1)]
+    paint_vessels(canvas, body, look, [centre for centre, _ in kidneys])
+    tumour, cyst = rng.random(2) < 0.5
+    if masses and cyst:
+        paint_cysts(canvas, kidneys)
+    if masses and tumour:
+        paint_tumours(canvas, kidneys, look)
+    paint_spine(canvas, body)
+    add_scanner(canvas, body)
+    scan = np.clip(np.rint(canvas.hu), -1024, 3071).astype(np.int16)
+    names = ORGANS + LESIONS if masses else ORGANS
+    return PhantomPatient(scan, {name: (canvas.bits & BIT[name]) > 0 for name in names}, canvas.spacing)
+
+
+def _nifti(path: Path, picture: np.ndarray, spacing: tuple[float, float, float]) -> None:
+    """Write slices as a radiologist sees them as RAS+ NIfTI (axes: to the right, to the front, to the head)."""
+    data = np.ascontiguousarray(picture[:, ::-1, ::-1]).T
+    affine = np.diag([*spacing[::-1], 1.0])
+    affine[:3, 3] = [-step * (n - 1) / 2 for step, n in zip(spacing[::-1], data.shape, strict=True)]
+    path.write_bytes(gzip.compress(nib.Nifti1Image(data, affine).to_bytes(), 1, mtime=0))
+
+
+def _name(index: int) -> str:
+    return f"s{index + 1:04d}"
+
+
+def _write_patient(out: Path, settings: PhantomSettings, index: int) -> int:
+    """Write one patient's folder whole or not at all."""
+    patient = make_patient(settings, index)
+    with directory_written_aside(out / _name(index)) as part:
+        (part / "segmentations").mkdir()
+        _nifti(part / "ct.nii.gz", patient.scan, patient.spacing)
+        for name, mask in patient.masks.items():
+            _nifti(part / "segmentations" / f"{name}.nii.gz", mask.astype(np.uint8), patient.spacing)
+    return index
+
+
+def _claim(out: Path, settings: PhantomSettings) -> None:
+    """Make sure that the settings make sense and `out` is empty or holds an unfinished cohort of the same settings."""
+    if settings.patients < 1 or settings.slices < 4 or settings.size < 32 or settings.lesions not in ("none", "masses"):
+        required = "patients >= 1, slices >= 4, size >= 32, lesions none or masses"
+        raise UserError(f"phantom settings {asdict(settings)}", required, "change the settings")
+    record, mine = out / RECORD, asdict(settings)
+    if record.exists():
+        found = read_json(record)
+        if found != mine:
+            got = f"{out} holds a phantom cohort made with {found}"
+            raise UserError(got, f"the same settings ({mine})", "choose another folder or these settings")
+    elif out.exists() and not holds_nothing(out):
+        raise UserError(f"{out} is not empty and has no {RECORD}", "an empty or new folder", "choose another folder")
+    else:
+        require_room(out, int(1.6 * settings.patients * settings.slices * settings.size**2), "the phantom cohort")
+        write_json(record, mine)
+
+
+def _tables(out: Path, settings: PhantomSettings) -> None:
+    """Write labels.csv, from the masks on disk, and then meta.csv."""
+    names = [_name(i) for i in range(settings.patients)]
+    if settings.lesions == "masses":
+        rows = ["image_id,slice,label"]
+        for name in names:
+            mask = np.asarray(nib.load(out / name / "segmentations" / "kidney_tumor.nii.gz").dataobj)  # type: ignore[attr-defined]
+            rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
+        _write_rows(out / "labels.csv", rows)
+    rows = [_META]
+    for index, name in enumerate(names):
+        rng = np.random.default_rng([settings.seed, index, 1])
+        who = f"{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
+        rows.append(f"{name};{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
+    _write_rows(out / LAST, rows, "utf-8-sig")
+
+
+def _write_rows(path: Path, rows: list[str], encoding: str = "utf-8") -> None:
+    with written_aside(path) as part:
+        part.write_text("\n".join(rows) + "\n", encoding=encoding)
+
+
+def write_cohort(
+    out: Path, settings: PhantomSettings, processes: int = 0, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Write a cohort in TotalSegmentator's layout; a killed run continues where it stopped.
+
+    Args:
+        out: a new or empty folder, or one that an earlier run with the same settings left unfinished.
+        settings: the cohort.
+        processes: worker processes; 0 takes one for each CPU, 1 works in this process.
+        progress: called with (finished, all) patients.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "a folder for the cohort", "choose another folder")
+    with locked(out):
+        _claim(out, settings)
+        missing = [i for i in range(settings.patients) if not (out / _name(i)).exists()]
+        done = settings.patients - len(missing)
+        for _ in _run(out, settings, missing, processes or os.cpu_count() or 1):
+            done += 1
+            if progress is not None:
+                progress(done, settings.patients)
+        _tables(out, settings)
+
+
+def _run(out: Path, settings: PhantomSettings, missing: list[int], processes: int) -> Iterator[int]:
+    """Write the missing patients, here or in processes, and yield each as it is done."""
+    if processes == 1 or len(missing) < 2:
+        for index in missing:
+            yield _write_patient(out, settings, index)
+        return
+    with workers(min(processes, len(missing)), "--processes") as pool:
+        for future in as_completed([pool.submit(_write_patient, out, settings, i) for i in missing]):
+            yield future.result()

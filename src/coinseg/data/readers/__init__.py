@@ -1,0 +1,1 @@
+"""Volumes and images as files hold them: NIfTI, NRRD, MetaImage, DICOM, PNG, TIFF; their geometry and limits."""

@@ -1,0 +1,265 @@
+"""DICOM series: found in a folder or a .zip, chosen, read in Hounsfield units. Used through `volume`.
+
+Pixels are decoded by pydicom and its plugins GDCM (JPEG), pylibjpeg-openjpeg (JPEG 2000) and pyjpegls (JPEG-LS). Nothing of
+the patient leaves this file: messages name series by number and description, from which words of the patient's name and id and
+long numbers are struck, files by `public_name`; what a decoder says is not repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, config, dcmread
+from pydicom.datadict import dictionary_VR
+from pydicom.pixels import iter_pixels
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
+
+from coinseg.errors import UserError
+
+from .dicom_frames import require_honest
+from .dicom_stack import Frame, Header, Stack, stack_of
+from .paths import Members, members, public_name, split_key
+from .voxels import Opened, broken
+
+_TAGS = [
+    "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "NumberOfFrames", "ImageOrientationPatient",
+    "ImagePositionPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept",
+    "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "PatientName",
+    "StudyInstanceUID", "AccessionNumber",
+]  # fmt: skip
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
+"""SOP classes of secondary captures begin so, a dot added."""
+_SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.10008.5.1.4.1.1.128.")
+"""SOP classes of CT, MR and PET images, enhanced ones too, likewise: without a size such a file is cut off."""
+_DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")
+"""Modalities of objects that come with scans and are none."""
+_PLUGINS = {
+    RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg",
+    JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls",
+}  # fmt: skip
+"""The others for RLE panic on bad bytes, for JPEG-LS end the process, for JPEG 2000 fail where a signed stream has an unsigned
+header."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_SALT = "coinseg patient "
+_MOST = 8
+Series = dict[str, list[Header]]
+"""The files of each series, by its key."""
+
+
+def open_series(path: Path) -> Opened:
+    """Open the one DICOM series of a folder, archive or file, or the one a `#KEY` names: headers only.
+
+    Raises:
+        UserError: no or several series, a broken file, no geometry, slices missing or twice, unevenly spaced or of several
+            orientations or sizes, a tilted gantry, colour, an archive that is broken or unsafe.
+    """
+    place, _ = split_key(path)
+    with members(place) as files:
+        chosen = _choose(path, _series_in(place, files))
+    stack = stack_of(path, chosen)
+    return Opened(stack.geometry, lambda: _voxels(path, place, stack))
+
+
+def patient_of(path: Path, default: str) -> str:
+    """A key of the patient for splitting: a hash of PatientID, the same in every scan and run; `default` without one.
+
+    The hash keeps the id out of tables and logs. It is a pseudonym: who has the ids can compute it.
+    """
+    place, key = split_key(path)
+    try:
+        with members(place) as files:
+            chosen = [header for _, header in _choose(path, _series_in(place, files))] if key is not None else None
+            headers = chosen or (_header(place, member, files) for member in files)
+            known = next(filter(None, (str(header.get("PatientID") or "").strip() for header in headers)), "")
+    except UserError:
+        return default  # said when the scan is read
+    return f"patient-{hashlib.sha256((_SALT + known).encode()).hexdigest()[:12]}" if known else default
+
+
+def identifiers_of(path: Path) -> frozenset[str]:
+    """By what a table may name a scan: its UIDs of study and series, AccessionNumber and PatientID, from its first file.
+
+    They are to be compared and never to be shown; nothing for a scan that cannot be read, which is said when it is read.
+    """
+    place, _ = split_key(path)
+    try:
+        with members(place) as files:
+            header = _header(place, min(files), files)
+    except (UserError, ValueError):
+        return frozenset()
+    tags = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
+    return frozenset(filter(None, (str(header.get(tag) or "").strip() for tag in tags)))
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep pydicom from judging values nobody reads and from quoting them in warnings."""
+    level = config.logger.level
+    config.logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), config.disable_value_validation():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.logger.setLevel(level)
+
+
+def read_header(path: Path) -> Dataset | None:
+    """All tags of a DICOM file without its pixels; None for anything else, and where they are deflated."""
+    try:
+        with path.open("rb") as file, silent():
+            deflated = _DEFLATED in file.read(1024)
+            file.seek(0)
+            found = None if deflated else dcmread(file, stop_before_pixels=True)
+            if found is not None:
+                found.filename = path.name
+                list(found.iterall())  # every value is decoded: no later line meets a bad one
+            return found
+    except Exception:  # pydicom raises almost anything on bad bytes
+        return None
+
+
+def _broken(place: Path, member: str, why: str) -> UserError:
+    return broken(place if place.name == member else f"{place}: {public_name(member)}", why, "DICOM file")
+
+
+def _header(place: Path, member: str, files: Members) -> Dataset:
+    """The tags of one file without its pixels, every value decoded: no later line meets a bad one."""
+    try:
+        with files[member]() as file, silent():
+            deflated = _DEFLATED in file.read(1024)
+            file.seek(0)
+            header = Dataset() if deflated else dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            sound = deflated or _is_sound(header)
+    except Exception as error:  # pydicom and zipfile raise almost anything on bad bytes, with values in it.
+        raise _broken(place, member, type(error).__name__) from None
+    if deflated:
+        raise _broken(place, member, "its tags are deflated, which could unpack to any size")
+    if not sound:
+        raise _broken(place, member, "its tags are cut off or it is no DICOM")
+    return header
+
+
+def _is_sound(header: Dataset) -> bool:
+    """Decode all values; whether the object says what it is, its tags have their types, and a slice has a size."""
+    list(header.iterall())
+    sort = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    cut_off = f"{sort}.".startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
+    return bool(sort) and not cut_off and all(dictionary_VR(element.tag) == element.VR for element in header)
+
+
+def _series_in(place: Path, files: Members) -> Series:
+    """Images by series; reports, structures and other objects without pixels are passed over."""
+    headers = [(member, _header(place, member, files)) for member in files]
+    by_uid: dict[str, list[Header]] = {}
+    for member, header in headers:
+        if header.get("Rows") and header.get("Columns"):
+            by_uid.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((member, header))
+    if not by_uid:
+        what = f"{len(headers)} DICOM files and no image" if headers else "no DICOM file"
+        raise UserError(f"{place} holds {what}", "the slices of one CT series", "correct the path or export the series")
+    numbers = [_word(found[0][1].get("SeriesNumber")) for found in by_uid.values()]
+    keyed = {}
+    for uid, number, found in zip(by_uid, numbers, by_uid.values(), strict=True):
+        tail = hashlib.sha256(uid.encode()).hexdigest()[:6]
+        keyed[number if number and numbers.count(number) == 1 else "-".join(filter(None, (number, tail)))] = found
+    return dict(sorted(keyed.items()))
+
+
+def _word(number: object) -> str:
+    return str(number) if number is not None and re.fullmatch(r"\d{1,5}", str(number)) else ""
+
+
+def _choose(path: Path, found: Series) -> list[Header]:
+    """The series a path names, or the only one that is a stack of slices."""
+    place, key = split_key(path)
+    listed = [_described(name, series) for name, series in found.items()]
+    text = "; ".join(listed[:_MOST]) + (f"; and {len(listed) - _MOST} more" if len(listed) > _MOST else "")
+    if key is not None:
+        if key not in found:
+            raise UserError(f"{place} holds no series {key} (there are: {text})", "the key of a series", "correct the key")
+        chosen = found[key]
+    else:
+        scans = [name for name, series in found.items() if not _no_stack(series)]
+        if len(scans) > 1:
+            raise UserError(f"{place} holds {len(found)} DICOM series: {text}", "one series", f"choose one: {place}#{scans[0]}")
+        chosen = found[scans[0]] if scans else next(iter(found.values()))
+    if why := _no_stack(chosen):
+        raise UserError(f"{path} holds only {why} ({text})", "a stack of CT slices", "export the original CT series")
+    return chosen
+
+
+def _no_stack(series: Sequence[Header]) -> str:
+    """Why a whole series is no scan; empty when it may be one."""
+    if all("LOCALIZER" in (header.get("ImageType") or []) for _, header in series):
+        return "a localizer"
+    if all(f"{header.get('SOPClassUID')}.".startswith(_CAPTURE) for _, header in series):
+        return "secondary captures"
+    if all(header.get("Modality") in _DERIVED for _, header in series):
+        return "doses, segmentations or other derived objects"
+    return ""
+
+
+def _described(key: str, series: Sequence[Header]) -> str:
+    """A series for a message: key, modality, number of slices, and what is safe of its description."""
+    header = series[0][1]
+    count = 0
+    for _, each in series:
+        frames = str(each.get("NumberOfFrames") or 1)
+        count += int(frames) if frames.isdecimal() else 1
+    private = [w.lower() for tag in ("PatientName", "PatientID") for w in re.findall(r"[^\W_]+", str(header.get(tag) or ""))]
+    words = re.findall(r"[\w.,+/-]+", str(header.get("SeriesDescription") or ""))
+    safe = [w for w in words if not any(p in w.lower() for p in private) and len(re.findall(r"\d", w)) < 5]
+    modality = str(header.get("Modality") or "")
+    facts = [modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "unknown", f"{count} slices", " ".join(safe)[:32].strip()]
+    return f"{key} ({', '.join(fact for fact in facts if fact)})"
+
+
+def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
+    """Scaled voxels (columns, rows, slices), int16 when they are integers that fit, else float32."""
+    rows, columns = stack.frames[0].size
+    limits = np.iinfo(np.int16)
+    out: np.ndarray = np.empty((len(stack.frames), rows, columns), dtype=np.int16)
+    by_member: dict[str, list[tuple[int, Frame]]] = {}
+    for z, frame in enumerate(stack.frames):
+        by_member.setdefault(frame.member, []).append((z, frame))
+    with members(place) as files:
+        for member, wanted in by_member.items():
+            for (z, frame), pixels in _decoded(place, member, files, wanted):
+                exact = pixels.astype(np.float64) * frame.slope + frame.inter
+                if not np.isfinite(exact).all():
+                    raise UserError(f"{path} holds NaN or infinite voxels", "finite values", "leave the series out")
+                fits = (exact == np.rint(exact)).all() and exact.min() >= limits.min and exact.max() <= limits.max
+                if out.dtype == np.int16 and not fits:
+                    out = out.astype(np.float32)
+                out[z] = exact
+    return out.T
+
+
+def _decoded(
+    place: Path, member: str, files: Members, wanted: Sequence[tuple[int, Frame]]
+) -> Iterator[tuple[tuple[int, Frame], np.ndarray]]:
+    """The frames of one file as stored, with their place in the stack."""
+    if member not in files:
+        raise _broken(place, member, "it is gone")
+    inside = sorted(wanted, key=lambda item: item[1].index)
+    try:
+        with files[member]() as file, silent():
+            dataset = dcmread(file, force=True)
+            plugin = _PLUGINS.get(dataset.file_meta.get("TransferSyntaxUID"), "")
+            require_honest(dataset)
+            frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]
+        matching = len(frames) == len(inside) and all(pixels.shape == inside[0][1].size for pixels in frames)
+    except Exception as error:  # Every plugin raises its own, with anything in it.
+        raise _broken(place, member, f"{type(error).__name__} while its pixels were decoded") from None
+    if not matching:
+        raise _broken(place, member, "its pixels do not have the size its tags say")
+    yield from zip(inside, frames, strict=True)

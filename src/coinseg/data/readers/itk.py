@@ -1,0 +1,100 @@
+"""NRRD and MetaImage through SimpleITK: header, voxels and the way back into a file. Used through `volume`.
+
+ITK's coordinates are LPS+ millimetres; inside coinseg affines are RAS+, so the first two rows change their sign.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from coinseg.errors import UserError
+
+from .geometry import Geometry, geometry_in_mm
+from .itk_header import check_header, check_voxels
+from .limits import DEFLATE_LIMIT
+from .paths import parts_of
+from .voxels import Opened, broken, invertible, narrow, require_fits, require_three
+
+SUFFIXES = (".nrrd", ".mha", ".mhd")
+WRITTEN = (".nrrd", ".mha")
+"""Formats that hold header and voxels in one file."""
+_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_IO = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+_BYTES = {"8-bit": 1, "16-bit": 2, "32-bit": 4, "64-bit": 8}
+sitk.ProcessObject.SetGlobalWarningDisplay(False)  # What is wrong with a file is said once, by the `UserError`.
+
+
+def open_itk(path: Path) -> Opened:
+    """Open an NRRD or MetaImage file: the header now, voxels when asked for; `UserError` like `volume.read_volume`."""
+    check_header(path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(_IO[path.suffix.lower()])
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise _broken(path, error) from error
+    return Opened(_geometry(path, reader), lambda: _voxels(path, reader))
+
+
+def save_itk(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
+    """Write voxels in the order of `geometry` as .nrrd or .mha; `OSError` when that fails."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(stored.reshape(stored.shape[:3], order="A").T))
+    unit = geometry.millimetres
+    affine = _TO_RAS @ geometry.affine
+    spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    image.SetSpacing((spacing * unit).tolist())
+    image.SetOrigin((affine[:3, 3] * unit).tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:
+        raise OSError(_reason(error)) from error
+
+
+def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
+    """The checked geometry of a header, before any voxel is read."""
+    shape, kind = tuple(int(side) for side in reader.GetSize()), sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    require_three(path, shape)
+    if reader.GetNumberOfComponents() != 1 or "complex" in kind or "vector" in kind:
+        raise UserError(f"{path} has voxels of type {kind}", "plain numbers", "convert it to grey values")
+    if min(shape) < 1:
+        raise _broken(path, f"its header claims the shape {shape}")
+    claimed, size = require_fits(path, shape, _itemsize(reader)), sum(file.stat().st_size for file in parts_of(path))
+    if claimed > size * DEFLATE_LIMIT:
+        raise _broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims")
+    affine = np.eye(4)
+    sides = len(shape)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(sides, sides)[:3, :3] * np.array(reader.GetSpacing()[:3])
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    if not invertible(affine):
+        raise _broken(path, "its axes have no inverse")
+    return geometry_in_mm(_TO_RAS @ affine, shape)
+
+
+def _itemsize(reader: sitk.ImageFileReader) -> int:
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    return next((size for word, size in _BYTES.items() if word in kind), 8)
+
+
+def _voxels(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
+    check_voxels(path, math.prod(reader.GetSize()) * _itemsize(reader))
+    try:
+        image = reader.Execute()
+    except (RuntimeError, MemoryError) as error:
+        raise _broken(path, error) from error
+    return narrow(path, sitk.GetArrayFromImage(image).T)
+
+
+def _broken(path: Path, error: object) -> UserError:
+    return broken(path, _reason(error), "NRRD or MetaImage file")
+
+
+def _reason(error: object) -> str:
+    """The last line of what ITK says; the lines before are about its own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].split("): ")[-1].removeprefix("Error: ") if lines else type(error).__name__

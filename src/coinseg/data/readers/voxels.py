@@ -1,0 +1,91 @@
+"""What every reader of volumes hands over, and the checks they share; no format is known here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import io_orientation
+
+from coinseg.errors import UserError
+
+from .geometry import Geometry
+from .limits import MAX_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A volume whose header has been read and checked.
+
+    Args:
+        geometry: its grid.
+        voxels: reads the voxels as stored, in the shape of the geometry: int16 or float32, see `narrow`.
+    """
+
+    geometry: Geometry
+    voxels: Callable[[], np.ndarray]
+
+
+def broken(path: Path | str, why: object, what: str) -> UserError:
+    """The one wording for files whose content cannot be trusted; `what` is the kind of file ("a NIfTI file")."""
+    return UserError(f"{path} cannot be read ({why})", f"an intact {what}", "copy or download it again, or leave it out")
+
+
+def require_three(path: Path, shape: tuple[int, ...]) -> None:
+    """Raise `UserError` unless the shape has three axes; further ones may have the length 1."""
+    if len(shape) < 3 or any(side != 1 for side in shape[3:]):
+        raise UserError(
+            f"{path} has {len(shape)} dimensions {shape}",
+            "one three-dimensional volume",
+            "split the series or leave it out",
+        )
+
+
+def require_fits(path: Path, shape: tuple[int, ...], itemsize: int) -> int:
+    """The bytes of voxels a header claims; `UserError` when they are more than `MAX_BYTES`."""
+    claimed = math.prod(shape) * itemsize
+    if claimed > MAX_BYTES:
+        raise UserError(
+            f"{path} claims {claimed / 2**30:.1f} GiB of voxels, shape {shape}",
+            f"at most {MAX_BYTES // 2**30} GiB",
+            "check its header; crop the volume or leave it out",
+        )
+    return claimed
+
+
+def invertible(affine: np.ndarray) -> bool:
+    """Whether an affine (4, 4) can be turned into closest axes and back."""
+    flat = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+    return not flat and bool(np.isfinite(io_orientation(affine)).all())
+
+
+def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
+    """Voxels (X, Y, Z, ...) times slope plus intercept: int16 when they are integers that fit, else float32; `raw` if it is that.
+
+    Raises:
+        UserError: NaN or infinite voxels.
+    """
+    limits = np.iinfo(np.int16)
+    if raw.dtype.kind in "iu" and (slope, inter) == (1.0, 0.0):
+        fits = raw.min() >= limits.min and raw.max() <= limits.max
+        return raw.astype(np.int16 if fits else np.float32, copy=False)
+
+    def exact(z: int) -> np.ndarray:
+        # Slice by slice: double precision for the whole volume would cost four times its size.
+        return raw[:, :, z].astype(np.float64) * slope + inter
+
+    fits = True
+    for z in range(raw.shape[2]):
+        plane = exact(z)
+        if not np.isfinite(plane).all():
+            raise UserError(f"{path} holds NaN or infinite voxels", "finite values", "replace them or leave the file out")
+        fits = fits and bool((plane == np.rint(plane)).all() and plane.min() >= limits.min and plane.max() <= limits.max)
+    if not fits and raw.dtype == np.float32 and (slope, inter) == (1.0, 0.0):
+        return raw
+    scaled = np.empty(raw.shape, dtype=np.int16 if fits else np.float32, order="F")
+    for z in range(raw.shape[2]):
+        scaled[:, :, z] = exact(z)
+    return scaled

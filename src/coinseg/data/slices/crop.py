@@ -1,0 +1,187 @@
+"""From a scan or an image to square slices of one size, and back (thesis 4: resize, bilinear).
+
+The same cuts are made for training and for segmenting a new scan, so a mask always finds its way back. Without
+`data.spacing` a box lies inside the slice and is stretched to the square; with it a box has a fixed size in millimetres, its
+edges lie where they lie, and what it shows beyond the slice is filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from PIL import Image
+
+from coinseg.config.schema import DataSettings
+from coinseg.errors import UserError
+
+MAX_PIXELS = 2**26
+"""A box larger than this comes of a voxel size that is wrong."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of a native slice, in native pixels from its outer corner; its edges may lie in pixels and beyond the slice."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    def resize(self, native: np.ndarray, size: int, fill: float = 0.0) -> np.ndarray:
+        """Native slice (H, W) -> float32 (size, size) of this box: bilinear, averaging where it shrinks.
+
+        Beyond the slice it is `fill`.
+        """
+        edges = (self.left, self.top, self.left + self.width, self.top + self.height)
+        return _sample(native, edges, (size, size), fill)
+
+    def resize_mask(self, native: np.ndarray, size: int) -> np.ndarray:
+        """Native mask (H, W) -> bool (size, size): inside where at least half of a pixel is."""
+        return self.resize(native, size) >= 0.5
+
+    def paste(self, values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Prepared values (size, size) -> float32 native slice `shape`, 0 in pixels whose centre is outside this box."""
+        native = np.zeros(shape, dtype=np.float32)
+        (top, bottom), (left, right) = self.pixels(shape)
+        if top < bottom and left < right:
+            tall, wide = values.shape[0] / self.height, values.shape[1] / self.width
+            edges = ((left - self.left) * wide, (top - self.top) * tall, (right - self.left) * wide, (bottom - self.top) * tall)
+            native[top:bottom, left:right] = _sample(values, edges, (bottom - top, right - left), None)
+        return native
+
+    def pixels(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """First row and the one behind the last, then columns, of the pixels of a slice `shape` whose centre is in this box."""
+        starts, lengths = (self.top, self.left), (self.height, self.width)
+        ends = [(np.ceil(a - 0.5), np.ceil(a + n - 0.5)) for a, n in zip(starts, lengths, strict=True)]
+        rows, columns = ((int(np.clip(a, 0, n)), int(np.clip(b, 0, n))) for (a, b), n in zip(ends, shape, strict=True))
+        return rows, columns
+
+    def holds(self, other: Box) -> bool:
+        """Whether another box lies inside this one."""
+        ends = (self.top + self.height, self.left + self.width, other.top + other.height, other.left + other.width)
+        return self.top <= other.top and self.left <= other.left and ends[2] <= ends[0] and ends[3] <= ends[1]
+
+    def paste_mask(self, mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Prepared mask (size, size) -> bool native slice `shape`."""
+        return self.paste(mask, shape) >= 0.5
+
+
+def _sample(
+    image: np.ndarray, edges: tuple[float, float, float, float], shape: tuple[int, int], fill: float | None
+) -> np.ndarray:
+    """The part of an image between edges (left, top, right, bottom), resized to `shape`, float32.
+
+    Beyond the image it goes on as `fill`, or as its own edge pixels where that is None.
+    """
+    left, top, right, bottom = edges
+    beyond = ((-top, bottom - image.shape[0]), (-left, right - image.shape[1]))
+    pad = [(max(0, int(np.ceil(before))), max(0, int(np.ceil(after)))) for before, after in beyond]
+    if any(map(any, pad)):
+        image = np.pad(image, pad, "edge") if fill is None else np.pad(image, pad, constant_values=fill)
+        (rows, _), (columns, _) = pad
+        edges = (left + columns, top + rows, right + columns, bottom + rows)
+    picture = Image.fromarray(np.ascontiguousarray(image, dtype=np.float32))
+    return np.asarray(picture.resize(shape[::-1], Image.Resampling.BILINEAR, box=edges))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One square slice of a case: where it lies, nothing read yet.
+
+    Args:
+        index: slice index along `data.axis`; 0 for a plain image.
+        region: which organ region it belongs to; -1 for all together.
+        box: the part of the native slice that is resized.
+        organ: the organ in the native slice, (H, W), or None.
+    """
+
+    index: int
+    region: int
+    box: Box
+    organ: np.ndarray | None
+
+
+def tight_around(mask: np.ndarray) -> Box:
+    """The smallest box around a mask (slices, H, W), all its slices together."""
+    rows, columns = np.flatnonzero(mask.any((0, 2))), np.flatnonzero(mask.any((0, 1)))
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1)
+
+
+def square_around(mask: np.ndarray, margin: float) -> Box:
+    """The square box around a mask (slices, H, W), with room around it, pushed inside the slice."""
+    height, width = mask.shape[1:]
+    tight = tight_around(mask)
+    side = int(np.ceil(max(tight.height, tight.width) * (1 + 2 * margin)))
+    side_y, side_x = min(side, height), min(side, width)
+    top = int(np.clip((2 * tight.top + tight.height - side_y) // 2, 0, height - side_y))
+    left = int(np.clip((2 * tight.left + tight.width - side_x) // 2, 0, width - side_x))
+    return Box(top, left, side_y, side_x)
+
+
+def window_around(middle: Box, settings: DataSettings, pixel: tuple[float, float]) -> Box:
+    """The box of `size * spacing` mm around the centre of another, for native pixels of (dy, dx) mm.
+
+    It is moved by less than a native pixel so that it begins at one: where the spacing is that of the scan nothing is resampled.
+    """
+    height, width = (round(settings.size * settings.spacing / side, 3) for side in pixel)
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"pixels of {pixel[0]:.3g} x {pixel[1]:.3g} mm and data.spacing {settings.spacing:g}",
+            f"at most {MAX_PIXELS} native pixels in a slice of size * spacing mm",
+            "check the voxel size in the header, or lower data.spacing (mm per pixel)",
+        )
+    top, left = middle.top + (middle.height - height) / 2, middle.left + (middle.width - width) / 2
+    return Box(int(np.floor(top + 0.5)), int(np.floor(left + 0.5)), height, width)
+
+
+def box_of(organ: np.ndarray | None, shape: tuple[int, int], settings: DataSettings, pixel: tuple[float, float] | None) -> Box:
+    """The part of a native slice `shape` that is shown; arguments as in `cuts`, and `organ` (slices, H, W), not empty, or None."""
+    whole = Box(0, 0, *shape)
+    if not settings.spacing or pixel is None:
+        return whole if organ is None or settings.roi == "none" else square_around(organ, settings.roi_margin)
+    if organ is None:
+        return window_around(whole, settings, pixel)
+    tight = tight_around(organ)
+    window = window_around(whole if settings.roi == "none" else tight, settings, pixel)
+    if not window.holds(tight):
+        tall, wide, side = tight.height * pixel[0], tight.width * pixel[1], settings.size * settings.spacing
+        raise UserError(
+            f"the organ is {tall:.0f} x {wide:.0f} mm (rows x columns) and would be cut off by slices that show {side:.0f} mm"
+            + (" around their centre" if settings.roi == "none" else ""),
+            "the whole organ in every slice",
+            "raise data.size or data.spacing" + (", or set data.roi to organ" if settings.roi == "none" else ""),
+        )
+    return window
+
+
+def cuts(
+    shape: tuple[int, int, int],
+    organs: Sequence[np.ndarray],
+    settings: DataSettings,
+    pixel: tuple[float, float] | None = None,
+) -> Iterator[Cut]:
+    """The slices of a case that are used (thesis 4: at least `min_organ_px` organ pixels at native size).
+
+    Args:
+        shape: slices, height and width of the volume as it is cut; a plain image has one slice.
+        organs: one mask of that shape for each organ region; without any, every slice is used whole.
+        settings: size, spacing, roi, roi_margin and min_organ_px are read.
+        pixel: (dy, dx) of a native pixel in mm; None for a plain image, whose boxes are in pixels.
+
+    Raises:
+        UserError: an organ does not fit into size * spacing mm.
+    """
+    if not organs:
+        box = box_of(None, shape[1:], settings, pixel)
+        yield from (Cut(z, -1, box, None) for z in range(shape[0]))
+        return
+    regions = list(enumerate(organs)) if settings.roi == "each" else [(-1, reduce(np.logical_or, organs))]
+    for region, mask in regions:
+        if not mask.any():
+            continue
+        box = box_of(mask, shape[1:], settings, pixel)
+        pixels = mask.sum((1, 2))
+        yield from (Cut(int(z), region, box, mask[z]) for z in np.flatnonzero(pixels >= max(settings.min_organ_px, 1)))

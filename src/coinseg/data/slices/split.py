@@ -1,0 +1,177 @@
+"""Which slices are trained on and which are held out.
+
+A slice is on one of two sides, or on neither: `LEFT_OUT` is a slice of a training patient that training must not see, or
+one of a patient kept for another question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from coinseg.config.schema import DataSettings, Settings
+from coinseg.errors import UserError
+from coinseg.types import Cohort
+
+TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
+Row = Mapping[str, Any]
+"""What the store knows of a slice, see `slices.COLUMNS`."""
+
+
+def split(
+    patients: list[str], labels: np.ndarray, share: float, seed: int, lesion_px: np.ndarray | None = None
+) -> dict[str, int]:
+    """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
+
+    Patients are ordered by their share of abnormal slices, or by their lesion pixels in all (thesis 3.6.2), ties at random;
+    one is drawn from every run of 1 / share patients, so both sides see the same range.
+
+    Args:
+        patients: of every slice.
+        labels: of every slice.
+        share: held out.
+        seed: decides the draw.
+        lesion_px: lesion pixels of every slice; given, they replace the labels. Masks are then used, but to split only.
+    """
+    rng = np.random.default_rng(seed)
+    unique, of = np.unique(np.array(patients), return_inverse=True)
+    names = unique.tolist()
+    share_or_area = np.bincount(of, labels == 1 if lesion_px is None else lesion_px)
+    abnormal = (share_or_area / np.bincount(of) if lesion_px is None else share_or_area).tolist()
+    order = sorted(rng.permutation(len(names)).tolist(), key=abnormal.__getitem__)
+    held = max(1, round(share * len(names)))
+    runs = np.array_split(np.array(order), held)
+    chosen = {names[int(rng.choice(run))] for run in runs}
+    return {name: VALIDATION if name in chosen else TRAINING for name in names}
+
+
+def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
+    """The side of every row; by patient, or (on request) the last slices of every case."""
+    labels = np.array([row["label"] for row in rows])
+    if settings.data.split_by == "patient":
+        area = lesion_area(rows) if settings.data.stratify == "lesion_area" else None
+        side = split([str(row["patient"]) for row in rows], labels, settings.data.validation, settings.seed, area)
+        return np.array([side[str(row["patient"])] for row in rows])
+    if settings.data.split_by == "hash":
+        chosen = {name: hashed_side(name, settings.data.held_out) for name in {str(row["patient"]) for row in rows}}
+        return np.array([chosen[str(row["patient"])] for row in rows])
+    sides = np.zeros(len(rows), dtype=np.int64)
+    for members in groups(_scans(rows)):
+        # A block at the end, not single slices: neighbours are nearly copies of each other.
+        ordered = sorted(members.tolist(), key=lambda i: rows[i]["slice"])
+        sides[ordered[len(ordered) - max(1, round(settings.data.validation * len(ordered))) :]] = VALIDATION
+    return sides
+
+
+def _scans(rows: Sequence[Row]) -> np.ndarray:
+    """What the last slices of are held out: the region of a scan; single slices belong to their patient, and of patients of one to their label."""
+    names = [f"{row['series']}/{row['region']}" for row in rows]
+    for wider in ("patient", "label"):
+        times = Counter(names)
+        names = [name if times[name] > 1 else f"{wider} {row[wider]}" for name, row in zip(names, rows, strict=True)]
+    return np.array(names)
+
+
+def groups(names: np.ndarray) -> list[np.ndarray]:
+    """Where every name is found, ascending, in the order of the names; (n,) -> one array for each, in n log n steps."""
+    order = np.argsort(names, kind="stable")
+    ordered = names[order]
+    return np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1) if len(names) else []
+
+
+def hashed_side(patient: str, held_out: str) -> int:
+    """The side of a patient by the hash of its id alone, so that a choice made on one fifth can be read on another.
+
+    Args:
+        patient: its id.
+        held_out: "validation" or "test", which fifth is held out; the other one is `LEFT_OUT`.
+    """
+    place = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
+    if place < 0.6:
+        return TRAINING
+    return VALIDATION if (place < 0.8) == (held_out == "validation") else LEFT_OUT
+
+
+def lesion_area(rows: Sequence[Row]) -> np.ndarray:
+    """The lesion pixels of every row; 0 where there is no mask and the label says normal."""
+    for row in rows:
+        if row["lesion_px"] == -1 and row["label"] != 0:
+            raise _no_masks(f"slice {row['slice']} of {row['case']} has no lesion mask")
+    return np.array([max(row["lesion_px"], 0) for row in rows])
+
+
+def require_masks(cohort: Cohort, settings: DataSettings) -> None:
+    """`UserError` when patients are to be ordered by their lesions and nobody has a lesion mask."""
+    if settings.stratify == "lesion_area" and settings.split_by == "patient" and not any(case.lesion for case in cohort.cases):
+        raise _no_masks("no case has a lesion mask")
+
+
+def require_labels(cohort: Cohort, injected: bool) -> None:
+    """`UserError` when there is nothing to learn from: no label, no lesion mask, and no anomaly to be injected."""
+    if not injected and not cohort.labelled:
+        raise UserError(
+            f"no case has an image label or a lesion mask: {cohort.label_source}",
+            "image labels of both classes",
+            "add a table of labels, name lesion masks with data.lesion, or inject anomalies with --anomaly.kind blob",
+        )
+
+
+def _no_masks(got: str) -> UserError:
+    return UserError(
+        f"data.stratify is lesion_area and {got}", "lesion masks to split by", "set data.lesion, or data.stratify to labels"
+    )
+
+
+def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings) -> None:
+    """`UserError` when there is nothing to split: no slice, one class, or one patient."""
+    if not rows:
+        raise UserError(
+            f"no usable slice ({'; '.join(problems[:3]) or 'no case has one'})",
+            "slices with a label (and with enough organ pixels where organs are given)",
+            "check the paths, data.organ and data.min_organ_px, or inject anomalies with --anomaly.kind blob",
+        )
+    labels = {row["label"] for row in rows}
+    if settings.anomaly.kind == "none" and len(labels) < 2:
+        small = sum(row["label"] == 0 and row["lesion_px"] > 0 for row in rows)
+        raise UserError(
+            f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}"
+            + (f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else "")
+            + (f" ({'; '.join(problems[:3])})" if problems else ""),
+            "both normal and abnormal slices",
+            ("lower data.min_lesion_px, " if small else "") + "add the other class, or inject anomalies with --anomaly.kind blob",
+        )
+    patients = {row["patient"] for row in rows}
+    if settings.data.split_by != "slice" and len(patients) < 2:
+        raise UserError(
+            f"only 1 patient has usable slices ({'; '.join(problems[:3]) or 'no other was given'})",
+            "at least 2, so that one can be held out",
+            "add patients, or set --data.split_by slice (scores are then optimistic)",
+        )
+
+
+def require_two_sides(sides: np.ndarray, settings: DataSettings) -> None:
+    """`UserError` where nothing is trained on, or nothing held out."""
+    for side, what in ((TRAINING, "to train on"), (VALIDATION, "to hold out")):
+        if not (sides == side).any():
+            raise UserError(
+                f"the split (data.split_by {settings.split_by}) leaves none of the {len(sides)} slices {what}",
+                "slices on both sides",
+                "add patients, or set --data.split_by patient" if settings.split_by == "hash" else "add slices or patients",
+            )
+
+
+def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int) -> None:
+    """`UserError` when training would see one class only; `left` slices with small lesions were left out of it."""
+    seen = labels[sides == TRAINING]
+    normal, abnormal = int((seen == 0).sum()), int((seen == 1).sum())
+    if not (normal and abnormal):
+        raise UserError(
+            f"the training side of the split has {normal} normal and {abnormal} abnormal slices"
+            + (f", and {left} with small lesions are left out of it" if left else ""),
+            "both normal and abnormal slices to train on",
+            "add patients, change --seed or --data.validation" + (", or lower data.min_lesion_px" if left else ""),
+        )

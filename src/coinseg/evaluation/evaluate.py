@@ -1,0 +1,224 @@
+"""Scores on the held-out side: the only place where lesion masks meet predictions.
+
+The threshold comes in from outside (chosen without masks). The oracle, which tunes a threshold on the very masks it is
+scored with, exists only to say how far the mask-free one is from the best possible, and is named oracle everywhere. What
+is counted and how is in `protocols.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coinseg.config.schema import Settings
+from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
+from coinseg.masks.confidence import doubtful, of_pixels
+from coinseg.masks.postprocess import levels_of, masks_of
+from coinseg.metrics import overlap as metrics
+from coinseg.runtime.devices import CHUNK
+from coinseg.runtime.files import csv_text, require_room, write_json, write_text, written_aside
+from coinseg.types import Explanation
+
+from .audit import Ask, audit, mistakes
+from .protocols import Explained, honest
+
+EXAMPLES = 4
+"""Pictures of each kind: best, median, worst, normal."""
+BYTES = 22
+"""Of the maps of a pixel that is scored: three in single, one in double precision, two masks."""
+Explain = Callable[[ScoredBatch], tuple[Explanation, np.ndarray]]
+"""Slices -> their explanation and the refined maps (B, S, S); it looks at images and labels, never at masks."""
+
+
+def explain_all(
+    slices: ScoredSlices,
+    explain: Explain,
+    report: Callable[[int, int], None],
+    members: np.ndarray | None = None,
+    folder: Path | None = None,
+) -> Explained:
+    """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1].
+
+    The maps of a large held-out side do not fit into memory (22 bytes a pixel): with a folder they lie there, as files that are
+    mapped into it, and whoever is done with them removes the folder.
+    """
+    members = np.arange(len(slices)) if members is None else members
+    whole: dict[str, np.ndarray] = {}
+    for start in range(0, len(members), CHUNK):
+        report(start, len(members))
+        batch = slices.scored(members[start : start + CHUNK])
+        e, refined = explain(batch)
+        found = {
+            "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": refined,
+            "before": e.probability.numpy(), "image": batch.image[:, 0].numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
+        }  # fmt: skip
+        for name in ("agreement", "posterior", "level"):
+            if (value := getattr(e, name)) is not None:
+                found[name] = value.numpy()
+        if e.counterfactual is not None and e.counterfactual_probability is not None:
+            found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual[:, 0].numpy() / 2 + 0.5}
+        for name, value in found.items():
+            if name not in whole:
+                whole[name] = _room(name, (len(members), *value.shape[1:]), value.dtype, folder)
+            whole[name][start : start + len(value)] = value
+    return Explained(**whole)
+
+
+def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None) -> np.ndarray:
+    """Room for an array in memory, or in a file where there are pixels in it and a folder for them."""
+    if folder is None or len(shape) == 1:
+        return np.empty(shape, kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
+
+
+@contextmanager
+def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
+    """A folder for the maps of `slices`, removed at the end, and at the beginning where a killed process left it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    require_room(folder, BYTES * len(slices) * slices.store.size**2, "the maps that are scored")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5) -> list[tuple[str, int]]:
+    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals, then errors of f.
+
+    Without masks there is no ranking: abnormal slices at even distances instead; without labels by slice either, of the slices
+    nobody has labelled those with the highest f.
+    """
+    scored = np.flatnonzero(found.known & found.truth.any((1, 2)))
+    abnormal = np.flatnonzero(found.label == 1)
+    chosen: list[tuple[str, int]] = []
+    if len(scored):
+        values = [metrics.dice(predicted[i], found.truth[i]) or 0.0 for i in scored]
+        order = scored[np.argsort(values, kind="stable")]
+        middle = max(0, len(order) // 2 - EXAMPLES // 2)
+        chosen += [("best", int(i)) for i in order[::-1][:EXAMPLES]]
+        chosen += [("median", int(i)) for i in order[middle : middle + EXAMPLES]]
+        chosen += [("worst", int(i)) for i in order[:EXAMPLES]]
+    elif len(abnormal):
+        chosen += [("abnormal", int(i)) for i in abnormal[np.linspace(0, len(abnormal) - 1, 2 * EXAMPLES).astype(int)]]
+    elif (found.label < 0).any():
+        unknown = np.flatnonzero(found.label < 0)
+        chosen += [("unknown", int(i)) for i in unknown[np.argsort(-found.before[unknown], kind="stable")][: 2 * EXAMPLES]]
+    normal = np.flatnonzero(found.normal)
+    if len(normal):
+        chosen += [("normal", int(i)) for i in normal[np.linspace(0, len(normal) - 1, EXAMPLES).astype(int)]]
+    for group, members in zip(("missed", "alarm"), mistakes(found, level, EXAMPLES), strict=True):
+        chosen += [(group, int(i)) for i in members]
+    return chosen
+
+
+def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray | None:
+    """How far slices lie from the middle of the used slices of their scan, (n,) in [0, 1]; None where no case is a scan."""
+    if not index["slice"].any():
+        return None
+    names, of = np.unique(index["series"], return_inverse=True)
+    first, last = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    np.minimum.at(first, of, index["slice"])
+    np.maximum.at(last, of, index["slice"])
+    half, of = np.maximum((last - first) / 2, 0.5), of[rows]
+    return np.abs(index["slice"][rows] - (first + last)[of] / 2) / half[of]
+
+
+def _name(index: dict[str, np.ndarray], row: int) -> str:
+    """What a person calls a slice: plain images have no slice number, and only crops have a region."""
+    number = f", slice {index['slice'][row]}" if index["slice"].any() else ""
+    region = f", region {index['region'][row]}" if index["region"][row] >= 0 else ""
+    return f"{index['case'][row]}{number}{region}"
+
+
+def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
+    """slices.csv: a line of names, and one for each slice."""
+    rows: list[list[Any]] = [[
+        "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful", "truth_px", "dice",
+    ]]  # fmt: skip
+    for i, row in enumerate(found.rows):
+        known = bool(found.known[i])
+        rows.append([
+            str(index["case"][row]), str(index["patient"][row]), index["slice"][row], index["region"][row],
+            found.label[i] if found.label[i] >= 0 else "",
+            f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}",
+            "" if found.posterior is None else f"{found.posterior[i]:.4f}", int(predicted[i].sum()),
+            f"{sure[i]:.4f}" if np.isfinite(sure[i]) else "", "" if (doubt := doubtful(float(sure[i]))) is None else int(doubt), int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
+        ])  # fmt: skip
+    return rows
+
+
+def evaluate(
+    slices: ScoredSlices,
+    explain: Explain,
+    threshold: float,
+    settings: Settings,
+    folder: Path,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    ask: Ask | None = None,
+) -> dict[str, Any]:
+    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json.
+
+    `settings.masks` is how maps are cleaned, so `Inference.cleaning` where they are a run's.
+    """
+    with _maps_in(folder / "maps", slices) as maps:
+        found = explain_all(slices, explain, report, folder=maps)
+        predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
+        for block in metrics.blocks_of(np.arange(len(predicted))):
+            predicted[block] = masks_of(found.refined[block], found.levels(threshold, block), settings.masks)
+        if ask is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            organs = slices.store.organs if slices.store.meta["has_organs"] else None
+            position = middle_distance(slices.store.index, found.rows)
+            write_json(folder / "audit.json", audit(found, predicted, position, organs, ask, settings.classifier.threshold))
+        return _score(slices, found, predicted, threshold, settings, folder)
+
+
+def _score(
+    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
+) -> dict[str, Any]:
+    scores = honest(found, predicted, threshold, settings)
+    sure = found.confidence(predicted)
+    index = slices.store.index
+    # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
+    given = np.maximum(found.label, index["label"][found.rows])
+    scores |= metrics.scan_scores(found.before, given, index["series"][found.rows])
+    if scores["auroc_scans"] is None:
+        single = len(set(index["series"][found.rows])) == len(found.rows)
+        scores["null_because"]["auroc_scans"] = (
+            "every image is a scan of its own" if single else "only one class of scans is held out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index)))
+    chosen = choose_examples(found, predicted, settings.classifier.threshold)
+    positions = [i for _, i in chosen]
+    # An attribution has no counterfactual: NaN, which the report leaves out.
+    images = found.image[positions]
+    painted = np.full_like(images, np.nan) if found.counterfactual is None else found.counterfactual[positions]
+    after = np.full_like(found.before, np.nan) if found.after is None else found.after
+    # What a student gives (only it asks for the posterior) is a probability; beside its masks is shown what the method itself found.
+    difference = found.refined if found.posterior is None else found.saliency
+    levels = levels_of(found.refined[positions], found.levels(threshold, positions), settings.masks.peak)
+    with written_aside(folder / "examples.npz") as part:
+        np.savez_compressed(
+            part,
+            group=np.array([group for group, _ in chosen], dtype=str),
+            name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
+            image=images.astype(np.float16),
+            counterfactual=painted.astype(np.float16),
+            difference=difference[positions].astype(np.float16),
+            mask=predicted[positions],
+            truth=found.truth[positions],
+            known=found.known[positions],
+            before=found.before[positions],
+            after=after[positions],
+            confidence=sure[positions],
+            sure=of_pixels(found.refined[positions], levels).astype(np.float16),
+        )
+    write_json(folder / "scores.json", scores)
+    return scores

@@ -1,0 +1,238 @@
+"""Two ways to score the same explanations: the thesis' (replica) and an honest one.
+
+|                   | replica (thesis 3.7, 4.2, the authors' runs)         | honest                                                   |
+|-------------------|------------------------------------------------------|----------------------------------------------------------|
+| images            | those labelled abnormal                              | every abnormal one, whatever the lesion's size; normals  |
+|                   |                                                      | for false positives                                      |
+| asked             | all of them                                          | those f calls abnormal: a lesion f misses is missed      |
+| map               | as the method gives it                               | mirror average, guided filter: the same for every method |
+| threshold         | the best one on these very masks: an oracle          | from training images without any mask                    |
+| post-processing   | opening, closing, largest component; for             | the same for every method (settings `masks`)             |
+|                   | counterfactual methods only                          |                                                          |
+| CV                | f(X) > 0.8 only                                      | the same, of the gated counterfactuals                   |
+| realism           | all images against their counterfactuals: unchanged  | counterfactuals of abnormal images against images        |
+|                   | normal images pull it down                           | labelled normal                                          |
+
+Pure functions of arrays; every score is a number or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from coinseg.config.schema import MaskSettings, Settings
+from coinseg.masks.confidence import DOUBT, confidence
+from coinseg.masks.postprocess import clean, masks_of
+from coinseg.metrics import overlap as metrics
+
+REPLICA_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
+REPLICA_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
+ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
+ORACLE_PEAKS = np.linspace(0.025, 1, 40)
+"""The honest protocol's oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Held-out slices, explained: arrays over n slices of (S, S).
+
+    Args:
+        rows: of the store.
+        label: image labels, 0 or 1; below 0 where only the scan has one (`data.sampling.UNKNOWN`).
+        before: f(X).
+        image: in [0, 1].
+        saliency: the method's map in [0, 1].
+        refined: the map after mirror average and guided filter, in [0, 1].
+        truth: bool.
+        known: whether the truth is known, (n,).
+        after: f(X_cf); None for an attribution.
+        counterfactual: X_cf in [0, 1]; None for an attribution.
+        agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
+        posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where no student is asked.
+        level: what a pixel of each map has to exceed, (n,), NaN where f calls the image normal; None where that is one threshold, or a share of the peak.
+    """
+
+    rows: np.ndarray
+    label: np.ndarray
+    before: np.ndarray
+    image: np.ndarray
+    saliency: np.ndarray
+    refined: np.ndarray
+    truth: np.ndarray
+    known: np.ndarray
+    after: np.ndarray | None = None
+    counterfactual: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+    posterior: np.ndarray | None = None
+    level: np.ndarray | None = None
+
+    def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
+        """The threshold, or the levels of some images by position where each has its own; as `masks_of` takes it."""
+        return threshold if self.level is None else self.level[of]
+
+    def confidence(self, predicted: np.ndarray) -> np.ndarray:
+        """How far to trust the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN where there is none or it is not known."""
+        unknown = np.full(len(self.rows), np.nan)
+        return confidence(self.before, unknown if self.agreement is None else self.agreement, predicted)
+
+    @property
+    def abnormal(self) -> np.ndarray:
+        """Labelled abnormal, or with a lesion however small where the label says normal."""
+        return (self.label == 1) | (self.known & self.truth.any((1, 2)))
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Labelled normal and without a lesion."""
+        return (self.label == 0) & ~self.abnormal
+
+
+def gated(found: Explained, level: float) -> Explained:
+    """What is left when images f calls normal are returned unchanged."""
+    called = found.before >= level
+    keep = called[:, None, None]
+    changed: dict[str, Any] = {"saliency": found.saliency * keep, "refined": found.refined * keep}
+    if found.counterfactual is not None and found.after is not None:
+        changed |= {
+            "counterfactual": np.where(keep, found.counterfactual, found.image),
+            "after": np.where(called, found.after, found.before),
+        }
+    return replace(found, **changed)
+
+
+def replica_masks(maps: np.ndarray, threshold: float, counterfactual: bool) -> np.ndarray:
+    """Masks as the thesis makes them (4.2): one threshold, cleaned only for counterfactual methods."""
+    masks = maps > threshold
+    return clean(masks, REPLICA_CLEANING) if counterfactual else masks
+
+
+def replica(found: Explained) -> dict[str, Any]:
+    """The scores of the thesis: IoU at the best threshold, CV and the flip rate.
+
+    Args:
+        found: every image explained, whatever f says of it.
+    """
+    labelled = (found.label == 1) & found.known
+    maps, truth = found.saliency[labelled], found.truth[labelled]
+    counterfactual = found.counterfactual is not None
+    cleaned = (lambda m, t: replica_masks(m, t, True)) if counterfactual else None
+    iou, threshold = metrics.best_threshold(maps, truth, REPLICA_THRESHOLDS, cleaned) if labelled.any() else (None, None)
+    scores: dict[str, Any] = {"iou": iou, "threshold": threshold, "slices": int(labelled.sum())}
+    if found.after is not None:
+        scores["cv"] = metrics.counterfactual_validity(found.before, found.after)
+        scores["flip_rate"] = metrics.flip_rate(found.before, found.after)
+    return scores
+
+
+def _pooled(predicted: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, members: np.ndarray) -> float | None:
+    """`metrics.pooled_iou` of images by position, whose masks `predicted` gives block by block."""
+    both, either = 0, 0
+    for block in metrics.blocks_of(members):
+        masks, true = predicted(block), truth[block]
+        both, either = both + int((masks & true).sum()), either + int((masks | true).sum())
+    return both / either if either else None
+
+
+def sweep(
+    refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings, members: np.ndarray | None = None
+) -> float | None:
+    """The best pooled IoU any threshold reaches on these very masks (those of `members`): an upper bound, never a result."""
+    members = np.arange(len(truth)) if members is None else members
+    rules = [(float(t), 0.0) for t in ORACLE_THRESHOLDS] + [(threshold, float(share)) for share in ORACLE_PEAKS]
+    sums = np.zeros((len(rules), 2), np.int64)
+    for block in metrics.blocks_of(members):
+        maps, true = refined[block], truth[block]
+        for i, (level, share) in enumerate(rules):
+            masks = masks_of(maps, level, settings.masks, peak=share)
+            sums[i] += (masks & true).sum(), (masks | true).sum()
+    return max((both / either for both, either in sums.tolist() if either), default=None)
+
+
+def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
+    """Every score of the honest protocol, each a number or None, with the reason for every None.
+
+    Arrays over pixels may lie on disk: they are looked at in blocks.
+
+    Args:
+        found: gated explanations.
+        predicted: their masks, (n, S, S) bool, made without any lesion mask.
+        threshold: that made them; the oracle starts from it.
+        settings: masks and classifier are read.
+    """
+    abnormal, normal = found.abnormal, found.normal
+    scored = abnormal & found.known
+    members, truth = np.flatnonzero(scored), found.truth
+    marked = predicted.sum((1, 2))
+    level = settings.classifier.threshold
+
+    def pairs() -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+        return (predicted[i] for i in members), (truth[i] for i in members)
+
+    distance, measured = metrics.mean_hd95(*pairs())
+    asked = dict[str, float | None].fromkeys(("auroc", "accuracy", "calibration_error"))
+    if found.posterior is not None:
+        asked = metrics.classification_scores(found.posterior, found.label, settings.student.gate)
+    scores: dict[str, Any] = {
+        "iou_mask_free": _pooled(predicted.__getitem__, truth, members),
+        "iou_oracle": sweep(found.refined, truth, threshold, settings, members) if scored.any() else None,
+        "dice_per_image": metrics.mean_dice(*pairs()),
+        "hd95_px": distance,
+        "auprc": metrics.pixel_auprc(found.refined, truth, members) if scored.any() else None,
+        "false_positive_area": float(marked[normal].sum() / (normal.sum() * predicted[0].size)) if normal.any() else None,
+        "normals_marked": float((marked[normal] > 0).mean()) if normal.any() else None,
+        "lesions_touched": float(np.mean([(p & t).any() for p, t in zip(*pairs(), strict=True)])) if scored.any() else None,
+        "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
+        "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
+        **metrics.classification_scores(found.before, found.label, level),
+        **{f"posterior_{name}": value for name, value in asked.items()},
+        **_trust(found, predicted),
+        "slices_abnormal": int(abnormal.sum()),
+        "slices_scored": int(scored.sum()),
+        "slices_normal": int(normal.sum()),
+        "slices_unknown": int((found.label < 0).sum()),
+        "hd95_slices": measured,
+        "lesions_by_size": metrics.lesions_by_size(*pairs(), metrics.size_edges(truth.shape[-1])),
+    }
+    scores["null_because"] = {name: _reason(name, found, scored, normal) for name, value in scores.items() if value is None}
+    return scores
+
+
+def _trust(found: Explained, predicted: np.ndarray) -> dict[str, Any]:
+    """Whether confidence ranks masks by their true overlap: over every mask there is, those on normal images too, by their IoU."""
+    sure = found.confidence(predicted)
+    marked = np.isfinite(sure) & (found.known | found.normal)
+    members = np.flatnonzero(marked)
+    overlap = np.array([metrics.pooled_iou(predicted[i], found.truth[i] & found.known[i]) for i in members])
+    sure = sure[members]
+    trusted = sure >= DOUBT
+    return {
+        "confidence_rank": metrics.rank_correlation(sure, overlap),
+        "risk_area": metrics.risk_area(sure, overlap),
+        "iou_trusted": float(overlap[trusted].mean()) if trusted.any() else None,
+        "iou_doubtful": float(overlap[~trusted].mean()) if (~trusted).any() else None,
+        "masks_doubtful": float((~trusted).mean()) if len(members) else None,
+    }
+
+
+def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray) -> str:
+    if name in ("cv", "flip_rate"):
+        if found.after is None:
+            return "an attribution has no counterfactual"
+        return "the classifier calls no held-out image abnormal" + (f" with f > {metrics.TAU}" if name == "cv" else "")
+    if name in ("false_positive_area", "normals_marked"):
+        return "no held-out image is normal" if not normal.any() else "nothing to count"
+    if name.startswith("posterior_") and found.posterior is None:
+        return "no student: f alone says which images are marked"
+    if name.removeprefix("posterior_") in ("auroc", "accuracy", "calibration_error"):
+        return "abnormal scans have no labels by slice" if (found.label < 0).any() else "only one class is held out"
+    if name in ("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful", "masks_doubtful"):
+        if found.agreement is None:
+            return "masks.flips is off: mirror images were not asked"
+        none = {"iou_trusted": "no mask is trusted", "iou_doubtful": "no mask is doubtful"}
+        return none.get(name, "too few masks, or all alike, to rank") if scored.any() else "no held-out mask can be judged"
+    if name == "hd95_px" and scored.any():
+        return "no lesion is marked"
+    return "no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"

@@ -1,0 +1,61 @@
+"""Attributions: class activation maps and RISE, which explain a frozen f and train nothing (thesis 2.2, 3.5, 4.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from coinseg.config.schema import AttributionSettings
+from coinseg.errors import UserError
+
+from .cam import KINDS, cam, unknown_method
+from .layer_choice import best_layer, deletion_insertion
+from .layers import candidate_layers, layer_named
+from .rise import rise, rise_scores
+
+METHODS = (*KINDS, "rise")
+"""Names of the attribution methods."""
+
+__all__ = [
+    "METHODS",
+    "best_layer",
+    "cam",
+    "candidate_layers",
+    "deletion_insertion",
+    "layer_named",
+    "rise",
+    "rise_scores",
+    "saliency",
+]
+
+
+def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int, layer: str | None = None) -> Tensor:
+    """The map of an attribution method, each image's stretched to [0, 1] (thesis 4.2).
+
+    Args:
+        method: one of `METHODS`.
+        f: images (B, 1, H, W) in [-1, 1] -> logits (B,) of "abnormal"; used in evaluation mode and left as it was.
+        x: images (B, 1, H, W) in [-1, 1].
+        settings: of the method.
+        seed: of the masks of RISE.
+        layer: of f, instead of settings.layer; what `best_layer` chose when that is "best". RISE has none.
+
+    Returns:
+        (B, H, W) in [0, 1]; zeros where the map is constant.
+
+    Raises:
+        UserError: no such method or layer, or a setting that makes no sense.
+    """
+    if method not in METHODS:
+        raise unknown_method(method, list(METHODS))
+    if settings.batch < 1:
+        raise UserError(f"attribution.batch is {settings.batch}", "at least 1", "mend the setting")
+    if method == "rise":
+        return rise(f, x, settings, seed)
+    name = layer or settings.layer
+    if name == "best":
+        raise UserError(
+            "attribution.layer is 'best', and no layer was chosen",
+            "a layer chosen on training images",
+            "choose it with best_layer, or set attribution.layer to last",
+        )
+    return cam(method, f, x, name, settings.batch)

@@ -1,0 +1,85 @@
+"""Which layer to look at, without a mask: the one whose maps hide and show the evidence best (Petsiuk et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cam import cam
+from .layers import candidate_layers, still
+
+BLUR = 0.1
+"""Standard deviation of the strong blur as a share of the longer side."""
+STEPS = 10
+"""Points of a deletion or insertion curve after the first."""
+
+
+def blurred(x: Tensor) -> Tensor:
+    """Images (B, 1, H, W) under a Gaussian blur of `BLUR` times the side, edges repeated; a constant stays what it is."""
+    sigma = BLUR * max(x.shape[-2:])
+    radius = max(1, round(3 * sigma))
+    places = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-places.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
+    return F.conv2d(F.conv2d(padded, kernel.reshape(1, 1, 1, -1)), kernel.reshape(1, 1, -1, 1))
+
+
+def ranks(saliency: Tensor) -> Tensor:
+    """Places of pixels in the order of falling saliency, (B, H, W) -> 0 ... H * W - 1; equal ones in a fixed random order.
+
+    Relu leaves large areas at 0: in reading order their top would count as salient.
+    """
+    flat = saliency.flatten(1)
+    shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
+    order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
+    places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).reshape(saliency.shape)
+
+
+def deletion_insertion(f: nn.Module, x: Tensor, saliency: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
+    """Areas under the deletion and the insertion curve of Petsiuk et al. 2018.
+
+    Deletion replaces the k / steps most salient pixels by those of the strongly blurred image, insertion puts them from the
+    image into the blurred one; the curve is the probability of "abnormal" over k = 0 ... steps. A map that knows the evidence
+    has a small area under deletion and a large one under insertion.
+
+    Args:
+        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
+        x: images (B, 1, H, W) in [-1, 1].
+        saliency: (B, H, W), any scale; only its order counts.
+        steps: at least 1.
+
+    Returns:
+        Two areas (B,) in [0, 1], by the trapezoidal rule: deletion, insertion.
+    """
+    blur, rank = blurred(x), ranks(saliency)[:, None]
+    pixels = saliency[0].numel()
+    deletion, insertion = [], []
+    with torch.no_grad(), still(f):
+        for k in range(steps + 1):
+            salient = rank < round(k * pixels / steps)
+            deletion.append(f(torch.where(salient, blur, x)).sigmoid())
+            insertion.append(f(torch.where(salient, x, blur)).sigmoid())
+    return (torch.trapezoid(torch.stack(deletion, 1), dx=1 / steps), torch.trapezoid(torch.stack(insertion, 1), dx=1 / steps))
+
+
+def best_layer(kind: str, f: nn.Module, x: Tensor, batch: int) -> tuple[str, dict[str, float]]:
+    """The candidate layer whose maps explain f best, by the mean of insertion minus deletion. No mask is used.
+
+    Args:
+        kind: a name in `cams.KINDS`.
+        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
+        x: training images labelled abnormal, (B, 1, H, W).
+        batch: images per forward pass of f.
+
+    Returns:
+        The layer's name, of equal ones the deepest, and the score in [-1, 1] of every candidate, shallow to deep.
+    """
+    scores = {}
+    for name in candidate_layers(f, x):
+        maps = cam(kind, f, x, name, batch)
+        areas = [deletion_insertion(f, *pair) for pair in zip(x.split(batch), maps.split(batch), strict=True)]
+        scores[name] = torch.cat([insertion - deletion for deletion, insertion in areas]).mean().item()
+    return max(reversed(scores), key=lambda name: scores[name]), scores

@@ -1,0 +1,216 @@
+"""The layers of f that a class activation map can look at, and what they say: A, and dY/dA.
+
+Symbols: f maps images (B, 1, H, W) in [-1, 1] to Y, one logit (B,) of "abnormal"; A is the output of one of its modules, C
+feature maps (B, C, h, w). Everything here leaves f as it was: no hook, no gradient, and every module in its mode.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coinseg.errors import UserError
+
+STAGE_SIDES = 3
+"""A module with maps of this many sides in it holds stages; with fewer it is a stage or a block."""
+
+
+@contextmanager
+def still(f: nn.Module) -> Iterator[None]:
+    """f in evaluation mode; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in f.modules()]
+    f.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+    """Forward hooks that are gone afterwards, also after an error."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
+    """A for images (B, 1, H, W): (B, C, h, w). A module that f calls more than once is taken at its last call."""
+    found: list[Tensor] = []
+    # A copy, because the next module may work in place.
+    with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: found.append(output.clone()))]):
+        f(x)
+    return found[-1].to(x.dtype)
+
+
+def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """A and dY/dA for images (B, 1, H, W), both (B, C, h, w).
+
+    The graph starts at A and is differentiated with respect to A alone, so that f may be frozen or not, and no parameter ever
+    has a gradient. A layer that Y does not depend on has gradient 0.
+    """
+    found: list[Tensor] = []
+
+    def begin_here(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        found.append(output.detach().requires_grad_())
+        return found[-1].clone()  # the next module may work in place
+
+    with torch.inference_mode(False), torch.enable_grad(), still(f), hooked([(layer, begin_here)]):
+        y = f(x.clone().detach()).sum()
+        a = found[-1]
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad(y, a, allow_unused=True, materialize_grads=True)
+        else:
+            gradient = torch.zeros_like(a)
+    return a.detach().to(x.dtype), gradient.to(x.dtype)
+
+
+def logits_with(f: nn.Module, x: Tensor, layer: nn.Module, a: Tensor) -> Tensor:
+    """Y (B,) of images (B, 1, H, W) when the layer says `a` (B, C, h, w) instead of A."""
+    with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: a.to(output.dtype))]):
+        return f(x)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What one call of a module returned.
+
+    Args:
+        name: dotted, within f.
+        module: itself.
+        shape: of a tensor; empty for anything else.
+    """
+
+    name: str
+    module: nn.Module
+    shape: tuple[int, ...]
+
+    @property
+    def side(self) -> tuple[int, ...]:
+        """(h, w) of a map."""
+        return self.shape[2:]
+
+    def is_map(self, image: Tensor) -> bool:
+        """Whether it is (B, C, h, w) with h : w as H : W up to a pixel, which channels-last outputs are not."""
+        if len(self.shape) != 4 or self.side == (1, 1) or self.shape[0] != len(image):
+            return False
+        (h, w), (height, width) = self.side, image.shape[-2:]
+        return abs(h / height - w / width) <= 1 / height + 1 / width
+
+    def is_tokens(self, image: Tensor) -> bool:
+        """Whether it is (B, N, C) or (B, h, w, C), as in transformers."""
+        return len(self.shape) in (3, 4) and self.shape[1] > 1 and self.side != (1, 1) and not self.is_map(image)
+
+    def is_stage(self) -> bool:
+        """Whether it is made of modules and has learned filters, unlike a convolution, norm, activation or pooling."""
+        return any(True for _ in self.module.children()) and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
+
+    def inside(self, other: _Output) -> bool:
+        """Whether the other one's module holds this one's."""
+        return self.name.startswith(other.name + ".")
+
+
+def _outputs(f: nn.Module, image: Tensor) -> list[_Output]:
+    """Every call of every module of f on one image, in the order in which they end."""
+    found: list[_Output] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            found.append(_Output(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
+
+        return hook
+
+    with torch.no_grad(), still(f), hooked([(module, note(name)) for name, module in f.named_modules() if name]):
+        f(image)
+    return found
+
+
+def _seen(maps: list[_Output]) -> list[_Output]:
+    """Without what is inside a block that changes the side, and without what holds whole stages."""
+    sides = {o.name: {other.side for other in maps if other is o or other.inside(o)} for o in maps}
+    blocks = [o for o in maps if len(sides[o.name]) < STAGE_SIDES]
+    return [o for o in blocks if not any(o.inside(block) and o.side != block.side for block in blocks)]
+
+
+def _picked(maps: list[_Output]) -> list[str]:
+    """One name for each side, in the order of execution: the last stage, or where there is none the last module."""
+    picks = {}
+    for side in {o.side for o in maps}:
+        here = [o for o in maps if o.side == side]
+        stages = [o for o in here if o.is_stage()]
+        picks[(stages or here)[-1].name] = maps.index((stages or here)[-1])
+    return sorted(picks, key=lambda name: picks[name])
+
+
+def candidate_layers(f: nn.Module, x: Tensor) -> list[str]:
+    """Names of the layers of f a map can be made of, shallow to deep: the last one of each distinct side (h, w).
+
+    Found by looking at one image. Where there are stages (`layer3` of a ResNet, `blocks.2`) they are taken rather than what
+    is inside or between them. The first convolution's output, a linear filter of the image, counts only when f has nothing
+    else, and not at all when tokens follow: then it is a transformer's patch embedding.
+
+    Args:
+        f: images (B, 1, H, W) -> logits (B,).
+        x: images (B, 1, H, W); the first is looked at.
+
+    Raises:
+        UserError: f has no such layer.
+    """
+    image = x[:1]
+    outputs = _outputs(f, image)
+    names = Counter(o.name for o in outputs)
+    tokens = [o for o in outputs if o.is_tokens(image)]
+    maps = [
+        o
+        for o in outputs
+        if o.is_map(image)
+        and o.shape[1:] != image.shape[1:]
+        and names[o.name] == 1  # a module that is called more than once has no one map
+        and not any(o.inside(t) for t in tokens)  # (B, heads, N, N) inside an attention is none either
+    ]
+    first = next((i for i, o in enumerate(outputs) if isinstance(o.module, nn.Conv2d)), -1)
+    linear = {o.name for o in outputs[: first + 1]}
+    layers = _picked(_seen([o for o in maps if o.name not in linear]))
+    if not layers and not any(o.name not in linear for o in tokens):
+        layers = _picked(_seen(maps))
+    if not layers:
+        raise UserError(
+            "f has no layer with feature maps (B, C, h, w)",
+            "a convolutional classifier for a class activation map",
+            "set method to rise, which looks at no layer, or name a module in attribution.layer, or take another classifier",
+        )
+    return layers
+
+
+def layer_named(f: nn.Module, name: str, x: Tensor) -> nn.Module:
+    """The module "last" (the deepest candidate) or any other by its dotted name, which need not be a candidate.
+
+    Raises:
+        UserError: f has no module of that name, does not call it, or its output is no feature map.
+    """
+    if name == "last":
+        return f.get_submodule(candidate_layers(f, x)[-1])
+    known = [known for known, _ in f.named_modules() if known]
+    calls = [o for o in _outputs(f, x[:1]) if o.name == name]
+    if calls and calls[-1].is_map(x[:1]):
+        return calls[-1].module
+    hint = "take one of these"
+    if name not in known:
+        fault = "which f does not have"
+        near = [n for n in known if n.endswith("." + name)] or get_close_matches(name, known, 3)
+        hint = f"did you mean {' or '.join(near[:3])}?" if near else hint
+    else:
+        fault = f"whose output is {calls[-1].shape or 'no tensor'}" if calls else "which f never calls as a module"
+    required = f"last, best, or a layer with feature maps (B, C, h, w), such as {', '.join(candidate_layers(f, x))}"
+    raise UserError(f"attribution.layer is '{name}', {fault}", required, hint)

@@ -1,0 +1,107 @@
+"""Counterfactual inpainting (thesis 3.3): what is asked of X_cf, L_G, L_D, and how an image is explained.
+
+    min_E max_D  w_gan L_GAN + w_f L_f + w_idt L_idt + w_tv L_tv
+
+f arrives as a callable from images to logits; its weights are frozen by whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from coinseg.config.schema import CoinSettings
+from coinseg.types import Explanation
+
+from . import losses
+
+Logits = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the generator made of images X in training.
+
+    Args:
+        image: X_cf, (B, C, ...).
+        asked: the bin f(X_cf) was asked to fall into, (B,); None in COIN, which asks for one thing only.
+        own: the bin f(X) falls into, (B,); None in COIN.
+        posterior: what f(X_cf) was asked to be, (B,) in [0, 1]; None in COIN, where it is 0.
+    """
+
+    image: Tensor
+    asked: Tensor | None = None
+    own: Tensor | None = None
+    posterior: Tensor | None = None
+
+
+def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
+    """X_cf: every image is asked to look normal to f, the normal ones too (3.2.3)."""
+    return Generated(generator(x))
+
+
+def generator_losses(
+    x: Tensor, made: Generated, generator: Callable[..., Tensor], discriminator: Callable[..., Tensor], f: Logits,
+    weights: CoinSettings, regions: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weighted terms of L_G, by name.
+
+    Args:
+        x: images (B, C, ...) in [-1, 1], normal and abnormal alike: every one is asked to look normal to f, and to
+            stay as it is wherever that is possible.
+        made: what `generate` made of them.
+        generator: X -> X_cf.
+        discriminator: images -> logits of "real", (B,).
+        f: images -> logits of "abnormal", (B,).
+        weights: the weights of the terms; a term of weight 0 is not computed.
+        regions: not used; COIN needs no segmentation masks (3.3.3).
+    """
+    counterfactual = made.image
+    terms: dict[str, Tensor] = {}
+    if weights.adversarial:
+        terms["adversarial"] = weights.adversarial * losses.generator_adversarial(discriminator(counterfactual))
+    if weights.classifier:
+        terms["classifier"] = weights.classifier * losses.classifier_consistency(f(counterfactual))
+    if weights.identity:
+        terms["identity"] = weights.identity * losses.reconstruction(x, counterfactual)
+    if weights.cycle:
+        terms["cycle"] = weights.cycle * losses.reconstruction(x, generator(counterfactual))
+    if weights.tv:
+        terms["tv"] = weights.tv * losses.total_variation_of_difference(x, counterfactual)
+    return terms
+
+
+def discriminator_loss(x: Tensor, made: Generated, discriminator: Callable[..., Tensor]) -> Tensor:
+    """L_D on images and (detached) counterfactuals (B, C, ...)."""
+    return losses.discriminator_adversarial(discriminator(x), discriminator(made.image.detach()))
+
+
+@torch.no_grad()
+def explain(x: Tensor, generator: Callable[..., Tensor], f: Logits, threshold: float = 0.5) -> Explanation:
+    """Explain images (B, C, ...) in [-1, 1]: inpaint those f calls abnormal, return the others unchanged.
+
+    Args:
+        x: images.
+        generator: X -> X_cf, in evaluation mode.
+        f: images -> logits, (B,).
+        threshold: f(X) at or above it is abnormal; 0 inpaints every image.
+    """
+    probability = torch.sigmoid(f(x))
+    counterfactual, afterwards, abnormal = x.clone(), probability.clone(), probability >= threshold
+    if abnormal.any():  # the others are not looked at again: in a whole scan they are most
+        counterfactual[abnormal] = generator(x[abnormal]).clamp(-1, 1).to(x.dtype)
+        afterwards[abnormal] = torch.sigmoid(f(counterfactual[abnormal])).to(probability.dtype)
+    return Explanation(
+        probability=probability,
+        counterfactual=counterfactual,
+        counterfactual_probability=afterwards,
+        saliency=difference(x, counterfactual),
+    )
+
+
+def difference(x: Tensor, counterfactual: Tensor) -> Tensor:
+    """|X - X_cf| / 2, the mean over channels: (B, C, ...) in [-1, 1] -> (B, ...) in [0, 1]."""
+    return (x - counterfactual).abs().mean(1) / 2

@@ -1,0 +1,40 @@
+"""The discriminator D of SNGAN with spectral normalisation (thesis 3.1.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from coinseg.config.schema import CoinSettings
+from coinseg.networks.layers import ResidualBlock
+
+
+class Discriminator(nn.Module):
+    """Residual blocks that halve the side, one that keeps it, ReLU, sum over pixels, one logit (real > 0 > fake).
+
+    With two conditions or more (Singla et al.) the logit also has the inner product of the features and an embedding of
+    the condition (projection discriminator, Miyato and Koyama 2018).
+
+    Args:
+        settings: discriminator_width, discriminator_depth and conditions are read.
+        channels: channels of the image.
+        dims: 2 for slices, 3 for volumes.
+    """
+
+    def __init__(self, settings: CoinSettings, channels: int = 1, dims: int = 2) -> None:
+        super().__init__()
+        depth = settings.discriminator_depth
+        width = [settings.discriminator_width * min(2**level, 16) for level in range(depth)]
+        blocks = [ResidualBlock(dims, channels, width[0], "down", norm=False, spectral=True)]
+        blocks += [ResidualBlock(dims, width[i], width[i + 1], "down", norm=False, spectral=True) for i in range(depth - 1)]
+        blocks += [ResidualBlock(dims, width[-1], width[-1], None, norm=False, spectral=True)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = spectral_norm(nn.Linear(width[-1], 1))
+        self.projection = spectral_norm(nn.Embedding(settings.conditions, width[-1])) if settings.conditions > 1 else None
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Logits (B,) of images (B, channels, ...) in [-1, 1] and, with several conditions, their bins (B,) long."""
+        h = torch.relu(self.blocks(x)).flatten(2).sum(-1)
+        logits = self.head(h).squeeze(1)
+        return logits if self.projection is None else logits + (self.projection(condition) * h).sum(1)

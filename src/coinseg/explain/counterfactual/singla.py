@@ -1,0 +1,95 @@
+"""Singla et al. (thesis 3.1) and Singla et al.* (3.4): the generator is told which posterior to reach.
+
+    min_{E,G} max_D  w_gan L_GAN + w_f L_f + w_idt L_rec(X, E(X, f(X))) + w_cyc L_rec(X, E(E(X, 1 - f(X)), f(X)))
+
+[0, 1] is cut into N bins; a condition c is the number of a bin. The four cases of a label y and a condition c for N = 2
+(3.2.3): (0, 0) and (1, 1) return the image, (1, 0) removes the anomaly, (0, 1) adds one. What a run explains and segments
+with is (1, 0), as in COIN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from coinseg.config.schema import CoinSettings
+from coinseg.runtime.distributed import rand_like
+from coinseg.types import Explanation
+
+from . import losses
+from .coin import Generated, Logits, explain
+
+
+def bin_of(probability: Tensor, conditions: int) -> Tensor:
+    """The condition of posteriors in [0, 1]: N equal bins, 0 ... N - 1; (B,) -> (B,) long (thesis 3.1.1)."""
+    return (probability * conditions).long().clamp(0, conditions - 1)
+
+
+def asked_posterior(probability: Tensor, conditions: int) -> Tensor:
+    """The posterior f(X_cf) is asked to reach in training, (B,) -> (B,).
+
+    For N = 2 it is 1 - f(X), as the thesis' loss has it. With more bins every one has to be asked for, also those between:
+    uniformly drawn.
+    """
+    return 1 - probability if conditions == 2 else rand_like(probability)
+
+
+def reconstruction(x: Tensor, other: Tensor, regions: Tensor | None) -> Tensor:
+    """L_rec: over the regions where there are some (CARL), else over all pixels alike."""
+    return losses.reconstruction(x, other) if regions is None else losses.regional_reconstruction(x, other, regions)
+
+
+def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
+    """X_cf for a posterior that f shall reach: 1 - f(X), or with more bins than two any one."""
+    with torch.no_grad():
+        probability = torch.sigmoid(f(x))
+        posterior = asked_posterior(probability, settings.conditions)
+    own, asked = bin_of(probability, settings.conditions), bin_of(posterior, settings.conditions)
+    return Generated(generator(x, asked), asked, own, posterior)
+
+
+def generator_losses(
+    x: Tensor, made: Generated, generator: Callable[..., Tensor], discriminator: Callable[..., Tensor], f: Logits,
+    weights: CoinSettings, regions: Tensor | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The weighted terms of L_G, by name.
+
+    Args:
+        x: images (B, C, ...) in [-1, 1].
+        made: what `generate` made of them.
+        generator: (X, condition) -> X_cf.
+        discriminator: (images, condition) -> logits of "real", (B,).
+        f: images -> logits of "abnormal", (B,).
+        weights: of the terms; a term of weight 0 is not computed.
+        regions: S_j (B, J, ...) of CARL, never a lesion mask; None for L_1 over all pixels.
+    """
+    terms: dict[str, Tensor] = {}
+    if weights.adversarial:
+        terms["adversarial"] = weights.adversarial * losses.generator_adversarial(discriminator(made.image, made.asked))
+    if weights.classifier:
+        terms["classifier"] = weights.classifier * losses.posterior_consistency(f(made.image), cast(Tensor, made.posterior))
+    if weights.identity:
+        terms["identity"] = weights.identity * reconstruction(x, generator(x, made.own), regions)
+    if weights.cycle:
+        terms["cycle"] = weights.cycle * reconstruction(x, generator(made.image, made.own), regions)
+    if weights.tv:
+        terms["tv"] = weights.tv * losses.total_variation_of_difference(x, made.image)
+    return terms
+
+
+def discriminator_loss(x: Tensor, made: Generated, discriminator: Callable[..., Tensor]) -> Tensor:
+    """L_D: real images in the bin f puts them into, (detached) counterfactuals in the bin they were asked for."""
+    return losses.discriminator_adversarial(discriminator(x, made.own), discriminator(made.image.detach(), made.asked))
+
+
+@torch.no_grad()
+def directions(x: Tensor, generator: Callable[..., Tensor], f: Logits, conditions: int) -> tuple[Explanation, Explanation]:
+    """Both directions for images (B, C, ...), whatever f says of them: the anomaly removed, and one added (3.1)."""
+    found = []
+    for condition in (0, conditions - 1):
+        asked = torch.full((len(x),), condition, dtype=torch.long, device=x.device)
+        found.append(explain(x, lambda images, c=asked: generator(images, c), f, threshold=0.0))  # type: ignore[misc]
+    return found[0], found[1]

@@ -1,0 +1,1 @@
+"""A trained run without its training data: it is asked about images and scans."""

@@ -1,0 +1,105 @@
+"""Masks in numbers: volume, components, boxes; one row for each scan, as index.json and index.csv beside the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+
+from coinseg.data.readers.geometry import Geometry
+from coinseg.masks.confidence import doubtful
+from coinseg.runtime.files import csv_text, write_json, write_text
+from coinseg.types import ScanMask
+
+SCHEMA = 1
+JSON, CSV = "index.json", "index.csv"
+_AXES = ("x", "y", "z")
+TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful")
+"""What a row says beside the numbers of the mask itself; see `told`."""
+
+
+def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
+    """Size and place of a mask.
+
+    Args:
+        mask: canonical (slices, rows, columns) bool; (1, rows, columns) for a plain image.
+        geometry: of the volume; None for a plain image, which has no millimetres.
+
+    Returns:
+        pixels; volume_ml (null for an image); components (connected by faces, edges or corners, in 3-D for a volume);
+        box: {"min", "max"}, inclusive indices in the order of the file's own array ([row, column] for an image), null
+        where the mask is empty; box_mm: the same box to the outer edges of its voxels in RAS+ millimetres, null for an
+        image; parts: pixels, volume_ml, box and box_mm of every component, the largest first.
+    """
+    stored = mask[0] if geometry is None else geometry.to_source(mask).reshape(geometry.shape[:3], order="A")
+    millilitres = None if geometry is None else geometry.voxel_ml
+    whole = ndimage.find_objects(stored.view(np.uint8))
+    if not whole:
+        return _part(0, None, millilitres, geometry) | {"components": 0, "parts": []}
+    start = np.array([side.start for side in whole[0]])
+    labels, count = ndimage.label(stored[whole[0]], np.ones((3,) * stored.ndim))
+    sizes = np.zeros(count, np.int64)
+    for plane in labels:  # One by one: bincount takes 8 bytes a voxel.
+        sizes += np.bincount(plane.ravel(), minlength=count + 1)[1:]
+    boxes = [_box(place, start) for place in ndimage.find_objects(labels)]
+    parts = [_part(int(sizes[i]), boxes[i], millilitres, geometry) for i in np.argsort(-sizes, kind="stable")]
+    return _part(int(sizes.sum()), _box(whole[0]), millilitres, geometry) | {"components": count, "parts": parts}
+
+
+def _box(place: Sequence[slice], start: np.ndarray | int = 0) -> np.ndarray:
+    """(2, axes): first and last index."""
+    return np.array([[side.start for side in place], [side.stop - 1 for side in place]]) + start
+
+
+def _part(pixels: int, box: np.ndarray | None, millilitres: float | None, geometry: Geometry | None) -> dict[str, Any]:
+    return {
+        "pixels": pixels,
+        "volume_ml": None if millilitres is None else round(pixels * millilitres, 4),
+        "box": None if box is None else {"min": box[0].tolist(), "max": box[1].tolist()},
+        "box_mm": None if box is None or geometry is None else _millimetres(box, geometry),
+    }
+
+
+def _millimetres(box: np.ndarray, geometry: Geometry) -> dict[str, list[float]]:
+    """The smallest box along the axes of the patient (RAS+) around a box of voxels, whose edges are half a voxel out."""
+    ends = box + np.array([[-0.5], [0.5]])
+    corners = np.array([(x, y, z, 1) for x in ends[:, 0] for y in ends[:, 1] for z in ends[:, 2]])
+    places = (corners @ geometry.affine.T)[:, :3] * geometry.millimetres
+    return {"min": np.round(places.min(0), 3).tolist(), "max": np.round(places.max(0), 3).tolist()}
+
+
+def highest(probability: np.ndarray) -> float | None:
+    """The highest probability of the slices that were looked at; None where none was."""
+    known = probability[np.isfinite(probability)]
+    return round(float(known.max()), 4) if len(known) else None
+
+
+def told(highest_f: float | None, highest_posterior: float | None, confidence: float | None) -> dict[str, float | bool | None]:
+    """What a row says beside the numbers of the mask: the highest f and posterior of its slices, its confidence, and whether that is doubtful."""
+    return dict(zip(TOLD, (highest_f, highest_posterior, confidence, doubtful(confidence)), strict=True))
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
+    columns = ["case", "mask", "pixels", "volume_ml", "components", *TOLD]
+    index = [(end, axis) for end in ("min", "max") for axis in range(3)]
+    header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
+    lines: list[list[Any]] = [header]
+    for row in rows:
+        cells = [int(cell) if isinstance(cell := row.get(name), bool) else cell for name in columns]
+        for name in ("box", "box_mm"):
+            box = row.get(name) or {}
+            cells += [(box.get(end) or [])[axis : axis + 1] for end, axis in index]
+        lines.append([cell[0] if isinstance(cell, list) and cell else None if isinstance(cell, list) else cell for cell in cells])
+    return csv_text(lines)
+
+
+def write_table(folder: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:
+    """Write index.csv, then index.json: schema, `facts` and the rows under "masks". Returns what the JSON holds."""
+    index = {"schema": SCHEMA, **facts, "masks": list(rows)}
+    write_text(folder / CSV, as_csv(rows))
+    write_json(folder / JSON, index)
+    return index

@@ -1,0 +1,67 @@
+"""The threshold of the difference, chosen without any lesion mask (thesis 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from skimage.filters import threshold_otsu
+
+from coinseg.config.schema import MaskSettings
+from coinseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold on the refined difference and how it was chosen.
+
+    Args:
+        value: in [0, 1]; a pixel above it is inside.
+        rule: in words, for the report.
+    """
+
+    value: float
+    rule: str
+
+
+def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "flip"] | float:
+    """The rule "auto" stands for: "normals" for a counterfactual method, "otsu" for an attribution.
+
+    An attribution's map is stretched to [0, 1] in every image, normal ones too, so what it does to normal images says
+    nothing about where to cut.
+    """
+    if settings.threshold == "auto":
+        return "normals" if counterfactual else "otsu"
+    return settings.threshold
+
+
+def choose_threshold(
+    normals: np.ndarray, abnormals: np.ndarray, settings: MaskSettings, counterfactual: bool = True
+) -> Threshold:
+    """A threshold that has seen no lesion mask.
+
+    Args:
+        normals: refined differences of training images labelled normal, (n, H, W), every one inpainted whatever f says.
+        abnormals: the same of training images labelled abnormal.
+        settings: threshold and quantile are read.
+        counterfactual: whether the method is one, see `rule_of`.
+
+    Raises:
+        UserError: the rule needs images there are none of, or the number is outside (0, 1].
+    """
+    rule = rule_of(settings, counterfactual)
+    if isinstance(rule, float | int):
+        if not 0 < rule <= 1:
+            raise UserError(f"masks.threshold is {rule}", "auto, normals, otsu, flip or a number in (0, 1]", "mend it")
+        return Threshold(float(rule), "given by the user")
+    values = abnormals if rule == "otsu" else normals
+    if not values.size:
+        which = "abnormal" if rule == "otsu" else "normal"
+        raise UserError(f"no training image is labelled {which}", f"some for masks.threshold {rule}", "set a number")
+    if rule != "otsu":
+        value = float(np.quantile(values, settings.quantile))
+        words = f"{settings.quantile:.3g} quantile of the difference on training images labelled normal"
+        return Threshold(value, f"{words}; in each image also what turns f" if rule == "flip" else words)
+
+    return Threshold(float(threshold_otsu(values.ravel())), "Otsu on the differences of training images labelled abnormal")

@@ -1,0 +1,1 @@
+"""Numbers computed from arrays: overlap, ranking, distances, Fréchet distance."""

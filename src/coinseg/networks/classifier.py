@@ -1,0 +1,213 @@
+"""The classifier f: built by name, wrapped from the user's own module, or loaded; one logit, frozen for COIN."""
+
+from __future__ import annotations
+
+import importlib
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from coinseg.config.schema import ClassifierSettings
+from coinseg.errors import UserError
+
+from .imagenet import encoder, enlarged, resized, teach
+from .layers import ResidualBlock, convolution, normalisation
+
+SMALL_WIDTHS = (16, 32, 64, 128)
+LOCAL_WIDTHS = (16, 32, 64)
+OWN = ("local", "small", "imagenet")
+"""Names of networks that are built here."""
+WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Under what a training script may keep the weights in its checkpoint."""
+
+
+class Classifier(nn.Module):
+    """f as coinseg uses it: images (B, 1, H, W) in [-1, 1] -> logits (B,); above 0 is abnormal.
+
+    Args:
+        network: any module from images to one logit, (B,) or (B, 1).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B,)."""
+        logits = self.network(x)
+        if logits.numel() != len(x):
+            raise UserError(
+                f"the classifier returned shape {tuple(logits.shape)} for {len(x)} images",
+                "one logit for each image, (B,) or (B, 1)",
+                "wrap it so that only the logit of 'abnormal' is returned",
+            )
+        return logits.reshape(len(x))
+
+    def frozen(self) -> Classifier:
+        """Itself, in evaluation mode and without gradients for its weights."""
+        return self.eval().requires_grad_(False)
+
+
+class SmallNetwork(nn.Module):
+    """Four residual blocks that halve the side by average pooling, then the mean over pixels and one logit.
+
+    No stride and no maximum pooling: its gradient with respect to the image, which is what the generator learns from, is
+    smooth. With the same steps it learned `lgg-flair-2d` far better than a ResNet of the same widths with strides
+    (docs/results/spine.md).
+
+    Args:
+        dims: 2 for slices, 3 for volumes.
+    """
+
+    def __init__(self, dims: int = 2) -> None:
+        super().__init__()
+        widths = (SMALL_WIDTHS[0], *SMALL_WIDTHS)
+        self.stem = convolution(dims, 1, widths[0])
+        self.blocks = nn.Sequential(*(ResidualBlock(dims, a, b, "down") for a, b in pairwise(widths)))
+        self.norm = normalisation(dims, widths[-1])
+        self.head = nn.Linear(widths[-1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1) of images (B, 1, ...) in [-1, 1]."""
+        features = torch.relu(self.norm(self.blocks(self.stem(x))))
+        return self.head(features.flatten(2).mean(-1))
+
+
+class LocalNetwork(nn.Module):
+    """Evidence place by place: a logit at every place of a map of a quarter of the side, and the mean of the highest of them.
+
+    A network that averages its features over the whole image is made normal by removing *enough* of a lesion, so the least
+    change leaves the rest of it standing. Here any remainder at `pooling` of the places keeps the image abnormal: the
+    least change is the whole lesion. The small field of view, 34 pixels, ties evidence to its place, and a small
+    lesion is not averaged away. (Pooling over the highest instances is that of multiple-instance learning; why it is the
+    default: docs/decisions/0012-evidence-by-place.md.)
+
+    Args:
+        pooling: share of the places whose mean is the logit, in (0, 1]; 1 is the mean over the image.
+        dims: 2 for slices, 3 for volumes.
+    """
+
+    def __init__(self, pooling: float, dims: int = 2) -> None:
+        super().__init__()
+        self.pooling = pooling
+        widths = (LOCAL_WIDTHS[0], *LOCAL_WIDTHS)
+        self.stem = convolution(dims, 1, widths[0])
+        last = len(LOCAL_WIDTHS) - 1
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(dims, a, b, "down" if i < last else None) for i, (a, b) in enumerate(pairwise(widths)))
+        )
+        self.norm = normalisation(dims, widths[-1])
+        self.head = convolution(dims, widths[-1], 1, kernel=1)
+        nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most places are normal
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """The logit at every place, (B, 1, ...) with a quarter of the side, of images (B, 1, ...) in [-1, 1]."""
+        return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1) of images (B, 1, ...) in [-1, 1]."""
+        places = self.evidence(x).flatten(1)
+        return places.topk(max(1, round(self.pooling * places.shape[1])), dim=1).values.mean(1, keepdim=True)
+
+
+class ImageNetNetwork(nn.Module):
+    """The features that ImageNet taught, averaged over the image, and one logit; images are seen enlarged.
+
+    It knows from the beginning how to see, so a few hundred steps are enough, and errs where chance led it, not where it led a
+    network that began with nothing. A change of an image hardly shows in it where it was made: to ask, not to explain.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = encoder()
+        self.head = nn.Linear(cast(Any, self.encoder).feature_info.channels()[-1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 1) of images (B, 1, S, S) in [-1, 1]."""
+        seen = resized(x, enlarged(x.shape[-1])).contiguous(memory_format=torch.channels_last)
+        return self.head(self.encoder(seen)[-1].mean((2, 3)))
+
+
+def _timm_network(settings: ClassifierSettings) -> nn.Module:
+    import timm
+
+    if not timm.is_model(settings.name.split(".")[0]):
+        near = get_close_matches(settings.name, timm.list_models(), 3)
+        raise UserError(
+            f"classifier.name is '{settings.name}'",
+            "'local', 'small', a timm model, or 'package.module:factory'",
+            f"did you mean one of {', '.join(near)}?" if near else "see timm.list_models()",
+        )
+    options: dict[str, Any] = {"in_chans": 1, "num_classes": 1}
+    if settings.weights and settings.weights != "timm":
+        overlay = {"state_dict": _pretrained(Path(settings.weights)), "custom_load": False}
+        try:
+            return timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        except (RuntimeError, KeyError, AttributeError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{settings.weights} does not fit {settings.name} ({str(error).strip().splitlines()[0][:200]})",
+                "pretrained weights of this very model",
+                "set classifier.weights or classifier.name",
+            ) from error
+    return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+
+
+def _pretrained(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights, read here: which files timm unpickles changes with its versions."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing", "a file of pretrained weights", "set classifier.weights")
+    try:
+        safe = path.suffix == ".safetensors"
+        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), state)
+        if not state or not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it holds more than tensors")
+    except Exception as error:  # A file of anything can break the readers in any way.
+        raise UserError(
+            f"{path} cannot be read as weights ({type(error).__name__})",
+            "safetensors, or a .pth of tensors alone; anything that would run code is refused",
+            "save its state_dict as safetensors",
+        ) from error
+    return {str(name).removeprefix("module."): value for name, value in state.items()}
+
+
+def build(settings: ClassifierSettings) -> Classifier:
+    """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
+    own, installed = settings.name in OWN or ":" in settings.name, settings.name == settings.weights == "imagenet"
+    if own and settings.weights is not None and not installed:
+        raise UserError(
+            f"classifier.weights is {settings.weights} and classifier.name is {settings.name}, which does not read it",
+            "a timm model's name beside its weights, or imagenet for both",
+            "mend one of the two",
+        )
+    if settings.name == "local":
+        if not 0 < settings.pooling <= 1:
+            raise UserError(f"classifier.pooling is {settings.pooling}", "a share in (0, 1]", "mend it")
+        return Classifier(LocalNetwork(settings.pooling))
+    if settings.name == "small":
+        return Classifier(SmallNetwork())
+    if settings.name == "imagenet":
+        network = ImageNetNetwork()
+        if settings.weights == "imagenet":
+            teach(network.encoder)
+        return Classifier(network)
+    if ":" in settings.name:
+        module, _, factory = settings.name.partition(":")
+        try:
+            return Classifier(getattr(importlib.import_module(module), factory)())
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"classifier.name is '{settings.name}' ({error})", "an importable 'package.module:factory'", "mend the path"
+            ) from error
+    return Classifier(_timm_network(settings))
+
+
+def probabilities(f: nn.Module, x: Tensor) -> Tensor:
+    """f(X) in [0, 1], (B,), without gradients."""
+    with torch.no_grad():
+        return torch.sigmoid(f(x))

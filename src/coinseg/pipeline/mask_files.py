@@ -1,0 +1,158 @@
+"""The masks of a finished run as files: of the user's own cases in their own geometry, or of injected slices as pictures.
+
+Several processes share the cases; what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from coinseg.data.readers.image import write_image_map, write_image_mask
+from coinseg.data.readers.volume import read_geometry
+from coinseg.data.slices.case import load_case
+from coinseg.data.slices.dataset import ScoredSlices
+from coinseg.data.slices.store import require_there
+from coinseg.errors import UserError
+from coinseg.inference.scans import Run, Segmentation, write_confidence, write_segmentation
+from coinseg.inference.table import JSON, highest, measure, told
+from coinseg.masks.confidence import of_scan, percent
+from coinseg.runtime.devices import CHUNK
+from coinseg.runtime.files import write_text, written_aside
+from coinseg.runtime.process_group import current
+from coinseg.types import Case
+
+TOGETHER = 32
+"""Plain images segmented together, or more where a series has more."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Writes masks of a run.
+
+    Args:
+        run: makes them.
+        folder: receives them.
+        sure: receives how far to trust each of their pixels, in percent, under the same names.
+        report: how many of how many are done.
+    """
+
+    run: Run
+    folder: Path
+    sure: Path
+    report: Callable[[int, int], None]
+
+    def begin(self, key: str) -> None:
+        """Say in the folder what its masks depend on, and remove those of anything else with what says how far to trust them."""
+        marker = self.folder / "key.txt"
+        if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
+            (self.folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
+            shutil.rmtree(self.sure, ignore_errors=True)
+            shutil.rmtree(self.folder)
+        write_text(marker, key)
+        self.sure.mkdir(exist_ok=True)
+
+    def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
+        """Masks of whole cases: NIfTI on the grid of the scan, PNG of the size of the image. Returns a row of `scan_table` for each.
+
+        Args:
+            cases: of a cohort; of plain images those of a scan are asked together, as they are where they are scored.
+            wanted: which of them a mask is written of.
+
+        Raises:
+            UserError: a file is gone that was there when the case was prepared.
+        """
+        scans = {case.series for case in cases if wanted(case)} - {None}
+        asked = [case for case in cases if wanted(case) or case.series in scans]
+        rows = self._in_groups(together(asked), lambda group: self._cases([asked[i] for i in group], wanted))
+        order = {case.id: i for i, case in enumerate(asked)}
+        return sorted(rows, key=lambda row: order[row["case"]])
+
+    def of_slices(self, slices: ScoredSlices) -> list[Row]:
+        """PNG of slices, image and mask: where anomalies were injected the user's own scans have none."""
+        parts = [list(range(i, min(i + CHUNK, len(slices)))) for i in range(0, len(slices), CHUNK)]
+        return self._in_groups(parts, lambda group: self._slices(slices, group))
+
+    def _in_groups(self, groups: Sequence[list[int]], write: Callable[[list[int]], list[Row]]) -> list[Row]:
+        """The rows that `write` gives for groups of things by their number, group after group; processes share the groups."""
+        own, ends = {}, np.cumsum([len(group) for group in groups])
+        for number in current().here.share(range(len(groups))):
+            self.report(int(ends[number]) - len(groups[number]), int(ends[-1]))
+            own[number] = write(groups[number])
+        rows = {number: group for part in current().gathered(own) for number, group in part.items()}
+        return [row for number in sorted(rows) for row in rows[number]]
+
+    def _cases(self, cases: list[Case], wanted: Callable[[Case], bool]) -> list[Row]:
+        written: list[Row] = []
+        for case, found in zip(*segmented(self.run, cases), strict=True):
+            if not wanted(case):
+                continue
+            out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
+            geometry = read_geometry(case.image) if case.volume else None
+            sure = self.sure / out.name
+            if not (out.exists() and sure.exists()):
+                write_confidence(found, case.image, sure, True, geometry)
+                write_segmentation(found, case.image, out, True, geometry)
+            row = {"case": case.id, "mask": out.name} | found.told(self.run.settings.data.axis)
+            written.append(row | measure(found.mask, geometry))
+        return written
+
+    def _slices(self, slices: ScoredSlices, group: list[int]) -> list[Row]:
+        written: list[Row] = []
+        batch = slices.scored(np.array(group))
+        made = self.run.marked(batch.image)
+        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
+            name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
+            write_image_map(self.sure / f"{name}_mask.png", percent(made.sure[i]), overwrite=True)
+            write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
+            with written_aside(self.folder / f"{name}_image.png") as part:
+                Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
+            sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
+            posterior = made.explained.posterior
+            of = told(
+                highest(made.explained.probability[i : i + 1].numpy()),
+                None if posterior is None else highest(posterior[i : i + 1].numpy()),
+                sure,
+            )
+            written.append({"case": name, "mask": f"{name}_mask.png"} | of | measure(mask[None], None))
+        return written
+
+
+def together(cases: Sequence[Case]) -> list[list[int]]:
+    """Groups of cases, by number, that are segmented together: a volume by itself, of plain images whole series, some `TOGETHER` images."""
+    series: dict[tuple[bool, str], list[int]] = {}
+    for i, case in enumerate(cases):
+        if not case.volume:
+            series.setdefault((case.series is None, case.series or case.id), []).append(i)
+    groups: list[list[int]] = []
+    for members in series.values():
+        if groups and len(groups[-1]) < TOGETHER:
+            groups[-1] += members
+        else:
+            groups.append(list(members))
+    return [[i] for i, case in enumerate(cases) if case.volume] + groups
+
+
+def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentation]]:
+    """Segment cases together; those that cannot be read or cut are left out (they were reported when they were prepared).
+
+    Raises:
+        UserError: a file is gone that was there then.
+    """
+    loaded = []
+    for case in cases:
+        try:
+            content = load_case(case, with_lesion=False)
+            content.require_fits(run.settings.data)
+        except UserError as error:
+            require_there(case, error)
+            continue
+        loaded.append((case, content))
+    return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])

@@ -1,0 +1,301 @@
+"""report.html: what a run did, how good its masks are and where they fail, in one file a radiologist can read.
+
+The page needs nothing but itself: pictures are data URIs, there is no script, and its own security policy forbids
+anything from elsewhere. Every text is escaped by jinja2; file names of patients could contain anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from datetime import timedelta
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from coinseg.config.schema import Settings
+from coinseg.errors import UserError
+from coinseg.masks.confidence import DOUBT
+from coinseg.metrics import overlap as metrics
+from coinseg.runtime.files import write_text, written_aside
+from coinseg.runtime.stage import read_stats
+
+from .pictures import COLOURS, grey, heat, overlay
+
+Example = dict[str, Any]
+"""One row of examples.npz."""
+Stats = list[dict[str, float]]
+INK = "#7a7d82"
+"""Text in figures: a grey that can be read on white and on black, because one picture serves both."""
+GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
+FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
+PIXELS = "confidence of pixels"
+ATTRIBUTION_COLUMNS = ("input", "attribution", PIXELS, "mask against truth")
+COLUMNS = ("input", "counterfactual", "difference", PIXELS, "mask against truth")
+TERMS = {
+    "adversarial": "does it look real?", "classifier": "does f call it normal?", "identity": "is it still the same image?",
+    "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
+    "discriminator": "1.39: cannot tell it from real",
+}  # fmt: skip
+PERCENT = (
+    "masks_doubtful",
+    "lesions_touched",
+    "normals_marked",
+    "false_positive_area",
+    "flip_rate",
+    "cv",
+    "accuracy",
+    "posterior_accuracy",
+)
+SIZES = "lesions_by_size"
+FLIPS = "probe_flip_rate"
+COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices")
+ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+
+
+def _load(path: Path) -> list[Example] | None:
+    """The examples, or None when the file is absent or broken."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            fields = {name: file[name] for name in FIELDS}
+            # Not there in runs of earlier versions.
+            fields["confidence"] = file["confidence"] if "confidence" in file else np.full(len(fields["name"]), np.nan)
+            fields["sure"] = file["sure"] if "sure" in file else np.full_like(fields["difference"], np.nan)
+            return [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
+    except Exception:  # numpy, zipfile and zlib raise many kinds for a broken file, and a report must not fail for one
+        return None
+
+
+def _top(examples: list[Example], threshold: float = 0.0) -> float:
+    """The top of the one colour scale of all pictures, so that they can be compared."""
+    strongest = [np.nan_to_num(e["difference"].astype(np.float64)).ravel() for e in examples]
+    return max([2 * threshold, 1e-3, *([float(np.quantile(np.concatenate(strongest), 0.999))] if strongest else [])])
+
+
+def _truth(example: Example) -> np.ndarray | None:
+    """The truth of an example; an image labelled normal has none to find, known or not, which is how it is scored."""
+    if example["group"] in ("normal", "alarm"):
+        return np.zeros(example["mask"].shape, bool)
+    return example["truth"].astype(bool) if example["known"] else None
+
+
+def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
+    """The pictures of an example by the name of their column; an attribution has no counterfactual, a run of an earlier version no confidence."""
+    image, mask = example["image"], example["mask"].astype(bool)
+    explained, found = heat(image, example["difference"], top), overlay(image, mask, _truth(example))
+    sure = heat(image, example["sure"], 1.0)
+    if np.isnan(example["counterfactual"]).all():
+        pictures = dict(zip(ATTRIBUTION_COLUMNS, (grey(image), explained, sure, found), strict=True))
+    else:
+        pictures = dict(zip(COLUMNS, (grey(image), grey(example["counterfactual"]), explained, sure, found), strict=True))
+    return {name: picture for name, picture in pictures.items() if name != PIXELS or np.isfinite(example["sure"]).all()}
+
+
+def _dice(example: Example) -> float | None:
+    truth = _truth(example)
+    return None if truth is None or example["group"] in ("normal", "alarm") else metrics.dice(example["mask"].astype(bool), truth)
+
+
+def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
+    """What the page shows of every example, by group."""
+    groups: dict[str, list[Example]] = {name: [] for name in GROUPS}
+    for e in examples:
+        shown = {"name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e)}
+        pictures = [(title, _uri(picture)) for title, picture in _pictures(e, top).items()]
+        sure = float(e["confidence"])
+        shown["confidence"] = sure if np.isfinite(sure) else None
+        shown |= {"known": _truth(e) is not None, "marked": float(e["mask"].mean()), "pictures": pictures}
+        groups.setdefault(str(e["group"]), []).append(shown)
+    return {name: group for name, group in groups.items() if group}
+
+
+def _uri(picture: np.ndarray | Figure) -> str:
+    """A PNG as a data URI; the same picture gives the same bytes."""
+    data = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(data, format="png", dpi=150, transparent=True, metadata={"Software": None})
+    else:
+        Image.fromarray(picture).save(data, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+
+
+def _curves(classifier: Stats, coin: Stats) -> str | None:
+    """Small multiples of everything the two trainings logged."""
+    panels = [("classifier f: loss", "0.69: guessing", ["loss"], classifier)] if classifier else []
+    logged = {name for line in coin for name in line} - {"step", "time"}
+    terms = [n for n in TERMS if n in logged] + sorted(n for n in logged - {*TERMS} if not n.startswith("probe_"))
+    panels += [(f"COIN: {name}", TERMS.get(name, ""), [name], coin) for name in terms]
+    if FLIPS in logged:
+        panels.append(("probe: flip rate", "abnormal turned normal for f", [FLIPS], coin))
+    if changes := sorted(n for n in logged if n.startswith("probe_") and n != FLIPS):
+        panels.append(("probe: mean change", "small, larger where abnormal", changes, coin))
+    if not panels:
+        return None
+    rows = -(-len(panels) // 3)
+    figure = Figure(figsize=(11, 0.15 + 2.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False).ravel()
+    for axis in grid[len(panels) :]:
+        axis.set_axis_off()
+    for axis, panel in zip(grid, panels, strict=False):
+        _panel(axis, *panel)
+    return _uri(figure)
+
+
+def _panel(axis: Any, title: str, meaning: str, names: list[str], lines: Stats) -> None:
+    for name, colour in zip(names, ("#2f7ed8", "#e07b00", "#7a5bd0", "#1a9c74"), strict=False):
+        points = [(line["step"], line[name]) for line in lines if name in line and "step" in line]
+        if not points:
+            continue
+        steps, values = np.array(points, dtype=float).T
+        window = max(1, len(values) // 20)
+        # Padded with what is at the edges, so that the smooth line neither starts nor ends with a false bend.
+        padded = np.pad(values, (window // 2, window - 1 - window // 2), "edge")
+        smooth = np.convolve(padded, np.ones(window) / window, "valid")
+        axis.plot(steps, values, color=colour, alpha=0.3, lw=0.8)
+        marker = "." if len(values) <= 30 else ""
+        axis.plot(steps, smooth, color=colour, lw=1.6, marker=marker, label=name.removeprefix("probe_change_"))
+        if values.min() > 0 and values.max() > 30 * np.median(values):
+            axis.set_yscale("log")
+    if len(names) > 1:
+        axis.legend(fontsize=7, frameon=False, labelcolor=INK)
+    if names == [FLIPS]:
+        axis.set_ylim(-0.03, 1.03)
+    axis.set_title(title, fontsize=9, color=INK, loc="left", weight="bold", pad=14)
+    axis.text(0, 1.03, meaning, fontsize=7.5, color=INK, transform=axis.transAxes)
+    axis.tick_params(labelsize=7, colors=INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(INK)
+    axis.set_xlabel("step", fontsize=7, color=INK)
+    axis.grid(alpha=0.2)
+
+
+def _shown(name: str, value: Any) -> str | None:
+    """A score as the page shows it; None stays None."""
+    if name in PERCENT and isinstance(value, int | float):
+        # Small shares keep their digits: 0.04% of all pixels is a result, 0.0% would be a claim.
+        return f"{100 * value:.3g}%" if value < 0.1 else f"{value:.1%}"
+    return f"{value:.3f}" if isinstance(value, int | float) else None if value is None else str(value)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; tuples as lists, which is what JSON makes of them."""
+    if isinstance(values, Mapping):
+        return {k: v for name, part in values.items() for k, v in _flat(part, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: list(values) if isinstance(values, tuple) else values}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {_plain(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "none"
+    return {"None": "none", "": "empty", "True": "yes", "False": "no"}.get(str(value), str(value))
+
+
+def write_report(out: Path, manifest: dict[str, Any]) -> Path:
+    """Write report.html of a run folder; what is not there is said on the page instead of failing.
+
+    Args:
+        out: the run folder; classifier/stats.jsonl, coin/stats.jsonl and evaluation/examples.npz are read.
+        manifest: see `coinseg.pipeline.manifest.build`.
+
+    Returns:
+        The path of the page.
+    """
+    names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
+    parts = {name: manifest.get(name) or {} for name in names}
+    settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
+    inside = (settings.get("data") or {}).get("split_by") == "slice"
+    called_from = (settings.get("classifier") or {}).get("threshold", 0.5)
+    attributed = settings.get("method", "counterfactual") != "counterfactual"
+    stages = ("classifier",) if attributed else ("classifier", "coin")
+    stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
+    examples = _load(out / "evaluation" / "examples.npz")
+    drawn = parts["threshold"].get("of") == "student"
+    top = _top(examples or [], 0.0 if drawn else level)  # a student's level is not one of the differences that are shown
+    current, usual = _flat(settings), _flat(Settings().as_dict())
+    # The page itself counts as there, or the first writing would differ from the second.
+    there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
+    ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
+    page = ENVIRONMENT.get_template("page.html.jinja").render(
+        **parts,
+        m=manifest,
+        inside=inside,
+        synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
+        called_from=called_from,
+        doubt=DOUBT,
+        shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
+        sizes=scores.get(SIZES) or [],
+        attributed=attributed,
+        counts=[scores.get(name) for name in COUNTS],
+        level=level,
+        drawn=drawn,
+        gate=(settings.get("student") or {}).get("gate"),
+        peak=(settings.get("masks") or {}).get("peak"),
+        groups=None if examples is None else _groups(examples, top),
+        repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
+        top=top,
+        ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)),
+        columns=list(_pictures(examples[0], top)) if examples else (),
+        colours=[f"rgb{colour}" for colour in COLOURS],
+        curves=_curves(*stats.values(), *[[]] * (2 - len(stats))),
+        unlogged=[name for name, lines in stats.items() if not lines],
+        changed=[(n, v, usual[n]) for n, v in current.items() if n in usual and v != usual[n]],
+        current=current,
+        plain=_plain,
+        duration=lambda seconds: timedelta(seconds=round(seconds)),
+        # Quoted, so that no path can become a scheme ("javascript:") or leave its attribute.
+        link=lambda v: quote(v, errors="replace") if isinstance(v, str) and v in there else "",
+    )
+    # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can be written with.
+    write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
+    return out / "report.html"
+
+
+def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
+    """A compact grid of examples as a PNG, for a README.
+
+    Args:
+        examples: evaluation/examples.npz of a run.
+        out: the PNG.
+        rows: how many examples; the groups (best, median, worst, ...) take turns and no image comes twice.
+
+    Raises:
+        UserError: there are no examples in the file.
+    """
+    found = _load(examples) or []
+    turns = zip_longest(*([e for e in found if e["group"] == group] for group in GROUPS))
+    unique: dict[bytes, Example] = {}
+    for example in (e for turn in turns for e in turn if e is not None):
+        unique.setdefault(example["image"].tobytes(), example)
+    chosen = list(unique.values())[:rows]
+    if not chosen:
+        raise UserError(f"{examples} has no examples", "examples.npz of a finished evaluation", "finish the run first")
+    top = _top(found)
+    titles = list(_pictures(chosen[0], top))
+    figure = Figure(figsize=(2 * len(titles), 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
+    grid = figure.subplots(len(chosen), len(titles), squeeze=False)
+    for row, example in zip(grid, chosen, strict=True):
+        for axis, picture in zip(row, _pictures(example, top).values(), strict=True):
+            axis.imshow(picture, interpolation="antialiased")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        dice = "" if (value := _dice(example)) is None else f"Dice {value:.2f}\n"
+        group = str(example["group"])
+        group = {"missed": "missed by f", "alarm": "alarm of f"}.get(group, group)  # a student may know better
+        row[0].set_ylabel(f"{group}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)
+    for axis, title in zip(grid[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    words = ("lesion found", "marked, no lesion", "lesion missed")
+    patches = [Patch(color=f"#{bytes(colour).hex()}", label=w) for colour, w in zip(COLOURS, words, strict=True)]
+    figure.legend(handles=patches, loc="outside lower right", ncols=3, fontsize=9, frameon=False)
+    with written_aside(out) as part:
+        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})

@@ -1,0 +1,247 @@
+"""What every training loop needs: devices (Lightning Fabric), reproducible steps, checkpoints, a log, progress."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from coinseg.errors import UserError
+
+from . import signals as interruption
+from .files import read_json, write_json, written_aside
+from .process_group import current
+
+Report = Callable[[str, int, int, Mapping[str, float]], None]
+"""Called with the name of the stage ("coin", or "coin of teacher-2" where there are several), steps done, steps in all and the latest losses."""
+
+
+def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+    """The default report: the library says nothing."""
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make every random draw of a step a function of (seed, step), so a resumed run repeats an uninterrupted one."""
+    value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    random.seed(value)
+    torch.manual_seed(value)
+
+
+@dataclass
+class Stage:
+    """The folder of one training: its log, its checkpoint while it runs, its weights once it is done.
+
+    Of several processes the first writes, and all go by what it finds there.
+
+    Args:
+        folder: where everything of this stage lies.
+        key: what the result depends on; weights and checkpoints of another key are not used.
+        tensorboard: also write TensorBoard event files.
+    """
+
+    folder: Path
+    key: str
+    tensorboard: bool = False
+    seconds: float = 0.0
+    """Spent by earlier, interrupted runs of this stage."""
+
+    def __post_init__(self) -> None:
+        self._began = time.perf_counter()
+        self._resumed = 0
+
+    def finished(self) -> bool:
+        """Whether the weights of this very key are there."""
+        done = self.folder / "stage.json"
+        finished = done.exists() and read_json(done, "key")["key"] == self.key
+        if finished and self.first:
+            (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
+        return current().agreed(finished)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The last checkpoint of this key, or None to begin anew (a stage of another key, or with weights that are NaN, is forgotten)."""
+        checkpoint = self.folder / "checkpoint.pt"
+        state = load_checkpoint(checkpoint) if checkpoint.exists() else None
+        state = state if state is not None and state.get("key") == self.key and not not_finite(state) else None
+        _require_shared(self.folder, None if state is None else state["step"])
+        if state is not None:
+            self.seconds, self._resumed = state["seconds"], state["step"]
+        if self.first and state is not None:
+            self._cut_log(state["step"])
+        elif self.first:
+            # The word that it is done goes first: what is left of another key must not pass for a whole.
+            for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
+                (self.folder / name).unlink(missing_ok=True)
+            for name in ("samples", "tensorboard"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return state
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return current().here.first
+
+    def steps(self, start: int, total: int) -> Iterator[int]:
+        """The numbers of the steps to do; while they last, a first Ctrl-C or SIGTERM waits for `save` or `finish`."""
+        with interruption.patient():
+            yield from range(start, total)
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether to `save` after `step` steps: by the settings, or because a signal asks for it.
+
+        Of several processes only the first listens: it needs the others until its checkpoint is written, and they are told when it
+        has gone.
+        """
+        return step % every == 0 or (self.first and interruption.asked())
+
+    def save(self, step: int, setting: str, **state: Any) -> None:
+        """Write a checkpoint whole, after `step` steps; then obey a signal that waits.
+
+        Raises:
+            UserError: what was trained is no longer finite; lowering `setting` may help. The last checkpoint stays.
+        """
+        if not self.first:
+            return
+        require_sound(state, step, setting)
+        # Written by Python, whose errors say what the system refused (a full disk).
+        made = io.BytesIO()
+        torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, made)
+        with written_aside(self.folder / "checkpoint.pt") as part:
+            part.write_bytes(made.getbuffer())
+        if hasattr(self, "_events"):
+            self._events.flush()
+        interruption.obey()
+
+    def finish(self, module: nn.Module, name: str, setting: str, **facts: Any) -> None:
+        """Write the weights as safetensors, then the word that the stage is done; drop the checkpoint; obey a signal that waits.
+
+        Raises:
+            UserError: the weights are no longer finite; lowering `setting` may help.
+        """
+        if not self.first:
+            interruption.obey()
+            return
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+        require_sound(tensors, "the end", setting)
+        with written_aside(self.folder / name) as part:
+            part.write_bytes(safetensors_bytes(tensors))
+        write_json(self.folder / "stage.json", {"key": self.key, "seconds": self._spent(), **facts})
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        interruption.obey()
+
+    def _spent(self) -> float:
+        return round(self.seconds + time.perf_counter() - self._began, 2)
+
+    def facts(self) -> dict[str, Any]:
+        """What `finish` was told."""
+        return dict(read_json(self.folder / "stage.json", "key"))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line to stats.jsonl (and to TensorBoard)."""
+        if not self.first:
+            return
+        with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+        if self.tensorboard:
+            for name, value in values.items():
+                self._writer().add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush what is still buffered."""
+        if self.tensorboard and hasattr(self, "_events"):
+            self._events.close()
+
+    def _writer(self) -> Any:
+        if not hasattr(self, "_events"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Of an earlier, killed run steps beyond its checkpoint may be there: they are done again.
+            self._events = SummaryWriter(
+                str(self.folder / "tensorboard"), purge_step=self._resumed + 1 if self._resumed else None
+            )
+        return self._events
+
+    def _cut_log(self, step: int) -> None:
+        """Drop the lines after the checkpoint: those steps are done again."""
+        log = self.folder / "stats.jsonl"
+        if log.exists():
+            kept = [line for line in read_stats(log) if line["step"] <= step]
+            with written_aside(log) as part:
+                part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def _require_shared(folder: Path, step: int | None) -> None:
+    """`UserError` where a process finds another checkpoint than the first one does."""
+    if (first := current().agreed(step)) != step:
+        raise UserError(
+            f"the first process goes on after step {first or 0} and this one after {step or 0}",
+            f"the same {folder} for all of them",
+            "choose -o on a disk that all processes share",
+        )
+
+
+def read_stats(path: Path) -> list[dict[str, float]]:
+    """The lines of a stats.jsonl; a last line cut short by a kill is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        with suppress(ValueError, RecursionError):
+            values = json.loads(line)
+            lines += [values] if isinstance(values, dict) and all(isinstance(v, int | float) for v in values.values()) else []
+    return lines
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, as plain tensors and numbers (no code is run); raises `UserError` for anything else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a file that is not its own
+        raise UserError(
+            f"{path} is not a checkpoint ({type(error).__name__})",
+            "a checkpoint coinseg wrote",
+            "remove it to start this stage anew",
+        ) from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise UserError(f"{path} is a file of something else", "a checkpoint coinseg wrote", "remove it to start this stage anew")
+    return state
+
+
+def require_finite(values: Mapping[str, float], step: int, setting: str) -> None:
+    """Raise `UserError` when a loss is NaN or infinite."""
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise UserError(
+            f"{', '.join(wrong)} became {values[wrong[0]]} at step {step}",
+            "finite losses",
+            f"lower {setting} or use precision 32-true",
+        )
+
+
+def not_finite(state: Any) -> bool:
+    """Whether a floating tensor anywhere in nested state (weights, optimisers) holds NaN or infinity."""
+    if isinstance(state, Tensor):
+        return state.is_floating_point() and not bool(torch.isfinite(state).all())
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return any(not_finite(part) for part in parts)
+
+
+def require_sound(state: Mapping[str, Any], step: int | str, setting: str) -> None:
+    """Raise `UserError` when what was trained holds NaN or infinity."""
+    if wrong := [name for name, part in state.items() if not_finite(part)]:
+        raise UserError(
+            f"{', '.join(wrong[:3])} of the training became NaN or infinite before step {step}",
+            "finite weights",
+            f"lower {setting} or use precision 32-true",
+        )

@@ -1,0 +1,1 @@
+"""The tables and figures of the thesis, every row trained and scored again."""

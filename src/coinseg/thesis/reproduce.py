@@ -1,0 +1,322 @@
+"""`coinseg reproduce`: train what is missing, score every row of a table in both protocols, for every seed.
+
+    OUT/phantom/                    made when no data are given
+    OUT/seed0/slices, classifier    shared by all rows and tables of a seed
+    OUT/seed0/rows/<row>/           coin/ (where a generator was trained), row.json, examples.npz
+    OUT/table1.{md,csv,json,tex}    and figures/
+
+A finished row is not run again; a killed one goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from coinseg.config.schema import Settings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.phantom.cohort import PhantomSettings
+from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices, TrainingSlices
+from coinseg.data.slices.split import VALIDATION
+from coinseg.data.slices.store import SliceStore, prepare
+from coinseg.errors import UserError
+from coinseg.evaluation.evaluate import explain_all
+from coinseg.evaluation.protocols import Explained, gated, honest, replica, replica_masks
+from coinseg.explain.attribution.cam import KINDS
+from coinseg.explain.attribution.layers import candidate_layers
+from coinseg.explain.counterfactual import singla
+from coinseg.explain.registry import COUNTERFACTUAL
+from coinseg.inference.scans import Run
+from coinseg.masks.postprocess import masks_of
+from coinseg.metrics import frechet as realism
+from coinseg.runtime.devices import images_to, make_fabric, to_device
+from coinseg.runtime.files import key_of, read_json, write_json
+from coinseg.runtime.stage import Report, silent
+from coinseg.training.classifier import train_classifier
+from coinseg.training.coin import choose_layer, require_side, train_coin
+from coinseg.training.instance_selection import select_witnesses
+from coinseg.training.keys import result_key
+from coinseg.types import Explanation
+
+from .figures import Examples, both_directions, save_examples
+from .results import COLUMNS, draw, notes_of, record_of
+from .rows import TABLES, Row, Scale, settings_of
+from .tables import write_table
+
+PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")
+"""The cohort that is made when no data are given."""
+FORMAT = 2
+EXAMPLES = 6
+"""Slices that the figures show: abnormal ones drawn by the seed, the same for every method."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a call of `coinseg reproduce` is about.
+
+    Args:
+        data: the data set.
+        out: output folder.
+        settings: those of the scale with the user's changes; the seed is replaced by each of `seeds`.
+        scale: decides what a row of Singla et al. changes.
+        seeds: how many; each has its own split, classifier and generators.
+        slices: held-out slices that are scored at most, drawn by the seed, the same for every method; 0 is all.
+        fid: Inception weights for FID: a file, "download", or None for no FID.
+        fid_features: width of the Inception features.
+        overwrite: whether results of data that have changed since may be replaced.
+    """
+
+    data: Path
+    out: Path
+    settings: Settings
+    scale: Scale
+    seeds: int
+    slices: int
+    fid: str | None
+    fid_features: int
+    overwrite: bool = True
+
+
+@dataclass
+class Seed:
+    """One seed of a job: its slices, its classifier, its rows.
+
+    Args:
+        job: the whole.
+        number: the seed.
+        report: progress.
+    """
+
+    job: Job
+    number: int
+    report: Report = silent
+
+    def __post_init__(self) -> None:
+        self.settings = replace(self.job.settings, seed=self.number)
+        if self.settings.masks.threshold == "flip":
+            raise UserError(
+                "masks.threshold is flip", "a rule that every method of the tables has", "leave it, or use coinseg run"
+            )
+        self.root = self.job.out / f"seed{self.number}"
+        require_side(self.settings.data.size, self.settings.coin)
+        cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
+        prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"), self.job.overwrite)
+        self.store: SliceStore = select_witnesses(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
+        self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
+        self.slices = ScoredSlices(self.store, self.settings.anomaly, self.number, VALIDATION)
+        order = np.random.default_rng([self.number, 6]).permutation(len(self.slices))
+        self._rows: dict[str, dict[str, tuple[Row, Settings]]] = {}
+        self.members = np.sort(order[: self.job.slices or None])
+
+    def _named(self, what: str) -> Report:
+        return lambda stage, done, total, values: self.report(
+            stage if stage.startswith("warning") else f"seed {self.number}, {what}", done, total, values
+        )
+
+    def _step(self, what: str) -> Any:
+        return lambda done, total: self.report(f"seed {self.number}, {what}", done, total, {})
+
+    def rows_of(self, table: str) -> dict[str, tuple[Row, Settings]]:
+        """The rows of a table with their settings; "each" becomes one row for each layer of f."""
+        if table not in self._rows:
+            self._rows[table] = self._listed(table)
+        return self._rows[table]
+
+    def _listed(self, table: str) -> dict[str, tuple[Row, Settings]]:
+        rows: dict[str, tuple[Row, Settings]] = {}
+        for name, row in TABLES[table].items():
+            settings = settings_of(row, self.settings, self.job.scale)
+            if settings.coin.regions == "organ" and not self.store.meta["has_organs"]:
+                continue  # rows with CARL need regions
+            if row.layer != "each":
+                rows[name] = (row, settings if settings.method == COUNTERFACTUAL else self._with_layer(settings))
+                continue
+            for layer in self.layers():
+                each = replace(settings, attribution=replace(settings.attribution, layer=layer))
+                rows[name.replace("each", layer)] = (replace(row, title=f"layer {layer}"), each)
+        return rows
+
+    def _with_layer(self, settings: Settings) -> Settings:
+        """An attribution with its layer by name, so that "last" and "best" share the result of that very layer."""
+        if settings.method not in KINDS:
+            return settings
+        layer = choose_layer(self.store, self.f, settings, self.root / "rows" / f"{settings.method}-best")
+        if settings.attribution.layer == "last":
+            layer = self.layers()[-1]
+        return replace(settings, attribution=replace(settings.attribution, layer=layer or settings.attribution.layer))
+
+    def layers(self) -> list[str]:
+        """The layers of f a CAM can look at."""
+        return candidate_layers(self.f, self.slices.batch(np.arange(1)).image)
+
+    def place_of(self, name: str, settings: Settings) -> Path:
+        """The folder of a row: that of the first row of any table with the same settings."""
+        same = (other for table in TABLES for other, (_, theirs) in self.rows_of(table).items() if theirs == settings)
+        name = next(same, name)
+        return self.root / "rows" / re.sub(r"[^\w.]+", "-", name).strip("-")
+
+    def row(self, name: str, settings: Settings) -> dict[str, Any]:
+        """The scores of a row, from row.json when they are there for the same everything."""
+        folder = self.place_of(name, settings)
+        key = key_of([
+            FORMAT, result_key(self.store, settings, self.f), self.job.slices, self.job.fid, self.job.fid_features, settings.seed,
+        ])  # fmt: skip
+        if (folder / "row.json").exists() and (made := read_json(folder / "row.json")).get("key") == key:
+            return dict(made)
+        (folder / "row.json").unlink(missing_ok=True)  # what is written beside it must never be that of another row
+        generator = None
+        if settings.method == COUNTERFACTUAL:
+            generator = train_coin(self.store, self.f, settings, folder / "coin", self._named(name))
+        made = {"key": key, "row": name, "settings": asdict(settings), **self._score(name, settings, generator, folder)}
+        if generator is not None:
+            made["training_s"] = read_json(folder / "coin" / "stage.json")["seconds"]
+        write_json(folder / "row.json", made)
+        return made
+
+    def _score(self, name: str, settings: Settings, generator: nn.Module | None, folder: Path) -> dict[str, Any]:
+        run = Run(
+            settings, self.f, generator, self.store.meta["kind"], self.store.window, self.store.meta["has_organs"], 1.0,
+            make_fabric(settings.engine),
+        )  # fmt: skip
+        began = time.perf_counter()
+        threshold = run.choose_threshold(TrainingSlices(self.store, settings.anomaly, settings.seed))
+        found = explain_all(self.slices, lambda batch: explained(run, batch), self._step(f"{name}, scores"), self.members)
+        level = settings.classifier.threshold
+        kept = gated(found, level)
+        masks = masks_of(kept.refined, threshold.value, settings.masks)
+        scores = {"replica": replica(found), "honest": honest(kept, masks, threshold.value, settings)}
+        for protocol, value in self._realism(found, kept, level).items():
+            scores[protocol] |= value
+        cut = scores["replica"]["threshold"]
+        thesis = replica_masks(found.saliency, 1.0 if cut is None else cut, found.counterfactual is not None)
+        self._save_examples(found, masks, thesis, folder)
+        facts = {"threshold": threshold.value, "rule": threshold.rule, "layer": settings.attribution.layer}
+        return {**scores, **facts, "scoring_s": round(time.perf_counter() - began, 2)}
+
+    def _realism(self, found: Explained, kept: Explained, level: float) -> dict[str, dict[str, float | None]]:
+        """FID and fd_f in both protocols; nothing for an attribution."""
+        if found.counterfactual is None or kept.counterfactual is None:
+            return {}
+        called = kept.abnormal & (kept.before >= level)
+        pairs = {
+            "replica": (found.image, found.counterfactual),
+            "honest": (kept.image[kept.normal], kept.counterfactual[called]),
+        }
+        scores: dict[str, dict[str, float | None]] = {}
+        for protocol, (real, fake) in pairs.items():
+            scores[protocol] = {"fd_f": realism.classifier_distance(self.f, as_images(real), as_images(fake))}
+            if self.job.fid:
+                scores[protocol]["fid"] = realism.fid(real, fake, self.job.fid_features, self.job.fid)
+        return scores
+
+    def _save_examples(self, found: Explained, honest_masks: np.ndarray, thesis: np.ndarray, folder: Path) -> None:
+        abnormal = np.flatnonzero((found.label == 1) & found.known & found.truth.any((1, 2)))
+        chosen = np.sort(np.random.default_rng([self.number, 7]).permutation(abnormal)[:EXAMPLES])
+        if not len(chosen):
+            return
+        index = self.store.index
+        names = [f"{index['case'][row]}, slice {index['slice'][row]}" for row in found.rows[chosen]]
+        save_examples(
+            folder / "examples.npz",
+            Examples(
+                np.array(names), found.image[chosen], found.truth[chosen], found.saliency[chosen], thesis[chosen],
+                honest_masks[chosen], found.before[chosen],
+                None if found.counterfactual is None else np.clip(found.counterfactual[chosen], 0, 1),
+                None if found.after is None else found.after[chosen],
+            ),
+        )  # fmt: skip
+
+    def both_directions(self, name: str, settings: Settings, folder: Path) -> list[Path]:
+        """Singla et al. on an abnormal and on a normal image: the anomaly removed, and one added (thesis 3.1)."""
+        generator = train_coin(self.store, self.f, settings, self.place_of(name, settings) / "coin")
+        fabric = make_fabric(settings.engine)
+        to_device(generator, fabric)
+        labels, paths = self.slices.labels(), []
+        for label, word in ((1, "abnormal"), (0, "normal")):
+            members = np.random.default_rng([self.number, 8]).permutation(np.flatnonzero(labels == label))[:1]
+            if not len(members):
+                continue
+            x = images_to(fabric, self.slices.batch(members).image)
+            removed, added = singla.directions(x, generator, self.f, settings.coin.conditions)
+            (without, f_without), (more, f_more) = removed.painted(), added.painted()
+            image, *painted = (np.clip(t[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for t in (x, without, more))
+            before, title = float(removed.probability[0]), f"labelled {word}"
+            path = folder / f"both-directions-{word}.png"
+            paths.append(
+                both_directions(path, title, image, painted[0], painted[1], before, float(f_without[0]), float(f_more[0]))
+            )
+        return paths
+
+
+def explained(run: Run, batch: ScoredBatch) -> tuple[Explanation, np.ndarray]:
+    """Explain every image; an attribution, which takes long, only where one of the protocols looks at it."""
+    if run.settings.method == COUNTERFACTUAL:
+        return run.differences(batch.image, inpaint_all=True)
+    probability = run.probability(batch.image)
+    wanted = torch.from_numpy(batch.label == 1) | (probability >= run.settings.classifier.threshold)
+    saliency, refined = torch.zeros(batch.truth.shape), np.zeros(batch.truth.shape)
+    if wanted.any():
+        some, refined[wanted.numpy()] = run.differences(batch.image[wanted], inpaint_all=True)
+        saliency[wanted] = some.saliency
+    return Explanation(probability, saliency), refined
+
+
+def as_images(pixels: np.ndarray) -> torch.Tensor:
+    """(n, S, S) in [0, 1] -> (n, 1, S, S) in [-1, 1]."""
+    return torch.from_numpy(pixels.astype(np.float32) * 2 - 1)[:, None]
+
+
+def on_phantom(settings: Settings) -> Settings:
+    """The settings for the default data: blobs injected in the kidneys of a procedural CT cohort."""
+    data = replace(settings.data, organ=("kidney_left", "kidney_right"), roi="each")
+    return replace(settings, data=data, anomaly=replace(settings.anomaly, kind="blob"))
+
+
+def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple[list[Path], list[dict[str, Any]]]:
+    """Run every row of a table for every seed and write the table and its figures.
+
+    Args:
+        job: see `Job`.
+        table: "table1", "table2" or "table3".
+        name: of the data set, for the tables.
+        report: progress.
+
+    Returns:
+        The files written and the records they were written from (see `tables`).
+
+    Raises:
+        UserError: data or settings cannot be used, or the Inception weights of FID are not there.
+    """
+    if job.fid:
+        realism.inception(job.fid_features, job.fid)  # refused now, not after hours
+    seeds = [Seed(job, number, report) for number in range(job.seeds)]
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in seeds:
+        for row, (_, settings) in seed.rows_of(table).items():
+            results.setdefault(row, []).append(seed.row(row, settings))
+    rows = seeds[0].rows_of(table)
+    injected = job.settings.anomaly.kind != "none"
+    records = [
+        record_of(row, rows[row][0], found, protocol, name, "synthetic" if injected else "real")
+        for protocol in ("replica", "honest")
+        for row, found in results.items()
+    ]
+    facts = {
+        "scale": job.scale, "size": job.settings.data.size, "steps": job.settings.coin.steps, "slices": job.slices,
+        "seeds": job.seeds,
+    }  # fmt: skip
+    notes = notes_of(facts, table, records, [row for row in TABLES[table] if row not in rows and "each" not in row])
+    title = f"{table.capitalize()[:-1]} {table[-1]} of the thesis on {name}"
+    files = write_table(job.out, table, title, records, COLUMNS, notes)
+    places = {row: seeds[0].place_of(row, settings) for row, (_, settings) in rows.items()}
+    pictures = draw(places, table, job.out / "figures", injected)
+    if table == "table1" and "G" in rows:
+        pictures += seeds[0].both_directions("G", rows["G"][1], job.out / "figures")
+    return files + pictures, records

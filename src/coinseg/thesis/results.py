@@ -1,0 +1,129 @@
+"""From the rows of `reproduce` to what a reader sees: columns, notes, and the figures of the thesis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .figures import Examples, compare, figure5, figure9, figure10, load_examples
+from .rows import ORDERINGS, TABLES, Row
+from .tables import Columns, orderings
+
+Result = Mapping[str, Any]
+"""The contents of a row.json."""
+COLUMNS: Columns = {
+    "iou": ("IoU", "up", ".3f"),
+    "iou_oracle": ("IoU, oracle threshold", "up", ".3f"),
+    "dice": ("Dice per image", "up", ".3f"),
+    "hd95_px": ("HD95 (px)", "down", ".1f"),
+    "auprc": ("pixel AUPRC", "up", ".3f"),
+    "false_positive_area": ("area marked on normals", "down", ".4f"),
+    "lesions_touched": ("lesions touched", "up", ".2f"),
+    "found_tiny": ("found, tiny", "up", ".2f"),
+    "found_small": ("found, small", "up", ".2f"),
+    "found_medium": ("found, medium", "up", ".2f"),
+    "found_large": ("found, large", "up", ".2f"),
+    "cv": ("CV", "up", ".3f"),
+    "flip_rate": ("flip rate", "up", ".3f"),
+    "fid": ("FID", "down", ".3f"),
+    "fd_f": ("fd_f", "down", ".2f"),
+}
+SIZES = ("tiny", "small", "medium", "large")
+_NAMES = {"iou_mask_free": "iou", "dice_per_image": "dice"}
+
+
+def scores_of(result: Result, protocol: str) -> dict[str, float | None]:
+    """The scores of one seed that have a column."""
+    found = {_NAMES.get(name, name): value for name, value in result[protocol].items()}
+    for size, group in zip(SIZES, found.pop("lesions_by_size", []), strict=False):
+        found[f"found_{size}"] = group["found"] / group["lesions"] if group["lesions"] else None
+    return {name: found[name] for name in COLUMNS if name in found}
+
+
+def record_of(name: str, row: Row, results: Sequence[Result], protocol: str, data: str, kind: str) -> dict[str, Any]:
+    """One record of `tables`: what a row scored on a set in a protocol, one value for each seed.
+
+    Args:
+        name: of the row.
+        row: what it is.
+        results: of each seed.
+        protocol: "replica" or "honest".
+        data: name of the set.
+        kind: "synthetic" or "real", for the thesis' own figures; they belong to the replica protocol.
+    """
+    each = [scores_of(result, protocol) for result in results]
+    fid, cv, iou = row.thesis.get(kind, (None, None, None)) if protocol == "replica" else (None, None, None)
+    thesis = {score: value for score, value in (("fid", fid), ("cv", cv), ("iou", iou)) if value is not None}
+    changes = ", ".join(f"{key} {value}" for key, value in row.coin.items())
+    layers = sorted({str(r["layer"]) for r in results}) if row.method not in ("counterfactual", "rise") else []
+    return {
+        "method": name, "title": row.title, "protocol": protocol, "set": data, "seeds": len(results),
+        "settings": ("Singla et al., " if row.singla else "") + changes + (f"layer {' / '.join(layers)}" if layers else ""),
+        "scores": {score: [one.get(score) for one in each] for score in COLUMNS if any(score in one for one in each)},
+        "thesis": thesis,
+        "seconds": [result.get("training_s", 0.0) + result["scoring_s"] for result in results],
+    }  # fmt: skip
+
+
+def notes_of(facts: Mapping[str, Any], table: str, records: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
+    """What a reader has to know, and which orderings of the thesis hold here."""
+    notes = [
+        "replica: the protocol of the thesis. IoU pooled over the slices labelled abnormal, at the threshold that is best on "
+        "these very masks (an oracle), cleaned for counterfactual methods only.",
+        "honest: thresholds from training images without any mask, the same post-processing for every method, every abnormal "
+        "slice, images f calls normal left unmarked; the column 'oracle' tunes on the masks it is scored with.",
+        "fd_f is the Frechet distance on the features of f itself. It is not FID and does not compare with it.",
+        "found: lesions of which at least a tenth is marked; tiny, small, medium, large: below 0.1 %, 0.5 %, 2 % of the image, above.",
+        f"scale {facts['scale']}: slices of {facts['size']} x {facts['size']}, {facts['steps']} steps of each generator, "
+        f"at most {facts['slices'] or 'all'} held-out slices, {facts['seeds']} seeds, each with its own split by patient.",
+    ]
+    if missing:
+        notes.append(f"{', '.join(missing)}: left out, because CARL needs organ masks and the data have none.")
+    pairs = [(worse, better, words) for worse, better, words in ORDERINGS[table]]
+    for line in orderings(records, "iou", pairs):
+        if line["holds"] is None:
+            continue
+        verdict = "holds" if line["holds"] else "does not hold"
+        notes.append(
+            f"{line['protocol']}: {line['statement']}: {verdict} (IoU {line['by']:+.3f}; in {line['seeds_held']} of {line['seeds']} seeds)."
+        )
+    return notes
+
+
+def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> list[Path]:
+    """The figures of the thesis that belong to a table, of one seed, in the replica protocol and the honest one.
+
+    Args:
+        rows: name of a row -> its folder.
+        table: which.
+        folder: receives the pictures.
+        injected: whether the anomalies were, so that figure 5 can show some.
+    """
+    there = {name: load_examples(place / "examples.npz") for name, place in rows.items() if (place / "examples.npz").exists()}
+    if not there:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn: list[Path] = []
+    first = next(iter(there.values()))
+    if table == "table1" and injected:
+        drawn.append(figure5(folder / "figure5.png", first.image, first.truth))
+    comparisons = {
+        "figure6": (("A", "B"), "Without and with perturbation"),
+        "figure7": (("B", "F"), "Without and with skip connections"),
+        "figure8": (("G", "COIN"), "Singla et al. with perturbation and skips, and COIN"),
+    }
+    for stem, (names, title) in comparisons.items() if table == "table1" else ():
+        if all(name in there for name in names):
+            drawn.append(compare(folder / f"{stem}.png", [(name, there[name]) for name in names], title, "replica"))
+    if table == "table2":
+        shown = [(name, some(found, 3)) for name, found in there.items() if name in TABLES[table]]
+        drawn += [figure9(folder / f"figure9-{protocol}.png", shown, protocol) for protocol in ("replica", "honest")]
+        drawn.append(figure10(folder / "figure10.png", there["COIN"], "honest"))
+    return drawn
+
+
+def some(examples: Examples, count: int) -> Examples:
+    """The first `count` slices."""
+    values = {name: None if value is None else value[:count] for name, value in vars(examples).items()}
+    return Examples(**values)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Everything that learns: f, the generators, the pseudo-masks, the student, the memory bank."""

@@ -1,0 +1,31 @@
+"""What the classifier may not take for evidence: the random changes of its training images."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from coinseg.config.schema import ClassifierSettings
+
+
+def augmentation(settings: ClassifierSettings) -> nn.Module:
+    """The thesis' flips, shift, scale and rotation, and optional blur and noise, each image on its own draw."""
+    import kornia.augmentation as K
+
+    steps: list[nn.Module] = []
+    if settings.flip:
+        steps += [K.RandomHorizontalFlip(), K.RandomVerticalFlip()]
+    if settings.shift or settings.scale or settings.rotate:
+        steps.append(
+            K.RandomAffine(
+                settings.rotate,
+                (settings.shift, settings.shift),
+                (1 - settings.scale, 1 + settings.scale),
+                padding_mode="border",
+                p=0.9,
+            )
+        )
+    if settings.blur:
+        steps.append(K.RandomGaussianBlur((5, 5), (0.1, settings.blur), p=0.5))
+    if settings.noise:
+        steps.append(K.RandomGaussianNoise(0.0, settings.noise, p=0.5))
+    return nn.Sequential(*steps)

@@ -1,0 +1,73 @@
+"""Which masks of the ensemble the student learns from, and which of their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from torch import Tensor
+
+from coinseg.config.schema import StudentSettings
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.masks.postprocess import IN_PLANE
+from coinseg.runtime.devices import CHUNK
+
+LEAST = 20
+"""Trusted masks, or drawn lesions, below which there is nothing to learn from."""
+IGNORED = 2
+"""Of a target: a pixel that is not taught."""
+Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
+"""Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and how far to trust them, (B,); NaN where there is none."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the student is taught.
+
+    Args:
+        members: positions among the training slices, (n,): the images labelled abnormal whose mask is trusted.
+        targets: (n, S, S) uint8, 0 outside, 1 inside, `IGNORED`.
+        normals: positions of the images labelled normal, which are empty.
+    """
+
+    members: np.ndarray
+    targets: np.ndarray
+    normals: np.ndarray
+
+    @property
+    def enough(self) -> bool:
+        """Whether there is anything to learn from."""
+        return len(self.members) >= LEAST and len(self.normals) > 0
+
+
+def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
+    """Masks (n, S, S) bool as targets, with the pixels within `band` outside of a border left out; what is inside stays.
+
+    Outside only: a small lesion has no inside to spare.
+    """
+    target = masks.astype(np.uint8)
+    if band:
+        near = ndimage.binary_dilation(masks, IN_PLANE, band)
+        target[near & ~masks] = IGNORED
+    return target
+
+
+def lessons(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> Lessons:
+    """The masks of training images that can be trusted; images f calls normal have none."""
+    labels = slices.labels()
+    members, targets = [], []
+    abnormal = np.flatnonzero(labels == 1)
+    for start in range(0, len(abnormal), CHUNK):
+        chunk = abnormal[start : start + CHUNK]
+        made, sure = masks(slices.batch(chunk).image)
+        # An empty mask is no lesson, however little trust is asked for.
+        trusted = made.any((1, 2)) & (np.nan_to_num(sure) >= settings.trust)
+        members.append(chunk[trusted])
+        targets.append(ignored_band(made[trusted], settings.band))
+    side = slices.store.size
+    empty = np.zeros((0, side, side), np.uint8)
+    return Lessons(
+        np.concatenate([np.zeros(0, np.int64), *members]), np.concatenate([empty, *targets]), np.flatnonzero(labels == 0)
+    )

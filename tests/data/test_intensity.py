@@ -1,0 +1,163 @@
+"""Intensities: the fingerprint by hand, the window there and back, percentiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coinseg.data.slices.intensity import (
+    CODE_WINDOW,
+    CODES,
+    HU_MAX,
+    HU_MIN,
+    Window,
+    encode_percentiles,
+    fingerprint,
+    foreground_histogram,
+    signed,
+)
+
+BINS = HU_MAX - HU_MIN + 1
+
+
+def histogram(counts: dict[int, int]) -> np.ndarray:
+    found = np.zeros(BINS, np.int64)
+    for hu, count in counts.items():
+        found[hu - HU_MIN] = count
+    return found
+
+
+def test_fingerprint_by_hand() -> None:
+    # One voxel of each of 0..999: 0.5 % are 5 voxels, reached at 4; 99.5 % are 995, reached at 994.
+    assert fingerprint(histogram(dict.fromkeys(range(1000), 1))) == Window(4.0, 994.0)
+    assert fingerprint(histogram(dict.fromkeys(range(-100, 100), 1))) == Window(-100.0, 98.0)
+
+
+def test_fingerprint_leaves_out_the_tails() -> None:
+    # 4 of 1000 in metal and 4 in air are less than half a percent.
+    assert fingerprint(histogram({-1000: 4, 0: 500, 100: 492, 3000: 4})) == Window(0.0, 100.0)
+    assert fingerprint(histogram({-1000: 5, 0: 500, 100: 489, 3000: 6})) == Window(-1000.0, 3000.0)
+
+
+def test_fingerprint_does_not_depend_on_the_number_of_voxels() -> None:
+    counts = histogram({hu: 1 + hu % 7 for hu in range(-80, 300)})
+    assert fingerprint(counts) == fingerprint(counts * 1_000_000)
+
+
+def test_fingerprint_of_one_value_has_a_width() -> None:
+    assert fingerprint(histogram({40: 100})) == Window(40.0, 41.0)
+    assert fingerprint(histogram({HU_MAX: 1})) == Window(HU_MAX, HU_MAX + 1)
+
+
+def test_fingerprint_agrees_with_the_percentiles_of_the_voxels() -> None:
+    values = np.random.default_rng(0).normal(60, 40, 40_000).round().astype(np.int16)
+    found = fingerprint(foreground_histogram(values, np.ones(values.shape, bool)))
+    assert abs(found.low - np.percentile(values, 0.5)) <= 1
+    assert abs(found.high - np.percentile(values, 99.5)) <= 1
+
+
+def test_fingerprints_of_patients_add_up() -> None:
+    rng = np.random.default_rng(1)
+    scans = [rng.integers(-200, 400, (3, 5, 5)).astype(np.int16) for _ in range(3)]
+    together = np.stack(scans)
+    added = sum(foreground_histogram(s, None) for s in scans)
+    assert np.array_equal(added, foreground_histogram(together, None))
+
+
+def test_foreground_is_the_mask() -> None:
+    scan = np.array([[[-1000.0, -500, -499, 10, 10, 200]]])
+    mask = np.array([[[True, False, False, True, True, False]]])
+    found = foreground_histogram(scan, mask)
+    assert found.shape == (BINS,)
+    assert np.array_equal(found, histogram({-1000: 1, 10: 2}))
+
+
+def test_foreground_without_a_mask_is_the_body() -> None:
+    # -500 itself is not above -500.
+    scan = np.array([[[-1000.0, -500, -499, 10, 10, 200]]])
+    assert np.array_equal(foreground_histogram(scan, None), histogram({-499: 1, 10: 2, 200: 1}))
+
+
+def test_foreground_is_rounded_and_kept_in_range() -> None:
+    scan = np.array([[[-3000.0, -1024.4, 9.6, 10.4, 9000, 3071.2]]])
+    everything = np.ones(scan.shape, bool)
+    assert np.array_equal(foreground_histogram(scan, everything), histogram({-1024: 2, 10: 2, 3071: 2}))
+
+
+def test_nothing_in_the_mask() -> None:
+    assert foreground_histogram(np.zeros((1, 2, 2)), np.zeros((1, 2, 2), bool)).sum() == 0
+
+
+def test_unit_by_hand() -> None:
+    found = Window(-100.0, 300.0).unit(np.array([-1000, -100, 0, 100, 300, 3000], np.int16))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [0, 0, 0.25, 0.5, 1, 1], atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.float32, np.float64])
+def test_there_and_back(kind: type) -> None:
+    window, values = Window(10.0, 250.0), np.arange(10, 251).astype(kind)
+    np.testing.assert_allclose(window.source(window.unit(values)), values, atol=1e-4)
+    units = np.linspace(0, 1, 33, dtype=np.float32)
+    np.testing.assert_allclose(window.unit(window.source(units)), units, atol=1e-6)
+
+
+def test_outside_the_window_is_clipped_and_not_wrapped() -> None:
+    window = Window(-50.0, 50.0)
+    assert window.unit(np.array([-32768, 32767], np.int16)).tolist() == [0, 1]
+    assert CODE_WINDOW.unit(np.array([0, CODES], np.uint16)).tolist() == [0, 1]
+    assert window.source(window.unit(np.array([400], np.int16))).tolist() == [50]
+
+
+def test_unit_does_not_change_its_input() -> None:
+    values = np.array([1.0, 400.0], np.float32)
+    Window(0.0, 100.0).unit(values)
+    assert values.tolist() == [1, 400]
+
+
+def test_signed() -> None:
+    assert signed(np.array([0, 0.25, 0.5, 1])).tolist() == [-1, -0.5, 0, 1]
+
+
+def test_percentiles_by_hand() -> None:
+    # Of 0..1000 the 0.5 and 99.5 percentiles are 5 and 995.
+    found = encode_percentiles(np.arange(1001, dtype=np.float64).reshape(7, 143))
+    flat = found.ravel()
+    assert flat[:6].tolist() == [0] * 6
+    assert flat[995:].tolist() == [CODES] * 6
+    assert flat[500] == np.rint(0.5 * CODES)
+    assert flat[104] == np.rint(0.1 * CODES)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("value", [0, 7, 200])
+def test_constant_image_becomes_zeros(kind: type, value: int) -> None:
+    found = encode_percentiles(np.full((4, 5), value, kind))
+    assert found.shape == (4, 5)
+    assert (found == 0).all()
+
+
+def test_rare_bright_pixels_are_not_lost() -> None:
+    # Both percentiles are 3; the range is then that of the image.
+    image = np.full((50, 50), 3, np.uint8)
+    image[10, 10], image[11, 11] = 5, 7
+    found = encode_percentiles(image)
+    assert found[0, 0] == 0
+    assert found[11, 11] == CODES
+    assert found[10, 10] == np.rint(CODES / 2)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])
+def test_percentiles_keep_the_order(kind: type) -> None:
+    image = np.random.default_rng(2).integers(0, 120, (20, 20)).astype(kind)
+    found = encode_percentiles(image)
+    order = np.argsort(image, axis=None)
+    assert (np.diff(found.ravel()[order]) >= 0).all()
+    assert found.min() == 0
+    assert found.max() == CODES
+    assert np.array_equal(found, np.rint(found))
+
+
+def test_percentiles_do_not_depend_on_the_unit() -> None:
+    image = np.random.default_rng(3).normal(size=(20, 20))
+    np.testing.assert_allclose(encode_percentiles(image * 37 - 1000), encode_percentiles(image), atol=1)

@@ -1,0 +1,139 @@
+"""The two protocols on arrays small enough to count by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coinseg.config.schema import MaskSettings, Settings
+from coinseg.evaluation.protocols import Explained, gated, honest, replica, replica_masks
+
+RAW = replace(
+    Settings(),
+    masks=MaskSettings(threshold=0.5, peak=0.0, flips=False, refine="none", opening=0, closing=0, keep="all", min_px=0),
+)
+
+
+def square(top: int, left: int, side: int = 3, size: int = 8) -> np.ndarray:
+    mask = np.zeros((size, size), bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def explained(**changes: Any) -> Explained:
+    """Four slices: a lesion f sees, one it misses, a normal slice, and one labelled normal with a small lesion."""
+    truth = np.stack([square(1, 1), square(4, 4), np.zeros((8, 8), bool), square(2, 2, 1)])
+    maps = np.stack([square(1, 1) * 0.6, square(4, 4) * 0.4, square(0, 0, 2) * 0.3, square(2, 2, 1) * 0.9])
+    image = np.full((4, 8, 8), 0.5)
+    base: dict[str, Any] = {
+        "rows": np.arange(4), "label": np.array([1, 1, 0, 0]), "before": np.array([0.9, 0.3, 0.2, 0.95]), "image": image,
+        "saliency": maps, "refined": maps, "truth": truth, "known": np.ones(4, bool),
+        "after": np.array([0.05, 0.3, 0.1, 0.9]), "counterfactual": image - maps,
+    }  # fmt: skip
+    return Explained(**(base | changes))
+
+
+def test_abnormal_is_what_has_a_lesion_whatever_its_label() -> None:
+    assert explained().abnormal.tolist() == [True, True, False, True]
+    assert explained(known=np.array([True, True, True, False])).abnormal.tolist() == [True, True, False, False]
+
+
+def test_gating_returns_what_f_calls_normal_unchanged() -> None:
+    found = explained()
+    kept = gated(found, 0.5)
+    assert kept.refined.any((1, 2)).tolist() == [True, False, False, True]
+    assert kept.saliency.any((1, 2)).tolist() == [True, False, False, True]
+    assert kept.counterfactual is not None
+    assert kept.after is not None
+    np.testing.assert_array_equal(kept.counterfactual[1], found.image[1])
+    assert kept.after.tolist() == [0.05, 0.3, 0.2, 0.9]
+    assert gated(explained(after=None, counterfactual=None), 0.5).counterfactual is None
+
+
+def test_gating_at_the_edge_calls_abnormal() -> None:
+    assert gated(explained(before=np.full(4, 0.5)), 0.5).refined.any((1, 2)).all()
+
+
+def test_replica_scores_labelled_slices_at_the_best_threshold_and_asks_for_all() -> None:
+    scores = replica(explained())
+    # Both labelled lesions are found to the pixel by any threshold below 0.4, the one f misses as well.
+    assert scores["iou"] == 1.0
+    assert 0 < scores["threshold"] < 0.4
+    assert scores["slices"] == 2
+    # f is sure of two images (0.9 and 0.95); the first changes by 0.85, the second by 0.05.
+    assert scores["cv"] == 0.5
+    assert scores["flip_rate"] == 0.5
+
+
+def test_replica_cleans_counterfactuals_and_leaves_attributions_as_they_are() -> None:
+    speck = square(1, 1) | square(6, 6, 1)
+    assert replica_masks(speck[None] * 0.8, 0.5, True)[0].sum() == 9
+    assert replica_masks(speck[None] * 0.8, 0.5, False)[0].sum() == 10
+    maps = explained().saliency.copy()
+    maps[0, 7, 7] = 0.9
+    with_speck = {"saliency": maps}
+    assert replica(explained(**with_speck))["iou"] == 1.0
+    attribution = replica(explained(**with_speck, after=None, counterfactual=None))
+    assert attribution["iou"] == pytest.approx(18 / 19)
+    assert "cv" not in attribution
+
+
+def test_replica_does_not_see_false_positives_on_normal_slices_and_honest_does() -> None:
+    maps = explained().saliency.copy()
+    maps[2] = 0.8
+    loud = explained(saliency=maps, refined=maps, before=np.full(4, 0.9))
+    assert replica(loud)["iou"] == 1.0
+    predicted = loud.refined > 0.5
+    assert honest(loud, predicted, 0.5, RAW)["false_positive_area"] == 1.0
+
+
+def test_honest_by_hand() -> None:
+    kept = gated(explained(), 0.5)
+    scores = honest(kept, kept.refined > 0.5, 0.5, RAW)
+    # 9 of the 9 + 9 + 1 lesion pixels are marked, and the 1: the lesion f misses is missed.
+    assert scores["iou_mask_free"] == pytest.approx(10 / 19)
+    assert scores["dice_per_image"] == pytest.approx(2 / 3)
+    assert scores["lesions_touched"] == pytest.approx(2 / 3)
+    assert scores["hd95_px"] == 0.0
+    assert scores["hd95_slices"] == 2
+    assert scores["false_positive_area"] == 0.0
+    assert scores["iou_oracle"] == pytest.approx(10 / 19)
+    assert (scores["slices_abnormal"], scores["slices_scored"], scores["slices_normal"]) == (3, 3, 1)
+    assert [group["lesions"] for group in scores["lesions_by_size"]] == [0, 0, 1, 2]
+    assert sum(group["found"] for group in scores["lesions_by_size"]) == 2
+
+
+def test_honest_says_why_there_is_no_score() -> None:
+    unknown = explained(known=np.zeros(4, bool), after=None, counterfactual=None, before=np.full(4, 0.1))
+    scores = honest(unknown, np.zeros((4, 8, 8), bool), 0.5, RAW)
+    assert scores["iou_mask_free"] is None
+    assert scores["null_because"]["iou_mask_free"] == "no held-out abnormal image has a lesion mask"
+    assert scores["null_because"]["cv"] == "an attribution has no counterfactual"
+    sure = explained(before=np.full(4, 0.1))
+    none = honest(gated(sure, 0.5), np.zeros((4, 8, 8), bool), 0.5, RAW)
+    assert none["null_because"]["hd95_px"] == "no lesion is marked"
+    assert none["null_because"]["flip_rate"] == "the classifier calls no held-out image abnormal"
+    assert none["iou_mask_free"] == 0.0
+
+
+def test_the_posterior_is_scored_beside_f() -> None:
+    found = explained(posterior=np.array([0.9, 0.45, 0.1, 0.3]))  # ranks all four right, where f has one of each class wrong
+    scores = honest(found, found.refined > 0.5, 0.5, RAW)
+    assert (scores["posterior_auroc"], scores["posterior_accuracy"]) == (1.0, 1.0)  # asked from student.gate 0.4 on
+    assert (scores["auroc"], scores["accuracy"]) == (0.5, 0.5)
+    assert scores["posterior_calibration_error"] == pytest.approx((0.1 + 0.55 + 0.1 + 0.3) / 4)
+    none = honest(explained(), found.refined > 0.5, 0.5, RAW)
+    assert none["posterior_auroc"] is None
+    assert none["null_because"]["posterior_auroc"] == "no student: f alone says which images are marked"
+
+
+def test_scores_do_not_depend_on_the_order_of_the_slices() -> None:
+    found, order = explained(), np.array([2, 0, 3, 1])
+    shuffled = Explained(**{name: value[order] for name, value in vars(found).items() if value is not None})
+    for one, other in ((found, shuffled),):
+        a, b = (honest(gated(e, 0.5), gated(e, 0.5).refined > 0.5, 0.5, RAW) for e in (one, other))
+        assert a == b
+        assert replica(one) == replica(other)

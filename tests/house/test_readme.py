@@ -1,0 +1,178 @@
+"""Every command of README.md's tables is run on tiny data, as it stands there but for paths and a few sizes.
+
+A new row needs an example here: what the row starts with, and a function that makes its data in a folder and says what the words
+of the command that stand for files (DATA, OUT, `scan.nii.gz`, ...) are there.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coinseg.cli import main as cli
+from coinseg.report import page as report
+from conftest import TINY, tiny_settings, write_images
+from examples import EXAMPLES, LPS, hounsfield, labelled, save
+from writers import make_run, write_series
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+OPTIONS = [*TINY, "--data.size", "16", "--classifier.steps", "2", "--coin.steps", "1"]
+"""Added to every `coinseg run`."""
+Files = dict[str, Path]
+Example = Callable[[Path], Files]
+
+
+def made(layout: str) -> Example:
+    return lambda folder: {"DATA": EXAMPLES[layout].make(folder / "data"), "OUT": folder / "out"}
+
+
+def other_names(folder: Path) -> Files:
+    data = write_images(folder / "data", patients=3)
+    for name, other in (("normal", "Free"), ("abnormal", "Break")):
+        (data / "images" / other).parent.mkdir(exist_ok=True)
+        (data / name).rename(data / "images" / other)
+    (data / "images" / "Crack").mkdir()
+    for path in sorted((data / "images" / "Break").iterdir())[:2]:
+        path.rename(data / "images" / "Crack" / path.name)
+    return {"DATA": data, "OUT": folder / "out"}
+
+
+def a_table(folder: Path) -> Files:
+    return {"labels.csv": EXAMPLES["csv"].make(folder / "data") / "labels.csv", "OUT": folder / "out"}
+
+
+def two_kidneys(folder: Path) -> Files:
+    files = made("totalsegmentator")(folder)
+    for scan in sorted(files["DATA"].glob("s*")):
+        shutil.copy(scan / "segmentations/kidney_left.nii.gz", scan / "segmentations/kidney_right.nii.gz")
+    return files
+
+
+def without_labels(folder: Path) -> Files:
+    files = two_kidneys(folder)
+    (files["DATA"] / "labels.csv").unlink()
+    return files
+
+
+def a_model(folder: Path) -> Path:
+    settings = tiny_settings()
+    return make_run(folder / "run", replace(settings, data=replace(settings.data, size=16)))
+
+
+def a_scan(folder: Path) -> Files:
+    scan = save(folder / "scan.nii.gz", hounsfield(labelled()))
+    names = ("mask.nii.gz", "c.nii.gz", "cf.nii.gz", "d.nii.gz", "model")
+    return {"scan.nii.gz": scan, "OUT": a_model(folder), "out/run": folder / "run", **{name: folder / name for name in names}}
+
+
+def a_series(folder: Path) -> Files:
+    write_series(folder / "series", hounsfield(labelled()).T, LPS, FrameOfReferenceUID="1.2.3.9")
+    mask = folder / "mask.nii.gz"
+    return {"FOLDER": folder / "series", "mask.nii.gz": mask, "OUT": a_model(folder)}
+
+
+def a_mask_of_a_series(folder: Path) -> Files:
+    files = a_series(folder)
+    save(files["mask.nii.gz"], (labelled() == 2).astype(np.uint8))
+    return {**files, "SERIES": files["FOLDER"], "mask.dcm": folder / "mask.dcm"}
+
+
+def a_run(folder: Path) -> Files:
+    assert (
+        cli.main(
+            [
+                "run",
+                str(EXAMPLES["nnunet"].make(folder / "data")),
+                "-o",
+                str(folder / "run"),
+                *EXAMPLES["nnunet"].words(),
+                *OPTIONS,
+            ]
+        )
+        == 0
+    )
+    return {"out/run": folder / "run", "Dataset101_lesion": folder / "Dataset101_lesion"}
+
+
+YOUR_DATA: dict[str, Example] = {
+    "folders of images with other names": other_names,
+    "a CSV": a_table,
+    "DICOM: one folder": made("dicom"),
+    "TotalSegmentator": two_kidneys,
+    "scans without labels": without_labels,
+    "lesions better seen": made("dicom"),
+    "nnU-Net raw": made("nnunet"),
+    "KiTS": made("kits"),
+    "Medical Segmentation Decathlon": made("decathlon"),
+    "one CT scan": a_scan,
+    "one DICOM series": a_series,
+}
+TO_OTHERS: dict[str, Example] = {
+    "the model elsewhere": a_scan,
+    "DICOM SEG": a_mask_of_a_series,
+    "training data for nnU-Net": a_run,
+    "to know which voxels to trust": a_scan,
+    "the scan without the lesion": a_scan,
+}
+OUTPUTS = ("mask.nii.gz", "mask.dcm", "c.nii.gz", "cf.nii.gz", "d.nii.gz", "model", "Dataset101_lesion")
+NO_COMMAND = ("index.csv", "the same commands", "torchrun")
+"""What the second cell of a row without a command to run here has in it: files of a run, what other rows do, several processes."""
+
+
+def rows(header: str) -> list[tuple[str, list[str]]]:
+    """What stands in the first column of a table, and the commands in the second; rows that need none are left out."""
+    lines = README[README.index(header) :].partition("\n\n")[0].splitlines()[2:]
+    found = []
+    for line in lines:
+        first, second = (cell.strip() for cell in line.strip("|").split(" | "))
+        commands = [code for code in re.findall(r"`([^`]+)`", second) if re.match("(coinseg|segment) ", code)]
+        assert commands or any(word in second for word in NO_COMMAND), f"the row '{first}' of README.md has no command"
+        found += [(first, commands)] if commands else []
+    return found
+
+
+def words_of(command: str, files: Files) -> list[str]:
+    """The words of a command with its files in their place, `...` filled in, and the tiny sizes."""
+    command = command.removeprefix("coinseg ").replace("segment ...", "segment -i scan.nii.gz -o mask.nii.gz --model OUT")
+    command = re.sub("^segment (?=--model)", "segment -i scan.nii.gz -o mask.nii.gz ", command)
+    words = [str(files.get(word, word)) for word in shlex.split(command)]
+    return words + OPTIONS if words[0] == "run" else words
+
+
+def named(first: str, examples: dict[str, Example]) -> Example:
+    found = [example for start, example in examples.items() if first.startswith(start)]
+    assert len(found) == 1, f"the row '{first}' of README.md has {len(found)} examples in this file"
+    return found[0]
+
+
+YOURS, OTHERS = rows("| your data | command |"), rows("| you want | command |")
+
+
+@pytest.mark.parametrize(("first", "commands"), [pytest.param(*row, id=row[0][:24]) for row in [*YOURS, *OTHERS]])
+def test_the_commands_of_the_tables(
+    first: str, commands: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = named(first, {**YOUR_DATA, **TO_OTHERS})(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    # Half the time of a tiny run would go into the curves; tests/report/test_page.py has them.
+    monkeypatch.setattr(report, "_curves", lambda *ignored: None)
+    inputs = {path: path.stat().st_mtime_ns for path in files.get("DATA", tmp_path / "none").rglob("*")}
+    for command in commands:
+        assert cli.main(words_of(command, files)) == 0, capsys.readouterr().err
+    assert all(path.stat().st_mtime_ns == then for path, then in inputs.items())
+    if commands[0].startswith("coinseg run"):
+        assert (files["OUT"] / "report.html").is_file()
+        assert any(path.suffix in (".gz", ".png") for path in (files["OUT"] / "masks").iterdir())
+    outputs = {word for command in commands for word in shlex.split(command.replace("segment ...", "")) if word in OUTPUTS}
+    assert all(files[word].exists() for word in outputs)
+
+
+def test_every_example_has_its_row() -> None:
+    assert (len(YOURS), len(OTHERS)) == (len(YOUR_DATA), len(TO_OTHERS))

@@ -1,0 +1,332 @@
+"""What neighbours say: worked by hand, against enumeration, and where they say nothing."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+from torch import Tensor, nn
+
+import coinseg
+from coinseg.config.schema import AnomalySettings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.readers.geometry import Geometry
+from coinseg.data.slices.case import LoadedCase, load_case
+from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.split import VALIDATION
+from coinseg.data.slices.store import prepare
+from coinseg.errors import UserError
+from coinseg.inference.scans import Run
+from coinseg.inference.slice_hmm import LEAST, TRUST, beside, chains, counted, learnt
+from coinseg.pipeline.mask_files import TOGETHER, MaskFiles, together
+from coinseg.pipeline.run import Workspace
+from coinseg.runtime.devices import make_fabric
+from coinseg.types import Case, MaskSource
+from conftest import tiny_settings, write_images
+
+STEPS = np.array([[0.9, 0.1], [0.3, 0.7]])  # a quarter of all slices are abnormal
+SHARE = 0.25
+
+
+def logit(p: np.ndarray | float) -> np.ndarray:
+    return np.log(np.asarray(p) / (1 - np.asarray(p)))
+
+
+def enumerated(logits: np.ndarray, places: np.ndarray) -> list[float]:
+    """P(y_i | scan) by adding up all 2^n states of a chain."""
+    found = []
+    for i in range(len(logits)):
+        odds = [0.0, 0.0]
+        for states in itertools.product((0, 1), repeat=len(logits)):
+            chance = SHARE if states[0] else 1 - SHARE
+            for a, b, gap in zip(states, states[1:], np.diff(places), strict=False):
+                chance *= np.linalg.matrix_power(STEPS, gap)[a, b]
+            for j, state in enumerate(states):
+                chance *= np.exp((logits[j] - logit(SHARE)) * (1 if j == i else TRUST)) ** state
+            odds[states[i]] += chance
+        found.append(float(np.log(odds[1] / odds[0])))
+    return found
+
+
+def test_it_is_the_sum_over_all_states() -> None:
+    rng = np.random.default_rng(0)
+    places = np.array([3, 4, 5, 8, 9])  # two are missing
+    logits = rng.normal(0, 2, 5)
+    said = beside(logits, np.zeros(5), places, STEPS)
+    assert said.tolist() == pytest.approx(enumerated(logits, places))
+
+
+def test_order_does_not_matter_and_scans_do_not_meet() -> None:
+    rng = np.random.default_rng(1)
+    scans, places, logits = np.repeat(["a", "b"], 4), np.tile(np.arange(4), 2), rng.normal(0, 2, 8)
+    whole = beside(logits, scans, places, STEPS)
+    mixed = rng.permutation(8)
+    assert beside(logits[mixed], scans[mixed], places[mixed], STEPS).tolist() == pytest.approx(whole[mixed].tolist())
+    assert whole[:4].tolist() == pytest.approx(beside(logits[:4], scans[:4], places[:4], STEPS).tolist())
+    turned = beside(logits, scans, -places, STEPS)  # a scan has no direction
+    assert turned.tolist() == pytest.approx(whole.tolist())
+
+
+def test_a_slice_alone_and_slices_that_know_nothing_of_each_other_stay_as_they_are() -> None:
+    logits = np.array([-2.0, 0.5, 3.0])
+    assert beside(logits, np.arange(3), np.zeros(3, int), STEPS).tolist() == pytest.approx(logits.tolist())
+    independent = np.array([[0.75, 0.25], [0.75, 0.25]])
+    assert beside(logits, np.zeros(3), np.arange(3), independent).tolist() == pytest.approx(logits.tolist())
+    far = beside(logits, np.zeros(3), np.array([0, 1000, 2000]), STEPS)
+    assert far.tolist() == pytest.approx(logits.tolist())
+    assert len(beside(np.zeros(0), np.zeros(0), np.zeros(0, int), STEPS)) == 0
+
+
+def test_doubt_between_two_that_are_sure_becomes_theirs() -> None:
+    scans, places = np.zeros(3), np.arange(3)
+    assert beside(logit(np.array([0.99, 0.4, 0.99])), scans, places, STEPS)[1] > logit(0.6)
+    assert beside(logit(np.array([0.01, 0.4, 0.01])), scans, places, STEPS)[1] < logit(0.3)
+
+
+def test_what_follows_what_is_counted_in_labels_of_neighbours_alone() -> None:
+    # Scan a: n n a a; scan b: a n, then one is missing, a; so pairs nn 1, na 1, aa 1, an 1.
+    scans, places = np.array(list("aaaabbb")), np.array([0, 1, 2, 3, 5, 6, 8])
+    labels = np.array([0, 0, 1, 1, 1, 0, 1])
+    assert counted(labels, scans, places) is None  # four pairs are too few
+    many = np.concatenate([scans] + [np.char.add(scans, str(i)) for i in range(LEAST)])
+    found = counted(np.tile(labels, LEAST + 1), many, np.tile(places, LEAST + 1))
+    n = LEAST + 1
+    pair = 2 * n + 1  # both directions, and one more
+    assert found is not None
+    assert found.tolist() == pytest.approx(np.array([[pair, pair], [pair, pair]]) / (2 * pair))
+    assert counted(np.tile(np.where(labels == 1, -1, labels), n), many, np.tile(places, n)) is None
+    assert [c.tolist() for c in chains(scans[::-1], places[::-1])] == [[6, 5, 4, 3], [2, 1, 0]]
+
+
+def table(root: Path) -> Path:
+    """The images of `write_images` as slices of six scans, alternately normal and abnormal."""
+    write_images(root, masks=False)
+    files = sorted(root.glob("*normal/*.png"), key=lambda file: file.name)
+    with (root / "labels.csv").open("w", newline="") as file:
+        rows = [(f.relative_to(root), int(f.parent.name == "abnormal"), f"p{i // 4}", i % 4) for i, f in enumerate(files)]
+        csv.writer(file).writerows([("file", "label", "patient", "slice"), *rows])
+    return root / "labels.csv"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run on them with a student, where every image is called abnormal."""
+    settings, root = tiny_settings(), tmp_path_factory.mktemp("neighbours")
+    settings = replace(
+        settings,
+        classifier=replace(settings.classifier, threshold=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, opinion=0),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for room, name in (
+            ("training.pseudo_masks", "LEAST"),
+            ("training.student", "LEAST"),
+            ("pipeline.run", "LEAST"),
+            ("inference.slice_hmm", "LEAST"),
+        ):
+            patch.setattr(f"coinseg.{room}.{name}", 1)
+        made = Workspace(table(root / "data"), root / "out", settings)
+        made.start()
+        assert made.run.asks_neighbours
+    return made
+
+
+def test_a_run_learns_from_its_labels_how_slices_follow_each_other(work: Workspace) -> None:
+    slices = TrainingSlices(work.store, work.settings.anomaly, 0)
+    pairs = 3 * len(set(work.store.index["patient"][slices.rows]))  # each of another class than the one before
+    expected = np.array([[1, pairs + 1], [pairs + 1, 1]]) / (pairs + 2)
+    assert work.run.steps is not None
+    assert work.run.steps.tolist() == pytest.approx(expected)
+    assert learnt(TrainingSlices(work.store, AnomalySettings(kind="blob"), 0)) is None  # drawn slice by slice
+    weak = work.store.with_sides(work.store.index["split"])
+    weak.index = weak.index | {"weak": weak.index["label"]}
+    assert learnt(TrainingSlices(weak, work.settings.anomaly, 0)) is None  # labels of whole scans
+
+
+def test_it_is_kept_with_the_run_and_a_wrong_one_is_refused(work: Workspace) -> None:
+    file = work.root / "model.json"
+    model = json.loads(file.read_text())
+    assert coinseg.load(work.root).steps.tolist() == work.run.steps.tolist()  # type: ignore[union-attr]
+    try:
+        for wrong in (
+            [[0.5, 0.5]],
+            [[0.5, 0.5], [1.0, 0.0]],
+            [[0.5, 0.6], [0.5, 0.5]],
+            [[0.5], [0.5, 0.5]],
+            "steps",
+            [["a", "b"]] * 2,
+            [],
+        ):
+            file.write_text(json.dumps(model | {"steps": wrong}))
+            with pytest.raises(UserError, match="has a wrong steps"):
+                coinseg.load(work.root)
+        file.write_text(json.dumps({name: value for name, value in model.items() if name != "steps"}))
+        assert not coinseg.load(work.root).asks_neighbours  # a run from before
+    finally:
+        file.write_text(json.dumps(model))
+
+
+def test_evaluation_and_segmentation_ask_the_neighbours_alike(work: Workspace) -> None:
+    run = coinseg.load(work.root)
+    slices = ScoredSlices(work.store, work.settings.anomaly, 0, VALIDATION)
+    batch = slices.scored(np.arange(len(slices)))
+    index = {name: values[batch.rows] for name, values in work.store.index.items()}
+    by_hand = expit(beside(run.logits(batch.image), index["series"], index["slice"], run.steps))  # type: ignore[arg-type]
+    found = run.posterior_of(slices)(batch.rows)
+    assert found is not None
+    torch.testing.assert_close(found, torch.from_numpy(by_hand).float())
+    assert not np.allclose(by_hand, expit(run.logits(batch.image)), atol=1e-3)
+    # The gate parts the slices of the held-out scan; together they are asked along it, one by one each by itself.
+    settings = replace(run.settings, student=replace(run.settings.student, gate=float(np.median(by_hand))))
+    run = replace(run, settings=settings)
+    cases = [replace(case, label=None) for case in work.cohort.cases if case.id in set(index["case"])]  # as new ones are
+    loaded = [load_case(case) for case in cases]
+    expected = {str(case): p >= settings.student.gate for case, p in zip(index["case"], by_hand, strict=True)}
+    assert [bool(one.mask.any()) for one in run.segment_cases(loaded)] == [expected[case.id] for case in cases]
+    told = [one.told(settings.data.axis)["highest_posterior"] for one in run.segment_cases(loaded)]
+    assert told == pytest.approx([dict(zip(index["case"], by_hand, strict=True))[case.id] for case in cases], abs=1e-4)
+    alone = [run.segment_cases([one])[0].mask for one in loaded]
+    bare = replace(run, steps=None).segment_cases(loaded)
+    assert all(np.array_equal(a, b.mask) for a, b in zip(alone, bare, strict=True))
+    assert replace(run, steps=None).posterior_of(slices)(batch.rows) is None
+
+
+class Brightness(nn.Module):
+    """A classifier that calls bright images abnormal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 8 * x.mean((1, 2, 3))
+
+
+class Everything(nn.Module):
+    """A student that gives every pixel the same logit; or a generator that paints everything black."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
+
+def test_slices_of_volumes_and_of_regions_are_asked_along_them() -> None:
+    settings = tiny_settings()
+    settings = replace(settings, data=replace(settings.data, roi="each", size=16), masks=replace(settings.masks, flips=False))
+    levels = np.array([-60.0, 40.0, -60.0, 140.0, 40.0])  # HU of the slices, in a window of -160 to 240
+    scan = np.broadcast_to(levels[:, None, None], (5, 40, 40)).copy()
+    left, right = np.zeros(scan.shape, bool), np.zeros(scan.shape, bool)
+    left[:, 4:12, 4:12], right[1:3, 24:36, 24:36] = True, True
+    case = LoadedCase(scan, (left, right), None, Geometry(np.eye(4), (40, 40, 5), nib.Nifti1Header().binaryblock))
+    run = Run(
+        settings, Brightness(), Everything(-1.0), "hu", Window(-160.0, 240.0), True, 0.05, make_fabric(settings.engine),
+        student=Everything(9.0), posterior=Brightness(), steps=STEPS,
+    )  # fmt: skip
+    said = 8 * (2 * (levels + 160) / 400 - 1)
+    of_left = expit(beside(said, np.zeros(5), np.arange(5), STEPS))
+    of_right = expit(beside(said[1:3], np.zeros(2), np.arange(2), STEPS))
+    expected = np.fmax(of_left, [0, *of_right, 0, 0])  # of two regions of a slice the more abnormal one counts
+    first, second = run.segment_cases([case, case])  # the slices of one do not ask those of the other
+    np.testing.assert_allclose(first.posterior, expected, atol=1e-6)
+    np.testing.assert_array_equal(first.posterior, second.posterior)
+    assert first.mask.any((1, 2)).tolist() == (expected >= settings.student.gate).tolist()
+    np.testing.assert_allclose(replace(run, steps=None).segment_cases([case])[0].posterior, expit(said), atol=1e-6)
+    assert np.isnan(replace(run, student=None).segment_cases([case])[0].posterior).all()
+
+
+def test_what_somebody_has_labelled_is_marked_or_left_empty_as_the_label_says() -> None:
+    settings = tiny_settings()
+    settings = replace(settings, masks=replace(settings.masks, flips=False))
+    scan = np.broadcast_to(np.array([-150.0, -150.0, 230.0, 230.0])[:, None, None], (4, 32, 32)).copy()
+    run = Run(
+        settings, Brightness(), Everything(-1.0), "hu", Window(-160.0, 240.0), False, 0.05, make_fabric(settings.engine),
+        student=Everything(9.0), posterior=Brightness(),
+    )  # fmt: skip
+
+    def marked(**labels: Any) -> list[bool]:
+        case = Case("a", "a", Path("a"), volume=True, **labels)
+        grid = Geometry(np.eye(4), (32, 32, 4), nib.Nifti1Header().binaryblock)
+        found = run.segment_cases([LoadedCase(scan, (), None, grid, case)])[0]
+        np.testing.assert_allclose(found.posterior, expit(8 * (2 * (scan[:, 0, 0] + 160) / 400 - 1)), atol=1e-6)  # as they say it
+        return found.mask.any((1, 2)).tolist()
+
+    assert marked() == [False, False, True, True]
+    everyone = replace(run.settings, student=replace(run.settings.student, gate=0.0))
+    run = replace(run, settings=everyone)
+    assert marked(slice_labels={0: 0, 2: 0}) == [False, True, False, True]  # what is labelled normal is empty whatever the gate
+    run = replace(run, settings=settings)
+    assert marked(slice_labels={0: 1, 2: 0}) == [True, False, False, True]
+    assert marked(label=0, slice_labels={1: 1}) == [False, True, False, False]
+    assert marked(label=0) == [False] * 4
+    assert marked(label=1) == [False, False, True, True]  # which of them nobody has said
+    assert marked(label=1, lesion=(MaskSource(Path("truth.nii.gz")),)) == [False, False, True, True]
+    image = LoadedCase(scan[:1], (), None, None, Case("b", "b", Path("b"), volume=False, label=1))
+    assert run.segment_cases([image])[0].mask.any()
+    without = replace(run, student=None)  # f decides there, because what it calls normal has no counterfactual
+    assert not without.segment_cases([image])[0].mask.any()
+
+
+def test_images_of_one_scan_are_segmented_together() -> None:
+    def case(name: str, series: str | None, place: int = 0, volume: bool = False) -> Case:
+        return Case(name, name, Path(name), volume, series=series, place=place)
+
+    alone = [case(f"i{i}", None) for i in range(TOGETHER + 1)]
+    assert [len(group) for group in together(alone)] == [TOGETHER, 1]
+    # Slices of p before and behind another image, and more of them than go together.
+    scan = [case(f"p{i}", "p", i) for i in range(TOGETHER)]
+    assert together([*scan[:3], alone[0], *scan[3:]]) == [[0, 1, 2, *range(4, TOGETHER + 1)], [3]]
+    assert together([case("p", None), case("a", "p", 1), case("b", "p", 2)]) == [[0, 1, 2]]
+    assert together([case("v", None, volume=True), case("w", None, volume=True)]) == [[0], [1]]
+    assert together([scan[0], case("v", None, volume=True), scan[1]]) == [[1], [0, 2]]
+
+
+def test_the_masks_of_a_run_ask_whole_scans_and_are_written_of_those_that_have_one(work: Workspace, tmp_path: Path) -> None:
+    """A slice nobody labelled, among slices labelled normal, is asked with them as it is when it is scored."""
+    run, asked = work.run, []
+
+    class Watched(Run):
+        def segment_cases(self, cases: Any, maps: bool = False) -> Any:
+            asked.append([case.case.id for case in cases])
+            return super().segment_cases(cases, maps)
+
+    watched = Watched(**{field.name: getattr(run, field.name) for field in fields(Run)})
+    patient = work.cohort.cases[0].patient
+    cases = [replace(c, label=None if c is work.cohort.cases[0] else 0) for c in work.cohort.cases if c.patient == patient]
+    alone = replace(work.cohort.cases[-1], label=0, series=None)
+    rows = MaskFiles(watched, tmp_path, tmp_path / "sure", lambda done, total: None).of_cases(
+        [*cases, alone], lambda case: case.label != 0
+    )
+    assert asked == [[case.id for case in cases]]
+    assert [row["case"] for row in rows] == [cases[0].id]
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == [f"{cases[0].id}.png"]
+    expected = run.segment_cases([load_case(case) for case in cases])[0].told("axial")["highest_posterior"]
+    assert rows[0]["highest_posterior"] == expected
+
+
+def test_masks_depend_on_the_labels_that_were_given(work: Workspace) -> None:
+    again = Workspace(work.data, work.root, work.settings)
+    assert again.masks_key == work.masks_key
+    again = Workspace(work.data, work.root, work.settings)
+    again.cohort = replace(work.cohort, cases=tuple(replace(case, label=None) for case in work.cohort.cases))  # type: ignore[misc]
+    again.result_key = work.result_key  # where lesion masks say the same as the labels did
+    assert again.masks_key != work.masks_key
+
+
+def test_an_image_of_no_scan_is_no_neighbour_of_a_scan_of_its_name(tmp_path: Path) -> None:
+    write_images(tmp_path, masks=False)
+    rows = ["file,label,patient,slice", "normal/i00.png,0,p,0", "abnormal/i01.png,1,p,1", "abnormal/i03.png,1,q,"]
+    (tmp_path / "p.png").write_bytes((tmp_path / "normal" / "i02.png").read_bytes())
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "p.png,0,q,"]))
+    settings = tiny_settings()
+    store = prepare(read_layout(tmp_path / "labels.csv", settings.data), settings, tmp_path / "slices")
+    scans = dict(zip(store.index["case"].tolist(), store.chains(np.arange(len(store)))[0].tolist(), strict=True))
+    assert len(set(scans.values())) == 3

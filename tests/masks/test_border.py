@@ -1,0 +1,104 @@
+"""Borders asked of the image: laws, and lesions whose difference is too wide or too narrow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from coinseg.config.schema import StudentSettings
+from coinseg.masks.border import by_contrast, resemblance, without_bays
+from coinseg.metrics.overlap import dice
+
+SIDE = 64
+ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
+
+
+def disc(radius: float, row: float = 30, column: float = 32) -> np.ndarray:
+    return (ROWS - row) ** 2 + (COLUMNS - column) ** 2 <= radius**2
+
+
+WEIGHT = StudentSettings().contrast
+
+
+def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A noisy image with a brighter lesion."""
+    noise = np.random.default_rng(seed).normal(0, 0.05, lesion.shape)
+    return np.where(lesion, 0.3, -0.2) + noise
+
+
+def one(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: float, weight: float) -> np.ndarray:
+    """`by_contrast` of a single image."""
+    return by_contrast(image[None], difference[None], mask[None], share, weight)[0]
+
+
+def asked(image: np.ndarray, difference: np.ndarray, weight: float = WEIGHT) -> tuple[np.ndarray, np.ndarray]:
+    mask = difference > 0.4 * np.quantile(difference, 0.999)
+    return mask, one(image, difference, mask, 0.4, weight)
+
+
+CHANGES = {
+    "a haze around a small one": (disc(4), ndimage.gaussian_filter(disc(4).astype(float), 4)),
+    "part of a large one": (disc(15), np.where(disc(15), np.clip((COLUMNS - 18) / 25, 0.22, 1), 0.02) * 0.2),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_border_is_moved_to_where_the_image_has_it(name: str) -> None:
+    lesion, difference = CHANGES[name]
+    before, after = (dice(mask, lesion) for mask in asked(pictured(lesion), difference))
+    assert before is not None
+    assert after is not None
+    assert after > before + 0.05
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_it_does_not_matter_which_way_the_image_lies_or_whether_the_lesion_is_bright(name: str) -> None:
+    lesion, difference = CHANGES[name]
+    image = pictured(lesion)
+    mask, found = asked(image, difference)
+    for turn in (np.fliplr, np.flipud, np.transpose):
+        assert (turn(found) == one(turn(image), turn(difference), turn(mask), 0.4, WEIGHT)).all()
+    assert (found == one(-image, difference, mask, 0.4, WEIGHT)).all()
+
+
+def test_without_an_inside_or_without_surroundings_a_mask_stays_as_it_is() -> None:
+    image, nothing = pictured(disc(9)), np.zeros((SIDE, SIDE), bool)
+    assert not one(image, nothing.astype(float), nothing, 0.4, WEIGHT).any()
+    everywhere = np.ones((SIDE, SIDE))
+    assert one(image, everywhere, everywhere > 0, 0.4, WEIGHT).all()
+
+
+def test_a_pixel_is_like_what_it_equals() -> None:
+    lesion = disc(12)
+    like = resemblance(np.where(lesion, 0.4, -0.4), disc(6), ~disc(20))
+    assert like[disc(9)].min() == pytest.approx(1, abs=1e-3)
+    assert like[~disc(15)].max() == pytest.approx(-1, abs=1e-3)
+
+
+def test_a_flat_image_says_nothing() -> None:
+    difference = np.where(disc(12), 1.0, 0.0)
+    flat = np.full((SIDE, SIDE), 0.1)
+    assert (resemblance(flat, disc(6), ~disc(20)) == 0).all()
+    mask, found = asked(flat, difference)
+    assert dice(found, mask) == pytest.approx(1, abs=0.01)
+
+
+def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() -> None:
+    lesions = [disc(9), disc(5, 20, 40), disc(6, 14, 14) | disc(7, 46, 46)]
+    images = np.stack([pictured(lesion, i) for i, lesion in enumerate(lesions)])
+    maps = np.stack([ndimage.gaussian_filter(lesion.astype(float), 2) for lesion in lesions])
+    masks = maps > 0.4 * np.quantile(maps, 0.999, axis=(1, 2))[:, None, None]
+    found = by_contrast(images, maps, masks, 0.4, WEIGHT)
+    for i in range(3):
+        assert (found[i] == one(images[i], maps[i], masks[i], 0.4, WEIGHT)).all()
+    assert ndimage.label(found[2])[1] == 2
+    assert (dice(found[2], lesions[2]) or 0) > 0.8
+
+
+def test_a_bay_is_filled_and_what_has_none_stays_as_it_is() -> None:
+    cavity = disc(6, 26)
+    rim = disc(12) & ~cavity & ~((ROWS < 30) & (abs(COLUMNS - 32) < 3))
+    assert (without_bays(rim) & cavity).sum() > 0.95 * cavity.sum()
+    for whole in (disc(9), disc(1), disc(0), np.ones((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool), ROWS < 20):
+        assert (without_bays(whole) == whole).all()

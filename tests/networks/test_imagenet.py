@@ -1,0 +1,50 @@
+"""ImageNet's weights: the right ones, in the right places, for images without colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from coinseg.errors import UserError
+from coinseg.networks.imagenet import DEEPEST, LEVELS, NAME, encoder, enlarged, imagenet_weights, resized, teach
+
+
+def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
+    image = torch.rand(2, 1, 64, 64) * 2 - 1
+    whole = timm.create_model(NAME).eval()
+    whole.load_state_dict(imagenet_weights())
+    with torch.no_grad():
+        features = teach(encoder()).eval()(image)
+        deepest = whole.blocks(whole.bn1(whole.conv_stem(image.repeat(1, 3, 1, 1))))
+    assert [64 // f.shape[-1] for f in features] == [2**i for i in range(1, LEVELS + 1)]
+    assert 64 // features[-1].shape[-1] == DEEPEST
+    torch.testing.assert_close(features[-1], deepest, rtol=1e-3, atol=1e-3)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing; required"):
+        imagenet_weights(tmp_path / "none.pth")
+    other = tmp_path / "other.pth"
+    torch.save({"a": torch.zeros(1)}, other)
+    with pytest.raises(UserError, match=r"other\.pth is another file than"):
+        imagenet_weights(other)
+
+
+def test_images_are_shown_about_a_third_larger_and_never_smaller() -> None:
+    assert [enlarged(side) for side in (16, 32, 40, 64, 96, 128, 256)] == [32, 32, 64, 96, 128, 160, 352]
+    for side in range(8, 400, 8):
+        assert enlarged(side) >= side
+        assert enlarged(side) % DEEPEST == 0
+        assert enlarged(side) <= side * 4 / 3 + DEEPEST
+
+
+def test_a_map_comes_back_at_its_own_side() -> None:
+    there = torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    assert resized(there, 96) is there
+    flat = torch.full((1, 2, 64, 64), 0.25)
+    assert torch.equal(resized(resized(flat, enlarged(64)), 64), flat)
+    turned = resized(there.flip(-1), 128).flip(-1)
+    torch.testing.assert_close(turned, resized(there, 128), rtol=0, atol=1e-6)

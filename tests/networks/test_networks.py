@@ -1,0 +1,304 @@
+"""The networks: the fused convolutions are the plain ones, the fusion is the identity at zero, the shapes are right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from coinseg.config.schema import CoinSettings
+from coinseg.explain.counterfactual.discriminator import Discriminator
+from coinseg.explain.counterfactual.generator import Generator, fuse_bounded, fuse_tanh
+from coinseg.networks.classifier import LocalNetwork
+from coinseg.networks.layers import ResidualBlock, convolution, convolve_then_pool, upsample_then_convolve
+
+CONV = {2: F.conv2d, 3: F.conv3d}
+POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
+SIDES = {2: (6, 10), 3: (4, 6, 8)}
+
+
+def tiny(**changes: object) -> CoinSettings:
+    base = {"width": 4, "depth": 2, "skips": 1, "discriminator_width": 4, "discriminator_depth": 2, "fusion": "bounded"}
+    return CoinSettings(**(base | changes))  # type: ignore[arg-type]
+
+
+def signed(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Random images in [-1, 1]."""
+    return torch.rand(*shape, dtype=dtype) * 2 - 1
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Every parameter away from its start, so that nothing is zero by construction."""
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(torch.randn_like(p) * 0.1)
+    return network
+
+
+def agree(found: Tensor, wanted: Tensor, inputs: list[Tensor], close: float = 1e-10) -> None:
+    """The values and the gradients of a random projection agree."""
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted, rtol=0, atol=close)
+    weight = torch.randn_like(found)
+    one = torch.autograd.grad((found * weight).sum(), inputs)
+    other = torch.autograd.grad((wanted * weight).sum(), inputs)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=close)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("spectral", [False, True])
+def test_convolve_then_pool(dims: int, spectral: bool) -> None:
+    torch.manual_seed(0)
+    conv = awake(convolution(dims, 3, 2, spectral=spectral).double()).eval()
+    x = torch.randn(2, 3, *SIDES[dims], dtype=torch.float64, requires_grad=True)
+    wanted = POOL[dims](CONV[dims](x, conv.weight, conv.bias, padding=1), 2)
+    agree(convolve_then_pool(x, conv), wanted, [x, *conv.parameters()])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("spectral", [False, True])
+def test_upsample_then_convolve(dims: int, spectral: bool) -> None:
+    torch.manual_seed(1)
+    conv = awake(convolution(dims, 3, 2, spectral=spectral).double()).eval()
+    x = torch.randn(2, 3, *[s // 2 for s in SIDES[dims]], dtype=torch.float64, requires_grad=True)
+    wanted = CONV[dims](F.interpolate(x, scale_factor=2, mode="nearest"), conv.weight, conv.bias, padding=1)
+    agree(upsample_then_convolve(x, conv), wanted, [x, *conv.parameters()])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_fused_convolutions_on_the_smallest_image(dims: int) -> None:
+    # Everything is border here.
+    torch.manual_seed(2)
+    conv = awake(convolution(dims, 1, 1).double())
+    x = torch.randn(1, 1, *[2] * dims, dtype=torch.float64, requires_grad=True)
+    agree(convolve_then_pool(x, conv), POOL[dims](conv(x), 2), [x])
+    small = x[(..., *[slice(0, 1)] * dims)]
+    agree(upsample_then_convolve(small, conv), conv(F.interpolate(small, scale_factor=2)), [x])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("resample", ["up", "down", None])
+@pytest.mark.parametrize("norm", [True, False])
+def test_residual_block_is_what_its_name_says(dims: int, resample: str | None, norm: bool) -> None:
+    torch.manual_seed(3)
+    block = awake(ResidualBlock(dims, 3, 5, resample, norm=norm).double()).eval()  # type: ignore[arg-type]
+    x = torch.randn(2, 3, *SIDES[dims], dtype=torch.float64, requires_grad=True)
+
+    def up(t: Tensor) -> Tensor:
+        return F.interpolate(t, scale_factor=2, mode="nearest") if resample == "up" else t
+
+    def down(t: Tensor) -> Tensor:
+        return POOL[dims](t, 2) if resample == "down" else t
+
+    branch = block.conv1(up(torch.relu(block.norm1(x))))
+    branch = down(block.conv2(torch.relu(block.norm2(branch))))
+    agree(block(x), branch + down(block.shortcut(up(x))), [x, *block.parameters()])
+
+
+def test_only_the_discriminators_blocks_lack_normalisation() -> None:
+    has = {type(m) for m in Generator(tiny()).modules()}, {type(m) for m in Discriminator(tiny()).modules()}
+    assert nn.BatchNorm2d in has[0]
+    assert nn.BatchNorm2d not in has[1]
+
+
+def test_fuse_bounded_at_zero_is_the_image_to_the_last_bit() -> None:
+    torch.manual_seed(4)
+    x = torch.cat([signed(200_000), torch.tensor([-1.0, 1.0, 0.0, 1e-38, -1e-8, 0.99999994, -0.99999994])])
+    assert torch.equal(fuse_bounded(x, torch.zeros_like(x)), x)
+    assert torch.equal(fuse_bounded(x, -torch.zeros_like(x)), x)
+
+
+def test_fuse_bounded_can_be_moved_from_everywhere() -> None:
+    x = torch.linspace(-1, 1, 401, dtype=torch.float64)
+    delta = torch.zeros_like(x, requires_grad=True)
+    (gradient,) = torch.autograd.grad(fuse_bounded(x, delta).sum(), delta)
+    # d/d delta at 0 is (1 - (cX)^2) / c with c = tanh 1: 0.5514 at the edges, 1.3130 in the middle.
+    assert gradient[0].item() == pytest.approx(0.5514, abs=1e-4)
+    assert gradient[-1].item() == pytest.approx(0.5514, abs=1e-4)
+    assert gradient[200].item() == pytest.approx(1.3130, abs=1e-4)
+    assert (gradient > 0.55).all()
+
+
+def test_fuse_bounded_is_the_tanh_it_says_it_is() -> None:
+    c = torch.tanh(torch.tensor(1.0, dtype=torch.float64))
+    x = torch.linspace(-1, 1, 101, dtype=torch.float64)[:, None]
+    delta = torch.linspace(-4, 4, 81, dtype=torch.float64)[None]
+    wanted = torch.tanh(torch.atanh(c * x) + delta) / c
+    torch.testing.assert_close(fuse_bounded(x, delta), wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(fuse_bounded(x.float(), delta.float()), wanted.float(), rtol=0, atol=1e-6)
+    assert wanted.abs().max() <= 1 / c
+
+
+def test_fuse_bounded_is_monotone_bounded_and_odd() -> None:
+    x = torch.linspace(-1, 1, 41, dtype=torch.float64)[:, None]
+    delta = torch.linspace(-5, 5, 201, dtype=torch.float64)[None]
+    found = fuse_bounded(x, delta)
+    assert (found.diff(dim=1) > 0).all()
+    assert (found.diff(dim=0) > 0).all()
+    torch.testing.assert_close(fuse_bounded(-x, -delta), -found, rtol=0, atol=1e-12)
+    far = fuse_bounded(x.float(), torch.tensor([[-1e4, 1e4]]))
+    assert (far.abs() <= 1.3131).all()  # 1 / tanh 1
+
+
+def test_fuse_bounded_gradients() -> None:
+    x = torch.tensor([-1.0, -0.3, 0.0, 0.8, 1.0], dtype=torch.float64, requires_grad=True)
+    delta = torch.tensor([0.0, 2.0, -1.0, 0.4, -3.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(fuse_bounded, (x, delta))
+
+
+def test_fuse_tanh_is_the_thesis_formula_and_not_the_identity() -> None:
+    x, delta = signed(100), torch.randn(100)
+    assert torch.equal(fuse_tanh(x, delta), torch.tanh(x + delta))
+    assert fuse_tanh(torch.tensor(1.0), torch.tensor(0.0)).item() == pytest.approx(0.7616, abs=1e-4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_fresh_generator_changes_nothing(training: bool, dims: int) -> None:
+    torch.manual_seed(5)
+    x = signed(2, 1, *[8] * dims)
+    x.view(-1)[:2] = torch.tensor([-1.0, 1.0])
+    generator = Generator(tiny(), dims=dims).train(training)
+    assert torch.equal(generator(x), x)
+    assert torch.equal(generator.perturbation(x), torch.zeros_like(x))
+
+
+def test_fresh_generator_with_the_thesis_fusion_is_tanh() -> None:
+    x = signed(1, 1, 8, 8)
+    assert torch.equal(Generator(tiny(fusion="tanh"))(x), torch.tanh(x))
+
+
+def test_fresh_generator_can_learn() -> None:
+    # The last convolution starts at zero: it gets a gradient, and once it has moved so does everything before it.
+    torch.manual_seed(6)
+    generator, x = Generator(tiny()), signed(4, 1, 8, 8)
+    step = torch.optim.SGD(generator.parameters(), lr=0.1)
+    (generator(x) - torch.ones_like(x)).square().mean().backward()
+    last = generator.head[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.weight.grad is not None
+    assert last.weight.grad.abs().max() > 0
+    step.step()
+    step.zero_grad()
+    (generator(x) - torch.ones_like(x)).square().mean().backward()
+    missing = [name for name, p in generator.named_parameters() if p.grad is None]
+    assert missing == []
+    assert generator.stem.weight.grad.abs().max() > 0  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("fusion", ["bounded", "tanh"])
+def test_batch_equals_singles_in_evaluation_mode(dims: int, fusion: str) -> None:
+    torch.manual_seed(7)
+    generator, discriminator = (
+        awake(Generator(tiny(fusion=fusion), dims=dims).double()),
+        Discriminator(tiny(), dims=dims).double(),
+    )
+    x = signed(3, 1, *[8] * dims, dtype=torch.float64)
+    for network in (generator, discriminator):
+        for _ in range(2):
+            network(x)  # the running statistics move
+        network.eval()
+        singles = torch.cat([network(one) for one in x.split(1)])
+        torch.testing.assert_close(network(x), singles, rtol=0, atol=1e-11)
+    assert (generator(x) - x).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("skips", [0, 1, 2])
+def test_all_numbers_of_skips(dims: int, skips: int) -> None:
+    torch.manual_seed(8)
+    generator = awake(Generator(tiny(depth=3, skips=skips, width=2), channels=2, dims=dims))
+    x = signed(2, 2, *[16, 8, 8][:dims])
+    assert generator(x).shape == x.shape
+    # Level 3 is the bottleneck (16 channels); block k takes the features of level 3 - k when it has a skip.
+    inputs = [block.conv1.weight.shape[1] for block in generator.decoder]
+    assert inputs == [16, 8 + 8 * (skips >= 1), 4 + 4 * (skips >= 2)]
+
+
+def test_skips_carry_what_the_bottleneck_does_not() -> None:
+    # With the bottleneck's way cut, a perturbation still depends on the image, but only through the skips.
+    torch.manual_seed(9)
+    x, y = signed(1, 1, 8, 8), signed(1, 1, 8, 8)
+    for skips, depends in ((0, False), (1, True)):
+        generator = awake(Generator(tiny(skips=skips))).eval()
+        generator.decoder[0].register_forward_hook(lambda module, given, out: torch.zeros_like(out))
+        assert (not torch.equal(generator.perturbation(x), generator.perturbation(y))) is depends
+
+
+@pytest.mark.parametrize("skips", [2, 7, -1])
+def test_too_many_skips(skips: int) -> None:
+    with pytest.raises(ValueError, match=rf"coin\.skips is {skips}; required: between 0 and coin\.depth - 1 = 1"):
+        Generator(tiny(depth=2, skips=skips))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (3, 2, 8, 16), (2, 1, 8, 8, 8), (1, 3, 4, 8, 12)])
+@pytest.mark.parametrize("fusion", ["bounded", "tanh"])
+def test_shapes(shape: tuple[int, ...], fusion: str) -> None:
+    x, dims = signed(*shape), len(shape) - 2
+    generator = awake(Generator(tiny(fusion=fusion), channels=shape[1], dims=dims))
+    discriminator = Discriminator(tiny(), channels=shape[1], dims=dims)
+    assert generator(x).shape == x.shape
+    assert generator.perturbation(x).shape == x.shape
+    assert discriminator(x).shape == shape[:1]
+    assert (generator(x).abs() <= (1.3131 if fusion == "bounded" else 1)).all()
+
+
+def test_width_doubles_up_to_sixteenfold() -> None:
+    generator = Generator(tiny(width=1, depth=6, skips=5))
+    assert [block.conv2.weight.shape[0] for block in generator.encoder] == [2, 4, 8, 16, 16, 16]
+    assert [block.conv2.weight.shape[0] for block in generator.decoder] == [16, 16, 8, 4, 2, 1]
+    assert Discriminator(tiny(discriminator_width=1, discriminator_depth=6)).head.in_features == 16
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_spectral_norms_are_about_one(dims: int) -> None:
+    torch.manual_seed(10)
+    discriminator = Discriminator(tiny(discriminator_width=2), dims=dims)
+    with torch.no_grad():
+        for p in discriminator.parameters():
+            p.mul_(5)
+        for _ in range(40):
+            discriminator(signed(1, 1, *[8] * dims))
+    discriminator.eval()
+    weights = [m.weight for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Conv3d | nn.Linear)]
+    assert len(weights) == 3 * 3 + 1
+    for weight in weights:
+        assert torch.linalg.matrix_norm(weight.detach().flatten(1), 2).item() == pytest.approx(1, abs=0.03)
+
+
+def test_generator_has_no_spectral_norm() -> None:
+    assert not any("parametrizations" in name for name, _ in Generator(tiny()).named_parameters())
+
+
+def test_discriminator_sums_over_pixels() -> None:
+    # Far from the border a constant image gives the same features at every pixel, so the logit grows with the area:
+    # what is added for 16 more columns is the same from 64 to 80 as from 80 to 96.
+    torch.manual_seed(11)
+    discriminator = Discriminator(tiny()).double().eval()
+    one, two, three = (discriminator(torch.full((1, 1, 32, w), 0.5, dtype=torch.float64)) for w in (64, 80, 96))
+    torch.testing.assert_close(two - one, three - two, rtol=0, atol=1e-10)
+    assert (two - one).abs() > 1e-3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_local_classifier_is_the_mean_of_its_highest_places(dims: int) -> None:
+    network = awake(LocalNetwork(0.05, dims)).eval()
+    x = signed(2, 1, *[16] * dims)
+    places = network.evidence(x)
+    assert places.shape == (2, 1, *[4] * dims)
+    count = {2: 1, 3: 3}[dims]  # 5 % of 16 places, of 64
+    wanted = places.flatten(1).sort(dim=1, descending=True).values[:, :count].mean(1, keepdim=True)
+    torch.testing.assert_close(network(x), wanted)
+    network.pooling = 1.0
+    torch.testing.assert_close(network(x), places.flatten(1).mean(1, keepdim=True))
+
+
+def test_the_local_classifier_sees_34_pixels_around_a_place() -> None:
+    network = awake(LocalNetwork(0.05)).eval()
+    x = signed(1, 1, 80, 80).requires_grad_()
+    network.evidence(x)[0, 0, 10, 10].backward()
+    rows = x.grad[0, 0].abs().sum(1).nonzero().flatten()
+    assert int(rows.max() - rows.min()) + 1 == 34

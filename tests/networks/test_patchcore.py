@@ -1,0 +1,231 @@
+"""What is unlike anything in normal images: distances and regions by hand, what is remembered, when it is worth while."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import coinseg
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.store import prepare
+from coinseg.errors import UserError
+from coinseg.export.folder import export_run
+from coinseg.masks import student_maps
+from coinseg.masks.student_maps import beyond, with_novel
+from coinseg.networks import patchcore as room
+from coinseg.networks.patchcore import Memory, Novelty, distances, load_novelty
+from coinseg.pipeline.manifest import model_of
+from coinseg.pipeline.run import Workspace
+from coinseg.runtime.files import read_json
+from coinseg.training import patchcore as fitting
+from coinseg.training.patchcore import remember
+from conftest import tiny_settings, write_images
+
+
+def test_distances_by_hand() -> None:
+    remembered = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0], [0.0, 100.0]])
+    asked = torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+    # From (0, 0): 0, 1 and 5. From (0, 2): 1, 2 and the root of 9 + 4.
+    assert distances(asked, remembered).tolist() == pytest.approx([2.0, (3 + 13**0.5) / 3])
+    barred = torch.tensor([[True, False, False, False], [False, True, False, False]])
+    assert distances(asked, remembered, barred).tolist() == pytest.approx([(1 + 5 + 100) / 3, (1 + 2 + 98) / 3])
+    assert distances(asked, remembered[:2]).tolist() == pytest.approx([2.5, (2 + 13**0.5) / 2])  # as many as there are
+
+
+def test_novelty_is_the_distance_over_the_limit() -> None:
+    memory = Memory(torch.zeros(3, 2), 2.0)
+    features = torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]]])
+    torch.testing.assert_close(memory(features), torch.tensor([[[2.5, 0.0]]]))
+
+
+def test_images_one_by_one_are_as_novel_as_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    asked = Novelty(Memory(torch.rand(50, room.FEATURES, generator=generator), 1.0)).eval()
+    images = torch.rand(3, 1, 24, 24, generator=generator) * 2 - 1
+    together = asked(images)
+    assert together.shape == (3, 24, 24)
+    torch.testing.assert_close(torch.cat([asked(image[None]) for image in images]), together, rtol=1e-4, atol=1e-4)
+
+
+def disc(side: int, row: int, column: int, radius: float) -> np.ndarray:
+    rows, columns = np.indices((side, side))
+    return np.hypot(rows - row, columns - column) <= radius
+
+
+def test_a_region_has_to_go_beyond_the_halo_of_what_is_drawn() -> None:
+    side, nothing = 64, np.zeros((64, 64), bool)
+    halo, radius = side * student_maps.HALO, side * student_maps.WIDE
+    lesion, around, rest = disc(side, 32, 32, 2), disc(side, 32, 32, 2 + halo), disc(side, 32, 32, 26)
+    assert not beyond(around[None], lesion[None]).any()  # a small lesion's halo
+    assert np.array_equal(beyond(rest[None], lesion[None])[0], rest)  # the rest of a large one, whole
+    assert np.array_equal(beyond(around[None], nothing[None])[0], around)  # the student has missed it
+    assert not beyond(disc(side, 32, 32, radius - 1)[None], nothing[None]).any()  # too narrow
+    two = disc(side, 10, 10, 2 + halo) | disc(side, 60, 50, 9)
+    assert np.array_equal(beyond(two[None], disc(side, 10, 10, 2)[None])[0], disc(side, 60, 50, 9))  # each is asked for itself
+    assert not beyond(disc(side, 63, 50, 2 * radius - 1)[None], nothing[None]).any()  # half of it lies outside of the image
+    everything = np.ones((1, side, side), bool)
+    assert beyond(everything, nothing[None]).all()
+    assert not beyond(nothing[None], lesion[None]).any()
+
+
+def test_images_together_have_the_regions_of_each() -> None:
+    rng = np.random.default_rng(0)
+    novel = np.stack([disc(64, *rng.integers(0, 64, 2), r) for r in (3, 6, 12, 20)])
+    drawn = np.stack([disc(64, *rng.integers(0, 64, 2), 3) for _ in novel])
+    each = [beyond(n[None], d[None])[0] for n, d in zip(novel, drawn, strict=True)]
+    assert np.array_equal(beyond(novel, drawn), each)
+    assert {bool(region.any()) for region in each} == {True, False}
+
+
+def test_regions_are_drawn_into_the_maps_and_nothing_is_taken_out() -> None:
+    maps = np.random.default_rng(0).random((2, 64, 64)).astype(np.float32) * 0.4
+    novelty = np.where(disc(64, 32, 32, 20), 1.5, 0.9)[None].repeat(2, 0)
+    novelty[1] = 0.99
+    found = with_novel(maps, novelty, 0.5)
+    assert found.dtype == np.float32
+    assert np.array_equal(found[1], maps[1])
+    assert np.array_equal(found[0] > 0.5, disc(64, 32, 32, 20))
+    assert found[0][32, 32] == pytest.approx(0.75)
+    assert (found >= maps).all()
+    assert with_novel(maps, novelty * 9, 0.5).max() == 1
+
+
+class Grey(nn.Module):
+    """An eye that sees 4 x 4 places and their mean grey level."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(x, 4).permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingSlices:
+    """Images of eight patients; a mean grey level is all that is seen of a place."""
+    monkeypatch.setattr(fitting, "Eye", Grey)
+    monkeypatch.setattr(room, "FEATURES", 1)
+    monkeypatch.setattr(room, "Eye", Grey)
+    settings = tiny_settings()
+    store = prepare(
+        read_layout(write_images(tmp_path / "data", masks=False), settings.data, one_class=False), settings, tmp_path / "slices"
+    )
+    return TrainingSlices(store, settings.anomaly, 0)
+
+
+def nothing(images: Tensor) -> np.ndarray:
+    return np.zeros((len(images), *images.shape[2:]), bool)
+
+
+def test_a_patient_is_compared_with_others_only(slices: TrainingSlices, tmp_path: Path) -> None:
+    settings = tiny_settings()
+    settings = replace(settings, student=replace(settings.student, novelty=1.0))
+    remember(slices, nothing, settings, "a", tmp_path / "novelty")
+    normals = np.flatnonzero(slices.labels() == 0)
+    seen = Grey()(slices.batch(normals).image).flatten(1, 2)[..., 0].numpy()
+    patients = slices.store.index["patient"][slices.rows[normals]]
+    far = [
+        np.sort(np.abs(level - np.concatenate([s for s, p in zip(seen, patients, strict=True) if p != own])))[:3].mean()
+        for levels, own in zip(seen, patients, strict=True)
+        for level in levels
+    ]
+    facts = read_json(tmp_path / "novelty" / "stage.json")
+    assert facts["places"] == seen.size
+    assert facts["limit"] == pytest.approx(max(far), rel=1e-3, abs=2e-4)
+
+
+def test_nothing_is_novel_where_the_normal_images_that_were_drawn_are_of_one_patient(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "IMAGES", 1)  # of two patients and more
+    assert remember(slices, nothing, tiny_settings(), "a", tmp_path / "novelty") is None
+    assert read_json(tmp_path / "novelty" / "stage.json")["share"] == 0
+
+
+def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlices, tmp_path: Path) -> None:
+    settings, folder = tiny_settings(), tmp_path / "novelty"
+    settings = replace(settings, student=replace(settings.student, novelty=0.5))
+    kept = remember(slices, nothing, settings, "a", folder)
+    assert kept is not None
+    assert read_json(folder / "stage.json")["share"] >= fitting.WORTH
+    before = (folder / "model.safetensors").read_bytes()
+
+    def refuses(images: Tensor) -> np.ndarray:
+        raise AssertionError
+
+    again = remember(slices, refuses, settings, "a", folder)
+    assert again is not None
+    images = slices.batch(np.arange(2)).image
+    torch.testing.assert_close(again(images), kept(images))
+
+    def everything(images: Tensor) -> np.ndarray:
+        return ~nothing(images)
+
+    assert remember(slices, everything, settings, "b", folder) is None  # no region goes beyond what is drawn
+    assert remember(slices, nothing, settings, "a", folder) is not None
+    assert (folder / "model.safetensors").read_bytes() == before
+    off = replace(settings, student=replace(settings.student, novelty=0.0))
+    assert remember(slices, refuses, off, "c", tmp_path / "off") is None
+    slices.store.index["patient"][:] = "one"
+    assert remember(slices, refuses, settings, "d", tmp_path / "off") is None
+    assert not (tmp_path / "off").exists()
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        load_novelty(tmp_path / "none.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        load_novelty(tmp_path / "other.safetensors")
+    for places, limit in ((0, 1.0), (3, 0.0), (3, -1.0)):
+        save_file(Memory(torch.zeros(places, room.FEATURES), limit).state_dict(), tmp_path / "empty.safetensors")
+        with pytest.raises(UserError, match="remembers nothing"):
+            load_novelty(tmp_path / "empty.safetensors")
+
+
+def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("training.pseudo_masks", "training.student", "pipeline.run"):
+        monkeypatch.setattr(f"coinseg.{place}.LEAST", 1)
+    monkeypatch.setattr(fitting, "WORTH", 0.0)
+    settings = tiny_settings()
+    settings = replace(
+        settings,
+        classifier=replace(settings.classifier, threshold=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=1, opinion=0, novelty=0.01, gate=0.0),
+    )
+    work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
+    work.start()
+    assert work.run.novelty is not None
+    run = coinseg.load(work.root)
+    run = replace(
+        run, settings=replace(run.settings, masks=replace(run.settings.masks, peak=0.0))
+    )  # maps as the student gives them
+    side = settings.data.size
+    images = torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        turned = (run.novelty(images) + run.novelty(images.flip(-1)).flip(-1)) / 2 if run.novelty else images
+    alone = replace(run, novelty=None).evidence(images)[1]
+    maps = run.evidence(images)[1]
+    assert (maps != alone).any()
+    np.testing.assert_allclose(maps, with_novel(alone, turned.numpy(), 0.5), atol=1e-5)
+    export_run(work.root, tmp_path / "away")
+    assert np.array_equal(coinseg.load(tmp_path / "away").masks(images), coinseg.load(work.root).masks(images))
+    # Where the classifiers call nothing abnormal nothing is drawn in.
+    careful = replace(run, settings=replace(run.settings, classifier=replace(run.settings.classifier, threshold=1.0)))
+    shy = replace(careful, novelty=None)
+    assert np.array_equal(careful.evidence(images)[1], shy.evidence(images)[1])
+    # An earlier run has none.
+    model = json.loads((work.root / "model.json").read_text())
+    assert "novelty/model.safetensors" in model_of(work.root)["sha256"]
+    (work.root / "model.json").write_text(json.dumps(model | {"novelty": 1}))
+    with pytest.raises(UserError, match="has a wrong novelty"):
+        coinseg.load(work.root)
+    del model["novelty"]
+    (work.root / "model.json").write_text(json.dumps(model))
+    assert coinseg.load(work.root).novelty is None
+    assert "novelty/model.safetensors" not in model_of(work.root)["sha256"]

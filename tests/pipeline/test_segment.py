@@ -1,0 +1,228 @@
+"""Several processes on one folder, started as a launcher starts them: what one process makes, whatever happened before."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coinseg.cli import main as cli
+from coinseg.config.schema import EngineSettings
+from coinseg.errors import UserError
+from coinseg.inference.scans import Segmentation, write_segmentation
+from coinseg.pipeline import segment as batch
+from coinseg.runtime import devices
+from coinseg.runtime import process_group as processes
+from coinseg.runtime.process_group import Meeting, Place, place
+from coinseg.runtime.stage import silent
+from writers import make_run, make_scan
+
+SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- which process this is
+
+
+def test_the_place_of_torchrun_of_srun_and_of_nobody() -> None:
+    assert place({}) == Place(0, 1, 0)
+    assert place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Place(5, 8, 1)
+    assert place(SRUN) == Place(3, 8, 1)
+    # a batch script without srun, and one task of srun
+    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}) == Place()
+    assert place(SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == Place()
+
+
+@pytest.mark.parametrize(
+    ("environ", "text"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "the environment has RANK 2, WORLD_SIZE 2"),
+        ({"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "the environment has RANK x"),
+        ({k: v for k, v in SRUN.items() if k != "SLURM_NTASKS_PER_NODE"}, "required: --ntasks-per-node"),
+    ],
+)
+def test_what_is_no_place_is_one_line(environ: dict[str, str], text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        place(environ)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
+def test_the_shares_are_everything_once_and_alike(count: int) -> None:
+    items = list(range(13))
+    shares = [Place(rank, count, 0).share(items) for rank in range(count)]
+    assert sorted(item for share in shares for item in share) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+# --- a folder
+
+
+def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
+    tmp_path: Path,
+    other: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, scans, one, two = make_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "one", tmp_path / "two"
+    for i, name in enumerate(("a", "b", "sub/c", "sub/d", "e")):
+        make_scan(scans / f"{name}.nii.gz", seed=i)
+    (scans / "broken.nii.gz").write_bytes(b"no scan")
+    command = ["segment", "-i", str(scans), "--model", str(root)]
+    with monkeypatch.context() as alone:
+        alone.delenv("RANK")
+        assert cli.main([*command, "-o", str(one)]) == 2
+    table, manifest = (json.loads((one / name).read_text()) for name in ("index.json", "manifest.json"))
+    # What a process of an earlier launch leaves when it is killed: a mask, its line, half a line, half a mask.
+    (two / "sub").mkdir(parents=True)
+    mask, row = two / "sub/c.nii.gz", next(row for row in table["masks"] if row["case"] == "sub/c.nii.gz")
+    mask.write_bytes((one / "sub/c.nii.gz").read_bytes())
+    note = {"path": row["case"], "state": "written", "mask": row["mask"], "sha256": row["sha256"], "error": None, "row": row}
+    (two / ".done-6.jsonl").write_text(json.dumps(note) + "\n" + json.dumps(note)[:40])
+    (two / "sub/.part-999999999-d.nii.gz").write_bytes(b"half")
+    stamp = mask.stat().st_mtime_ns
+    capsys.readouterr()
+    second = other("-m", "coinseg", *command, "-o", two)
+    assert cli.main([*command, "-o", str(two)]) == 2
+    assert second.communicate(timeout=60) == ("", "")
+    assert second.returncode == 0
+    out, err = capsys.readouterr()
+    assert out == f"4 masks written to {two}\n"
+    assert "1 of 5 inputs failed" in err
+    assert "broken.nii.gz" in err
+    assert mask.stat().st_mtime_ns == stamp
+    made, expected = files(two), files(one)
+    again = json.loads(made.pop("manifest.json"))
+    del expected["manifest.json"]
+    assert made == expected
+    assert again["processes"] == 2
+    assert [record.pop("state") for record in again["inputs"]] == [
+        "written",
+        "written",
+        "failed",
+        "written",
+        "skipped",
+        "written",
+    ]
+    assert [record.pop("state") for record in manifest["inputs"]] == ["written", "written", "failed", *["written"] * 3]
+    assert {name: again[name] for name in ("inputs", "failed", "model", "outputs")} == {
+        name: manifest[name] for name in ("inputs", "failed", "model", "outputs")
+    }
+
+
+def test_an_interrupted_folder_keeps_its_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scans, out = make_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "out"
+    for i, name in enumerate("abc"):
+        make_scan(scans / f"{name}.nii.gz", seed=i)
+    command = ["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]
+
+    def stopped(found: Segmentation, source: Path, *rest: Any) -> None:
+        if source.name == "b.nii.gz":
+            raise KeyboardInterrupt
+        write_segmentation(found, source, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "write_segmentation", stopped)
+        assert cli.main(command) == 130
+    assert sorted(files(out)) == ["a.nii.gz", "index.csv", "index.json"]
+    first = json.loads((out / "index.json").read_text())["masks"]
+    assert cli.main(command) == 0
+    rows = json.loads((out / "index.json").read_text())["masks"]
+    assert [row["case"] for row in rows] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    assert first == rows[:1]
+
+
+def test_processes_that_do_not_share_the_output_are_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, scans = make_run(tmp_path / "run"), tmp_path / "scans"
+    for name in "ab":
+        make_scan(scans / f"{name}.nii.gz")
+    monkeypatch.setattr(batch, "place", lambda: Place(0, 2, 0))
+    monkeypatch.setattr(batch, "meeting", lambda here: nullcontext(Meeting(Place())))
+    with pytest.raises(UserError, match=r"does not say what became of 1 inputs, b\.nii\.gz among them; required: an output"):
+        batch.segment_path(scans, tmp_path / "out", root, [], False, "cpu", silent)
+
+
+@pytest.mark.parametrize(("local", "gpus", "device"), [(0, 1, 0), (3, 4, 3), (3, 2, 1)])
+def test_each_process_of_a_node_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch, local: int, gpus: int, device: int) -> None:
+    monkeypatch.setattr(devices, "place", lambda: Place(local, 8, local))
+    monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(devices, "Fabric", lambda **asked: asked["devices"])
+    assert devices.make_fabric(EngineSettings(accelerator="cuda")) == [device]
+
+
+DIES = """
+import os
+from coinseg.runtime.process_group import meeting, place
+with meeting(place()) as others:
+    assert others.agreed("mine") == "yours"
+    os._exit(9)
+"""
+
+
+def test_who_waits_for_a_process_that_died_is_told_at_once(other: Callable[..., subprocess.Popen[str]]) -> None:
+    second = other("-c", DIES)
+    with processes.meeting(place()) as others:
+        assert others.agreed("yours") == "yours"
+        assert second.wait(60) == 9
+        began = time.monotonic()
+        with pytest.raises(
+            UserError, match=r"ended early .*; required: all of them; see what it said, then give the same command"
+        ):
+            others.wait()
+        assert time.monotonic() - began < 30
+
+
+def test_of_one_file_only_the_first_process_makes_the_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, scan = make_run(tmp_path / "run"), make_scan(tmp_path / "scan.nii.gz")
+    command = ["segment", "-i", str(scan), "-o", str(tmp_path / "mask.nii.gz"), "--model", str(root)]
+    for rank, there in ((1, False), (0, True)):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        assert cli.main(command) == 0
+        assert (tmp_path / "mask.nii.gz").exists() == there
+        assert bool(capsys.readouterr().out) == there
+
+
+def test_two_inputs_with_one_mask_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scans, out = make_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "out"
+    make_scan(scans / "a.nii", seed=1)
+    make_scan(scans / "a.nii.gz", seed=2)
+    assert cli.main(["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]) == 2
+    assert "a.nii.gz and a.nii would have one mask, a.nii.gz" in capsys.readouterr().err
+    assert [row["case"] for row in json.loads((out / "index.json").read_text())["masks"]] == ["a.nii"]
+
+
+def test_a_run_folder_is_no_place_for_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scans = make_run(tmp_path / "run"), tmp_path / "scans"
+    make_scan(scans / "a.nii.gz")
+    (root / "manifest.json").write_text(json.dumps({"schema": 1, "command": "coinseg run"}))
+    before = files(root)
+    assert cli.main(["segment", "-i", str(scans), "-o", str(root), "--model", str(root)]) == 2
+    assert "holds the manifest of something else" in capsys.readouterr().err
+    assert files(root) == before
+
+
+# --- a reader that goes away
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    """What `coinseg info --json | head -1` comes to."""
+    command = [sys.executable, "-m", "coinseg", "info", "--json"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -1,0 +1,320 @@
+"""The student: its lessons, its training, and the masks of a run that has one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import coinseg
+from coinseg.cli import main as cli
+from coinseg.config.schema import Settings, StudentSettings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.store import prepare
+from coinseg.export.folder import export_run
+from coinseg.masks import student_maps
+from coinseg.masks.postprocess import masks_of
+from coinseg.networks import unet as student
+from coinseg.pipeline import run as pipeline
+from coinseg.pipeline.run import Workspace
+from coinseg.runtime.stage import Report, silent
+from coinseg.training import keys, pseudo_masks
+from coinseg.training import student as teaching
+from coinseg.training import synthetic_lesions as drawn_lesions
+from coinseg.training.schedule import averaging
+from conftest import TINY, tiny_settings, write_images
+
+TAUGHT = [
+    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2", "--student.opinion", "2",
+]  # fmt: skip
+
+
+def test_the_band_lies_outside_and_is_not_taught() -> None:
+    masks = np.zeros((2, 5, 5), bool)
+    masks[0, 2, 2] = True
+    target = pseudo_masks.ignored_band(masks, 1)
+    assert (target == 1).sum() == 1
+    assert (target == pseudo_masks.IGNORED).sum() == 4
+    assert not target[1].any()
+    logits = torch.zeros(1, 1, 5, 5)
+    other = logits.clone()
+    other[0, 0, 1, 2] = 9  # in the band
+    given = torch.from_numpy(target[:1, None]).float()
+    assert teaching.student_loss(logits, given) == teaching.student_loss(other, given)
+
+
+def test_a_small_lesion_counts_as_a_large_one_where_dice_is_taken_in_each_image() -> None:
+    target = torch.zeros(3, 1, 10, 10)
+    target[0, 0, :8] = 1  # 80 pixels, all found
+    target[1, 0, 9, :5] = 1  # 5 pixels, one of them found; the third image has none
+    logits = torch.where(target == 1, 60.0, -60.0)
+    logits[1, 0, 9, 1:] = -60.0
+    entropy = teaching.F.binary_cross_entropy_with_logits(logits, target)
+    whole, each = np.log(2 * 81 / (81 + 85)), np.mean([0.0, np.log(2 * 1 / (1 + 5))])
+    for share, wanted in ((0.0, whole), (1.0, each), (0.25, 0.75 * whole + 0.25 * each)):
+        found = teaching.student_loss(logits, target, share) - entropy
+        assert found.item() == pytest.approx(-wanted, abs=5e-3)  # a hundredth of a pixel is added
+    empty = torch.zeros_like(target)
+    assert teaching.student_loss(logits, empty, 0.5) == teaching.student_loss(logits, empty)
+
+
+def test_the_moving_average_forgets_how_it_began() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    for decay, expected in ((0.5, (0.25 * 1 + 0.5 * 2 + 3) / 1.75), (0.0, 3.0), (0.99, (0.9801 + 2 * 0.99 + 3) / 2.9701)):
+        kept = torch.optim.swa_utils.AveragedModel(module, multi_avg_fn=averaging(decay), use_buffers=True)
+        for value in (1.0, 2.0, 3.0):
+            torch.nn.init.constant_(module.weight, value)
+            kept.update_parameters(module)
+        assert kept.module.weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_student_keeps_the_size() -> None:
+    for side in (16, 40):  # neither a multiple of what the deepest pixel stands for
+        asked = student.Mean(student.build_student(2)).eval()
+        assert student.marks(asked, torch.zeros(2, 1, side, side)).shape == (2, side, side)
+
+
+def test_a_student_says_the_mean_of_what_its_members_say() -> None:
+    made = student.build_student(2).eval()
+    for number, member in enumerate(made.members):
+        torch.nn.init.normal_(member.head.weight, generator=torch.Generator().manual_seed(number))  # type: ignore[operator, union-attr]
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        apart = torch.sigmoid(made(torch.stack([images, images])))[:, :, 0]
+        # One alone gives what it gives, to the last digits.
+        alone = student.Mean(student.Student(1))
+        alone.student.members[0].load_state_dict(made.members[0].state_dict())
+        torch.testing.assert_close(student.marks(alone.eval(), images), apart[0], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(apart[0], apart[1])
+    torch.testing.assert_close(student.marks(student.Mean(made).eval(), images), apart.mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_a_student_is_asked_at_two_sides() -> None:
+    assert [student.sides(side) for side in (32, 64, 96, 256)] == [(32,), (96, 128), (128, 160), (352, 480)]
+    made = student.build_student(1).eval()
+    torch.nn.init.normal_(made.members[0].head.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[operator, union-attr, arg-type]
+    images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        apart = torch.stack([torch.sigmoid(made.members[0](images, seen))[:, 0] for seen in (96, 128)])
+        torch.testing.assert_close(made(images[None])[0], made.members[0](images, 96))  # as it is taught
+    assert not torch.allclose(apart[0], apart[1], atol=1e-4)
+    torch.testing.assert_close(student.marks(student.Mean(made), images), apart.mean(0), rtol=1e-5, atol=1e-7)
+
+
+def test_what_all_members_are_sure_of_stays_finite() -> None:
+    class Sure(torch.nn.Module):
+        def __init__(self, logit: float) -> None:
+            super().__init__()
+            self.logit = logit
+
+        def forward(self, x: Tensor, seen: int | None = None) -> Tensor:
+            return torch.full_like(x, self.logit)
+
+    made = student.Student(1)
+    made.members = torch.nn.ModuleList([Sure(90.0), Sure(100.0)])
+    x = torch.zeros(1, 1, 2, 2)
+    assert student.Mean(made)(x).mean().item() == pytest.approx(90 + np.log(2 / (1 + np.exp(-10))), abs=1e-3)
+    made.members = torch.nn.ModuleList([Sure(-100.0), Sure(100.0)])
+    assert student.Mean(made)(x).abs().max() < 1e-4  # a half
+
+
+def test_where_f_says_that_there_is_a_lesion_a_share_of_the_peak_is_enough() -> None:
+    maps = np.zeros((5, 4, 4), np.float32)
+    maps[:, :2, :2] = np.array([0.2, 0.2, 0.9, 0.03, 1.0])[:, None, None]
+    maps[:, 0, 3] = np.array([0.09, 0.09, 0.35, 0, 0.5])
+    called = np.array([True, False, True, True, True])
+    found = student_maps.brought_up(maps, called, 0.4)
+    # 0.09 and 0.5 are more than 0.4 of 0.2 and 1, 0.35 is not of 0.9.
+    assert (found > student_maps.LEVEL).sum((1, 2)).tolist() == [5, 0, 4, 0, 5]
+    assert found[0, 0, 3] == pytest.approx(0.09 / (0.2 * 0.4) * student_maps.LEVEL)
+    assert (found[[1, 3]] == maps[[1, 3]]).all()
+    assert found.dtype == maps.dtype
+    assert found.max() == 1
+    half = student_maps.brought_up(maps, called, student_maps.LEVEL)
+    assert (half > student_maps.LEVEL).sum((1, 2)).tolist() == [4, 0, 4, 0, 4]
+    assert (student_maps.brought_up(maps, called, 0) == maps).all()
+
+
+def test_what_one_view_is_sure_of_is_marked_where_f_calls_the_image_abnormal() -> None:
+    one, other = np.zeros((2, 1, 4, 4), np.float32)
+    one[0, 1, 1] = other[0, 1, 1] = one[0, 2, 2] = 0.98
+    other[0, 3, 3] = 0.7  # nor does one view mark what it doubts
+    found = {
+        called: student_maps.brought_up((one + other) / 2, np.array([called]), 0.4)[0] > student_maps.LEVEL
+        for called in (True, False)
+    }
+    assert found[True].nonzero()[0].tolist() == [1, 2]
+    assert found[False].nonzero()[0].tolist() == [1]
+
+
+def test_it_sees_no_truth() -> None:
+    for room in (student, teaching, drawn_lesions):
+        source = Path(str(room.__file__)).read_text(encoding="utf-8")
+        assert "truth" not in source
+        assert "ScoredSlices" not in source
+
+
+def bright(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Masks of what is bright, half of which can be trusted."""
+    masks = images[:, 0].numpy() > 0.3
+    return masks, np.where(masks[:, ::2].sum((1, 2)) % 2, 0.9, np.nan)
+
+
+def grey(images: Tensor) -> np.ndarray:
+    """Calls an image abnormal by its mean, as f would."""
+    return 0.5 + images.mean((1, 2, 3)).numpy()
+
+
+def settings_of(trust: float) -> Settings:
+    return replace(tiny_settings(), student=StudentSettings(steps=12, batch=4, trust=trust))
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
+    root, settings = tmp_path_factory.mktemp("student"), tiny_settings()
+    store = prepare(read_layout(write_images(root / "data", patients=16), settings.data), settings, root / "slices")
+    return TrainingSlices(store, settings.anomaly, 0)
+
+
+def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices) -> None:
+    labels = slices.labels()
+    taught = pseudo_masks.lessons(slices, bright, StudentSettings(trust=0.5))
+    masks, sure = bright(slices.batch(np.arange(len(slices))).image)
+    assert taught.members.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
+    assert 0 < len(taught.members) < (labels == 1).sum()
+    assert (taught.targets == masks[taught.members]).all()
+    assert (labels[taught.normals] == 0).all()
+    assert len(taught.normals) == (labels == 0).sum()
+
+
+def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) -> None:
+    def empty(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((len(images), *images.shape[2:]), bool), np.full(len(images), np.nan)
+
+    assert not len(pseudo_masks.lessons(slices, empty, StudentSettings(trust=0.0)).members)
+
+
+def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time it is read
+        assert teaching.train_student(slices, bright, grey, settings_of(1.0), "t", tmp_path) is None
+    assert json.loads((tmp_path / "stage.json").read_text())["trusted"] == 0
+
+
+def test_a_killed_student_resumes_to_the_same_numbers(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    monkeypatch.setattr(drawn_lesions, "TRIES", 100)
+    for place in (teaching, pseudo_masks):
+        monkeypatch.setattr(place, "LEAST", 1)
+
+    def killer(name: str, done: int, total: int, values: object) -> None:
+        if name == "student":
+            raise Killed
+
+    def train(folder: Path, report: Report = silent) -> dict[str, Tensor]:
+        made = teaching.train_student(slices, bright, grey, settings_of(0.0), "t", folder, report)
+        assert made is not None
+        return made.state_dict()
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", killer)
+    assert (tmp_path / "killed" / "checkpoint.pt").exists()
+    for again in (train(tmp_path / "killed"), train(tmp_path / "killed")):
+        assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn_lesions, "TRIES", 100)
+    for place in (teaching, pseudo_masks):
+        monkeypatch.setattr(place, "LEAST", 1)
+    base, made = settings_of(0.0), {}
+    asked: list[int] = []
+
+    def counted(images: Tensor) -> np.ndarray:
+        asked.append(len(images))
+        return grey(images)
+
+    for name, members, drawn in (("one", 1, 0.5), ("none drawn", 2, 0.0), ("drawn", 2, 0.5)):
+        settings = replace(base, student=replace(base.student, members=members, drawn=drawn))
+        trained = teaching.train_student(slices, bright, counted, settings, "t", tmp_path / name)
+        assert trained is not None
+        made[name] = trained.state_dict()
+        assert bool(asked) == (name == "drawn")  # f is asked about drawn lesions alone
+    first = [name for name in made["one"] if ".members.0." in name]
+    second = [name.replace(".0.", ".1.", 1) for name in first]
+    # In memory they are trained together, yet the first is the same without the second, whatever that is taught.
+    for name in first:
+        torch.testing.assert_close(made["one"][name], made["none drawn"][name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(made["none drawn"][name], made["drawn"][name], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(made["none drawn"][name], made["drawn"][name]) for name in second)
+    assert json.loads((tmp_path / "drawn" / "stage.json").read_text())["drawn"] > 0
+    assert json.loads((tmp_path / "none drawn" / "stage.json").read_text())["drawn"] == 0
+
+
+def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for room in (teaching, pseudo_masks, pipeline):
+        monkeypatch.setattr(room, "LEAST", 1)
+    roots = []
+    for masks in (True, False):
+        data, out = write_images(tmp_path / f"data{masks}", masks=masks), tmp_path / f"out{masks}"
+        # Every image is called abnormal, so that six steps of f leave something to mark.
+        assert cli.main(["run", str(data), "-o", str(out), *TAUGHT, "--classifier.threshold", "0"]) == 0
+        roots.append(out)
+    weights = [(out / "student" / "model.safetensors").read_bytes() for out in roots]
+    assert weights[0] == weights[1]
+    out = roots[0]
+    made = json.loads((out / "manifest.json").read_text())
+    assert made["threshold"]["of"] == "student"
+    assert made["threshold"]["value"] == student_maps.LEVEL
+    assert set(made["timings_s"]) >= {"coin", "teachers", "student", "opinion"}
+    assert (out / "teacher-2" / "coin" / "generator.safetensors").read_bytes() != (
+        out / "coin" / "generator.safetensors"
+    ).read_bytes()
+    assert "what the student draws" in (out / "report.html").read_text()
+    export_run(out, tmp_path / "away")
+    # Of the teachers only what says which images are marked.
+    for name in ("teacher-2", "opinion"):
+        kept = [p.relative_to(tmp_path / "away" / name).as_posix() for p in (tmp_path / "away" / name).rglob("*.*")]
+        assert kept == ["classifier/model.safetensors"]
+        assert f"{name}/classifier/model.safetensors" in made["model"]["sha256"]
+    images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    here, away = coinseg.load(out), coinseg.load(tmp_path / "away")
+    assert here.student is not None
+    assert (here.masks(images) == away.masks(images)).all()
+    again = Workspace(tmp_path / "dataTrue", out, here.settings).run.evidence(images)[1]
+    np.testing.assert_allclose(here.evidence(images)[1], again, atol=1e-6)
+    # The mirror image has the mirrored map, and the differences stay those of the generator.
+    np.testing.assert_allclose(here.evidence(images.flip(-1))[1], again[:, :, ::-1], atol=1e-6)
+    assert np.array_equal(here.differences(images)[1], replace(here, student=None).evidence(images)[1])
+    # Below the gate nothing is marked, whatever the classifier's own threshold; and the gate is no reason to train again.
+    shut = replace(here.settings, student=replace(here.settings.student, gate=1.0))
+    assert here.evidence(images)[1].any()
+    assert not replace(here, settings=shut).evidence(images)[1].any()
+    assert keys.student_key(shut, "t") == keys.student_key(here.settings, "t")
+
+
+def test_what_a_student_draws_is_taken_as_it_is() -> None:
+    maps = np.zeros((1, 24, 24), np.float32)
+    maps[0, 2, 2:12] = 0.9  # thin
+    maps[0, 10:16, 10:16] = 0.6
+    maps[0, 20, 20:23] = 0.9  # a speck of three pixels
+    settings = Settings().masks
+    drawn = masks_of(maps, student_maps.LEVEL, student_maps.as_drawn(settings))
+    assert drawn[0, 2, 2:12].all()
+    assert drawn[0, 10:16, 10:16].all()
+    assert drawn.sum() == 10 + 36
+    assert masks_of(maps, student_maps.LEVEL, settings).sum() == 36  # a difference is opened, and its largest part counts

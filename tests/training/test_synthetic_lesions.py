@@ -1,0 +1,98 @@
+"""Drawn lesions: what is drawn, where, and which are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.store import prepare
+from coinseg.runtime.stage import silent
+from coinseg.training import synthetic_lesions as drawn_lesions
+from conftest import tiny_settings, write_images
+
+SIDE = 48
+
+
+def disc(radius: float, centre: tuple[int, int] = (24, 24), side: int = SIDE) -> np.ndarray:
+    rows, columns = np.indices((side, side))
+    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
+
+
+@pytest.mark.parametrize("height", [0.4, -0.3])
+def test_the_rise_is_the_contrast_to_the_ring(height: float) -> None:
+    image = np.where(disc(5), 0.1 + height, 0.1)
+    image[0, 0] = 1  # far away, and not asked
+    assert drawn_lesions.rise_of(image, disc(5)) == pytest.approx(height)
+
+
+def test_the_rise_of_what_fills_the_image_is_counted_from_the_image() -> None:
+    assert drawn_lesions.rise_of(np.full((8, 8), 0.2), np.ones((8, 8), bool)) == 0
+
+
+@pytest.mark.parametrize("rise", [0.4, -0.4])
+def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: float) -> None:
+    body = disc(18)
+    rng = np.random.default_rng(0)
+    image = np.where(body, 0.05 * rng.standard_normal((SIDE, SIDE)), -1.0).astype(np.float32)
+    before, areas = image.copy(), []
+    for seed in range(40):
+        made, shape = drawn_lesions.drawn_lesion(image, disc(5), rise, np.random.default_rng(seed))
+        assert made.dtype == np.float32
+        assert np.abs(made).max() <= 1
+        if shape.any():
+            assert ndimage.label(shape)[1] == 1
+            assert not (shape & ~body).any()
+            far = ~ndimage.binary_dilation(shape, iterations=8)
+            np.testing.assert_allclose(made[far], image[far], atol=1e-3)
+            assert np.sign(np.median((made - image)[shape])) == np.sign(rise)
+        areas.append(shape.sum() / disc(5).sum())
+    assert (image == before).all()
+    assert min(areas) < 1 < max(areas)
+
+
+def test_where_there_is_only_air_nothing_is_drawn() -> None:
+    image = np.full((SIDE, SIDE), -1.0, np.float32)
+    made, shape = drawn_lesions.drawn_lesion(image, disc(5), 0.5, np.random.default_rng(0))
+    assert (made == image).all()
+    assert not shape.any()
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
+    root, settings = tmp_path_factory.mktemp("drawn"), tiny_settings()
+    store = prepare(read_layout(write_images(root / "data", patients=16), settings.data), settings, root / "slices")
+    return TrainingSlices(store, settings.anomaly, 0)
+
+
+def drawn(slices: TrainingSlices, called: drawn_lesions.Called, seed: int = 0) -> drawn_lesions.Drawn:
+    labels = slices.labels()
+    members = np.flatnonzero(labels == 1)
+    masks = np.stack([disc(4, (16, 16), slices.store.size)] * len(members))
+    return drawn_lesions.drawn_lesions(slices, members, masks, np.flatnonzero(labels == 0), called, 0.5, seed, silent)
+
+
+def test_only_what_f_takes_for_a_lesion_is_kept(slices: TrainingSlices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawn_lesions, "TRIES", 100)
+    normals = slices.batch(np.flatnonzero(slices.labels() == 0)).image
+    level = float(normals.mean((1, 2, 3)).max())  # no normal image is brighter in the mean
+
+    def brighter(images: Tensor) -> np.ndarray:
+        return 0.5 + (images.mean((1, 2, 3)) - level - 1e-6).numpy()
+
+    made = drawn(slices, brighter)
+    assert 0 < len(made.images) == len(made.masks) < 100
+    assert (brighter(made.images) >= 0.5).all()
+    assert (made.masks.sum((1, 2)) >= drawn_lesions.LEAST_PIXELS).all()
+    again = drawn(slices, brighter)
+    assert torch.equal(made.images, again.images)
+    assert (made.masks == again.masks).all()
+    assert not torch.equal(made.images[:1], drawn(slices, brighter, 1).images[:1])
+    monkeypatch.setattr(drawn_lesions, "ENOUGH", 1)
+    assert 0 < len(drawn(slices, brighter).images) <= len(made.images)
+    for nothing in (0.0, 1.0):  # neither what f never calls abnormal, nor what it calls so without a lesion
+        assert len(drawn(slices, lambda x, p=nothing: np.full(len(x), p)).images) == 0  # type: ignore[misc]

@@ -1,0 +1,214 @@
+"""Who the patients are stays where it was: sentinels in DICOM headers are looked for in everything that is written or said.
+
+What a user names (files, folders, a column `patient`) is the user's, and is repeated; a DICOM SEG is an object of the patient's
+study and carries what DICOM wants of it, nothing else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+
+import coinseg
+from coinseg.cli import main as cli
+from coinseg.data.readers.volume import read_volume
+from conftest import TINY, write_images
+from examples import LPS, hounsfield, labelled, save, text
+from writers import write_series
+
+SECRET = {
+    "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711081547", "PatientBirthDate": "19440817", "StudyDate": "20110922",
+    "AccessionNumber": "ACC-SENTINEL-7", "InstitutionName": "SENTINEL CLINIC", "ReferringPhysicianName": "SENTINELDOC^OTTO",
+    "OperatorsName": "SENTINELOP", "StudyInstanceUID": "1.2.826.0.1.3680043.5551212789", "PatientAddress": "SENTINEL STREET 5",
+    "OtherPatientIDs": "OTHER-SENTINEL", "PatientComments": "SENTINEL comment", "StudyID": "SENTINEL-STUDY",
+}  # fmt: skip
+# Numbers are long: those of a lock in a debug log have fifteen digits, and have had 4711 among them.
+WORDS = ("SENTINEL", "GRETA", "OTTO", "19440817", "20110922", "5551212789", "4711081547", "3680043.88", "3680043.99")
+SERIES = "1.2.826.0.1.3680043.88"
+IN_A_SEG = {
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "StudyDate",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyInstanceUID",
+    "StudyID",
+}
+
+
+def patients(root: Path) -> Path:
+    """Four studies in folders with names that say nothing; the labels are named by PatientID."""
+    for i in range(4):
+        changes = SECRET | {"PatientID": f"{SECRET['PatientID']}-{i}"}
+        scan = hounsfield(np.repeat(np.repeat(labelled(i % 2 == 1), 3, 1), 3, 2), i).T
+
+        def edit(found: list[Dataset]) -> None:
+            for ds in found:
+                ds.FrameOfReferenceUID = generate_uid(prefix="1.2.826.0.1.3680043.99.")
+                ds.add_new(0x00091001, "LO", "SENTINEL private")
+            for ds in found[1:]:
+                ds.FrameOfReferenceUID = found[0].FrameOfReferenceUID
+
+        write_series(root / f"p{i}", scan, LPS, series=f"{SERIES}.{i}", edit=edit, **changes)
+    rows = "".join(f"{SECRET['PatientID']}-{i},{i % 2}\n" for i in range(4))
+    text(root / "labels.csv", f"PatientID,label\n{rows}")
+    return root
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file, compressed ones also unpacked."""
+    found = {}
+    for path in folder.rglob("*"):
+        found[f"{path.relative_to(folder)} (name)"] = str(path.relative_to(folder)).encode()
+        if path.is_file():
+            content = path.read_bytes()
+            found[path.relative_to(folder).as_posix()] = content + (gzip.decompress(content) if path.suffix == ".gz" else b"")
+            if path.suffix == ".npz":
+                with np.load(path) as file:
+                    found[f"{path.name} (arrays)"] = b"".join(str(file[name]).encode() for name in file)
+    return found
+
+
+def told(found: dict[str, bytes]) -> list[str]:
+    return [f"{name}: {word}" for name, content in found.items() for word in WORDS if word.encode() in content]
+
+
+def test_no_identifier_of_dicom_leaves_its_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    data, out = patients(tmp_path / "data"), tmp_path / "written"
+    caplog.clear()
+    size = [*TINY, "--data.size", "16", "--data.label_level", "slice", "--engine.tensorboard", "true"]
+    assert cli.main(["inspect", str(data)]) == cli.main(["inspect", str(data), "--json"]) == 0
+    assert cli.main(["run", str(data), "-o", str(out / "run"), *size, "--dry-run"]) == 0
+    assert cli.main(["run", str(data), "-o", str(out / "run"), *size]) == 0
+    model = ["--model", str(out / "run")]
+    assert cli.main(["segment", "-i", str(data), "-o", str(out / "masks"), *model]) == 0
+    made = [str(out / "one.nii.gz"), "--counterfactual", str(out / "cf.nii.gz"), "--difference", str(out / "d.nii.gz")]
+    assert cli.main(["segment", "-i", str(data / "p1"), "-o", *made, *model]) == 0
+    assert cli.main(["segment", "-i", str(data / "p1"), "-o", str(out / "one.nrrd"), *model]) == 0
+    assert cli.main(["export", str(out / "run"), "-o", str(out / "model")]) == 0
+    assert cli.main(["export-nnunet", str(data), "--masks", str(out / "masks"), "-o", str(out / "Dataset001_x")]) == 0
+    assert (
+        cli.main(["export-seg", str(out / "one.nii.gz"), "--dicom", str(data / "p1"), "-o", str(tmp_path / "seg" / "m.dcm")]) == 0
+    )
+    files = everything(out)
+    assert {
+        "run/report.html",
+        "run/manifest.json",
+        "run/slices/index.csv",
+        "masks/index.csv",
+        "run/evaluation/slices.csv",
+    } <= files.keys()
+    said = capfd.readouterr()
+    warned = "".join(str(w.message) for w in recwarn)
+    assert (
+        told(
+            files
+            | {"stdout": said.out.encode(), "stderr": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}
+        )
+        == []
+    )
+    # A SEG belongs to the study; what else the series says of the patient stays behind.
+    seg = dcmread(tmp_path / "seg" / "m.dcm")
+    here = {e.keyword for e in seg.iterall() if any(word in str(e.value) for word in WORDS)}
+    assert {"PatientID", "PatientName", "StudyInstanceUID"} <= here
+    assert here <= IN_A_SEG | {"FrameOfReferenceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID", "ReferencedSeriesSequence"}
+
+
+def without(name: str) -> Callable[[list[Dataset]], object]:
+    return lambda found: [delattr(ds, name) for ds in found]
+
+
+BREAKS: dict[str, Callable[[list[Dataset]], object]] = {
+    "a slice missing": lambda found: found.pop(1),
+    "no position": without("ImagePositionPatient"),
+    "no spacing": without("PixelSpacing"),
+    "no intercept": without("RescaleIntercept"),
+    "no pixels": without("PixelData"),
+    "no study": without("StudyInstanceUID"),
+    "no frame of reference": lambda found: None,
+    "names for positions": lambda found: [ds[0x00200032].__setattr__("_value", SECRET["PatientName"]) for ds in found],
+    "another spacing": lambda found: setattr(found[1], "PixelSpacing", [9, 9]),
+    "colour": lambda found: setattr(found[0], "SamplesPerPixel", 3),
+    "its first image twice": lambda found: setattr(found[1], "ImagePositionPatient", found[0].ImagePositionPatient),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_errors_name_nobody(
+    tmp_path: Path,
+    how: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    scan = hounsfield(labelled()).T
+    name = f"SENTINEL {SECRET['PatientName']} venous"
+    folder = write_series(tmp_path / "p", scan, LPS, series=SERIES, edit=BREAKS[how], SeriesDescription=name, **SECRET)
+    save(tmp_path / "m.nii.gz", labelled())
+    other = tmp_path / "other"
+    write_series(other / "a", scan, LPS, series=f"{SERIES}.1", **SECRET)
+    write_series(other / "b", scan, LPS, series=f"{SERIES}.2", number=9, SeriesDescription=name, **SECRET)
+    text(tmp_path / "p" / "labels.csv", f"PatientID,label\n{SECRET['PatientID']},1\n")
+    recwarn.clear()
+    for words in (
+        ["inspect", str(tmp_path), "--data.layout", "dicom"],
+        ["export-seg", str(tmp_path / "m.nii.gz"), "--dicom", str(folder), "-o", str(tmp_path / "s.dcm")],
+        ["export-seg", str(tmp_path / "m.nii.gz"), "--dicom", str(other), "-o", str(tmp_path / "t.dcm")],
+        ["run", str(tmp_path), "-o", str(tmp_path.parent / "out"), "--data.layout", "dicom", "--dry-run"],
+    ):
+        cli.main(words)
+    for path in (folder, other):
+        try:
+            read_volume(path)
+        except coinseg.UserError as error:
+            print(error)
+    said = capfd.readouterr()
+    assert said.err.count("coinseg: error:") >= 2
+    warned = "".join(str(w.message) for w in recwarn)
+    assert (
+        told({"out": said.out.encode(), "err": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}) == []
+    )
+
+
+def test_names_of_files_run_nothing_in_a_report_or_a_spreadsheet(tmp_path: Path) -> None:
+    """A whole run on images and folders with hostile names."""
+    data, out = write_images(tmp_path / "<b onload=x>'\"&", patients=4, each=2), tmp_path / "out"
+    names = {
+        "i00": "=cmd|' C'!A0",
+        "i01": "<script>alert(1)</script>".replace("/", "_"),
+        "i02": "@SUM(1)",
+        "i03": '"><img src=x onerror=y>',
+        "i05": "-1+1",
+        "i07": "{{7*7}}",
+    }
+    for path in sorted(data.rglob("*.png")):
+        if path.stem in names:
+            path.rename(path.with_name(f"{names[path.stem]}.png"))
+    Image.new("L", (9, 9)).save(data / "masks" / "=no image <i>.png")
+    assert cli.main(["run", str(data), "-o", str(out), *TINY]) == 0
+    assert cli.main(["segment", "-i", str(data / "abnormal"), "-o", str(tmp_path / "masks"), "--model", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert not re.search(r"<script|<img src=x|<b onload|onerror=y>|<i>", page)
+    assert "https://" not in page
+    assert "http://" not in page
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
+    assert not any(re.match(r"[a-z]+:|//", link, re.I) for link in re.findall(r'href="([^"]*)"', page))
+    assert "&lt;i&gt;" in page
+    for table in [*out.rglob("*.csv"), *(tmp_path / "masks").rglob("*.csv")]:
+        for cell in re.split(r"[,\n]", table.read_text()):
+            assert not re.match(r'"?[=@\t]', cell), f"{table}: {cell}"
+            assert not re.match(r'"?[+-]', cell) or float(cell) < 1e9
