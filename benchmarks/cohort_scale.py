@@ -115,7 +115,7 @@ def index(work: Path, slices: int) -> dict[str, float]:
     from coinseg.config.schema import AnomalySettings
     from coinseg.data.slices.dataset import TrainingSlices
     from coinseg.data.slices.store import SliceStore
-    from coinseg.training.instance_selection import find_witnesses
+    from coinseg.training.instance_selection import find_instances
 
     place = work / f"index{slices}"
     found = {"open, s": timed(lambda: SliceStore(place))}
@@ -125,7 +125,7 @@ def index(work: Path, slices: int) -> dict[str, float]:
         steps = iter(range(10_000))
         found[f"{name} batch, ms"] = 1e3 * timed(lambda b=balanced, s=steps: training.members_of_step(next(s), 16, b), 200)
     p = np.random.default_rng(0).random(len(store))
-    found["witnesses, s"] = timed(lambda: find_witnesses(p, store.index["case"], store.index["label"]))
+    found["witnesses, s"] = timed(lambda: find_instances(p, store.index["case"], store.index["label"]))
     found["another split, s"] = timed(lambda: store.with_sides(store.index["split"]))
     return found
 

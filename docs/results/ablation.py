@@ -18,7 +18,7 @@ from torch import nn
 from coinseg.config.schema import MaskSettings
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.split import VALIDATION
-from coinseg.inference.image_score import Posterior
+from coinseg.inference.image_score import ImageScore
 from coinseg.inference.scans import Run
 from coinseg.masks.postprocess import masks_of
 from coinseg.metrics.overlap import mean_dice, pooled_iou
@@ -36,7 +36,7 @@ def members(student: Mean, some: slice) -> Mean:
 def variants(run: Run) -> dict[str, tuple[Run, MaskSettings]]:
     """Every variant by its name, and how its masks are cleaned."""
     student, posterior, clean = run.student, run.posterior, run.cleaning
-    if not isinstance(student, Mean) or not isinstance(posterior, Posterior):
+    if not isinstance(student, Mean) or not isinstance(posterior, ImageScore):
         raise SystemExit("the run has no student")
     classifiers = list(posterior.classifiers)
     level = replace(run.settings, masks=replace(run.settings.masks, peak=0.0))
@@ -45,10 +45,10 @@ def variants(run: Run) -> dict[str, tuple[Run, MaskSettings]]:
         "all of it": run,
         "one image size (0028)": replace(run, student=Mean(student.student, lambda side: sides(side)[:1]).eval()),
         "each slice alone (0027)": replace(run, steps=None),
-        "no second opinion (0026)": replace(run, posterior=Posterior(classifiers, posterior.shift).eval()),
+        "no second opinion (0026)": replace(run, posterior=ImageScore(classifiers, posterior.shift).eval()),
         "nothing novel (0024)": replace(run, novelty=None),
-        "not the share of abnormal images (0023)": replace(run, posterior=Posterior(classifiers, 0.0, posterior.opinion).eval()),
-        "f alone says which images (0023)": replace(run, posterior=Posterior(classifiers[:1], 0.0).eval(), steps=None),
+        "not the share of abnormal images (0023)": replace(run, posterior=ImageScore(classifiers, 0.0, posterior.opinion).eval()),
+        "f alone says which images (0023)": replace(run, posterior=ImageScore(classifiers[:1], 0.0).eval(), steps=None),
         "a gate of 0.5 (0023)": replace(run, settings=gate),
         "without the member that learnt drawn lesions (0022)": replace(run, student=members(student, slice(0, 1))),
         "that member alone (0022)": replace(run, student=members(student, slice(1, 2))),

@@ -18,7 +18,7 @@ from better import workspace
 
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.split import VALIDATION
-from coinseg.inference.image_score import Posterior
+from coinseg.inference.image_score import ImageScore
 from coinseg.metrics.overlap import mean_dice, pooled_iou
 
 GATES = ((0.1, 0.5), (0.3, 0.5), (0.4, 0.5), (0.3, 0.3), (0.4, 0.4), (0.5, 0.5))
@@ -30,14 +30,14 @@ def main() -> None:
     for seed in map(int, sys.argv[4:]):
         trained = workspace(source, work, name, seed, "test")
         run = trained.run
-        if not isinstance(run.posterior, Posterior):
+        if not isinstance(run.posterior, ImageScore):
             raise SystemExit("the run has no student")
         scored = replace(workspace(source, work, name, seed, "validation"), root=trained.root / "validation")
         slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
         batches = [slices.scored(np.arange(i, min(i + 64, len(slices)))) for i in range(0, len(slices), 64)]
         truth, label = (np.concatenate([getattr(b, part) for b in batches]) for part in ("truth", "label"))
         ill, well = label == 1, (label == 0) & ~truth.any((1, 2))
-        moved, still = run.posterior, Posterior(list(run.posterior.classifiers), 0.0, run.posterior.opinion)
+        moved, still = run.posterior, ImageScore(list(run.posterior.classifiers), 0.0, run.posterior.opinion)
         for who, says in (("f", None), ("all, not moved", still), ("all, moved", moved)):
             for gate, up in GATES:
                 s = run.settings

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coinseg.config.schema import MaskSettings, Settings
-from coinseg.evaluation.protocols import Explained, gated, honest, replica, replica_masks
+from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_masks, thesis_protocol
 
 RAW = replace(
     Settings(),
@@ -58,7 +58,7 @@ def test_gating_at_the_edge_calls_abnormal() -> None:
 
 
 def test_replica_scores_labelled_slices_at_the_best_threshold_and_asks_for_all() -> None:
-    scores = replica(explained())
+    scores = thesis_protocol(explained())
     # Both labelled lesions are found to the pixel by any threshold below 0.4, the one f misses as well.
     assert scores["iou"] == 1.0
     assert 0 < scores["threshold"] < 0.4
@@ -70,13 +70,13 @@ def test_replica_scores_labelled_slices_at_the_best_threshold_and_asks_for_all()
 
 def test_replica_cleans_counterfactuals_and_leaves_attributions_as_they_are() -> None:
     speck = square(1, 1) | square(6, 6, 1)
-    assert replica_masks(speck[None] * 0.8, 0.5, True)[0].sum() == 9
-    assert replica_masks(speck[None] * 0.8, 0.5, False)[0].sum() == 10
+    assert thesis_masks(speck[None] * 0.8, 0.5, True)[0].sum() == 9
+    assert thesis_masks(speck[None] * 0.8, 0.5, False)[0].sum() == 10
     maps = explained().saliency.copy()
     maps[0, 7, 7] = 0.9
     with_speck = {"saliency": maps}
-    assert replica(explained(**with_speck))["iou"] == 1.0
-    attribution = replica(explained(**with_speck, after=None, counterfactual=None))
+    assert thesis_protocol(explained(**with_speck))["iou"] == 1.0
+    attribution = thesis_protocol(explained(**with_speck, after=None, counterfactual=None))
     assert attribution["iou"] == pytest.approx(18 / 19)
     assert "cv" not in attribution
 
@@ -85,14 +85,14 @@ def test_replica_does_not_see_false_positives_on_normal_slices_and_honest_does()
     maps = explained().saliency.copy()
     maps[2] = 0.8
     loud = explained(saliency=maps, refined=maps, before=np.full(4, 0.9))
-    assert replica(loud)["iou"] == 1.0
+    assert thesis_protocol(loud)["iou"] == 1.0
     predicted = loud.refined > 0.5
-    assert honest(loud, predicted, 0.5, RAW)["false_positive_area"] == 1.0
+    assert mask_free(loud, predicted, 0.5, RAW)["false_positive_area"] == 1.0
 
 
 def test_honest_by_hand() -> None:
     kept = gated(explained(), 0.5)
-    scores = honest(kept, kept.refined > 0.5, 0.5, RAW)
+    scores = mask_free(kept, kept.refined > 0.5, 0.5, RAW)
     # 9 of the 9 + 9 + 1 lesion pixels are marked, and the 1: the lesion f misses is missed.
     assert scores["iou_mask_free"] == pytest.approx(10 / 19)
     assert scores["dice_per_image"] == pytest.approx(2 / 3)
@@ -108,12 +108,12 @@ def test_honest_by_hand() -> None:
 
 def test_honest_says_why_there_is_no_score() -> None:
     unknown = explained(known=np.zeros(4, bool), after=None, counterfactual=None, before=np.full(4, 0.1))
-    scores = honest(unknown, np.zeros((4, 8, 8), bool), 0.5, RAW)
+    scores = mask_free(unknown, np.zeros((4, 8, 8), bool), 0.5, RAW)
     assert scores["iou_mask_free"] is None
     assert scores["null_because"]["iou_mask_free"] == "no held-out abnormal image has a lesion mask"
     assert scores["null_because"]["cv"] == "an attribution has no counterfactual"
     sure = explained(before=np.full(4, 0.1))
-    none = honest(gated(sure, 0.5), np.zeros((4, 8, 8), bool), 0.5, RAW)
+    none = mask_free(gated(sure, 0.5), np.zeros((4, 8, 8), bool), 0.5, RAW)
     assert none["null_because"]["hd95_px"] == "no lesion is marked"
     assert none["null_because"]["flip_rate"] == "the classifier calls no held-out image abnormal"
     assert none["iou_mask_free"] == 0.0
@@ -121,11 +121,11 @@ def test_honest_says_why_there_is_no_score() -> None:
 
 def test_the_posterior_is_scored_beside_f() -> None:
     found = explained(posterior=np.array([0.9, 0.45, 0.1, 0.3]))  # ranks all four right, where f has one of each class wrong
-    scores = honest(found, found.refined > 0.5, 0.5, RAW)
+    scores = mask_free(found, found.refined > 0.5, 0.5, RAW)
     assert (scores["posterior_auroc"], scores["posterior_accuracy"]) == (1.0, 1.0)  # asked from student.gate 0.4 on
     assert (scores["auroc"], scores["accuracy"]) == (0.5, 0.5)
     assert scores["posterior_calibration_error"] == pytest.approx((0.1 + 0.55 + 0.1 + 0.3) / 4)
-    none = honest(explained(), found.refined > 0.5, 0.5, RAW)
+    none = mask_free(explained(), found.refined > 0.5, 0.5, RAW)
     assert none["posterior_auroc"] is None
     assert none["null_because"]["posterior_auroc"] == "no student: f alone says which images are marked"
 
@@ -134,6 +134,6 @@ def test_scores_do_not_depend_on_the_order_of_the_slices() -> None:
     found, order = explained(), np.array([2, 0, 3, 1])
     shuffled = Explained(**{name: value[order] for name, value in vars(found).items() if value is not None})
     for one, other in ((found, shuffled),):
-        a, b = (honest(gated(e, 0.5), gated(e, 0.5).refined > 0.5, 0.5, RAW) for e in (one, other))
+        a, b = (mask_free(gated(e, 0.5), gated(e, 0.5).refined > 0.5, 0.5, RAW) for e in (one, other))
         assert a == b
-        assert replica(one) == replica(other)
+        assert thesis_protocol(one) == thesis_protocol(other)

@@ -33,7 +33,7 @@ from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.inference import checkpoint
 from coinseg.inference.table import as_csv, measure
 from coinseg.networks.classifier import build
-from coinseg.networks.patchcore import FEATURES, Memory, Novelty
+from coinseg.networks.patchcore import FEATURES, MemoryBank, PatchCore
 from coinseg.pipeline import run_folder
 from coinseg.pipeline import segment as batch
 from coinseg.types import MaskSource
@@ -138,7 +138,7 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
     )  # fmt: skip
     root = make_run(tmp_path / "run", settings, "percentile")
     run, folder = coinseg.load(root, classifier="test_export:TinyNetwork"), tmp_path / "onnx"
-    run = replace(run, novelty=Novelty(Memory(torch.rand(60, FEATURES), 1.0)).eval())
+    run = replace(run, novelty=PatchCore(MemoryBank(torch.rand(60, FEATURES), 1.0)).eval())
     folder.mkdir()
     probes = probe_images(root, run)
     assert probes.shape == (7, 1, SIZE, SIZE)

@@ -12,7 +12,7 @@ import torch
 from coinseg.config.schema import MaskSettings
 from coinseg.data.slices.intensity import Window
 from coinseg.explain.counterfactual.generator import Generator
-from coinseg.inference.ensemble import Committee
+from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.scans import Run
 from coinseg.networks.classifier import build
 from coinseg.runtime.devices import make_fabric
@@ -43,7 +43,7 @@ def teacher(probability: float, agreement: float, threshold: float, **where: flo
 
 def together(*runs: Run) -> tuple[np.ndarray, np.ndarray]:
     nobody: Any = None
-    made = Committee(runs[0], [], nobody)
+    made = Ensemble(runs[0], [], nobody)
     made.runs = list(runs)
     return made.trusted(IMAGES)
 

@@ -20,9 +20,9 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.export.folder import export_run
-from coinseg.inference.image_score import Posterior, prior_shift
+from coinseg.inference.image_score import ImageScore, prior_shift
 from coinseg.networks.classifier import Classifier, ImageNetNetwork, build
-from coinseg.networks.imagenet import encoder, teach
+from coinseg.networks.imagenet import encoder, load_imagenet
 from coinseg.pipeline.run import Workspace
 from coinseg.training.keys import student_key
 from conftest import tiny_settings, write_images
@@ -41,12 +41,12 @@ class Says(nn.Module):
 
 def test_the_posterior_by_hand() -> None:
     images = torch.zeros(2, 1, 8, 8)
-    assert Posterior([Says(1.0), Says(3.0)], math.log(0.25))(images).tolist() == pytest.approx([2 + math.log(0.25)] * 2)
+    assert ImageScore([Says(1.0), Says(3.0)], math.log(0.25))(images).tolist() == pytest.approx([2 + math.log(0.25)] * 2)
     # A second opinion counts a quarter.
-    assert Posterior([Says(1.0), Says(3.0)], 0.5, Says(-6.0))(images).tolist() == pytest.approx([0.75 * 2 - 0.25 * 6 + 0.5] * 2)
+    assert ImageScore([Says(1.0), Says(3.0)], 0.5, Says(-6.0))(images).tolist() == pytest.approx([0.75 * 2 - 0.25 * 6 + 0.5] * 2)
     # A sign that 8 of 10 abnormal and 2 of 10 normal images have: 0.8 where every second image is abnormal, and where one of ten is
     # 0.8 * 0.1 / (0.8 * 0.1 + 0.2 * 0.9) = 4/13.
-    asked = Posterior([Says(math.log(0.8 / 0.2))], math.log(0.1 / 0.9))
+    asked = ImageScore([Says(math.log(0.8 / 0.2))], math.log(0.1 / 0.9))
     assert torch.sigmoid(asked(images))[0].item() == pytest.approx(4 / 13)
 
 
@@ -88,7 +88,7 @@ def test_a_student_is_asked_about_the_images_the_posterior_says(tmp_path: Path, 
         monkeypatch.setattr(f"coinseg.{room}.LEAST", 1)
     run = coinseg.load(taught(tmp_path))
     images = images_of(6, run.settings)
-    assert isinstance(run.posterior, Posterior)
+    assert isinstance(run.posterior, ImageScore)
     with torch.no_grad():
         by_hand = torch.sigmoid(run.posterior(images))
         logits = torch.stack([f(images) for f in run.posterior.classifiers])
@@ -116,7 +116,7 @@ def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.Monk
             coinseg.load(root)
     (root / "model.json").write_text(json.dumps({name: value for name, value in model.items() if name != "opinion"}))
     alone = coinseg.load(root)  # from before the second opinion
-    assert isinstance(alone.posterior, Posterior)
+    assert isinstance(alone.posterior, ImageScore)
     assert alone.posterior.opinion is None
     export_run(root, tmp_path / "away")
     assert not (tmp_path / "away" / "opinion").exists()
@@ -137,7 +137,7 @@ def test_the_second_opinion_begins_where_imagenet_ended_and_is_none_where_no_cla
     assert replace(own, classifier=settings.classifier) == settings  # nothing else changes
     network = build(own.classifier).network
     assert isinstance(network, ImageNetNetwork)
-    known = teach(encoder()).state_dict()
+    known = load_imagenet(encoder()).state_dict()
     assert all(torch.equal(value, known[name]) for name, value in network.encoder.state_dict().items())
     assert asks_opinion(settings)
     assert not asks_opinion(replace(settings, student=replace(settings.student, opinion=0)))

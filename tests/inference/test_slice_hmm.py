@@ -27,7 +27,7 @@ from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.inference.scans import Run
-from coinseg.inference.slice_hmm import LEAST, TRUST, beside, chains, counted, learnt
+from coinseg.inference.slice_hmm import LEAST, TRUST, chains, count_transitions, fit_transitions, smooth
 from coinseg.pipeline.mask_files import TOGETHER, MaskFiles, together
 from coinseg.pipeline.run import Workspace
 from coinseg.runtime.devices import make_fabric
@@ -62,49 +62,49 @@ def test_it_is_the_sum_over_all_states() -> None:
     rng = np.random.default_rng(0)
     places = np.array([3, 4, 5, 8, 9])  # two are missing
     logits = rng.normal(0, 2, 5)
-    said = beside(logits, np.zeros(5), places, STEPS)
+    said = smooth(logits, np.zeros(5), places, STEPS)
     assert said.tolist() == pytest.approx(enumerated(logits, places))
 
 
 def test_order_does_not_matter_and_scans_do_not_meet() -> None:
     rng = np.random.default_rng(1)
     scans, places, logits = np.repeat(["a", "b"], 4), np.tile(np.arange(4), 2), rng.normal(0, 2, 8)
-    whole = beside(logits, scans, places, STEPS)
+    whole = smooth(logits, scans, places, STEPS)
     mixed = rng.permutation(8)
-    assert beside(logits[mixed], scans[mixed], places[mixed], STEPS).tolist() == pytest.approx(whole[mixed].tolist())
-    assert whole[:4].tolist() == pytest.approx(beside(logits[:4], scans[:4], places[:4], STEPS).tolist())
-    turned = beside(logits, scans, -places, STEPS)  # a scan has no direction
+    assert smooth(logits[mixed], scans[mixed], places[mixed], STEPS).tolist() == pytest.approx(whole[mixed].tolist())
+    assert whole[:4].tolist() == pytest.approx(smooth(logits[:4], scans[:4], places[:4], STEPS).tolist())
+    turned = smooth(logits, scans, -places, STEPS)  # a scan has no direction
     assert turned.tolist() == pytest.approx(whole.tolist())
 
 
 def test_a_slice_alone_and_slices_that_know_nothing_of_each_other_stay_as_they_are() -> None:
     logits = np.array([-2.0, 0.5, 3.0])
-    assert beside(logits, np.arange(3), np.zeros(3, int), STEPS).tolist() == pytest.approx(logits.tolist())
+    assert smooth(logits, np.arange(3), np.zeros(3, int), STEPS).tolist() == pytest.approx(logits.tolist())
     independent = np.array([[0.75, 0.25], [0.75, 0.25]])
-    assert beside(logits, np.zeros(3), np.arange(3), independent).tolist() == pytest.approx(logits.tolist())
-    far = beside(logits, np.zeros(3), np.array([0, 1000, 2000]), STEPS)
+    assert smooth(logits, np.zeros(3), np.arange(3), independent).tolist() == pytest.approx(logits.tolist())
+    far = smooth(logits, np.zeros(3), np.array([0, 1000, 2000]), STEPS)
     assert far.tolist() == pytest.approx(logits.tolist())
-    assert len(beside(np.zeros(0), np.zeros(0), np.zeros(0, int), STEPS)) == 0
+    assert len(smooth(np.zeros(0), np.zeros(0), np.zeros(0, int), STEPS)) == 0
 
 
 def test_doubt_between_two_that_are_sure_becomes_theirs() -> None:
     scans, places = np.zeros(3), np.arange(3)
-    assert beside(logit(np.array([0.99, 0.4, 0.99])), scans, places, STEPS)[1] > logit(0.6)
-    assert beside(logit(np.array([0.01, 0.4, 0.01])), scans, places, STEPS)[1] < logit(0.3)
+    assert smooth(logit(np.array([0.99, 0.4, 0.99])), scans, places, STEPS)[1] > logit(0.6)
+    assert smooth(logit(np.array([0.01, 0.4, 0.01])), scans, places, STEPS)[1] < logit(0.3)
 
 
 def test_what_follows_what_is_counted_in_labels_of_neighbours_alone() -> None:
     # Scan a: n n a a; scan b: a n, then one is missing, a; so pairs nn 1, na 1, aa 1, an 1.
     scans, places = np.array(list("aaaabbb")), np.array([0, 1, 2, 3, 5, 6, 8])
     labels = np.array([0, 0, 1, 1, 1, 0, 1])
-    assert counted(labels, scans, places) is None  # four pairs are too few
+    assert count_transitions(labels, scans, places) is None  # four pairs are too few
     many = np.concatenate([scans] + [np.char.add(scans, str(i)) for i in range(LEAST)])
-    found = counted(np.tile(labels, LEAST + 1), many, np.tile(places, LEAST + 1))
+    found = count_transitions(np.tile(labels, LEAST + 1), many, np.tile(places, LEAST + 1))
     n = LEAST + 1
     pair = 2 * n + 1  # both directions, and one more
     assert found is not None
     assert found.tolist() == pytest.approx(np.array([[pair, pair], [pair, pair]]) / (2 * pair))
-    assert counted(np.tile(np.where(labels == 1, -1, labels), n), many, np.tile(places, n)) is None
+    assert count_transitions(np.tile(np.where(labels == 1, -1, labels), n), many, np.tile(places, n)) is None
     assert [c.tolist() for c in chains(scans[::-1], places[::-1])] == [[6, 5, 4, 3], [2, 1, 0]]
 
 
@@ -147,10 +147,10 @@ def test_a_run_learns_from_its_labels_how_slices_follow_each_other(work: Workspa
     expected = np.array([[1, pairs + 1], [pairs + 1, 1]]) / (pairs + 2)
     assert work.run.steps is not None
     assert work.run.steps.tolist() == pytest.approx(expected)
-    assert learnt(TrainingSlices(work.store, AnomalySettings(kind="blob"), 0)) is None  # drawn slice by slice
+    assert fit_transitions(TrainingSlices(work.store, AnomalySettings(kind="blob"), 0)) is None  # drawn slice by slice
     weak = work.store.with_sides(work.store.index["split"])
     weak.index = weak.index | {"weak": weak.index["label"]}
-    assert learnt(TrainingSlices(weak, work.settings.anomaly, 0)) is None  # labels of whole scans
+    assert fit_transitions(TrainingSlices(weak, work.settings.anomaly, 0)) is None  # labels of whole scans
 
 
 def test_it_is_kept_with_the_run_and_a_wrong_one_is_refused(work: Workspace) -> None:
@@ -181,7 +181,7 @@ def test_evaluation_and_segmentation_ask_the_neighbours_alike(work: Workspace) -
     slices = ScoredSlices(work.store, work.settings.anomaly, 0, VALIDATION)
     batch = slices.scored(np.arange(len(slices)))
     index = {name: values[batch.rows] for name, values in work.store.index.items()}
-    by_hand = expit(beside(run.logits(batch.image), index["series"], index["slice"], run.steps))  # type: ignore[arg-type]
+    by_hand = expit(smooth(run.logits(batch.image), index["series"], index["slice"], run.steps))  # type: ignore[arg-type]
     found = run.posterior_of(slices)(batch.rows)
     assert found is not None
     torch.testing.assert_close(found, torch.from_numpy(by_hand).float())
@@ -232,8 +232,8 @@ def test_slices_of_volumes_and_of_regions_are_asked_along_them() -> None:
         student=Everything(9.0), posterior=Brightness(), steps=STEPS,
     )  # fmt: skip
     said = 8 * (2 * (levels + 160) / 400 - 1)
-    of_left = expit(beside(said, np.zeros(5), np.arange(5), STEPS))
-    of_right = expit(beside(said[1:3], np.zeros(2), np.arange(2), STEPS))
+    of_left = expit(smooth(said, np.zeros(5), np.arange(5), STEPS))
+    of_right = expit(smooth(said[1:3], np.zeros(2), np.arange(2), STEPS))
     expected = np.fmax(of_left, [0, *of_right, 0, 0])  # of two regions of a slice the more abnormal one counts
     first, second = run.segment_cases([case, case])  # the slices of one do not ask those of the other
     np.testing.assert_allclose(first.posterior, expected, atol=1e-6)

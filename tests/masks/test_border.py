@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from coinseg.config.schema import StudentSettings
-from coinseg.masks.border import by_contrast, resemblance, without_bays
+from coinseg.masks.border import fill_concavities, fit_border, resemblance
 from coinseg.metrics.overlap import dice
 
 SIDE = 64
@@ -29,7 +29,7 @@ def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def one(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: float, weight: float) -> np.ndarray:
     """`by_contrast` of a single image."""
-    return by_contrast(image[None], difference[None], mask[None], share, weight)[0]
+    return fit_border(image[None], difference[None], mask[None], share, weight)[0]
 
 
 def asked(image: np.ndarray, difference: np.ndarray, weight: float = WEIGHT) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +89,7 @@ def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() ->
     images = np.stack([pictured(lesion, i) for i, lesion in enumerate(lesions)])
     maps = np.stack([ndimage.gaussian_filter(lesion.astype(float), 2) for lesion in lesions])
     masks = maps > 0.4 * np.quantile(maps, 0.999, axis=(1, 2))[:, None, None]
-    found = by_contrast(images, maps, masks, 0.4, WEIGHT)
+    found = fit_border(images, maps, masks, 0.4, WEIGHT)
     for i in range(3):
         assert (found[i] == one(images[i], maps[i], masks[i], 0.4, WEIGHT)).all()
     assert ndimage.label(found[2])[1] == 2
@@ -99,6 +99,6 @@ def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() ->
 def test_a_bay_is_filled_and_what_has_none_stays_as_it_is() -> None:
     cavity = disc(6, 26)
     rim = disc(12) & ~cavity & ~((ROWS < 30) & (abs(COLUMNS - 32) < 3))
-    assert (without_bays(rim) & cavity).sum() > 0.95 * cavity.sum()
+    assert (fill_concavities(rim) & cavity).sum() > 0.95 * cavity.sum()
     for whole in (disc(9), disc(1), disc(0), np.ones((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool), ROWS < 20):
-        assert (without_bays(whole) == whole).all()
+        assert (fill_concavities(whole) == whole).all()

@@ -19,7 +19,7 @@ from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.explain.registry import require_method
-from coinseg.inference.ensemble import Committee
+from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.scans import Run
 from coinseg.masks.decision_flip import REGIONS, flip_levels, pasted, with_peaks
 from coinseg.masks.postprocess import levels_of, masks_of, peaks
@@ -186,7 +186,7 @@ def test_a_teacher_that_calls_an_image_normal_does_not_empty_its_mask() -> None:
         Run(settings, f, Painter(), "percentile", Window(0, 1), False, 0.01, make_fabric(settings.engine))
         for f in (Bright(), Bright(), Never())
     ]
-    committee = Committee(runs[0], [], cast(Any, None))
+    committee = Ensemble(runs[0], [], cast(Any, None))
     committee.__dict__["runs"] = runs
     masks, sure = committee.trusted(images)
     assert masks[0, 10:16, 10:16].all()

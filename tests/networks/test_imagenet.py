@@ -9,7 +9,7 @@ import timm
 import torch
 
 from coinseg.errors import UserError
-from coinseg.networks.imagenet import DEEPEST, LEVELS, NAME, encoder, enlarged, imagenet_weights, resized, teach
+from coinseg.networks.imagenet import DEEPEST, LEVELS, NAME, encoder, enlarged, imagenet_weights, load_imagenet, resized
 
 
 def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
@@ -17,7 +17,7 @@ def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
     whole = timm.create_model(NAME).eval()
     whole.load_state_dict(imagenet_weights())
     with torch.no_grad():
-        features = teach(encoder()).eval()(image)
+        features = load_imagenet(encoder()).eval()(image)
         deepest = whole.blocks(whole.bn1(whole.conv_stem(image.repeat(1, 3, 1, 1))))
     assert [64 // f.shape[-1] for f in features] == [2**i for i in range(1, LEVELS + 1)]
     assert 64 // features[-1].shape[-1] == DEEPEST

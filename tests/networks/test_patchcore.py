@@ -19,14 +19,14 @@ from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.export.folder import export_run
 from coinseg.masks import student_maps
-from coinseg.masks.student_maps import beyond, with_novel
+from coinseg.masks.student_maps import add_anomalous_regions, beyond
 from coinseg.networks import patchcore as room
-from coinseg.networks.patchcore import Memory, Novelty, distances, load_novelty
+from coinseg.networks.patchcore import MemoryBank, PatchCore, distances, load_patchcore
 from coinseg.pipeline.manifest import model_of
 from coinseg.pipeline.run import Workspace
 from coinseg.runtime.files import read_json
 from coinseg.training import patchcore as fitting
-from coinseg.training.patchcore import remember
+from coinseg.training.patchcore import fit_patchcore
 from conftest import tiny_settings, write_images
 
 
@@ -41,14 +41,14 @@ def test_distances_by_hand() -> None:
 
 
 def test_novelty_is_the_distance_over_the_limit() -> None:
-    memory = Memory(torch.zeros(3, 2), 2.0)
+    memory = MemoryBank(torch.zeros(3, 2), 2.0)
     features = torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]]])
     torch.testing.assert_close(memory(features), torch.tensor([[[2.5, 0.0]]]))
 
 
 def test_images_one_by_one_are_as_novel_as_together() -> None:
     generator = torch.Generator().manual_seed(0)
-    asked = Novelty(Memory(torch.rand(50, room.FEATURES, generator=generator), 1.0)).eval()
+    asked = PatchCore(MemoryBank(torch.rand(50, room.FEATURES, generator=generator), 1.0)).eval()
     images = torch.rand(3, 1, 24, 24, generator=generator) * 2 - 1
     together = asked(images)
     assert together.shape == (3, 24, 24)
@@ -89,13 +89,13 @@ def test_regions_are_drawn_into_the_maps_and_nothing_is_taken_out() -> None:
     maps = np.random.default_rng(0).random((2, 64, 64)).astype(np.float32) * 0.4
     novelty = np.where(disc(64, 32, 32, 20), 1.5, 0.9)[None].repeat(2, 0)
     novelty[1] = 0.99
-    found = with_novel(maps, novelty, 0.5)
+    found = add_anomalous_regions(maps, novelty, 0.5)
     assert found.dtype == np.float32
     assert np.array_equal(found[1], maps[1])
     assert np.array_equal(found[0] > 0.5, disc(64, 32, 32, 20))
     assert found[0][32, 32] == pytest.approx(0.75)
     assert (found >= maps).all()
-    assert with_novel(maps, novelty * 9, 0.5).max() == 1
+    assert add_anomalous_regions(maps, novelty * 9, 0.5).max() == 1
 
 
 class Grey(nn.Module):
@@ -108,9 +108,9 @@ class Grey(nn.Module):
 @pytest.fixture
 def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingSlices:
     """Images of eight patients; a mean grey level is all that is seen of a place."""
-    monkeypatch.setattr(fitting, "Eye", Grey)
+    monkeypatch.setattr(fitting, "FeatureExtractor", Grey)
     monkeypatch.setattr(room, "FEATURES", 1)
-    monkeypatch.setattr(room, "Eye", Grey)
+    monkeypatch.setattr(room, "FeatureExtractor", Grey)
     settings = tiny_settings()
     store = prepare(
         read_layout(write_images(tmp_path / "data", masks=False), settings.data, one_class=False), settings, tmp_path / "slices"
@@ -125,7 +125,7 @@ def nothing(images: Tensor) -> np.ndarray:
 def test_a_patient_is_compared_with_others_only(slices: TrainingSlices, tmp_path: Path) -> None:
     settings = tiny_settings()
     settings = replace(settings, student=replace(settings.student, novelty=1.0))
-    remember(slices, nothing, settings, "a", tmp_path / "novelty")
+    fit_patchcore(slices, nothing, settings, "a", tmp_path / "novelty")
     normals = np.flatnonzero(slices.labels() == 0)
     seen = Grey()(slices.batch(normals).image).flatten(1, 2)[..., 0].numpy()
     patients = slices.store.index["patient"][slices.rows[normals]]
@@ -143,14 +143,14 @@ def test_nothing_is_novel_where_the_normal_images_that_were_drawn_are_of_one_pat
     slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "IMAGES", 1)  # of two patients and more
-    assert remember(slices, nothing, tiny_settings(), "a", tmp_path / "novelty") is None
+    assert fit_patchcore(slices, nothing, tiny_settings(), "a", tmp_path / "novelty") is None
     assert read_json(tmp_path / "novelty" / "stage.json")["share"] == 0
 
 
 def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlices, tmp_path: Path) -> None:
     settings, folder = tiny_settings(), tmp_path / "novelty"
     settings = replace(settings, student=replace(settings.student, novelty=0.5))
-    kept = remember(slices, nothing, settings, "a", folder)
+    kept = fit_patchcore(slices, nothing, settings, "a", folder)
     assert kept is not None
     assert read_json(folder / "stage.json")["share"] >= fitting.WORTH
     before = (folder / "model.safetensors").read_bytes()
@@ -158,7 +158,7 @@ def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlice
     def refuses(images: Tensor) -> np.ndarray:
         raise AssertionError
 
-    again = remember(slices, refuses, settings, "a", folder)
+    again = fit_patchcore(slices, refuses, settings, "a", folder)
     assert again is not None
     images = slices.batch(np.arange(2)).image
     torch.testing.assert_close(again(images), kept(images))
@@ -166,26 +166,26 @@ def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlice
     def everything(images: Tensor) -> np.ndarray:
         return ~nothing(images)
 
-    assert remember(slices, everything, settings, "b", folder) is None  # no region goes beyond what is drawn
-    assert remember(slices, nothing, settings, "a", folder) is not None
+    assert fit_patchcore(slices, everything, settings, "b", folder) is None  # no region goes beyond what is drawn
+    assert fit_patchcore(slices, nothing, settings, "a", folder) is not None
     assert (folder / "model.safetensors").read_bytes() == before
     off = replace(settings, student=replace(settings.student, novelty=0.0))
-    assert remember(slices, refuses, off, "c", tmp_path / "off") is None
+    assert fit_patchcore(slices, refuses, off, "c", tmp_path / "off") is None
     slices.store.index["patient"][:] = "one"
-    assert remember(slices, refuses, settings, "d", tmp_path / "off") is None
+    assert fit_patchcore(slices, refuses, settings, "d", tmp_path / "off") is None
     assert not (tmp_path / "off").exists()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
-        load_novelty(tmp_path / "none.safetensors")
+        load_patchcore(tmp_path / "none.safetensors")
     (tmp_path / "other.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="is not a checkpoint"):
-        load_novelty(tmp_path / "other.safetensors")
+        load_patchcore(tmp_path / "other.safetensors")
     for places, limit in ((0, 1.0), (3, 0.0), (3, -1.0)):
-        save_file(Memory(torch.zeros(places, room.FEATURES), limit).state_dict(), tmp_path / "empty.safetensors")
+        save_file(MemoryBank(torch.zeros(places, room.FEATURES), limit).state_dict(), tmp_path / "empty.safetensors")
         with pytest.raises(UserError, match="remembers nothing"):
-            load_novelty(tmp_path / "empty.safetensors")
+            load_patchcore(tmp_path / "empty.safetensors")
 
 
 def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     alone = replace(run, novelty=None).evidence(images)[1]
     maps = run.evidence(images)[1]
     assert (maps != alone).any()
-    np.testing.assert_allclose(maps, with_novel(alone, turned.numpy(), 0.5), atol=1e-5)
+    np.testing.assert_allclose(maps, add_anomalous_regions(alone, turned.numpy(), 0.5), atol=1e-5)
     export_run(work.root, tmp_path / "away")
     assert np.array_equal(coinseg.load(tmp_path / "away").masks(images), coinseg.load(work.root).masks(images))
     # Where the classifiers call nothing abnormal nothing is drawn in.

@@ -619,7 +619,7 @@ def test_outside_training_the_batch_is_halved_and_this_is_said(
         "out of memory with 32 images at a time: going on with 16",
     ]
     with pytest.raises(RuntimeError):
-        memory.by_parts(lambda part: (_ for _ in ()).throw(no_memory_on_the_cpu()), x)
+        memory.map_batched(lambda part: (_ for _ in ()).throw(no_memory_on_the_cpu()), x)
 
 
 # --- NaN

@@ -20,7 +20,7 @@ from coinseg.inference.scans import Segmentation, write_segmentation
 from coinseg.pipeline import segment as batch
 from coinseg.runtime import devices
 from coinseg.runtime import process_group as processes
-from coinseg.runtime.process_group import Meeting, Place, place
+from coinseg.runtime.process_group import ProcessGroup, RankInfo, rank_info
 from coinseg.runtime.stage import silent
 from writers import make_run, make_scan
 
@@ -35,12 +35,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_place_of_torchrun_of_srun_and_of_nobody() -> None:
-    assert place({}) == Place(0, 1, 0)
-    assert place({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == Place(5, 8, 1)
-    assert place(SRUN) == Place(3, 8, 1)
+    assert rank_info({}) == RankInfo(0, 1, 0)
+    assert rank_info({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == RankInfo(5, 8, 1)
+    assert rank_info(SRUN) == RankInfo(3, 8, 1)
     # a batch script without srun, and one task of srun
-    assert place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}) == Place()
-    assert place(SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == Place()
+    assert rank_info({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}) == RankInfo()
+    assert rank_info(SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}) == RankInfo()
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_the_place_of_torchrun_of_srun_and_of_nobody() -> None:
 )
 def test_what_is_no_place_is_one_line(environ: dict[str, str], text: str) -> None:
     with pytest.raises(UserError, match=text):
-        place(environ)
+        rank_info(environ)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 20])
 def test_the_shares_are_everything_once_and_alike(count: int) -> None:
     items = list(range(13))
-    shares = [Place(rank, count, 0).share(items) for rank in range(count)]
+    shares = [RankInfo(rank, count, 0).share(items) for rank in range(count)]
     assert sorted(item for share in shares for item in share) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -145,15 +145,15 @@ def test_processes_that_do_not_share_the_output_are_found_out(tmp_path: Path, mo
     root, scans = make_run(tmp_path / "run"), tmp_path / "scans"
     for name in "ab":
         make_scan(scans / f"{name}.nii.gz")
-    monkeypatch.setattr(batch, "place", lambda: Place(0, 2, 0))
-    monkeypatch.setattr(batch, "meeting", lambda here: nullcontext(Meeting(Place())))
+    monkeypatch.setattr(batch, "rank_info", lambda: RankInfo(0, 2, 0))
+    monkeypatch.setattr(batch, "process_group", lambda here: nullcontext(ProcessGroup(RankInfo())))
     with pytest.raises(UserError, match=r"does not say what became of 1 inputs, b\.nii\.gz among them; required: an output"):
         batch.segment_path(scans, tmp_path / "out", root, [], False, "cpu", silent)
 
 
 @pytest.mark.parametrize(("local", "gpus", "device"), [(0, 1, 0), (3, 4, 3), (3, 2, 1)])
 def test_each_process_of_a_node_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch, local: int, gpus: int, device: int) -> None:
-    monkeypatch.setattr(devices, "place", lambda: Place(local, 8, local))
+    monkeypatch.setattr(devices, "rank_info", lambda: RankInfo(local, 8, local))
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(devices, "Fabric", lambda **asked: asked["devices"])
@@ -162,23 +162,23 @@ def test_each_process_of_a_node_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatc
 
 DIES = """
 import os
-from coinseg.runtime.process_group import meeting, place
-with meeting(place()) as others:
-    assert others.agreed("mine") == "yours"
+from coinseg.runtime.process_group import process_group, rank_info
+with process_group(rank_info()) as others:
+    assert others.broadcast("mine") == "yours"
     os._exit(9)
 """
 
 
 def test_who_waits_for_a_process_that_died_is_told_at_once(other: Callable[..., subprocess.Popen[str]]) -> None:
     second = other("-c", DIES)
-    with processes.meeting(place()) as others:
-        assert others.agreed("yours") == "yours"
+    with processes.process_group(rank_info()) as others:
+        assert others.broadcast("yours") == "yours"
         assert second.wait(60) == 9
         began = time.monotonic()
         with pytest.raises(
             UserError, match=r"ended early .*; required: all of them; see what it said, then give the same command"
         ):
-            others.wait()
+            others.barrier()
         assert time.monotonic() - began < 30
 
 

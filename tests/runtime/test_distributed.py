@@ -24,7 +24,7 @@ from coinseg.pipeline.run import Workspace
 from coinseg.runtime import distributed
 from coinseg.runtime import process_group as processes
 from coinseg.runtime.files import read_json
-from coinseg.runtime.process_group import Meeting, Place
+from coinseg.runtime.process_group import ProcessGroup, RankInfo
 from coinseg.training import classifier as training
 from coinseg.training import coin as coin_training
 from coinseg.training import monitor as health
@@ -40,10 +40,10 @@ NORM = """
 import torch
 import torch.nn.functional as F
 from coinseg.runtime.distributed import average, batch_norm, means, over_whole_batch
-from coinseg.runtime.process_group import current, meeting, place
+from coinseg.runtime.process_group import current, process_group, rank_info
 
 torch.manual_seed(0)
-with meeting(place()):
+with process_group(rank_info()):
     here = current().here
     for kind, shape in ((torch.float64, (6, 3, 4, 5)), (torch.float64, (4, 3)), (torch.float32, (4, 3, 2, 2, 2))):
         x = (torch.randn(shape) * torch.arange(1, shape[0] + 1).view(-1, *[1] * (len(shape) - 1)) + 5).to(kind)
@@ -83,7 +83,7 @@ from pathlib import Path
 import torch
 from coinseg.training import classifier, coin as coin_training, monitor
 from coinseg.data.slices.store import SliceStore
-from coinseg.runtime.process_group import meeting, place
+from coinseg.runtime.process_group import process_group, rank_info
 from conftest import tiny_settings
 
 torch.set_default_dtype(torch.float64)
@@ -105,7 +105,7 @@ def report(stage, done, total, values):
     if stage == "coin" and done == last:
         raise Stopped
 
-with meeting(place()):
+with process_group(rank_info()):
     for method, (f, coin) in METHODS.items():
         engine = replace(tiny.engine, checkpoint_every=2, sample_every=3)
         settings, out = replace(tiny, classifier=f, coin=coin, engine=engine), Path(sys.argv[2]) / method
@@ -272,8 +272,8 @@ def test_random_draws_of_the_parts_are_those_of_the_whole(monkeypatch: pytest.Mo
     whole, numbers = augment(x), torch.rand(8)
     assert not torch.equal(whole, x)
     for rank in range(count):
-        here = Place(rank, count)
-        monkeypatch.setattr(processes, "_current", Meeting(here))
+        here = RankInfo(rank, count)
+        monkeypatch.setattr(processes, "_current", ProcessGroup(here))
         torch.manual_seed(5)
         torch.testing.assert_close(distributed.augmented(augment, here.share(x)), here.share(whole), rtol=0, atol=1e-6)
         assert torch.equal(distributed.rand_like(here.share(numbers)), here.share(numbers))
@@ -281,7 +281,7 @@ def test_random_draws_of_the_parts_are_those_of_the_whole(monkeypatch: pytest.Mo
 
 def test_a_batch_without_equal_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     distributed.require_parts(5, "coin.batch")
-    monkeypatch.setattr(processes, "_current", Meeting(Place(1, 3)))
+    monkeypatch.setattr(processes, "_current", ProcessGroup(RankInfo(1, 3)))
     distributed.require_parts(6, "coin.batch")
     with pytest.raises(UserError, match=r"coin\.batch is 8 and there are 3 processes; required: a multiple of 3; change coin"):
         distributed.require_parts(8, "coin.batch")
@@ -297,7 +297,7 @@ def test_the_batch_of_the_second_opinion_is_refused_before_anything_is_trained(
         coin=replace(base.coin, batch=6),
         student=replace(base.student, steps=2, batch=8),
     )
-    monkeypatch.setattr(processes, "_current", Meeting(Place(0, 3)))
+    monkeypatch.setattr(processes, "_current", ProcessGroup(RankInfo(0, 3)))
     with pytest.raises(UserError, match=r"student\.batch is 8 and there are 3 processes; .*change student\.batch"):
         Workspace(images, tmp_path, settings).check()
     Workspace(images, tmp_path, replace(settings, student=replace(settings.student, opinion=0))).check()

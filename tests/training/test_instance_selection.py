@@ -20,7 +20,7 @@ from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.metrics.overlap import classification_scores, scan_scores
 from coinseg.pipeline.run import Workspace
 from coinseg.training import instance_selection as witnesses
-from coinseg.training.instance_selection import find_witnesses, select_witnesses, two_folds
+from coinseg.training.instance_selection import find_instances, select_instances, two_folds
 from coinseg.types import Case
 from conftest import tiny_settings
 from examples import SLICES, scans
@@ -68,9 +68,9 @@ def test_witnesses_by_hand() -> None:
     probability = np.array(normal + a + b)
     scan, label = np.array(["n"] * 5 + ["a"] * 3 + ["b"] * 3), np.array([0] * 5 + [1] * 6)
     # The median of the normal slices is 0.3: two of scan a exceed it, none of scan b, whose highest (0.3) is kept all the same.
-    assert np.flatnonzero(find_witnesses(probability, scan, label, 0.5)).tolist() == [5, 6, 9]
+    assert np.flatnonzero(find_instances(probability, scan, label, 0.5)).tolist() == [5, 6, 9]
     # Above all normal slices: one of each abnormal scan.
-    assert np.flatnonzero(find_witnesses(probability, scan, label, 1.0)).tolist() == [5, 9]
+    assert np.flatnonzero(find_instances(probability, scan, label, 1.0)).tolist() == [5, 9]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -78,14 +78,14 @@ def test_laws_of_witnesses(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scan, probability = np.repeat(np.arange(10), 6), rng.random(60)
     label = (scan < 4).astype(int)
-    found = {q: find_witnesses(probability, scan, label, q) for q in (0.5, 0.9, 1.0)}
+    found = {q: find_instances(probability, scan, label, q) for q in (0.5, 0.9, 1.0)}
     for of in found.values():
         assert not of[label == 0].any()
         assert set(scan[of]) == {0, 1, 2, 3}
     assert (found[1.0] <= found[0.9]).all()
     assert (found[0.9] <= found[0.5]).all()
     order = rng.permutation(60)
-    assert np.array_equal(find_witnesses(probability[order], scan[order], label[order], 0.9), found[0.9][order])
+    assert np.array_equal(find_instances(probability[order], scan[order], label[order], 0.9), found[0.9][order])
 
 
 def test_folds_are_by_patient_with_both_classes_or_none_at_all() -> None:
@@ -109,7 +109,7 @@ def test_training_is_left_with_witnesses_found_without_masks(tmp_path: Path, mon
     (tmp_path / "slices" / "truth.bin").unlink()
     lesion_px = store.index.pop("lesion_px")
     told: list[tuple[str, int, int]] = []
-    chosen = select_witnesses(
+    chosen = select_instances(
         store, settings, tmp_path / "witnesses", lambda stage, done, total, values: told.append((stage, done, total))
     )
     before, after = store.index["split"], chosen.index["split"]
@@ -128,17 +128,17 @@ def test_training_is_left_with_witnesses_found_without_masks(tmp_path: Path, mon
     assert sum(len(slices) for slices in made["slices"].values()) == kept.sum()
     # Done is done: the same question is answered from the file, another one is asked anew.
     monkeypatch.setattr(witnesses, "train_classifier", lambda *_: pytest.fail("trained again"))
-    again = select_witnesses(store, settings, tmp_path / "witnesses")
+    again = select_instances(store, settings, tmp_path / "witnesses")
     assert again.meta == chosen.meta
     with pytest.raises(pytest.fail.Exception):
-        select_witnesses(store, replace(settings, seed=1), tmp_path / "witnesses")
+        select_instances(store, replace(settings, seed=1), tmp_path / "witnesses")
 
 
 def test_without_weak_slices_nothing_is_searched(tmp_path: Path) -> None:
     settings = tiny_settings()
     settings = replace(settings, data=replace(settings.data, label_level="slice"))
     store = prepared(scans(tmp_path / "data", 4), tmp_path / "slices", settings)
-    assert select_witnesses(store, settings, tmp_path / "witnesses") is store
+    assert select_instances(store, settings, tmp_path / "witnesses") is store
     assert not (tmp_path / "witnesses").exists()
 
 

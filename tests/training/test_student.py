@@ -129,16 +129,16 @@ def test_where_f_says_that_there_is_a_lesion_a_share_of_the_peak_is_enough() -> 
     maps[:, :2, :2] = np.array([0.2, 0.2, 0.9, 0.03, 1.0])[:, None, None]
     maps[:, 0, 3] = np.array([0.09, 0.09, 0.35, 0, 0.5])
     called = np.array([True, False, True, True, True])
-    found = student_maps.brought_up(maps, called, 0.4)
+    found = student_maps.rescale_to_peak(maps, called, 0.4)
     # 0.09 and 0.5 are more than 0.4 of 0.2 and 1, 0.35 is not of 0.9.
     assert (found > student_maps.LEVEL).sum((1, 2)).tolist() == [5, 0, 4, 0, 5]
     assert found[0, 0, 3] == pytest.approx(0.09 / (0.2 * 0.4) * student_maps.LEVEL)
     assert (found[[1, 3]] == maps[[1, 3]]).all()
     assert found.dtype == maps.dtype
     assert found.max() == 1
-    half = student_maps.brought_up(maps, called, student_maps.LEVEL)
+    half = student_maps.rescale_to_peak(maps, called, student_maps.LEVEL)
     assert (half > student_maps.LEVEL).sum((1, 2)).tolist() == [4, 0, 4, 0, 4]
-    assert (student_maps.brought_up(maps, called, 0) == maps).all()
+    assert (student_maps.rescale_to_peak(maps, called, 0) == maps).all()
 
 
 def test_what_one_view_is_sure_of_is_marked_where_f_calls_the_image_abnormal() -> None:
@@ -146,7 +146,7 @@ def test_what_one_view_is_sure_of_is_marked_where_f_calls_the_image_abnormal() -
     one[0, 1, 1] = other[0, 1, 1] = one[0, 2, 2] = 0.98
     other[0, 3, 3] = 0.7  # nor does one view mark what it doubts
     found = {
-        called: student_maps.brought_up((one + other) / 2, np.array([called]), 0.4)[0] > student_maps.LEVEL
+        called: student_maps.rescale_to_peak((one + other) / 2, np.array([called]), 0.4)[0] > student_maps.LEVEL
         for called in (True, False)
     }
     assert found[True].nonzero()[0].tolist() == [1, 2]
@@ -184,7 +184,7 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
 
 def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices) -> None:
     labels = slices.labels()
-    taught = pseudo_masks.lessons(slices, bright, StudentSettings(trust=0.5))
+    taught = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5))
     masks, sure = bright(slices.batch(np.arange(len(slices))).image)
     assert taught.members.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
     assert 0 < len(taught.members) < (labels == 1).sum()
@@ -197,7 +197,7 @@ def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) 
     def empty(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((len(images), *images.shape[2:]), bool), np.full(len(images), np.nan)
 
-    assert not len(pseudo_masks.lessons(slices, empty, StudentSettings(trust=0.0)).members)
+    assert not len(pseudo_masks.collect_pseudo_masks(slices, empty, StudentSettings(trust=0.0)).members)
 
 
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_what_a_student_draws_is_taken_as_it_is() -> None:
     maps[0, 10:16, 10:16] = 0.6
     maps[0, 20, 20:23] = 0.9  # a speck of three pixels
     settings = Settings().masks
-    drawn = masks_of(maps, student_maps.LEVEL, student_maps.as_drawn(settings))
+    drawn = masks_of(maps, student_maps.LEVEL, student_maps.student_cleaning(settings))
     assert drawn[0, 2, 2:12].all()
     assert drawn[0, 10:16, 10:16].all()
     assert drawn.sum() == 10 + 36

@@ -18,11 +18,11 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import TRAINING, VALIDATION, groups, split
 from coinseg.data.slices.store import prepare
 from coinseg.evaluation import evaluate as evaluation
-from coinseg.evaluation.protocols import Explained, honest
+from coinseg.evaluation.protocols import Explained, mask_free
 from coinseg.metrics import overlap as metrics
 from coinseg.metrics.overlap import pixel_auprc
 from coinseg.pipeline.run import Workspace
-from coinseg.training.instance_selection import find_witnesses
+from coinseg.training.instance_selection import find_instances
 from conftest import tiny_settings
 
 RNG = np.random.default_rng
@@ -60,7 +60,7 @@ def test_witnesses_are_those_of_scan_after_scan() -> None:
     for name in set(scan[label == 1]):
         of = np.flatnonzero(scan == name)
         plain[of[np.argmax(p[of])]] = True
-    assert np.array_equal(find_witnesses(p, scan, label), plain)
+    assert np.array_equal(find_instances(p, scan, label), plain)
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -127,14 +127,14 @@ def explained(n: int = 11, side: int = 24) -> Explained:
 def test_scores_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     found, settings = explained(), Settings()
     predicted = found.refined > 0.3
-    whole = honest(found, predicted, 0.3, settings)
+    whole = mask_free(found, predicted, 0.3, settings)
     scored = found.abnormal & found.known
     assert whole["iou_mask_free"] == metrics.pooled_iou(predicted[scored], found.truth[scored])
     assert whole["auprc"] == pixel_auprc(found.refined[scored], found.truth[scored])
     assert whole["false_positive_area"] == metrics.false_positive_area(predicted[found.normal])
     assert whole["lesions_touched"] == (predicted & found.truth)[scored].any((1, 2)).mean()
     monkeypatch.setattr(metrics, "BLOCK", 2)
-    assert honest(found, predicted, 0.3, settings) == whole
+    assert mask_free(found, predicted, 0.3, settings) == whole
 
 
 @pytest.mark.parametrize("decimals", [1, 9])  # with and without equal saliencies
@@ -156,7 +156,7 @@ def test_maps_lie_on_disk_while_they_are_scored_and_not_afterwards(
     maps, seen = work.root / "evaluation" / "maps", []
     maps.mkdir(parents=True)
     (maps / "left").write_text("by a killed process")
-    plain = evaluation.honest
+    plain = evaluation.mask_free
 
     def watched(found: Explained, predicted: np.ndarray, *rest: object) -> dict[str, object]:
         seen.extend(sorted(path.name for path in maps.iterdir()))

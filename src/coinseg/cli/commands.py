@@ -31,9 +31,9 @@ def _phantom(options: Any, report: ConsoleReport) -> None:
 
 def _segment(options: Any, report: ConsoleReport, command: str) -> None:
     from coinseg.pipeline.segment import failure, segment_path
-    from coinseg.runtime.process_group import place
+    from coinseg.runtime.process_group import rank_info
 
-    o, here = options, place()
+    o, here = options, rank_info()
     done, failed = segment_path(
         o.input,
         o.output,
@@ -48,7 +48,7 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
         command,
         o.classifier,
     )
-    if here.first:
+    if here.is_main:
         print(f"{done} mask{'s' if done != 1 else ''} written to {options.output}")
         if error := failure(done, failed):
             raise error
@@ -57,10 +57,10 @@ def _segment(options: Any, report: ConsoleReport, command: str) -> None:
 def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> None:
     from coinseg.pipeline import run as pipeline
     from coinseg.pipeline import run_folder
-    from coinseg.runtime.process_group import meeting, place
+    from coinseg.runtime.process_group import process_group, rank_info
     from coinseg.runtime.stage import silent
 
-    values, here = options.as_dict(), place()
+    values, here = options.as_dict(), rank_info()
     settings = settings_from({key: values[key] for key in SETTINGS})
 
     def workspace() -> pipeline.Workspace:
@@ -70,12 +70,12 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
     if options.dry_run:
         from .dry_run import describe
 
-        if here.first:
+        if here.is_main:
             print(describe(workspace()))
         return
-    with meeting(here) as others:
-        if not here.first:
-            data, settings = others.agreed((Path(), settings))
+    with process_group(here) as others:
+        if not here.is_main:
+            data, settings = others.broadcast((Path(), settings))
             work = pipeline.Workspace(data, options.out, settings, silent)
             work.train(name)
             if name in ("run", "report"):
@@ -86,7 +86,7 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
             # Once more: another process may have made the folder since.
             run_folder.resolve(data=values.get("data_path"), out=options.out, settings=settings, overwrite=options.overwrite)
             work.start(options.overwrite)
-            others.agreed((work.data, settings))
+            others.broadcast((work.data, settings))
             _work(name, work, command)
 
 
@@ -124,10 +124,10 @@ def _work(name: str, work: Any, command: str) -> None:
 
 def _reproduce(options: Any, report: ConsoleReport) -> None:
     from coinseg.pipeline import run_folder
-    from coinseg.runtime.process_group import place
+    from coinseg.runtime.process_group import rank_info
     from coinseg.thesis import reproduce
 
-    if (count := place().count) > 1:
+    if (count := rank_info().count) > 1:
         raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
     values, data = options.as_dict(), options.data_path
     settings = settings_from({key: values[key] for key in SETTINGS})

@@ -25,7 +25,7 @@ from coinseg.runtime.files import csv_text, require_room, write_json, write_text
 from coinseg.types import Explanation
 
 from .audit import Ask, audit, mistakes
-from .protocols import Explained, honest
+from .protocols import Explained, mask_free
 
 EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
@@ -182,7 +182,7 @@ def evaluate(
 def _score(
     slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
 ) -> dict[str, Any]:
-    scores = honest(found, predicted, threshold, settings)
+    scores = mask_free(found, predicted, threshold, settings)
     sure = found.confidence(predicted)
     index = slices.store.index
     # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.

@@ -29,8 +29,8 @@ from coinseg.masks.confidence import DOUBT, confidence
 from coinseg.masks.postprocess import clean, masks_of
 from coinseg.metrics import overlap as metrics
 
-REPLICA_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
-REPLICA_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
+THESIS_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
+THESIS_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
 ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
 ORACLE_PEAKS = np.linspace(0.025, 1, 40)
 """The honest protocol's oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
@@ -103,13 +103,13 @@ def gated(found: Explained, level: float) -> Explained:
     return replace(found, **changed)
 
 
-def replica_masks(maps: np.ndarray, threshold: float, counterfactual: bool) -> np.ndarray:
+def thesis_masks(maps: np.ndarray, threshold: float, counterfactual: bool) -> np.ndarray:
     """Masks as the thesis makes them (4.2): one threshold, cleaned only for counterfactual methods."""
     masks = maps > threshold
-    return clean(masks, REPLICA_CLEANING) if counterfactual else masks
+    return clean(masks, THESIS_CLEANING) if counterfactual else masks
 
 
-def replica(found: Explained) -> dict[str, Any]:
+def thesis_protocol(found: Explained) -> dict[str, Any]:
     """The scores of the thesis: IoU at the best threshold, CV and the flip rate.
 
     Args:
@@ -118,8 +118,8 @@ def replica(found: Explained) -> dict[str, Any]:
     labelled = (found.label == 1) & found.known
     maps, truth = found.saliency[labelled], found.truth[labelled]
     counterfactual = found.counterfactual is not None
-    cleaned = (lambda m, t: replica_masks(m, t, True)) if counterfactual else None
-    iou, threshold = metrics.best_threshold(maps, truth, REPLICA_THRESHOLDS, cleaned) if labelled.any() else (None, None)
+    cleaned = (lambda m, t: thesis_masks(m, t, True)) if counterfactual else None
+    iou, threshold = metrics.best_threshold(maps, truth, THESIS_THRESHOLDS, cleaned) if labelled.any() else (None, None)
     scores: dict[str, Any] = {"iou": iou, "threshold": threshold, "slices": int(labelled.sum())}
     if found.after is not None:
         scores["cv"] = metrics.counterfactual_validity(found.before, found.after)
@@ -151,7 +151,7 @@ def sweep(
     return max((both / either for both, either in sums.tolist() if either), default=None)
 
 
-def honest(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
+def mask_free(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
     """Every score of the honest protocol, each a number or None, with the reason for every None.
 
     Arrays over pixels may lie on disk: they are looked at in blocks.

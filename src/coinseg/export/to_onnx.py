@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import UserError
-from coinseg.inference.image_score import Posterior
+from coinseg.inference.image_score import ImageScore
 from coinseg.inference.scans import Run
 from coinseg.masks.postprocess import masks_of
 
@@ -109,10 +109,10 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
         _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", size)
     if run.student is not None:
         _write(run.student, folder / "student.onnx", "logits", size)
-    if isinstance(run.posterior, Posterior):
+    if isinstance(run.posterior, ImageScore):
         each = [_Logits(f.get_submodule("network")) for f in run.posterior.classifiers]
         opinion = run.posterior.opinion and _Logits(run.posterior.opinion.get_submodule("network"))
-        _write(Posterior(each, run.posterior.shift, opinion), folder / "posterior.onnx", "logit", size)
+        _write(ImageScore(each, run.posterior.shift, opinion), folder / "posterior.onnx", "logit", size)
     if run.novelty is not None:
         _write(run.novelty, folder / "novelty.onnx", "novelty", size)
     return compare(run, folder, probes)

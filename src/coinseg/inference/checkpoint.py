@@ -15,15 +15,15 @@ from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.networks.classifier import Classifier, build
-from coinseg.networks.patchcore import load_novelty
+from coinseg.networks.patchcore import load_patchcore
 from coinseg.networks.unet import Student, load_student
 from coinseg.networks.weights import load_weights, require_fits
 from coinseg.runtime.devices import make_fabric
 from coinseg.runtime.files import read_json, write_json
 
-from .image_score import Posterior
+from .image_score import ImageScore
 from .scans import Run
-from .slice_hmm import are_steps
+from .slice_hmm import are_transitions
 
 MODEL = "model.json"
 _Number = int | float
@@ -37,7 +37,7 @@ def others_of(run: Run) -> list[str]:
     """Where the classifiers lie that are asked beside f whether there is a lesion, in the folder of the run."""
     if run.posterior is None:
         return []
-    return teacher_folders(run.settings) + [OPINION] * (cast(Posterior, run.posterior).opinion is not None)
+    return teacher_folders(run.settings) + [OPINION] * (cast(ImageScore, run.posterior).opinion is not None)
 
 
 def save(run: Run, root: Path) -> None:
@@ -71,7 +71,7 @@ def _model(path: Path) -> dict[str, Any]:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
         wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
-        wrong += ["steps"] if model["steps"] is not None and not are_steps(model["steps"]) else []
+        wrong += ["steps"] if model["steps"] is not None and not are_transitions(model["steps"]) else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
@@ -116,9 +116,9 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
             if model["opinion"]
             else None
         )
-        posterior = Posterior([f, *others], model["prior_shift"], opinion)
+        posterior = ImageScore([f, *others], model["prior_shift"], opinion)
     if student is not None and model["novelty"]:
-        novelty = load_novelty(root / "novelty" / "model.safetensors")
+        novelty = load_patchcore(root / "novelty" / "model.safetensors")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
     return Run(
         settings,

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.masks.border import by_contrast
+from coinseg.masks.border import fit_border
 from coinseg.masks.confidence import confidence
 from coinseg.masks.postprocess import masks_of
 from coinseg.runtime.process_group import current
@@ -25,7 +25,7 @@ from .predictor import Inference
 
 
 @dataclass
-class Committee:
+class Ensemble:
     """Runs of one training, each with its own classifier, generator and threshold.
 
     Args:
@@ -43,7 +43,7 @@ class Committee:
         """All of them; thresholds are chosen when they are first asked for."""
         others = [replace(self.first, f=f, generator=generator, student=None) for f, generator in self.others]
         for other in others:
-            other.threshold = current().of_first(partial(self._threshold, other))
+            other.threshold = current().on_main(partial(self._threshold, other))
         return [self.first, *others]
 
     def _threshold(self, run: Inference) -> float:
@@ -74,6 +74,6 @@ class Committee:
         levels = np.mean([np.where(np.isnan(own), run.threshold, own) for run, own in zip(self.runs, each, strict=True)], axis=0)
         masks = masks_of(maps, levels if levels.ndim else float(levels), settings.masks)
         if settings.student.contrast and settings.masks.peak:
-            masks = by_contrast(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.contrast)
+            masks = fit_border(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.contrast)
         agreed = np.mean([unknown if e.agreement is None else e.agreement.numpy() for e, _ in found], axis=0)
         return masks, confidence(probability, agreed, masks)

@@ -27,7 +27,7 @@ WEIGHT = 0.25
 """What the second opinion counts: where images look like no photograph it is the weaker voice (docs/decisions/0026-every-lesion.md)."""
 
 
-class Posterior(nn.Module):
+class ImageScore(nn.Module):
     """The equation above.
 
     Args:

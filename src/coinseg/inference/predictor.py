@@ -22,17 +22,17 @@ from coinseg.masks.confidence import agreement, confidence, of_pixels
 from coinseg.masks.decision_flip import flip_levels, with_peaks
 from coinseg.masks.postprocess import levels_of, masks_of, peaks
 from coinseg.masks.refine import refine
-from coinseg.masks.student_maps import LEVEL, as_drawn, brought_up, with_novel
+from coinseg.masks.student_maps import LEVEL, add_anomalous_regions, rescale_to_peak, student_cleaning
 from coinseg.masks.threshold import Threshold, choose_threshold, rule_of
 from coinseg.networks.classifier import probabilities
 from coinseg.networks.patchcore import AT_ONCE
 from coinseg.networks.unet import marks
-from coinseg.runtime.batching import by_parts
+from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, images_to, to_device
-from coinseg.runtime.threads import at_once
+from coinseg.runtime.threads import cpu_batch
 from coinseg.types import Explanation
 
-from .slice_hmm import beside
+from .slice_hmm import smooth
 
 T = TypeVar("T")
 THRESHOLD_IMAGES = 400
@@ -124,14 +124,14 @@ class Inference:
     @property
     def cleaning(self) -> MaskSettings:
         """What is done with what exceeds `level`: a student's masks are taken as they are drawn."""
-        return self.settings.masks if self.student is None else as_drawn(self.settings.masks)
+        return self.settings.masks if self.student is None else student_cleaning(self.settings.masks)
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
         return self._probability(self.f, images)
 
     def _probability(self, f: nn.Module, images: Tensor) -> Tensor:
-        return torch.cat(by_parts(lambda part: probabilities(f, images_to(self.fabric, part)).cpu(), images))
+        return torch.cat(map_batched(lambda part: probabilities(f, images_to(self.fabric, part)).cpu(), images))
 
     def differences(self, images: Tensor, inpaint_all: bool = False) -> tuple[Explanation, np.ndarray]:
         """The explanation and the refined differences (B, S, S).
@@ -196,7 +196,7 @@ class Inference:
         """What the posterior says of images (B, 1, S, S) in [-1, 1], each by itself, (B,)."""
         posterior = self.f if self.posterior is None else self.posterior
         with torch.no_grad():
-            said = by_parts(lambda part: posterior(images_to(self.fabric, part)).cpu(), images)
+            said = map_batched(lambda part: posterior(images_to(self.fabric, part)).cpu(), images)
         return torch.cat(said).double().numpy()
 
     def along_scans(self, logits: np.ndarray, chains: np.ndarray, places: np.ndarray) -> Tensor:
@@ -207,7 +207,7 @@ class Inference:
             chains: which scan, and region of it, each slice is of, (n,).
             places: its number along it, (n,) integers.
         """
-        found = logits if self.steps is None else beside(logits, chains, places, self.steps)
+        found = logits if self.steps is None else smooth(logits, chains, places, self.steps)
         return torch.from_numpy(expit(found).astype(np.float32))
 
     def posterior_of(self, slices: TrainingSlices) -> Callable[[np.ndarray], Tensor | None]:
@@ -240,11 +240,11 @@ class Inference:
         if asked.any():
             own, other = self._both(lambda x: marks(student, x), images[asked])
             called = (posterior >= self.settings.classifier.threshold).numpy()[asked]
-            found = [brought_up(given, called, self.settings.masks.peak) for given in ((own + other) / 2, own, other)]
+            found = [rescale_to_peak(given, called, self.settings.masks.peak) for given in ((own + other) / 2, own, other)]
             if self.novelty is not None and called.any():
                 own, other = self._both(self.novelty, images[asked][called], AT_ONCE)
                 for given, novelty in zip(found, ((own + other) / 2, own, other), strict=True):
-                    given[called] = with_novel(given[called], novelty, LEVEL)
+                    given[called] = add_anomalous_regions(given[called], novelty, LEVEL)
             maps[asked], *each = found
             agreed[asked] = agreement(*(masks_of(given, LEVEL, self.cleaning) for given in each))
         return replace(explained, agreement=torch.from_numpy(agreed), posterior=posterior), maps
@@ -265,8 +265,8 @@ class Inference:
 
     def _in_parts(self, work: Callable[[Tensor], T], images: Tensor, most: int = CHUNK) -> list[T]:
         """`work` on the images on the device, as many together as suit it and its memory holds, at most `most`."""
-        most = at_once(images, most) if self.fabric.device.type == "cpu" else most
-        return by_parts(lambda part: work(images_to(self.fabric, part)), images, most)
+        most = cpu_batch(images, most) if self.fabric.device.type == "cpu" else most
+        return map_batched(lambda part: work(images_to(self.fabric, part)), images, most)
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold on refined differences, from training images and their image labels alone."""

@@ -29,17 +29,17 @@ LEAST = 20
 """Pairs of neighbours below which nothing is counted."""
 
 
-def learnt(slices: TrainingSlices) -> np.ndarray | None:
+def fit_transitions(slices: TrainingSlices) -> np.ndarray | None:
     """`counted` in the labels of the slices that are trained on; None where they are not those of scans, slice by slice.
 
     Anomalies are injected into each slice by itself, and of a scan that has one label nobody knows which slices are abnormal.
     """
     if slices.anomaly.kind != "none" or slices.weak().any():
         return None
-    return counted(slices.labels(), *slices.store.chains(slices.rows))
+    return count_transitions(slices.labels(), *slices.store.chains(slices.rows))
 
 
-def counted(labels: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray | None:
+def count_transitions(labels: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray | None:
     """How probable it is that a slice is followed by a normal and by an abnormal one.
 
     Every pair of neighbours is counted in both directions, since a scan has none, and each kind of pair once more than there are, so that none is impossible.
@@ -63,7 +63,7 @@ def counted(labels: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.nda
     return both / both.sum(1, keepdims=True)
 
 
-def are_steps(rows: list[list[float]]) -> bool:
+def are_transitions(rows: list[list[float]]) -> bool:
     """Whether somebody's numbers can be what `counted` returns: two rows of two probabilities, none of them 0, that add up to 1."""
     return [len(row) for row in rows] == [2, 2] and all(p > 0 for row in rows for p in row) and np.allclose(np.sum(rows, 1), 1)
 
@@ -74,7 +74,7 @@ def chains(scans: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(scans[order][1:] != scans[order][:-1]) + 1) if len(order) else []
 
 
-def beside(logits: np.ndarray, scans: np.ndarray, places: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def smooth(logits: np.ndarray, scans: np.ndarray, places: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """The equation above for slices in any order.
 
     Args:

@@ -62,7 +62,7 @@ def resemblance(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> n
     return ndimage.gaussian_filter(np.clip(ratio / CAP, -1, 1), 0.7)
 
 
-def by_contrast(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: float, weight: float) -> np.ndarray:
+def fit_border(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: float, weight: float) -> np.ndarray:
     """Masks whose borders were asked of the images, their bays filled, (n, H, W) bool.
 
     Args:
@@ -79,11 +79,11 @@ def by_contrast(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: 
     for i in np.flatnonzero(masks.any((1, 2))):
         parts, count = ndimage.label(masks[i], SQUARE)
         for part in (parts == n for n in range(1, count + 1)):
-            found[i] |= without_bays(_bordered(images[i], maps[i], part, masks[i] & ~part, share, weight))
+            found[i] |= fill_concavities(_bordered(images[i], maps[i], part, masks[i] & ~part, share, weight))
     return found
 
 
-def without_bays(mask: np.ndarray) -> np.ndarray:
+def fill_concavities(mask: np.ndarray) -> np.ndarray:
     """A mask (H, W) bool with the bays filled that are narrower than `BAY`, and its holes: closed with a disc of that radius."""
     from skimage.morphology import isotropic_closing
 

@@ -22,7 +22,7 @@ WIDE = 1 / 16
 SQUARE = np.ones((3, 3), bool)
 
 
-def brought_up(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray:
+def rescale_to_peak(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray:
     """Maps of a student with those of images that are called abnormal brought up, so that `LEVEL` is a share of their own peak.
 
     A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where the
@@ -42,7 +42,7 @@ def brought_up(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray
     return np.minimum(maps / lowered[:, None, None], 1).astype(maps.dtype)
 
 
-def as_drawn(settings: MaskSettings) -> MaskSettings:
+def student_cleaning(settings: MaskSettings) -> MaskSettings:
     """How the maps of a student become masks: all of what it draws, but for specks below `min_px`.
 
     A difference has to be opened, and its largest part taken, because a generator also changes what is no lesion. A student has learnt to leave
@@ -69,7 +69,7 @@ def beyond(novel: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     return kept
 
 
-def with_novel(maps: np.ndarray, novelty: np.ndarray, level: float) -> np.ndarray:
+def add_anomalous_regions(maps: np.ndarray, novelty: np.ndarray, level: float) -> np.ndarray:
     """Maps of a student with the novel regions drawn in that go beyond what it marks.
 
     Args:

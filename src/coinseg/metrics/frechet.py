@@ -139,7 +139,7 @@ class PenultimateFeatures(nn.Module):
         """Features (B, d) of images (B, 1, H, W)."""
         seen: dict[str, Tensor] = {}
 
-        def remember(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        def fit_patchcore(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             given = args[0] if args else kwargs["input"]
             if isinstance(layer, nn.Linear):
                 seen["linear"] = given.reshape(len(given), -1, given.shape[-1]).mean(1)
@@ -148,7 +148,7 @@ class PenultimateFeatures(nn.Module):
 
         layers = [m for m in self.f.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         training = [m for m in self.f.modules() if m.training]
-        hooks = [layer.register_forward_pre_hook(remember, with_kwargs=True) for layer in layers]
+        hooks = [layer.register_forward_pre_hook(fit_patchcore, with_kwargs=True) for layer in layers]
         try:
             self.f.eval()
             with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 
-from .imagenet import encoder, enlarged, resized, teach
+from .imagenet import encoder, enlarged, load_imagenet, resized
 from .layers import ResidualBlock, convolution, normalisation
 
 SMALL_WIDTHS = (16, 32, 64, 128)
@@ -194,7 +194,7 @@ def build(settings: ClassifierSettings) -> Classifier:
     if settings.name == "imagenet":
         network = ImageNetNetwork()
         if settings.weights == "imagenet":
-            teach(network.encoder)
+            load_imagenet(network.encoder)
         return Classifier(network)
     if ":" in settings.name:
         module, _, factory = settings.name.partition(":")

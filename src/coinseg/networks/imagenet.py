@@ -59,7 +59,7 @@ def encoder() -> nn.Module:
     return timm.create_model(NAME, features_only=True, out_indices=tuple(range(LEVELS)), in_chans=1)
 
 
-def teach(network: nn.Module) -> nn.Module:
+def load_imagenet(network: nn.Module) -> nn.Module:
     """Give an `encoder` what ImageNet taught; images are then in [-1, 1], the range it was taught in. Returns itself."""
     own = network.state_dict()
     found = {name: value for name, value in imagenet_weights().items() if name in own}  # all but the head

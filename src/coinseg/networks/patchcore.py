@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from coinseg.errors import UserError
 
-from .imagenet import encoder, teach
+from .imagenet import encoder, load_imagenet
 from .weights import load_weights
 
 SIDE = 384
@@ -52,7 +52,7 @@ def distances(features: Tensor, remembered: Tensor, barred: Tensor | None = None
     return squares.topk(min(NEAREST, len(remembered)), largest=False).values.clamp(min=0).sqrt().mean(1)
 
 
-class Memory(nn.Module):
+class MemoryBank(nn.Module):
     """Features of places in normal images, and how far from them others of other patients are.
 
     Args:
@@ -72,12 +72,12 @@ class Memory(nn.Module):
         return (distances(features.flatten(0, 2), self.features) / self.limit).reshape(features.shape[:3])
 
 
-class Eye(nn.Module):
+class FeatureExtractor(nn.Module):
     """Images as ImageNet's features see them, place by place; it is not trained."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = teach(encoder()).eval().requires_grad_(False)
+        self.encoder = load_imagenet(encoder()).eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, h, w, C) of images (B, 1, S, S) in [-1, 1], each the mean over the 3 x 3 places around it."""
@@ -85,31 +85,31 @@ class Eye(nn.Module):
         return F.avg_pool2d(self.encoder(x)[-1], 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
 
 
-class Novelty(nn.Module):
+class PatchCore(nn.Module):
     """The equation above.
 
     Args:
         memory: of the normal training images.
     """
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: MemoryBank) -> None:
         super().__init__()
-        self.eye, self.memory = Eye(), memory
+        self.eye, self.memory = FeatureExtractor(), memory
 
     def forward(self, x: Tensor) -> Tensor:
         """The novelty of every pixel, (B, S, S), 0 and more, of images (B, 1, S, S) in [-1, 1]; above 1 is novel."""
         return F.interpolate(self.memory(self.eye(x))[:, None], x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def load_novelty(path: Path) -> Novelty:
+def load_patchcore(path: Path) -> PatchCore:
     """What `remember` wrote, ready to be asked; `UserError` where the file is another's."""
     try:
         with safe_open(path, "pt") as file:
             places = file.get_slice("features").get_shape()[0]
     except (FileNotFoundError, SafetensorError, OSError, IndexError):
         places = 0  # `load_weights` says what is wrong
-    memory = Memory(torch.zeros(places, FEATURES), 1.0)
+    memory = MemoryBank(torch.zeros(places, FEATURES), 1.0)
     load_weights(memory, path, "memory of normal images")
     if not (places and memory.limit > 0):
         raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
-    return Novelty(memory).eval()
+    return PatchCore(memory).eval()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .imagenet import encoder, enlarged, resized, teach
+from .imagenet import encoder, enlarged, load_imagenet, resized
 from .weights import load_weights
 
 DECODER = (128, 64, 32, 16, 16)
@@ -99,7 +99,7 @@ def build_student(members: int) -> Student:
     """A fresh student, its encoders as ImageNet left them."""
     student = Student(members)
     for member in student.members:
-        teach(cast(StudentNetwork, member).encoder)
+        load_imagenet(cast(StudentNetwork, member).encoder)
     return student
 
 

@@ -86,7 +86,7 @@ class MaskFiles:
         for number in current().here.share(range(len(groups))):
             self.report(int(ends[number]) - len(groups[number]), int(ends[-1]))
             own[number] = write(groups[number])
-        rows = {number: group for part in current().gathered(own) for number, group in part.items()}
+        rows = {number: group for part in current().all_gather(own) for number, group in part.items()}
         return [row for number in sorted(rows) for row in rows[number]]
 
     def _cases(self, cases: list[Case], wanted: Callable[[Case], bool]) -> list[Row]:

@@ -30,9 +30,9 @@ from coinseg.explain.counterfactual.generator import Generator
 from coinseg.explain.registry import COUNTERFACTUAL, require_method
 from coinseg.inference import scans as runs
 from coinseg.inference.checkpoint import save
-from coinseg.inference.ensemble import Committee
-from coinseg.inference.image_score import Posterior, prior_shift
-from coinseg.inference.slice_hmm import learnt
+from coinseg.inference.ensemble import Ensemble
+from coinseg.inference.image_score import ImageScore, prior_shift
+from coinseg.inference.slice_hmm import fit_transitions
 from coinseg.inference.table import JSON, write_table
 from coinseg.networks.classifier import Classifier
 from coinseg.runtime.devices import make_fabric
@@ -43,12 +43,12 @@ from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, require_side, train_coin
-from coinseg.training.instance_selection import INHERITED, select_witnesses
+from coinseg.training.instance_selection import INHERITED, select_instances
 from coinseg.training.keys import result_key
-from coinseg.training.patchcore import remember
+from coinseg.training.patchcore import fit_patchcore
 from coinseg.training.pseudo_masks import LEAST
 from coinseg.training.student import train_student
-from coinseg.training.teachers import train_opinion, train_others
+from coinseg.training.teachers import train_imagenet_classifier, train_teachers
 from coinseg.types import Cohort
 
 from .mask_files import MaskFiles
@@ -123,14 +123,14 @@ class Workspace:
     def prepared(self) -> SliceStore:
         """The prepared slices, all of them; of several processes the first prepares them."""
         others, place = current(), self.root / "slices"
-        store = prepare(self.cohort, self.settings, place, self._step("prepare")) if others.here.first else None
-        others.wait()
+        store = prepare(self.cohort, self.settings, place, self._step("prepare")) if others.here.is_main else None
+        others.barrier()
         return store or SliceStore(place)
 
     @cached_property
     def store(self) -> SliceStore:
         """The prepared slices; where only scans are labelled, those that are not trained on are left out."""
-        return select_witnesses(self.prepared, self.settings, self.root / "witnesses", self.report)
+        return select_instances(self.prepared, self.settings, self.root / "witnesses", self.report)
 
     @cached_property
     def f(self) -> Classifier:
@@ -147,7 +147,7 @@ class Workspace:
     @cached_property
     def layer(self) -> str | None:
         """The layer a CAM looks at, where it was to be chosen (`attribution.layer` "best")."""
-        return current().of_first(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
+        return current().on_main(lambda: choose_layer(self.store, self.f, self.settings, self.root / "attribution"))
 
     @property
     def taught(self) -> bool:
@@ -163,7 +163,7 @@ class Workspace:
     @cached_property
     def masks_key(self) -> str:
         """What the masks of the user's own cases depend on: also on which labels were given, and not made from lesion masks."""
-        given = current().of_first(lambda: [(c.id, c.label, sorted(c.slice_labels.items())) for c in self.cohort.cases])
+        given = current().on_main(lambda: [(c.id, c.label, sorted(c.slice_labels.items())) for c in self.cohort.cases])
         return key_of([self.result_key, given, FORMAT])
 
     @property
@@ -192,13 +192,13 @@ class Workspace:
             self.settings, self.f, self.generator, self.store.meta["kind"], self.store.window,
             self.store.meta["has_organs"], 1.0, make_fabric(self.settings.engine), self.layer,
         )  # fmt: skip
-        chosen = current().of_first(lambda: self._threshold(loaded))
+        chosen = current().on_main(lambda: self._threshold(loaded))
         loaded.threshold = chosen["value"]
         if self.taught:
             slices = TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
             few = (slices.labels() == 1).sum() < LEAST  # then there will be no student, whoever teaches
-            others = [] if few else train_others(self.store, self.settings, self.root, self.report)
-            committee = Committee(loaded, others, slices)
+            others = [] if few else train_teachers(self.store, self.settings, self.root, self.report)
+            committee = Ensemble(loaded, others, slices)
             loaded.student = train_student(
                 slices,
                 committee.trusted,
@@ -209,13 +209,13 @@ class Workspace:
                 self.report,
             )
             if loaded.student is not None:
-                opinion = train_opinion(self.store, self.settings, self.root, self.report)
+                opinion = train_imagenet_classifier(self.store, self.settings, self.root, self.report)
                 asked = [self.f, *(f for f, _ in others)]
-                loaded.posterior = Posterior(asked, prior_shift(slices, self.settings), opinion)
-                loaded.steps = learnt(slices) if self.settings.student.neighbours else None
+                loaded.posterior = ImageScore(asked, prior_shift(slices, self.settings), opinion)
+                loaded.steps = fit_transitions(slices) if self.settings.student.neighbours else None
                 place = self.root / "novelty"
-                loaded.novelty = remember(slices, loaded.masks, self.settings, self.result_key, place, self.report)
-        if current().here.first:
+                loaded.novelty = fit_patchcore(slices, loaded.masks, self.settings, self.result_key, place, self.report)
+        if current().here.is_main:
             save(loaded, self.root)
         return loaded
 
@@ -259,18 +259,18 @@ class Workspace:
         here.
         """
         folder, sure, others, key = self.root / "masks", self.root / "confidence", current(), self.masks_key
-        if made := others.of_first(lambda: sure.is_dir() and self._made(folder / JSON, key)):
+        if made := others.on_main(lambda: sure.is_dir() and self._made(folder / JSON, key)):
             return made
         run, began = self.run, time.perf_counter()
         files = MaskFiles(run, folder, sure, self._step("masks"))
-        others.of_first(lambda: files.begin(key))
+        others.on_main(lambda: files.begin(key))
         if self.settings.anomaly.kind != "none":
             written = files.of_slices(ScoredSlices(self.store, self.settings.anomaly, self.settings.seed, VALIDATION))
         else:
-            every = others.of_first(lambda: self.cohort.cases)
+            every = others.on_main(lambda: self.cohort.cases)
             written = files.of_cases(every, lambda case: case.label != 0 or 1 in case.slice_labels.values())
         seconds = round(time.perf_counter() - began, 2)
-        return write_table(folder, written, key=key, seconds=seconds) if others.here.first else {}
+        return write_table(folder, written, key=key, seconds=seconds) if others.here.is_main else {}
 
     def warnings(self) -> list[str]:
         """What a user should know before trusting the masks, from every finished stage."""

@@ -24,7 +24,7 @@ from coinseg.inference.table import JSON, TOLD, measure, write_table
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import read_json
 from coinseg.runtime.locks import claimed, locked, owned, require_apart
-from coinseg.runtime.process_group import meeting, place
+from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
@@ -72,7 +72,7 @@ def segment_path(
     if not path.exists():
         raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
     to_file = path.is_file() or key is not None or out.name.lower().endswith(WRITTEN)
-    if to_file and not place().first:
+    if to_file and not rank_info().is_main:
         return 0, []
     maps = {target: name for target, name in ((counterfactual, "counterfactual"), (difference, "difference")) if target}
     if maps:
@@ -144,19 +144,19 @@ def _require_places(source: Path, places: list[Path]) -> None:
 def _segment_folder(
     run: Run, source: Path, out: Path, sure: Path | None, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
-    here, found = place(), inputs(source)
+    here, found = rank_info(), inputs(source)
     of = {"masks": str(out.resolve()), "model": model_of(model)["sha256"]}
     with (
-        meeting(here) as others,
-        locked(out) if here.first else nullcontext(),
-        owned(sure, OF, of, overwrite) if here.first and sure else nullcontext(),
+        process_group(here) as others,
+        locked(out) if here.is_main else nullcontext(),
+        owned(sure, OF, of, overwrite) if here.is_main and sure else nullcontext(),
     ):
-        if here.first:
+        if here.is_main:
             require_apart([folder / _target(path, source) for folder in (out, sure) if folder for path in found], found)
             _take_over(out, None if overwrite else model)
-        found = others.agreed(found)
+        found = others.broadcast(found)
         known, share, owners = _known(out), here.share(found), {_target(path, source): path for path in reversed(found)}
-        tell = report if here.first else silent
+        tell = report if here.is_main else silent
         out.mkdir(parents=True, exist_ok=True)
         try:
             with (out / NOTES.format(here.rank)).open("w", encoding="utf-8") as notes:
@@ -171,8 +171,8 @@ def _segment_folder(
                     _take_over(out, None)
             raise
         tell("segment", len(share), len(share), {})
-        others.wait()
-    if not here.first:
+        others.barrier()
+    if not here.is_main:
         return 0, []
     noted = {note["path"]: note for note in _notes([out / NOTES.format(rank) for rank in range(here.count)])}
     cases = [path.relative_to(source).as_posix() for path in found]

@@ -23,7 +23,7 @@ class _Room:
     images = CHUNK
 
 
-def by_parts(work: Callable[[Tensor], T], images: Tensor, most: int = CHUNK) -> list[T]:
+def map_batched(work: Callable[[Tensor], T], images: Tensor, most: int = CHUNK) -> list[T]:
     """`work` on parts of at most `most` images (B, ...), one after the other; its results in order.
 
     Where the memory does not suffice parts are halved from then on, and this is said; only a single image is too much.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from coinseg.config.schema import EngineSettings
 from coinseg.errors import UserError
 
-from .process_group import place
+from .process_group import rank_info
 from .threads import threads
 
 CHUNK = 64
@@ -35,7 +35,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
             "32-true, bf16-mixed or 16-mixed",
         )
     accelerator = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-    devices = [place().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
+    devices = [rank_info().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
     try:
         return Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
     except (ValueError, ImportError) as error:

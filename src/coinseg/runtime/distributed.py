@@ -47,7 +47,7 @@ def require_parts(batch: int, setting: str) -> None:
 def _between_gpus() -> Any:
     """NCCL where every process has a GPU of its own, else None: gloo, which also takes tensors on GPUs."""
     own = current().here.local < torch.cuda.device_count()
-    if distributed.is_nccl_available() and all(current().gathered(own)):
+    if distributed.is_nccl_available() and all(current().all_gather(own)):
         return distributed.new_group(backend="nccl", timeout=STEP)
     return None
 

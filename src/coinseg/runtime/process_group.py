@@ -32,7 +32,7 @@ def cores() -> int:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Which process this is.
 
     Args:
@@ -46,7 +46,7 @@ class Place:
     local: int = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that gathers, reports and prints."""
         return self.rank == 0
 
@@ -55,7 +55,7 @@ class Place:
         return cast(Any, items)[self.rank :: self.count]
 
 
-def place(environ: Mapping[str, str] = os.environ) -> Place:
+def rank_info(environ: Mapping[str, str] = os.environ) -> RankInfo:
     """The place that torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun says; the only one where neither does.
 
     Raises:
@@ -66,7 +66,7 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
         # Only srun sets this one; in a batch script without srun there is one process, whatever SLURM_NTASKS says.
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         if not set(names) <= environ.keys() or environ["SLURM_STEP_NUM_TASKS"] == "1":
-            return Place()
+            return RankInfo()
         if "SLURM_NTASKS_PER_NODE" not in environ:
             raise UserError(
                 "srun was told the number of tasks and not of each node", "--ntasks-per-node", "give it to sbatch or srun"
@@ -78,47 +78,47 @@ def place(environ: Mapping[str, str] = os.environ) -> Place:
     if not 0 <= rank < count or local < 0:
         said = ", ".join(f"{name} {environ[name]}" for name in names)
         raise UserError(f"the environment has {said}", "the place of one process among several", "start with torchrun or srun")
-    return Place(rank, count, local)
+    return RankInfo(rank, count, local)
 
 
-class Meeting:
+class ProcessGroup:
     """Where the processes of one job meet; with one process nothing waits.
 
     What only the first one does may take days: the others wait for it before anything is handed round.
     """
 
-    def __init__(self, here: Place) -> None:
+    def __init__(self, here: RankInfo) -> None:
         self.here = here
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The value the first process has; all come here."""
         if self.here.count == 1:
             return value
         from torch import distributed
 
-        self.wait()
+        self.barrier()
         said: list[Any] = [value]
         with told():
             distributed.broadcast_object_list(said, src=0)
         return said[0]
 
-    def of_first(self, make: Callable[[], T]) -> T:
+    def on_main(self, make: Callable[[], T]) -> T:
         """What the first process makes; all come here, and it alone makes it."""
-        return self.agreed(make() if self.here.first else cast(T, None))
+        return self.broadcast(make() if self.here.is_main else cast(T, None))
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all processes, by rank; all come here and all get them."""
         if self.here.count == 1:
             return [value]
         from torch import distributed
 
-        self.wait()
+        self.barrier()
         said: list[Any] = [None] * self.here.count
         with told():
             distributed.all_gather_object(said, value)
         return said
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Go on when all are here."""
         if self.here.count > 1:
             from torch import distributed
@@ -127,16 +127,16 @@ class Meeting:
                 distributed.monitored_barrier(timeout=SHARE)
 
 
-_current = Meeting(Place())
+_current = ProcessGroup(RankInfo())
 
 
-def current() -> Meeting:
+def current() -> ProcessGroup:
     """The meeting this process is in (see `meeting`); that of one process outside of any."""
     return _current
 
 
 @contextmanager
-def meeting(here: Place) -> Iterator[Meeting]:
+def process_group(here: RankInfo) -> Iterator[ProcessGroup]:
     """Connect the processes of one job.
 
     Raises:
@@ -144,7 +144,7 @@ def meeting(here: Place) -> Iterator[Meeting]:
     """
     global _current
     if here.count == 1:
-        yield Meeting(here)
+        yield ProcessGroup(here)
         return
     from torch import distributed
 
@@ -155,11 +155,11 @@ def meeting(here: Place) -> Iterator[Meeting]:
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
     with told():
         distributed.init_process_group("gloo", rank=here.rank, world_size=here.count, timeout=JOINING)
-    _current = Meeting(here)
+    _current = ProcessGroup(here)
     try:
         yield _current
     finally:
-        _current = Meeting(Place())
+        _current = ProcessGroup(RankInfo())
         distributed.destroy_process_group()
 
 

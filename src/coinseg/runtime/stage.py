@@ -66,9 +66,9 @@ class Stage:
         """Whether the weights of this very key are there."""
         done = self.folder / "stage.json"
         finished = done.exists() and read_json(done, "key")["key"] == self.key
-        if finished and self.first:
+        if finished and self.is_main:
             (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
-        return current().agreed(finished)
+        return current().broadcast(finished)
 
     def resume(self) -> dict[str, Any] | None:
         """The last checkpoint of this key, or None to begin anew (a stage of another key, or with weights that are NaN, is forgotten)."""
@@ -78,9 +78,9 @@ class Stage:
         _require_shared(self.folder, None if state is None else state["step"])
         if state is not None:
             self.seconds, self._resumed = state["seconds"], state["step"]
-        if self.first and state is not None:
+        if self.is_main and state is not None:
             self._cut_log(state["step"])
-        elif self.first:
+        elif self.is_main:
             # The word that it is done goes first: what is left of another key must not pass for a whole.
             for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -90,9 +90,9 @@ class Stage:
         return state
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes."""
-        return current().here.first
+        return current().here.is_main
 
     def steps(self, start: int, total: int) -> Iterator[int]:
         """The numbers of the steps to do; while they last, a first Ctrl-C or SIGTERM waits for `save` or `finish`."""
@@ -105,7 +105,7 @@ class Stage:
         Of several processes only the first listens: it needs the others until its checkpoint is written, and they are told when it
         has gone.
         """
-        return step % every == 0 or (self.first and interruption.asked())
+        return step % every == 0 or (self.is_main and interruption.asked())
 
     def save(self, step: int, setting: str, **state: Any) -> None:
         """Write a checkpoint whole, after `step` steps; then obey a signal that waits.
@@ -113,7 +113,7 @@ class Stage:
         Raises:
             UserError: what was trained is no longer finite; lowering `setting` may help. The last checkpoint stays.
         """
-        if not self.first:
+        if not self.is_main:
             return
         require_sound(state, step, setting)
         # Written by Python, whose errors say what the system refused (a full disk).
@@ -131,7 +131,7 @@ class Stage:
         Raises:
             UserError: the weights are no longer finite; lowering `setting` may help.
         """
-        if not self.first:
+        if not self.is_main:
             interruption.obey()
             return
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
@@ -151,7 +151,7 @@ class Stage:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""
-        if not self.first:
+        if not self.is_main:
             return
         with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
@@ -185,7 +185,7 @@ class Stage:
 
 def _require_shared(folder: Path, step: int | None) -> None:
     """`UserError` where a process finds another checkpoint than the first one does."""
-    if (first := current().agreed(step)) != step:
+    if (first := current().broadcast(step)) != step:
         raise UserError(
             f"the first process goes on after step {first or 0} and this one after {step or 0}",
             f"the same {folder} for all of them",

@@ -71,6 +71,6 @@ def keep_threads(folder: Path) -> None:
     _chosen[:] = [kept]
 
 
-def at_once(x: torch.Tensor, most: int) -> int:
+def cpu_batch(x: torch.Tensor, most: int) -> int:
     """Images like x (B, C, H, W) in one forward pass: `most`, on a CPU at most `CACHED_PIXELS`; the results do not depend on it."""
     return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // (x.shape[-2] * x.shape[-1])))

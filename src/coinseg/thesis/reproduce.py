@@ -28,7 +28,7 @@ from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.errors import UserError
 from coinseg.evaluation.evaluate import explain_all
-from coinseg.evaluation.protocols import Explained, gated, honest, replica, replica_masks
+from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_masks, thesis_protocol
 from coinseg.explain.attribution.cam import KINDS
 from coinseg.explain.attribution.layers import candidate_layers
 from coinseg.explain.counterfactual import singla
@@ -41,7 +41,7 @@ from coinseg.runtime.files import key_of, read_json, write_json
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, require_side, train_coin
-from coinseg.training.instance_selection import select_witnesses
+from coinseg.training.instance_selection import select_instances
 from coinseg.training.keys import result_key
 from coinseg.types import Explanation
 
@@ -108,7 +108,7 @@ class Seed:
         require_side(self.settings.data.size, self.settings.coin)
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
         prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"), self.job.overwrite)
-        self.store: SliceStore = select_witnesses(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
+        self.store: SliceStore = select_instances(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
         self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
         self.slices = ScoredSlices(self.store, self.settings.anomaly, self.number, VALIDATION)
         order = np.random.default_rng([self.number, 6]).permutation(len(self.slices))
@@ -191,11 +191,11 @@ class Seed:
         level = settings.classifier.threshold
         kept = gated(found, level)
         masks = masks_of(kept.refined, threshold.value, settings.masks)
-        scores = {"replica": replica(found), "honest": honest(kept, masks, threshold.value, settings)}
+        scores = {"replica": thesis_protocol(found), "honest": mask_free(kept, masks, threshold.value, settings)}
         for protocol, value in self._realism(found, kept, level).items():
             scores[protocol] |= value
         cut = scores["replica"]["threshold"]
-        thesis = replica_masks(found.saliency, 1.0 if cut is None else cut, found.counterfactual is not None)
+        thesis = thesis_masks(found.saliency, 1.0 if cut is None else cut, found.counterfactual is not None)
         self._save_examples(found, masks, thesis, folder)
         facts = {"threshold": threshold.value, "rule": threshold.rule, "layer": settings.attribution.layer}
         return {**scores, **facts, "scoring_s": round(time.perf_counter() - began, 2)}

@@ -18,7 +18,7 @@ from coinseg.errors import memory_for
 from coinseg.metrics.overlap import classification_scores, scan_scores
 from coinseg.networks.classifier import Classifier, build, probabilities
 from coinseg.networks.weights import load_weights
-from coinseg.runtime.batching import by_parts
+from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import augmented, average, means, over_whole_batch, require_parts
 from coinseg.runtime.process_group import current
@@ -103,10 +103,10 @@ def predict(f: nn.Module, slices: TrainingSlices, members: np.ndarray, fabric: F
     own = np.zeros((2, len(here.share(members))), np.float32)
     for chunk in in_chunks(slices, np.arange(own.shape[1])):
         batch = slices.batch(here.share(members)[chunk])
-        asked = by_parts(lambda part: probabilities(f, images_to(fabric, part)).cpu().numpy(), batch.image)
+        asked = map_batched(lambda part: probabilities(f, images_to(fabric, part)).cpu().numpy(), batch.image)
         own[:, chunk] = np.concatenate(asked), batch.label.numpy()
     found = np.zeros((2, len(members)), np.float32)
-    for rank, part in enumerate(current().gathered(own)):
+    for rank, part in enumerate(current().all_gather(own)):
         found[:, rank :: here.count] = part
     return found[0], found[1].astype(np.int64)
 

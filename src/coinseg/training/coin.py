@@ -28,7 +28,7 @@ from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, sile
 
 from .classifier import LOG_EVERY
 from .keys import coin_key, result_key
-from .monitor import Health
+from .monitor import Monitor
 from .schedule import averaging, one_cycle
 
 LAYER_IMAGES = 32
@@ -86,7 +86,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
     d.train()
     g, d = over_whole_batch(g), over_whole_batch(d)
     method = coin if s.conditions == 1 else singla
-    health = Health(slices, f, kept, fabric, settings)
+    health = Monitor(slices, f, kept, fabric, settings)
     for step in stage.steps(start, s.steps):
         seed_step(settings.seed, step)
         members, epoch = slices.members_of_step(step, s.batch, balanced=True)
@@ -126,7 +126,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
             known = means(values)
             stage.log(step + 1, known)
             report("coin", step + 1, s.steps, known)
-        if (step + 1) % settings.engine.sample_every == 0 and here.first:
+        if (step + 1) % settings.engine.sample_every == 0 and here.is_main:
             facts = health.look(folder / "samples" / f"step_{step + 1:06d}.png")
             stage.log(step + 1, facts)
             report("coin", step + 1, s.steps, facts)
@@ -135,7 +135,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         if due:
             stage.save(step + 1, "coin.lr", latest=latest, **{name: part.state_dict() for name, part in parts.items()})
     result = cast(Generator, kept.module)
-    if not here.first:
+    if not here.is_main:
         return result.eval()
     facts = health.look(folder / "samples" / "final.png", result)
     stage.finish(result, "generator.safetensors", "coin.lr", health=facts, warnings=health.warnings(facts))

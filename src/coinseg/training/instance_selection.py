@@ -41,7 +41,7 @@ INHERITED = (
 """The warning where nothing could be searched."""
 
 
-def find_witnesses(probability: np.ndarray, scan: np.ndarray, label: np.ndarray, quantile: float = QUANTILE) -> np.ndarray:
+def find_instances(probability: np.ndarray, scan: np.ndarray, label: np.ndarray, quantile: float = QUANTILE) -> np.ndarray:
     """The slices that are called abnormal because their scan is: above nearly all normal slices, and the highest of each scan.
 
     Args:
@@ -72,7 +72,7 @@ def two_folds(patients: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray 
     return fold if both else None
 
 
-def select_witnesses(store: SliceStore, settings: Settings, folder: Path, report: Report = silent) -> SliceStore:
+def select_instances(store: SliceStore, settings: Settings, folder: Path, report: Report = silent) -> SliceStore:
     """The store to train on: of the weak slices only the witnesses are left; as it is where there are no weak slices.
 
     With too few training patients for two folds with both classes every slice inherits the label of its scan (`INHERITED`).
@@ -91,10 +91,10 @@ def select_witnesses(store: SliceStore, settings: Settings, folder: Path, report
     key = key_of([store.meta["contents"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
     file = folder / FILE
     made = read_json(file) if file.exists() else None
-    made = current().agreed(made)
+    made = current().broadcast(made)
     if made is None or made["key"] != key:
-        made = current().agreed({"key": key, **_search(store, settings, folder, report, training, weak)})
-        if current().here.first:
+        made = current().broadcast({"key": key, **_search(store, settings, folder, report, training, weak)})
+        if current().here.is_main:
             write_json(file, made)
     sides = store.index["split"].copy()
     if made["slices"] is not None:
@@ -134,7 +134,7 @@ def _search(
         slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
         probability = predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]
         members = np.flatnonzero(held & asked)
-        found[members] = find_witnesses(probability[asked[held]], index["case"][members], index["label"][members])
+        found[members] = find_instances(probability[asked[held]], index["case"][members], index["label"][members])
     kept = np.flatnonzero(found)
     return {
         **facts, "kept": int(found.sum()),

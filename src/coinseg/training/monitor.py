@@ -22,7 +22,7 @@ PROBE = 64
 """Training images looked at."""
 
 
-class Health:
+class Monitor:
     """Looks at the same few training images as training goes on: does anything flip, does everything change?
 
     It sees images, image labels and f, no mask.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.masks.student_maps import beyond
-from coinseg.networks.patchcore import AT_ONCE, Eye, Memory, Novelty, distances, load_novelty
-from coinseg.runtime.batching import by_parts
+from coinseg.networks.patchcore import AT_ONCE, FeatureExtractor, MemoryBank, PatchCore, distances, load_patchcore
+from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, images_to, make_fabric, to_device
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, Stage, silent
@@ -32,9 +32,9 @@ Drawn = Callable[[Tensor], np.ndarray]
 """Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool of the student alone."""
 
 
-def remember(
+def fit_patchcore(
     slices: TrainingSlices, drawn: Drawn, settings: Settings, key: str, folder: Path, report: Report = silent
-) -> Novelty | None:
+) -> PatchCore | None:
     """Remember the normal training images, or load what was remembered of the same.
 
     Args:
@@ -56,7 +56,7 @@ def remember(
     stage, file = Stage(folder, key), folder / "model.safetensors"
     if not stage.finished():
         stage.resume()
-        if stage.first:
+        if stage.is_main:
             rng = np.random.default_rng([settings.seed, 8])
             asked = [rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED))]
             total = sum(map(len, asked))
@@ -65,11 +65,11 @@ def remember(
                 report("novelty", done, total, {})
 
             memory = _remembered(slices, asked[0], patients[asked[0]], settings, rng, told)
-            share = _share(slices, asked[1], Novelty(memory), drawn, settings, lambda done: told(len(asked[0]) + done))
+            share = _share(slices, asked[1], PatchCore(memory), drawn, settings, lambda done: told(len(asked[0]) + done))
             facts = {"places": len(memory.features), "limit": memory.limit.item(), "share": share, "kept": share >= WORTH}
             stage.finish(memory, file.name, "student.novelty", **facts)
-        current().wait()
-    return load_novelty(file) if stage.facts()["kept"] else None
+        current().barrier()
+    return load_patchcore(file) if stage.facts()["kept"] else None
 
 
 def _said(
@@ -81,7 +81,7 @@ def _said(
     for start in range(0, len(members), CHUNK):
         images = slices.batch(members[start : start + CHUNK]).image
         with torch.no_grad():
-            parts = by_parts(lambda part: network(images_to(fabric, part)).cpu(), images, AT_ONCE)
+            parts = map_batched(lambda part: network(images_to(fabric, part)).cpu(), images, AT_ONCE)
         yield images, torch.cat(parts)
         told(min(start + CHUNK, len(members)))
 
@@ -93,12 +93,12 @@ def _remembered(
     settings: Settings,
     rng: np.random.Generator,
     told: Callable[[int], None],
-) -> Memory:
+) -> MemoryBank:
     """As many places of each of the images as together are `MEMORY`, drawn at random, and the limit they give."""
     each = -(-MEMORY // len(members))
     found = [
         own[torch.from_numpy(rng.permutation(len(own))[:each])]
-        for _, seen in _said(Eye(), slices, members, settings, told)
+        for _, seen in _said(FeatureExtractor(), slices, members, settings, told)
         for own in seen.flatten(1, 2)
     ]
     features = torch.cat(found)
@@ -107,13 +107,13 @@ def _remembered(
     far = torch.cat([distances(features[part], features, whose[part][:, None] == whose[None]) for part in parts])
     known = far[far.isfinite()]  # none where all that were drawn are of one patient: then nothing is novel
     limit = float(np.quantile(known.numpy(), settings.student.novelty)) if len(known) else NOWHERE
-    return Memory(features, max(limit, 1e-6))
+    return MemoryBank(features, max(limit, 1e-6))
 
 
 def _share(
     slices: TrainingSlices,
     members: np.ndarray,
-    novelty: Novelty,
+    novelty: PatchCore,
     drawn: Drawn,
     settings: Settings,
     told: Callable[[int], None],

@@ -23,7 +23,7 @@ Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Lessons:
+class PseudoMasks:
     """What the student is taught.
 
     Args:
@@ -54,7 +54,7 @@ def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
     return target
 
 
-def lessons(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> Lessons:
+def collect_pseudo_masks(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> PseudoMasks:
     """The masks of training images that can be trusted; images f calls normal have none."""
     labels = slices.labels()
     members, targets = [], []
@@ -68,6 +68,6 @@ def lessons(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> 
         targets.append(ignored_band(made[trusted], settings.band))
     side = slices.store.size
     empty = np.zeros((0, side, side), np.uint8)
-    return Lessons(
+    return PseudoMasks(
         np.concatenate([np.zeros(0, np.int64), *members]), np.concatenate([empty, *targets]), np.flatnonzero(labels == 0)
     )

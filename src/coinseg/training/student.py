@@ -26,7 +26,7 @@ from coinseg.runtime.devices import make_fabric, to_device
 from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
 
 from .keys import student_key
-from .pseudo_masks import IGNORED, LEAST, Lessons, Masks, lessons
+from .pseudo_masks import IGNORED, LEAST, Masks, PseudoMasks, collect_pseudo_masks
 from .schedule import averaging, one_cycle
 from .synthetic_lesions import Called, Drawn, drawn_lesions
 
@@ -81,7 +81,7 @@ def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tens
     return entropy - found
 
 
-def _drawn(slices: TrainingSlices, taught: Lessons, called: Called, settings: Settings, report: Report) -> Drawn | None:
+def _drawn(slices: TrainingSlices, taught: PseudoMasks, called: Called, settings: Settings, report: Report) -> Drawn | None:
     """Lesions drawn after the lessons'; None where nobody is taught them, or f takes too few for lesions."""
     if not settings.student.drawn or settings.student.members < 2:
         return None
@@ -91,7 +91,7 @@ def _drawn(slices: TrainingSlices, taught: Lessons, called: Called, settings: Se
 
 
 def _batch(
-    slices: TrainingSlices, taught: Lessons, drawn: Drawn | None, settings: StudentSettings, rng: np.random.Generator
+    slices: TrainingSlices, taught: PseudoMasks, drawn: Drawn | None, settings: StudentSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) and targets alike: half of them lessons, the others normal, and a share of those with drawn lesions."""
     half, side = settings.batch // 2, slices.store.size
@@ -131,7 +131,7 @@ def train_student(
         return load_student(folder / "model.safetensors", s.members) if stage.facts()["taught"] else None
     seed_step(settings.seed, -3 % 2**31)
     network = build_student(s.members)
-    taught = lessons(slices, masks, s)
+    taught = collect_pseudo_masks(slices, masks, s)
     facts = {"trusted": len(taught.members), "abnormal": int((slices.labels() == 1).sum()), "taught": taught.enough}
     state = stage.resume()
     if not taught.enough:

@@ -21,7 +21,7 @@ SEEDS_APART = 1_000_003
 """Between the seeds of the teachers of one run; more than seeds that are tried one after another are apart."""
 
 
-def train_others(
+def train_teachers(
     store: SliceStore, settings: Settings, root: Path, report: Report = silent
 ) -> list[tuple[Classifier, Generator]]:
     """Classifier and generator of the teachers beside the first: trained alike, each pair from its own seed, or loaded.
@@ -44,7 +44,7 @@ def train_others(
     return found
 
 
-def train_opinion(store: SliceStore, settings: Settings, root: Path, report: Report = silent) -> Classifier | None:
+def train_imagenet_classifier(store: SliceStore, settings: Settings, root: Path, report: Report = silent) -> Classifier | None:
     """The classifier that is asked beside the teachers' whether there is a lesion (`posterior.py`), trained or loaded; None where there is to be none.
 
     Args: see `train_others`; the folder of the run receives `OPINION`.

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coinseg.errors import UserError
-from coinseg.runtime.threads import at_once
+from coinseg.runtime.threads import cpu_batch
 
 from .layers import activations, activations_and_gradients, layer_named, logits_with, still
 
@@ -170,7 +170,7 @@ def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
     """
     if kind not in KINDS:
         raise unknown_method(kind, list(KINDS))
-    module, batch = layer_named(f, layer, x), at_once(x, batch)
+    module, batch = layer_named(f, layer, x), cpu_batch(x, batch)
     with torch.no_grad(), still(f):
         maps = [upsampled(KINDS[kind](f, part, module, batch), x.shape[-2:]) for part in x.split(batch)]
         return normalised(torch.cat(maps))

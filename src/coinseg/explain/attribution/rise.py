@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from coinseg.config.schema import AttributionSettings
 from coinseg.errors import UserError
-from coinseg.runtime.threads import at_once
+from coinseg.runtime.threads import cpu_batch
 
 from .cam import masked, normalised
 from .layers import still
@@ -101,7 +101,7 @@ def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: in
             "mend the setting",
         )
     grids, shifts = random_grids(settings, (x.shape[-2], x.shape[-1]), seed)
-    return estimate(f, x, grids, shifts, settings.probability, at_once(x, settings.batch))
+    return estimate(f, x, grids, shifts, settings.probability, cpu_batch(x, settings.batch))
 
 
 def rise(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:
