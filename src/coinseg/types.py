@@ -101,21 +101,33 @@ class Explanation:
             attribution, stretched to [0, 1] for each image.
         counterfactual: X_cf in [-1, 1], (B, C, ...); exactly X where nothing was asked. None for an attribution.
         counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
-        agreement: of the masks of X and of its mirror image, in [0, 1], (B,); None where the mirror image was not asked.
-        posterior: that X is abnormal, as all classifiers of a run say (`posterior.py`), in [0, 1], (B,); None where no student is asked.
-        level: what a pixel of the refined map has to exceed, in [0, 1], (B,), NaN where f calls X normal; None where that is the same for all images, or a share of their peak.
     """
 
     probability: Tensor
     saliency: Tensor
     counterfactual: Tensor | None = None
     counterfactual_probability: Tensor | None = None
-    agreement: Tensor | None = None
-    posterior: Tensor | None = None
-    level: Tensor | None = None
 
     def painted(self) -> tuple[Tensor, Tensor]:
         """X_cf and f(X_cf) of a counterfactual method; `ValueError` for an attribution, which has none."""
         if self.counterfactual is None or self.counterfactual_probability is None:
             raise ValueError("an attribution has no counterfactual")
         return self.counterfactual, self.counterfactual_probability
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the masks of B images are read from.
+
+    Args:
+        values: in [0, 1], (B, S, S): refined differences, or what a student gives each pixel.
+        levels: what a pixel of each map must exceed, in [0, 1], (B,), NaN where f calls an image normal; None where it is one threshold
+            for all images, or a share of the peak.
+        agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None where mirror images were not asked.
+        image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None where no student is asked.
+    """
+
+    values: np.ndarray
+    levels: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+    image_score: np.ndarray | None = None

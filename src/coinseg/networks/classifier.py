@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from coinseg.config.parsing import own_module
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 
 from .imagenet import encoder, enlarged, load_imagenet, resized
 from .layers import ResidualBlock, convolution, normalisation
+from .weights import load_weights, require_fits
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
@@ -205,6 +207,15 @@ def build(settings: ClassifierSettings) -> Classifier:
                 f"classifier.name is '{settings.name}' ({error})", "an importable 'package.module:factory'", "mend the path"
             ) from error
     return Classifier(_timm_network(settings))
+
+
+def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
+    """A trained classifier from its file of weights, frozen; `UserError` where they are those of something else."""
+    if not own_module(settings):
+        require_fits(lambda: build(settings), path, "classifier")
+    f = build(settings)
+    load_weights(f, path, "classifier")
+    return f.frozen()
 
 
 def probabilities(f: nn.Module, x: Tensor) -> Tensor:
