@@ -1,297 +1,193 @@
-"""The golden run: small cases computed by a fixed earlier commit and by this work tree, and everything written is compared.
+"""The golden run: small cases computed by a fixed earlier commit and by this work tree, and all that is written compared.
 
-    python studies/golden.py                 all cases, a few minutes for each side; the reference is kept in out/golden
-    python studies/golden.py --short         the cases of tests/test_golden.py
+    python studies/golden.py                      all cases: about three minutes on one core, the first time twice that
+    python studies/golden.py --short              the cases of tests/test_golden.py
     python studies/golden.py --case student --keep
 
-Nothing is imported from coinseg: both sides are driven by the command line, with the setting names of the reference. The reference is
-that commit and the defects that were mended on purpose since, `golden_mends/*.patch`, each as small as possible. What may differ on
-purpose is named in the constants below; weights under other names are reported, and are no difference.
+Nothing of coinseg is imported: both sides are driven by the command line, with the names of settings that the reference knows, so
+that everything may be moved and renamed. The reference is that commit with the defects mended that were mended on purpose since, one
+`golden_mends/*.patch` each, as small as possible. What it computed is kept in out/golden. The cases are in `golden_cases.py`, what is
+compared and what is left out in `golden_contents.py`. All is computed in one thread; another machine may round otherwise, which is why
+no digest is stored with the code.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import csv
-import gzip
-import hashlib
 import inspect
 import io
-import json
 import os
-import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-import zipfile
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from golden_cases import CASES, PHANTOMS, SHORT, images, labels_of_scans
+import golden_cases
+from golden_cases import CASES, EXERCISED, PHANTOMS, SHORT
+from golden_contents import NOW, SOFT, THEN, Items, contents, digest, kind_of
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / "out" / "golden"
+MENDS = ROOT / "studies" / "golden_mends"
 REFERENCE = "7c4cd9d"
-RENAMED: dict[str, str] = {}
-"""Keys of JSON, columns of tables, files and folders: name in the reference -> name now."""
-REWORDED: dict[str, str] = {}
-"""Pieces of text in JSON and tables: words of the reference -> words now."""
-LEFT_OUT = {
-    "key", "contents", "seconds", "time", "timings_s", "training_s", "scoring_s", "created", "trained", "trained_with", "coinseg",
-    "version", "versions", "command", "path", "source", "data_path", "model",
-}  # fmt: skip
-"""Keys of JSON that are hashes of settings, times, versions or places; of a model the hashes of its files."""
-FILES_LEFT_OUT = {"key.txt", "confidence.json", "threads.json", "checkpoint.pt", "seconds.json"}
-LIBRARIES = ("torch", "numpy", "scipy", "timm", "monai", "kornia")
-SOFT = "~"
-"""How an item begins that is reported where it differs, and is no difference: names of tensors, settings."""
-Items = dict[str, Any]
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "timm", "monai", "kornia", "pillow", "matplotlib")
+"""What was computed with other versions of these is not kept."""
+SHOWN = 8
+"""Differing files that are named, of each kind."""
 
 
-def digest(*parts: Any) -> str:
-    """A short hash of bytes and of anything else as text."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update(part if isinstance(part, bytes) else str(part).encode())
-    return found.hexdigest()[:16]
+def environment(code: Path) -> dict[str, str]:
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return os.environ | one | {"PYTHONPATH": str(code / "src"), "CUDA_VISIBLE_DEVICES": ""}
 
 
-# --- what a file says ------------------------------------------------------------------------------------------------------
-
-
-def weights(path: Path, renamed: dict[str, str]) -> Items:
-    """Tensors as a sorted multiset of shape, type and bytes; their names apart."""
-    content = path.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    header.pop("__metadata__", None)
-    tensors = [(t["shape"], t["dtype"], digest(content[start:][slice(*t["data_offsets"])])) for t in header.values()]
-    return {"tensors": digest(sorted(map(str, tensors))), f"{SOFT}names": digest(sorted(header))}
-
-
-def volume(path: Path, renamed: dict[str, str]) -> Items:
-    """Voxels and grid of a NIfTI file; its description is left out."""
-    content = gzip.decompress(path.read_bytes())
-    start = int(np.frombuffer(content, "<f4", 1, 108)[0])
-    return {"grid": digest(content[:148], content[228:348]), "voxels": digest(content[start:])}
-
-
-def picture(content: bytes) -> str:
-    """Size and pixels of a PNG, however well it was compressed."""
-    chunks, at = defaultdict(bytes), 8
-    while at < len(content):
-        size, name = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
-        chunks[name] += content[at + 8 : at + 8 + size]
-        at += 12 + size
-    return digest(chunks[b"IHDR"], zlib.decompress(chunks[b"IDAT"]))
-
-
-def arrays(path: Path, renamed: dict[str, str]) -> Items:
-    """Arrays of an .npz file, which notes the hour in its own bytes."""
-    with zipfile.ZipFile(path) as file:
-        return {renamed.get(name[:-4], name[:-4]): digest(file.read(name)) for name in file.namelist()}
-
-
-def flat(value: Any, renamed: dict[str, str], at: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested JSON by their place, without what is left out."""
-    if not isinstance(value, dict | list):
-        if isinstance(value, str) and renamed is RENAMED:
-            for old, new in REWORDED.items():
-                value = value.replace(old, new)
-        yield at, value
-        return
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        if key == "settings":
-            yield f"{SOFT}settings", digest(json.dumps(inner))
-        elif key not in LEFT_OUT:
-            yield from flat(inner, renamed, f"{at}.{renamed.get(key, key)}".lstrip("."))
-
-
-def table(path: Path, renamed: dict[str, str]) -> Items:
-    """The cells of a CSV file by line and column, and the order of its columns."""
-    header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
-    header = [renamed.get(name, name) for name in header]
-    cells = [{name: cell for name, cell in zip(header, row, strict=True) if name not in LEFT_OUT} for row in rows]
-    return dict(flat(cells, renamed)) | {"columns": ",".join(name for name in header if name not in LEFT_OUT)}
-
-
-def report(path: Path, renamed: dict[str, str]) -> Items:
-    """The pictures of a report; its words are those of the files beside it."""
-    found = re.findall(r"data:image/png;base64,([\w+/=]+)", path.read_text(encoding="utf-8"))
-    return {f"picture {i}": picture(base64.b64decode(one)) for i, one in enumerate(found)}
-
-
-READERS: dict[str, Callable[[Path, dict[str, str]], Items]] = {
-    ".safetensors": weights,
-    ".nii.gz": volume,
-    ".png": lambda path, renamed: {"pixels": picture(path.read_bytes())},
-    ".npz": arrays,
-    ".json": lambda path, renamed: dict(flat(json.loads(path.read_text(encoding="utf-8")), renamed)),
-    ".jsonl": lambda path, renamed: dict(flat([json.loads(line) for line in path.read_text().splitlines()], renamed)),
-    ".csv": table,
-    ".html": report,
-    ".yaml": lambda path, renamed: {f"{SOFT}settings": digest(path.read_bytes())},
-}
-
-
-def contents(folder: Path, renamed: dict[str, str]) -> dict[str, Items]:
-    """What every file below a folder says, by its path."""
-    found: dict[str, Items] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in FILES_LEFT_OUT):
-        place = "/".join(renamed.get(part, part) for part in path.relative_to(folder).parts)
-        read = next((reader for ending, reader in READERS.items() if path.name.endswith(ending)), None)
-        found[place] = read(path, renamed) if read else {"bytes": digest(path.read_bytes())}
-    return found
-
-
-# --- running the two sides -------------------------------------------------------------------------------------------------
-
-
-def coinseg(code: Path, words: str, folder: Path, places: dict[str, Path]) -> None:
-    """One command of `code`, in `folder`; `> NAME` at its end keeps what it prints. `RuntimeError` where it fails."""
-    line, _, kept = words.partition(" > ")
-    given = [word.format(**places) for word in line.split()]
-    environment = os.environ | {"PYTHONPATH": str(code / "src"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    environment |= {"CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "coinseg", *given]
-    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
+def coinseg(code: Path, line: str, folder: Path, places: dict[str, Path]) -> None:
+    """One command of `code`, in `folder`; with `> NAME` at its end what it prints is kept. `RuntimeError` where it fails."""
+    line, _, kept = line.partition(" > ")
+    words = [word.format(**places) for word in line.split()]
+    command = [sys.executable, "-m", "coinseg", *words]
+    done = subprocess.run(command, cwd=folder, env=environment(code), text=True, capture_output=True)
     if done.returncode:
-        raise RuntimeError(f"coinseg {' '.join(given)}\nended with {done.returncode}\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"coinseg {' '.join(words)}\nended with {done.returncode}: {done.stderr[-2000:]}")
     if kept:
         (folder / kept).write_text(done.stdout, encoding="utf-8")
 
 
-def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that is made when it is not there, whole or not at all."""
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
-        try:
-            make(part)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-    return folder
+def require_own(code: Path) -> None:
+    """`SystemExit` where Python would take another coinseg than that of `code`."""
+    words = [sys.executable, "-c", "import importlib.util as u; print(u.find_spec('coinseg').origin)"]
+    found = subprocess.run(words, env=environment(code), text=True, capture_output=True, check=True).stdout.strip()
+    if not Path(found).is_relative_to(code):
+        raise SystemExit(f"coinseg would be taken from {found}, not from {code}")
 
 
 def git(*words: str) -> bytes:
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True).stdout
 
 
-def checkout(commit: str, patches: list[Path]) -> Callable[[Path], None]:
-    """Makes a folder of the sources of a commit, with patches applied."""
-
-    def make(folder: Path) -> None:
-        subprocess.run(["tar", "-x", "-C", str(folder)], input=git("archive", commit, "src"), check=True)
-        for patch in patches:
-            git("apply", f"--directory={folder.relative_to(ROOT)}", str(patch))
-
-    return make
-
-
-def make_data(code: Path) -> Callable[[Path], None]:
-    """Makes the data sets of all cases, with the phantom of `code`."""
-
-    def make(folder: Path) -> None:
-        for name, words in PHANTOMS.items():
-            coinseg(code, f"phantom {name} --processes 1 {words}", folder, {})
-        labels_of_scans(folder / "scans")
-        images(folder / "images", folder / "fresh_images")
-
-    return make
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that is made where it is not there, whole or not at all."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as part:
+            make(whole := Path(part) / folder.name)
+            if not folder.exists():  # somebody else may have made it meanwhile
+                whole.rename(folder)
+    return folder
 
 
-def run_case(name: str, code: Path, data: Path, reference: Path | None) -> Callable[[Path], None]:
-    """Makes the results of a case; models of the reference are read from its results, or from these where they are its own."""
-
-    def make(folder: Path) -> None:
-        began = time.perf_counter()
-        for words in CASES[name]:
-            coinseg(code, words, folder, {"data": data, "reference": reference or folder})
-        (folder / "seconds.json").write_text(json.dumps({"seconds": round(time.perf_counter() - began, 1)}))
-
-    return make
+def checkout(folder: Path, commit: str, patches: list[Path]) -> None:
+    """The sources of a commit, with patches applied."""
+    with tarfile.open(fileobj=io.BytesIO(git("archive", commit, "src"))) as file:
+        file.extractall(folder, filter="data")
+    for patch in patches:
+        git("apply", f"--directory={folder.relative_to(ROOT).as_posix()}", str(patch))
 
 
-def require_own(code: Path) -> None:
-    """`SystemExit` where Python would find another coinseg than that of `code`."""
-    words = [sys.executable, "-c", "import importlib.util as u; print(u.find_spec('coinseg').origin)"]
-    found = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(code / "src")}, text=True, capture_output=True, check=True)
-    if not Path(found.stdout.strip()).is_relative_to(code):
-        raise SystemExit(f"coinseg would be taken from {found.stdout.strip()}, not from {code}")
+def make_data(folder: Path, code: Path) -> None:
+    """The data set with the name of the folder, of the phantom of `code`, or drawn here."""
+    if folder.name == "images":
+        golden_cases.draw_images(folder)
+    else:
+        coinseg(code, f"phantom {folder.name} --processes 1 {PHANTOMS[folder.name]}", folder.parent, {})
+    if folder.name == "scans":
+        golden_cases.label_scans(folder)
 
 
-# --- comparing -------------------------------------------------------------------------------------------------------------
+def run_case(folder: Path, name: str, code: Path, data: Path, reference: Path | None) -> None:
+    """The results of a case by `code`; where those of the reference are asked for, from `reference`, or these where they are its own."""
+    began = time.perf_counter()
+    folder.mkdir()
+    for line in CASES[name]:
+        coinseg(code, line, folder, {"data": data, "reference": reference or folder})
+    (folder / "took.txt").write_text(f"{time.perf_counter() - began:.0f} s")
 
 
-def compare(case: str, reference: dict[str, Items], now: dict[str, Items]) -> bool:
-    """Print one line for each folder that was written, and what differs in it; whether nothing does."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for place in sorted(reference.keys() | now.keys()):
-        folders[place.rpartition("/")[0] or "."].append(place)
+def differences(then: Items, now: Items) -> tuple[list[str], list[str]]:
+    """What differs between what two files say, in words; and what is only reported."""
+    missing = object()
+    items = sorted(item for item in then.keys() | now.keys() if then.get(item, missing) != now.get(item, missing))
+    hard = [item for item in items if not item.startswith(SOFT)]
+    said = [f"{item} {then.get(item, 'missing')} -> {now.get(item, 'missing')}" for item in hard[:3]]
+    return said + ([f"{len(hard) - 3} more"] if len(hard) > 3 else []), [item[1:] for item in items if item.startswith(SOFT)]
+
+
+def compare(case: str, then: dict[str, Items], now: dict[str, Items]) -> bool:
+    """Print one line for each kind of file, and below it what differs; whether nothing does."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for place in sorted(then.keys() | now.keys()):
+        kinds[kind_of(place)[0]].append(place)
     equal = True
-    for folder, places in folders.items():
-        differing, soft = [], set()
+    for kind, places in sorted(kinds.items()):
+        wrong: list[str] = []
+        soft: list[str] = []
         for place in places:
-            if place not in reference or place not in now:
-                differing.append(f"{place}: only {'now' if place in now else 'in the reference'}")
+            if place not in then or place not in now:
+                wrong.append(f"{place} is only {'here' if place in now else 'in the reference'}")
                 continue
-            old, new = reference[place], now[place]
-            items = [item for item in old.keys() | new.keys() if old.get(item, SOFT) != new.get(item, SOFT)]
-            soft |= {f"{place.rpartition('/')[2]}: {item[1:]} differ" for item in items if item.startswith(SOFT)}
-            hard = sorted(item for item in items if not item.startswith(SOFT))
-            said = [f"{item} {old.get(item, 'missing')} -> {new.get(item, 'missing')}" for item in hard[:3]]
-            differing += [f"{place}: {'; '.join(said)}{f' and {len(hard) - 3} more' if len(hard) > 3 else ''}"] if hard else []
-        print(f"{case:<12} {folder:<44} {len(places):>4} files  {'DIFFERS' if differing else 'equal'}")
-        for line in [*differing[:8], *sorted(soft)]:
-            print(f"{'':<12}   {line}")
-        equal &= not differing
+            hard, reported = differences(then[place], now[place])
+            wrong += [f"{place}: {'; '.join(hard)}"] if hard else []
+            soft += [f"{place}: {', '.join(reported)} differ, which is no difference"] if reported else []
+        print(f"{case:<10} {kind:<10} {len(places):>4} files  {f'{len(wrong)} DIFFER' if wrong else 'equal'}")
+        for line in (wrong[:SHOWN], soft[:SHOWN]):
+            print("".join(f"{'':<21} {words}\n" for words in line), end="")
+        equal &= not wrong
+    return equal
+
+
+def check(name: str, code: Path, data: Path, keep: bool) -> bool:
+    """Whether a case has the same results in the work tree as in the reference."""
+    for source in (*PHANTOMS, "images"):
+        if any(f"{{data}}/{source}" in line for line in CASES[name]):
+            once(data / source, lambda folder: make_data(folder, code))
+    libraries = [f"{library} {version(library)}" for library in LIBRARIES]
+    made = data.parent / f"{name}-{digest(data.name, CASES[name], libraries)}"
+    reference = once(made, lambda folder: run_case(folder, name, code, data, None))
+    then = contents(reference, THEN)
+    for place, item in EXERCISED.get(name, ()):
+        if not then.get(place, {}).get(item):
+            print(f"{name:<10} {item} of {place} is nothing in the reference: here the case does not exercise what it should")
+    with tempfile.TemporaryDirectory(prefix=".now-", dir=CACHE) as place:
+        folder = Path(place) / name
+        try:
+            run_case(folder, name, ROOT, data, reference)
+        except RuntimeError as error:
+            print(f"{name:<10} FAILED: {error}", flush=True)
+            return False
+        equal = compare(name, then, contents(folder, NOW))
+        took = [(each / "took.txt").read_text() for each in (reference, folder)]
+        print(f"{name:<10} {'equal' if equal else 'DIFFERS'}; {took[0]} in the reference, {took[1]} here", flush=True)
+        if keep:
+            shutil.rmtree(CACHE / "now" / name, ignore_errors=True)
+            shutil.copytree(folder, CACHE / "now" / name)
     return equal
 
 
 def main() -> int:
-    """Compare the cases that are asked for; 0 where nothing differs, 1 where something does."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Check the cases that are asked for; 0 where nothing differs, 1 where something does."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--case", action="append", choices=list(CASES), help="this case only; may be given again")
     parser.add_argument("--short", action="store_true", help=f"only {', '.join(SHORT)}")
     parser.add_argument("--keep", action="store_true", help="leave what the work tree wrote in out/golden/now")
-    parser.add_argument("--against", default=REFERENCE, help="commit of the reference; mends are applied to the default alone")
+    parser.add_argument("--against", default=REFERENCE, help="another reference, as it is: mends are those of the default")
     options = parser.parse_args()
-    patches = sorted((ROOT / "studies" / "golden_mends").glob("*.patch")) if options.against == REFERENCE else []
+    patches = sorted(MENDS.glob("*.patch")) if options.against == REFERENCE else []
     commit = git("rev-parse", "--short=12", f"{options.against}^{{commit}}").decode().strip()
-    cache = ROOT / "out" / "golden" / (commit + (f"-{digest(*(p.read_bytes() for p in patches))}" if patches else ""))
-    code = once(cache / "code", checkout(commit, patches))
+    place = CACHE / "-".join([commit, *([digest(*(patch.read_bytes() for patch in patches))] if patches else [])])
+    code = once(place / "code", lambda folder: checkout(folder, commit, patches))
     for side in (code, ROOT):
         require_own(side)
-    made_of = digest(PHANTOMS, inspect.getsource(images), inspect.getsource(labels_of_scans))
-    data = once(cache / f"data-{made_of}", make_data(code))
-    libraries = [version(name) for name in LIBRARIES]
-    equal = True
-    for name in options.case or (SHORT if options.short else CASES):
-        reference = once(cache / f"{name}-{digest(made_of, CASES[name], libraries)}", run_case(name, code, data, None))
-        kept = ROOT / "out" / "golden" / "now" / name
-        shutil.rmtree(kept, ignore_errors=True)
-        try:
-            once(kept, run_case(name, ROOT, data, reference))
-        except RuntimeError as error:
-            print(f"{name:<12} FAILED: {error}")
-            equal = False
-            continue
-        equal &= compare(name, contents(reference, RENAMED), contents(kept, {}))
-        took = [json.loads((folder / "seconds.json").read_text())["seconds"] for folder in (reference, kept)]
-        print(f"{name:<12} took {took[0]} s in the reference, {took[1]} s now", flush=True)
-        if not options.keep:
-            shutil.rmtree(kept)
-    print("nothing differs" if equal else "something DIFFERS")
-    return 0 if equal else 1
+    makers = [inspect.getsource(maker) for maker in (golden_cases.draw_images, golden_cases.label_scans)]
+    data = place / f"data-{digest(PHANTOMS, makers)}"
+    equal = [check(name, code, data, options.keep) for name in options.case or (SHORT if options.short else CASES)]
+    print("nothing differs" if all(equal) else f"{len(equal) - sum(equal)} of {len(equal)} cases DIFFER")
+    return 0 if all(equal) else 1
 
 
 if __name__ == "__main__":
