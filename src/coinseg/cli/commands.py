@@ -115,7 +115,8 @@ def _work(name: str, work: Any, command: str) -> None:
         # While a run goes on there is none: whoever finds a manifest has that of a command that ended.
         (work.root / manifest.MANIFEST).unlink(missing_ok=True)
         try:
-            made = manifest.build(*_train(name, work), command)
+            trained, scores, masks = _train(name, work)
+            made = manifest.build(trained, scores, masks, command)
             page = write_report(work.root, made)
             write_json(work.root / manifest.MANIFEST, made)  # last: where it says done, everything is there
         except BaseException as error:

@@ -120,7 +120,3 @@ class Part(nn.Module):
 
     def add(self, views: Views, fabric: Fabric) -> None:
         """Change the maps of the student in place."""
-
-    def with_network(self, network: nn.Module) -> Part:
-        """The part with another network in the place of its own, for parts with a name in `onnx`."""
-        raise NotImplementedError

@@ -127,7 +127,6 @@ class PatchCore(Part):
     def __init__(self, bank: MemoryBank) -> None:
         super().__init__()
         self.extractor, self.bank = FeatureExtractor(), bank
-        self.scores: nn.Module | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Anomaly scores of every pixel, (B, S, S), 0 and more, of images (B, 1, S, S) in [-1, 1]; above 1 is anomalous."""
@@ -188,17 +187,11 @@ class PatchCore(Part):
             raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
         return cls(bank)
 
-    def with_network(self, network: nn.Module) -> PatchCore:
-        """See `Part`."""
-        other = PatchCore(self.bank)
-        other.scores = network
-        return other
-
     def add(self, views: Views, fabric: Fabric) -> None:
         """Add the anomalous regions of images that are called abnormal."""
         if not (called := views.called).any():
             return
-        own, other = forward_hflip(self.scores or self, views.images[called], fabric, BATCH)
+        own, other = forward_hflip(self, views.images[called], fabric, BATCH)
         for maps, scores in zip((views.mean, views.own, views.other), ((own + other) / 2, own, other), strict=True):
             maps[called] = add_anomalous_regions(maps[called], scores, LEVEL)
 
