@@ -114,7 +114,7 @@ def export_run(
     run = load(root, accelerator="cpu", classifier=classifier)
     checked = None
     with new_folder(out, overwrite, "manifest.json") as part:
-        save(replace(run, explainer=replace(run.explainer, settings=portable(run.settings))), part)
+        save(run.with_settings(portable(run.settings)), part)
         write_json(part / "manifest.json", excerpt(root))
         for name in weights_of(root):
             (part / name).parent.mkdir(parents=True, exist_ok=True)

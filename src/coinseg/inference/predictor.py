@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,13 @@ class Predictor:
             segmenter = StudentSegmenter(student, parts, explainer.settings, explainer.fabric)
         score = ImageScore([explainer.f, *others], shift, parts)
         return cls(explainer, preparation, threshold, score, segmenter, tuple(parts))
+
+    def with_settings(self, settings: Settings) -> Predictor:
+        """The same networks, asked with other settings (thresholds, cleaning, gate)."""
+        explainer, segmenter = replace(self.explainer, settings=settings), self.segmenter
+        if isinstance(segmenter, StudentSegmenter):
+            return replace(self, explainer=explainer, segmenter=replace(segmenter, settings=settings))
+        return replace(self, explainer=explainer, segmenter=DifferenceSegmenter(explainer, self.threshold))
 
     @property
     def settings(self) -> Settings:
