@@ -1,8 +1,8 @@
-"""The table "What each part is worth" of better.md: the final masks with one part of the recipe left out at a time.
+"""The table "What each part is worth" of docs/research/results.md: the final masks with one part of the recipe left out at a time.
 
-    python docs/results/ablation.py DATA WORK FIFTH SET SEED...
+    python studies/ablation.py DATA WORK FIFTH SET SEED...
 
-For runs that `better.py final` left; only parts that no training depends on. FIFTH is validation or test.
+For runs that `recipe.py final` left; only parts that no training depends on. FIFTH is validation or test.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from better import workspace
+from recipe import workspace
 from torch import nn
 
 from coinseg.config.schema import MaskSettings
@@ -43,20 +43,22 @@ def variants(run: Run) -> dict[str, tuple[Run, MaskSettings]]:
     gate = replace(run.settings, student=replace(run.settings.student, gate=run.settings.classifier.threshold))
     changed = {
         "all of it": run,
-        "one image size (0028)": replace(run, student=Mean(student.student, lambda side: sides(side)[:1]).eval()),
-        "each slice alone (0027)": replace(run, steps=None),
-        "no second opinion (0026)": replace(run, posterior=ImageScore(classifiers, posterior.shift).eval()),
-        "nothing novel (0024)": replace(run, novelty=None),
-        "not the share of abnormal images (0023)": replace(run, posterior=ImageScore(classifiers, 0.0, posterior.opinion).eval()),
-        "f alone says which images (0023)": replace(run, posterior=ImageScore(classifiers[:1], 0.0).eval(), steps=None),
-        "a gate of 0.5 (0023)": replace(run, settings=gate),
-        "without the member that learnt drawn lesions (0022)": replace(run, student=members(student, slice(0, 1))),
-        "that member alone (0022)": replace(run, student=members(student, slice(1, 2))),
+        "one image size (study 28)": replace(run, student=Mean(student.student, lambda side: sides(side)[:1]).eval()),
+        "each slice alone (study 27)": replace(run, steps=None),
+        "no ImageNet classifier (study 26)": replace(run, posterior=ImageScore(classifiers, posterior.shift).eval()),
+        "no PatchCore (study 24)": replace(run, novelty=None),
+        "not the share of abnormal images (study 23)": replace(
+            run, posterior=ImageScore(classifiers, 0.0, posterior.opinion).eval()
+        ),
+        "f alone says which images (study 23)": replace(run, posterior=ImageScore(classifiers[:1], 0.0).eval(), steps=None),
+        "a gate of 0.5 (study 23)": replace(run, settings=gate),
+        "without the network of synthetic lesions (study 22)": replace(run, student=members(student, slice(0, 1))),
+        "that network alone (study 22)": replace(run, student=members(student, slice(1, 2))),
     }
     made = {name: (one, one.cleaning) for name, one in changed.items()}
-    made["a half, not 40 % of the student's own peak (0018)"] = (replace(run, settings=level), replace(clean, peak=0.0))
-    made["cleaned as a difference is (0025)"] = (run, run.settings.masks)
-    made["COIN, refined: no student (0015)"] = (replace(run, student=None), run.settings.masks)
+    made["a half, not 40 % of the student's own peak (study 18)"] = (replace(run, settings=level), replace(clean, peak=0.0))
+    made["cleaned as a difference is (study 25)"] = (run, run.settings.masks)
+    made["COIN, refined: no student (study 15)"] = (replace(run, student=None), run.settings.masks)
     return made
 
 

@@ -1,6 +1,6 @@
-"""The tables of confidence.md: what the confidence of a mask and of its pixels is worth, for runs that `better.py final` left.
+"""The tables of docs/research/confidence.md: what the confidence of a mask and of its pixels is worth, for runs that `recipe.py final` left.
 
-    python docs/results/confidence.py DATA WORK SET SEED...
+    python studies/confidence.py DATA WORK SET SEED...
 
 The test fifth, all masks, those on normal images with an IoU of 0. Nothing is trained.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from better import workspace
+from recipe import workspace
 
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.split import VALIDATION

@@ -1,10 +1,10 @@
-"""The table of decision 0023: who says which images are marked, and from where on, on the validation fifth.
+"""The table of study 23 (docs/research/image-score.md): who says which images are marked, and from where on, on the validation fifth.
 
-    python docs/results/gates.py DATA WORK SET SEED...
+    python studies/gates.py DATA WORK SET SEED...
 
-For runs that `better.py` trained. f as it is or the posterior of all classifiers, a gate and a level to be brought up from; IoU, Dice per
-image, what is marked of normal pixels. Nothing is trained; cysts are counted by `better.py cysts`. Novel regions (decision 0024) are left out;
-masks are as drawn (0025), which those of that table were not yet.
+For runs that `recipe.py` trained. f as it is or the posterior of all classifiers, a gate and a level to be brought up from; IoU, Dice per
+image, what is marked of normal pixels. Nothing is trained; cysts are counted by `recipe.py cysts`. PatchCore's regions (study 24) are left out;
+masks are as drawn (study 25), which those of that table were not yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from better import workspace
+from recipe import workspace
 
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.split import VALIDATION

@@ -1,8 +1,8 @@
-"""The figures of labels-per-scan.md.
+"""The figures of docs/research/labels-per-scan.md.
 
-    python docs/results/labels-per-scan.py cut PHANTOM OUT          every kidney of a phantom cohort as a scan of its own
-    python docs/results/labels-per-scan.py score TRAIN TEST OUT SEED...         f after the rule, inherited and true labels
-    python docs/results/labels-per-scan.py masks TRAIN TEST OUT SEED...         COIN after them, 300 steps
+    python studies/labels_per_scan.py cut PHANTOM OUT          every kidney of a phantom cohort as a scan of its own
+    python studies/labels_per_scan.py score TRAIN TEST OUT SEED...         f after the rule, inherited and true labels
+    python studies/labels_per_scan.py masks TRAIN TEST OUT SEED...         COIN after them, 300 steps
 
 OUT/scans of `cut` has one label for each scan, OUT/slices the true one of each slice; both are nnU-Net raw data with masks.
 """

@@ -1,15 +1,15 @@
-"""The figures of better.md: every set, three seeds, the default recipe of `coinseg run`; only the image size is chosen per set.
+"""The figures of docs/research/results.md: every set, three seeds, the default recipe of `coinseg run`; only the image size is chosen per set.
 
-    python docs/results/better.py data DATA WORK              the tables of the magnetic tiles, by tile and by photograph, and the phantom
-    python docs/results/better.py train DATA WORK SET SEED... f and COIN
-    python docs/results/better.py student DATA WORK SET SEED... the student
-    python docs/results/better.py score DATA WORK SET SEED... the student, and scores on the validation fifth
-    python docs/results/better.py final DATA WORK SET SEED... the same runs, read on the test fifth
-    python docs/results/better.py ceiling DATA WORK SET SEED...      the student's network taught the true masks, read on the test fifth
-    python docs/results/better.py cysts DATA WORK phantom SEED...    the phantom's cysts once more (`final` counts them too)
-    python docs/results/better.py attributions DATA WORK SET SEED...     LayerCAM, ScoreCAM and RISE at their best thresholds
-    python docs/results/better.py pictures DATA WORK SET SEED FILE       best, median, worst, normal, missed and false alarm, as PNG
-    python docs/results/better.py table WORK FILE             everything that is there, as JSON and on the screen
+    python studies/recipe.py data DATA WORK              the tables of the magnetic tiles, by tile and by photograph, and the phantom
+    python studies/recipe.py train DATA WORK SET SEED... f and COIN
+    python studies/recipe.py student DATA WORK SET SEED... the student
+    python studies/recipe.py score DATA WORK SET SEED... the student, and scores on the validation fifth
+    python studies/recipe.py final DATA WORK SET SEED... the same runs, read on the test fifth
+    python studies/recipe.py ceiling DATA WORK SET SEED...      the student's network taught the true masks, read on the test fifth
+    python studies/recipe.py cysts DATA WORK phantom SEED...    the phantom's cysts once more (`final` counts them too)
+    python studies/recipe.py attributions DATA WORK SET SEED...     LayerCAM, ScoreCAM and RISE at their best thresholds
+    python studies/recipe.py pictures DATA WORK SET SEED FILE       best, median, worst, normal, missed and false alarm, as PNG
+    python studies/recipe.py table WORK FILE             everything that is there, as JSON and on the screen
 
 DATA has the folders lgg-flair-2d, msd-liver-ct-2d and magnetic-tile, WORK receives everything. A run that was killed goes on.
 """
@@ -242,7 +242,7 @@ def _minutes(stage: Path) -> float:
 
 
 def table(work: Path, out: Path) -> None:
-    """better.json: a row for every set, fifth and step, over the seeds there are; and the same as a table on the screen."""
+    """studies/recipe.json: a row for every set, fifth and step, over the seeds there are; and the same as a table on the screen."""
     rows: list[dict[str, Any]] = []
     for name in SETS:
         for fifth in ("validation", "test"):

@@ -1,6 +1,6 @@
-"""The table of "When to stop" in better.md: does anything that needs no mask tell when COIN is at its best?
+"""The table of "When to stop" in docs/research/results.md: does anything that needs no mask tell when COIN is at its best?
 
-    python docs/results/stopping.py DATA WORK SET SEED...
+    python studies/stopping.py DATA WORK SET SEED...
 
 f and COIN of 2000 steps, twice the default; the averaged generator is kept after every 250. Of each: what training images say without a mask and
 the scores on the validation fifth. Of images labelled abnormal: how many flip, how many flip when the mask alone is pasted and when all but
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from better import workspace
+from recipe import workspace
 
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.intensity import signed

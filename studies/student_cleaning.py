@@ -1,9 +1,9 @@
-"""What decisions 0024 and 0025 change, asked of the code on the validation fifth.
+"""What studies 24 and 25 change (docs/research/patchcore.md, docs/research/student.md), asked of the code on the validation fifth.
 
-    python docs/results/drawn.py DATA WORK SET SEED...
+    python studies/student_cleaning.py DATA WORK SET SEED...
 
-For runs that `better.py` trained. The student alone, its masks opened and their largest part taken as before 0025; as drawn; and with what
-is novel, where the run keeps it: IoU, Dice per image, what is marked of normal pixels. Nothing is trained.
+For runs that `recipe.py` trained. The student alone, its masks opened and their largest part taken as before study 25; as drawn; and with PatchCore's
+regions, where the run keeps it: IoU, Dice per image, what is marked of normal pixels. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from better import workspace
+from recipe import workspace
 
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.split import VALIDATION
@@ -36,7 +36,7 @@ def main() -> None:
         for what, one, cleaning in (
             ("opened, the largest part", alone, run.settings.masks),
             ("as drawn", alone, run.cleaning),
-            *([("as drawn, and what is novel", run, run.cleaning)] if run.novelty is not None else []),
+            *([("as drawn, and PatchCore's regions", run, run.cleaning)] if run.novelty is not None else []),
         ):
             masks = np.concatenate([masks_of(one.evidence(b.image)[1], one.level, cleaning) for b in batches])
             print(

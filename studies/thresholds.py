@@ -1,8 +1,8 @@
-"""The table of thresholds.md: every rule for a threshold that needs no mask, and how far it is from the best one, on every set.
+"""The table of docs/research/thresholds.md: every rule for a threshold that needs no mask, and how far it is from the best one, on every set.
 
-    python docs/results/thresholds.py DATA WORK FIFTH SET SEED...
+    python studies/thresholds.py DATA WORK FIFTH SET SEED...
 
-For runs whose classifier and COIN `better.py train` left; nothing is trained and no student is asked. FIFTH is validation or test. Each rule is
+For runs whose classifier and COIN `recipe.py train` left; nothing is trained and no student is asked. FIFTH is validation or test. Each rule is
 chosen on training images and their labels; the oracle is tuned on the masks it is scored with.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from better import workspace
+from recipe import workspace
 
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
