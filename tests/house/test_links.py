@@ -12,7 +12,12 @@ FOLDERS = ("src", "tests", "docs", "studies", "benchmarks")
 FILES = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*")) if path.is_file()]
 FILES += [path.relative_to(ROOT) for path in sorted(ROOT.iterdir()) if path.is_file()]
 DOCUMENTS = [path for path in FILES if path.suffix == ".md"]
-SOURCES = [path for path in FILES if path.suffix in (".py", ".yaml", ".toml", ".jinja") or path.name == "Makefile"]
+SOURCES = [
+    path
+    for path in FILES
+    if path.suffix in (".py", ".yaml", ".toml", ".jinja") or path.name == "Makefile"
+    if path.name != Path(__file__).name
+]
 COMING = {"docs/guide/architecture.md", "docs/guide/adding-a-part.md"}
 """Pages that are linked to and not written yet."""
 LINK = re.compile(r"\]\(([^()\s]+)\)")
