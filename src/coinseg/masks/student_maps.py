@@ -21,7 +21,7 @@ def rescale_to_peak(maps: np.ndarray, called: np.ndarray, share: float) -> np.nd
 
     A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where the
     classifiers say that there is one, the question is where, not whether. The share is less than a half because a map is the mean over an image and
-    its mirror image: what one of the two is sure of has about a half, and on which side of it was chance (docs/decisions/0020-one-view.md).
+    its mirror image: what one of the two is sure of has about a half, and on which side of it was chance (docs/research/student.md, study 20).
 
     Args:
         maps: (B, S, S) in [0, 1].
@@ -40,6 +40,6 @@ def student_cleaning(settings: MaskSettings) -> MaskSettings:
     """How the maps of a student become masks: all of what it draws, but for specks below `min_px`.
 
     A difference has to be opened, and its largest part taken, because a generator also changes what is no lesion. A student has learnt to leave
-    that alone: what opening takes from it are thin parts and small lesions (docs/decisions/0025-as-drawn.md).
+    that alone: what opening takes from it are thin parts and small lesions (docs/research/student.md, study 25).
     """
     return replace(settings, opening=0, closing=0, keep="all")

@@ -60,7 +60,7 @@ class SmallNetwork(nn.Module):
 
     No stride and no maximum pooling: its gradient with respect to the image, which is what the generator learns from, is
     smooth. With the same steps it learned `lgg-flair-2d` far better than a ResNet of the same widths with strides
-    (docs/results/spine.md).
+    (docs/research/first-results.md).
 
     Args:
         dims: 2 for slices, 3 for volumes.
@@ -87,7 +87,7 @@ class LocalNetwork(nn.Module):
     change leaves the rest of it standing. Here any remainder at `pooling` of the places keeps the image abnormal: the
     least change is the whole lesion. The small field of view, 34 pixels, ties evidence to its place, and a small
     lesion is not averaged away. (Pooling over the highest instances is that of multiple-instance learning; why it is the
-    default: docs/decisions/0012-evidence-by-place.md.)
+    default: docs/research/classifier.md, study 12.)
 
     Args:
         pooling: share of the places whose mean is the logit, in (0, 1]; 1 is the mean over the image.

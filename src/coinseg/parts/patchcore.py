@@ -8,7 +8,7 @@ total recall in industrial anomaly detection", section 3). The anomaly score of 
 
 and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients. Only image labels are
 used. A feature has a wide field of view, so that a small lesion has a halo of anomalous patches: only regions that go well beyond what
-the student marks are added (`beyond`). Measured in docs/decisions/0024-novelty.md.
+the student marks are added (`beyond`). Measured in docs/research/patchcore.md, study 24.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The least change that turns f is often the brightest part of a large lesion, and a student of such masks learns to leave out the rest. A
 synthetic lesion is patchy, fainter or brighter, of another shape, and all of it is learnt. Only those that f calls abnormal are kept.
-Measured in docs/decisions/0022-members.md.
+Measured in docs/research/student.md, study 22.
 """
 
 from __future__ import annotations

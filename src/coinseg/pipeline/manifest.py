@@ -1,4 +1,4 @@
-"""manifest.json: what a command did, in a form another program can rely on (docs/manifest.md, manifest.schema.json)."""
+"""manifest.json: what a command did, in a form another program can rely on (docs/guide/manifest.md, manifest.schema.json)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may write where: one command at a time at an output, and none into an input (docs/decisions/0013-nothing-lost.md)."""
+"""Who may write where: one command at a time at an output, and none into an input (docs/decisions/0006-nothing-lost.md)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A training is `patient`: the first signal only asks, and is obeyed when the step is done and its checkpoint is written. Everywhere
 else, and for the second signal, the signal is raised where the program stands. One more and the system ends the process.
-kill -9 leaves nothing behind that the others would not (docs/decisions/0013-nothing-lost.md); they are kinder to open work.
+kill -9 leaves nothing behind that the others would not (docs/decisions/0006-nothing-lost.md); they are kinder to open work.
 """
 
 from __future__ import annotations

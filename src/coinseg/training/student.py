@@ -4,7 +4,7 @@ The generator answers one image at a time, and errs here and there; a network th
 what they have in common. It sees no mask of an expert: images labelled normal are taught to be empty, of those labelled
 abnormal only the ones whose mask is trusted (`confidence.py`) are taught; a band around them can be left
 out (`student.band`, not measured). Every second member is taught drawn lesions as well (`drawn_lesions.py`): what is careful and what
-covers more is better together than either (docs/decisions/0022-members.md).
+covers more is better together than either (docs/research/student.md, study 22).
 """
 
 from __future__ import annotations
