@@ -18,7 +18,6 @@ SOURCES = [
     if path.suffix in (".py", ".yaml", ".toml", ".jinja") or path.name == "Makefile"
     if path.name != Path(__file__).name
 ]
-COMING = {"docs/guide/architecture.md", "docs/guide/adding-a-part.md"}
 """Pages that are linked to and not written yet."""
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 FROM_ROOT = re.compile(r"(?<![\w./-])(?:src|tests|docs|studies|benchmarks)/[\w./-]*\.(?:py|md|json|png|ya?ml|txt)\b")
@@ -32,7 +31,6 @@ def missing(document: Path, text: str) -> list[str]:
     names = {path.name for path in FILES}
 
     def is_there(path: str, *bases: Path) -> bool:
-        return path in COMING or any((base / path).exists() for base in bases)
 
     here = (ROOT / document).parent
     found = []
@@ -41,7 +39,6 @@ def missing(document: Path, text: str) -> list[str]:
         coming = (
             target
             and (here / target).resolve().is_relative_to(ROOT)
-            and str((here / target).resolve().relative_to(ROOT)) in COMING
         )
         if target and "://" not in link and not coming and not is_there(target, here):
             found.append(f"({link})")

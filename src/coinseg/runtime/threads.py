@@ -26,8 +26,9 @@ _chosen: list[int] = []
 def convolve_once() -> None:
     """A convolution forwards and backwards, of the kind training is made of; a few milliseconds on one thread."""
     x = torch.ones(4, 16, 64, 64).to(memory_format=torch.channels_last)
-    weight = torch.ones(16, 16, 3, 3, requires_grad=True)
-    F.conv2d(x, weight, padding=1).relu().sum().backward()  # type: ignore[no-untyped-call]
+    with torch.enable_grad():  # a model may be loaded where somebody has switched gradients off
+        weight = torch.ones(16, 16, 3, 3, requires_grad=True)
+        F.conv2d(x, weight, padding=1).relu().sum().backward()  # type: ignore[no-untyped-call]
 
 
 def quickest(available: int, work: Callable[[], None] = convolve_once, clock: Callable[[], float] = time.perf_counter) -> int:
