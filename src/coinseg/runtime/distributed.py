@@ -39,9 +39,6 @@ def require_parts(batch: int, setting: str) -> None:
         raise UserError(f"{setting} is {batch} and there are {count} processes", f"a multiple of {count}", f"change {setting}")
 
 
-# --- sums over all processes --------------------------------------------------------------------------------------
-
-
 @cache
 def _between_gpus() -> Any:
     """Return an NCCL group when every process has its own GPU, else None for gloo, which also takes tensors on GPUs."""
@@ -86,9 +83,6 @@ def means(values: Mapping[str, float]) -> dict[str, float]:
         return dict(values)
     total = _summed(torch.tensor(list(values.values()), dtype=torch.float64)) / count
     return dict(zip(values, total.tolist(), strict=True))
-
-
-# --- batch normalisation ------------------------------------------------------------------------------------------
 
 
 def batch_norm(
@@ -141,9 +135,6 @@ def over_whole_batch(network: T) -> T:
             return network(*inputs)
 
     return cast(T, normalised)
-
-
-# --- random draws -------------------------------------------------------------------------------------------------
 
 
 def augmented(augment: nn.Module, images: Tensor) -> Tensor:

@@ -52,29 +52,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _onto_the_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Wait until a file, or a folder with all its files, is on the disk; a power cut then leaves no name without content."""
-    for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
-        with _opened(each) as number:
-            try:
-                os.fsync(number)
-            except OSError:
-                if not each.is_dir():  # some network disks know no fsync of a folder
-                    raise
+    for entry in (*path.rglob("*"), path) if path.is_dir() else (path,):
+        _sync_entry(entry)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    number = os.open(path, os.O_RDONLY)
+def _sync_entry(entry: Path) -> None:
+    number = os.open(entry, os.O_RDONLY)
     try:
-        yield number
+        os.fsync(number)
+    except OSError:
+        if not entry.is_dir():  # some network disks have no fsync of a folder
+            raise
     finally:
         os.close(number)
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError), _opened(folder) as number:
-        os.fsync(number)
 
 
 @contextmanager
@@ -84,9 +76,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     part = _aside(path)
     try:
         yield part
-        _onto_the_disk(part)
+        _sync(part)
         os.replace(part, path)
-        _sync_folder(path.parent)
+        with suppress(OSError):
+            _sync_entry(path.parent)
     finally:
         _remove(part)
 
@@ -207,11 +200,12 @@ def directory_written_aside(path: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        _onto_the_disk(part)
+        _sync(part)
         if path.exists():
             os.replace(path, old)
         os.replace(part, path)
-        _sync_folder(path.parent)
+        with suppress(OSError):
+            _sync_entry(path.parent)
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)

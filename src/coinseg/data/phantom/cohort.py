@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from coinseg.errors import UserError
-from coinseg.runtime.files import directory_written_aside, holds_nothing, read_json, require_room, write_json, written_aside
+from coinseg.runtime.files import directory_written_aside, holds_nothing, read_json, require_room, write_json, write_text
 from coinseg.runtime.locks import locked
 from coinseg.runtime.process_group import workers
 
@@ -117,18 +117,13 @@ def _tables(out: Path, settings: PhantomSettings) -> None:
         for name in names:
             mask = np.asarray(nib.load(out / name / "segmentations" / "kidney_tumor.nii.gz").dataobj)  # type: ignore[attr-defined]
             rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
-        _write_rows(out / "labels.csv", rows)
+        write_text(out / "labels.csv", "\n".join(rows) + "\n")
     rows = [_META]
     for index, name in enumerate(names):
         rng = np.random.default_rng([settings.seed, index, 1])
         who = f"{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
         rows.append(f"{name};{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
-    _write_rows(out / LAST, rows, "utf-8-sig")
-
-
-def _write_rows(path: Path, rows: list[str], encoding: str = "utf-8") -> None:
-    with written_aside(path) as part:
-        part.write_text("\n".join(rows) + "\n", encoding=encoding)
+    write_text(out / LAST, "\ufeff" + "\n".join(rows) + "\n")  # spreadsheets know UTF-8 by the mark before it
 
 
 def write_cohort(

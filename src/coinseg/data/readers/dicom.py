@@ -8,7 +8,6 @@ numbers, files by `public_name`, and messages of decoders are not repeated.
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from coinseg.errors import UserError
 from .dicom_frames import require_honest
 from .dicom_stack import Frame, Header, Stack, stack_of
 from .paths import Members, members, public_name, split_key
-from .voxels import Opened, broken
+from .voxels import Opened, broken, muted
 
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
@@ -103,14 +102,9 @@ def identifiers_of(path: Path) -> frozenset[str]:
 @contextmanager
 def silent() -> Iterator[None]:
     """Keep pydicom from checking values that are not used and from quoting them in warnings."""
-    level = config.logger.level
-    config.logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        config.logger.setLevel(level)
+    with muted(config.logger), warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_header(path: Path) -> Dataset | None:

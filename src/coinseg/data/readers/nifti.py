@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import math
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from coinseg.errors import UserError
 
 from .geometry import Geometry, header_of
 from .limits import DEFLATE_LIMIT, MAX_BEHIND
-from .voxels import Opened, broken, invertible, narrow, require_plausible, require_three
+from .voxels import Opened, broken, invertible, muted, narrow, require_plausible, require_three
 
 SUFFIXES = (".nii.gz", ".nii")
 _WHAT = "NIfTI file"
@@ -37,7 +35,7 @@ _BROKEN = (
 def open_nifti(path: Path) -> Opened:
     """Read the header of a NIfTI file; voxels are read on demand. Raises `UserError` like `volume.read_volume`."""
     try:
-        with _quiet(), _stream(path) as stream:
+        with muted(nib.imageglobals.logger), _stream(path) as stream:
             header = _header(stream.read(_NIFTI2))
             geometry = _geometry(path, header)
             slope, inter = header.get_slope_inter()
@@ -72,18 +70,6 @@ def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geomet
         file.write(bytes(image.header.get_data_offset() - file.tell()))
         for plane in slices:
             file.write(plane.astype(image.header.get_data_dtype(), copy=False).tobytes(order="F"))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep nibabel from printing what it corrects in a header."""
-    logger = nib.imageglobals.logger
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _stream(path: Path) -> BufferedIOBase:

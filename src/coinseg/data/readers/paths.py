@@ -50,7 +50,11 @@ def is_dicom(path: Path) -> bool:
         return False
     if place.is_dir():
         return any(_is_member(place / name) for name in _names_in(place))
-    return place.name.lower().endswith(ARCHIVE) or (place.is_file() and _is_member(place)) or _named_slice(place.name)
+    return (
+        place.name.lower().endswith(ARCHIVE)
+        or (place.is_file() and _is_member(place))
+        or place.name.lower().endswith(SLICE_SUFFIXES)
+    )
 
 
 def holds_slices(folder: Path) -> bool:
@@ -182,13 +186,9 @@ def _is_member(path: Path) -> bool:
     return not path.name.lower().endswith(_OTHERS) and _marked(path.name, _opener(path))
 
 
-def _named_slice(name: str) -> bool:
-    return name.lower().endswith(SLICE_SUFFIXES)
-
-
 def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
     """Return whether a file is DICOM by its mark (4 letters after 128 bytes) or by its name."""
-    if _named_slice(name):
+    if name.lower().endswith(SLICE_SUFFIXES):
         return True
     try:
         with opener() as file:

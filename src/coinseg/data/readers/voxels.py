@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +74,17 @@ def require_plausible(path: Path, shape: tuple[int, ...], itemsize: int, most: i
     claimed, size = require_fits(path, shape, itemsize), sum(file.stat().st_size for file in parts_of(path))
     if claimed > size * most:
         raise broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims", what)
+
+
+@contextmanager
+def muted(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library from logging what it finds in a header."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def invertible(affine: np.ndarray) -> bool:
