@@ -38,17 +38,17 @@ def files_in(folder: Path) -> list[Path]:
     A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed. Links are
     followed, but not to a folder that was visited before, since they may lead in circles.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     visited = {folder.resolve()}
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".") and not _is_repeated(Path(place, name), visited)]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
-        found += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
-        found += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
+        files += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
+        files += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
         series = [name for name in below if holds_slices(Path(place, name))]
-        found += [Path(place, name) for name in series]
+        files += [Path(place, name) for name in series]
         below[:] = [name for name in below if name not in series]
-    return sorted(found)
+    return sorted(files)
 
 
 def _is_repeated(folder: Path, visited: set[Path]) -> bool:

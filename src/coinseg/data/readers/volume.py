@@ -118,29 +118,29 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     return inside
 
 
-def on_one_grid(path: Path, own: Geometry, like: Geometry) -> Geometry:
+def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
     """Return the grid of the mask at `path`, turned like the grid of its scan.
 
     Args:
         path: the mask.
-        own: its grid.
+        grid: its grid.
         like: the grid of the scan.
 
     Raises:
         UserError: the grids differ.
     """
-    if own.shape[:3] == like.shape[:3] and same_place(corners_apart(own.affine, like.affine, own.shape[:3]), own, like):
-        own = like  # At exactly 45 degrees rounding would decide which axes are closest.
-    if own.canonical_shape != like.canonical_shape:
-        got = f"mask {path} has {own.canonical_shape} (slices, rows, columns) and its scan {like.canonical_shape}"
+    if grid.shape[:3] == like.shape[:3] and same_place(corners_apart(grid.affine, like.affine, grid.shape[:3]), grid, like):
+        grid = like  # At exactly 45 degrees rounding would decide which axes are closest.
+    if grid.canonical_shape != like.canonical_shape:
+        got = f"mask {path} has {grid.canonical_shape} (slices, rows, columns) and its scan {like.canonical_shape}"
         raise UserError(got, "the same grid", "resample the mask onto the scan")
     slices, rows, columns = like.canonical_shape
-    apart = corners_apart(own.canonical_affine, like.canonical_affine, (columns, rows, slices))
-    if not same_place(apart, own, like):
+    apart = corners_apart(grid.canonical_affine, like.canonical_affine, (columns, rows, slices))
+    if not same_place(apart, grid, like):
         got = f"mask {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)"
         do = "resample the mask onto the scan, or save it with the scan's affine"
         raise UserError(got, f"the same grid, within {MAX_SHIFT} voxels", do)
-    return own
+    return grid
 
 
 def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool = False) -> None:
