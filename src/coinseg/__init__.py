@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from coinseg.config.parsing import PRESETS
     from coinseg.config.schema import Settings
     from coinseg.inference.checkpoint import load
-    from coinseg.inference.scans import Run, Segmentation
+    from coinseg.inference.predictor import Predictor
+    from coinseg.inference.scans import Segmentation
     from coinseg.pipeline.run import Workspace
     from coinseg.training.classifier import train_classifier
     from coinseg.training.coin import train_coin
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "PRESETS": "config.parsing", "Settings": "config.schema", "UserError": "errors", "Workspace": "pipeline.run",
-    "Run": "inference.scans", "Segmentation": "inference.scans", "load": "inference.checkpoint",
+    "Predictor": "inference.predictor", "Segmentation": "inference.scans", "load": "inference.checkpoint",
     "train_classifier": "training.classifier", "train_coin": "training.coin",
 }  # fmt: skip
-__all__ = ["PRESETS", "Run", "Segmentation", "Settings", "UserError", "Workspace", "load", "train_classifier", "train_coin"]
+__all__ = ["PRESETS", "Predictor", "Segmentation", "Settings", "UserError", "Workspace", "load", "train_classifier", "train_coin"]
 
 
 def __getattr__(name: str) -> Any:

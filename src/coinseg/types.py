@@ -100,22 +100,33 @@ class Explanation:
             attribution, stretched to [0, 1] for each image.
         counterfactual: X_cf in [-1, 1], (B, C, ...); X itself where the generator did not run. None for an attribution.
         counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
-        agreement: of the masks of X and of its mirror image, in [0, 1], (B,); None without the mirror image.
-        posterior: image score, the probability of all classifiers that X is abnormal, in [0, 1], (B,); None without a student.
-        level: threshold of the refined map, in [0, 1], (B,), NaN where f calls X normal; None for a threshold that all images
-            share, or that is a share of their peak.
     """
 
     probability: Tensor
     saliency: Tensor
     counterfactual: Tensor | None = None
     counterfactual_probability: Tensor | None = None
-    agreement: Tensor | None = None
-    posterior: Tensor | None = None
-    level: Tensor | None = None
 
     def painted(self) -> tuple[Tensor, Tensor]:
         """Return X_cf and f(X_cf) of a counterfactual method; `ValueError` for an attribution."""
         if self.counterfactual is None or self.counterfactual_probability is None:
             raise ValueError("an attribution has no counterfactual")
         return self.counterfactual, self.counterfactual_probability
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The maps of B images, from which masks are read.
+
+    Args:
+        values: in [0, 1], (B, S, S): refined differences, or the output of a student.
+        levels: threshold of each map, in [0, 1], (B,), NaN where f calls an image normal; None for a threshold that all images
+            share, or that is a share of the peak.
+        agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None without mirror images.
+        image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None without a student.
+    """
+
+    values: np.ndarray
+    levels: np.ndarray | None = None
+    agreement: np.ndarray | None = None
+    image_score: np.ndarray | None = None

@@ -13,6 +13,7 @@ from coinseg.config.schema import Settings
 from coinseg.errors import UserError, plain
 from coinseg.runtime.files import write_json
 from coinseg.runtime.locks import claimed, locked, require_apart
+from coinseg.runtime.process_group import current
 
 from .progress import ConsoleReport
 
@@ -77,9 +78,7 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
         if not here.is_main:
             data, settings = others.broadcast((Path(), settings))
             work = pipeline.Workspace(data, options.out, settings, silent)
-            work.train(name)
-            if name in ("run", "report"):
-                work.write_masks()
+            _train(name, work)
             return
         work = workspace()
         with locked(options.out):
@@ -90,7 +89,23 @@ def _stages(name: str, options: Any, report: ConsoleReport, command: str) -> Non
             _work(name, work, command)
 
 
+def _train(name: str, work: Any) -> Any:
+    """What a command trains, and the masks of `run` and `report`; all processes of a job call this, the scores are the first one's."""
+    from coinseg.pipeline import run as pipeline
+
+    if name == "prepare":
+        return pipeline.prepare_slices(work)
+    if name in ("train-classifier", "train-coin"):
+        return pipeline.train_pair(work, until="classifier" if name == "train-classifier" else "coin")
+    trained = pipeline.train(work)
+    if name == "evaluate":
+        return trained
+    scores = pipeline.evaluate(trained) if current().here.is_main else {}
+    return trained, scores, pipeline.write_masks(trained)
+
+
 def _work(name: str, work: Any, command: str) -> None:
+    from coinseg.pipeline import run as pipeline
     from coinseg.runtime.stage import Stage
 
     if name in ("run", "report"):
@@ -100,8 +115,8 @@ def _work(name: str, work: Any, command: str) -> None:
         # While a run goes on there is none: whoever finds a manifest has that of a command that ended.
         (work.root / manifest.MANIFEST).unlink(missing_ok=True)
         try:
-            work.train(name)
-            made = manifest.build(work, command)
+            trained, scores, masks = _train(name, work)
+            made = manifest.build(trained, scores, masks, command)
             page = write_report(work.root, made)
             write_json(work.root / manifest.MANIFEST, made)  # last: where it says done, everything is there
         except BaseException as error:
@@ -109,17 +124,17 @@ def _work(name: str, work: Any, command: str) -> None:
             raise
         _summary(work.root, made, page)
         return
-    work.train(name)
+    trained = _train(name, work)
     if name == "prepare":
-        print(f"{len(work.prepared)} slices in {work.root / 'slices'}")
+        print(f"{len(trained)} slices in {work.root / 'slices'}")
     elif name == "train-classifier":
-        _, folder = work.f, work.root / "classifier"
+        folder = work.root / "classifier"
         print(f"classifier in {folder}: {_line(Stage(folder, '').facts()['scores'])}")
     elif name == "train-coin":
-        _, folder = work.generator, work.root / "coin"
+        folder = work.root / "coin"
         print(f"generator in {folder}: {_line(Stage(folder, '').facts()['health'])}")
     else:
-        print(f"{_line(work.evaluate())}\nscores in {work.root / 'evaluation'}")
+        print(f"{_line(pipeline.evaluate(trained))}\nscores in {work.root / 'evaluation'}")
 
 
 def _reproduce(options: Any, report: ConsoleReport) -> None:

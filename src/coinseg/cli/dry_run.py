@@ -16,6 +16,7 @@ from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.networks.classifier import build
 from coinseg.networks.unet import build_student
+from coinseg.pipeline.recipe import has_student
 from coinseg.pipeline.run import Workspace
 from coinseg.runtime.devices import images_to, make_fabric, to_device
 from coinseg.training.instance_selection import FOLD_STEPS, ROUNDS
@@ -61,8 +62,8 @@ def describe(work: Workspace) -> str:
     needed = work.check()
     labels = [case.label for case in cohort.cases]
     classifier, step, student, opinion = seconds_per_step(settings)
-    taught = settings.student.steps if work.taught else 0
-    asked = settings.student.opinion if work.taught and asks_opinion(settings) else 0
+    taught = settings.student.steps if has_student(work.settings) else 0
+    asked = settings.student.opinion if has_student(work.settings) and asks_opinion(settings) else 0
     pairs = settings.student.teachers if taught else 1
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"

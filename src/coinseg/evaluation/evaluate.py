@@ -22,7 +22,7 @@ from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.devices import CHUNK
 from coinseg.runtime.files import csv_text, require_room, write_json, write_text, written_aside
-from coinseg.types import Explanation
+from coinseg.types import Explanation, Maps
 
 from .audit import Ask, audit, mistakes
 from .protocols import Explained, mask_free
@@ -31,8 +31,8 @@ EXAMPLES = 4
 """Pictures of each kind: best, median, worst, normal."""
 BYTES = 22
 """Of the maps of a pixel that is scored: three in single, one in double precision, two masks."""
-Explain = Callable[[ScoredBatch], tuple[Explanation, np.ndarray]]
-"""Slices -> their explanation and the refined maps (B, S, S); it looks at images and labels, never at masks."""
+Explain = Callable[[ScoredBatch], tuple[Explanation, Maps]]
+"""Slices -> their explanation and the maps that masks are read from; it looks at images and labels, never at masks."""
 
 
 def explain_all(
@@ -52,14 +52,14 @@ def explain_all(
     for start in range(0, len(members), CHUNK):
         report(start, len(members))
         batch = slices.scored(members[start : start + CHUNK])
-        e, refined = explain(batch)
+        e, maps = explain(batch)
         found = {
-            "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": refined,
+            "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": maps.values,
             "before": e.probability.numpy(), "image": batch.image[:, 0].numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
         }  # fmt: skip
-        for name in ("agreement", "posterior", "level"):
-            if (value := getattr(e, name)) is not None:
-                found[name] = value.numpy()
+        for name, of_maps in (("agreement", maps.agreement), ("posterior", maps.image_score), ("level", maps.levels)):
+            if of_maps is not None:
+                found[name] = of_maps
         if e.counterfactual is not None and e.counterfactual_probability is not None:
             found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual[:, 0].numpy() / 2 + 0.5}
         for name, value in found.items():

@@ -37,7 +37,7 @@ def require_method(settings: Settings) -> None:
         )
 
 
-def explainer(settings: Settings, f: nn.Module, generator: nn.Module | None = None, layer: str | None = None) -> Explain:
+def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None = None, layer: str | None = None) -> Explain:
     """The method the settings name, ready to explain.
 
     Args:

@@ -7,7 +7,7 @@ student/model.safetensors       the network that draws the final masks, where th
 teacher-2/classifier/model.safetensors and so on,
 opinion/classifier/model.safetensors    the other classifiers that say which images it is asked about
 novelty/model.safetensors       what is remembered of normal images, where anything is
-manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
+manifest.json                   what the run scored, on what, with which versions (docs/guide/manifest.md)
 f.onnx, generator.onnx, student.onnx, posterior.onnx, novelty.onnx     on request
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 from coinseg.config.parsing import own_module
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError
-from coinseg.inference.checkpoint import load, others_of, save
+from coinseg.inference.checkpoint import load, save, weights_of
 from coinseg.runtime.files import directory_written_aside, read_json, write_json
 from coinseg.runtime.locks import claimed
 
@@ -114,16 +114,10 @@ def export_run(
     run = load(root, accelerator="cpu", classifier=classifier)
     checked = None
     with new_folder(out, overwrite, "manifest.json") as part:
-        save(replace(run, settings=portable(run.settings)), part)
+        save(run.with_settings(portable(run.settings)), part)
         write_json(part / "manifest.json", excerpt(root))
-        for name in (
-            "classifier/model.safetensors",
-            *(["coin/generator.safetensors"] if run.generator else []),
-            *(["student/model.safetensors"] if run.student else []),
-            *(f"{name}/classifier/model.safetensors" for name in others_of(run)),
-            *(["novelty/model.safetensors"] if run.novelty else []),
-        ):
-            (part / name).parent.mkdir(parents=True)
+        for name in weights_of(root):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, part / name)
         if onnx:
             from .to_onnx import probe_images, write_onnx

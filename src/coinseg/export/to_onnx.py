@@ -7,7 +7,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import UserError
-from coinseg.inference.image_score import ImageScore
-from coinseg.inference.scans import Run
+from coinseg.inference.image_score import ImageScore, ImageScores
+from coinseg.inference.predictor import Predictor
 from coinseg.masks.postprocess import masks_of
 
 PROBES = 8
@@ -71,7 +71,7 @@ class _Session(nn.Module):
         return torch.from_numpy(self.session.run(None, {"image": np.ascontiguousarray(image.numpy())})[0])
 
 
-def probe_images(root: Path, run: Run) -> Tensor:
+def probe_images(root: Path, run: Predictor) -> Tensor:
     """A few images (B, 1, S, S) in [-1, 1]: prepared slices where the run still has them, else smooth noise."""
     size = run.settings.data.size
     if (root / "slices" / "store.json").is_file():
@@ -82,7 +82,7 @@ def probe_images(root: Path, run: Run) -> Tensor:
     return nn.functional.interpolate(coarse, (size, size), mode="bilinear")
 
 
-def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
+def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Write f.onnx ("image" (batch, 1, S, S) in [-1, 1] -> "logit" (batch,)), generator.onnx ("image" -> "counterfactual") and,
     where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0), posterior.onnx
     ("image" -> "logit" (batch,) of being abnormal, which says whether it is asked) and novelty.onnx ("image" -> "novelty" (batch, S, S),
@@ -104,53 +104,69 @@ def write_onnx(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
     size = run.settings.data.size
+    score = run.image_score
     _write(_Logits(run.f.get_submodule("network")), folder / "f.onnx", "logit", size)
     if run.generator is not None:
         _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", size)
     if run.student is not None:
         _write(run.student, folder / "student.onnx", "logits", size)
-    if isinstance(run.posterior, ImageScore):
-        each = [_Logits(f.get_submodule("network")) for f in run.posterior.classifiers]
-        opinion = run.posterior.opinion and _Logits(run.posterior.opinion.get_submodule("network"))
-        _write(ImageScore(each, run.posterior.shift, opinion), folder / "posterior.onnx", "logit", size)
-    if run.novelty is not None:
-        _write(run.novelty, folder / "novelty.onnx", "novelty", size)
+        each = [_Logits(cast(nn.Module, f).get_submodule("network")) for f in score.classifiers]
+        _write(ImageScore(each, score.shift, run.parts), folder / "posterior.onnx", "logit", size)
+    for part in run.parts:
+        if part.onnx:
+            _write(part, folder / f"{part.onnx}.onnx", part.onnx, size)
     return compare(run, folder, probes)
 
 
-def compare(run: Run, folder: Path, probes: Tensor) -> dict[str, Any]:
-    """Explain `probes` with torch and with the ONNX networks of a folder; see `write_onnx`."""
-    f = _Session(folder / "f.onnx")
-    posterior = None if run.posterior is None else _Session(folder / "posterior.onnx")
+class _SessionScore(nn.Module):
+    """The two logits of `ImageScore.both` from ONNX networks."""
+
+    def __init__(self, f: nn.Module, ensemble: nn.Module) -> None:
+        super().__init__()
+        self.f, self.ensemble = f, ensemble
+
+    def both(self, image: Tensor) -> Tensor:
+        return torch.stack([self.f(image), self.ensemble(image)], 1)
+
+
+def _of_sessions(run: Predictor, folder: Path) -> Predictor:
+    """The predictor with the ONNX networks of a folder in the place of its own."""
+    f, generator = _Session(folder / "f.onnx"), _Session(folder / "generator.onnx")
+    explainer = replace(run.explainer, f=f, generator=generator)
+    if run.student is None:
+        return Predictor.of(explainer, run.preparation, run.threshold)
+    other = Predictor.of(explainer, run.preparation, run.threshold, _Session(folder / "student.onnx"), parts=run.parts)
+    return replace(other, image_score=cast(ImageScore, _SessionScore(f, _Session(folder / "posterior.onnx"))))
+
+
+def compare(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
+    """Segment `probes` with torch and with the ONNX networks of a folder; see `write_onnx`."""
+    pairs = [(_Session(folder / "f.onnx"), run.f)]
+    pairs += [(_Session(folder / "posterior.onnx"), run.image_score)] if run.student is not None else []
+    pairs += [(_Session(folder / f"{part.onnx}.onnx"), part) for part in run.parts if part.onnx]
     with torch.no_grad():
-        pairs = [
-            (f(probes), run.f(probes)),
-            *([(posterior(probes), run.posterior(probes))] if posterior and run.posterior else []),
-        ]
-    said: dict[str, Any] = {
-        "images": len(probes), "largest_logit": max(float(((there - here).abs() / (1 + here.abs())).max()) for there, here in pairs),
+        logits = [(there(probes), here(probes)) for there, here in pairs]
+    result: dict[str, Any] = {
+        "images": len(probes), "largest_logit": max(float(((a - b).abs() / (1 + b.abs())).max()) for a, b in logits),
         "largest_difference": None, "mask_pixels": None, "mask_pixels_that_differ": None,
     }  # fmt: skip
     if run.generator is not None:
-        student = None if run.student is None else _Session(folder / "student.onnx")
-        novelty = None if run.novelty is None else _Session(folder / "novelty.onnx")
-        other = replace(
-            run, f=f, generator=_Session(folder / "generator.onnx"), student=student, posterior=posterior, novelty=novelty
-        )
-        maps = [one.evidence(probes, inpaint_all=True)[1] for one in (other, run)]  # asked of all, so at one level for all
-        masks = [masks_of(refined, run.level, run.cleaning) for refined in maps]
-        said["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
-        said["mask_pixels"] = int(masks[1].sum())
-        said["mask_pixels_that_differ"] = int((masks[0] != masks[1]).sum())
-    near = all(value <= TOLERANCE for value in (said["largest_logit"], said["largest_difference"] or 0.0))  # not for NaN
-    if not near or said["mask_pixels_that_differ"]:
+        asked = np.ones(len(probes))  # all are asked about, at one level
+        both = [_of_sessions(run, folder), run]
+        maps = [one.segmenter.maps(probes, ImageScores(asked, asked, asked)).values for one in both]
+        masks = [masks_of(values, run.segmenter.level, run.segmenter.cleaning) for values in maps]
+        result["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
+        result["mask_pixels"] = int(masks[1].sum())
+        result["mask_pixels_that_differ"] = int((masks[0] != masks[1]).sum())
+    near = all(value <= TOLERANCE for value in (result["largest_logit"], result["largest_difference"] or 0.0))  # not for NaN
+    if not near or result["mask_pixels_that_differ"]:
         raise UserError(
-            f"the ONNX networks differ from torch: a logit by {said['largest_logit']:.2g}, the difference map by {said['largest_difference'] or 0:.2g}, "
-            f"{said['mask_pixels_that_differ'] or 0} mask pixels of {probes.numel()}",
+            f"the ONNX networks differ from torch: a logit by {result['largest_logit']:.2g}, the difference map by "
+            f"{result['largest_difference'] or 0:.2g}, {result['mask_pixels_that_differ'] or 0} mask pixels of {probes.numel()}",
             f"the same masks, and differences below {TOLERANCE:g}",
             "export without --onnx, or with other versions of torch and onnx",
         )
-    return said
+    return result
 
 
 def _write(network: nn.Module, path: Path, output: str, size: int) -> None:

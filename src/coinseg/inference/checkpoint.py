@@ -1,85 +1,99 @@
-"""A trained run as a folder: model.json and the weights beside it."""
+"""A trained run as a folder: model.json and the weights beside it. No code comes from it: weights are safetensors, settings plain values."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import numpy as np
+from beartype.door import is_bearable
 
-from coinseg.config.parsing import OPINION, opinion_settings, own_module, require_named, settings_from, teacher_folders
-from coinseg.config.schema import ClassifierSettings
+from coinseg.config.parsing import require_named, settings_from, teacher_folders
+from coinseg.config.schema import Settings
 from coinseg.data.slices.intensity import Window
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.explain.registry import COUNTERFACTUAL
-from coinseg.networks.classifier import Classifier, build
-from coinseg.networks.patchcore import load_patchcore
+from coinseg.networks.classifier import load_classifier
 from coinseg.networks.unet import Student, load_student
 from coinseg.networks.weights import load_weights, require_fits
+from coinseg.parts import table
 from coinseg.runtime.devices import make_fabric
 from coinseg.runtime.files import read_json, write_json
 
-from .image_score import ImageScore
-from .scans import Run
-from .slice_hmm import are_transitions
+from .explainer import Explainer
+from .predictor import Predictor, Preparation
 
 MODEL = "model.json"
+SCHEMA = 2
+F = Path("classifier") / "model.safetensors"
+GENERATOR = Path("coin") / "generator.safetensors"
+STUDENT = Path("student") / "model.safetensors"
 _Number = int | float
 _KEYS: dict[str, Any] = {
-    "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number],
-    "organs": bool, "threshold": _Number,
+    "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number], "organs": bool, "threshold": _Number,
 }  # fmt: skip
+_LATER: dict[str, tuple[Any, Any]] = {
+    "layer": (str | None, None), "student": (bool, False), "prior_shift": (_Number | None, None), "parts": (dict[str, dict], {}),
+}  # fmt: skip
+"""Keys that older runs do not have: their kind and what is meant then."""
 
 
-def others_of(run: Run) -> list[str]:
-    """Where the classifiers lie that are asked beside f whether there is a lesion, in the folder of the run."""
-    if run.posterior is None:
-        return []
-    return teacher_folders(run.settings) + [OPINION] * (cast(ImageScore, run.posterior).opinion is not None)
-
-
-def save(run: Run, root: Path) -> None:
-    """Write what `load` needs beside the weights (which lie in classifier/, coin/ and student/)."""
+def save(predictor: Predictor, root: Path) -> None:
+    """Write what `load` needs beside the weights (`weights_of`)."""
+    preparation, taught = predictor.preparation, predictor.student is not None
     write_json(root / MODEL, {
-        "schema": 1, "settings": run.settings.as_dict(), "kind": run.kind, "organs": run.organs,
-        "window": [run.window.low, run.window.high], "threshold": run.threshold, "layer": run.layer,
-        "student": run.student is not None, "prior_shift": None if run.posterior is None else run.posterior.shift,
-        "opinion": OPINION in others_of(run), "novelty": run.novelty is not None,
-        "steps": None if run.steps is None else run.steps.tolist(),
+        "schema": SCHEMA, "settings": predictor.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
+        "window": [preparation.window.low, preparation.window.high], "threshold": predictor.threshold,
+        "layer": predictor.explainer.layer, "student": taught,
+        "prior_shift": predictor.image_score.shift if taught else None,
+        "parts": {part.name: part.state() for part in predictor.parts},
     })  # fmt: skip
 
 
-def _model(path: Path) -> dict[str, Any]:
-    """The contents of model.json, every value of its kind."""
-    model = {"layer": None, "student": False, "prior_shift": None, "opinion": False, "novelty": False, "steps": None} | read_json(
-        path, *_KEYS
-    )
-    from beartype.door import is_bearable
+def weights_of(root: Path) -> list[str]:
+    """The files of weights that the model of a run or an export is made of, below its folder."""
+    model = read_model(root / MODEL)
+    settings = settings_from(model["settings"])
+    names = [F, GENERATOR] if settings.method == COUNTERFACTUAL else [F]
+    if model["student"]:
+        asked = teacher_folders(settings) if model["prior_shift"] is not None else []
+        names += [STUDENT, *(Path(name) / F for name in asked)]
+        names += [Path(part.folder) / part.weights for part in table.PARTS if part.weights and part.name in model["parts"]]
+    return [name.as_posix() for name in names]
 
-    kinds = _KEYS | {
-        "layer": str | None,
-        "student": bool,
-        "prior_shift": _Number | None,
-        "opinion": bool,
-        "novelty": bool,
-        "steps": list[list[float]] | None,
-    }
+
+def read_model(path: Path) -> dict[str, Any]:
+    """The contents of model.json, every value of its kind, in the present schema.
+
+    Raises:
+        UserError: a value is missing or of another kind.
+    """
+    model = {name: default for name, (_, default) in _LATER.items()} | _upgraded(read_json(path, *_KEYS))
+    kinds = _KEYS | {name: kind for name, (kind, _) in _LATER.items()}
     wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
         wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
-        wrong += ["steps"] if model["steps"] is not None and not are_transitions(model["steps"]) else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
+        wrong += ["parts"] if not set(model["parts"]) <= {part.name for part in table.PARTS} else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
-    return dict(model)
+    return model
 
 
-def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Run:
-    """Load a finished run. No code comes from its folder: weights are safetensors, settings plain values.
+def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
+    """model.json of schema 1 in the present one: its parts were keys of their own."""
+    if model.get("schema") != 1:
+        return model
+    parts: dict[str, Any] = {"imagenet_classifier": {}} if model.get("opinion") else {}
+    parts |= {} if model.get("steps") is None else {"slice_hmm": {"transitions": model["steps"]}}
+    return model | {"parts": parts | ({"patchcore": {}} if model.get("novelty") else {})}
+
+
+def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Predictor:
+    """Load a finished run.
 
     Args:
         root: the output folder of `coinseg run` or `coinseg export`.
@@ -93,55 +107,31 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     root = Path(root)
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
-    model = _model(root / MODEL)
+    model = read_model(root / MODEL)
     settings = settings_from(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     # The trained weights are here; pretrained ones are not looked for.
     wanted = replace(settings.classifier, weights=None)
-    f = _classifier(wanted, root)
-    generator = student = posterior = novelty = None
+    f = load_classifier(wanted, root / F)
+    generator = None
     if settings.method == COUNTERFACTUAL:
-        place = root / "coin" / "generator.safetensors"
-        require_fits(lambda: Generator(settings.coin), place, "generator")
+        require_fits(lambda: Generator(settings.coin), root / GENERATOR, "generator")
         generator = Generator(settings.coin)
-        load_weights(generator, place, "generator")
-    if model["student"]:
-        place = root / "student" / "model.safetensors"
-        require_fits(lambda: Student(settings.student.members), place, "student")
-        student = load_student(place, settings.student.members)
-    if student is not None and model["prior_shift"] is not None:  # runs from before decision 0023 have none, and f alone decides
-        others = [_classifier(wanted, root / name) for name in teacher_folders(settings)]
-        opinion = (
-            _classifier(replace(opinion_settings(settings).classifier, weights=None), root / OPINION)
-            if model["opinion"]
-            else None
-        )
-        posterior = ImageScore([f, *others], model["prior_shift"], opinion)
-    if student is not None and model["novelty"]:
-        novelty = load_patchcore(root / "novelty" / "model.safetensors")
+        load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
-    return Run(
-        settings,
-        f,
-        generator,
-        model["kind"],
-        Window(*model["window"]),
-        model["organs"],
-        model["threshold"],
-        make_fabric(engine),
-        model.get("layer"),
-        student,
-        posterior,
-        novelty,
-        None if posterior is None or model["steps"] is None else np.array(model["steps"]),
+    explainer = Explainer(settings, f, generator, make_fabric(engine), model["layer"])
+    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
+    if not model["student"]:
+        return Predictor.of(explainer, preparation, model["threshold"])
+    require_fits(lambda: Student(settings.student.members), root / STUDENT, "student")
+    student = load_student(root / STUDENT, settings.student.members)
+    if model["prior_shift"] is None:  # runs from before decision 0023: f alone decides
+        return Predictor.of(explainer, preparation, model["threshold"], student, parts=_parts(settings, model, root))
+    others = [load_classifier(wanted, root / name / F) for name in teacher_folders(settings)]
+    return Predictor.of(
+        explainer, preparation, model["threshold"], student, others, model["prior_shift"], _parts(settings, model, root)
     )
 
 
-def _classifier(settings: ClassifierSettings, root: Path) -> Classifier:
-    """The trained classifier of a run or of a teacher, frozen."""
-    place = root / "classifier" / "model.safetensors"
-    if not own_module(settings):
-        require_fits(lambda: build(settings), place, "classifier")
-    f = build(settings)
-    load_weights(f, place, "classifier")
-    return f.frozen()
+def _parts(settings: Settings, model: dict[str, Any], root: Path) -> list[Any]:
+    return [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]

@@ -1,11 +1,11 @@
-"""A trained run asked about scans and image files. The three lines of a notebook end here; `saved.py` reads it from its folder."""
+"""Scans and image files: cut into slices as those of the training were, segmented, and put back on the grid of the file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import require_volumes, turned
+from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import is_image, write_image_map, write_image_mask
-from coinseg.data.readers.volume import Geometry, read_geometry, write_mask, write_scan
+from coinseg.data.readers.volume import write_mask, write_scan
 from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder, load_case
 from coinseg.data.slices.crop import Cut
 from coinseg.data.slices.intensity import signed
@@ -24,9 +25,12 @@ from coinseg.masks.postprocess import clean_volume
 from coinseg.runtime.devices import CHUNK
 from coinseg.types import Case, MaskSource
 
+from .image_score import ImageScores
 from .maps import ConfidenceMap, NativeMaps
-from .predictor import Inference
 from .table import highest, told
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -36,159 +40,170 @@ class Segmentation:
     Args:
         mask: canonical (slices, H, W) bool, whatever axis it was found along; one slice for a plain image.
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
-        confidence: how far to trust the mask of a slice, in [0, 1] (`confidence.py`); NaN where there is none or it was not looked
-            at, and everywhere without `masks.flips`.
-        posterior: what says which slices are marked (`posterior.py`), (slices along `data.axis`,); NaN where none was looked at, and
-            everywhere without a student, where f says it.
-        sure: how far to trust each voxel of the mask (`confidence.of_pixels`).
+        confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.flips`.
+        image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
+        pixel_confidence: of every voxel.
+        geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in HU, where they were asked for.
     """
 
     mask: np.ndarray
     probability: np.ndarray
     confidence: np.ndarray
-    posterior: np.ndarray
-    sure: ConfidenceMap
+    image_score: np.ndarray
+    pixel_confidence: ConfidenceMap
+    geometry: Geometry | None = None
     maps: NativeMaps | None = None
 
-    def told(self, axis: Axis) -> dict[str, float | bool | None]:
-        """What `scan_table` says of it, its slices along `axis`: `scan_table.told` of the whole mask."""
-        sure = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
-        return told(highest(self.probability), highest(self.posterior), sure)
+    @classmethod
+    def empty(cls, predictor: Predictor, case: LoadedCase, maps: bool) -> Segmentation:
+        """Of a case nothing of which was looked at yet."""
+        axis, shape = predictor.settings.data.axis, case.scan.shape
+        f, confidence, score = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(3))
+        painted = NativeMaps(case.scan, axis, predictor.preparation.window) if maps else None
+        return cls(np.zeros(shape, bool), f, confidence, score, ConfidenceMap(shape, axis), case.geometry, painted)
+
+    def row(self, axis: Axis) -> dict[str, float | bool | None]:
+        """What the table of masks says beside the size of the mask; `axis` is that of the slices."""
+        whole = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
+        return told(highest(self.probability), highest(self.image_score), whole)
+
+    def write(self, out: Path, overwrite: bool = False) -> None:
+        """Write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
+        if self.geometry is None:
+            write_image_mask(out, self.mask[0], overwrite)
+        else:
+            write_mask(out, self.mask, self.geometry, overwrite)
+
+    def write_confidence(self, out: Path, overwrite: bool = False) -> None:
+        """Write the confidence of every voxel in percent, in the shape of the mask."""
+        if self.geometry is None:
+            write_image_map(out, np.asarray(self.pixel_confidence.percent)[0], overwrite)
+        else:
+            write_scan(out, self.pixel_confidence.percent, self.geometry, overwrite)
 
 
-class Run(Inference):
-    """A run that segments files: their slices are cut as those of the training were, and masks come back on the grid of the file."""
+@dataclass(frozen=True)
+class _Slices:
+    """The prepared slices of some cases: the case and the place of each, its pixels as stored, and its label where one was given."""
 
-    def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
-        """Segment loaded cases together: their slices share the batches, and those of one series are neighbours; `maps` as in `segment`.
+    owners: np.ndarray
+    cuts: list[Cut]
+    pixels: list[np.ndarray]
+    given: np.ndarray
 
-        A student is not asked whether there is a lesion where somebody has said so: a slice that was labelled is marked, or left
-        empty, as its label says, and asked where (docs/decisions/0029-given.md).
-        """
-        if maps:
-            self.require_maps()
-        size, axis = self.settings.data.size, self.settings.data.axis
-        slots: list[tuple[int, Cut]] = []
-        pixels: list[np.ndarray] = []
-        given: list[int | None] = []
-        found: list[Segmentation] = []
-        for i, case in enumerate(cases):
-            encoded, scan = encoder(case.scan, self.kind), turned(case.scan, axis)
-            used = list(case.cuts(self.settings.data))
-            given += [case.given(cut.index, self.settings.data.label_level, len(used)) for cut in used]
-            for cut in used:
-                slots.append((i, cut))
-                pixels.append(cut_pixels(encoded(scan[cut.index]), cut.box, size, self.kind))
-            painted = NativeMaps(case.scan, axis, self.window) if maps else None
-            unknown = np.full(len(scan), np.nan)
-            sure = ConfidenceMap(case.scan.shape, axis)
-            found.append(Segmentation(np.zeros(case.scan.shape, bool), unknown, unknown.copy(), unknown.copy(), sure, painted))
-        posterior = self._posterior_of(cases, slots, pixels)
-        known = torch.tensor([{None: np.nan, 0: -1.0, 1: 1.0}[label] for label in given])  # below any gate, above any gate
-        asked = None if posterior is None else torch.where(known.isnan(), posterior, known)
-        said = np.full(len(slots), np.nan) if posterior is None else posterior.numpy()
-        for start in range(0, len(slots), CHUNK):
+
+def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> _Slices:
+    data, kind = predictor.settings.data, predictor.preparation.kind
+    owners: list[int] = []
+    cuts: list[Cut] = []
+    pixels: list[np.ndarray] = []
+    given: list[int | None] = []
+    for number, case in enumerate(cases):
+        encoded, scan = encoder(case.scan, kind), turned(case.scan, data.axis)
+        used = list(case.cuts(data))
+        owners += [number] * len(used)
+        cuts += used
+        given += [case.given(cut.index, data.label_level, len(used)) for cut in used]
+        pixels += [cut_pixels(encoded(scan[cut.index]), cut.box, data.size, kind) for cut in used]
+    return _Slices(np.array(owners, int), cuts, pixels, np.array([np.nan if label is None else label for label in given], float))
+
+
+def _images(predictor: Predictor, pixels: Sequence[np.ndarray]) -> Tensor:
+    """Prepared slices (S, S) as images (B, 1, S, S) in [-1, 1]."""
+    return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack(pixels))))[:, None]
+
+
+def _scores(predictor: Predictor, cases: Sequence[LoadedCase], slices: _Slices) -> ImageScores:
+    """The image score of every slice; slices of one case, or of one series of plain images, are neighbours. Labels are added."""
+    chunks = range(0, len(slices.cuts), CHUNK)
+    logits = np.concatenate([predictor.logits(_images(predictor, slices.pixels[i : i + CHUNK])) for i in chunks])
+    series = [case.case if case.case and case.case.series else None for case in cases]
+    owners = [(one.series if (one := series[i]) else i, cut.region) for i, cut in zip(slices.owners, slices.cuts, strict=True)]
+    numbers = {chain: number for number, chain in enumerate(dict.fromkeys(owners))}
+    places = [one.place if (one := series[i]) else cut.index for i, cut in zip(slices.owners, slices.cuts, strict=True)]
+    scores = predictor.scores(logits, np.array([numbers[chain] for chain in owners]), np.array(places))
+    return replace(scores, given=slices.given)
+
+
+def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
+    """Segment loaded cases together.
+
+    Args:
+        predictor: of the run.
+        cases: whose slices share the batches.
+        maps: also paint the counterfactual and the difference; the generator is asked for it where a student makes the masks.
+
+    Raises:
+        UserError: there is no counterfactual in HU.
+    """
+    if maps:
+        require_maps(predictor)
+    slices, results = _cut(predictor, cases), [Segmentation.empty(predictor, case, maps) for case in cases]
+    if slices.cuts:
+        scores = _scores(predictor, cases, slices)
+        for start in range(0, len(slices.cuts), CHUNK):
             part = slice(start, start + CHUNK)
-            images = self._images(pixels[part])
-            of = self.marked(images, None if asked is None else asked[part])
-            probability = of.explained.probability.numpy()
-            for (i, cut), mask, p, q, c, sure in zip(
-                slots[part], of.masks, probability, said[part], of.confidence, of.sure, strict=True
-            ):
-                found[i].sure.add(cut, sure)
-                native = turned(found[i].mask, axis)[cut.index]
-                native |= cut.box.paste_mask(mask, (native.shape[0], native.shape[1]))
-                found[i].probability[cut.index] = np.fmax(found[i].probability[cut.index], p)
-                found[i].posterior[cut.index] = np.fmax(found[i].posterior[cut.index], q)
-                # Of two regions of a slice the less certain one counts.
-                found[i].confidence[cut.index] = np.fmin(found[i].confidence[cut.index], c)
-            # What a student gives is a probability, not a difference.
-            shown = of.refined if self.student is None or not maps else self.differences(images)[1]
-            for j, (i, cut) in enumerate(slots[part]) if maps else ():
-                change = ((of.explained.painted()[0][j, 0] - images[j, 0]) / 2).numpy()
-                cast(NativeMaps, found[i].maps).add(cut, change, shown[j])
-        return [
-            one
-            if case.geometry is None
-            else replace(one, mask=clean_volume(one.mask, case.geometry.voxel_ml, self.settings.masks))
-            for case, one in zip(cases, found, strict=True)
-        ]
-
-    def _images(self, pixels: Sequence[np.ndarray]) -> Tensor:
-        """Prepared slices (S, S) as images (B, 1, S, S) in [-1, 1]."""
-        return torch.from_numpy(signed(self.window.unit(np.stack(pixels))))[:, None]
-
-    def _posterior_of(
-        self, cases: Sequence[LoadedCase], slots: Sequence[tuple[int, Cut]], pixels: Sequence[np.ndarray]
-    ) -> Tensor | None:
-        """The posterior of every prepared slice, (n,), its neighbours in its case or series asked as well; None without a student."""
-        if self.student is None or not slots:
-            return None
-        said = [self.logits(self._images(pixels[start : start + CHUNK])) for start in range(0, len(pixels), CHUNK)]
-        listed = [case.case if case.case and case.case.series else None for case in cases]
-        of = [((one.series if (one := listed[i]) else i), cut.region) for i, cut in slots]
-        number = {chain: n for n, chain in enumerate(dict.fromkeys(of))}
-        places = [one.place if (one := listed[i]) else cut.index for i, cut in slots]
-        return self.along_scans(np.concatenate(said), np.array([number[chain] for chain in of]), np.array(places))
-
-    def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> Segmentation:
-        """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.
-
-        Args:
-            path: the scan or image; never modified.
-            organ: organ masks on the same grid; required where the run was trained on an organ region.
-            maps: also paint the counterfactual and the difference, in HU; only for a counterfactual method on HU.
-
-        Raises:
-            UserError: the file or a mask cannot be read, or an organ mask is required.
-        """
-        return self.segment_cases([self.load(Path(path), organ)], maps)[0]
-
-    def load(self, path: Path, organ: Sequence[MaskSource] = ()) -> LoadedCase:
-        """Read one volume or image as this run needs it."""
-        if self.settings.data.roi != "none" and not organ:
-            raise UserError(
-                f"no organ mask for {path} and the run was trained on the region around the organ (data.roi {self.settings.data.roi})",
-                "the organ mask of the scan",
-                "give it with --organ",
-            )
-        if self.kind == "hu" and is_image(path):
-            raise UserError(
-                f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan"
-            )
-        if is_image(path):
-            require_volumes(f"{path} is a plain image", self.settings.data)
-        return load_case(Case(path.name, path.name, path, volume=not is_image(path), organ=tuple(organ)), with_lesion=False)
-
-    def segment_file(self, path: Path, out: Path, organ: Sequence[MaskSource] = (), overwrite: bool = False) -> Segmentation:
-        """Segment one file and write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
-        found = self.segment(path, organ)
-        write_segmentation(found, path, out, overwrite)
-        return found
-
-    def require_maps(self) -> None:
-        """Raise `UserError` where there is no counterfactual in Hounsfield units."""
-        if self.generator is None or self.kind != "hu":
-            what = f"method {self.settings.method}" if self.generator is None else f"intensity {self.kind}"
-            raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")
+            _segment_chunk(predictor, _images(predictor, slices.pixels[part]), scores[part], slices, part, results)
+    return [
+        one
+        if one.geometry is None
+        else replace(one, mask=clean_volume(one.mask, one.geometry.voxel_ml, predictor.settings.masks))
+        for one in results
+    ]
 
 
-def write_segmentation(
-    found: Segmentation, source: Path, out: Path, overwrite: bool = False, geometry: Geometry | None = None
+def _segment_chunk(
+    predictor: Predictor, images: Tensor, scores: ImageScores, slices: _Slices, part: slice, results: Sequence[Segmentation]
 ) -> None:
-    """Write a mask in the shape its source has."""
-    if is_image(source):
-        write_image_mask(out, found.mask[0], overwrite)
-    else:
-        write_mask(out, found.mask, geometry or read_geometry(source), overwrite)
+    """Segment some slices and put them into the results of their cases."""
+    segmented, axis = predictor.segment_images(images, scores), predictor.settings.data.axis
+    for i, (owner, cut) in enumerate(zip(slices.owners[part], slices.cuts[part], strict=True)):
+        one = results[owner]
+        one.pixel_confidence.add(cut, segmented.pixel_confidence[i])
+        native = turned(one.mask, axis)[cut.index]
+        native |= cut.box.paste_mask(segmented.masks[i], (native.shape[0], native.shape[1]))
+        one.probability[cut.index] = np.fmax(one.probability[cut.index], scores.probability[i])
+        if segmented.maps.image_score is not None:
+            one.image_score[cut.index] = np.fmax(one.image_score[cut.index], segmented.maps.image_score[i])
+        # Of two regions of a slice the less certain one counts.
+        one.confidence[cut.index] = np.fmin(one.confidence[cut.index], segmented.confidence[i])
+    if results[0].maps is None:
+        return
+    asked = scores.probability >= predictor.settings.classifier.threshold
+    painted = images.clone()
+    if asked.any():
+        painted[torch.from_numpy(asked)] = predictor.explainer.counterfactual(images[asked])
+    # What a student gives is a probability, not a difference.
+    refined = segmented.maps.values if predictor.student is None else predictor.explainer.differences(images, asked).mean
+    for i, (owner, cut) in enumerate(zip(slices.owners[part], slices.cuts[part], strict=True)):
+        if (native_maps := results[owner].maps) is not None:
+            native_maps.add(cut, ((painted[i, 0] - images[i, 0]) / 2).numpy(), refined[i])
 
 
-def write_confidence(
-    found: Segmentation, source: Path, out: Path, overwrite: bool = False, geometry: Geometry | None = None
-) -> None:
-    """Write how far to trust each voxel of a mask, in percent, in the shape its source has."""
-    if is_image(source):
-        write_image_map(out, np.asarray(found.sure.percent)[0], overwrite)
-    else:
-        write_scan(out, found.sure.percent, geometry or read_geometry(source), overwrite)
+def load(predictor: Predictor, path: Path, organ: Sequence[MaskSource] = ()) -> LoadedCase:
+    """Read one volume or image as the run needs it.
+
+    Raises:
+        UserError: an organ mask is missing, or the file is of another kind than those of the training.
+    """
+    data = predictor.settings.data
+    if data.roi != "none" and not organ:
+        raise UserError(
+            f"no organ mask for {path} and the run was trained on the region around the organ (data.roi {data.roi})",
+            "the organ mask of the scan",
+            "give it with --organ",
+        )
+    if predictor.preparation.kind == "hu" and is_image(path):
+        raise UserError(f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan")
+    if is_image(path):
+        require_volumes(f"{path} is a plain image", data)
+    return load_case(Case(path.name, path.name, path, volume=not is_image(path), organ=tuple(organ)), with_lesion=False)
+
+
+def require_maps(predictor: Predictor) -> None:
+    """Raise `UserError` where there is no counterfactual in Hounsfield units."""
+    if predictor.generator is None or predictor.preparation.kind != "hu":
+        method, kind = predictor.settings.method, predictor.preparation.kind
+        what = f"method {method}" if predictor.generator is None else f"intensity {kind}"
+        raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")

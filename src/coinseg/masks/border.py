@@ -1,12 +1,12 @@
 """Where the border of a mask is, asked of the image as well as of the difference.
 
 The least change that turns f leaves much of a large lesion standing and spreads a haze around a small one: of the masks of LGG's
-smallest third as much again was marked around the lesion as in it, of the largest third two fifths were left out (docs/results/ideas.md). But what is
+smallest third as much again was marked around the lesion as in it, of the largest third two fifths were left out (docs/research/ideas.md). But what is
 surely inside tells what the lesion looks like, and what is surely outside what its surroundings do. Each pixel near the border goes to the
-one it resembles, unless the difference is sure of it. What it is worth: docs/decisions/0018-contrast.md,
-and how far to look: docs/decisions/0021-further.md.
+one it resembles, unless the difference is sure of it. What it is worth: docs/research/student.md, study 18,
+and how far to look: docs/research/student.md, study 21.
 
-A cyst or a cavity in a tumour is no evidence for f, the tissue around it is: bays are filled (docs/decisions/0019-bays.md).
+A cyst or a cavity in a tumour is no evidence for f, the tissue around it is: bays are filled (docs/research/student.md, study 19).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _radius(mask: np.ndarray) -> float:
 def _bordered(
     image: np.ndarray, difference: np.ndarray, mask: np.ndarray, others: np.ndarray, share: float, weight: float
 ) -> np.ndarray:
-    """A component whose border was asked of the image, without holes (docs/decisions/0018-contrast.md).
+    """A component whose border was asked of the image, without holes (docs/research/student.md, study 18).
 
     A pixel near the mask is inside where (difference / peak - level) / `SPREAD` + weight * resemblance > 0, with
     level = share + `RISE` * exp(-(radius / `HAZE`)^2) and the radius that of a disc as large as the mask.

@@ -3,7 +3,7 @@
     confidence = f(X) * Dice(mask of X, mask of mirrored X, mirrored back)
 
 What the generator changes for reasons of its own differs between an image and its mirror image; what it changes because of a
-lesion does not. Measured against the true overlap in docs/results/confidence.md, with what ranked worse. Of a pixel (docs/decisions/0031):
+lesion does not. Measured against the true overlap in docs/research/confidence.md, with what ranked worse. Of a pixel (docs/decisions/0003-masks-without-masks.md):
 
     confidence = min(1, map / (2 level))                                    1/2 at the border of the mask
 """

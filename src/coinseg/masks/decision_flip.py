@@ -4,7 +4,7 @@
     level = sqrt(flip * share of the peak of d)
 
 f turns over part of a lesion, or only over far more than it, so `flip` by itself cuts too tightly here and too widely there; so does a share
-of the peak, for other reasons, and their geometric mean is better than either alone (docs/results/thresholds.md). No lesion mask is used.
+of the peak, for other reasons, and their geometric mean is better than either alone (docs/research/thresholds.md). No lesion mask is used.
 """
 
 from __future__ import annotations

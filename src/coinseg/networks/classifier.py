@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from coinseg.config.parsing import own_module
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 
 from .imagenet import encoder, enlarged, load_imagenet, resized
 from .layers import ResidualBlock, convolution, normalisation
+from .weights import load_weights, require_fits
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
@@ -58,7 +60,7 @@ class SmallNetwork(nn.Module):
 
     No stride and no maximum pooling: its gradient with respect to the image, which is what the generator learns from, is
     smooth. With the same steps it learned `lgg-flair-2d` far better than a ResNet of the same widths with strides
-    (docs/results/spine.md).
+    (docs/research/first-results.md).
 
     Args:
         dims: 2 for slices, 3 for volumes.
@@ -85,7 +87,7 @@ class LocalNetwork(nn.Module):
     change leaves the rest of it standing. Here any remainder at `pooling` of the places keeps the image abnormal: the
     least change is the whole lesion. The small field of view, 34 pixels, ties evidence to its place, and a small
     lesion is not averaged away. (Pooling over the highest instances is that of multiple-instance learning; why it is the
-    default: docs/decisions/0012-evidence-by-place.md.)
+    default: docs/research/classifier.md, study 12.)
 
     Args:
         pooling: share of the places whose mean is the logit, in (0, 1]; 1 is the mean over the image.
@@ -205,6 +207,15 @@ def build(settings: ClassifierSettings) -> Classifier:
                 f"classifier.name is '{settings.name}' ({error})", "an importable 'package.module:factory'", "mend the path"
             ) from error
     return Classifier(_timm_network(settings))
+
+
+def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
+    """A trained classifier from its file of weights, frozen; `UserError` where they are those of something else."""
+    if not own_module(settings):
+        require_fits(lambda: build(settings), path, "classifier")
+    f = build(settings)
+    load_weights(f, path, "classifier")
+    return f.frozen()
 
 
 def probabilities(f: nn.Module, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A few hundred scans teach a network what to look for, not how to see: edges, textures and shapes are the same in photographs,
 of which there are a million. The authors' classifiers start from ImageNet too; what it is worth here is in
-docs/decisions/0017-imagenet.md.
+docs/research/student.md, study 17.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def enlarged(side: int) -> int:
     """The side at which the encoder is shown images of this side: about a third larger, and one that it can halve to the end.
 
     Its first layer halves the side before anything else; a lesion of a few pixels is seen by more of them then
-    (docs/decisions/0026-every-lesion.md).
+    (docs/research/student.md, study 26).
     """
     return max(math.ceil(side / DEEPEST), round(side * 4 / 3 / DEEPEST)) * DEEPEST
 

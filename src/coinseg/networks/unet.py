@@ -1,6 +1,6 @@
 """The student: the segmentation network that draws the final masks, the last step of weak supervision, and how it is asked.
 
-What it learns from is in `teaching.py`, what it is worth in docs/results/better.md.
+What it learns from is in `teaching.py`, what it is worth in docs/research/results.md.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Student(nn.Module):
 def sides(side: int) -> tuple[int, ...]:
     """With which sides images are looked at when a student is asked: as it was taught, and as much larger again.
 
-    What it is sure of in one size and not in the other is mostly the border (docs/decisions/0028-two-sizes.md).
+    What it is sure of in one size and not in the other is mostly the border (docs/research/student.md, study 28).
     """
     return tuple(dict.fromkeys((enlarged(side), enlarged(enlarged(side)))))
 

@@ -1,4 +1,4 @@
-"""manifest.json: what a command did, in a form another program can rely on (docs/manifest.md, manifest.schema.json)."""
+"""manifest.json: what a command did, in a form another program can rely on (docs/guide/manifest.md, manifest.schema.json)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from coinseg.config.parsing import OPINION, asks_opinion, teacher_folders
+from coinseg.config.parsing import teacher_folders
 from coinseg.data.readers.paths import sha256_of
 from coinseg.errors import UserError, exit_code, one_line
+from coinseg.inference.checkpoint import weights_of
+from coinseg.parts.table import parts_of
 from coinseg.runtime.files import read_json, write_json
 
-from .run import Workspace
+from .recipe import THRESHOLD
+from .run import Run, Workspace, counts, warnings
 from .run_folder import as_yaml
 
 SCHEMA, MANIFEST = 1, "manifest.json"
@@ -43,33 +46,23 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
 
 
 def model_of(root: Path) -> dict[str, Any]:
-    """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights there are."""
-    others = sorted(path.relative_to(root).as_posix() for path in root.glob("*/classifier/model.safetensors"))
-    model = read_json(root / "model.json", "settings")
-    memory = ["novelty/model.safetensors"] * bool(model.get("novelty"))  # written as well where it is not worth while
-    names = (
-        "model.json",
-        "classifier/model.safetensors",
-        "coin/generator.safetensors",
-        "student/model.safetensors",
-        *memory,
-        *others,
-    )
+    """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights it is made of."""
+    names = ["model.json", *weights_of(root)]
     return {
         "path": str(root.resolve()),
-        "method": model["settings"]["method"],
-        "sha256": {name: found for name in names if (found := sha256_of(root / name))},
+        "method": read_json(root / "model.json", "settings")["settings"]["method"],
+        "sha256": {name: sha256_of(root / name) for name in names},
     }
 
 
-def inputs_of(work: Workspace) -> list[dict[str, Any]]:
+def inputs_of(run: Run) -> list[dict[str, Any]]:
     """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
-    file, key = work.root / "inputs.json", work.store.meta["key"]
+    file, key = run.work.root / "inputs.json", run.store.meta["key"]
     if file.exists() and (made := read_json(file, "key", "inputs"))["key"] == key:
         return list(made["inputs"])
     found = [
         {"case": case.id, "role": role, "path": str(path), "sha256": sha256_of(path)}
-        for case in work.cohort.cases
+        for case in run.work.cohort.cases
         for role, paths in (
             ("image", [case.image]),
             ("organ", [m.path for m in case.organ]),
@@ -81,54 +74,74 @@ def inputs_of(work: Workspace) -> list[dict[str, Any]]:
     return found
 
 
-def build(work: Workspace, command: str) -> dict[str, Any]:
+def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str, float]:
+    """Seconds of every stage that the run has."""
+    root, settings = run.work.root, run.work.settings
+
+    def seconds(*names: str) -> float:
+        return float(read_json(root.joinpath(*names) / "stage.json")["seconds"])
+
+    # An attribution trains nothing after the classifier.
+    pair = ("classifier", "coin") if run.predictor.generator is not None else ("classifier",)
+    found = {"prepare": run.store.meta["seconds"]}
+    found |= {"witnesses": searched["seconds"]} if (searched := run.store.meta.get("witnesses")) else {}
+    found |= {name: seconds(name) for name in pair}
+    if run.predictor.student is not None:
+        if others := teacher_folders(settings):
+            found["teachers"] = sum(seconds(name, stage) for name in others for stage in pair)
+        found["student"] = seconds("student")
+        for part in parts_of(settings):  # also one that was fitted and not kept
+            stages = sorted((root / part.folder).rglob("stage.json"))
+            found |= {part.folder: sum(float(read_json(stage)["seconds"]) for stage in stages)} if stages else {}
+    return found | {"evaluate": scores["seconds"], "masks": masks["seconds"]}
+
+
+def threshold_of(run: Run) -> dict[str, Any]:
+    """What a pixel must exceed to be inside, in words and as a number."""
+    threshold = read_json(run.work.root / THRESHOLD)
+    if run.predictor.student is None:
+        method = "difference" if run.predictor.generator is not None else "attribution"
+        return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
+    taught = read_json(run.work.root / "student" / "stage.json")
+    rule = (
+        f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, "
+        f"made with {threshold['value']:.4f}: {threshold['rule']}"
+    )
+    return {
+        "value": run.predictor.segmenter.level,
+        "rule": rule + "".join(part.rule for part in run.predictor.parts),
+        "of": "student",
+    }
+
+
+def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:
     """The manifest of a finished run.
+
+    Args:
+        run: the trained run.
+        scores: of `evaluate`.
+        masks: of `write_masks`.
+        command: the command line.
 
     Returns:
         What `facts` has, and seed, settings, data, inputs, model, timings_s, scores (those of `SCORES` and more; null
         with its reason in null_because), audit, threshold, outputs (relative to the folder), warnings.
     """
-    root = work.root
-    scores, masks = work.evaluate(), work.write_masks()
-    # An attribution trains nothing after the classifier.
-    stages = ("classifier", "coin") if work.generator is not None else ("classifier",)
-    taught = read_json(root / "student" / "stage.json") if work.run.student is not None else None
-    others = [root / name / stage / "stage.json" for name in teacher_folders(work.settings) for stage in stages] if taught else []
-    opinion = root / OPINION / "classifier" / "stage.json"
-    searched = {"witnesses": found["seconds"]} if (found := work.store.meta.get("witnesses")) else {}
-    file = root / "novelty" / "stage.json"
-    asked = taught and work.settings.student.novelty and file.exists()
-    timings = {
-        "prepare": work.store.meta["seconds"], **searched, **{name: read_json(root / name / "stage.json")["seconds"] for name in stages},
-        **({"teachers": sum(read_json(file)["seconds"] for file in others)} if others else {}),
-        **({"student": taught["seconds"]} if taught else {}), **({"opinion": read_json(opinion)["seconds"]} if taught and asks_opinion(work.settings) else {}), **({"novelty": read_json(file)["seconds"]} if asked else {}), "evaluate": scores["seconds"], "masks": masks["seconds"],
-    }  # fmt: skip
-    threshold = read_json(root / "threshold.json") | {"of": "difference" if work.generator is not None else "attribution"}
-    if taught:
-        rule = f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, made with {threshold['value']:.4f}: {threshold['rule']}"
-        rule += "; and wide regions unlike anything in normal images" if work.run.novelty is not None else ""
-        threshold = {"value": work.run.level, "rule": rule, "of": "student"}
+    root, settings = run.work.root, run.work.settings
     return {
         **facts("run", command, None),
-        "seed": work.settings.seed,
-        "settings": as_yaml(work.settings.as_dict()),
-        "data": work.counts(),
-        "inputs": inputs_of(work),
+        "seed": settings.seed,
+        "settings": as_yaml(settings.as_dict()),
+        "data": counts(run),
+        "inputs": inputs_of(run),
         "model": model_of(root),
-        "timings_s": timings,
+        "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
-        "threshold": {name: threshold[name] for name in ("value", "rule", "of")},
+        "threshold": threshold_of(run),
         "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
-        "warnings": work.warnings(),
+        "warnings": warnings(run),
     }
-
-
-def write(work: Workspace, command: str) -> dict[str, Any]:
-    """Build the manifest and leave it as manifest.json."""
-    manifest = build(work, command)
-    write_json(work.root / MANIFEST, manifest)
-    return manifest
 
 
 def write_failed(work: Workspace, command: str, error: BaseException) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 
 from coinseg.data.readers.image import write_image_map, write_image_mask
-from coinseg.data.readers.volume import read_geometry
 from coinseg.data.slices.case import load_case
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.store import require_there
 from coinseg.errors import UserError
-from coinseg.inference.scans import Run, Segmentation, write_confidence, write_segmentation
+from coinseg.inference.predictor import Predictor
+from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import JSON, highest, measure, told
 from coinseg.masks.confidence import of_scan, percent
 from coinseg.runtime.devices import CHUNK
@@ -35,18 +35,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Writes masks of a run.
+    """Writes masks.
 
     Args:
-        run: makes them.
+        predictor: makes them.
         folder: receives them.
-        sure: receives how far to trust each of their pixels, in percent, under the same names.
+        confidences: receives the confidence of each of their pixels, in percent, under the same names.
         report: how many of how many are done.
     """
 
-    run: Run
+    predictor: Predictor
     folder: Path
-    sure: Path
+    confidences: Path
     report: Callable[[int, int], None]
 
     def begin(self, key: str) -> None:
@@ -54,10 +54,10 @@ class MaskFiles:
         marker = self.folder / "key.txt"
         if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
             (self.folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
-            shutil.rmtree(self.sure, ignore_errors=True)
+            shutil.rmtree(self.confidences, ignore_errors=True)
             shutil.rmtree(self.folder)
         write_text(marker, key)
-        self.sure.mkdir(exist_ok=True)
+        self.confidences.mkdir(exist_ok=True)
 
     def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
         """Masks of whole cases: NIfTI on the grid of the scan, PNG of the size of the image. Returns a row of `scan_table` for each.
@@ -91,35 +91,34 @@ class MaskFiles:
 
     def _cases(self, cases: list[Case], wanted: Callable[[Case], bool]) -> list[Row]:
         written: list[Row] = []
-        for case, found in zip(*segmented(self.run, cases), strict=True):
+        for case, found in zip(*segmented(self.predictor, cases), strict=True):
             if not wanted(case):
                 continue
             out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
-            geometry = read_geometry(case.image) if case.volume else None
-            sure = self.sure / out.name
-            if not (out.exists() and sure.exists()):
-                write_confidence(found, case.image, sure, True, geometry)
-                write_segmentation(found, case.image, out, True, geometry)
-            row = {"case": case.id, "mask": out.name} | found.told(self.run.settings.data.axis)
-            written.append(row | measure(found.mask, geometry))
+            confidence = self.confidences / out.name
+            if not (out.exists() and confidence.exists()):
+                found.write_confidence(confidence, overwrite=True)
+                found.write(out, overwrite=True)
+            row = {"case": case.id, "mask": out.name} | found.row(self.predictor.settings.data.axis)
+            written.append(row | measure(found.mask, found.geometry))
         return written
 
     def _slices(self, slices: ScoredSlices, group: list[int]) -> list[Row]:
         written: list[Row] = []
         batch = slices.scored(np.array(group))
-        made = self.run.marked(batch.image)
+        made = self.predictor.segment_images(batch.image)
         for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
             name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
-            write_image_map(self.sure / f"{name}_mask.png", percent(made.sure[i]), overwrite=True)
+            write_image_map(self.confidences / f"{name}_mask.png", percent(made.pixel_confidence[i]), overwrite=True)
             write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
             with written_aside(self.folder / f"{name}_image.png") as part:
                 Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
-            sure = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
-            posterior = made.explained.posterior
+            confidence = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
+            score = made.maps.image_score
             of = told(
-                highest(made.explained.probability[i : i + 1].numpy()),
-                None if posterior is None else highest(posterior[i : i + 1].numpy()),
-                sure,
+                highest(made.scores.probability[i : i + 1]),
+                None if score is None else highest(score[i : i + 1]),
+                confidence,
             )
             written.append({"case": name, "mask": f"{name}_mask.png"} | of | measure(mask[None], None))
         return written
@@ -140,7 +139,7 @@ def together(cases: Sequence[Case]) -> list[list[int]]:
     return [[i] for i, case in enumerate(cases) if case.volume] + groups
 
 
-def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentation]]:
+def segmented(predictor: Predictor, cases: list[Case]) -> tuple[list[Case], list[Segmentation]]:
     """Segment cases together; those that cannot be read or cut are left out (they were reported when they were prepared).
 
     Raises:
@@ -150,9 +149,9 @@ def segmented(run: Run, cases: list[Case]) -> tuple[list[Case], list[Segmentatio
     for case in cases:
         try:
             content = load_case(case, with_lesion=False)
-            content.require_fits(run.settings.data)
+            content.require_fits(predictor.settings.data)
         except UserError as error:
             require_there(case, error)
             continue
         loaded.append((case, content))
-    return [case for case, _ in loaded], run.segment_cases([content for _, content in loaded])
+    return [case for case, _ in loaded], predictor.segment_cases([content for _, content in loaded])

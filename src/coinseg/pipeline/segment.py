@@ -19,7 +19,7 @@ from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from coinseg.errors import UserError, is_full
 from coinseg.inference.checkpoint import load
-from coinseg.inference.scans import Run, write_confidence, write_segmentation
+from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, TOLD, measure, write_table
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import read_json
@@ -93,7 +93,13 @@ def segment_path(
 
 
 def _segment_file(
-    run: Run, source: Path, out: Path, organ: Sequence[Path], overwrite: bool, maps: dict[Path, str], confidence: Path | None
+    run: Predictor,
+    source: Path,
+    out: Path,
+    organ: Sequence[Path],
+    overwrite: bool,
+    maps: dict[Path, str],
+    confidence: Path | None,
 ) -> None:
     """Segment one file; the mask and the maps (place -> field of `NativeMaps`) are written at the end, the mask last."""
     endings = (".png",) if is_image(source) else WRITTEN
@@ -108,16 +114,15 @@ def _segment_file(
         if taken := [place for place in (out, *beside) if place.exists() and not claim.may_replace]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
         found = run.segment(source, _organs(run, organ), maps=bool(maps))
-        geometry = _geometry(source)
         claim.begin()
         for target, name in maps.items():
-            write_scan(target, getattr(found.maps, name), cast(Geometry, geometry), overwrite=True)
+            write_scan(target, getattr(found.maps, name), cast(Geometry, found.geometry), overwrite=True)
         if confidence:
-            write_confidence(found, source, confidence, True, geometry)
-        write_segmentation(found, source, out, True, geometry)
+            found.write_confidence(confidence, overwrite=True)
+        found.write(out, overwrite=True)
 
 
-def _organs(run: Run, organ: Sequence[Path]) -> list[MaskSource]:
+def _organs(run: Predictor, organ: Sequence[Path]) -> list[MaskSource]:
     # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
     labels: list[tuple[int, ...]] = [(int(name),) for name in run.settings.data.organ if is_value(name)] or [()]
     return [MaskSource(path, values) for path in organ for values in labels]
@@ -142,7 +147,7 @@ def _require_places(source: Path, places: list[Path]) -> None:
 
 
 def _segment_folder(
-    run: Run, source: Path, out: Path, sure: Path | None, model: Path, overwrite: bool, report: Report, command: str
+    run: Predictor, source: Path, out: Path, sure: Path | None, model: Path, overwrite: bool, report: Report, command: str
 ) -> tuple[int, list[str]]:
     here, found = rank_info(), inputs(source)
     of = {"masks": str(out.resolve()), "model": model_of(model)["sha256"]}
@@ -198,7 +203,7 @@ def _target(path: Path, source: Path) -> Path:
 
 
 def _segmented(
-    run: Run, path: Path, source: Path, out: Path, sure: Path | None, overwrite: bool, known: dict[str, dict[str, Any]],
+    run: Predictor, path: Path, source: Path, out: Path, sure: Path | None, overwrite: bool, known: dict[str, dict[str, Any]],
     owners: dict[Path, Path],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One input of a folder: what becomes of it (see `manifest.write_segmented`) and its row of the table; the last one counts.
@@ -218,14 +223,14 @@ def _segmented(
         if (owner := owners[mask]) != path:
             raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
         if not complete:
-            segmented, geometry = run.segment(path), _geometry(path)
+            segmented = run.segment(path)
             if sure:
-                write_confidence(segmented, path, sure / mask, True, geometry)
+                segmented.write_confidence(sure / mask, overwrite=True)
         if not done:
             (out / mask).unlink(missing_ok=True)
-            row |= segmented.told(run.settings.data.axis) | measure(segmented.mask, geometry)
+            row |= segmented.row(run.settings.data.axis) | measure(segmented.mask, segmented.geometry)
             yield record | {"row": row}
-            write_segmentation(segmented, path, out / mask, overwrite, geometry)
+            segmented.write(out / mask, overwrite)
         elif kept:
             yield record | {"row": kept if "doubtful" in kept else kept | {"doubtful": doubtful(kept.get("confidence"))}}
         else:
@@ -277,10 +282,6 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(table, dict) or not {"schema", "masks"} <= table.keys():
         raise UserError(f"{out / JSON} is no table of masks", "an output folder of its own", "choose another -o")
     return {row["case"]: row for row in table["masks"]}
-
-
-def _geometry(path: Path) -> Geometry | None:
-    return None if is_image(path) else read_geometry(path)
 
 
 def _measured(mask: Path) -> dict[str, Any]:

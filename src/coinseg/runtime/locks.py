@@ -1,4 +1,4 @@
-"""Locks on outputs: one command at a time writes to one, and none into an input (docs/decisions/0013-nothing-lost.md)."""
+"""Locks on outputs: one command at a time writes to one, and none into an input (docs/decisions/0006-nothing-lost.md)."""
 
 from __future__ import annotations
 

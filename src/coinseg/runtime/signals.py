@@ -2,7 +2,7 @@
 
 In a `patient` block the first signal waits until the step is done and its checkpoint is written. The second signal, and every
 signal elsewhere, is raised where the program stands; after that the system ends the process. kill -9 leaves no other files behind
-(docs/decisions/0013-nothing-lost.md), but loses the open step.
+(docs/decisions/0006-nothing-lost.md), but loses the open step.
 """
 
 from __future__ import annotations

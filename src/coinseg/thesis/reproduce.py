@@ -33,7 +33,7 @@ from coinseg.explain.attribution.cam import KINDS
 from coinseg.explain.attribution.layers import candidate_layers
 from coinseg.explain.counterfactual import singla
 from coinseg.explain.registry import COUNTERFACTUAL
-from coinseg.inference.scans import Run
+from coinseg.inference.explainer import Explainer
 from coinseg.masks.postprocess import masks_of
 from coinseg.metrics import frechet as realism
 from coinseg.runtime.devices import images_to, make_fabric, to_device
@@ -43,7 +43,7 @@ from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, require_side, train_coin
 from coinseg.training.instance_selection import select_instances
 from coinseg.training.keys import result_key
-from coinseg.types import Explanation
+from coinseg.types import Explanation, Maps
 
 from .figures import Examples, both_directions, save_examples
 from .results import COLUMNS, draw, notes_of, record_of
@@ -181,13 +181,10 @@ class Seed:
         return made
 
     def _score(self, name: str, settings: Settings, generator: nn.Module | None, folder: Path) -> dict[str, Any]:
-        run = Run(
-            settings, self.f, generator, self.store.meta["kind"], self.store.window, self.store.meta["has_organs"], 1.0,
-            make_fabric(settings.engine),
-        )  # fmt: skip
+        explainer = Explainer(settings, self.f, generator, make_fabric(settings.engine))
         began = time.perf_counter()
-        threshold = run.choose_threshold(TrainingSlices(self.store, settings.anomaly, settings.seed))
-        found = explain_all(self.slices, lambda batch: explained(run, batch), self._step(f"{name}, scores"), self.members)
+        threshold = explainer.choose_threshold(TrainingSlices(self.store, settings.anomaly, settings.seed))
+        found = explain_all(self.slices, lambda batch: explained(explainer, batch), self._step(f"{name}, scores"), self.members)
         level = settings.classifier.threshold
         kept = gated(found, level)
         masks = masks_of(kept.refined, threshold.value, settings.masks)
@@ -255,17 +252,19 @@ class Seed:
         return paths
 
 
-def explained(run: Run, batch: ScoredBatch) -> tuple[Explanation, np.ndarray]:
+def explained(explainer: Explainer, batch: ScoredBatch) -> tuple[Explanation, Maps]:
     """Explain every image; an attribution, which takes long, only where one of the protocols looks at it."""
-    if run.settings.method == COUNTERFACTUAL:
-        return run.differences(batch.image, inpaint_all=True)
-    probability = run.probability(batch.image)
-    wanted = torch.from_numpy(batch.label == 1) | (probability >= run.settings.classifier.threshold)
-    saliency, refined = torch.zeros(batch.truth.shape), np.zeros(batch.truth.shape)
-    if wanted.any():
-        some, refined[wanted.numpy()] = run.differences(batch.image[wanted], inpaint_all=True)
-        saliency[wanted] = some.saliency
-    return Explanation(probability, saliency), refined
+    level = explainer.settings.classifier.threshold
+    if explainer.settings.method == COUNTERFACTUAL:
+        explanation, wanted = explainer.explain(batch.image, inpaint_all=True), np.ones(len(batch.image), bool)
+    else:
+        probability = explainer.probability(batch.image)
+        wanted = (batch.label == 1) | (probability >= level).numpy()
+        saliency = torch.zeros(batch.truth.shape)
+        if wanted.any():
+            saliency[torch.from_numpy(wanted)] = explainer.saliency(batch.image[wanted])
+        explanation = Explanation(probability, saliency)
+    return explanation, Maps(explainer.differences(batch.image, wanted, explanation.saliency).mean)
 
 
 def as_images(pixels: np.ndarray) -> torch.Tensor:

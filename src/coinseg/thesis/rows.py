@@ -16,7 +16,7 @@ _DEFAULT, _THESIS = PRESETS["default"], PRESETS["thesis"]
 
 SCALES: dict[str, Settings] = {
     # For two CPU cores: narrow networks, small slices, a few hundred steps; the recipe of `coinseg run`, but with the thesis'
-    # fusion tanh(X + delta) and both terms of its L_idt; shading and the share of the peak are those of docs/results/thesis.md.
+    # fusion tanh(X + delta) and both terms of its L_idt; shading and the share of the peak are those of docs/research/thesis.md.
     "small": replace(
         _DEFAULT,
         data=replace(_DEFAULT.data, size=48),

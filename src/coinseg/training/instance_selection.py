@@ -3,7 +3,7 @@
 Every training scan is looked at by a classifier that was trained, with the labels of scans on all their slices, on other
 patients: one that had seen the scan would know it again, and call all of its slices abnormal. What it finds more abnormal
 than nearly every slice of normal scans is trained on as abnormal; the other slices of abnormal scans are left out, as nobody
-has said that they are normal. Lesion masks are not looked at. Why so: docs/decisions/0010-labels-per-scan.md.
+has said that they are normal. Lesion masks are not looked at. Why so: docs/decisions/0004-hospital-data.md.
 """
 
 from __future__ import annotations

@@ -37,3 +37,8 @@ def student_key(settings: Settings, teacher: str) -> str:
     own = asdict(settings.student)
     del own["novelty"], own["opinion"], own["neighbours"]
     return key_of([teacher, own | {"gate": 0.0}, settings.seed])
+
+
+def with_student(key: str, settings: Settings) -> str:
+    """What masks of a run with a student depend on: the key of those without one, and all settings of the student."""
+    return key_of([key, asdict(settings.student)])

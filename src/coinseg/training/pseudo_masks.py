@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from coinseg.config.schema import StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.student_data import PseudoMasks
 from coinseg.masks.postprocess import IN_PLANE
 from coinseg.runtime.devices import CHUNK
 
@@ -20,26 +20,6 @@ IGNORED = 2
 """Of a target: a pixel that is not taught."""
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and how far to trust them, (B,); NaN where there is none."""
-
-
-@dataclass(frozen=True)
-class PseudoMasks:
-    """What the student is taught.
-
-    Args:
-        members: positions among the training slices, (n,): the images labelled abnormal whose mask is trusted.
-        targets: (n, S, S) uint8, 0 outside, 1 inside, `IGNORED`.
-        normals: positions of the images labelled normal, which are empty.
-    """
-
-    members: np.ndarray
-    targets: np.ndarray
-    normals: np.ndarray
-
-    @property
-    def enough(self) -> bool:
-        """Whether there is anything to learn from."""
-        return len(self.members) >= LEAST and len(self.normals) > 0
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:

@@ -4,11 +4,12 @@ The generator answers one image at a time, and errs here and there; a network th
 what they have in common. It sees no mask of an expert: images labelled normal are taught to be empty, of those labelled
 abnormal only the ones whose mask is trusted (`confidence.py`) are taught; a band around them can be left
 out (`student.band`, not measured). Every second member is taught drawn lesions as well (`drawn_lesions.py`): what is careful and what
-covers more is better together than either (docs/decisions/0022-members.md).
+covers more is better together than either (docs/research/student.md, study 22).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,15 +21,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.errors import memory_for
 from coinseg.networks.unet import Mean, Student, build_student, load_student
 from coinseg.runtime.devices import make_fabric, to_device
 from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
 
 from .keys import student_key
-from .pseudo_masks import IGNORED, LEAST, Masks, PseudoMasks, collect_pseudo_masks
+from .pseudo_masks import IGNORED, LEAST, Masks, collect_pseudo_masks
 from .schedule import averaging, one_cycle
-from .synthetic_lesions import Called, Drawn, drawn_lesions
 
 EMA = 0.99
 LOG_EVERY = 10
@@ -81,17 +82,15 @@ def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tens
     return entropy - found
 
 
-def _drawn(slices: TrainingSlices, taught: PseudoMasks, called: Called, settings: Settings, report: Report) -> Drawn | None:
-    """Lesions drawn after the lessons'; None where nobody is taught them, or f takes too few for lesions."""
-    if not settings.student.drawn or settings.student.members < 2:
+def _joined(examples: Sequence[Examples]) -> Examples | None:
+    """All further examples together; None where they are too few to learn from."""
+    if sum(len(each.images) for each in examples) < LEAST:
         return None
-    level = settings.classifier.threshold
-    made = drawn_lesions(slices, taught.members, taught.targets == 1, taught.normals, called, level, settings.seed, report)
-    return made if len(made.images) >= LEAST else None
+    return Examples(torch.cat([each.images for each in examples]), np.concatenate([each.masks for each in examples]))
 
 
 def _batch(
-    slices: TrainingSlices, taught: PseudoMasks, drawn: Drawn | None, settings: StudentSettings, rng: np.random.Generator
+    slices: TrainingSlices, taught: PseudoMasks, drawn: Examples | None, settings: StudentSettings, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Images (B, 1, S, S) and targets alike: half of them lessons, the others normal, and a share of those with drawn lesions."""
     half, side = settings.batch // 2, slices.store.size
@@ -109,18 +108,24 @@ def _batch(
 
 @memory_for("student.batch")
 def train_student(
-    slices: TrainingSlices, masks: Masks, called: Called, settings: Settings, teacher: str, folder: Path, report: Report = silent
+    slices: TrainingSlices,
+    masks: Masks,
+    settings: Settings,
+    teacher: str,
+    folder: Path,
+    report: Report = silent,
+    examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: (),
 ) -> nn.Module | None:
     """Train the student, or load it when it is already there for the same masks.
 
     Args:
         slices: of the training side; images and image labels.
         masks: see `Masks`.
-        called: what f says of images, see `drawn_lesions.Called`; only asked where lesions are drawn.
         settings: seed, student, engine and the threshold of f are read.
         teacher: key of what makes the masks.
         folder: receives model.safetensors, stage.json and stats.jsonl.
         report: progress.
+        examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
 
     Returns:
         The student (its moving average), ready to be asked; None where too few masks are trusted, which stage.json says.
@@ -132,12 +137,13 @@ def train_student(
     seed_step(settings.seed, -3 % 2**31)
     network = build_student(s.members)
     taught = collect_pseudo_masks(slices, masks, s)
-    facts = {"trusted": len(taught.members), "abnormal": int((slices.labels() == 1).sum()), "taught": taught.enough}
+    enough = len(taught.members) >= LEAST and len(taught.normals) > 0
+    facts = {"trusted": len(taught.members), "abnormal": int((slices.labels() == 1).sum()), "taught": enough}
     state = stage.resume()
-    if not taught.enough:
+    if not enough:
         stage.finish(nn.Identity(), "model.safetensors", "student.lr", **facts)
         return None
-    drawn = _drawn(slices, taught, called, settings, report)
+    drawn = _joined(examples(taught)) if s.members > 1 else None
     to_device(network, fabric)
     kept = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)

@@ -1,0 +1,179 @@
+"""How a mask comes about: image -> image score -> segmenter -> threshold -> clean mask.
+
+There are two segmenters behind one protocol: one reads the mask off the difference |X - X_cf| (or the map of an attribution), the other
+asks the student that learnt from such masks. `segment` is the rest of the way, the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from coinseg.config.schema import MaskSettings, Settings
+from coinseg.data.slices.intensity import signed
+from coinseg.explain.registry import COUNTERFACTUAL
+from coinseg.masks.confidence import agreement, confidence, of_pixels
+from coinseg.masks.decision_flip import flip_levels, with_peaks
+from coinseg.masks.postprocess import levels_of, masks_of, peaks
+from coinseg.masks.student_maps import LEVEL, rescale_to_peak, student_cleaning
+from coinseg.masks.threshold import rule_of
+from coinseg.networks.unet import marks
+from coinseg.parts.base import Part, Views
+from coinseg.runtime.devices import to_device
+from coinseg.runtime.forward import forward_hflip
+from coinseg.types import Maps
+
+from .explainer import Differences, Explainer
+from .image_score import ImageScores
+
+
+class Segmenter(Protocol):
+    """What makes maps that masks are read from.
+
+    Attributes:
+        level: what a pixel of a map must exceed to be inside, in [0, 1], where the maps do not say it image by image.
+        cleaning: what is done with the pixels inside.
+    """
+
+    @property
+    def level(self) -> float: ...
+
+    @property
+    def cleaning(self) -> MaskSettings: ...
+
+    def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
+        """The maps of images (B, 1, S, S) in [-1, 1]; `saliency` (B, S, S) is that of the method, where it is known already."""
+        ...
+
+
+@dataclass(frozen=True)
+class DifferenceSegmenter:
+    """Reads masks off the refined difference.
+
+    Args:
+        explainer: f and the method.
+        threshold: what a pixel must exceed, in [0, 1].
+    """
+
+    explainer: Explainer
+    threshold: float
+
+    @property
+    def level(self) -> float:
+        """The threshold."""
+        return self.threshold
+
+    @property
+    def cleaning(self) -> MaskSettings:
+        """`settings.masks`."""
+        return self.explainer.settings.masks
+
+    def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
+        """The mean refined differences; 0 where f calls an image normal."""
+        asked = scores.probability >= self.explainer.settings.classifier.threshold
+        found = self.explainer.differences(images, asked, saliency)
+        levels = self._flip_levels(images, found)
+        if found.other is None:
+            return Maps(found.mean, levels)
+        agreed = np.zeros(len(images), np.float32)
+        if asked.any():
+            here = self.threshold if levels is None else levels[asked]
+            agreed[asked] = agreement(*(masks_of(maps[asked], here, self.cleaning) for maps in (found.own, found.other)))
+        return Maps(found.mean, levels, agreed)
+
+    def _flip_levels(self, images: Tensor, found: Differences) -> np.ndarray | None:
+        """What a pixel of each map must exceed, (B,), where `masks.threshold` is "flip"; NaN in images f calls normal."""
+        explainer, settings = self.explainer, self.explainer.settings
+        if rule_of(settings.masks, settings.method == COUNTERFACTUAL) != "flip":
+            return None
+
+        def ask(unit: np.ndarray) -> np.ndarray:
+            pixels = torch.from_numpy(signed(unit))[:, None]
+            return (explainer.probability(pixels).numpy() + explainer.probability(pixels.flip(-1)).numpy()) / 2
+
+        levels, asked = np.full(len(images), np.nan, np.float32), found.asked
+        if asked.any():
+            image, painted = (x[:, 0].numpy() / 2 + 0.5 for x in (images[asked], explainer.counterfactual(images[asked])))
+            flips = flip_levels(image, painted, found.mean[asked], ask, settings.classifier.threshold)
+            levels[asked] = with_peaks(flips, self.threshold, settings.masks.peak * peaks(found.mean[asked]))
+        return levels
+
+
+@dataclass(frozen=True)
+class StudentSegmenter:
+    """Asks the student about images that the image score, or a given label, calls abnormal; the counterfactual is not needed.
+
+    Args:
+        student: images (B, 1, S, S) -> logits of every pixel.
+        parts: of the recipe.
+        settings: of the run.
+        fabric: the device.
+    """
+
+    student: nn.Module
+    parts: Sequence[Part]
+    settings: Settings
+    fabric: Fabric
+    level: float = LEVEL
+
+    def __post_init__(self) -> None:
+        for module in (self.student, *self.parts):
+            to_device(module.eval(), self.fabric)
+
+    @property
+    def cleaning(self) -> MaskSettings:
+        """A student's masks are taken as they are drawn."""
+        return student_cleaning(self.settings.masks)
+
+    def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
+        """The mean over an image and its mirror image; 0 below `student.gate`.
+
+        Where the score calls an image abnormal the maps are rescaled to their peak (`rescale_to_peak`), and parts may add to them.
+        """
+        asked = scores.abnormal(self.settings.student.gate)
+        mean, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
+        if asked.any():
+            own, other = forward_hflip(lambda x: marks(self.student, x), images[asked], self.fabric)
+            called = scores[asked].abnormal(self.settings.classifier.threshold)
+            rescaled = (rescale_to_peak(maps, called, self.settings.masks.peak) for maps in ((own + other) / 2, own, other))
+            views = Views(images[asked], called, *rescaled)
+            for part in self.parts:
+                part.add(views, self.fabric)
+            mean[asked] = views.mean
+            agreed[asked] = agreement(*(masks_of(maps, LEVEL, self.cleaning) for maps in (views.own, views.other)))
+        return Maps(mean, None, agreed, scores.ensemble)
+
+
+@dataclass(frozen=True)
+class SegmentedImages:
+    """Masks of B images of S x S pixels.
+
+    Args:
+        scores: of the images.
+        maps: which the masks were read from.
+        masks: (B, S, S) bool.
+        confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
+        pixel_confidence: that a pixel is inside, (B, S, S) float32 in [0, 1]; 0.5 at the border of the mask.
+    """
+
+    scores: ImageScores
+    maps: Maps
+    masks: np.ndarray
+    confidence: np.ndarray
+    pixel_confidence: np.ndarray
+
+
+def segment(segmenter: Segmenter, images: Tensor, scores: ImageScores) -> SegmentedImages:
+    """Masks of images (B, 1, S, S) in [-1, 1] with known scores: maps, threshold, cleaning, confidence."""
+    maps = segmenter.maps(images, scores)
+    levels = segmenter.level if maps.levels is None else maps.levels
+    masks = masks_of(maps.values, levels, segmenter.cleaning)
+    agreed = np.full(len(masks), np.nan) if maps.agreement is None else maps.agreement
+    pixel_confidence = of_pixels(maps.values, levels_of(maps.values, levels, segmenter.cleaning.peak))
+    return SegmentedImages(scores, maps, masks, confidence(scores.probability, agreed, masks), pixel_confidence)

@@ -1,0 +1,263 @@
+"""PatchCore: regions of an abnormal image that no normal image resembles are added to what the student marks.
+
+Where a lesion covers a third of an image, changing its most telling edge is enough to turn f: the counterfactual leaves the rest, and so
+does a student of such masks. A memory bank of features of patches of normal training images knows better (Roth et al. 2022, "Towards
+total recall in industrial anomaly detection", section 3). The anomaly score of a patch p of another image is
+
+    score(p) = mean distance of its feature to the `NEAREST` nearest features of the memory bank / limit
+
+and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients. Only image labels are
+used. A feature has a wide field of view, so that a small lesion has a halo of anomalous patches: only regions that go well beyond what
+the student marks are added (`beyond`). Measured in docs/research/patchcore.md, study 24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from safetensors import SafetensorError, safe_open
+from scipy import ndimage
+from torch import Tensor, nn
+
+from coinseg.config.schema import Settings
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.errors import UserError
+from coinseg.masks.student_maps import LEVEL
+from coinseg.networks.imagenet import encoder, load_imagenet
+from coinseg.networks.weights import load_weights
+from coinseg.runtime.batching import map_batched
+from coinseg.runtime.devices import CHUNK, images_to, make_fabric, to_device
+from coinseg.runtime.forward import forward_hflip
+from coinseg.runtime.process_group import current
+from coinseg.runtime.stage import Stage
+
+from .base import Learning, Part, Views
+
+SIDE = 384
+"""Images are enlarged to this side; the last features of the encoder are then those of 12 x 12 patches."""
+FEATURES = 320
+"""Channels of the last features of the encoder."""
+NEAREST = 3
+"""Neighbours in the memory bank whose distances are averaged."""
+BATCH = 8
+"""Images in one forward pass: enlarged they take much memory."""
+MEMORY = 5000
+"""Patches in the memory bank, rounded up to as many of each image."""
+IMAGES = 400
+"""Normal images the patches come from, at most."""
+ASKED = 200
+"""Abnormal training images on which it is decided whether the part is worth its time, at most."""
+WORTH = 1 / 20
+"""Share of them that must have a region to add; with fewer the regions are chance, and the part is not kept."""
+HALO = 1 / 8
+"""How far around a lesion patches are anomalous because of it, as a share of the side."""
+WIDE = 1 / 16
+"""Radius of the disc that must fit into a region outside of the halo, as a share of the side."""
+SQUARE = np.ones((3, 3), bool)
+UNREACHABLE = 1e9
+"""A limit that no distance reaches."""
+
+
+def distances(features: Tensor, bank: Tensor, barred: Tensor | None = None) -> Tensor:
+    """Mean distance to the `NEAREST` nearest features of the bank.
+
+    Args:
+        features: (m, C).
+        bank: (n, C).
+        barred: (m, n) bool, features of the bank that do not count for a feature.
+
+    Returns:
+        (m,); infinite where fewer than `NEAREST` count.
+    """
+    squares = (features**2).sum(1, keepdim=True) + (bank**2).sum(1) - 2 * features @ bank.T
+    if barred is not None:
+        squares = squares.masked_fill(barred, torch.inf)
+    return squares.topk(min(NEAREST, len(bank)), largest=False).values.clamp(min=0).sqrt().mean(1)
+
+
+class MemoryBank(nn.Module):
+    """Features of patches of normal images.
+
+    Args:
+        features: (n, C).
+        limit: the distance with the anomaly score 1, above 0.
+    """
+
+    def __init__(self, features: Tensor, limit: float) -> None:
+        super().__init__()
+        self.features: Tensor
+        self.limit: Tensor
+        self.register_buffer("features", features)
+        self.register_buffer("limit", torch.tensor(limit))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Anomaly scores (B, h, w) of features (B, h, w, C)."""
+        return (distances(features.flatten(0, 2), self.features) / self.limit).reshape(features.shape[:3])
+
+
+class FeatureExtractor(nn.Module):
+    """The frozen ImageNet encoder, its features averaged over 3 x 3 patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = load_imagenet(encoder()).eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, h, w, C) of images (B, 1, S, S) in [-1, 1]."""
+        x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False).contiguous(memory_format=torch.channels_last)
+        return F.avg_pool2d(self.encoder(x)[-1], 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
+
+
+class PatchCore(Part):
+    """The equation above as a part of the recipe.
+
+    Args:
+        bank: of the normal training images.
+    """
+
+    name, folder, weights, onnx = "patchcore", "novelty", "model.safetensors", "novelty"
+    rule = "; and wide regions unlike anything in normal images"
+
+    def __init__(self, bank: MemoryBank) -> None:
+        super().__init__()
+        self.extractor, self.bank = FeatureExtractor(), bank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Anomaly scores of every pixel, (B, S, S), 0 and more, of images (B, 1, S, S) in [-1, 1]; above 1 is anomalous."""
+        return F.interpolate(self.bank(self.extractor(x))[:, None], x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+    @classmethod
+    def asked_for(cls, settings: Settings) -> bool:
+        """`student.novelty` above 0."""
+        return settings.student.novelty > 0
+
+    @classmethod
+    def fit(cls, learning: Learning) -> PatchCore | None:
+        """Fill the memory bank, or load the one of the same key.
+
+        None where the normal images are of fewer than two patients, as nobody could be compared with, or fewer than `WORTH` of the
+        abnormal images have a region that goes beyond what the student marks.
+        """
+        slices, settings = learning.slices, learning.settings
+        labels, patients = slices.labels(), slices.store.index["patient"][slices.rows]
+        normals, abnormals = (np.flatnonzero(labels == label) for label in (0, 1))
+        if len(set(patients[normals].tolist())) < 2 or not len(abnormals):
+            return None
+        stage = Stage(learning.folder(cls), learning.key)
+        if not stage.finished():
+            stage.resume()
+            if stage.is_main:
+                rng = np.random.default_rng([settings.seed, 8])
+                normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
+                total = len(normals) + len(abnormals)
+                bank = _fill(
+                    slices, normals, patients[normals], settings, rng, lambda done: learning.report("novelty", done, total, {})
+                )
+                part = cls(bank)
+                regions = sum(
+                    int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
+                    for images, scores in _forward(
+                        part, slices, abnormals, settings, lambda done: learning.report("novelty", len(normals) + done, total, {})
+                    )
+                )
+                share = round(regions / len(abnormals), 4)
+                facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
+                stage.finish(bank, cls.weights or "", "student.novelty", **facts)
+            current().barrier()
+        return cls.load(settings, {}, learning.root) if stage.facts()["kept"] else None
+
+    @classmethod
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> PatchCore:
+        """Read the memory bank; the encoder's weights come with coinseg."""
+        path = root / cls.folder / "model.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                patches = file.get_slice("features").get_shape()[0]
+        except (FileNotFoundError, SafetensorError, OSError, IndexError):
+            patches = 0  # `load_weights` says what is wrong
+        bank = MemoryBank(torch.zeros(patches, FEATURES), 1.0)
+        load_weights(bank, path, "memory of normal images")
+        if not (patches and bank.limit > 0):
+            raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
+        return cls(bank)
+
+    def add(self, views: Views, fabric: Fabric) -> None:
+        """Add the anomalous regions of images that are called abnormal."""
+        if not (called := views.called).any():
+            return
+        own, other = forward_hflip(self, views.images[called], fabric, BATCH)
+        for maps, scores in zip((views.mean, views.own, views.other), ((own + other) / 2, own, other), strict=True):
+            maps[called] = add_anomalous_regions(maps[called], scores, LEVEL)
+
+
+def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
+    """Connected anomalous regions that are more than the halo of a marked one: a disc of radius `WIDE` fits in farther than `HALO` from it.
+
+    Args:
+        anomalous: (B, S, S) bool. The disc must fit into the image: between a small lesion and a corner its halo would seem wide.
+        marked: (B, S, S) bool, what the student marks.
+    """
+    kept, (halo, radius) = np.zeros_like(anomalous), (round(share * anomalous.shape[-1]) for share in (HALO, WIDE))
+    for result, region, mask in zip(kept, anomalous, marked, strict=True):
+        if not region.any():
+            continue
+        rest = region & (ndimage.distance_transform_edt(~mask) > halo if mask.any() else True)
+        seeds = ndimage.distance_transform_edt(np.pad(rest, 1))[1:-1, 1:-1] > radius
+        labels = ndimage.label(region, SQUARE)[0]
+        result |= region & np.isin(labels, np.unique(labels[seeds]))
+    return kept
+
+
+def add_anomalous_regions(maps: np.ndarray, scores: np.ndarray, level: float) -> np.ndarray:
+    """Maps of a student with the anomalous regions that go beyond what it marks.
+
+    Args:
+        maps: (B, S, S) in [0, 1].
+        scores: anomaly scores of the same images, (B, S, S).
+        level: what a pixel inside exceeds.
+
+    Returns:
+        (B, S, S) in [0, 1], nowhere below `maps`.
+    """
+    regions = beyond(scores > 1, maps > level)
+    return np.maximum(maps, np.where(regions, np.clip(level * scores, 0, 1), 0)).astype(maps.dtype)
+
+
+def _forward(
+    network: nn.Module, slices: TrainingSlices, indices: np.ndarray, settings: Settings, on_progress: Callable[[int], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images, a chunk at a time, and what a network gives for them."""
+    fabric = make_fabric(settings.engine)
+    to_device(network, fabric)
+    for start in range(0, len(indices), CHUNK):
+        images = slices.batch(indices[start : start + CHUNK]).image
+        with torch.no_grad():
+            parts = map_batched(lambda part: network(images_to(fabric, part)).cpu(), images, BATCH)
+        yield images, torch.cat(parts)
+        on_progress(min(start + CHUNK, len(indices)))
+
+
+def _fill(
+    slices: TrainingSlices, indices: np.ndarray, patients: np.ndarray, settings: Settings, rng: np.random.Generator,
+    on_progress: Callable[[int], None],
+) -> MemoryBank:  # fmt: skip
+    """A memory bank of random patches, as many of each image, `MEMORY` together, and its limit."""
+    each = -(-MEMORY // len(indices))
+    patches = [
+        features[torch.from_numpy(rng.permutation(len(features))[:each])]
+        for _, batch in _forward(FeatureExtractor(), slices, indices, settings, on_progress)
+        for features in batch.flatten(1, 2)
+    ]
+    features = torch.cat(patches)
+    owners = torch.from_numpy(np.unique(patients, return_inverse=True)[1]).repeat_interleave(len(patches[0]))
+    parts = torch.arange(len(features)).split(1000)
+    far = torch.cat([distances(features[part], features, owners[part][:, None] == owners[None]) for part in parts])
+    known = far[far.isfinite()]  # none where all patches are of one patient: then nothing is anomalous
+    limit = float(np.quantile(known.numpy(), settings.student.novelty)) if len(known) else UNREACHABLE
+    return MemoryBank(features, max(limit, 1e-6))

@@ -1,0 +1,157 @@
+"""The recipe: f -> the method -> a threshold -> the ensemble -> the student -> the parts, in this order, to one predictor.
+
+Every stage is loaded where it is there for the same data and settings. Nothing here reads a lesion mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from coinseg.config.parsing import teacher_folders
+from coinseg.config.schema import Settings
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.store import SliceStore
+from coinseg.data.slices.student_data import Examples, PseudoMasks
+from coinseg.explain.registry import COUNTERFACTUAL
+from coinseg.inference.checkpoint import save
+from coinseg.inference.ensemble import Ensemble
+from coinseg.inference.explainer import Explainer
+from coinseg.inference.image_score import prior_shift
+from coinseg.inference.predictor import Predictor, Preparation
+from coinseg.inference.segmenter import DifferenceSegmenter
+from coinseg.parts.base import Learning, Part
+from coinseg.parts.table import parts_of
+from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.process_group import current
+from coinseg.runtime.stage import Report, silent
+from coinseg.training.classifier import train_classifier
+from coinseg.training.coin import choose_layer, train_coin
+from coinseg.training.keys import result_key, with_student
+from coinseg.training.pseudo_masks import LEAST
+from coinseg.training.student import train_student
+
+SEEDS_APART = 1_000_003
+"""Between the seeds of the pairs of one ensemble; more than seeds that people try one after another are apart."""
+THRESHOLD = "threshold.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a recipe works on.
+
+    Args:
+        store: the prepared slices; images, image labels and patients are read, and organ masks where `coin.regions` asks for them.
+        settings: of the run.
+        root: the folder that keeps every stage; None keeps nothing.
+        report: progress.
+    """
+
+    store: SliceStore
+    settings: Settings
+    root: Path | None = None
+    report: Report = silent
+
+    def folder(self, *names: str) -> Path | None:
+        """A folder below the root."""
+        return None if self.root is None else self.root.joinpath(*names)
+
+    @property
+    def slices(self) -> TrainingSlices:
+        """The training side."""
+        return TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
+
+
+def has_student(settings: Settings) -> bool:
+    """Whether there is to be a student: it needs masks of a counterfactual method, and to know which of them to trust."""
+    return settings.method == COUNTERFACTUAL and settings.masks.flips and settings.student.steps > 0
+
+
+def train_pair(job: Job, until: str = "coin") -> tuple[nn.Module, nn.Module | None]:
+    """The classifier f, and the generator of a counterfactual method; `until` "classifier" trains f alone."""
+    f = train_classifier(job.store, job.settings, job.folder("classifier"), job.report)
+    if until == "classifier" or job.settings.method != COUNTERFACTUAL:
+        return f, None
+    return f, train_coin(job.store, f, job.settings, job.folder("coin"), job.report)
+
+
+def build(job: Job) -> Predictor:
+    """Train, or load, everything that the settings ask for. With a root model.json is left there, so that `coinseg.load` reads it."""
+    f, generator = train_pair(job)
+    layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
+    explainer = Explainer(job.settings, f, generator, make_fabric(job.settings.engine), layer)
+    preparation = Preparation(job.store.meta["kind"], job.store.window, job.store.meta["has_organs"])
+    key = result_key(job.store, job.settings, f)
+    threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
+    predictor = Predictor.of(explainer, preparation, threshold)
+    if has_student(job.settings):
+        predictor = _with_student(job, predictor, key)
+    if job.root is not None and current().here.is_main:
+        save(predictor, job.root)
+    return predictor
+
+
+def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
+    """The contents of threshold.json."""
+    key = with_student(key, job.settings) if has_student(job.settings) else key
+    file = job.folder(THRESHOLD)
+    if file is not None and file.exists() and (kept := read_json(file)).get("key") == key:
+        return dict(kept)
+    threshold, peak = explainer.choose_threshold(job.slices), job.settings.masks.peak
+    rule = threshold.rule + (f"; in each image also {peak:.0%} of the peak of its own difference" if peak else "")
+    chosen = {"key": key, "value": threshold.value, "rule": rule}
+    if file is not None:
+        write_json(file, chosen)
+    return chosen
+
+
+def _others(job: Job, first: Explainer) -> list[Explainer]:
+    """The other pairs of the ensemble: trained as the first one, each from its own seed."""
+    explainers = []
+    for number, name in enumerate(teacher_folders(job.settings), 1):
+        settings = replace(job.settings, seed=(job.settings.seed + SEEDS_APART * number) % 2**32)
+        other = replace(job, settings=settings, root=job.folder(name), report=partial(_report_of, job.report, name))
+        explainers.append(Explainer(job.settings, *train_pair(other), first.fabric, first.layer))
+    return explainers
+
+
+def _report_of(report: Report, name: str, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+    report(stage if stage.startswith("warning") else f"{stage} of {name}", done, total, values)
+
+
+def _with_student(job: Job, first: Predictor, key: str) -> Predictor:
+    """The predictor with a student and the parts; as it is where too few masks are trusted."""
+    slices, explainer = job.slices, first.explainer
+    few = (slices.labels() == 1).sum() < LEAST  # then there will be no student, whoever the pseudo-masks are made by
+    others = [] if few else _others(job, explainer)
+    ensemble = Ensemble(DifferenceSegmenter(explainer, first.threshold), others, slices)
+
+    def classify(settings: Settings, folder: Path | None, name: str) -> nn.Module:
+        return train_classifier(job.store, settings, folder, partial(_report_of, job.report, name))
+
+    learning = Learning(
+        slices, job.settings, with_student(key, job.settings), job.root, job.report, classify, ensemble.probability, first.masks
+    )
+    kinds = parts_of(job.settings)
+    student = train_student(
+        slices, ensemble.pseudo_masks, job.settings, key, job.folder("student"), job.report, partial(_examples, kinds, learning)
+    )
+    if student is None:
+        return first
+    shift, classifiers, parts = prior_shift(slices, job.settings), [other.f for other in others], list[Part]()
+    made = partial(Predictor.of, explainer, first.preparation, first.threshold, student, classifiers, shift)
+    for kind in kinds:
+        part = kind.fit(replace(learning, segment=made(parts).masks))
+        parts += [] if part is None else [part]
+    return made(parts)
+
+
+def _examples(kinds: Sequence[type[Part]], learning: Learning, pseudo_masks: PseudoMasks) -> list[Examples]:
+    """What the parts add to the training of the student."""
+    return [examples for kind in kinds if (examples := kind.examples(learning, pseudo_masks)) is not None]

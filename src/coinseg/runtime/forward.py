@@ -1,0 +1,48 @@
+"""Forward passes outside training: images in batches that fit the device, results on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from .batching import map_batched
+from .devices import CHUNK, images_to
+from .threads import cpu_batch
+
+T = TypeVar("T")
+
+
+def forward(network: Callable[[Tensor], T], images: Tensor, fabric: Fabric, most: int = CHUNK) -> list[T]:
+    """Run a network on images, a batch at a time, without gradients.
+
+    Args:
+        network: images (b, C, S, S) on the device -> anything.
+        images: (B, C, S, S) in [-1, 1], on the CPU.
+        fabric: the device.
+        most: images in one batch at most; on a CPU fewer where a batch would leave its caches.
+
+    Returns:
+        The results of the batches, in order.
+    """
+    most = cpu_batch(images, most) if fabric.device.type == "cpu" else most
+    with torch.no_grad():
+        return map_batched(lambda batch: network(images_to(fabric, batch)), images, most)
+
+
+def forward_hflip(
+    network: Callable[[Tensor], Tensor], images: Tensor, fabric: Fabric, most: int = CHUNK
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of images and of their mirror images, the latter mirrored back; see `forward`.
+
+    Returns:
+        Two arrays (B, S, S).
+    """
+    own, other = (
+        torch.cat([maps.cpu() for maps in forward(network, views, fabric, most)]) for views in (images, images.flip(-1))
+    )
+    return own.numpy(), other.flip(-1).numpy()
