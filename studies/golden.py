@@ -1,7 +1,7 @@
 """The golden run: small cases computed by a fixed earlier commit and by this work tree, and all that is written compared.
 
     python studies/golden.py                      all cases: about three minutes on one core, the first time twice that
-    python studies/golden.py --short              the cases of tests/test_golden.py
+    python studies/golden.py --short              the cases of tests/house/test_golden.py
     python studies/golden.py --case student --keep
 
 Nothing of coinseg is imported: both sides are driven by the command line, with the names of settings that the reference

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "studies" / "golden.py"
 sys.path.insert(0, str(SCRIPT.parent))
 golden = pytest.importorskip("golden", reason="studies/ is not part of this copy")
