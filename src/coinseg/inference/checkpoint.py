@@ -18,7 +18,7 @@ from coinseg.networks.classifier import load_classifier
 from coinseg.networks.unet import Student, load_student
 from coinseg.networks.weights import load_weights, require_fits
 from coinseg.parts import table
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import read_json, write_json
 
 from .explainer import Explainer
@@ -119,7 +119,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         generator = Generator(settings.coin)
         load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
-    explainer = Explainer(settings, f, generator, make_fabric(engine), model["layer"])
+    explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
     if not model["student"]:
         return Predictor.of(explainer, preparation, model["threshold"])

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from scipy import ndimage
 from torch import Tensor, nn
@@ -31,9 +30,8 @@ from coinseg.errors import UserError
 from coinseg.masks.student_maps import LEVEL
 from coinseg.networks.imagenet import encoder, load_imagenet
 from coinseg.networks.weights import load_weights
-from coinseg.runtime.batching import map_batched
-from coinseg.runtime.devices import CHUNK, images_to, make_fabric, to_device
-from coinseg.runtime.forward import forward_hflip
+from coinseg.runtime.devices import CHUNK, choose_device, to_device
+from coinseg.runtime.forward import forward, forward_hflip
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Stage
 
@@ -187,11 +185,11 @@ class PatchCore(Part):
             raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
         return cls(bank)
 
-    def add(self, views: Views, fabric: Fabric) -> None:
+    def add(self, views: Views, device: torch.device) -> None:
         """Add the anomalous regions of images that are called abnormal."""
         if not (called := views.called).any():
             return
-        own, other = forward_hflip(self, views.images[called], fabric, BATCH)
+        own, other = forward_hflip(self, views.images[called], device, SIDE, BATCH)
         for maps, scores in zip((views.mean, views.own, views.other), ((own + other) / 2, own, other), strict=True):
             maps[called] = add_anomalous_regions(maps[called], scores, LEVEL)
 
@@ -233,13 +231,11 @@ def _forward(
     network: nn.Module, slices: TrainingSlices, indices: np.ndarray, settings: Settings, on_progress: Callable[[int], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images, a chunk at a time, and what a network gives for them."""
-    fabric = make_fabric(settings.engine)
-    to_device(network, fabric)
+    device = choose_device(settings.engine)
+    to_device(network, device)
     for start in range(0, len(indices), CHUNK):
         images = slices.batch(indices[start : start + CHUNK]).image
-        with torch.no_grad():
-            parts = map_batched(lambda part: network(images_to(fabric, part)).cpu(), images, BATCH)
-        yield images, torch.cat(parts)
+        yield images, torch.cat([part.cpu() for part in forward(network, images, device, SIDE, BATCH)])
         on_progress(min(start + CHUNK, len(indices)))
 
 

@@ -27,7 +27,7 @@ from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.parts.base import Learning, Part
 from coinseg.parts.table import parts_of
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, silent
@@ -85,7 +85,7 @@ def build(job: Job) -> Predictor:
     """Train, or load, everything that the settings ask for. With a root model.json is left there, so that `coinseg.load` reads it."""
     f, generator = train_pair(job)
     layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
-    explainer = Explainer(job.settings, f, generator, make_fabric(job.settings.engine), layer)
+    explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer)
     preparation = Preparation(job.store.meta["kind"], job.store.window, job.store.meta["has_organs"])
     key = result_key(job.store, job.settings, f)
     threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
@@ -117,7 +117,7 @@ def _others(job: Job, first: Explainer) -> list[Explainer]:
     for number, name in enumerate(teacher_folders(job.settings), 1):
         settings = replace(job.settings, seed=(job.settings.seed + SEEDS_APART * number) % 2**32)
         other = replace(job, settings=settings, root=job.folder(name), report=partial(_report_of, job.report, name))
-        explainers.append(Explainer(job.settings, *train_pair(other), first.fabric, first.layer))
+        explainers.append(Explainer(job.settings, *train_pair(other), first.device, first.layer))
     return explainers
 
 

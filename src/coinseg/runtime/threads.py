@@ -78,6 +78,10 @@ def keep_threads(folder: Path) -> None:
     _chosen[:] = [kept]
 
 
-def cpu_batch(x: torch.Tensor, most: int) -> int:
-    """Return the images like x (B, C, H, W) per forward pass: `most`, on a CPU at most `CACHED_PIXELS`; results are the same."""
-    return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // (x.shape[-2] * x.shape[-1])))
+def cpu_batch(x: torch.Tensor, most: int, side: int | None = None) -> int:
+    """Return the images like x (B, C, H, W) per forward pass: `most`, on a CPU at most `CACHED_PIXELS`; results are the same.
+
+    A network that enlarges its images counts by the side at which it sees them.
+    """
+    pixels = x.shape[-2] * x.shape[-1] if side is None else side * side
+    return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // pixels))

@@ -36,7 +36,7 @@ from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.explainer import Explainer
 from coinseg.masks.postprocess import masks_of
 from coinseg.metrics import frechet as realism
-from coinseg.runtime.devices import images_to, make_fabric, to_device
+from coinseg.runtime.devices import choose_device, images_to, to_device
 from coinseg.runtime.files import key_of, read_json, write_json
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
@@ -181,7 +181,7 @@ class Seed:
         return made
 
     def _score(self, name: str, settings: Settings, generator: nn.Module | None, folder: Path) -> dict[str, Any]:
-        explainer = Explainer(settings, self.f, generator, make_fabric(settings.engine))
+        explainer = Explainer(settings, self.f, generator, choose_device(settings.engine))
         began = time.perf_counter()
         threshold = explainer.choose_threshold(TrainingSlices(self.store, settings.anomaly, settings.seed))
         found = explain_all(self.slices, lambda batch: explained(explainer, batch), self._step(f"{name}, scores"), self.members)
@@ -233,14 +233,14 @@ class Seed:
     def both_directions(self, name: str, settings: Settings, folder: Path) -> list[Path]:
         """Singla et al. on an abnormal and on a normal image: the anomaly removed, and one added (thesis 3.1)."""
         generator = train_coin(self.store, self.f, settings, self.place_of(name, settings) / "coin")
-        fabric = make_fabric(settings.engine)
-        to_device(generator, fabric)
+        device = choose_device(settings.engine)
+        to_device(generator, device)
         labels, paths = self.slices.labels(), []
         for label, word in ((1, "abnormal"), (0, "normal")):
             members = np.random.default_rng([self.number, 8]).permutation(np.flatnonzero(labels == label))[:1]
             if not len(members):
                 continue
-            x = images_to(fabric, self.slices.batch(members).image)
+            x = images_to(device, self.slices.batch(members).image)
             removed, added = singla.directions(x, generator, self.f, settings.coin.conditions)
             (without, f_without), (more, f_more) = removed.painted(), added.painted()
             image, *painted = (np.clip(t[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for t in (x, without, more))
