@@ -171,7 +171,7 @@ def _swatch(colour: Colour) -> np.ndarray:
 
 
 def _footer(sheet: Sheet, left: int, right: int, y: int) -> tuple[list[tuple[int, int, np.ndarray, str]], int]:
-    """(x, y, picture, words) of the entries of the legend and of the colour scale, in lines that fit, and the y where they end."""
+    """(x, y, picture, words) of the legend and the colour scale, in lines that fit, and the y where they end."""
     entries = [(_swatch(colour), words) for colour, words in sheet.legend]
     entries += [(_fitted(sheet.ramp[0], 12, 120), sheet.ramp[1])] if sheet.ramp else []
     placed, x = [], left
