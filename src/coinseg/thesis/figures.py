@@ -2,6 +2,7 @@
 
 The differences of a figure share one colour scale. Saliency has one scale for each method, because a difference and an
 attribution have no common unit. The value of the brightest colour is written in every figure.
+"""
 
 from __future__ import annotations
 
