@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -207,11 +208,11 @@ def draw(sheet: Sheet) -> Figure:
     total_width, total_height = right + MARGIN, bottom + MARGIN
     figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI, facecolor="white")
 
-    def write(x: float, y: float, words: str, size: float = SMALL, **style: str | float) -> None:
+    def write(x: float, y: float, words: str, size: float = SMALL, **style: Any) -> None:
         # Names of patients may hold dollars, which are no mathematics here, and what is not UTF-8.
         words = words.encode("utf-8", "replace").decode("utf-8")
         style = {"va": "top", "fontsize": size, "linespacing": 1.15} | style
-        figure.text(x / total_width, 1 - y / total_height, words, parse_math=False, **style)  # type: ignore[arg-type]
+        figure.text(x / total_width, 1 - y / total_height, words, parse_math=False, **style)
 
     write(MARGIN, MARGIN, "\n".join(title), LARGE, weight="bold")
     for lines, xs in zip(above, groups, strict=True):

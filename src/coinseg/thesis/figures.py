@@ -216,23 +216,21 @@ def figure10(path: Path, examples: Examples, protocol: str = "replica") -> Path:
     return _write(path, Sheet(f"Counterfactuals ({protocol} protocol)", (("", columns),), tuple(lines), LEGEND, scale))
 
 
-def both_directions(
-    path: Path, name: str, image: np.ndarray, removed: np.ndarray, added: np.ndarray, before: float, f_removed: float,
-    f_added: float,
-) -> Path:  # fmt: skip
+def both_directions(path: Path, name: str, images: Sequence[np.ndarray], values: Sequence[float]) -> Path:
     """Singla et al. on one image: the anomaly removed and one added, each with its difference and f.
 
     Args:
         path: the PNG.
         name: of the image.
-        image, removed, added: X and the two X_cf, (H, W) in [0, 1].
-        before, f_removed, f_added: f of the three.
+        images: X and the X_cf without and with an anomaly, (H, W) in [0, 1] each.
+        values: f of the three.
     """
+    image, removed, added = images
     changes = np.stack([_change(image, removed), _change(image, added)])
     top = _top(changes)
     titles = ("input X", "anomaly removed", "|X − removed|", "anomaly added", "|X − added|")
-    values = (f"f = {before:.2f}", f"f = {f_removed:.2f}", "", f"f = {f_added:.2f}", "")
-    columns = tuple(f"{title}\n{value}".strip() for title, value in zip(titles, values, strict=True))
+    below = [f"f = {value:.2f}" for value in values]
+    columns = tuple(map("\n".join, zip(titles, (below[0], below[1], "", below[2], ""), strict=True)))
     pictures = (grey(image), grey(removed), heat(image, changes[0], top), grey(added), heat(image, changes[1], top))
     scale = _heat_scale(f"|difference|: 0 to {top:#.2g} of the grey range")
     return _write(path, Sheet("Anomaly removed and added", (("", columns),), (Row(name, pictures),), ramp=scale))

@@ -246,7 +246,7 @@ class Seed:
             images = [np.clip(t[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for t in (x, without, more)]
             values = [float(f[0]) for f in (removed.probability, f_without, f_more)]
             path = folder / f"both-directions-{word}.png"
-            paths.append(both_directions(path, f"labelled {word}", *images, *values))
+            paths.append(both_directions(path, f"labelled {word}", images, values))
         return paths
 
 
