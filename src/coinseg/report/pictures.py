@@ -211,7 +211,7 @@ def draw(sheet: Sheet) -> Figure:
     def write(x: float, y: float, words: str, size: float = SMALL, **style: Any) -> None:
         # Names of patients may hold dollars, which are no mathematics here, and what is not UTF-8.
         words = words.encode("utf-8", "replace").decode("utf-8")
-        style = {"va": "top", "fontsize": size, "linespacing": 1.15} | style
+        style = dict[str, Any](va="top", fontsize=size, linespacing=1.15) | style
         figure.text(x / total_width, 1 - y / total_height, words, parse_math=False, **style)
 
     write(MARGIN, MARGIN, "\n".join(title), LARGE, weight="bold")
