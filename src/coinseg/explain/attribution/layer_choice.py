@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cam import cam
@@ -17,13 +16,10 @@ STEPS = 10
 
 def blurred(x: Tensor) -> Tensor:
     """Images (B, 1, H, W) after a Gaussian blur with a standard deviation of `BLUR` times the longer side, edges repeated."""
+    from kornia.filters import gaussian_blur2d
+
     sigma = BLUR * max(x.shape[-2:])
-    radius = max(1, round(3 * sigma))
-    places = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-places.square() / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.reshape(1, 1, 1, -1)), kernel.reshape(1, 1, -1, 1))
+    return gaussian_blur2d(x, 2 * max(1, round(3 * sigma)) + 1, (sigma, sigma), "replicate")
 
 
 def ranks(saliency: Tensor) -> Tensor:
