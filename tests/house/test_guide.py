@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_architecture import arrows
 
 import coinseg
 from coinseg.export.folder import export_run
 from coinseg.parts import table
 from coinseg.pipeline.run import Workspace, train
 from conftest import tiny_settings, write_images
-from test_architecture import arrows
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
 SOURCE = Path(coinseg.__file__).parent

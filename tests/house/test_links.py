@@ -18,7 +18,6 @@ SOURCES = [
     if path.suffix in (".py", ".yaml", ".toml", ".jinja") or path.name == "Makefile"
     if path.name != Path(__file__).name
 ]
-"""Pages that are linked to and not written yet."""
 LINK = re.compile(r"\]\(([^()\s]+)\)")
 FROM_ROOT = re.compile(r"(?<![\w./-])(?:src|tests|docs|studies|benchmarks)/[\w./-]*\.(?:py|md|json|png|ya?ml|txt)\b")
 """A path of the repository, wherever it stands."""
@@ -31,16 +30,13 @@ def missing(document: Path, text: str) -> list[str]:
     names = {path.name for path in FILES}
 
     def is_there(path: str, *bases: Path) -> bool:
+        return any((base / path).exists() for base in bases)
 
     here = (ROOT / document).parent
     found = []
     for link in LINK.findall(text):
         target = link.partition("#")[0]
-        coming = (
-            target
-            and (here / target).resolve().is_relative_to(ROOT)
-        )
-        if target and "://" not in link and not coming and not is_there(target, here):
+        if target and "://" not in link and not is_there(target, here):
             found.append(f"({link})")
     found += [path for path in FROM_ROOT.findall(text) if not is_there(path, ROOT)]
     found += [

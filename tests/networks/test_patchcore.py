@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coinseg.networks.patchcore import MemoryBank, PatchCore, distances, load_patchcore
+from coinseg.training.patchcore import fit_patchcore
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,12 +23,10 @@ from coinseg.export.folder import export_run
 from coinseg.masks import student_maps
 from coinseg.masks.student_maps import add_anomalous_regions, beyond
 from coinseg.networks import patchcore as room
-from coinseg.networks.patchcore import MemoryBank, PatchCore, distances, load_patchcore
 from coinseg.pipeline.manifest import model_of
 from coinseg.pipeline.run import Workspace
 from coinseg.runtime.files import read_json
 from coinseg.training import patchcore as fitting
-from coinseg.training.patchcore import fit_patchcore
 from conftest import tiny_settings, write_images
 
 

@@ -66,8 +66,12 @@ def test_scores_are_numbers_between_0_and_1(finished: Workspace) -> None:
     scores = finished.evaluate()
     for name in ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc"):
         assert 0 <= scores[name] <= 1, name
-    assert scores["iou_oracle"] >= 0
-    assert all(scores[name] is not None or name in scores["null_because"] for name in ("cv", "flip_rate"))
+    assert scores["iou_oracle"] > scores["iou_mask_free"], "the oracle is tuned on the masks it is scored with"
+    no_student = "no student: f alone says which images are marked"
+    reasons = {f"posterior_{name}": no_student for name in ("auroc", "accuracy", "calibration_error")}
+    reasons["auroc_scans"] = "every image is a scan of its own"
+    assert {name: scores["null_because"][name] for name in reasons} == reasons
+    assert not {"cv", "flip_rate", "auroc"} & scores["null_because"].keys(), "these have a value in this run"
 
 
 def test_masks_have_the_size_of_their_image_and_only_abnormal_images_get_one(finished: Workspace) -> None:
