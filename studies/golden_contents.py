@@ -118,6 +118,16 @@ def record(content: bytes, words: Words) -> Items:
     return dict(leaves(json.loads(content), words))
 
 
+def model(content: bytes, words: Words) -> Items:
+    """model.json; in schema 1 the parts of the recipe were keys of their own."""
+    found = json.loads(content)
+    if found.pop("schema") == 1:
+        opinion, novelty, steps = (found.pop(name) for name in ("opinion", "novelty", "steps"))
+        parts = [("imagenet_classifier", {}, opinion), ("slice_hmm", {"transitions": steps}, steps), ("patchcore", {}, novelty)]
+        found["parts"] = {name: state for name, state, there in parts if there}
+    return dict(leaves(found, words)) | {"parts": sorted(found["parts"])}
+
+
 def log(content: bytes, words: Words) -> Items:
     return dict(leaves([json.loads(line) for line in content.splitlines()], words))
 
@@ -144,6 +154,7 @@ def anything(content: bytes, words: Words) -> Items:
 
 
 READERS: dict[str, tuple[str, Callable[[bytes, Words], Items]]] = {
+    "model.json": ("records", model),
     ".safetensors": ("weights", weights),
     ".nii.gz": ("volumes", volume),
     ".png": ("pictures", picture),
