@@ -197,7 +197,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
 
     Args:
         out: the run folder; classifier/stats.jsonl, coin/stats.jsonl and evaluation/examples.npz are read.
-        manifest: see `coinseg.pipeline.manifest.build`.
+        manifest: see `coinseg.pipeline.run_manifest.build`.
 
     Returns:
         The path of the page.
