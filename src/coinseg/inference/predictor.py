@@ -29,6 +29,7 @@ from coinseg.networks.patchcore import AT_ONCE
 from coinseg.networks.unet import marks
 from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, images_to, to_device
+from coinseg.runtime.streams import Stream, random_stream
 from coinseg.runtime.threads import cpu_batch
 from coinseg.types import Explanation
 
@@ -270,7 +271,7 @@ class Inference:
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold on refined differences, from training images and their image labels alone."""
-        labels, rng = slices.labels(), np.random.default_rng([self.settings.seed, 4])
+        labels, rng = slices.labels(), random_stream(Stream.THRESHOLD, self.settings.seed)
         counterfactual = self.settings.method == COUNTERFACTUAL
         rule = rule_of(self.settings.masks, counterfactual)
         refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
@@ -31,13 +29,6 @@ Report = Callable[[str, int, int, Mapping[str, float]], None]
 
 def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
     """The default report: the library says nothing."""
-
-
-def seed_step(seed: int, step: int) -> None:
-    """Make every random draw of a step a function of (seed, step), so a resumed run repeats an uninterrupted one."""
-    value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-    random.seed(value)
-    torch.manual_seed(value)
 
 
 @dataclass

@@ -22,7 +22,8 @@ from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import augmented, average, means, over_whole_batch, require_parts
 from coinseg.runtime.process_group import current
-from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
+from coinseg.runtime.stage import Report, Stage, require_finite, silent
+from coinseg.runtime.streams import Stream, seed_step
 
 from .augmentation import augmentation
 from .keys import classifier_key
@@ -53,7 +54,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path, report
         f, frozen.
     """
     stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
-    seed_step(settings.seed, -1 % 2**31)
+    seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
     f = build(settings.classifier)
     if stage.finished():
         load_weights(f, folder / "model.safetensors", "classifier")

@@ -24,7 +24,8 @@ from coinseg.runtime.devices import compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import average, means, over_whole_batch, require_parts
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
-from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
+from coinseg.runtime.stage import Report, Stage, require_finite, silent
+from coinseg.runtime.streams import Stream, random_stream, seed_step
 
 from .classifier import LOG_EVERY
 from .keys import coin_key, result_key
@@ -50,7 +51,7 @@ def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path
         The generator (its moving average when coin.ema > 0) in evaluation mode.
     """
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
-    seed_step(settings.seed, -2 % 2**31)
+    seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
     s, fabric, here = settings.coin, make_fabric(settings.engine), current().here
     require_parts(s.batch, "coin.batch")
     require_side(store.size, s)
@@ -156,7 +157,7 @@ def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Pa
         return str(made["layer"])
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     abnormal = np.flatnonzero(slices.labels() == 1)
-    members = np.sort(np.random.default_rng([settings.seed, 5]).permutation(abnormal)[:LAYER_IMAGES])
+    members = np.sort(random_stream(Stream.CAM_LAYER, settings.seed).permutation(abnormal)[:LAYER_IMAGES])
     layer, scores = best_layer(settings.method, f, slices.batch(members).image, settings.attribution.batch)
     write_json(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
     return layer

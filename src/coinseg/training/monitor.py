@@ -17,6 +17,7 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.explain.counterfactual import coin
 from coinseg.runtime.devices import images_to
 from coinseg.runtime.files import written_aside
+from coinseg.runtime.streams import Stream, random_stream
 
 PROBE = 64
 """Training images looked at."""
@@ -30,7 +31,7 @@ class Monitor:
 
     def __init__(self, slices: TrainingSlices, f: nn.Module, kept: AveragedModel, fabric: Fabric, settings: Settings) -> None:
         self.f, self.kept, self.threshold = f, kept, settings.classifier.threshold
-        labels, rng = slices.labels(), np.random.default_rng([settings.seed, 3])
+        labels, rng = slices.labels(), random_stream(Stream.MONITOR, settings.seed)
         chosen = [rng.permutation(np.flatnonzero(labels == c))[: PROBE // 2] for c in (1, 0)]
         batch = slices.batch(np.concatenate(chosen))
         self.images, self.labels = images_to(fabric, batch.image), batch.label.numpy()

@@ -17,6 +17,7 @@ from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, images_to, make_fabric, to_device
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, Stage, silent
+from coinseg.runtime.streams import Stream, random_stream
 
 MEMORY = 5000
 """Places that are remembered, rounded up to as many of each image."""
@@ -57,7 +58,7 @@ def fit_patchcore(
     if not stage.finished():
         stage.resume()
         if stage.is_main:
-            rng = np.random.default_rng([settings.seed, 8])
+            rng = random_stream(Stream.PATCHCORE, settings.seed)
             asked = [rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED))]
             total = sum(map(len, asked))
 

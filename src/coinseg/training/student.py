@@ -23,7 +23,8 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.errors import memory_for
 from coinseg.networks.unet import Mean, Student, build_student, load_student
 from coinseg.runtime.devices import make_fabric, to_device
-from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
+from coinseg.runtime.stage import Report, Stage, require_finite, silent
+from coinseg.runtime.streams import Stream, random_stream, seed_step
 
 from .keys import student_key
 from .pseudo_masks import IGNORED, LEAST, Masks, PseudoMasks, collect_pseudo_masks
@@ -129,7 +130,7 @@ def train_student(
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
         return load_student(folder / "model.safetensors", s.members) if stage.facts()["taught"] else None
-    seed_step(settings.seed, -3 % 2**31)
+    seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
     network = build_student(s.members)
     taught = collect_pseudo_masks(slices, masks, s)
     facts = {"trusted": len(taught.members), "abnormal": int((slices.labels() == 1).sum()), "taught": taught.enough}
@@ -153,7 +154,7 @@ def train_student(
         seed_step(settings.seed, step)
         for group in optimiser.param_groups:
             group["lr"] = s.lr * one_cycle(step, s.steps)
-        rng = np.random.default_rng([settings.seed, step, 6])
+        rng = random_stream(Stream.STUDENT_BATCH, settings.seed, step)
         batches = [_batch(slices, taught, drawn if member % 2 else None, s, rng) for member in range(s.members)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         given, wanted = trained(images.to(fabric.device)), targets.to(fabric.device)

@@ -18,6 +18,7 @@ from torch import Tensor
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.runtime.devices import CHUNK
 from coinseg.runtime.stage import Report
+from coinseg.runtime.streams import Stream, random_stream
 
 TRIES = 2400
 """Lesions drawn at most, of which f may take few for lesions."""
@@ -125,7 +126,7 @@ def drawn_lesions(
     Returns:
         Those that were kept, at most a few more than `ENOUGH`; the same for the same arguments.
     """
-    rng = np.random.default_rng([seed, 7])
+    rng = random_stream(Stream.SYNTHETIC_LESIONS, seed)
     rises = [
         rise_of(image, mask)
         for start in range(0, len(members), CHUNK)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coinseg.config.schema import AnomalySettings
+from coinseg.runtime.streams import Stream, random_stream
 
 from .intensity import signed
 from .split import TRAINING
@@ -103,7 +104,7 @@ class TrainingSlices:
         """
         epoch = step * size // len(self)
         if self.balances(balanced):
-            rng = np.random.default_rng([self.seed, step, 1])
+            rng = random_stream(Stream.BALANCED_BATCH, self.seed, step)
             half = [rng.choice(members, (size + c) // 2) for c, members in enumerate(self._classes)]
             return np.concatenate(half), epoch
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(self))
@@ -119,7 +120,7 @@ class TrainingSlices:
     def _order(self, epoch: int) -> np.ndarray:
         """The permutation of an epoch; those of the last step are kept."""
         kept = self._orders.get(epoch)
-        return np.random.default_rng([self.seed, epoch, 2]).permutation(len(self)) if kept is None else kept
+        return random_stream(Stream.EPOCH_ORDER, self.seed, epoch).permutation(len(self)) if kept is None else kept
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.errors import UserError
+from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Cohort
 
 TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
@@ -37,7 +38,7 @@ def split(
         seed: decides the draw.
         lesion_px: lesion pixels of every slice; given, they replace the labels. Masks are then used, but to split only.
     """
-    rng = np.random.default_rng(seed)
+    rng = random_stream(Stream.SPLIT, seed)
     unique, of = np.unique(np.array(patients), return_inverse=True)
     names = unique.tolist()
     share_or_area = np.bincount(of, labels == 1 if lesion_px is None else lesion_px)
