@@ -33,6 +33,8 @@ class Stream(IntEnum):
     """Synthetic lesions for the student."""
     PATCHCORE = 8
     """Images and patches of the memory bank."""
+    ANOMALY = 9
+    """The injected anomaly; by slice (row of the store) and epoch."""
 
     CLASSIFIER_WEIGHTS = -1 % 2**31
     """Initial weights of f; this and what follows are for `seed_step`."""

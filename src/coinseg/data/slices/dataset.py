@@ -56,7 +56,7 @@ class TrainingSlices:
         return len(self.rows)
 
     def _injected(self, image: np.ndarray, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self.seed, row, epoch])
+        rng = random_stream(Stream.ANOMALY, self.seed, row, epoch)
         return inject(image, self.store.organs[row].astype(bool), self.anomaly, rng)
 
     def _draw(self, members: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
