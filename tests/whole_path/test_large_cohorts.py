@@ -69,7 +69,7 @@ def test_batches_are_drawn_as_from_the_whole_list_at_every_step(balanced: bool) 
     slices = TrainingSlices(SimpleNamespace(index=index), AnomalySettings(), 3)  # type: ignore[arg-type]
     labels, n, size = index["label"][index["split"] == 0], 7, 4
     for step in [*range(12), 3, 30]:  # forwards, as training goes, and back
-        members, epoch = slices.members_of_step(step, size, balanced)
+        members, epoch = slices.indices_of_step(step, size, balanced)
         if balanced:
             rng = RNG([3, step, 1])
             plain = np.concatenate([rng.choice(np.flatnonzero(labels == c), (size + c) // 2) for c in (0, 1)])

@@ -93,10 +93,10 @@ class TrainingSlices:
         return drawn[key]
 
     def balances(self, balanced: bool) -> bool:
-        """Whether the batches of `members_of_step` are half abnormal."""
+        """Whether the batches of `indices_of_step` are half abnormal."""
         return balanced and self.anomaly.kind == "none"
 
-    def members_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
+    def indices_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
         """Which slices step number `step` sees, and the epoch they belong to: a function of (seed, step) alone.
 
         Every epoch is a fresh permutation; `balanced` draws normal and abnormal equally often instead (not for
