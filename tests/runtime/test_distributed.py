@@ -167,7 +167,7 @@ def test_batch_norm_of_the_parts_is_batch_norm_of_the_whole(other: Other, alone:
 def test_two_processes_train_what_one_trains_and_one_goes_on_where_two_stopped(
     images: Path, tmp_path: Path, other: Other, alone: Callable[..., None]
 ) -> None:
-    """In double precision, so that what is left of a difference is a mistake. Both stop after step 5, one goes on after step 4."""
+    """In double precision, where any difference is a mistake. Both stop after step 5, one goes on after step 4."""
     settings = tiny_settings()
     prepare(read_layout(images, settings.data), settings, tmp_path / "slices")
     one, two = tmp_path / "one", tmp_path / "two"

@@ -31,7 +31,8 @@ from coinseg.training.schedule import averaging
 from conftest import TINY, tiny_settings, write_images
 
 TAUGHT = [
-    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2", "--student.opinion", "2",
+    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
+    "--student.opinion", "2",
 ]  # fmt: skip
 
 

@@ -35,8 +35,8 @@ def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> No
 class Stage:
     """One training: its checkpoint while it runs, its weights and facts once it is done, its log.
 
-    All is kept in a folder; without one only the facts are, in memory. Of several processes the first writes, and all go by what it
-    finds there.
+    All is kept in a folder; without one only the facts are, in memory. Of several processes the first writes, and all go by what
+    it finds there.
 
     Args:
         folder: of this stage alone; None writes nothing.
@@ -109,8 +109,8 @@ class Stage:
     def due(self, step: int, every: int) -> bool:
         """Whether to `save` after `step` steps: every so many, or because a signal asks for it.
 
-        Of several processes only the first listens: it needs the others until its checkpoint is written, and they learn of it when
-        it has gone.
+        Of several processes only the first listens: it needs the others until its checkpoint is written, and they learn of it
+        when it has gone.
         """
         return step % every == 0 or (self.is_main and interruption.asked())
 

@@ -11,8 +11,8 @@ import numpy as np
 class Stream(IntEnum):
     """What random numbers are drawn for.
 
-    A value is the last word of the entropy [seed, ..., value] that NumPy's `SeedSequence` is given. It fills up with zeros, so [s, 4]
-    and [s, 4, 0] are the same stream: no entropy may end with an index that can be 0.
+    A value is the last word of the entropy [seed, ..., value] that NumPy's `SeedSequence` is given. It fills up with zeros, so
+    [s, 4] and [s, 4, 0] are the same stream: no entropy may end with an index that can be 0.
     """
 
     SPLIT = 0

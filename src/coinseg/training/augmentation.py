@@ -8,7 +8,7 @@ from coinseg.config.schema import ClassifierSettings
 
 
 def augmentation(settings: ClassifierSettings) -> nn.Module:
-    """The flips, shift, scale and rotation of the thesis, and optional blur and noise; drawn for each image (B, 1, H, W) on its own."""
+    """The flips, shift, scale and rotation of the thesis, and optional blur and noise; drawn for each image on its own."""
     import kornia.augmentation as K
 
     steps: list[nn.Module] = []

@@ -40,7 +40,8 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     Args:
         store: the prepared slices, or a `Dataset` of arrays; only images and labels are read.
         settings: seed, anomaly, classifier and engine are read.
-        folder: receives model.safetensors, stage.json with the scores on held-out slices, stats.jsonl; with None nothing is written.
+        folder: receives model.safetensors, stage.json with the scores on held-out slices, stats.jsonl; with None nothing is
+            written.
         report: progress.
 
     Returns:
@@ -122,7 +123,8 @@ def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, thres
         threshold: f(X) from which an image counts as abnormal, for the accuracy.
 
     Returns:
-        AUROC, accuracy and calibration error over slices with a label of their own, and AUROC over scans; None where it is undefined.
+        AUROC, accuracy and calibration error over slices with a label of their own, and AUROC over scans; None where it is
+        undefined.
     """
     probability, labels = predict(f, slices, np.arange(len(slices)), fabric)
     by_slice = classification_scores(probability, np.where(slices.weak(), UNKNOWN, labels), threshold)

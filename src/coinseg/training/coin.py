@@ -143,7 +143,8 @@ def train_coin(
     """Train the generator of COIN, or of Singla et al. (`coin.conditions`), against a frozen classifier, or load it.
 
     Args:
-        store: the prepared slices, or a `Dataset` of arrays; only images and labels are read, and organ masks where coin.regions asks.
+        store: the prepared slices, or a `Dataset` of arrays; only images and labels are read, and organ masks where coin.regions
+            asks.
         f: images (B, 1, S, S) in [-1, 1] -> logits (B,); it is frozen, its weights stay.
         settings: seed, anomaly, coin, engine and classifier.threshold (for the monitor) are read.
         folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; with None nothing is written.

@@ -1,9 +1,10 @@
 """Labels per scan: which slices of an abnormal scan are abnormal? (Multiple-instance learning: scans are bags, slices instances.)
 
-Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients: one
-that had seen the scan would recognise it and call all of its slices abnormal. Slices that score above nearly every slice of normal
-scans are selected and trained on as abnormal; the other slices of abnormal scans are left out, as nobody labelled them normal.
-Lesion masks are not used. Reasons: docs/decisions/0010-labels-per-scan.md, which calls selected slices witnesses, as files do.
+Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients:
+one that had seen the scan would recognise it and call all of its slices abnormal. Slices that score above nearly every slice of
+normal scans are selected and trained on as abnormal; the other slices of abnormal scans are left out, as nobody labelled them
+normal. Lesion masks are not used. Reasons: docs/decisions/0010-labels-per-scan.md, which calls selected slices witnesses, as
+files do.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ FOLD_STEPS = 0.5
 ROUNDS = 2
 """The second round trains on the slices that the first has selected."""
 INHERITED = (
-    "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice of "
-    "an abnormal scan was trained on as abnormal; add scans"
+    "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice "
+    "of an abnormal scan was trained on as abnormal; add scans"
 )
 """The warning where nothing could be selected."""
 
@@ -92,8 +93,8 @@ def select_instances(store: SliceStore, settings: Settings, folder: Path, report
         report: progress.
 
     Returns:
-        The store to train on, with the contents of witnesses.json as `meta["witnesses"]`; `store` itself without weak slices. With
-        too few training patients for two folds every weak slice stays (`INHERITED`).
+        The store to train on, with the contents of witnesses.json as `meta["witnesses"]`; `store` itself without weak slices.
+        With too few training patients for two folds every weak slice stays (`INHERITED`).
     """
     training = np.flatnonzero(store.index["split"] == TRAINING)
     weak = training[store.index["weak"][training] == 1]
@@ -144,7 +145,7 @@ def _select(
 
 
 def _probability(view: SliceStore, settings: Settings, folder: Path, report: Report, number: int) -> np.ndarray:
-    """f(X) of the held-out slices of a view of the store, (n,), by the classifier `number` of 2 * `ROUNDS`, trained on the others."""
+    """f(X) of the held-out slices of a view of the store, (n,), by classifier `number` of 2 * `ROUNDS`, trained on the others."""
     steps = max(1, round(FOLD_STEPS * settings.classifier.steps))
 
     def progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:

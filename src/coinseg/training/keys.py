@@ -28,8 +28,8 @@ class Dependencies:
     """What one stage depends on.
 
     Args:
-        version: of its algorithm. Raise it with every change that leads to other weights (an equation, an initialisation, a random
-            stream): what was trained before is then trained again.
+        version: of its algorithm. Raise it with every change that leads to other weights (an equation, an initialisation, a
+            random stream): what was trained before is then trained again.
         inputs: names of sections of `Settings`, and of what the stage is given beside them; in the order of the hash.
         unread: section -> settings in it that its training does not read, with the value that is hashed in their place.
     """
@@ -51,8 +51,8 @@ STAGES = {
         {"student": {"gate": 0.0, "novelty": NOT_HASHED, "opinion": NOT_HASHED, "neighbours": NOT_HASHED}},
     ),
 }
-"""The trained stages. "contents" is the data's digest (`store.meta`), "f" that of the classifier's weights, "teacher" the key of what
-makes the pseudo-masks."""
+"""The trained stages. "contents" is the data's digest (`store.meta`), "f" that of the classifier's weights, "teacher" the key of
+what makes the pseudo-masks."""
 ANOMALY_VERSION = 2
 """Of the injected anomaly (`data/slices/synthetic_anomaly.py` and its random stream), for every stage that sees it."""
 

@@ -37,8 +37,8 @@ def fit(
     Args:
         name: "classifier", "coin" or "student": the section of the settings whose steps and lr are read, and the name in reports.
         stage: receives checkpoints and the log.
-        parts: what a checkpoint holds, by name: everything with `state_dict` and `load_state_dict` that a step changes. The learning
-            rate is set for those that are optimisers.
+        parts: what a checkpoint holds, by name: everything with `state_dict` and `load_state_dict` that a step changes. The
+            learning rate is set for those that are optimisers.
         step: see `Step`. The random numbers of PyTorch are seeded before each.
         settings: seed, engine and the section `name` are read.
         report: progress, every `LOG_EVERY` steps.

@@ -19,7 +19,7 @@ LEAST = 20
 IGNORED = 2
 """In a target: a pixel that the loss leaves out."""
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
-"""Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and their confidence (B,) in [0, 1], NaN where f calls the image normal."""
+"""Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and confidence (B,) in [0, 1], NaN where f calls the image normal."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,8 @@ def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tens
     Args:
         logits: (B, 1, S, S).
         target: (B, 1, S, S) of 0, 1 and `IGNORED`.
-        per_image: share of log Dice that is the mean over the images with a lesion, where a small lesion counts as much as a large
-            one; the rest is log Dice of all pixels of the batch together.
+        per_image: share of log Dice that is the mean over the images with a lesion, where a small lesion counts as much as a
+            large one; the rest is log Dice of all pixels of the batch together.
     """
     valid, inside = (target != IGNORED).float(), (target == 1).float()
     entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * valid).mean()

@@ -28,7 +28,8 @@ class Dataset(SliceStore):
     Args:
         images: (N, S, S) floating-point array or tensor in [0, 1].
         labels: (N,) of 0 (normal) and 1 (abnormal).
-        patients: (N,) names or numbers; images of one patient are on one side of the split. None: every image is a patient of its own.
+        patients: (N,) names or numbers; images of one patient are on one side of the split. None: every image is a patient of
+            its own.
         held_out: share of the patients that f is scored on, above 0 and below 1.
         organs: (N, S, S) of 0 and 1, for `coin.regions` "organ"; None where there are none.
         seed: decides which patients are held out.

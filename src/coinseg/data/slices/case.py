@@ -122,7 +122,7 @@ def said_of_intensity(kind: str, cohort: Cohort, settings: DataSettings) -> list
 
 
 def like_ct(scans: Iterable[Path]) -> bool:
-    """Whether the first readable scan has values below `FAT_HU`, as CT has, unlike MR, PET and ultrasound; True if none is readable."""
+    """Whether the first readable scan has values below `FAT_HU`, as CT has (not MR, PET, ultrasound); or none is readable."""
     for path in scans:
         try:
             return bool(read_volume(path).scan.min() < FAT_HU)
@@ -132,7 +132,7 @@ def like_ct(scans: Iterable[Path]) -> bool:
 
 
 def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from native values of a slice to what is resized and stored: HU as they are, else codes by the scan's percentiles."""
+    """A function from native values of a slice to what is resized and stored: HU, or codes by the percentiles of the scan."""
     limits = None if kind == "hu" else intensity.percentiles(scan)
     return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
 

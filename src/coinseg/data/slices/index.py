@@ -12,7 +12,8 @@ import numpy as np
 from coinseg.runtime.files import FORMULA
 
 COLUMNS = (
-    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width",
+    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split",
+    "top", "left", "height", "width",
 )  # fmt: skip
 BLOCK = 10_000
 """Lines of an index that are read together."""

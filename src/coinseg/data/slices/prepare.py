@@ -1,7 +1,7 @@
 """From a case on disk to what it adds to the store of slices, several cases at once, in threads.
 
-Unpacking, resampling and counting release Python's lock, so threads use all cores, and scans need no copying between processes. The
-result does not depend on the number of threads.
+Unpacking, resampling and counting release Python's lock, so threads use all cores, and scans need no copying between processes.
+The result does not depend on the number of threads.
 """
 
 from __future__ import annotations

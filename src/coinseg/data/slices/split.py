@@ -28,8 +28,8 @@ def split(
 ) -> dict[str, int]:
     """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
 
-    Patients are ordered by their share of abnormal slices, or by the sum of their lesion pixels (thesis 3.6.2), ties at random; one
-    is drawn from every run of 1 / share patients, so both sides see the same range.
+    Patients are ordered by their share of abnormal slices, or by the sum of their lesion pixels (thesis 3.6.2), ties at random;
+    one is drawn from every run of 1 / share patients, so both sides see the same range.
 
     Args:
         patients: of every slice, n of them.

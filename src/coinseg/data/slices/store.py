@@ -1,17 +1,17 @@
 """The prepared slice store: every used slice of a cohort, resized once, memory-mapped afterwards.
 
 On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes), `index.csv` (one line for each slice) and
-`store.json`, written last. The folder is filled beside its place and moved into it; it is used only when its key is the key of the
-same files and settings. What is trained on it depends on its contents alone: data that were copied elsewhere are prepared again, and
-nothing is trained again.
+`store.json`, written last. The folder is filled beside its place and moved into it; it is used only when its key is the key of
+the same files and settings. What is trained on it depends on its contents alone: data that were copied elsewhere are prepared
+again, and nothing is trained again.
 
 Lesion masks are in `truth.bin`, which only `dataset.ScoredSlices` opens. The columns of the index:
 
     case, patient    names
     series, slice    the scan, the case itself where it is a volume, and the number along it
     region           the organ region, -1 for all together
-    label            0 or 1; a slice with a small lesion has 0 where `data.small_lesions` is "normal"; where it is "drop" it has 1, is
-                     scored on the held-out side and `LEFT_OUT` on the training side
+    label            0 or 1; a slice with a small lesion has 0 where `data.small_lesions` is "normal"; where it is "drop"
+                     it has 1, is scored on the held-out side and `LEFT_OUT` on the training side
     weak             1 where label 1 is only that of the scan (`data.label_level`): the lesion may be in another slice
     lesion_px        native lesion pixels of the whole slice, -1 without a mask
     truth            1 where the lesion mask is known
@@ -122,7 +122,8 @@ class SliceStore:
 
         Args:
             sides: of every slice, (slices,).
-            facts: more for `meta`. Its "contents" differ from those of this store, so what is trained on the view has another key.
+            facts: more for `meta`. Its "contents" differ from those of this store, so what is trained on the view has
+                another key.
         """
         view = copy.copy(self)
         view.index, view.drawn = self.index | {"split": sides}, {}

@@ -80,6 +80,6 @@ class StoreWriter:
         self.contents.update((self.folder / "index.csv").read_bytes() + repr(window).encode())
         write_json(self.folder / "store.json", {
             "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16],
-            "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name, "window": [window.low, window.high],
-            "injected": self.injected, **facts,
+            "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
+            "window": [window.low, window.high], "injected": self.injected, **facts,
         })  # fmt: skip
