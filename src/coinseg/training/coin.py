@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,18 +38,6 @@ LAYER_IMAGES = 32
 """Training images that a CAM's layer is chosen on."""
 
 
-class Latest(dict[str, Tensor]):
-    """The latest value of every loss: in a step without an update of the generator its losses are those of the step before."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        return dict(self)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """From a checkpoint."""
-        self.update(state)
-
-
 class CoinStep:
     """A training step of generator and discriminator, with what it changes.
 
@@ -63,17 +50,13 @@ class CoinStep:
 
     Attributes:
         averaged: the moving average of the generator.
+        latest: every loss, scalar; those of the generator are of its last update.
     """
 
     def __init__(
-        self,
-        slices: TrainingSlices,
-        f: nn.Module,
-        generator: Generator,
-        discriminator: Discriminator,
-        fabric: Fabric,
+        self, slices: TrainingSlices, f: nn.Module, generator: Generator, discriminator: Discriminator, fabric: Fabric,
         settings: Settings,
-    ) -> None:
+    ) -> None:  # fmt: skip
         s = settings.coin
         self.slices, self.f, self.fabric, self.settings = slices, f, fabric, s
         self.method = coin if s.conditions == 1 else singla
@@ -88,20 +71,15 @@ class CoinStep:
         g.train()
         d.train()
         self.g, self.d = over_whole_batch(g), over_whole_batch(d)
-        self.latest = Latest()
+        self.latest: dict[str, Tensor] = {}
 
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds, see `loop.fit`."""
-        return {
-            "latest": self.latest,
-            "g": self.generator,
-            "d": self.discriminator,
-            "kept": self.averaged,
-            "g_optimiser": self.optimisers[0],
-            "d_optimiser": self.optimisers[1],
-        }
+        networks = {"g": self.generator, "d": self.discriminator, "kept": self.averaged}
+        g_optimiser, d_optimiser = self.optimisers
+        return {"latest": self.latest, **networks, "g_optimiser": g_optimiser, "d_optimiser": d_optimiser}
 
-    def __call__(self, number: int) -> Latest:
+    def __call__(self, number: int) -> dict[str, Tensor]:
         """Update the generator, at every `coin.generator_every`-th step, and the discriminator; returns all losses."""
         x, regions = self._batch(number)
         if number % self.settings.generator_every == 0:

@@ -23,22 +23,16 @@ Step = Callable[[int], Mapping[str, Tensor]]
 
 
 def fit(
-    name: str,
-    stage: Stage,
-    parts: Mapping[str, Any],
-    step: Step,
-    settings: Settings,
-    report: Report,
-    decay: bool = True,
+    name: str, stage: Stage, parts: Mapping[str, Any], step: Step, settings: Settings, report: Report, decay: bool = True,
     after_step: Callable[[int], None] = lambda done: None,
-) -> None:
+) -> None:  # fmt: skip
     """Train to the last step, from the last checkpoint of the stage where there is one.
 
     Args:
         name: "classifier", "coin" or "student": the section of the settings whose steps and lr are read, and the name in reports.
         stage: receives checkpoints and the log.
-        parts: what a checkpoint holds, by name: everything with `state_dict` and `load_state_dict` that a step changes. The
-            learning rate is set for those that are optimisers.
+        parts: what a step changes, by name, for checkpoints: networks, optimisers (whose learning rate is set here), dictionaries
+            of tensors.
         step: see `Step`. The random numbers of PyTorch are seeded before each.
         settings: seed, engine and the section `name` are read.
         report: progress, every `LOG_EVERY` steps.
@@ -53,7 +47,7 @@ def fit(
     if state := stage.resume():
         start = state["step"]
         for part_name, part in parts.items():
-            part.load_state_dict(state[part_name])
+            (part.update if isinstance(part, dict) else part.load_state_dict)(state[part_name])
     for number in stage.steps(start, section.steps):
         seed_step(settings.seed, number)
         rate = section.lr * (one_cycle(number, section.steps) if decay else 1.0)
@@ -61,19 +55,20 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate
         losses, done = step(number), number + 1
-        due = stage.due(done, settings.engine.checkpoint_every)
-        log = done % LOG_EVERY == 0 or done == section.steps
-        if log or due:
-            values = {loss: value.item() for loss, value in losses.items()}  # only here a GPU is waited for
-            # A checkpoint may be due in the first process alone, so processes exchange nothing for it.
-            values = means(values) if log else values
+        if done % LOG_EVERY == 0 or done == section.steps:
+            values = means(_numbers(losses))
             require_finite(values, done, setting)
-        if log:
             stage.log(done, values)
             report(name, done, section.steps, values)
         after_step(done)
-        if due:
-            stage.save(done, setting, **{part_name: part.state_dict() for part_name, part in parts.items()})
+        if stage.due(done, settings.engine.checkpoint_every):
+            require_finite(_numbers(losses), done, setting)
+            states = {key: part if isinstance(part, dict) else part.state_dict() for key, part in parts.items()}
+            stage.save(done, setting, **states)
+
+
+def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in losses.items()}  # not in every step: a GPU is waited for
 
 
 def descend(fabric: Fabric, optimiser: Any, loss: Tensor, parameters: Iterable[nn.Parameter] = ()) -> None:

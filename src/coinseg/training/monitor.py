@@ -41,15 +41,9 @@ class Monitor:
     """
 
     def __init__(
-        self,
-        slices: TrainingSlices,
-        f: nn.Module,
-        averaged: AveragedModel,
-        fabric: Fabric,
-        settings: Settings,
-        stage: Stage,
+        self, slices: TrainingSlices, f: nn.Module, averaged: AveragedModel, fabric: Fabric, settings: Settings, stage: Stage,
         report: Report,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.f, self.averaged, self.stage, self.report = f, averaged, stage, report
         self.threshold, self.steps, self.every = settings.classifier.threshold, settings.coin.steps, settings.engine.sample_every
         labels, rng = slices.labels(), random_stream(Stream.MONITOR, settings.seed)

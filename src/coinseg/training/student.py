@@ -104,10 +104,8 @@ def _batch(
 ) -> tuple[Tensor, Tensor]:
     """Images and targets (B, 1, S, S): half with pseudo-masks, half normal; of these a share with synthetic lesions."""
     half, side = settings.batch // 2, slices.store.size
-    chosen, normals = (
-        rng.choice(len(pseudo_masks.indices), half),
-        rng.choice(pseudo_masks.normals, settings.batch - half),
-    )
+    chosen = rng.choice(len(pseudo_masks.indices), half)
+    normals = rng.choice(pseudo_masks.normals, settings.batch - half)
     target = torch.zeros(settings.batch, 1, side, side)
     target[:half, 0] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
     image = slices.batch(np.concatenate([pseudo_masks.indices[chosen], normals])).image
@@ -121,14 +119,9 @@ def _batch(
 
 @memory_for("student.batch")
 def train_student(
-    slices: TrainingSlices,
-    masks: Masks,
-    called: Called,
-    settings: Settings,
-    teacher: str = "",
-    folder: Path | None = None,
+    slices: TrainingSlices, masks: Masks, called: Called, settings: Settings, teacher: str = "", folder: Path | None = None,
     report: Report = silent,
-) -> nn.Module | None:
+) -> nn.Module | None:  # fmt: skip
     """Train the student, or load it where it was trained on the same masks.
 
     Args:
