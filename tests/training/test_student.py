@@ -31,7 +31,8 @@ from coinseg.training.schedule import averaging
 from conftest import TINY, tiny_settings, write_images
 
 TAUGHT = [
-    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2", "--student.opinion", "2",
+    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
+    "--student.opinion", "2",
 ]  # fmt: skip
 
 
@@ -186,9 +187,9 @@ def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices)
     labels = slices.labels()
     taught = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5))
     masks, sure = bright(slices.batch(np.arange(len(slices))).image)
-    assert taught.members.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
-    assert 0 < len(taught.members) < (labels == 1).sum()
-    assert (taught.targets == masks[taught.members]).all()
+    assert taught.indices.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
+    assert 0 < len(taught.indices) < (labels == 1).sum()
+    assert (taught.targets == masks[taught.indices]).all()
     assert (labels[taught.normals] == 0).all()
     assert len(taught.normals) == (labels == 0).sum()
 
@@ -197,7 +198,7 @@ def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) 
     def empty(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((len(images), *images.shape[2:]), bool), np.full(len(images), np.nan)
 
-    assert not len(pseudo_masks.collect_pseudo_masks(slices, empty, StudentSettings(trust=0.0)).members)
+    assert not len(pseudo_masks.collect_pseudo_masks(slices, empty, StudentSettings(trust=0.0)).indices)
 
 
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:

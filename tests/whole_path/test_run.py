@@ -339,13 +339,13 @@ def test_injected_anomalies_are_the_same_at_every_read_of_validation_and_redrawn
 
 def test_every_slice_comes_once_in_an_epoch(finished: Workspace) -> None:
     slices = TrainingSlices(finished.store, finished.settings.anomaly, 0)
-    drawn = np.concatenate([slices.members_of_step(step, 1, balanced=False)[0] for step in range(len(slices))])
+    drawn = np.concatenate([slices.indices_of_step(step, 1, balanced=False)[0] for step in range(len(slices))])
     assert sorted(drawn.tolist()) == list(range(len(slices)))
 
 
 def test_balanced_steps_have_both_classes_equally(finished: Workspace) -> None:
     slices = TrainingSlices(finished.store, finished.settings.anomaly, 0)
-    assert slices.batch(slices.members_of_step(7, 8, balanced=True)[0]).label.mean() == 0.5
+    assert slices.batch(slices.indices_of_step(7, 8, balanced=True)[0]).label.mean() == 0.5
 
 
 def test_a_half_written_store_is_not_trusted(finished: Workspace, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from coinseg.masks.threshold import Threshold, choose_threshold, rule_of
 from coinseg.networks.classifier import probabilities
 from coinseg.runtime.devices import to_device
 from coinseg.runtime.forward import forward
+from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Explanation
 
 THRESHOLD_IMAGES = 400
@@ -136,7 +137,7 @@ class Explainer:
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold of the refined difference, from training images and their image labels alone."""
-        labels, rng = slices.labels(), np.random.default_rng([self.settings.seed, 4])
+        labels, rng = slices.labels(), random_stream(Stream.THRESHOLD, self.settings.seed)
         counterfactual = self.settings.method == COUNTERFACTUAL
         rule = rule_of(self.settings.masks, counterfactual)
         refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}

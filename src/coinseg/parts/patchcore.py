@@ -34,6 +34,7 @@ from coinseg.runtime.devices import CHUNK, choose_device, to_device
 from coinseg.runtime.forward import forward, forward_hflip
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Stage
+from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part, Views
 
@@ -147,28 +148,33 @@ class PatchCore(Part):
         normals, abnormals = (np.flatnonzero(labels == label) for label in (0, 1))
         if len(set(patients[normals].tolist())) < 2 or not len(abnormals):
             return None
-        stage = Stage(learning.folder(cls), learning.key)
+        stage, part = Stage(learning.folder(cls), learning.key), None
         if not stage.finished():
             stage.resume()
             if stage.is_main:
-                rng = np.random.default_rng([settings.seed, 8])
-                normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
-                total = len(normals) + len(abnormals)
-                bank = _fill(
-                    slices, normals, patients[normals], settings, rng, lambda done: learning.report("novelty", done, total, {})
-                )
-                part = cls(bank)
-                regions = sum(
-                    int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
-                    for images, scores in _forward(
-                        part, slices, abnormals, settings, lambda done: learning.report("novelty", len(normals) + done, total, {})
-                    )
-                )
-                share = round(regions / len(abnormals), 4)
-                facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
-                stage.finish(bank, cls.weights or "", "student.novelty", **facts)
+                part = cls._fill(learning, normals, abnormals, patients, stage)
             current().barrier()
-        return cls.load(settings, {}, learning.root) if stage.facts()["kept"] else None
+        if not stage.facts()["kept"]:
+            return None
+        return cls.load(settings, {}, learning.root) if learning.root is not None else part
+
+    @classmethod
+    def _fill(
+        cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage
+    ) -> PatchCore:
+        """Fill the memory bank, count the images it adds regions to, and finish the stage."""
+        slices, settings, rng = learning.slices, learning.settings, random_stream(Stream.PATCHCORE, learning.settings.seed)
+        normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
+        total = len(normals) + len(abnormals)
+        bank = _memory_bank(slices, normals, patients[normals], settings, rng, lambda n: learning.report("novelty", n, total, {}))
+        part, regions = cls(bank), 0
+        later = _forward(part, slices, abnormals, settings, lambda n: learning.report("novelty", len(normals) + n, total, {}))
+        for images, scores in later:
+            regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
+        share = round(regions / len(abnormals), 4)
+        facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
+        stage.finish(bank, cls.weights or "", "student.novelty", **facts)
+        return part
 
     @classmethod
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> PatchCore:
@@ -239,7 +245,7 @@ def _forward(
         on_progress(min(start + CHUNK, len(indices)))
 
 
-def _fill(
+def _memory_bank(
     slices: TrainingSlices, indices: np.ndarray, patients: np.ndarray, settings: Settings, rng: np.random.Generator,
     on_progress: Callable[[int], None],
 ) -> MemoryBank:  # fmt: skip

@@ -19,6 +19,7 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.runtime.devices import CHUNK
 from coinseg.runtime.stage import Report
+from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part
 
@@ -130,8 +131,8 @@ def synthetic_lesions(
     Returns:
         At most a few more than `ENOUGH`; the same for the same arguments.
     """
-    rng = np.random.default_rng([seed, 7])
-    indices, masks = pseudo_masks.members, pseudo_masks.targets == 1
+    rng = random_stream(Stream.SYNTHETIC_LESIONS, seed)
+    indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
     rises = [
         rise_of(image, mask)
         for start in range(0, len(indices), CHUNK)

@@ -18,7 +18,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
 from coinseg.data.slices.student_data import Examples, PseudoMasks
-from coinseg.explain.registry import COUNTERFACTUAL
+from coinseg.explain.registry import COUNTERFACTUAL, require_method
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
@@ -32,7 +32,7 @@ from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
-from coinseg.training.coin import choose_layer, train_coin
+from coinseg.training.coin import choose_layer, require_side, train_coin
 from coinseg.training.keys import result_key, with_student
 from coinseg.training.pseudo_masks import LEAST
 from coinseg.training.student import train_student
@@ -95,6 +95,24 @@ def build(job: Job) -> Predictor:
     if job.root is not None and current().here.is_main:
         save(predictor, job.root)
     return predictor
+
+
+def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor:
+    """Train on images and labels in memory: f, COIN, the student and the parts; nothing is written.
+
+    Args:
+        data: `coinseg.Dataset(images, labels)`, or a store of prepared slices.
+        settings: of the run; None takes the defaults. `data.size` is that of the images.
+        report: progress: stage, steps done, steps in all, the latest losses.
+
+    Raises:
+        UserError: settings and images do not fit.
+    """
+    settings = settings or Settings()
+    settings = replace(settings, data=replace(settings.data, size=data.size))
+    require_method(settings)
+    require_side(data.size, settings.coin)
+    return build(Job(data, settings, None, report))
 
 
 def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
