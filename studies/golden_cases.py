@@ -86,10 +86,10 @@ CASES: dict[str, list[str]] = {
 }
 SHORT = ("phantom", "images")
 EXERCISED = {
-    "images": [("run/model.json", "student"), ("run/model.json", "opinion"), ("run/student/stage.json", "drawn")],
+    "images": [("run/model.json", "student"), ("run/model.json", "parts"), ("run/student/stage.json", "drawn")],
     "student": [
         (f"run/{file}", item)
-        for file, item in (("model.json", "student"), ("model.json", "novelty"), ("model.json", "steps.0.0"))
+        for file, item in (("model.json", "student"), ("model.json", "parts"), ("model.json", "parts.slice_hmm.transitions.0.0"))
     ],
     "scans": [("run/witnesses/witnesses.json", "kept")],
     "layercam": [("run/model.json", "layer")],

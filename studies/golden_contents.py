@@ -28,9 +28,10 @@ REWORDED: dict[str, str] = {}
 """Pieces of text in JSON and tables: words of the reference -> words now."""
 LEFT_OUT = re.compile(
     "key|contents|seconds.*|time|timings_s|training_s|scoring_s|created|trained|trained_with|coinseg|versions?|command|path|"
-    "source|model"
+    "source|model|accuracy_threshold"
 )
-"""Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files."""
+"""Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files.
+The threshold that an accuracy was computed with stands beside it since the key of f leaves it out."""
 FILES_LEFT_OUT = {"key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt"}
 SOFT = "~"
 """How an item begins that is reported where it differs, and is no difference: names of tensors, and settings."""
