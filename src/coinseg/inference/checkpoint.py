@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from coinseg.config.parsing import OPINION, opinion_settings, own_module, require_named, settings_from, teacher_folders
+from coinseg.config.parsing import OPINION, opinion_settings, own_module, require_named, stored_settings, teacher_folders
 from coinseg.config.schema import ClassifierSettings
 from coinseg.data.slices.intensity import Window
 from coinseg.errors import UserError
@@ -94,7 +94,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = _model(root / MODEL)
-    settings = settings_from(model["settings"])
+    settings = stored_settings(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     # The trained weights are here; pretrained ones are not looked for.
     wanted = replace(settings.classifier, weights=None)
@@ -119,7 +119,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         posterior = ImageScore([f, *others], model["prior_shift"], opinion)
     if student is not None and model["novelty"]:
         novelty = load_patchcore(root / "novelty" / "model.safetensors")
-    engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
+    engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
     return Run(
         settings,
         f,

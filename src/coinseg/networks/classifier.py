@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_classifier
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 
@@ -20,7 +22,6 @@ from .layers import ResidualBlock, convolution, normalisation
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
-OWN = ("local", "small", "imagenet")
 """Names of networks that are built here."""
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Under what a training script may keep the weights in its checkpoint."""
@@ -178,16 +179,8 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
 
 def build(settings: ClassifierSettings) -> Classifier:
     """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
-    own, installed = settings.name in OWN or ":" in settings.name, settings.name == settings.weights == "imagenet"
-    if own and settings.weights is not None and not installed:
-        raise UserError(
-            f"classifier.weights is {settings.weights} and classifier.name is {settings.name}, which does not read it",
-            "a timm model's name beside its weights, or imagenet for both",
-            "mend one of the two",
-        )
+    refuse(of_classifier(settings))
     if settings.name == "local":
-        if not 0 < settings.pooling <= 1:
-            raise UserError(f"classifier.pooling is {settings.pooling}", "a share in (0, 1]", "mend it")
         return Classifier(LocalNetwork(settings.pooling))
     if settings.name == "small":
         return Classifier(SmallNetwork())

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from coinseg.config.parsing import asks_opinion
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_organs, require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
@@ -27,7 +29,7 @@ from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.evaluation.evaluate import evaluate
 from coinseg.explain.counterfactual.generator import Generator
-from coinseg.explain.registry import COUNTERFACTUAL, require_method
+from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference import scans as runs
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
@@ -42,7 +44,7 @@ from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
 from coinseg.training.classifier import train_classifier
-from coinseg.training.coin import choose_layer, require_side, train_coin
+from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.instance_selection import INHERITED, select_instances
 from coinseg.training.keys import result_key
 from coinseg.training.patchcore import fit_patchcore
@@ -78,8 +80,8 @@ class Workspace:
 
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
-        require_method(self.settings)
-        require_side(self.settings.data.size, self.settings.coin)
+        require_consistent(self.settings)
+        refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
         require_parts(self.settings.classifier.batch, "classifier.batch")

@@ -8,6 +8,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_engine
 from coinseg.config.schema import EngineSettings
 from coinseg.errors import UserError
 
@@ -16,8 +18,6 @@ from .threads import threads
 
 CHUNK = 64
 """Images per forward pass outside training."""
-UNSUITED = ("64-true", "64", "bf16-true", "16-true")
-"""Precisions of Fabric that turn the weights of what is trained into another type than those of the frozen f."""
 
 
 def make_fabric(settings: EngineSettings) -> Fabric:
@@ -28,12 +28,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
     torch.set_num_threads(settings.threads or threads())
     if settings.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.accelerator is cuda and no GPU is visible", "a CUDA device", "set engine.accelerator to cpu")
-    if settings.precision in UNSUITED:
-        raise UserError(
-            f"engine.precision is '{settings.precision}'",
-            "weights and images in single precision",
-            "32-true, bf16-mixed or 16-mixed",
-        )
+    refuse(of_engine(settings))
     accelerator = "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     devices = [rank_info().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
     try:

@@ -31,6 +31,8 @@ from pathlib import Path
 
 import numpy as np
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_region
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.readers.axes import reordered, require_views
@@ -255,12 +257,7 @@ def prepare(
     if before and before.get("key") == key:
         return SliceStore(root)
     kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
-    if settings.data.roi == "each" and not injected:
-        raise UserError(
-            "data.roi is each and the labels are those of whole slices",
-            "labels that belong to the crop",
-            "set data.roi to organ",
-        )
+    refuse(of_region(settings.data, injected))
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
     problems = [*cohort.problems, *said_of_intensity(kind, cohort, settings.data)]
