@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 
 from coinseg.config.parsing import asks_opinion
 from coinseg.config.reading import refuse
+from coinseg.config.renamed import hashed
 from coinseg.config.rules import of_organs, require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
@@ -160,7 +161,7 @@ class Workspace:
     def result_key(self) -> str:
         """What scores and masks depend on."""
         key = result_key(self.store, self.settings, self.f)
-        return key_of([key, asdict(self.settings.student)]) if self.taught else key
+        return key_of([key, hashed(self.settings.student)]) if self.taught else key
 
     @cached_property
     def masks_key(self) -> str:

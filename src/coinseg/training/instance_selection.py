@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from coinseg.config.renamed import hashed
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION, groups, split
@@ -88,7 +89,7 @@ def select_instances(store: SliceStore, settings: Settings, folder: Path, report
     weak = training[store.index["weak"][training] == 1]
     if not len(weak):
         return store
-    key = key_of([store.meta["contents"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
+    key = key_of([store.meta["contents"], hashed(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
     file = folder / FILE
     made = read_json(file) if file.exists() else None
     made = current().broadcast(made)

@@ -24,7 +24,6 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import cached_property, partial, reduce
 from itertools import islice
 from pathlib import Path
@@ -32,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from coinseg.config.reading import refuse
+from coinseg.config.renamed import hashed
 from coinseg.config.rules import of_region
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import few
@@ -70,7 +70,7 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     labels = [(c.id, c.patient, c.series, c.place, c.label, sorted(c.slice_labels.items())) for c in cohort.cases]
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
     injected = settings.anomaly.kind != "none"
-    return key_of([FORMAT, stamps, labels, masks, asdict(settings.data), settings.seed, injected])
+    return key_of([FORMAT, stamps, labels, masks, hashed(settings.data), settings.seed, injected])
 
 
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
@@ -189,7 +189,7 @@ class _Writer:
         self.beyond: Counter[str] = Counter()
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
-        self.contents = hashlib.sha256(json.dumps([FORMAT, asdict(settings.data)]).encode())
+        self.contents = hashlib.sha256(json.dumps([FORMAT, hashed(settings.data)]).encode())
 
     def add(self, made: Prepared) -> None:
         """Append the slices of a case."""
