@@ -34,6 +34,7 @@ class Command:
     """A command of the command line.
 
     Args:
+        name: of it, as it is typed.
         act: called with the `Call` and the values of the arguments by name.
         what: it does, in a line.
         example: of its use.
@@ -42,6 +43,7 @@ class Command:
         groups: of settings that must fit one another for it; () is all.
     """
 
+    name: str
     act: Callable[..., None]
     what: str
     example: str
@@ -51,15 +53,12 @@ class Command:
 
 
 def command(
-    what: str,
-    example: str,
-    arguments: Sequence[Argument] | Callable[[], Sequence[Argument]],
-    defaults: Callable[[], Any] | None = None,
-    groups: tuple[str, ...] = (),
-) -> Callable[[Callable[..., None]], Command]:
-    """Decorator: makes a function a command; arguments as in `Command`."""
+    what: str, example: str, arguments: Sequence[Argument] | Callable[[], Sequence[Argument]],
+    defaults: Callable[[], Any] | None = None, groups: tuple[str, ...] = (),
+) -> Callable[[Callable[..., None]], Command]:  # fmt: skip
+    """Decorator: makes a function a command of its name; arguments as in `Command`."""
     table = arguments if callable(arguments) else lambda: arguments
-    return lambda act: Command(act, what, example, table, defaults, groups)
+    return lambda act: Command(act.__name__.replace("_", "-"), act, what, example, table, defaults, groups)
 
 
 def arg(*names: str, **options: Any) -> Argument:

@@ -80,17 +80,9 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overw
     ],
 )
 def export_nnunet(
-    call: Call,
-    source: Path,
-    masks: Path | None,
-    out: Path,
-    band: float,
-    differences: Path | None,
-    between: list[float] | None,
-    channel: str,
-    label: str,
-    overwrite: bool,
-) -> None:
+    call: Call, source: Path, masks: Path | None, out: Path, band: float, differences: Path | None, between: list[float] | None,
+    channel: str, label: str, overwrite: bool,
+) -> None:  # fmt: skip
     """Write the data set."""
     from coinseg.export.nnunet import Uncertain, cases_in, cases_of_run, write_nnunet
 

@@ -39,21 +39,13 @@ DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segme
 
 Research software, not a medical device."""
 COMMANDS: dict[str, Command] = {
-    "phantom": commands.phantom,
-    "run": stage_commands.run,
-    "prepare": stage_commands.prepare,
-    "train-classifier": stage_commands.train_classifier,
-    "train-coin": stage_commands.train_coin,
-    "evaluate": stage_commands.evaluate,
-    "report": stage_commands.report,
-    "reproduce": stage_commands.reproduce,
-    "segment": commands.segment,
-    "inspect": commands.inspect,
-    "info": commands.info,
-    "export": export_commands.export,
-    "export-seg": export_commands.export_seg,
-    "export-nnunet": export_commands.export_nnunet,
-}
+    each.name: each
+    for each in (
+        commands.phantom, stage_commands.run, stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin,
+        stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect, commands.info,
+        export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
+    )
+}  # fmt: skip
 
 
 class Parser(ArgumentParser):

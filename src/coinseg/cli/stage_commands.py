@@ -123,15 +123,9 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
 
 
 def _in_folder(
-    call: Call,
-    name: str,
-    tell: Callable[[Any], None] | None,
-    out: Path,
-    overwrite: bool,
-    dry_run: bool,
-    preset: str,
+    call: Call, name: str, tell: Callable[[Any], None] | None, out: Path, overwrite: bool, dry_run: bool, preset: str,
     data_path: Path | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Do the stages of a command in a run folder, alone or as one of several processes.
 
     Args:
