@@ -108,7 +108,7 @@ def test_all_faults_come_together_and_none_follows_from_another() -> None:
         "7 settings are wrong: (1) unknown setting 'sed' (required: a name that --print_config shows; did you mean 'seed'?)",
         "coin.width is 0 (required: 1 to 2048; mend the setting)", "coin.depth is 'deep' (required: int; mend the setting)",
         "unknown setting 'coin.wdth'",
-        "masks.threshold is 2.0 (required: auto, normals, otsu, flip or a number in (0, 1]; mend it)",
+        "masks.threshold is 2 (required: auto, normals, otsu, flip or a number in (0, 1]; mend it)",
         "student is 3 (required: a mapping of settings; see --print_config)", "classifier.weights is w.pth and",
     ):  # fmt: skip
         assert words in line

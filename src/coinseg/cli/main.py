@@ -42,8 +42,8 @@ COMMANDS: dict[str, Command] = {
     each.name: each
     for each in (
         commands.phantom, stage_commands.run, stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin,
-        stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect, commands.info,
-        export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
+        stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect,
+        commands.info, export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
     )
 }  # fmt: skip
 

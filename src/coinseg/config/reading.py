@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from coinseg.errors import UserError
 
-from .declare import choices_of
+from .declare import Range, choices_of
 from .renamed import with_new_names
 
 Group = TypeVar("Group")
@@ -74,20 +74,25 @@ def _filled(base: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
         elif is_dataclass(getattr(base, name)):
             changed[name] = _filled(getattr(base, name), value, f"{dotted}.", faults)
         else:
-            hint, limits = hints[name], known[name].metadata.get("range")
-            value = _as_hinted(value, hint)
-            if not _fits(value, hint):
-                wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
-                faults.append(Fault((dotted,), f"{dotted} is {_shown(value)}", wanted, "mend the setting"))
-            elif limits and isinstance(value, int | float) and not limits.holds(value):
-                words = ", ".join(choices_of(hint) or [])
-                wanted = f"{words} or {limits}" if words else str(limits)
-                faults.append(
-                    Fault((dotted,), f"{dotted} is {_shown(value)}", wanted, "mend it" if limits.above else "mend the setting")
-                )
-            else:
-                changed[name] = value
+            changed[name] = _as_hinted(value, hints[name])
+            if fault := _fault_of(dotted, value, changed[name], hints[name], known[name].metadata.get("range")):
+                faults.append(fault)
+                del changed[name]
     return replace(base, **changed)
+
+
+def _fault_of(name: str, given: Any, value: Any, hint: Any, limits: Range | None) -> Fault | None:
+    """What is wrong with one value, as it was given and as its type has it."""
+    if not _fits(value, hint):
+        wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
+        return Fault((name,), f"{name} is {_shown(value)}", wanted, "mend the setting")
+    if limits is None or not isinstance(value, int | float) or limits.holds(value):
+        return None
+    words = ", ".join(choices_of(hint) or [])
+    got = f"{name} is {given if isinstance(given, str) else _shown(given)}"
+    return Fault(
+        (name,), got, f"{words} or {limits}" if words else str(limits), "mend it" if limits.above else "mend the setting"
+    )
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:
