@@ -158,10 +158,12 @@ def test_info_knows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(one["about"] and one["type"] for one in found["settings"])
     assert by_name["data.roi"]["choices"] == ["none", "organ", "each"]
     assert by_name["masks.threshold"] == {
-        "name": "masks.threshold", "type": "one of auto, normals, otsu, flip or number", "choices": ["auto", "normals", "otsu", "flip"],
-        "default": "auto", "about": by_name["masks.threshold"]["about"],
+        "name": "masks.threshold", "type": "one of auto, normals, otsu, flip or number",
+        "choices": ["auto", "normals", "otsu", "flip"],
+        "range": [0, 1], "unit": None, "default": "auto", "about": by_name["masks.threshold"]["about"],
     }  # fmt: skip
+    assert (by_name["data.spacing"]["range"], by_name["data.spacing"]["unit"]) == ([0, 100], "mm")
     assert by_name["data.organ"]["type"] == "list of words"
     assert by_name["classifier.weights"]["type"] == "word or null"
     assert cli.main(["info"]) == 0
-    assert "coin.width = 8   (integer)" in capsys.readouterr().out
+    assert "coin.width = 8   (integer, 1 to 2048)" in capsys.readouterr().out

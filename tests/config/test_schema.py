@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from coinseg.config.parsing import PRESETS, differences, setting_names, settings_from, unknown_setting
+from coinseg.config.parsing import PRESETS, differences, setting_names, settings_from
+from coinseg.config.reading import unknown
 from coinseg.config.schema import AnomalySettings, DataSettings, EngineSettings, Settings
 from coinseg.errors import UserError
 
@@ -52,8 +53,8 @@ def test_unknown_key_names_the_nearest(values: dict[str, Any], got: str, do: str
 
 
 def test_a_right_leaf_in_the_wrong_place() -> None:
-    assert unknown_setting("width", setting_names()).do == "did you mean 'coin.width'?"
-    assert unknown_setting("model.widht", ["coin.width", "seed"]).do == "did you mean 'coin.width'?"
+    assert unknown("width", setting_names()).do == "did you mean 'coin.width'?"
+    assert unknown("model.widht", ["coin.width", "seed"]).do == "did you mean 'coin.width'?"
 
 
 @pytest.mark.parametrize("value", [3, "width", None, [1]])

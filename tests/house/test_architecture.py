@@ -23,7 +23,7 @@ ROOMS = {
     "networks": "config errors",
     "explain.counterfactual": "config networks runtime types",
     "explain.attribution": "config errors runtime",
-    "explain": "config errors explain.attribution explain.counterfactual networks types",
+    "explain": "config explain.attribution explain.counterfactual networks types",
     "masks": "config errors metrics",
     "training": "config data.slices errors explain explain.attribution explain.counterfactual masks metrics networks runtime",
     "inference": "config data.readers data.slices errors explain explain.counterfactual masks networks runtime types",

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from coinseg.config.rules import require_consistent
 from coinseg.config.schema import AttributionSettings, Settings
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.intensity import Window
 from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
-from coinseg.explain.registry import require_method
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.scans import Run
 from coinseg.masks.decision_flip import REGIONS, flip_levels, pasted, with_peaks
@@ -101,8 +101,8 @@ def test_an_attribution_has_no_counterfactual_to_paste() -> None:
         Settings(), method="rise", masks=replace(Settings().masks, threshold="flip"), attribution=AttributionSettings()
     )
     with pytest.raises(UserError, match=r"masks\.threshold is flip and method is rise; required: method counterfactual for it"):
-        require_method(settings)
-    require_method(replace(settings, method="counterfactual"))
+        require_consistent(settings)
+    require_consistent(replace(settings, method="counterfactual"))
 
 
 class Bright(nn.Module):

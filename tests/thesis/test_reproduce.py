@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 
 from coinseg.cli import main as cli
+from coinseg.config.rules import require_consistent
 from coinseg.config.schema import AttributionSettings, Settings
 from coinseg.errors import UserError
-from coinseg.explain.registry import METHODS, explainer, require_method
+from coinseg.explain.registry import METHODS, explainer
 from coinseg.inference import predictor as inference
 from coinseg.runtime.files import read_json
 from coinseg.thesis.reproduce import Job, Seed, reproduce
@@ -178,7 +179,7 @@ def test_every_row_names_a_method() -> None:
 
 def test_an_unknown_method_gets_the_nearest_one() -> None:
     with pytest.raises(UserError, match=r"method is 'layecam'; .*did you mean layercam"):
-        require_method(replace(Settings(), method="layecam"))
+        require_consistent(replace(Settings(), method="layecam"))
 
 
 def test_a_counterfactual_method_needs_a_generator() -> None:

@@ -15,13 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coinseg.config.parsing import RANGES, setting_names, settings_from
+from coinseg.config.declare import declarations
+from coinseg.config.parsing import setting_names, settings_from
 from coinseg.config.schema import Settings
 from coinseg.data.readers.dicom_frames import size_of_frame
 from coinseg.errors import UserError, plain
 from coinseg.runtime.files import csv_text, read_json, read_yaml, safe_cell
 from fuzz_targets import TARGETS, attempt, mutated
 
+RANGES = {each.name: (each.range.low, each.range.high) for each in declarations(Settings()) if each.range}
 LONG = int(os.environ.get("COINSEG_FUZZ", "0"))
 PROFILE = settings(
     max_examples=LONG or 40, derandomize=not LONG, deadline=None, database=None, suppress_health_check=list(HealthCheck)

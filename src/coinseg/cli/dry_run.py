@@ -79,13 +79,20 @@ def describe(work: Workspace) -> str:
     times = f"{pairs} times " if pairs > 1 else ""
     student_line = f", {taught} of {student:.2f} s" if taught else ""
     student_line += f", {asked} of {opinion:.2f} s" if asked else ""
+    patients = len({c.patient for c in cohort.cases})
+    outputs = {
+        "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": taught,
+        "opinion": asked, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
+    }  # fmt: skip
     lines = [
-        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
-        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({cohort.label_source})",
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {patients} patients",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere "
+        f"({cohort.label_source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
-        f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, {times}{settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
-        f"would write {work.root}/{{slices, {'witnesses, ' if searched else ''}classifier, coin, {'teacher-N, ' if pairs > 1 else ''}{'student, ' if taught else ''}{'opinion, ' if asked else ''}evaluation, masks, manifest.json, report.html}}",
+        f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, "
+        f"{times}{settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
+        f"would write {work.root}/{{{', '.join(name for name, is_written in outputs.items() if is_written)}}}",
     ]
     return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
+from coinseg.config.declare import choices_of, declarations
 from coinseg.config.parsing import PRESETS, differences
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import LAYOUTS
 from coinseg.explain.registry import METHODS
 
 SCHEMA = 1
-CLASSIFIERS = "'local' (the default), 'small', 'imagenet', any model of timm by its name (timm.list_models() lists them), or 'package.module:factory'"
+CLASSIFIERS = (
+    "'local' (the default), 'small', 'imagenet', any model of timm by its name (timm.list_models() lists them), or "
+    "'package.module:factory'"
+)
 
 
 def info(commands: dict[str, str]) -> dict[str, Any]:
@@ -44,20 +45,16 @@ def info(commands: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def settings_list(base: Any, prefix: str = "") -> list[dict[str, Any]]:
-    """One entry for each setting: name (dotted), type, choices (of a choice of words, else null), default, about."""
-    hints, documented = get_type_hints(type(base)), arguments_of(type(base))
-    found: list[dict[str, Any]] = []
-    for field in fields(base):
-        value, hint = getattr(base, field.name), hints[field.name]
-        if is_dataclass(value):
-            found += settings_list(value, f"{prefix}{field.name}.")
-            continue
-        found.append({
-            "name": prefix + field.name, "type": type_name(hint), "choices": choices_of(hint),
-            "default": list(value) if isinstance(value, tuple) else value, "about": documented.get(field.name, ""),
-        })  # fmt: skip
-    return found
+def settings_list(settings: Settings) -> list[dict[str, Any]]:
+    """One entry for each setting: name (dotted), type, choices (of a choice of words, else null), range, unit, default, about."""
+    return [
+        {
+            "name": each.name, "type": type_name(each.hint), "choices": choices_of(each.hint),
+            "range": each.range and [each.range.low, each.range.high], "unit": (each.range and each.range.unit) or None,
+            "default": list(each.value) if isinstance(each.value, tuple) else each.value, "about": each.about,
+        }
+        for each in declarations(settings)
+    ]  # fmt: skip
 
 
 def type_name(hint: Any) -> str:
@@ -73,28 +70,6 @@ def type_name(hint: Any) -> str:
     return " or ".join(words)
 
 
-def choices_of(hint: Any) -> list[str] | None:
-    """The words of a `Literal`, also inside a union; None where there are none."""
-    literals = [part for part in (hint, *get_args(hint)) if get_origin(part) is Literal]
-    return list(get_args(literals[0])) if literals else None
-
-
-def arguments_of(kind: type) -> dict[str, str]:
-    """Name -> text of the "Args:" of a docstring, each on one line."""
-    text = inspect.getdoc(kind) or ""
-    found: dict[str, str] = {}
-    name = ""
-    for line in text.partition("Args:\n")[2].splitlines():
-        if begin := re.fullmatch(r" {4}(\w+): (.*)", line):
-            name = begin[1]
-            found[name] = begin[2]
-        elif name and line.startswith(" " * 8):
-            found[name] += f" {line.strip()}"
-        elif line.strip():
-            break
-    return found
-
-
 def lines(found: dict[str, Any]) -> list[str]:
     """What `info` says, for a person."""
     said = [f"coinseg {found['version']}", "", "commands"]
@@ -105,5 +80,6 @@ def lines(found: dict[str, Any]) -> list[str]:
         said.append(f"preset {name}: {'; '.join(changed) or 'the defaults below'}")
     said += ["", "settings (--NAME VALUE, or in YAML)"]
     for one in found["settings"]:
-        said += [f"  {one['name']} = {one['default']}   ({one['type']})", f"      {one['about']}"]
+        span = f", {one['range'][0]:g} to {one['range'][1]:g}{' ' + one['unit'] if one['unit'] else ''}" if one["range"] else ""
+        said += [f"  {one['name']} = {one['default']}   ({one['type']}{span})", f"      {one['about']}"]
     return said

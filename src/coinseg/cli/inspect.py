@@ -156,7 +156,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"labels     {what}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
         f"source     {found['label_source']}",
         *([f"per scan   {per_scan_rule(labels['abnormal_per_scan'])}"] if labels["abnormal_per_scan"] else []),
-        f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {found['lesion_masks']['cases']}",
+        f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), "
+        f"lesion masks in {found['lesion_masks']['cases']}",
         f"intensity  {found['intensity']}"
         + (" (MR or the like)" if found["intensity"] == "percentile" and found["volumes"] else ""),
     ]
@@ -166,8 +167,8 @@ def lines(found: dict[str, Any]) -> list[str]:
 def per_scan_rule(scans: int) -> str:
     """What is done with labels that are those of scans."""
     return (
-        f"{scans} abnormal scans have no labels by slice: training looks for the abnormal slices of each and leaves its others out "
-        "(--data.label_level slice: all of them count as abnormal)"
+        f"{scans} abnormal scans have no labels by slice: training looks for the abnormal slices of each and leaves its others "
+        "out (--data.label_level slice: all of them count as abnormal)"
     )
 
 

@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 NAMES = {
-    "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses", "classifier": "training the classifier f",
-    "coin": "training COIN", "drawn lesions": "drawing lesions", "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices", "masks": "writing masks", "segment": "segmenting",
+    "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses",
+    "classifier": "training the classifier f", "coin": "training COIN", "drawn lesions": "drawing lesions",
+    "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices",
+    "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
 OF = " of "
 """Between a stage and whose it is, where there are several: "coin of teacher-2"."""

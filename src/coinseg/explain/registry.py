@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 
-from coinseg.config.schema import Settings
-from coinseg.errors import UserError
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_method
+from coinseg.config.schema import COUNTERFACTUAL, Settings
 from coinseg.explain.counterfactual import coin
 from coinseg.networks.classifier import probabilities
 from coinseg.types import Explanation
 
 from . import attribution
 
-COUNTERFACTUAL = "counterfactual"
 METHODS = (COUNTERFACTUAL, *attribution.METHODS)
 Explain = Callable[[Tensor, float], Explanation]
 """Images (B, 1, S, S) in [-1, 1] and a threshold -> their explanation; an image with f(X) below it is not explained."""
-
-
-def require_method(settings: Settings) -> None:
-    """Raise `UserError` for an unknown method, or for masks.threshold "flip" with a method without counterfactuals."""
-    if settings.method not in METHODS:
-        near = get_close_matches(settings.method, METHODS, 1, 0.4)
-        hint = f"did you mean {near[0]}?" if near else "choose one"
-        raise UserError(f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", hint)
-    if settings.masks.threshold == "flip" and settings.method != COUNTERFACTUAL:
-        fault = f"masks.threshold is flip and method is {settings.method}"
-        raise UserError(fault, f"method {COUNTERFACTUAL} for it", "leave masks.threshold as it is")
 
 
 def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None = None, layer: str | None = None) -> Explain:
@@ -42,7 +30,7 @@ def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None =
         generator: of a counterfactual method.
         layer: of f, for a CAM whose `attribution.layer` is "best".
     """
-    require_method(settings)
+    refuse(of_method(settings))
     if settings.method == COUNTERFACTUAL:
         if generator is None:
             raise ValueError("a counterfactual method explains with a generator")

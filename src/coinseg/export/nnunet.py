@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from coinseg.config.parsing import settings_from
+from coinseg.config.parsing import stored_settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import is_image
 from coinseg.data.readers.volume import read_mask, read_volume, write_scan
@@ -154,7 +154,7 @@ def cases_of_run(root: Path) -> list[TrainingCase]:
     if not file.is_file():
         raise UserError(f"{root} is not a coinseg run", "a run folder, or a folder of scans with --masks", "mend the path")
     stored = read_yaml(file, "data", "settings")
-    settings = settings_from(stored["settings"])
+    settings = stored_settings(stored["settings"])
     cohort = read_layout(Path(str(stored["data"])), settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
     masked = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from beartype.door import is_bearable
 
-from coinseg.config.parsing import require_named, settings_from, teacher_folders
+from coinseg.config.parsing import require_named, stored_settings, teacher_folders
 from coinseg.config.schema import Settings
 from coinseg.data.slices.intensity import Window
 from coinseg.errors import UserError
@@ -54,7 +54,7 @@ def save(predictor: Predictor, root: Path) -> None:
 def weights_of(root: Path) -> list[str]:
     """The files of weights that the model of a run or an export is made of, below its folder."""
     model = read_model(root / MODEL)
-    settings = settings_from(model["settings"])
+    settings = stored_settings(model["settings"])
     names = [F, GENERATOR] if settings.method == COUNTERFACTUAL else [F]
     if model["student"]:
         asked = teacher_folders(settings) if model["prior_shift"] is not None else []
@@ -108,7 +108,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_model(root / MODEL)
-    settings = settings_from(model["settings"])
+    settings = stored_settings(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     # The trained weights are here; pretrained ones are not looked for.
     wanted = replace(settings.classifier, weights=None)
@@ -118,7 +118,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         require_fits(lambda: Generator(settings.coin), root / GENERATOR, "generator")
         generator = Generator(settings.coin)
         load_weights(generator, root / GENERATOR, "generator")
-    engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
+    engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
     explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
     if not model["student"]:

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from skimage.filters import threshold_otsu
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_ranges
 from coinseg.config.schema import MaskSettings
 from coinseg.errors import UserError
 
@@ -51,8 +53,7 @@ def choose_threshold(
     """
     rule = rule_of(settings, counterfactual)
     if isinstance(rule, float | int):
-        if not 0 < rule <= 1:
-            raise UserError(f"masks.threshold is {rule}", "auto, normals, otsu, flip or a number in (0, 1]", "mend it")
+        refuse(of_ranges("masks", settings))
         return Threshold(float(rule), "given by the user")
     values = abnormals if rule == "otsu" else normals
     if not values.size:

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coinseg.config.parsing import own_module
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_classifier
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 
@@ -22,8 +24,7 @@ from .weights import load_weights, require_fits
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
-OWN = ("local", "small", "imagenet")
-"""Names of the networks that are defined here."""
+"""Names of networks that are built here."""
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights in a checkpoint."""
 
@@ -176,23 +177,15 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
 
 
 def build(settings: ClassifierSettings) -> Classifier:
-    """A new classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
-    installed, reads_none = settings.name == settings.weights == "imagenet", settings.name in OWN or ":" in settings.name
-    if reads_none and settings.weights is not None and not installed:
-        raise UserError(
-            f"classifier.weights is {settings.weights} and classifier.name is {settings.name}, which does not read it",
-            "a timm model's name beside its weights, or imagenet for both",
-            "mend one of the two",
-        )
+    """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
+    refuse(of_classifier(settings))
     if settings.name == "local":
-        if not 0 < settings.pooling <= 1:
-            raise UserError(f"classifier.pooling is {settings.pooling}", "a share in (0, 1]", "mend it")
         return Classifier(LocalNetwork(settings.pooling))
     if settings.name == "small":
         return Classifier(SmallNetwork())
     if settings.name == "imagenet":
         network = ImageNetNetwork()
-        if installed:
+        if settings.weights == "imagenet":
             load_imagenet(network.encoder)
         return Classifier(network)
     if ":" in settings.name:

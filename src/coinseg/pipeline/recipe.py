@@ -14,11 +14,12 @@ from typing import Any
 from torch import nn
 
 from coinseg.config.parsing import teacher_folders
+from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
 from coinseg.data.slices.student_data import Examples, PseudoMasks
-from coinseg.explain.registry import COUNTERFACTUAL, require_method
+from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
@@ -32,7 +33,7 @@ from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
-from coinseg.training.coin import choose_layer, require_side, train_coin
+from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.keys import result_key, with_student
 from coinseg.training.pseudo_masks import LEAST
 from coinseg.training.student import train_student
@@ -110,8 +111,7 @@ def train(data: SliceStore, settings: Settings | None = None, report: Report = s
     """
     settings = settings or Settings()
     settings = replace(settings, data=replace(settings.data, size=data.size))
-    require_method(settings)
-    require_side(data.size, settings.coin)
+    require_consistent(settings)
     return build(Job(data, settings, None, report))
 
 

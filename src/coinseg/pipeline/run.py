@@ -19,6 +19,8 @@ import torch
 from torch import nn
 
 from coinseg.config.parsing import asks_opinion
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_organs, require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
@@ -28,7 +30,6 @@ from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.evaluation import evaluate as evaluation
-from coinseg.explain.registry import require_method
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, write_table
 from coinseg.runtime.distributed import require_parts
@@ -36,7 +37,6 @@ from coinseg.runtime.files import key_of, read_json, require_room, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
-from coinseg.training.coin import require_side
 from coinseg.training.instance_selection import INHERITED, select_instances
 from coinseg.training.keys import result_key, with_student
 from coinseg.types import Cohort
@@ -78,8 +78,8 @@ class Workspace:
 
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
-        require_method(self.settings)
-        require_side(self.settings.data.size, self.settings.coin)
+        require_consistent(self.settings)
+        refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
         require_parts(self.settings.classifier.batch, "classifier.batch")

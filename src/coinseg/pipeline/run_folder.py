@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from coinseg.config.parsing import differences, settings_from
+from coinseg.config.parsing import differences, stored_settings
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError
 from coinseg.runtime.files import holds_nothing, read_yaml, write_text
@@ -52,7 +52,7 @@ def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
         return []
     stored = read_yaml(file, "data", "settings")
     other = data is not None and data.resolve() != Path(str(stored["data"]))
-    found = differences(settings_from(stored["settings"]), settings)
+    found = differences(stored_settings(stored["settings"]), settings)
     return [f"data: {stored['data']} -> {data and data.resolve()}", *found] if other else found
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_engine
 from coinseg.config.schema import EngineSettings
 from coinseg.errors import UserError
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Images per forward pass outside training."""
-UNSUITED = ("64-true", "64", "bf16-true", "16-true")
-"""Precisions of Fabric that give trained weights another type than those of the frozen f."""
 
 
 class HasDevice(Protocol):
@@ -62,9 +62,7 @@ def make_fabric(settings: EngineSettings) -> Fabric:
     from lightning_fabric import Fabric  # it imports much that asking a trained model does not need
 
     accelerator = _accelerator(settings)
-    if settings.precision in UNSUITED:
-        required = "weights and images in single precision"
-        raise UserError(f"engine.precision is '{settings.precision}'", required, "32-true, bf16-mixed or 16-mixed")
+    refuse(of_engine(settings))
     devices = [rank_info().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
     try:
         return Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)  # type: ignore[arg-type]

@@ -135,16 +135,27 @@ def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
     import yaml
 
     try:
-        text = _text(path, MAX_YAML)
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it has aliases")
-        value = yaml.safe_load(text)
+        value = plain_yaml(_text(path, MAX_YAML))
         if not isinstance(value, dict) or not set(keys) <= value.keys():
             raise ValueError(f"it is no mapping with {' and '.join(keys)}" if keys else "it is no mapping")
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(getattr(error, "problem", None) or error)
         raise UserError(f"{path} cannot be read as settings ({why})", "YAML of plain values", "mend the file") from error
     return value
+
+
+def plain_yaml(text: str) -> Any:
+    """The plain values of a YAML text.
+
+    Raises:
+        ValueError: it has aliases.
+        yaml.YAMLError: it is no YAML, or has tags that make objects.
+    """
+    import yaml
+
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+        raise ValueError("it has aliases")
+    return yaml.safe_load(text)
 
 
 def _no_number(name: str) -> Any:

@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_side, of_tables
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.phantom.cohort import PhantomSettings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
-from coinseg.errors import UserError
 from coinseg.evaluation.evaluate import explain_all
 from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_masks, thesis_protocol
 from coinseg.explain.attribution.cam import KINDS
@@ -40,7 +41,7 @@ from coinseg.runtime.devices import choose_device, images_to, to_device
 from coinseg.runtime.files import key_of, read_json, write_json
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
-from coinseg.training.coin import choose_layer, require_side, train_coin
+from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.instance_selection import select_instances
 from coinseg.training.keys import result_key
 from coinseg.types import Explanation, Maps
@@ -100,11 +101,8 @@ class Seed:
 
     def __post_init__(self) -> None:
         self.settings = replace(self.job.settings, seed=self.number)
-        if self.settings.masks.threshold == "flip":
-            required = "a rule that every method of the tables has"
-            raise UserError("masks.threshold is flip", required, "leave it, or use coinseg run")
         self.root = self.job.out / f"seed{self.number}"
-        require_side(self.settings.data.size, self.settings.coin)
+        refuse([*of_tables(self.settings), *of_side(self.settings.data.size, self.settings.coin)])
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
         prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"), self.job.overwrite)
         self.store: SliceStore = select_instances(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))

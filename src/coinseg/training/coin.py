@@ -11,10 +11,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from coinseg.config.schema import CoinSettings, Settings
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_organs, of_side
+from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
-from coinseg.errors import UserError, memory_for
+from coinseg.errors import memory_for
 from coinseg.explain.attribution import best_layer
 from coinseg.explain.attribution.cam import KINDS
 from coinseg.explain.counterfactual import coin, singla
@@ -138,9 +140,7 @@ def train_coin(
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")
-    require_side(store.size, s)
-    if s.regions == "organ" and not store.meta["has_organs"]:
-        raise UserError("coin.regions is organ and the data have no organ masks", "organ masks", "set coin.regions to none")
+    refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"])])
     generator, discriminator = Generator(s), Discriminator(s)
     if stage.finished():
         load_weights(generator, stage.file(WEIGHTS), "generator")
@@ -183,19 +183,6 @@ def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Pa
     if file:
         write_json(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
     return layer
-
-
-def require_side(size: int, s: CoinSettings) -> None:
-    """Raise `UserError` unless the side survives every halving and the skips exist."""
-    halvings = max(s.depth, s.discriminator_depth)
-    if size % 2**s.depth or size < 2**halvings:
-        raise UserError(
-            f"data.size is {size} and coin.depth is {s.depth}",
-            f"a side that is a multiple of {2**s.depth}",
-            f"set data.size to {max(2**halvings, round(size / 2**s.depth) * 2**s.depth)} or lower coin.depth",
-        )
-    if not 0 <= s.skips <= s.depth - 1:
-        raise UserError(f"coin.skips is {s.skips}", f"0 to coin.depth - 1 = {s.depth - 1}", "lower coin.skips")
 
 
 def mirrored(images: Tensor, mirror: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from coinseg.config.renamed import hashed
 from coinseg.config.schema import AnomalySettings, Settings
 from coinseg.data.slices.store import SliceStore
 from coinseg.explain.registry import COUNTERFACTUAL
@@ -76,8 +77,8 @@ def _section(name: str, settings: Settings, unread: Mapping[str, Any]) -> Any:
         return settings.seed
     if name == "anomaly":
         injected = settings.anomaly.kind != "none"
-        return asdict(settings.anomaly) | {"version": ANOMALY_VERSION} if injected else asdict(AnomalySettings())
-    values = asdict(getattr(settings, name)) | dict(unread)
+        return hashed(settings.anomaly) | {"version": ANOMALY_VERSION} if injected else hashed(AnomalySettings())
+    values = hashed(getattr(settings, name)) | dict(unread)
     return {key: value for key, value in values.items() if value is not NOT_HASHED}
 
 
@@ -96,8 +97,8 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
 
 def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     """What maps, masks and scores depend on: the data, f, the method and how masks are made."""
-    parts = [coin_key(store, settings, f), settings.method, asdict(settings.masks), settings.classifier.threshold]
-    return key_of(parts if settings.method == COUNTERFACTUAL else [*parts, asdict(settings.attribution)])
+    parts = [coin_key(store, settings, f), settings.method, hashed(settings.masks), settings.classifier.threshold]
+    return key_of(parts if settings.method == COUNTERFACTUAL else [*parts, hashed(settings.attribution)])
 
 
 def student_key(settings: Settings, teacher: str) -> str:
@@ -107,4 +108,4 @@ def student_key(settings: Settings, teacher: str) -> str:
 
 def with_student(key: str, settings: Settings) -> str:
     """What masks of a run with a student depend on: the key of those without one, and all settings of the student."""
-    return key_of([key, asdict(settings.student)])
+    return key_of([key, hashed(settings.student)])

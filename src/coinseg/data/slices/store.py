@@ -24,12 +24,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
+from coinseg.config.reading import refuse
+from coinseg.config.renamed import hashed
+from coinseg.config.rules import of_region
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.readers.axes import reordered, require_views
@@ -57,7 +59,7 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     labels = [(c.id, c.patient, c.series, c.place, c.label, sorted(c.slice_labels.items())) for c in cohort.cases]
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
     injected = settings.anomaly.kind != "none"
-    return key_of([FORMAT, stamps, labels, masks, asdict(settings.data), settings.seed, injected])
+    return key_of([FORMAT, stamps, labels, masks, hashed(settings.data), settings.seed, injected])
 
 
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
@@ -179,12 +181,7 @@ def prepare(
     if before and before.get("key") == key:
         return SliceStore(root)
     kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
-    if settings.data.roi == "each" and not injected:
-        raise UserError(
-            "data.roi is each and the labels are those of whole slices",
-            "labels that belong to the crop",
-            "set data.roi to organ",
-        )
+    refuse(of_region(settings.data, injected))
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
     problems = [*cohort.problems, *said_of_intensity(kind, cohort, settings.data)]

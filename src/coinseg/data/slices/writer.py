@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
+from coinseg.config.renamed import hashed
 from coinseg.config.schema import Settings
 from coinseg.runtime.files import write_json
 
@@ -41,7 +41,7 @@ class StoreWriter:
         self.beyond: Counter[str] = Counter()
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
-        self.contents = hashlib.sha256(json.dumps([FORMAT, asdict(settings.data)]).encode())
+        self.contents = hashlib.sha256(json.dumps([FORMAT, hashed(settings.data)]).encode())
 
     def add(self, case: Prepared) -> None:
         """Append the slices of a case."""

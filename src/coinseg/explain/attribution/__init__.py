@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_ranges
 from coinseg.config.schema import AttributionSettings
 from coinseg.errors import UserError
 
@@ -39,8 +41,7 @@ def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings
     """
     if method not in METHODS:
         raise unknown_method(method, list(METHODS))
-    if settings.batch < 1:
-        raise UserError(f"attribution.batch is {settings.batch}", "at least 1", "mend the setting")
+    refuse(of_ranges("attribution", settings))
     if method == "rise":
         return rise(f, x, settings, seed)
     name = layer or settings.layer

@@ -1,0 +1,83 @@
+"""What a command is: one function, its arguments in a short table above it, and whether it takes settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .progress import ConsoleReport
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a command.
+
+    Args:
+        words: the whole command line, for manifests.
+        settings: of the call, complete and without faults; None for a command that takes none.
+        report: progress.
+        commands: every command -> what it does.
+    """
+
+    words: str
+    settings: Any
+    report: ConsoleReport
+    commands: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Args:
+        name: of it, as it is typed.
+        act: called with the `Call` and the values of the arguments by name.
+        what: it does, in a line.
+        example: of its use.
+        arguments: the table of its arguments, asked for when the command is called: it may import what it needs.
+        defaults: gives the settings it takes, at their defaults; None where it takes none.
+        groups: of settings that must fit one another for it; () is all.
+    """
+
+    name: str
+    act: Callable[..., None]
+    what: str
+    example: str
+    arguments: Callable[[], Sequence[Argument]]
+    defaults: Callable[[], Any] | None
+    groups: tuple[str, ...] = ()
+
+
+def command(
+    what: str, example: str, arguments: Sequence[Argument] | Callable[[], Sequence[Argument]],
+    defaults: Callable[[], Any] | None = None, groups: tuple[str, ...] = (),
+) -> Callable[[Callable[..., None]], Command]:  # fmt: skip
+    """Decorator: makes a function a command of its name; arguments as in `Command`."""
+    table = arguments if callable(arguments) else lambda: arguments
+    return lambda act: Command(act.__name__.replace("_", "-"), act, what, example, table, defaults, groups)
+
+
+def arg(*names: str, **options: Any) -> Argument:
+    """A row of the table: names and options as `ArgumentParser.add_argument` takes them."""
+    return names, options
+
+
+def path(*names: str, help: str, required: bool = True) -> Argument:
+    """A row that takes a path; None where an option that is not required is not given."""
+    if not names[0].startswith("-"):
+        return arg(*names, type=Path, help=help)
+    return arg(*names, type=Path, help=help, **({"required": True} if required else {"default": None}))
+
+
+def flag(name: str, help: str) -> Argument:
+    """A row that is given or not."""
+    return arg(name, action="store_true", help=help)
+
+
+DATA = arg("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
+JSON = flag("--json", "print JSON (docs/manifest.md has the keys)")
+OWN_CLASSIFIER = arg("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")

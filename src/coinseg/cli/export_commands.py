@@ -1,0 +1,98 @@
+"""The commands that take a run or its masks to other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coinseg.errors import UserError
+from coinseg.runtime.locks import claimed, require_apart
+
+from .command import OWN_CLASSIFIER, Call, arg, command, flag, path
+
+
+@command(
+    "a run in one folder that loads anywhere, without the data",
+    "coinseg export out/run -o out/model --onnx",
+    [
+        path("run", help="the output folder of a run"),
+        path("-o", "--out", help="the folder to write"),
+        OWN_CLASSIFIER,
+        flag("--onnx", "also f.onnx and generator.onnx, checked against torch"),
+        flag("--overwrite", "replace an earlier export"),
+    ],
+)
+def export(call: Call, run: Path, out: Path, classifier: str | None, onnx: bool, overwrite: bool) -> None:
+    """Write the folder and print what is in it."""
+    from coinseg.export.folder import export_run
+
+    manifest = export_run(run, out, overwrite, onnx, classifier)
+    print(f"{len(manifest['files'])} files, {manifest['bytes'] / 1e6:.1f} MB in {out}: {', '.join(manifest['files'])}")
+    if checked := manifest["onnx"]:
+        line = f"onnx: {checked['images']} images, the logit of f differs by {checked['largest_logit']:.2g} at most"
+        if checked["largest_difference"] is not None:
+            line += f", the difference map by {checked['largest_difference']:.2g}; every mask pixel agrees"
+            line += f" ({checked['mask_pixels']} inside)"
+        print(line)
+    if manifest["needs"]:
+        print(
+            f"note: the classifier is your own; the module {manifest['needs']} must be importable and named where this is loaded"
+        )
+
+
+@command(
+    "a mask as DICOM segmentation of the series its scan comes from",
+    "coinseg export-seg mask.nii.gz --dicom series -o mask.dcm",
+    [
+        path("mask", help="the mask on the grid of its scan (.nii.gz)"),
+        path("--dicom", help="folder of the series the scan comes from"),
+        path("-o", "--out", help="the .dcm file to write"),
+        arg("--label", default="Lesion", help="of the segment, for people"),
+        flag("--overwrite", "replace the output"),
+    ],
+)
+def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overwrite: bool) -> None:
+    """Write the DICOM segmentation."""
+    from coinseg.data.readers.volume import read_geometry, read_mask
+    from coinseg.export.dicom_seg import read_series, write_dicom_seg
+    from coinseg.types import MaskSource
+
+    require_apart([out], [mask, dicom])
+    with claimed(out, overwrite=overwrite) as claim:
+        datasets, geometry = read_series(dicom), read_geometry(mask)
+        voxels = read_mask(MaskSource(mask), geometry)
+        write_dicom_seg(voxels, datasets, out, geometry.canonical_affine, label, claim.may_replace, claim.begin)
+    print(f"{int(voxels.sum())} voxels on {int(voxels.any((1, 2)).sum())} of {len(datasets)} images written to {out}")
+
+
+@command(
+    "masks as nnU-Net training data, uncertain pixels marked ignore",
+    "coinseg export-nnunet out/run -o Dataset101_lesion --band 2",
+    [
+        path("source", help="a run folder, or a folder of scans (with --masks)"),
+        path("--masks", required=False, help="masks as `coinseg segment` leaves them for the folder of scans"),
+        path("-o", "--out", help="the folder to write, DatasetXXX_name"),
+        arg("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore"),
+        path("--differences", required=False, help="difference maps of the scans, for --between"),
+        arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
+        arg("--channel", default="CT", help="channel name, by which nnU-Net normalises"),
+        arg("--label", default="lesion", help="name of the lesion"),
+        flag("--overwrite", "replace an earlier data set made by coinseg"),
+    ],
+)
+def export_nnunet(
+    call: Call, source: Path, masks: Path | None, out: Path, band: float, differences: Path | None, between: list[float] | None,
+    channel: str, label: str, overwrite: bool,
+) -> None:  # fmt: skip
+    """Write the data set."""
+    from coinseg.export.nnunet import Uncertain, cases_in, cases_of_run, write_nnunet
+
+    if (between is None) != (differences is None) or (differences and not masks) or band < 0:
+        raise UserError(
+            f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}",
+            "a band of 0 or more; --between LOW HIGH with --differences and --masks",
+            "mend them",
+        )
+    cases = cases_in(source, masks, differences) if masks else cases_of_run(source)
+    require_apart([out], filter(None, (source if masks else None, masks, differences, *(c.image for c in cases))))
+    about = write_nnunet(out, cases, Uncertain(band, (between[0], between[1]) if between else None), channel, label, overwrite)
+    print(f"{about['numTraining']} cases with labels {', '.join(about['labels'])} written to {out}")

@@ -1,0 +1,146 @@
+"""Settings among the words of a command line: --NAME VALUE, --GROUP FILE and --config FILE, in the order they are given.
+
+jsonargparse sees none of them, so that nothing in a file of settings can name a class to import.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from coinseg.config.declare import declarations
+from coinseg.config.reading import Fault, unknown
+from coinseg.config.renamed import RENAMED, with_new_names
+from coinseg.errors import UserError
+from coinseg.runtime.files import plain_yaml, read_yaml
+
+
+@dataclass
+class Split:
+    """The words of a command line in two.
+
+    Args:
+        rest: words that are no settings, for the argument parser.
+        values: the settings, nested.
+        faults: options there are none of, or without a value.
+    """
+
+    rest: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def split(words: Sequence[str], base: Any, own: Iterable[str]) -> Split:
+    """Part the settings from the other words.
+
+    Args:
+        words: behind the name of the command.
+        base: the settings the command takes.
+        own: names of the command's other arguments, without dashes, as a --config may have them, too.
+    """
+    own = (*own, "help", "print_config")
+    groups = [f.name for f in fields(base) if is_dataclass(getattr(base, f.name))]
+    lists = {each.name for each in declarations(base) if isinstance(each.value, tuple)}
+    names = [each.name for each in declarations(base)]
+    found, coming = Split(), list(words)
+    while coming:
+        word = coming.pop(0)
+        option, attached, value = word.partition("=")
+        name = (
+            _whole(option[2:], [*names, *RENAMED, *groups, "config"], own) if option.startswith("--") and option != "--" else None
+        )
+        if name is None:
+            found.rest.append(word)
+            continue
+        end = next((i for i, each in enumerate(coming) if each.startswith("--")), len(coming))
+        given = [value] if attached else coming[: end if name in lists else 1]
+        if not given or (not attached and end == 0):
+            found.faults.append(Fault((name,), f"argument {option}: expected one argument", *SEE_HELP))
+            continue
+        coming = coming if attached else coming[len(given) :]
+        if name == "config":
+            values = _mapping(given[0], option)
+            mine = {key: values.pop(key) for key in list(values) if key in own}
+            found.rest += [f"--config={json.dumps(mine)}"] if mine else []
+        elif name in groups:
+            values = {name: _mapping(given[0], option)}
+        elif name in names or name in RENAMED:
+            values = {name: _items(given, option) if name in lists else given[0]}
+        else:
+            found.faults.append(unknown(name, names))
+            continue
+        found.values = merged(found.values, with_new_names(_nested(values)))
+    return found
+
+
+SEE_HELP = ("arguments that --help lists", "see `coinseg COMMAND --help`")
+
+
+def _whole(name: str, settings: list[str], own: Sequence[str]) -> str | None:
+    """The name an option stands for, also where it is cut short; None where it is an argument of the command."""
+    dashed = [each.replace("_", "-") for each in own]
+    if name in settings or name in own or name in dashed:
+        return name if name in settings else None
+    begun = [each for each in [*settings, *own, *dashed] if each.startswith(name)]
+    if any(each in begun for each in [*own, *dashed]):
+        return None
+    return begun[0] if len(begun) == 1 else name
+
+
+def _mapping(word: str, option: str) -> Any:
+    """The settings of a file, or of a mapping that is written out."""
+    if os.path.isfile(word):
+        return read_yaml(Path(word))
+    values = _plain(word, option)
+    if option.startswith("--c") and "--config".startswith(option) and not isinstance(values, dict):
+        raise UserError(f"{option} {word} does not exist", "a YAML file of settings", "mend the path")
+    return values
+
+
+def _items(words: Sequence[str], option: str) -> list[Any]:
+    """`a b`, `a,b` and `[a, b]` are two items."""
+    if len(words) == 1 and words[0].startswith("["):
+        items = _plain(words[0], option)
+        return items if isinstance(items, list) else [items]
+    return [item for word in words for item in word.split(",")]
+
+
+def _plain(word: str, option: str) -> Any:
+    import yaml
+
+    try:
+        return plain_yaml(word)
+    except ValueError as error:
+        raise UserError(f"{option} is given aliases", "YAML of plain values", "write them out") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{option} is given no YAML, or nested too deeply", "YAML of plain values", "mend it") from error
+
+
+def _nested(values: dict[Any, Any]) -> dict[Any, Any]:
+    """Dotted names as groups."""
+    nested: dict[Any, Any] = {}
+    for name, value in values.items():
+        for part in reversed(name.split(".")) if isinstance(name, str) else [name]:
+            value = {part: value}
+        nested = merged(nested, value)
+    return nested
+
+
+def merged(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
+    """Two nested mappings in one; the second counts."""
+    both = dict(first)
+    for name, value in second.items():
+        inside = both.get(name)
+        both[name] = merged(inside, value) if isinstance(inside, dict) and isinstance(value, dict) else value
+    return both
+
+
+def given(words: Sequence[str], *names: str) -> str | None:
+    """The last value of an option, as `--option VALUE` or `--option=VALUE`; None where it is not given."""
+    values = [word.partition("=")[2] for word in words if word.partition("=")[0] in names and "=" in word]
+    values += [value for name, value in zip(words, words[1:], strict=False) if name in names]
+    return values[-1] if values else None

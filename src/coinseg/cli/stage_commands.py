@@ -1,0 +1,243 @@
+"""The commands of a run folder: each trains what it needs of the stages before it, and says what it left there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from coinseg.config.parsing import PRESETS
+from coinseg.config.reading import refuse
+from coinseg.config.rules import of_tables
+from coinseg.config.schema import Settings
+from coinseg.errors import UserError, plain
+from coinseg.runtime.files import write_json
+from coinseg.runtime.locks import locked
+
+from .command import DATA, Argument, Call, arg, command, flag, path
+
+OVERWRITE = flag("--overwrite", "redo what other settings than before make stale")
+SHARED = (
+    OVERWRITE,
+    flag("--dry-run", "check data, settings and disk, estimate the time, do nothing"),
+    arg("--preset", choices=list(PRESETS), default="default", help="settings to start from"),
+)
+NEW = (DATA, path("-o", "--out", help="output folder, outside the data"), *SHARED)
+FOLDER = (path("out", help="the run folder"), *SHARED)
+
+
+@command(
+    "the whole path: data in, masks and a report out; the same command resumes",
+    "coinseg run my_images -o out/run --data.size 96",
+    NEW,
+    Settings,
+)
+def run(call: Call, **place: Any) -> None:
+    """Train everything, score it, write the masks and the report."""
+    _in_folder(call, "run", None, **place)
+
+
+@command("read a data set and cut it into slices", "coinseg prepare my_images -o out/run --data.size 96", NEW, Settings)
+def prepare(call: Call, **place: Any) -> None:
+    """Prepare the slices."""
+    _in_folder(call, "prepare", lambda work, store: print(f"{len(store)} slices in {work.root / 'slices'}"), **place)
+
+
+@command("train the classifier f of a run folder", "coinseg train-classifier out/run", FOLDER, Settings)
+def train_classifier(call: Call, **place: Any) -> None:
+    """Train the classifier."""
+    _in_folder(call, "train-classifier", lambda work, _: _print_facts("classifier", work.root / "classifier", "scores"), **place)
+
+
+@command("train the generator of a run folder against its classifier", "coinseg train-coin out/run", FOLDER, Settings)
+def train_coin(call: Call, **place: Any) -> None:
+    """Train the generator."""
+    _in_folder(call, "train-coin", lambda work, _: _print_facts("generator", work.root / "coin", "health"), **place)
+
+
+@command("score a run folder on its held-out patients", "coinseg evaluate out/run", FOLDER, Settings)
+def evaluate(call: Call, **place: Any) -> None:
+    """Score the run."""
+    _in_folder(call, "evaluate", _print_scores, **place)
+
+
+@command("write masks, manifest.json and report.html of a run folder", "coinseg report out/run", FOLDER, Settings)
+def report(call: Call, **place: Any) -> None:
+    """Write masks and report."""
+    _in_folder(call, "report", None, **place)
+
+
+def _reproduce_arguments() -> Sequence[Argument]:
+    from coinseg.thesis.rows import SCALES, TABLES
+
+    return (
+        arg("table", choices=list(TABLES), help="which table of the thesis"),
+        path("--data-path", required=False, help="--data PATH: the data, as for run; a phantom cohort is made without"),
+        path("-o", "--out", help="output folder, shared by the three tables"),
+        arg("--scale", choices=list(SCALES), default="small", help="small for two CPU cores, paper for a GPU"),
+        arg("--seeds", type=int, default=3, help="how many; each has its own split, classifier and generators"),
+        arg("--name", default=None, help="of the data set, for the tables"),
+        arg("--slices", type=int, default=0, help="held-out slices scored at most, the same for every method; 0 is all"),
+        arg("--fid", default=None, help='Inception weights for FID: a file, or "download"; no FID without'),
+        arg("--fid-features", type=int, default=768, help="width of the Inception features: 64, 192, 768 (authors) or 2048"),
+        OVERWRITE,
+    )
+
+
+@command(
+    "a table of the thesis: every row trained and scored, in the thesis' protocol and an honest one",
+    "coinseg reproduce table2 --data my_images -o out/tables --seeds 3",
+    _reproduce_arguments,
+    Settings,
+)
+def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more: Any) -> None:
+    """Train and score the rows of a table; the other arguments are those of the command line by name."""
+    from coinseg.pipeline import run_folder
+    from coinseg.runtime.process_group import rank_info
+    from coinseg.thesis import reproduce as tables
+
+    if (count := rank_info().count) > 1:
+        raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
+    settings, seeds, slices, overwrite = call.settings, more["seeds"], more["slices"], more["overwrite"]
+    refuse(of_tables(settings))
+    data, on_phantom = data_path or out / "phantom", data_path is None
+    if on_phantom:
+        settings = tables.on_phantom(settings)
+    if seeds < 1 or slices < 0:
+        raise UserError(f"--seeds {seeds}, --slices {slices}", "1 seed or more, 0 slices or more", "mend them")
+    data = run_folder.resolve(data, out, settings, overwrite)
+    with locked(out):
+        run_folder.resolve(data, out, settings, overwrite)  # once more: another process may have made it since
+        run_folder.write_settings(data, out, settings)
+        if on_phantom:
+            from coinseg.data.phantom.cohort import write_cohort
+
+            write_cohort(data, tables.PHANTOM, 0, lambda done, total: call.report("phantom", done, total, {}))
+        job = tables.Job(data, out, settings, more["scale"], seeds, slices, more["fid"], more["fid_features"], overwrite)
+        files, records = tables.reproduce(job, table, more["name"] or data.name, call.report)
+    for record in records:
+        values = [value for value in record["scores"].get("iou", []) if value is not None]
+        shown = f"{sum(values) / len(values):.3f}" if values else "none"
+        print(f"  {record['protocol']:<8} {record['method']:<28} IoU {shown}")
+    print("\n".join(str(file) for file in files))
+
+
+def _in_folder(
+    call: Call, name: str, tell: Callable[[Any, Any], None] | None, out: Path, overwrite: bool, dry_run: bool, preset: str,
+    data_path: Path | None = None,
+) -> None:  # fmt: skip
+    """Do the stages of a command in a run folder, alone or as one of several processes.
+
+    Args:
+        call: of the command.
+        name: of the command.
+        tell: prints what the stages left, given the workspace and what `_work` returned; None writes masks and report.
+        out: the run folder.
+        overwrite: whether results of other settings or data may be replaced.
+        dry_run: describe the work instead.
+        preset: is in the settings already.
+        data_path: the data; None are those that the run folder was made with.
+    """
+    from coinseg.pipeline import run_folder
+    from coinseg.pipeline.run import Workspace
+    from coinseg.runtime.process_group import process_group, rank_info
+    from coinseg.runtime.stage import silent
+
+    here, settings = rank_info(), call.settings
+
+    def resolved() -> Path:
+        return run_folder.resolve(data_path, out, settings, overwrite)
+
+    if dry_run:
+        from .dry_run import describe
+
+        if here.is_main:
+            print(describe(Workspace(resolved(), out, settings, call.report)))
+        return
+    with process_group(here) as others:
+        if not here.is_main:
+            data, settings = others.broadcast((Path(), settings))
+            _work(Workspace(data, out, settings, silent), name)
+            return
+        work = Workspace(resolved(), out, settings, call.report)
+        with locked(out):
+            resolved()  # Once more: another process may have made the folder since.
+            work.start(overwrite)
+            others.broadcast((work.data, settings))
+            if tell is None:
+                _write_report(work, name, call.words)
+            else:
+                tell(work, _work(work, name))
+
+
+def _work(work: Any, name: str) -> Any:
+    """Train what a command needs, in every process; of `run` and `report` the first process scores and all write the masks.
+
+    Returns:
+        The prepared slices, f and the generator, the trained run, or the run with its scores and the table of its masks.
+    """
+    from coinseg.pipeline import run as stages
+    from coinseg.runtime.process_group import current
+
+    if name == "prepare":
+        return stages.prepare_slices(work)
+    if name in ("train-classifier", "train-coin"):
+        return stages.train_pair(work, until="classifier" if name == "train-classifier" else "coin")
+    trained = stages.train(work)
+    if name == "evaluate":
+        return trained
+    scores = stages.evaluate(trained) if current().here.is_main else {}
+    return trained, scores, stages.write_masks(trained)
+
+
+def _write_report(work: Any, name: str, words: str) -> None:
+    """Train, score, write masks, report and manifest, and print a summary.
+
+    While a run goes on there is no manifest: whoever finds one has that of a command that ended.
+    """
+    from coinseg.pipeline import manifest, run_manifest
+    from coinseg.report.page import write_report
+
+    (work.root / manifest.MANIFEST).unlink(missing_ok=True)
+    try:
+        trained, scores, masks = _work(work, name)
+        contents = run_manifest.build(trained, scores, masks, words)
+        page = write_report(work.root, contents)
+        write_json(work.root / manifest.MANIFEST, contents)  # last: where it says done, everything is there
+    except BaseException as error:
+        manifest.write_failed(work.root, work.settings, words, error)
+        raise
+    _print_summary(work.root, contents, page)
+
+
+def _print_scores(work: Any, trained: Any) -> None:
+    from coinseg.pipeline.run import evaluate
+
+    print(f"{_line(evaluate(trained))}\nscores in {work.root / 'evaluation'}")
+
+
+def _print_facts(what: str, folder: Path, facts: str) -> None:
+    from coinseg.runtime.stage import Stage
+
+    print(f"{what} in {folder}: {_line(Stage(folder, '').facts()[facts])}")
+
+
+def _line(values: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float) and k != "seconds")
+
+
+def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
+    from coinseg.pipeline.run_manifest import SCORES
+
+    scores, data, outputs = contents["scores"], contents["data"], contents["outputs"]
+    print(f"\n{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
+    optional = [name for name in ("auroc_scans", "posterior_auroc") if scores[name] is not None]  # of images there are none
+    for name in (*SCORES, *optional):
+        value = scores[name]
+        shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][name]})"
+        print(f"  {name:<20} {shown}{'   (tuned on the masks it is scored with)' if name == 'iou_oracle' else ''}")
+    print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
+    for warning in contents["warnings"][:10]:
+        print(f"  warning: {plain(warning)}")
+    print(f"masks     {root / 'masks'} ({outputs['mask_count']}), how far to trust each pixel in {root / 'confidence'}")
+    print(f"manifest  {root / 'manifest.json'}\nreport    {page}")

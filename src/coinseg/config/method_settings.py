@@ -1,0 +1,151 @@
+"""Settings of the method: classifier, counterfactual or attribution, masks and student."""
+
+# A declaration reads as one paragraph: one argument a line would hide the meaning.
+# fmt: off
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .declare import BATCH, FACTOR, PIXELS, SHARE, SIDE, STEPS, Range, described, setting
+
+
+@described
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """The classifier f (thesis 4): one logit, trained on image-level labels, frozen afterwards."""
+
+    name: str = setting("local", """"local" (evidence place by place, three residual blocks), "small" (four, averaged over the
+        image), "imagenet" (EfficientNet-Lite0, images enlarged), or any timm model ("resnet18", "tf_efficientnetv2_s").""")
+    pooling: float = setting(0.05, """of "local": share of the places, those with the most evidence, that
+        decide.""", Range(0, 1, "share", above=True))
+    weights: str | None = setting(None, """file of pretrained weights for a timm model; "timm" lets timm find its own; "imagenet"
+        are those of "imagenet", installed with coinseg; null starts at random.""")
+    steps: int = setting(3000, "optimiser steps.", STEPS)
+    batch: int = setting(16, "images per step.", BATCH)
+    lr: float = setting(2e-3, "learning rate of Adam.", FACTOR)
+    weight_decay: float = setting(1e-4, "decoupled weight decay.", FACTOR)
+    flip: bool = setting(True, "mirror augmentation, horizontal and vertical.")
+    shift: float = setting(0.07, "largest shift as a fraction of the side.", SHARE)
+    scale: float = setting(0.1, "largest change of scale.", Range(0, 0.99))
+    rotate: float = setting(10.0, "largest rotation in degrees.", Range(0, 360, "degrees"))
+    blur: float = setting(1.0, "largest Gaussian blur (sigma, pixels) used as augmentation; 0 is off.", Range(0, 100, "px"))
+    noise: float = setting(0.05, """largest standard deviation of added Gaussian noise on the [-1, 1] image; 0 is
+        off.""", Range(0, 100))
+    balanced: bool = setting(True, "draw normal and abnormal images equally often.")
+    threshold: float = setting(0.5, "an image is abnormal when f(X) >= threshold.", SHARE)
+
+
+@described
+@dataclass(frozen=True)
+class CoinSettings:
+    """The counterfactual method: COIN (thesis 3.2, 3.3), or Singla et al. (3.1) with two conditions or more."""
+
+    conditions: int = setting(1, """1 is COIN: every image is asked to look normal. N >= 2 is Singla et al.: [0, 1] is cut into N
+        bins, the generator is told which bin f(X_cf) shall fall into, and it can remove an anomaly as well as add
+        one.""", Range(1, 1000))
+    regions: Literal["none", "organ"] = setting("none", """what the reconstruction loss averages over: "none" all pixels alike
+        (L_1), "organ" the organ and the background each on its own (CARL, 3.1.5). Never a lesion mask.""")
+    width: int = setting(8, "channels at full resolution; doubles at every level of the encoder.", Range(1, 2048))
+    depth: int = setting(4, "levels of the encoder and of the decoder, each halving or doubling the side.", Range(1, 12))
+    skips: int = setting(3, "skip connections, counted from the deepest (thesis Table 1); at most depth - 1.", Range(0, 12))
+    discriminator_width: int = setting(8, "channels of the discriminator's first block.", Range(1, 2048))
+    discriminator_depth: int = setting(4, "residual blocks of the discriminator that halve the side.", Range(1, 12))
+    fusion: Literal["bounded", "tanh", "none"] = setting("bounded", """how the perturbation meets the image: "bounded" is exactly
+        the identity at zero, "tanh" is the thesis' tanh(X + delta), "none" is no perturbation: the decoder paints the whole
+        image, tanh(delta).""")
+    adversarial: float = setting(1.0, "weight of the data consistency loss.", FACTOR)
+    classifier: float = setting(5.0, "weight of the classifier consistency loss.", FACTOR)
+    identity: float = setting(4.0, "weight of the forward self-consistency loss.", FACTOR)
+    cycle: float = setting(0.0, "weight of the cyclic self-consistency loss.", FACTOR)
+    tv: float = setting(0.005, "weight of total variation, computed on the difference scaled to 0-255.", FACTOR)
+    steps: int = setting(1000, "discriminator steps; the generator is updated at every generator_every-th of them.", STEPS)
+    generator_every: int = setting(1, "5 in the authors' runs; 1 costs the least for each generator update.", STEPS)
+    batch: int = setting(8, "images per step.", BATCH)
+    lr: float = setting(1e-3, "learning rate of both Adam optimisers.", FACTOR)
+    decay: bool = setting(True, "let the learning rate rise over the first tenth and fall to 0 along half a cosine.")
+    beta1: float = setting(0.0, "first Adam coefficient.", Range(0, 0.9999))
+    beta2: float = setting(0.99, "second Adam coefficient.", Range(0, 0.999999))
+    ema: float = setting(0.99, "decay of the averaged generator that is kept; 0 keeps the last one.", Range(0, 0.999999))
+
+
+@described
+@dataclass(frozen=True)
+class AttributionSettings:
+    """ScoreCAM, LayerCAM and their family, and RISE (thesis 3.5); they read f and train nothing."""
+
+    layer: str = setting("last", """of f, for the CAMs: "last" as in the thesis, "best" the one whose maps hide and show the
+        evidence best on training images (no mask is used), or a module's name.""")
+    masks: int = setting(1000, "random masks of RISE (6000 in the authors' runs).", Range(1, 10**6))
+    grid: int = setting(8, "cells of a RISE mask along each side (8 in the authors' runs, 7 in the paper).", Range(1, 256))
+    probability: float = setting(0.5, """share of RISE's cells that stay visible (0.1 in the authors' runs, 0.5 in the
+        paper).""", Range(0, 1, "share", above=True))
+    batch: int = setting(128, """images per forward pass of f at most; on a CPU no more than its caches hold the features
+        of.""", BATCH)
+
+
+@described
+@dataclass(frozen=True)
+class MaskSettings:
+    """From the difference |X - X_cf| to a mask (thesis 3.7, 4.2); no lesion mask is used here."""
+
+    threshold: Literal["auto", "normals", "otsu", "flip"] | float = setting("auto", """"auto" is "normals" for a counterfactual
+        method and "otsu" for an attribution; "normals" takes the quantile of the difference over training images labelled normal;
+        "otsu" splits the differences of training images labelled abnormal; "flip" is "normals", and in every image the geometric
+        mean of the share of its peak and the level of the smallest region that turns f (`flip.py`); a number in (0, 1] is used as
+        it is.""", Range(0, 1, above=True))
+    quantile: float = setting(0.98, """the quantile for "normals".""", SHARE)
+    peak: float = setting(0.4, """a pixel must also exceed this share of the peak of its image's difference; 0 is off. Of what a
+        student gives, this share is enough where the classifiers together call the image abnormal; elsewhere, and with 0, a half
+        is required.""", SHARE)
+    flips: bool = setting(True, "average the difference over the image and its mirror image.")
+    refine: Literal["none", "guided"] = setting("guided", """"guided" smooths the difference along the edges of the image (guided
+        filter) before the threshold.""")
+    opening: int = setting(3, """side of the square of the morphological opening in pixels; 0 is off. This, closing and keep are
+        for what a method finds; what a student draws is taken as it is (`student.as_drawn`).""", SIDE)
+    closing: int = setting(3, "side of the square of the morphological closing in pixels; 0 is off.", SIDE)
+    keep: Literal["largest", "all"] = setting("largest", """"largest" keeps the largest connected component (thesis), "all" every
+        one of at least min_px.""")
+    min_px: int = setting(4, "components smaller than this are dropped.", PIXELS)
+    min_ml: float = setting(0.0, """of a volume also 3-D components smaller than this are dropped, once its slices are together; 0
+        is off. Voxels that share a face, an edge or a corner are connected. Scores of slices are not touched by this and
+        keep_3d.""", Range(0, 1e6, "ml"))
+    keep_3d: Literal["largest", "all"] = setting("all", """"largest" keeps the largest 3-D component of a volume, "all" every one
+        of at least min_ml.""")
+
+
+@described
+@dataclass(frozen=True)
+class StudentSettings:
+    """The network that learns from the masks of a counterfactual method and draws the final ones.
+
+    Why: docs/decisions/0015-student.md.
+    """
+
+    steps: int = setting(600, """optimiser steps; 0 is no student, and masks are read from the difference
+        alone.""", Range(0, 10**9, "steps"))
+    members: int = setting(2, """networks that are taught apart and asked together; every second one is taught drawn lesions as
+        well.""", Range(1, 16))
+    batch: int = setting(16, "images per step for each of them, half of them labelled normal.", Range(2, 8192, "images"))
+    lr: float = setting(1e-3, "learning rate of Adam.", FACTOR)
+    trust: float = setting(0.5, """only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips`
+        must be on.""", SHARE)
+    band: int = setting(0, "pixels outside of the border of a mask that are left out of the lesson.", SIDE)
+    teachers: int = setting(2, """pairs of classifier and generator it learns from, each trained from a seed of its own, as the
+        first is.""", Range(1, 100))
+    contrast: float = setting(1.0, """how much the image says about the border of the masks it learns from, against the difference
+        (`contrast.py`); 0 leaves them as they are, bays too.""", FACTOR)
+    per_image: float = setting(0.5, """share of log Dice that is taken in each image, where a small lesion counts as a large one
+        does, and not over the batch; of the members that are taught no drawn lesions.""", SHARE)
+    drawn: float = setting(0.5, """share of the normal images of a batch that have a drawn lesion, which f takes for one
+        (`drawn_lesions.py`), where they are taught; 0 draws none.""", SHARE)
+    opinion: int = setting(600, """steps of one more classifier, on features that ImageNet taught, which is asked with the
+        teachers' f whether there is a lesion (`posterior.py`); 0 asks them alone.""", Range(0, 10**9, "steps"))
+    gate: float = setting(0.4, """images that are abnormal with a lower probability than this stay unmarked, as all classifiers
+        say together, at the share of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the
+        student also sees what they doubt.""", SHARE)
+    neighbours: bool = setting(True, """whether the slices before and behind are asked as well (`neighbours.py`), where slices
+        were labelled one by one.""")
+    novelty: float = setting(0.999, """in images that are called abnormal, wide regions unlike anything in normal images are
+        inside too: unlike is what only 1 - novelty of the places of normal images are, compared with those of other patients
+        (`novelty.py`); 0 is off.""", SHARE)

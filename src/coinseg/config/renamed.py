@@ -1,0 +1,55 @@
+"""Settings that have a new name: the old one is read for one release, with one line that names the new one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+RENAMED: dict[str, str] = {}
+"""Old dotted name -> new one."""
+RENAMED_VALUES: dict[tuple[str, str], str] = {}
+"""(New dotted name, old value) -> new value."""
+GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
+"""Classes of settings that have new names in them -> the group they are."""
+_told: set[str] = set()
+
+
+def with_new_names(values: Any) -> Any:
+    """Nested settings by their new names and values; where old and new stand side by side, the new one counts."""
+    if not isinstance(values, dict):
+        return values
+    values = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    found = []
+    for old, new in RENAMED.items():
+        group, _, leaf = old.rpartition(".")
+        inside = values.get(group)
+        if isinstance(inside, dict) and leaf in inside:
+            inside.setdefault(new.rpartition(".")[2], inside.pop(leaf))
+            found.append(f"{old} is now {new}")
+    for (name, old), new in RENAMED_VALUES.items():
+        group, _, leaf = name.rpartition(".")
+        inside = values.get(group)
+        if isinstance(inside, dict) and inside.get(leaf) == old:
+            inside[leaf] = new
+            found.append(f"{name} {old} is now {name} {new}")
+    tell(found)
+    return values
+
+
+def tell(renamed: list[str]) -> None:
+    """One line on standard error about names that have not been told of in this process."""
+    if fresh := [line for line in renamed if line not in _told]:
+        _told.update(fresh)
+        print(f"coinseg: old names of settings, read until the next release: {', '.join(fresh)}", file=sys.stderr)
+
+
+def hashed(part: Any) -> dict[str, Any]:
+    """A group of settings for a key, by the names it had when the first run folders were made: their keys stay what they are."""
+    group, values = GROUPS.get(type(part).__name__, ""), asdict(part)
+    old_names = {new.rpartition(".")[2]: old.rpartition(".")[2] for old, new in RENAMED.items() if new.startswith(f"{group}.")}
+    old_values = {(name, new): old for (name, old), new in RENAMED_VALUES.items()}
+    return {
+        old_names.get(name, name): old_values.get((f"{group}.{name}", value), value) if isinstance(value, str) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,144 @@
+"""Which settings do not fit one another: every rule that needs no data, a function of the settings, asked before any work.
+
+What needs the data (organ masks, views, labels of both classes) or the machine (a GPU, the number of processes) is asked where
+these are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import Any
+
+from .data_settings import DataSettings
+from .method_settings import ClassifierSettings, CoinSettings
+from .reading import Fault, Group, read, refuse
+from .schema import COUNTERFACTUAL, METHODS, EngineSettings, Settings
+
+UNSUITED = ("64-true", "64", "bf16-true", "16-true")
+"""Precisions of Fabric that turn the weights of what is trained into another type than those of the frozen f."""
+PRECISIONS = ("32-true", "32", "bf16-mixed", "bf16", "16-mixed", "16", "transformer-engine", "transformer-engine-float16")
+OWN = ("local", "small", "imagenet")
+"""Classifiers of coinseg itself; any other is timm's, or "package.module:factory"."""
+
+
+def of_method(settings: Settings) -> Iterator[Fault]:
+    """A method there is none of, or one that has no counterfactual for the threshold that is asked for."""
+    if settings.method not in METHODS:
+        near = get_close_matches(settings.method, METHODS, 1, 0.4)
+        do = f"did you mean {near[0]}?" if near else "choose one"
+        yield Fault(("method",), f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", do)
+    elif settings.masks.threshold == "flip" and settings.method != COUNTERFACTUAL:
+        got = f"masks.threshold is flip and method is {settings.method}"
+        yield Fault(("method", "masks.threshold"), got, f"method {COUNTERFACTUAL} for it", "leave masks.threshold as it is")
+
+
+def of_side(size: int, coin: CoinSettings) -> Iterator[Fault]:
+    """A side in pixels that does not survive every halving, or skip connections that do not exist."""
+    halvings = max(coin.depth, coin.discriminator_depth)
+    if size % 2**coin.depth or size < 2**halvings:
+        fitting = max(2**halvings, round(size / 2**coin.depth) * 2**coin.depth)
+        yield Fault(
+            ("data.size", "coin.depth", "coin.discriminator_depth"), f"data.size is {size} and coin.depth is {coin.depth}",
+            f"a side that is a multiple of {2**coin.depth}", f"set data.size to {fitting} or lower coin.depth",
+        )  # fmt: skip
+    if not 0 <= coin.skips <= coin.depth - 1:
+        required = f"0 to coin.depth - 1 = {coin.depth - 1}"
+        yield Fault(("coin.skips", "coin.depth"), f"coin.skips is {coin.skips}", required, "lower coin.skips")
+
+
+def of_classifier(classifier: ClassifierSettings) -> Iterator[Fault]:
+    """Pretrained weights for a classifier that reads none."""
+    installed = classifier.name == classifier.weights == "imagenet"
+    if classifier.weights is not None and not installed and (classifier.name in OWN or ":" in classifier.name):
+        yield Fault(
+            ("classifier.name", "classifier.weights"),
+            f"classifier.weights is {classifier.weights} and classifier.name is {classifier.name}, which does not read it",
+            "a timm model's name beside its weights, or imagenet for both", "mend one of the two",
+        )  # fmt: skip
+
+
+def of_region(data: DataSettings, injected: bool) -> Iterator[Fault]:
+    """Crops of single organs, with labels that belong to whole slices."""
+    if data.roi == "each" and not injected:
+        got = "data.roi is each and the labels are those of whole slices"
+        yield Fault(("data.roi", "anomaly.kind"), got, "labels that belong to the crop", "set data.roi to organ")
+
+
+def of_organs(coin: CoinSettings, has_organs: bool) -> Iterator[Fault]:
+    """A reconstruction loss over the organ where the data, which are known by now, have no organ masks."""
+    if coin.regions == "organ" and not has_organs:
+        got = "coin.regions is organ and the data have no organ masks"
+        yield Fault(("coin.regions",), got, "organ masks", "set coin.regions to none")
+
+
+def of_ranges(group: str, part: Any) -> list[Fault]:
+    """Values of one group of settings that are of the wrong type or out of their range."""
+    return read({group: asdict(part)}, Settings())[1]
+
+
+def of_student(settings: Settings) -> Iterator[Fault]:
+    """A student of a counterfactual method without mirror images, which say how far its masks can be trusted."""
+    if settings.method == COUNTERFACTUAL and settings.student.steps and not settings.masks.flips:
+        yield Fault(
+            ("method", "student.steps", "masks.flips"),
+            f"masks.flips is false and student.steps is {settings.student.steps}",
+            "mirror images for a student, which learns only from masks that can be trusted",
+            "set masks.flips to true, or student.steps to 0",
+        )  # fmt: skip
+
+
+def of_engine(engine: EngineSettings) -> Iterator[Fault]:
+    """A precision that the trainings cannot take."""
+    if engine.precision not in PRECISIONS:
+        needed = "weights and images in single precision" if engine.precision in UNSUITED else "a precision of Lightning Fabric"
+        got = f"engine.precision is '{engine.precision}'"
+        yield Fault(("engine.precision",), got, needed, "32-true, bf16-mixed or 16-mixed")
+
+
+def of_tables(settings: Settings) -> Iterator[Fault]:
+    """A threshold that not every method of the thesis' tables has; asked for `coinseg reproduce` alone."""
+    if settings.masks.threshold == "flip":
+        do = "leave it, or use coinseg run"
+        yield Fault(("masks.threshold",), "masks.threshold is flip", "a rule that every method of the tables has", do)
+
+
+RULES: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
+    of_method,
+    lambda s: of_side(s.data.size, s.coin),
+    lambda s: of_classifier(s.classifier),
+    lambda s: of_region(s.data, injected=s.anomaly.kind != "none"),
+    of_student,
+    lambda s: of_engine(s.engine),
+)
+
+
+def judged(values: dict[str, Any], base: Group, groups: Sequence[str] = ()) -> tuple[Group, list[Fault]]:
+    """The settings of nested dictionaries, and everything that is wrong with them: types, ranges, and what does not fit.
+
+    Args:
+        values: name -> value, or -> the values of a group.
+        base: what is missing or wrong keeps its value from here.
+        groups: the only ones that are asked whether they fit, such as "data"; () is all.
+    """
+    settings, faults = read(values, base)
+    if not isinstance(settings, Settings):
+        return settings, faults
+    wrong = {name for fault in faults for name in fault.names}
+    fitting = (fault for rule in RULES for fault in rule(settings))
+    return settings, faults + [
+        fault
+        for fault in fitting
+        if not wrong & set(fault.names) and (not groups or {name.split(".")[0] for name in fault.names} <= set(groups))
+    ]
+
+
+def faults(settings: Settings) -> list[Fault]:
+    """Everything that is wrong with settings, whoever made them."""
+    return judged(settings.as_dict(), Settings())[1]
+
+
+def require_consistent(settings: Settings) -> None:
+    """Raise one `UserError` that names every fault of the settings, see `judged`."""
+    refuse(faults(settings))
