@@ -19,7 +19,7 @@ from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import ImageScores
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.parts.base import Learning, Part
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from coinseg.runtime.stage import Report, silent
 from conftest import tiny_settings
 
@@ -63,7 +63,7 @@ class PaintBlack(nn.Module):
 
 def explainer_of(settings: Settings, f: nn.Module, generator: nn.Module | None) -> Explainer:
     """An explainer on the device of the settings."""
-    return Explainer(settings, f, generator, make_fabric(settings.engine))
+    return Explainer(settings, f, generator, choose_device(settings.engine))
 
 
 def hu(low: float, high: float, organs: bool = False) -> Preparation:

@@ -28,7 +28,7 @@ from coinseg.inference.checkpoint import save
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.networks.classifier import build
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from conftest import tiny_settings
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -195,7 +195,7 @@ def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> 
     torch.nn.init.normal_(generator.head[-1].weight, std=0.2)
     f.network.head.bias.data.fill_(3.0)
     window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)
-    explainer = Explainer(settings, f, generator, make_fabric(settings.engine))
+    explainer = Explainer(settings, f, generator, choose_device(settings.engine))
     predictor = Predictor.of(explainer, Preparation(kind, window, False), 0.05)
     for name, module in (("classifier/model", f), ("coin/generator", generator)):
         (root / name).parent.mkdir(parents=True)
