@@ -155,7 +155,8 @@ def rows(quick: bool) -> Iterator[Row]:
         None,
         (after - before) / 300,
         1.0,
-        f"{after - before:.0f} MB of at most 300 above the {before:.0f} MB of a process that has asked f once (256x256, f local); the figure is their share",
+        f"{after - before:.0f} MB of at most 300 above the {before:.0f} MB of a process that has asked f once (256x256, "
+        "f local); the figure is their share",
     )
 
 

@@ -1,8 +1,8 @@
 """Fuzz every reader for a stated time: `python benchmarks/fuzz.py --seconds 600 [--only .nii dicom] [--coverage]`.
 
-Each target of `tests/fuzz_targets.py` runs in a process of its own with bounded memory, so that a crash, a hang or an eaten memory is
-told from an exception. Inputs that break something are kept in --out, with what they broke. `--coverage` lets atheris (libFuzzer)
-choose the inputs by the branches they reach, where it is installed.
+Each target of `tests/fuzz_targets.py` runs in a process of its own with bounded memory, so that a crash, a hang or too much
+memory differs from an exception. Inputs that break something are kept in --out, with what they broke. `--coverage` lets atheris
+(libFuzzer) choose the inputs by the branches they reach, where it is installed.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def guided(name: str, seconds: float, out: Path) -> None:
     corpus.mkdir()
     (corpus / "seed").write_bytes(path.read_bytes())
     atheris.Setup(
-        [sys.argv[0], str(corpus), f"-max_total_time={int(seconds)}", f"-artifact_prefix={out}/", f"-timeout={int(SLOW)}", "-rss_limit_mb=8000"],
+        [
+            sys.argv[0], str(corpus), f"-max_total_time={int(seconds)}", f"-artifact_prefix={out}/", f"-timeout={int(SLOW)}",
+            "-rss_limit_mb=8000",
+        ],
         lambda content: attempt(target, path, content),
     )  # fmt: skip
     atheris.Fuzz()

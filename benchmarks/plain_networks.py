@@ -19,7 +19,7 @@ from coinseg.networks.classifier import LOCAL_WIDTHS
 
 
 class PlainBlock(nn.Module):
-    """(norm) - ReLU - (upsample) - conv - (norm) - ReLU - conv - (pool), and a shortcut upsampled before or pooled after its 1x1."""
+    """(norm) - ReLU - (upsample) - conv - (norm) - ReLU - conv - (pool), and a shortcut: upsample, 1x1, pool."""
 
     def __init__(self, inputs: int, outputs: int, resample: str | None, norm: bool = True, spectral: bool = False) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Wall time until the masks are as good: the thesis' schedule with plain modules against coinseg's.
 
-The thesis updates the generator at every fifth step of the discriminator, at one learning rate; coinseg at every step. Both start from the same
-weights, see the same batches, the same f and losses, and are scored alike on held-out anomalies every few updates of the generator, without
-the time of scoring: pooled IoU of the averaged generator at the best threshold, which no training sees. Minutes long: only with --long.
+The thesis updates the generator at every fifth step of the discriminator, at one learning rate; coinseg at every step. Both have
+the same initial weights, batches, f and losses. Every few updates the averaged generator is scored on held-out anomalies, by the
+pooled IoU at the best threshold; the time of scoring is not counted. Takes minutes: only with --long.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def rows(quick: bool) -> Iterator[Row]:
     thesis = replace(s, generator_every=5)
     plain_s, plain_updates, plain_iou = until(plain, thesis, images, (held_images, truth))
     note = (
-        f"{SIZE}x{SIZE}, {BATCH} images, to IoU {GOAL:g} (oracle, held out): {ours_updates} updates of the generator (IoU {ours_iou:.2f}) against "
+        f"{SIZE}x{SIZE}, {BATCH} images, to IoU {GOAL:g} (oracle, held out): {ours_updates} updates of the generator "
+        f"(IoU {ours_iou:.2f}) against "
         f"{plain_updates} (IoU {plain_iou:.2f}) and five times as many of the discriminator"
     )
     yield of_one_update(quick)

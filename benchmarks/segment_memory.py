@@ -2,11 +2,11 @@
 
     python benchmarks/segment_memory.py WORK [--shape 512 512 600] [--options --masks...]
 
-WORK is a folder for what is made on the way (about 3 GB, used again by the next call): a made-up body with noise, so that nothing
-compresses well, as int16 .nii.gz and as float32 .nii (HU with fractions, so that it stays float32), written slice by slice; and
-a tiny run, 64 x 64, a few steps, whose f calls every slice abnormal and whose masks cover much of the body: every slice is painted, every mask
-pasted, and 3-D components are dropped, which is the most that can be asked. Every line is one process: its peak resident memory (what `/usr/bin/time -v` calls maximum
-resident set size) in units of 10^6 bytes, its wall seconds, and the voxels of its mask.
+WORK is a folder for the scans and the run (about 3 GB, used again by the next call): a body with noise, so that it compresses
+badly, as int16 .nii.gz and as float32 .nii (with fractions of HU), written slice by slice; and a tiny run, 64 x 64, a few
+steps, whose f calls every slice abnormal and whose masks cover much of the body, the largest load possible: every slice is
+inpainted and every mask has 3-D components. Every line is one process: its peak resident memory ("maximum resident set size" of
+`/usr/bin/time -v`) in 10^6 bytes, its wall seconds, and the voxels of its mask.
 
 Linux; needs nothing but coinseg.
 """

@@ -1,4 +1,4 @@
-"""Segmenting a whole scan, against plain loops slice by slice: one that inpaints every slice, one that leaves out what f calls normal."""
+"""Segmenting a whole scan, against plain loops over slices: one inpaints every slice, one only those f calls abnormal."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ def rows(quick: bool) -> Iterator[Row]:
     a, b = one(), other()
     agreed = require_close("segmenting", float((a != b).mean()), 1e-3) + f", {int(b.sum())} voxels inside"
     times = in_turns(one, other, 2 if quick else 4)
-    note = f"{slices} slices of 256x256 at {size}x{size}, {ABNORMAL:.0%} abnormal, {torch.get_num_threads()} thread; {slices / times[1]:.0f} slices/s against {slices / times[0]:.0f}; share of voxels that {agreed}"
+    note = (
+        f"{slices} slices of 256x256 at {size}x{size}, {ABNORMAL:.0%} abnormal, {torch.get_num_threads()} thread; "
+        f"{slices / times[1]:.0f} slices/s against {slices / times[0]:.0f}; share of voxels that {agreed}"
+    )
     yield Row("segmenting a scan", *times, None, f"against a loop that leaves out what f calls normal; {note}")
     every_s, ours_s = in_turns(lambda: plain_scan(scan, run, plain[2], plain[0], every=True), other, 2 if quick else 4)
     yield Row(

@@ -128,7 +128,10 @@ def of_device(device: str, side: int, width: int, compiled: bool = True) -> Row:
     n = 4096 if device != "cpu" else 256
     a = torch.rand(n, n, device=device, dtype=torch.bfloat16)
     share = counter.get_total_flops() / times[1] / rate(lambda: a @ a, 2 * n**3, device)
-    note = f"{BATCH} images {side}x{side}, bf16, channels last, compiled, against plain fp32; {share:.1%} of the rate of bf16 matrix products there"
+    note = (
+        f"{BATCH} images {side}x{side}, bf16, channels last, compiled, against plain fp32; {share:.1%} of the rate of bf16 "
+        "matrix products there"
+    )
     return Row(f"training step on {device}, width {width}", *times, 3.0, note)
 
 

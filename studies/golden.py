@@ -1,14 +1,14 @@
 """The golden run: small cases computed by a fixed earlier commit and by this work tree, and all that is written compared.
 
     python studies/golden.py                      all cases: about three minutes on one core, the first time twice that
-    python studies/golden.py --short              the cases of tests/test_golden.py
+    python studies/golden.py --short              the cases of tests/house/test_golden.py
     python studies/golden.py --case student --keep
 
-Nothing of coinseg is imported: both sides are driven by the command line, with the names of settings that the reference knows, so
-that everything may be moved and renamed. The reference is that commit with the defects mended that were mended on purpose since, one
-`golden_mends/*.patch` each, as small as possible. What it computed is kept in out/golden. The cases are in `golden_cases.py`, what is
-compared and what is left out in `golden_contents.py`. All is computed in one thread; another machine may round otherwise, which is why
-no digest is stored with the code.
+Nothing of coinseg is imported: both sides are driven by the command line, with the names of settings that the reference
+knows, so that everything may be moved and renamed. The reference is that commit with the defects mended that were mended on
+purpose since, one `golden_mends/*.patch` each, as small as possible. What it computed is kept in out/golden. The cases are in
+`golden_cases.py`, what is compared and what is left out in `golden_contents.py`. All is computed in one thread; another machine
+may round otherwise, which is why no digest is stored with the code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import golden_cases
 from golden_cases import CASES, EXERCISED, PHANTOMS, SHORT
-from golden_contents import NOW, SOFT, THEN, Items, contents, digest, kind_of
+from golden_contents import NOW, SOFT, THEN, Items, contents, digest, kind_of, said_by
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "out" / "golden"
@@ -101,7 +101,7 @@ def make_data(folder: Path, code: Path) -> None:
 
 
 def run_case(folder: Path, name: str, code: Path, data: Path, reference: Path | None) -> None:
-    """The results of a case by `code`; where those of the reference are asked for, from `reference`, or these where they are its own."""
+    """The results of a case by `code`; `reference` has those of the reference, None where these are they."""
     began = time.perf_counter()
     folder.mkdir()
     for line in CASES[name]:
@@ -151,7 +151,7 @@ def check(name: str, code: Path, data: Path, keep: bool) -> bool:
     reference = once(made, lambda folder: run_case(folder, name, code, data, None))
     then = contents(reference, THEN)
     for place, item in EXERCISED.get(name, ()):
-        if not then.get(place, {}).get(item):
+        if not said_by(reference / place, NOW).get(item):
             print(f"{name:<10} {item} of {place} is nothing in the reference: here the case does not exercise what it should")
     with tempfile.TemporaryDirectory(prefix=".now-", dir=CACHE) as place:
         folder = Path(place) / name

@@ -41,9 +41,9 @@ CASES: dict[str, list[str]] = {
     ],
     # Folders of images: a committee and a student that is taught drawn lesions; a folder is segmented.
     "images": [
-        f"run {{data}}/images/labelled -o run --data.size 32 --classifier.steps 50 --classifier.lr 4e-3 --coin.steps 30 --coin.lr 3e-3 "
-        "--masks.peak 0.7 --student.steps 4 --student.lr 5e-3 --student.batch 6 --student.trust 0.1 --student.opinion 2 "
-        f"--student.novelty 0 {SMALL}",
+        f"run {{data}}/images/labelled -o run --data.size 32 --classifier.steps 50 --classifier.lr 4e-3 --coin.steps 30 "
+        "--coin.lr 3e-3 --masks.peak 0.7 --student.steps 4 --student.lr 5e-3 --student.batch 6 --student.trust 0.1 "
+        f"--student.opinion 2 --student.novelty 0 {SMALL}",
         "segment -i {data}/images/fresh -o segmented --model {reference}/run --confidence sure",
     ],
     # The thesis' anomaly: COIN alone, its counterfactual of a new scan, its export.
@@ -55,10 +55,10 @@ CASES: dict[str, list[str]] = {
     ],
     # Labels by slice: committee, student, opinion, novelty, neighbouring slices.
     "student": [
-        f"run {{data}}/masses -o run {KIDNEYS} --data.lesion kidney_tumor --data.roi organ --data.size 40 --data.min_organ_px 8 "
-        "--classifier.steps 200 --classifier.lr 4e-3 --classifier.threshold 0.4 --coin.steps 60 --masks.peak 0.7 "
-        "--student.steps 24 --student.lr 3e-3 --student.batch 4 --student.trust 0 --student.opinion 6 --student.drawn 0 "
-        f"--student.novelty 0.9 --student.gate 0.2 {SMALL}",
+        f"run {{data}}/masses -o run {KIDNEYS} --data.lesion kidney_tumor --data.roi organ --data.size 40 "
+        "--data.min_organ_px 8 --classifier.steps 200 --classifier.lr 4e-3 --classifier.threshold 0.4 --coin.steps 60 "
+        "--masks.peak 0.7 --student.steps 24 --student.lr 3e-3 --student.batch 4 --student.trust 0 --student.opinion 6 "
+        f"--student.drawn 0 --student.novelty 0.9 --student.gate 0.2 {SMALL}",
         "export run -o model",
         fresh("model", "exported"),
         fresh("{reference}/run", "read"),
@@ -67,10 +67,12 @@ CASES: dict[str, list[str]] = {
     # Labels of whole scans, in coronal slices of a given spacing: witnesses.
     "scans": [
         f"run {{data}}/scans -o run {KIDNEYS} --data.roi organ --data.axis coronal --data.size 40 --data.spacing 7 "
-        f"--data.lesion kidney_tumor --classifier.steps 60 --coin.steps 20 --masks.min_ml 1 --masks.keep_3d largest {ALONE} {SMALL}",
+        "--data.lesion kidney_tumor --classifier.steps 60 --coin.steps 20 --masks.min_ml 1 --masks.keep_3d largest "
+        f"{ALONE} {SMALL}",
     ],
     "layercam": [
-        f"run {{data}}/images/labelled -o run --method layercam --attribution.layer best --data.size 32 --classifier.steps 60 {SMALL}",
+        f"run {{data}}/images/labelled -o run --method layercam --attribution.layer best --data.size 32 "
+        f"--classifier.steps 60 {SMALL}",
     ],
     "singla": [
         f"{BLOBS} --classifier.steps 60 --coin.conditions 2 --coin.regions organ --coin.fusion tanh --coin.cycle 1 --coin.ema 0 "
@@ -92,7 +94,7 @@ EXERCISED = {
     "scans": [("run/witnesses/witnesses.json", "kept")],
     "layercam": [("run/model.json", "layer")],
 }
-"""What a case is there for: file of the reference -> an item that says so where it is not nothing."""
+"""What a case is there for: files of the reference and items of them, by its own names, that are not nothing then."""
 
 
 def write_png(path: Path, pixels: np.ndarray) -> None:

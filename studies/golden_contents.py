@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 
 RENAMED: dict[str, str] = {}
-"""Keys of JSON, columns of tables, arrays of .npz, files and folders: name in the reference -> name now."""
+"""Keys of JSON, columns of tables, arrays of .npz, files, folders, whole places of files: name in the reference -> name now."""
 REWORDED: dict[str, str] = {}
 """Pieces of text in JSON and tables: words of the reference -> words now."""
 LEFT_OUT = re.compile(
-    "key|contents|seconds.*|time|timings_s|training_s|scoring_s|created|trained|trained_with|coinseg|version|versions|command|path|source|model"
+    "key|contents|seconds.*|time|timings_s|training_s|scoring_s|created|trained|trained_with|coinseg|versions?|command|path|"
+    "source|model"
 )
 """Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files."""
 FILES_LEFT_OUT = {"key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt"}
@@ -117,6 +118,16 @@ def record(content: bytes, words: Words) -> Items:
     return dict(leaves(json.loads(content), words))
 
 
+def model(content: bytes, words: Words) -> Items:
+    """model.json; in schema 1 the parts of the recipe were keys of their own."""
+    found = json.loads(content)
+    if found.pop("schema") == 1:
+        opinion, novelty, steps = (found.pop(name) for name in ("opinion", "novelty", "steps"))
+        parts = [("imagenet_classifier", {}, opinion), ("slice_hmm", {"transitions": steps}, steps), ("patchcore", {}, novelty)]
+        found["parts"] = {name: state for name, state, there in parts if there}
+    return dict(leaves(found, words)) | {"parts": sorted(found["parts"])}
+
+
 def log(content: bytes, words: Words) -> Items:
     return dict(leaves([json.loads(line) for line in content.splitlines()], words))
 
@@ -143,6 +154,7 @@ def anything(content: bytes, words: Words) -> Items:
 
 
 READERS: dict[str, tuple[str, Callable[[bytes, Words], Items]]] = {
+    "model.json": ("records", model),
     ".safetensors": ("weights", weights),
     ".nii.gz": ("volumes", volume),
     ".png": ("pictures", picture),
@@ -164,10 +176,14 @@ def kind_of(place: str) -> tuple[str, Callable[[bytes, Words], Items]]:
     return next(found for ending, found in READERS.items() if place.endswith(ending))
 
 
+def said_by(path: Path, words: Words) -> Items:
+    return kind_of(path.name)[1](path.read_bytes(), words)
+
+
 def contents(folder: Path, words: Words) -> dict[str, Items]:
     """What every file below a folder says, by its place."""
     found: dict[str, Items] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in FILES_LEFT_OUT):
-        place = "/".join(map(words.name, path.relative_to(folder).parts))
-        found[place] = kind_of(path.name)[1](path.read_bytes(), words)
+        place = words.name("/".join(map(words.name, path.relative_to(folder).parts)))
+        found[place] = said_by(path, words)
     return found

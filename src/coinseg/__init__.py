@@ -1,9 +1,9 @@
 """coinseg: segmentation masks from image-level labels by counterfactual inpainting (COIN).
 
     import coinseg
-    run = coinseg.load("out/run")
-    explanation = run.explain(images)          # images (B, 1, S, S) in [-1, 1]
-    mask = run.segment("scan.nii.gz").mask     # (slices, H, W), bool
+    predictor = coinseg.load("out/run")
+    explanation = predictor.explain(images)          # images (B, 1, S, S) in [-1, 1]
+    mask = predictor.segment("scan.nii.gz").mask     # (slices, H, W), bool
 
 Research software, not a medical device.
 """
@@ -15,21 +15,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from coinseg.config.parsing import PRESETS
     from coinseg.config.schema import Settings
+    from coinseg.data.slices.arrays import Dataset
     from coinseg.inference.checkpoint import load
     from coinseg.inference.predictor import Predictor
     from coinseg.inference.scans import Segmentation
+    from coinseg.pipeline.recipe import train
     from coinseg.pipeline.run import Workspace
     from coinseg.training.classifier import train_classifier
     from coinseg.training.coin import train_coin
+    from coinseg.training.student import train_student
 
     from .errors import UserError
 
 _PLACES = {
-    "PRESETS": "config.parsing", "Settings": "config.schema", "UserError": "errors", "Workspace": "pipeline.run",
-    "Predictor": "inference.predictor", "Segmentation": "inference.scans", "load": "inference.checkpoint",
-    "train_classifier": "training.classifier", "train_coin": "training.coin",
+    "PRESETS": "config.parsing", "Dataset": "data.slices.arrays", "Predictor": "inference.predictor",
+    "Segmentation": "inference.scans", "Settings": "config.schema", "UserError": "errors", "Workspace": "pipeline.run",
+    "load": "inference.checkpoint", "train": "pipeline.recipe", "train_classifier": "training.classifier",
+    "train_coin": "training.coin", "train_student": "training.student",
 }  # fmt: skip
-__all__ = ["PRESETS", "Predictor", "Segmentation", "Settings", "UserError", "Workspace", "load", "train_classifier", "train_coin"]
+__all__ = [
+    "PRESETS", "Dataset", "Predictor", "Segmentation", "Settings", "UserError", "Workspace", "load", "train", "train_classifier",
+    "train_coin", "train_student",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

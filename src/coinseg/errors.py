@@ -1,9 +1,8 @@
-"""The one exception a user is meant to read, and what a command ends with.
+"""Errors that a user can correct, and the exit codes of the command line.
 
-Everything a user can cause (a missing folder, a corrupt file, an unknown setting) is raised as `UserError`
-with one line that says what was got, what is required and what to do. The command line prints that line and
-exits with code 2; so it does for what the system refuses (`OSError`: a full disk, an input that is gone) and for memory that
-does not suffice. Any other exception is a defect of coinseg.
+Everything a user can cause (a missing folder, a corrupt file, an unknown setting) is a `UserError`: one line with what was found,
+what is required and what to do. The command line prints that line and exits with code 2. It does the same when the system refuses
+something (`OSError`: a full disk, a missing input) or memory runs out. Any other exception is a defect of coinseg.
 """
 
 from __future__ import annotations
@@ -14,21 +13,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 0, 1, 2, 130, 141, 143
-"""What the command line returns; the last three are 128 + SIGINT, SIGPIPE (its reader went away) and SIGTERM, as the shell has it."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Exit codes; as in a shell the last three are 128 + SIGINT, SIGPIPE (the reader of a pipe is gone) and SIGTERM."""
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+_ADVICE = (
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "room on the disk", "free some or choose another output"),
+    (LOCKED, "inputs that may be read and an output that may be written", "mend that"),
+    (GONE, "inputs and an output that stay where they are", "put it back"),
+    ((errno.EMFILE, errno.ENFILE), "more open files", "raise `ulimit -n`"),
+)
+"""What the system requires and what to do, by error number."""
 AGAIN = "give the same command again"
 
 
 def plain(text: str, most: int = 2000) -> str:
-    """Text for a terminal or a log: names and cells of somebody's data can bring neither lines nor escape sequences, nor fill it."""
+    """Make text from data safe for a terminal or a log: one line without escape sequences, of about `most` characters at most."""
     shown = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in shown)
 
 
 class UserError(Exception):
-    """A problem with the input or the settings, worded for the person who can mend it.
+    """A problem with the input or the settings, in words for the person who can correct it.
 
     Args:
         got: what was found, with the path or value in it.
@@ -42,11 +47,11 @@ class UserError(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Python has `KeyboardInterrupt` for Ctrl-C."""
+    """The program received SIGTERM; Ctrl-C raises `KeyboardInterrupt`."""
 
 
 def exit_code(error: BaseException | None) -> int:
-    """The exit code a command ends with: of what stopped it, or of None for a good end."""
+    """Return the exit code for the exception that ended a command; None stands for success."""
     if error is None:
         return EXIT_DONE
     if isinstance(error, KeyboardInterrupt):
@@ -58,7 +63,7 @@ def exit_code(error: BaseException | None) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """What a person is told of an error."""
+    """Describe an error in the one line that the command line prints."""
     if isinstance(error, KeyboardInterrupt):
         word = "ended by SIGTERM" if isinstance(error, Terminated) else "interrupted"
         return f"{word}; the same command goes on from where it was"
@@ -76,34 +81,27 @@ def _refused_by_the_system(error: OSError) -> UserError:
     if error.errno == errno.ENAMETOOLONG:
         longest = max(map(len, str(error.filename).split(os.sep)))
         return UserError(f"a name of {longest} characters", "one that a disk can hold", "shorten it")
-    place = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    got = f"{error.strerror or error}{f' ({place})' if place else ''}"
-    if error.errno in FULL:
-        return UserError(got, "room on the disk", f"free some or choose another output, then {AGAIN}")
-    if error.errno in LOCKED:
-        return UserError(got, "inputs that may be read and an output that may be written", f"mend that, then {AGAIN}")
-    if error.errno in GONE:
-        return UserError(got, "inputs and an output that stay where they are", f"put it back, then {AGAIN}")
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return UserError(got, "more open files", f"raise `ulimit -n`, then {AGAIN}")
-    return UserError(got, "a disk that works and names it can hold", f"mend that, then {AGAIN}")
+    names = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    other = ((), "a disk that works and names it can hold", "mend that")
+    _, required, do = next((row for row in _ADVICE if error.errno in row[0]), other)
+    return UserError(f"{error.strerror or error}{f' ({names})' if names else ''}", required, f"{do}, then {AGAIN}")
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what it came of, says that nothing more can be written to the disk."""
+    """Return whether an error, or its cause, means that nothing more can be written to the disk."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, *LOCKED)
     return error is not None and is_full(error.__cause__)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice: Python's, NumPy's, torch's on a GPU or on the CPU, or the system's."""
+    """Return whether an error of Python, NumPy, torch (GPU or CPU) or the system means that memory ran out."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # By its name and its words, because torch is not imported here; on the CPU it raises a plain RuntimeError.
+    # torch is not imported here, so its errors are known by name and text; on the CPU it raises a plain RuntimeError.
     words = ("DefaultCPUAllocator", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    return type(error).__name__ == "OutOfMemoryError" or any(word in said for word in words)
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return type(error).__name__ == "OutOfMemoryError" or any(word in text for word in words)
 
 
 def _first_line(error: BaseException) -> str:
@@ -113,7 +111,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def memory_for(setting: str) -> Iterator[None]:
-    """Say which setting to lower when the memory does not suffice for a training step."""
+    """Raise a `UserError` that names the setting to lower when a training step runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

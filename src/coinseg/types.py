@@ -1,7 +1,6 @@
-"""Shaped aliases and the few records that travel between rooms.
+"""Shaped arrays, and the records that several rooms use: the cases of a layout and the explanation of a method.
 
-Here are arrays as files hold them, what a layout says of a case, and what a method says of images. Batches are in `data/sampling.py`, where weak
-supervision shows: what training sees has images and image labels and no lesion mask.
+Batches are in `data.slices.dataset`: those of training have images and image labels but no lesion mask (weak supervision).
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Slice = Float[np.ndarray, "height width"]
-"""One grey image in [0, 1] (as stored) or in source units (as read)."""
+"""One grey image, in source units as read or in [0, 1] as stored."""
 SliceMask = Bool[np.ndarray, "height width"]
 """True inside."""
 Scan = Num[np.ndarray, "slices height width"]
-"""A volume in canonical orientation: slices from inferior to superior, each as a radiologist sees it."""
+"""A volume in canonical orientation: slices from inferior to superior, row 0 anterior, column 0 the patient's right."""
 ScanMask = Bool[np.ndarray, "slices height width"]
 """True inside, on the grid of a `Scan`."""
 
 
 @dataclass(frozen=True)
 class MaskSource:
-    """Where a mask is on disk.
+    """A mask on disk.
 
     Args:
         path: a mask or label map on the grid of its image.
-        values: the label values that count as inside; empty means everything above 0.
+        values: label values that count as inside; empty means everything above 0.
     """
 
     path: Path
@@ -42,19 +41,19 @@ class MaskSource:
 
 @dataclass(frozen=True)
 class Case:
-    """One scan or one plain image, as a layout describes it; nothing has been read yet.
+    """One scan or one plain image of a layout; no voxel has been read yet.
 
     Args:
         id: unique within the cohort, safe as a file name.
-        patient: cases of one patient never end on both sides of the split.
+        patient: cases of one patient are on the same side of the split.
         image: the volume (a file, a DICOM folder or archive, `FOLDER#KEY` for one of its series) or the image file.
         volume: whether `image` is a volume.
-        label: 0 normal, 1 abnormal, None unknown; for volumes the label of every slice not in `slice_labels`.
-        slice_labels: labels of single slices of a volume, by index from inferior (0) to superior.
+        label: 0 normal, 1 abnormal, None unknown; of a volume the label of every slice not in `slice_labels`.
+        slice_labels: labels of slices of a volume by index, from inferior (0) to superior.
         organ: one mask for each organ region (left and right kidney are two).
-        lesion: masks whose union is the truth; read for scoring only.
-        series: the scan a plain image is a slice of, by a name of its own in the cohort; None where nobody says.
-        place: its number along that scan.
+        lesion: masks whose union is the ground truth; read for scoring only.
+        series: name of the scan that a plain image is a slice of, unique in the cohort; None if unknown.
+        place: number of the image along that scan.
     """
 
     id: str
@@ -71,13 +70,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Cohort:
-    """What a layout found.
+    """The cases of a data set.
 
     Args:
-        layout: name of the recognised layout.
-        cases: in a stable order (sorted by id).
+        layout: name of the layout.
+        cases: sorted by id.
         label_source: where the image labels come from, in words for the manifest.
-        problems: one line for each case that was skipped and why.
+        problems: one line for each skipped case or other problem.
     """
 
     layout: str
@@ -93,13 +92,13 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a method says of a batch of images X (B, C, ...).
+    """The explanations of a batch of images X (B, C, ...).
 
     Args:
         probability: f(X) in [0, 1], (B,).
         saliency: in [0, 1], (B, ...): |X - X_cf| / 2, the mean over channels, of a counterfactual method; the map of an
             attribution, stretched to [0, 1] for each image.
-        counterfactual: X_cf in [-1, 1], (B, C, ...); exactly X where nothing was asked. None for an attribution.
+        counterfactual: X_cf in [-1, 1], (B, C, ...); X itself where the generator did not run. None for an attribution.
         counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
     """
 
@@ -109,7 +108,7 @@ class Explanation:
     counterfactual_probability: Tensor | None = None
 
     def painted(self) -> tuple[Tensor, Tensor]:
-        """X_cf and f(X_cf) of a counterfactual method; `ValueError` for an attribution, which has none."""
+        """Return X_cf and f(X_cf) of a counterfactual method; `ValueError` for an attribution."""
         if self.counterfactual is None or self.counterfactual_probability is None:
             raise ValueError("an attribution has no counterfactual")
         return self.counterfactual, self.counterfactual_probability
@@ -117,14 +116,14 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Maps:
-    """What the masks of B images are read from.
+    """The maps of B images, from which masks are read.
 
     Args:
-        values: in [0, 1], (B, S, S): refined differences, or what a student gives each pixel.
-        levels: what a pixel of each map must exceed, in [0, 1], (B,), NaN where f calls an image normal; None where it is one threshold
-            for all images, or a share of the peak.
-        agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None where mirror images were not asked.
-        image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None where no student is asked.
+        values: in [0, 1], (B, S, S): refined differences, or the output of a student.
+        levels: threshold of each map, in [0, 1], (B,), NaN where f calls an image normal; None for a threshold that all images
+            share, or that is a share of the peak.
+        agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None without mirror images.
+        image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None without a student.
     """
 
     values: np.ndarray

@@ -182,7 +182,7 @@ views = {
 
 
 def segmented(folder: Path, source: str, target: str, affine: np.ndarray, corner: tuple[int, ...], data: DataSettings) -> Any:
-    """Write a scan with a bright block of 5 x 5 x 5 voxels and segment it: the scan, its block, the mask's file, what was found."""
+    """Write a scan with a bright block of 5 x 5 x 5 voxels and segment it: the scan, its block, the mask's file, the mask."""
     hu = np.zeros(SHAPE, np.int16)
     hu[tuple(slice(c, c + 5) for c in corner)] = 1000
     folder = folder / str(len(list(folder.iterdir())))

@@ -83,10 +83,14 @@ def files() -> list[tuple[str, str, Break, Refused | Said]]:
     rows: list[tuple[str, str, Break, Refused | Said]] = []
     for layout, (case, image, mask) in FILES.items():
         rows += [
-            (layout, "a mask of another shape", volume(mask, cropped), Said(rf"^{case}: mask .* and its scan \(4, 16, 18\); required: the same grid; resample")),
-            (layout, "a mask of another place", volume(mask, moved), Said(rf"^{case}: mask .* voxels away from its scan \(their affines differ\)")),
-            (layout, "a mask in four dimensions", volume(mask, in_channels), Said(rf"^{case}: .* has 4 dimensions .* split the series")),
-            (layout, "labels between whole numbers", volume(mask, interpolated), Said(rf"^{case}: mask .* has values such as [01]\.\d+; required: whole numbers")),
+            (layout, "a mask of another shape", volume(mask, cropped),
+             Said(rf"^{case}: mask .* and its scan \(4, 16, 18\); required: the same grid; resample")),
+            (layout, "a mask of another place", volume(mask, moved),
+             Said(rf"^{case}: mask .* voxels away from its scan \(their affines differ\)")),
+            (layout, "a mask in four dimensions", volume(mask, in_channels),
+             Said(rf"^{case}: .* has 4 dimensions .* split the series")),
+            (layout, "labels between whole numbers", volume(mask, interpolated),
+             Said(rf"^{case}: mask .* has values such as [01]\.\d+; required: whole numbers")),
             (layout, "labels as floats", volume(mask, as_floats), Said()),
             (layout, "a mask cut off", cut(mask), Said(rf"^{case}: .* cannot be read \(.*required: an intact NIfTI")),
             (layout, "what macOS leaves", beside(mask), Said()),
@@ -94,16 +98,19 @@ def files() -> list[tuple[str, str, Break, Refused | Said]]:
         if layout != "dicom":
             rows += [
                 (layout, "an image cut off", cut(image), Said(rf"^{case}: .* cannot be read \(.*required: an intact NIfTI")),
-                (layout, "an image in four dimensions", volume(image, in_channels), Said(rf"^{case}: .* has 4 dimensions .*; required: one three-dimensional")),
+                (layout, "an image in four dimensions", volume(image, in_channels),
+                 Said(rf"^{case}: .* has 4 dimensions .*; required: one three-dimensional")),
                 (layout, "what macOS leaves beside an image", beside(image), Said()),
             ]  # fmt: skip
     for layout, (case, image, mask) in IMAGES.items():
         rows += [
             (layout, "an image cut off", cut(image), Said(rf"^{case}: .* cannot be read \(.*required: an intact grey or colour")),
             (layout, "a mask cut off", cut(mask), Said(rf"^{case}: .* cannot be read \(")),
-            (layout, "a mask of another size", lambda root, mask=mask: Image.new("L", (9, 9)).save(root / mask), Said(rf"^{case}: mask .* has 9 x 9 pixels")),
+            (layout, "a mask of another size", lambda root, mask=mask: Image.new("L", (9, 9)).save(root / mask),
+             Said(rf"^{case}: mask .* has 9 x 9 pixels")),
             (layout, "no mask", gone(mask), Said(f"^abnormal and without a lesion mask, so not scored: {case}$")),
-            (layout, "a mask without an image", lambda root: Image.new("L", (9, 9)).save(root / "masks/other.png"), Said("^lesion masks not used, .*: other.png$")),
+            (layout, "a mask without an image", lambda root: Image.new("L", (9, 9)).save(root / "masks/other.png"),
+             Said("^lesion masks not used, .*: other.png$")),
             (layout, "what macOS leaves", beside(image), Said()),
         ]  # fmt: skip
     return rows + [(layout, "nothing", lambda root: None, Said()) for layout in EXAMPLES]

@@ -1,4 +1,4 @@
-"""nnU-Net's raw data and KiTS: labels made from label maps, small lesions, splits by lesion area, and what is said of broken data."""
+"""nnU-Net and KiTS data: labels made from label maps, small lesions, splits by lesion area, and errors about broken data."""
 
 from __future__ import annotations
 

@@ -366,7 +366,7 @@ def given_as(name: str, value: Any) -> Callable[[list[Dataset]], object]:
 @pytest.mark.parametrize(
     ("edit", "text"),
     [
-        (lambda found: found.pop(2), "lacks about 1 slices between 13.5 and 18.5 mm along its stack (the usual distance is 2.50 mm)"),
+        (lambda s: s.pop(2), "lacks about 1 slices between 13.5 and 18.5 mm along its stack (the usual distance is 2.50 mm)"),
         (twice, "has 1 slices at the position of another one; required: one slice at each position"),
         (uneven, "has slices 1.60 to 3.40 mm apart; required: evenly spaced slices"),
         (shear, "is a tilted stack: its slices lean by 13.5 degrees and shift by 3.0 mm"),

@@ -14,8 +14,9 @@ from PIL import Image
 from coinseg.config.schema import DataSettings
 from coinseg.data.layouts.decathlon import fits_decathlon
 from coinseg.data.layouts.nnunet import fits_nnunet
-from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.registry import LAYOUTS, Layout, read_layout
 from coinseg.errors import UserError
+from coinseg.types import Case, Cohort
 from examples import CASES, EXAMPLES
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -361,3 +362,18 @@ def test_a_table_labels_slices_of_volumes(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             read_layout(table(tmp_path, f"file,label,patient,slice\n{wrong}"), SETTINGS)
+
+
+# --- A new layout
+
+
+def test_a_layout_is_one_file_and_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def list_toy(root: Path, settings: DataSettings) -> Cohort:
+        cases = [Case(p.stem, p.stem, p, volume=False, label=int(p.stem[-1]) % 2) for p in root.glob("toy-*.png")]
+        return Cohort("toy", tuple(cases), "image labels from names")
+
+    monkeypatch.setitem(LAYOUTS, "toy", Layout(lambda root: any(root.glob("toy-*.png")), list_toy, "toy-1.png"))
+    cohort = read_layout(put(tmp_path / "toy", "toy-2.png", "toy-1.png"), SETTINGS)
+    assert (cohort.layout, [case.label for case in cohort.cases]) == ("toy", [1, 0])
+    with pytest.raises(UserError, match=r"or toy \(toy-1.png\)"):
+        read_layout(put(tmp_path / "other", "a.png"), SETTINGS)

@@ -16,7 +16,8 @@ def found() -> Explained:
     image[0, 1, 1] = image[1, 2, 2] = 1
     none = np.zeros((3, 4, 4), bool)
     return Explained(
-        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.9, 0.1]), image=image, saliency=image, refined=image,
+        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.9, 0.1]), image=image, saliency=image,
+        refined=image,
         truth=none, known=np.zeros(3, bool), after=np.zeros(3), counterfactual=np.zeros_like(image),
     )  # fmt: skip
 

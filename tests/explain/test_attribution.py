@@ -54,7 +54,7 @@ def small(seed: int = 0) -> Classifier:
 
 
 def tiny() -> Classifier:
-    """A trainable classifier of two stages that costs nothing, with all that has a mode; its stages are "network.0" and "network.1"."""
+    """A small trainable classifier with every kind of module that has a mode; its stages are "network.0" and "network.1"."""
     torch.manual_seed(0)
 
     def stage(inputs: int, outputs: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Every command of README.md's tables is run on tiny data, as it stands there but for paths and a few sizes.
+"""Every command of README.md and of the tables of docs/guide is run on tiny data, as it stands there but for paths and a few sizes; so are the Python blocks.
 
 A new row needs an example here: what the row starts with, and a function that makes its data in a folder and says what the words
 of the command that stand for files (DATA, OUT, `scan.nii.gz`, ...) are there.
@@ -12,9 +12,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from coinseg.cli import main as cli
 from coinseg.report import page as report
@@ -22,7 +24,7 @@ from conftest import TINY, tiny_settings, write_images
 from examples import EXAMPLES, LPS, hounsfield, labelled, save
 from writers import make_run, write_series
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = [*TINY, "--data.size", "16", "--classifier.steps", "2", "--coin.steps", "1"]
 """Added to every `coinseg run`."""
 Files = dict[str, Path]
@@ -126,14 +128,19 @@ NO_COMMAND = ("index.csv", "the same commands", "torchrun")
 """What the second cell of a row without a command to run here has in it: files of a run, what other rows do, several processes."""
 
 
-def rows(header: str) -> list[tuple[str, list[str]]]:
-    """What stands in the first column of a table, and the commands in the second; rows that need none are left out."""
-    lines = README[README.index(header) :].partition("\n\n")[0].splitlines()[2:]
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(name: str, header: str) -> list[tuple[str, list[str]]]:
+    """What stands in the first column of a page's table, and the commands in the second; rows that need none are left out."""
+    text = page(name)
+    lines = text[text.index(header) :].partition("\n\n")[0].splitlines()[2:]
     found = []
     for line in lines:
         first, second = (cell.strip() for cell in line.strip("|").split(" | "))
         commands = [code for code in re.findall(r"`([^`]+)`", second) if re.match("(coinseg|segment) ", code)]
-        assert commands or any(word in second for word in NO_COMMAND), f"the row '{first}' of README.md has no command"
+        assert commands or any(word in second for word in NO_COMMAND), f"the row '{first}' of {name} has no command"
         found += [(first, commands)] if commands else []
     return found
 
@@ -148,11 +155,11 @@ def words_of(command: str, files: Files) -> list[str]:
 
 def named(first: str, examples: dict[str, Example]) -> Example:
     found = [example for start, example in examples.items() if first.startswith(start)]
-    assert len(found) == 1, f"the row '{first}' of README.md has {len(found)} examples in this file"
+    assert len(found) == 1, f"the row '{first}' has {len(found)} examples in this file"
     return found[0]
 
 
-YOURS, OTHERS = rows("| your data | command |"), rows("| you want | command |")
+YOURS, OTHERS = rows("docs/guide/your-data.md", "| your data | command |"), rows("docs/guide/clinic.md", "| you want | command |")
 
 
 @pytest.mark.parametrize(("first", "commands"), [pytest.param(*row, id=row[0][:24]) for row in [*YOURS, *OTHERS]])
@@ -176,3 +183,45 @@ def test_the_commands_of_the_tables(
 
 def test_every_example_has_its_row() -> None:
     assert (len(YOURS), len(OTHERS)) == (len(YOUR_DATA), len(TO_OTHERS))
+
+
+def test_the_commands_of_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = re.findall(r"^    \.venv/bin/coinseg (.+)$", page("README.md"), re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["run", "segment"]
+    write_images(tmp_path / "my_images", patients=3)
+    (tmp_path / "my_images" / "abnormal").rename(tmp_path / "abnormal")
+    shutil.copytree(tmp_path / "abnormal", tmp_path / "my_images" / "abnormal")
+    (tmp_path / "abnormal").rename(tmp_path / "new_images")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "_curves", lambda *ignored: None)
+    for command in commands:
+        assert cli.main(words_of(command, {})) == 0, capsys.readouterr().err
+    assert (tmp_path / "out/run/report.html").is_file()
+    assert (tmp_path / "out/run/masks/index.csv").is_file()
+    assert len(list((tmp_path / "out/masks").rglob("*.png"))) == len(list((tmp_path / "new_images").iterdir()))
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/guide/python.md"])
+def test_the_python_of_a_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"^```python\n(.+?)^```$", page(name), re.MULTILINE | re.DOTALL)
+    assert blocks
+    (tmp_path / "out").mkdir()
+    a_scan(tmp_path / "out")
+    (tmp_path / "out/scan.nii.gz").rename(tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"images": torch.rand(2, 1, 16, 16) * 2 - 1}
+    for block in blocks:
+        exec(block, names)
+    mask = names["mask"] if "mask" in names else names["result"].mask
+    assert mask.shape == hounsfield(labelled()).shape
+    assert mask.dtype == bool
+    assert names["explanation"].saliency.shape == (2, 16, 16)
+
+
+def test_readme_is_short() -> None:
+    assert len(page("README.md").split()) <= 900
+
+
+def test_make_demo_is_what_readme_names() -> None:
+    assert "\n    make demo\n" in page("README.md")
+    assert "\ndemo:" in page("Makefile")

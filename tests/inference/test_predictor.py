@@ -191,5 +191,5 @@ def test_what_a_property_must_not_do_is_found() -> None:
         def f(self) -> Any:
             return train_classifier(self)  # noqa: F821
 
-    with pytest.raises(AssertionError, match="Old.f"):
+    with pytest.raises(AssertionError, match=r"Old\.f"):
         test_no_property_trains_writes_or_waits(Old)

@@ -1,7 +1,8 @@
-"""How far to trust a mask: laws, values by hand, and that nobody's masks are looked at for it."""
+"""Confidence of masks and pixels: laws, values by hand, and that no lesion mask is read for it."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import coinseg
 from coinseg.masks.confidence import agreement, confidence, doubtful, of_pixels, of_scan
 from coinseg.masks.postprocess import levels_of
 from coinseg.metrics import overlap as metrics
@@ -87,12 +89,22 @@ def test_rank_correlation() -> None:
     assert metrics.rank_correlation(up, np.ones(3)) is None
 
 
-def test_it_sees_no_truth() -> None:
-    """Neither the room nor the run that asks it can read a lesion mask."""
-    import coinseg.inference.scans
-    import coinseg.masks.confidence
+def test_what_computes_confidence_cannot_read_a_lesion_mask() -> None:
+    """No module that compares the masks of mirror images knows a reader of lesion masks, or a name of what they return."""
+    source = Path(coinseg.__file__).parent
+    names = {path: names_in(ast.parse(path.read_text(encoding="utf-8"))) for path in source.rglob("*.py")}
+    computing = [path for path, known in names.items() if {"agreement", "confidence"} <= known and path.parent.name != "masks"]
+    assert "inference" in {path.parent.name for path in computing}
+    assert {path.parent.name for path in computing} <= {"inference", "evaluation"}
+    for path in computing:
+        if path.parent.name == "inference":
+            assert not names[path] & {"ScoredSlices", "ScoredBatch", "scored", "truth", "MaskSource", "read_mask"}, path
 
-    for room in (coinseg.masks.confidence, coinseg.inference.scans):
-        source = Path(str(room.__file__)).read_text(encoding="utf-8")
-        assert "truth" not in source
-        assert "ScoredSlices" not in source
+
+def names_in(tree: ast.AST) -> set[str]:
+    """Every name, attribute, argument and import of a module."""
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+    return names | {node.arg for node in nodes if isinstance(node, ast.arg)} | {
+        alias.name.rpartition(".")[2] for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names
+    }  # fmt: skip

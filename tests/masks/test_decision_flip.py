@@ -123,7 +123,7 @@ class Painter(nn.Module):
 
 
 def test_what_is_painted_for_nothing_is_not_marked() -> None:
-    """The level of an image lies where its region turns f, so what was painted with half the strength beside the lesion is outside."""
+    """The level of an image is where its region flips f, so a change of half the strength beside the lesion is outside."""
     settings = replace(Settings(), masks=replace(Settings().masks, refine="none", flips=False, peak=0.0, opening=0, closing=0))
     flip = replace(settings, masks=replace(settings.masks, threshold="flip"))
     images = torch.zeros(2, 1, 32, 32) - 0.5

@@ -221,6 +221,8 @@ def test_min_px_at_its_edge() -> None:
 def test_only_one_of_two_equals_is_the_largest() -> None:
     mask = canvas((slice(1, 4), slice(1, 4)), (slice(8, 11), slice(8, 11)))
     assert clean(mask, replace(RAW, keep="largest")).sum() == 9
+    rows = np.flatnonzero(clean(mask, replace(RAW, keep="largest")).any(1))
+    assert rows[0] == np.flatnonzero(mask.any(1))[0], "the first in raster order"
 
 
 @pytest.mark.parametrize("settings", [RAW, MaskSettings(), replace(RAW, min_px=0), replace(MaskSettings(), min_px=0, keep="all")])

@@ -14,9 +14,7 @@ from coinseg.metrics.overlap import (
     best_threshold,
     classification_scores,
     counterfactual_validity,
-    counterfactual_validity_of_all,
     dice,
-    false_positive_area,
     flip_rate,
     hd95,
     lesions_by_size,
@@ -91,12 +89,6 @@ def test_mean_dice_wants_equal_numbers() -> None:
         mean_dice(masks("1", "1"), masks("1"))
 
 
-def test_false_positive_area() -> None:
-    assert false_positive_area(masks("1000", "1100")) == 3 / 8
-    assert false_positive_area(EMPTY) == 0
-    assert false_positive_area(EMPTY[:0]) is None
-
-
 def test_validity_by_hand() -> None:
     before, after = np.array([0.95, 0.9, 0.99, 0.3]), np.array([0.05, 0.5, 0.1, 0.0])
     # 0.3 is not sure; of the three sure ones 0.90 and 0.89 exceed 0.8, 0.40 does not.
@@ -132,16 +124,7 @@ def test_a_change_of_exactly_tau_is_not_valid(kind: type) -> None:
     before, after = np.array([1.0, 0.9], kind), np.array([0.2, 0.1], kind)
     assert (np.abs(before - after) == kind(0.8))[0]
     assert counterfactual_validity(before[:1], after[:1]) == 0
-    assert counterfactual_validity_of_all(before[:1], after[:1]) == 0
     assert counterfactual_validity(before, np.nextafter(after, kind(0)) - kind(1e-6)) == 1
-
-
-def test_validity_of_all_counts_everybody() -> None:
-    before, after = np.array([0.95, 0.9, 0.3, 0.05]), np.array([0.05, 0.5, 0.1, 0.9])
-    # 0.90 and 0.85 of four change enough, the latter upwards; only two of the four are sure.
-    assert counterfactual_validity_of_all(before, after) == pytest.approx(2 / 4)
-    assert counterfactual_validity(before, after) == pytest.approx(1 / 2)
-    assert counterfactual_validity_of_all(np.array([]), np.array([])) is None
 
 
 def picture(*rows: str) -> np.ndarray:

@@ -598,7 +598,7 @@ def test_outside_training_the_batch_is_halved_and_this_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = saved.load(make_run(tmp_path / "model"))
-    monkeypatch.setattr(memory._Room, "images", devices.CHUNK)
+    monkeypatch.setattr(memory._Limit, "images", devices.CHUNK)
     x = torch.rand(70, 1, 32, 32) * 2 - 1
     expected = run.explain(x)
     tried: list[int] = []

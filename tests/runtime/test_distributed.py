@@ -27,8 +27,8 @@ from coinseg.runtime.files import read_json
 from coinseg.runtime.process_group import ProcessGroup, RankInfo
 from coinseg.training import classifier as training
 from coinseg.training import coin as coin_training
-from coinseg.training import monitor as health
-from coinseg.training.classifier import augmentation
+from coinseg.training import loop, monitor
+from coinseg.training.augmentation import augmentation
 from conftest import TINY, tiny_settings
 from examples import scans
 
@@ -81,13 +81,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from coinseg.training import classifier, coin as coin_training, monitor
+from coinseg.training import classifier, coin as coin_training, loop, monitor
 from coinseg.data.slices.store import SliceStore
 from coinseg.runtime.process_group import process_group, rank_info
 from conftest import tiny_settings
 
 torch.set_default_dtype(torch.float64)
-classifier.LOG_EVERY = coin_training.LOG_EVERY = 1
+loop.LOG_EVERY = 1
 for room in (classifier, coin_training, monitor):
     room.images_to = lambda fabric, images: images.double()
 store, last, tiny = SliceStore(Path(sys.argv[1])), int(sys.argv[3]), tiny_settings()
@@ -121,10 +121,9 @@ with process_group(rank_info()):
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Runs a script in this process and undoes what it changed: as the first of two with `other`, else (`of_two` False) alone."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    for name in ("LOG_EVERY", "images_to"):
-        for room in (training, coin_training):
-            monkeypatch.setattr(room, name, getattr(room, name))
-    monkeypatch.setattr(health, "images_to", health.images_to)
+    monkeypatch.setattr(loop, "LOG_EVERY", loop.LOG_EVERY)
+    for module in (training, coin_training, monitor):
+        monkeypatch.setattr(module, "images_to", module.images_to)
 
     def run(script: str, *words: object, of_two: bool = False) -> None:
         with monkeypatch.context() as patch:
@@ -168,7 +167,7 @@ def test_batch_norm_of_the_parts_is_batch_norm_of_the_whole(other: Other, alone:
 def test_two_processes_train_what_one_trains_and_one_goes_on_where_two_stopped(
     images: Path, tmp_path: Path, other: Other, alone: Callable[..., None]
 ) -> None:
-    """In double precision, so that what is left of a difference is a mistake. Both stop after step 5, one goes on after step 4."""
+    """In double precision, where any difference is a mistake. Both stop after step 5, one goes on after step 4."""
     settings = tiny_settings()
     prepare(read_layout(images, settings.data), settings, tmp_path / "slices")
     one, two = tmp_path / "one", tmp_path / "two"
@@ -227,8 +226,8 @@ def dying(parameters):
     if len(steps) == 3:
         os._exit(9)
     average(parameters)
-from coinseg.training import classifier, coin
-classifier.average = coin.average = dying
+from coinseg.training import loop
+loop.average = dying
 sys.exit(cli.main(sys.argv[1:]))
 """
 

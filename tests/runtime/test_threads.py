@@ -63,5 +63,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(words: str) -> None:
 
 
 def test_the_options_of_segment_need_no_torch() -> None:
-    code = "from coinseg.cli.main import build_parser; build_parser(['run']); build_parser(['segment']); import sys; print('torch' in sys.modules)"
+    code = "from coinseg.cli.main import build_parser; build_parser(['run']); build_parser(['segment'])"
+    code += "; import sys; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

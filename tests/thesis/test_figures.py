@@ -54,7 +54,7 @@ FIGURES: dict[str, Callable[[Path], Path]] = {
     "compare": lambda path: compare(path, [("COIN", examples()), ("RISE", examples(attribution=True))], "Figure 8", "honest"),
     "figure9": lambda path: figure9(path, [("RISE", examples(attribution=True)), ("COIN", examples(seed=1))], "replica"),
     "figure10": lambda path: figure10(path, examples(height=20)),
-    "both": lambda path: both_directions(path, "a $slice", *examples(3).image, 0.5, 0.1, 0.9),
+    "both": lambda path: both_directions(path, "a $slice", examples(3).image, (0.5, 0.1, 0.9)),
 }
 
 

@@ -36,7 +36,8 @@ from conftest import TINY, tiny_settings, write_images
 from models import learn_from_few, learning_of, maps_of, scores_of
 
 TAUGHT = [
-    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2", "--student.opinion", "2",
+    *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
+    "--student.opinion", "2",
 ]  # fmt: skip
 
 
@@ -204,9 +205,9 @@ def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices)
     labels = slices.labels()
     lessons = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5))
     masks, sure = bright(slices.batch(np.arange(len(slices))).image)
-    assert lessons.members.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
-    assert 0 < len(lessons.members) < (labels == 1).sum()
-    assert (lessons.targets == masks[lessons.members]).all()
+    assert lessons.indices.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
+    assert 0 < len(lessons.indices) < (labels == 1).sum()
+    assert (lessons.targets == masks[lessons.indices]).all()
     assert (labels[lessons.normals] == 0).all()
     assert len(lessons.normals) == (labels == 0).sum()
 
@@ -215,7 +216,7 @@ def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) 
     def empty(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((len(images), *images.shape[2:]), bool), np.full(len(images), np.nan)
 
-    assert not len(pseudo_masks.collect_pseudo_masks(slices, empty, StudentSettings(trust=0.0)).members)
+    assert not len(pseudo_masks.collect_pseudo_masks(slices, empty, StudentSettings(trust=0.0)).indices)
 
 
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:

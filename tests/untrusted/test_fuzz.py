@@ -1,7 +1,7 @@
 """Random bytes for every reader, and random values for every setting: an answer or a `UserError`, never anything else.
 
 The examples are the same in every run. `COINSEG_FUZZ=2000 pytest tests/untrusted/test_fuzz.py` draws so many new ones for each target;
-`benchmarks/fuzz.py` goes on for hours, and survives readers that end the process (docs/results/fuzz.md).
+`benchmarks/fuzz.py` goes on for hours, and survives readers that end the process (docs/research/fuzz.md).
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import pytest
 
 from coinseg.config.schema import AnomalySettings, Settings
 from coinseg.data.layouts.registry import read_layout
-from coinseg.data.slices import store as stores
 from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.index import COLUMNS, read_index
 from coinseg.data.slices.split import TRAINING, VALIDATION, groups, split
 from coinseg.data.slices.store import prepare
 from coinseg.evaluation import evaluate as evaluation
@@ -69,7 +69,7 @@ def test_batches_are_drawn_as_from_the_whole_list_at_every_step(balanced: bool) 
     slices = TrainingSlices(SimpleNamespace(index=index), AnomalySettings(), 3)  # type: ignore[arg-type]
     labels, n, size = index["label"][index["split"] == 0], 7, 4
     for step in [*range(12), 3, 30]:  # forwards, as training goes, and back
-        members, epoch = slices.members_of_step(step, size, balanced)
+        members, epoch = slices.indices_of_step(step, size, balanced)
         if balanced:
             rng = RNG([3, step, 1])
             plain = np.concatenate([rng.choice(np.flatnonzero(labels == c), (size + c) // 2) for c in (0, 1)])
@@ -97,14 +97,14 @@ def test_labels_of_injected_anomalies_are_drawn_once_for_each_side(
 
 
 def test_an_index_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "BLOCK", 2)
-    rows = [dict.fromkeys(stores.COLUMNS, i) | {"case": f'a "scan", {"x" * i}', "top": i / 3} for i in range(5)]
+    monkeypatch.setattr("coinseg.data.slices.index.BLOCK", 2)
+    rows = [dict.fromkeys(COLUMNS, i) | {"case": f'a "scan", {"x" * i}', "top": i / 3} for i in range(5)]
     with (tmp_path / "index.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, stores.COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    found = stores._read_index(tmp_path / "index.csv")
-    assert list(found) == list(stores.COLUMNS)
+    found = read_index(tmp_path / "index.csv")
+    assert list(found) == list(COLUMNS)
     assert found["case"].tolist() == [row["case"] for row in rows]
     assert found["top"].tolist() == [row["top"] for row in rows]
     assert found["label"].dtype == np.int64

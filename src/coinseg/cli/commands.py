@@ -109,18 +109,18 @@ def _work(name: str, work: Any, command: str) -> None:
     from coinseg.runtime.stage import Stage
 
     if name in ("run", "report"):
-        from coinseg.pipeline import manifest
+        from coinseg.pipeline import manifest, run_manifest
         from coinseg.report.page import write_report
 
         # While a run goes on there is none: whoever finds a manifest has that of a command that ended.
         (work.root / manifest.MANIFEST).unlink(missing_ok=True)
         try:
             trained, scores, masks = _train(name, work)
-            made = manifest.build(trained, scores, masks, command)
+            made = run_manifest.build(trained, scores, masks, command)
             page = write_report(work.root, made)
             write_json(work.root / manifest.MANIFEST, made)  # last: where it says done, everything is there
         except BaseException as error:
-            manifest.write_failed(work, command, error)
+            manifest.write_failed(work.root, work.settings, command, error)
             raise
         _summary(work.root, made, page)
         return
@@ -176,7 +176,7 @@ def _line(values: dict[str, Any]) -> str:
 
 
 def _summary(root: Path, made: dict[str, Any], page: Path) -> None:
-    from coinseg.pipeline.manifest import SCORES
+    from coinseg.pipeline.run_manifest import SCORES
 
     scores = made["scores"]
     print(

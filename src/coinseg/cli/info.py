@@ -19,7 +19,7 @@ CLASSIFIERS = "'local' (the default), 'small', 'imagenet', any model of timm by 
 
 
 def info(commands: dict[str, str]) -> dict[str, Any]:
-    """Everything in plain JSON types (keys: docs/manifest.md).
+    """Everything in plain JSON types (keys: docs/guide/manifest.md).
 
     Args:
         commands: name -> what it does, as the command line knows them.

@@ -27,7 +27,7 @@ SAMPLE = 200
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
-    """Everything that can be said of a data set by names and headers, and the values of one scan (keys: docs/manifest.md).
+    """Everything that can be said of a data set by names and headers, and the values of one scan (keys: docs/guide/manifest.md).
 
     Args:
         data: a folder or a CSV, as for `coinseg run`.

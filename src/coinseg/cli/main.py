@@ -184,11 +184,11 @@ def _fill_telling(sub: Parser, name: str) -> None:
     """Add the arguments of the commands that tell and hand on."""
     if name == "inspect":
         sub.add_argument("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
-        sub.add_argument("--json", action="store_true", help="print JSON (docs/manifest.md has the keys)")
+        sub.add_argument("--json", action="store_true", help="print JSON (docs/guide/manifest.md has the keys)")
         sub.add_argument("--config", action="config", help="YAML file of settings; options after it override it")
         sub.add_class_arguments(Settings, None)
     elif name == "info":
-        sub.add_argument("--json", action="store_true", help="print JSON (docs/manifest.md has the keys)")
+        sub.add_argument("--json", action="store_true", help="print JSON (docs/guide/manifest.md has the keys)")
     elif name == "export":
         sub.add_argument("run", type=Path, help="the output folder of a run")
         sub.add_argument("-o", "--out", type=Path, required=True, help="the folder to write")

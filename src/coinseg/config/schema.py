@@ -43,7 +43,7 @@ class DataSettings:
         small_lesions: what a slice with a smaller lesion is: "normal" on both sides of the split (as in the authors' runs), or
             "drop": left out of training, and abnormal on the held-out side, whatever the lesion's size.
         label_level: what the label 1 of a whole volume says: "slice", every slice of it is abnormal; "scan", some slice is, and
-            training looks for those (docs/decisions/0010-labels-per-scan.md); "auto" is "scan" where no slice of the volume has a
+            training looks for those (docs/decisions/0004-hospital-data.md); "auto" is "scan" where no slice of the volume has a
             label of its own. A label 0 counts for every slice; images always have labels of their own.
         intensity: "hu" clips to the foreground fingerprint; "percentile" scales every image, or scan, by its own percentiles; "auto" takes
             "hu" for volumes with values below -100, as CT has them.
@@ -256,7 +256,7 @@ class MaskSettings:
 
 @dataclass(frozen=True)
 class StudentSettings:
-    """The network that learns from the masks of a counterfactual method and draws the final ones (docs/decisions/0015-student.md).
+    """The network that learns from the masks of a counterfactual method and draws the final ones (docs/decisions/0007-default-recipe.md).
 
     Args:
         steps: optimiser steps; 0 is no student, and masks are read from the difference alone.

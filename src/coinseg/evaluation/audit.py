@@ -1,7 +1,6 @@
-"""Questions to a trained classifier before its masks are believed: what flips it, what else it might go by, where it is wrong.
+"""Audit of the classifier f without lesion masks: what flips it, correlations with simple image features, its worst errors.
 
-Masks show what f reacts to (the first limitation the thesis names, 6.1). Where f goes by something that merely accompanies
-the lesion, they are wrong and look no less certain. No lesion mask is needed here: the answers are f's own.
+Masks show what f reacts to (thesis 6.1). Where f uses a feature that only accompanies the lesion, the masks are wrong.
 """
 
 from __future__ import annotations
@@ -17,32 +16,29 @@ from coinseg.metrics import overlap as metrics
 from .protocols import Explained
 
 RIM = 1 / 16
-"""Of the side of an image, by which an organ is widened."""
+"""Radius by which an organ is dilated, as a share of the side."""
 
 
 def with_rim(organ: np.ndarray) -> np.ndarray:
-    """Organ masks (n, S, S) bool, wider by `RIM` of the side: many end where the tumour of the organ begins, or leave out what bulges from it."""
+    """Organ masks (n, S, S) bool, dilated by a disc of radius `RIM`: many leave out tumours at the surface of the organ."""
     rim = round(RIM * organ.shape[-1])
     around = np.hypot(*np.mgrid[-rim : rim + 1, -rim : rim + 1]) <= rim
     return ndimage.binary_dilation(organ, around[None])
 
 
 def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, float | None]:
-    """Which part of the counterfactual turns f, of the images f calls abnormal and the whole counterfactual turns normal.
+    """Which part of X_cf is enough to flip f, over the images that X_cf flips from abnormal to normal.
 
     Args:
         found: held-out slices, explained by a counterfactual method.
-        masks: the masks made of them, (n, S, S) bool.
-        organs: organ masks of the whole store, (slices, S, S), where there are any.
+        masks: their masks, (n, S, S) bool.
+        organs: organ masks of the whole store, (slices, S, S), or None; they are dilated, see `with_rim`.
         ask: f.
         level: an image is abnormal when f is at least this.
 
-    Of an organ its rim counts as well (`with_rim`).
-
     Returns:
-        Shares of those images that already flip when only a part of the counterfactual is pasted into the image:
-        `mask_alone`, `outside_mask_alone`, `organ_alone`, `outside_organ_alone` (None without organs), and
-        `flipped_images`, how many there are; None where there is none.
+        The shares of these images that flip with X_cf pasted into a part of X only: `mask_alone`, `outside_mask_alone`,
+        `organ_alone`, `outside_organ_alone` (None without organs), and their number, `flipped_images`. None without any.
     """
     names = ("mask_alone", "outside_mask_alone", "organ_alone", "outside_organ_alone")
     if found.counterfactual is None or found.after is None:
@@ -59,40 +55,39 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         for row, region in zip(turned, regions, strict=False):
             row[block] = ask(pasted(image, counterfactual, region)) < level
     known = len(names) if organs is not None else 2
-    shares = {
-        name: float(row.mean()) if i < known and len(flipped) else None
-        for i, (name, row) in enumerate(zip(names, turned, strict=True))
-    }
-    return shares | {"flipped_images": float(len(flipped))}
+    shares = [float(row.mean()) if i < known and len(flipped) else None for i, row in enumerate(turned)]
+    return dict(zip(names, shares, strict=True)) | {"flipped_images": float(len(flipped))}
 
 
 def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What f could go by without ever seeing a lesion, a number for each slice: name -> (n,).
+    """Simple image features that f could use instead of lesions: name -> (n,).
 
     Args:
         found: the slices.
-        position: distance from the middle of its scan, (n,) in [0, 1]; None of plain images.
-        organs: organ masks of the whole store, where there are any.
+        position: distance from the middle of the scan, (n,) in [0, 1]; None for plain images.
+        organs: organ masks of the whole store, or None.
     """
-    made = {"brightness": np.array([image.mean() for image in found.image])}
-    made["contrast"] = np.array([image.std() for image in found.image])
-    # What the Laplacian leaves of most places of an image is noise; the median passes over edges.
-    made["noise"] = np.array([np.median(np.abs(ndimage.laplace(image.astype(np.float64)))) for image in found.image])
+    values = {"brightness": np.array([image.mean() for image in found.image])}
+    values["contrast"] = np.array([image.std() for image in found.image])
+    # Away from edges, which the median ignores, the Laplacian of an image is noise.
+    values["noise"] = np.array([np.median(np.abs(ndimage.laplace(image.astype(np.float64)))) for image in found.image])
     if position is not None:
-        made["position in the scan"] = position
+        values["position in the scan"] = position
     if organs is not None:
-        made["size of the organ"] = np.array([organs[row].mean() for row in found.rows])
-    return made
+        values["size of the organ"] = np.array([organs[row].mean() for row in found.rows])
+    return values
 
 
 def shortcuts(found: Explained, made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """For every cue how well it tells the labels apart on its own, and how far f follows it among *normal* images.
+    """How well each cue alone predicts the labels, and how f correlates with it on normal images, which have no lesion.
 
-    Among normal images there is no lesion to see, so what f correlates with there is something else.
+    Args:
+        found: the slices.
+        made: see `cues`.
 
     Returns:
-        Rows of `cue`, `auroc` (of the cue for the labels, in [0.5, 1]: either direction counts) and `follows` (rank correlation
-        of f with the cue among images labelled normal, in [-1, 1]); None where it cannot be computed.
+        Rows of `cue`, `auroc` (of cue and labels, in [0.5, 1], either direction) and `follows` (rank correlation of f and the
+        cue on normal images, in [-1, 1]); None where it cannot be computed.
     """
     rows = []
     for cue, values in made.items():
@@ -107,7 +102,7 @@ def shortcuts(found: Explained, made: dict[str, np.ndarray]) -> list[dict[str, A
 
 
 def mistakes(found: Explained, level: float, most: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the gravest errors of f by the image labels: abnormal ones with the lowest f, normal ones with the highest."""
+    """Indices of the worst errors of f, `most` of each: abnormal images with the lowest f, normal ones with the highest."""
     order = np.argsort(found.before, kind="stable")
     missed = order[(found.label[order] == 1) & (found.before[order] < level)][:most]
     alarms = order[found.normal[order] & (found.before[order] >= level)][::-1][:most]
@@ -117,5 +112,5 @@ def mistakes(found: Explained, level: float, most: int = 4) -> tuple[np.ndarray,
 def audit(
     found: Explained, masks: np.ndarray, position: np.ndarray | None, organs: np.ndarray | None, ask: Ask, level: float
 ) -> dict[str, Any]:
-    """The contents of evaluation/audit.json: `flips` and `shortcuts` of held-out slices; arguments as there."""
+    """The contents of evaluation/audit.json: `flips` and `shortcuts` of held-out slices; see there for the arguments."""
     return {"flips": flips(found, masks, organs, ask, level), "shortcuts": shortcuts(found, cues(found, position, organs))}

@@ -1,24 +1,23 @@
-"""Two ways to score the same explanations: the thesis' (replica) and an honest one.
+"""The two scoring protocols: `thesis_protocol` ("replica" in JSON and tables) and `mask_free` ("honest" there).
 
-|                   | replica (thesis 3.7, 4.2, the authors' runs)         | honest                                                   |
-|-------------------|------------------------------------------------------|----------------------------------------------------------|
-| images            | those labelled abnormal                              | every abnormal one, whatever the lesion's size; normals  |
-|                   |                                                      | for false positives                                      |
-| asked             | all of them                                          | those f calls abnormal: a lesion f misses is missed      |
-| map               | as the method gives it                               | mirror average, guided filter: the same for every method |
-| threshold         | the best one on these very masks: an oracle          | from training images without any mask                    |
-| post-processing   | opening, closing, largest component; for             | the same for every method (settings `masks`)             |
-|                   | counterfactual methods only                          |                                                          |
-| CV                | f(X) > 0.8 only                                      | the same, of the gated counterfactuals                   |
-| realism           | all images against their counterfactuals: unchanged  | counterfactuals of abnormal images against images        |
-|                   | normal images pull it down                           | labelled normal                                          |
+|                 | `thesis_protocol` (thesis 3.7, 4.2)                  | `mask_free`                                          |
+|-----------------|------------------------------------------------------|------------------------------------------------------|
+| images          | labelled abnormal                                    | all abnormal ones; normal ones for false positives   |
+| explained       | all of them                                          | those f calls abnormal: the others have no mask      |
+| map             | of the method                                        | mean with its mirror image, guided filter            |
+| threshold       | the best one on these masks: an oracle               | from training images without any mask                |
+| post-processing | opening, closing, largest component;                 | the same for every method (settings `masks`)         |
+|                 | counterfactual methods only                          |                                                      |
+| CV              | images with f(X) > 0.8                               | the same, after `gated`                              |
+| realism         | all images against their counterfactuals: unchanged  | counterfactuals of abnormal ones against images      |
+|                 | normal images lower it                               | labelled normal                                      |
 
-Pure functions of arrays; every score is a number or None.
+Every score is a number or None.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,27 +32,27 @@ THESIS_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3,
 THESIS_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
 ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
 ORACLE_PEAKS = np.linspace(0.025, 1, 40)
-"""The honest protocol's oracle sweeps one threshold for all images, and one share of each image's peak, and takes the best."""
+"""`sweep` tries one threshold for all images, and one share of the peak of each image."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """Held-out slices, explained: arrays over n slices of (S, S).
+    """Explanations of n held-out slices.
 
     Args:
-        rows: of the store.
-        label: image labels, 0 or 1; below 0 where only the scan has one (`data.sampling.UNKNOWN`).
-        before: f(X).
-        image: in [0, 1].
-        saliency: the method's map in [0, 1].
-        refined: the map after mirror average and guided filter, in [0, 1].
-        truth: bool.
-        known: whether the truth is known, (n,).
-        after: f(X_cf); None for an attribution.
-        counterfactual: X_cf in [0, 1]; None for an attribution.
-        agreement: of the masks of an image and its mirror image (`confidence.py`); None where mirror images were not asked.
-        posterior: that an image is abnormal, as all classifiers of a run say (`posterior.py`); None where no student is asked.
-        level: what a pixel of each map has to exceed, (n,), NaN where f calls the image normal; None where that is one threshold, or a share of the peak.
+        rows: of the store, (n,).
+        label: image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one.
+        before: f(X), (n,).
+        image: (n, S, S) in [0, 1].
+        saliency: the map of the method, (n, S, S) in [0, 1].
+        refined: the map after mirror average and guided filter, (n, S, S) in [0, 1].
+        truth: (n, S, S) bool.
+        known: whether the truth is known, (n,) bool.
+        after: f(X_cf), (n,); None for an attribution.
+        counterfactual: X_cf, (n, S, S) in [0, 1]; None for an attribution.
+        agreement: Dice of the masks of an image and its mirror image, (n,); None without mirror images.
+        posterior: image scores of the ensemble, (n,); None without a student.
+        level: thresholds of the maps, (n,), NaN where f calls the image normal; None with one threshold, or a share of the peak.
     """
 
     rows: np.ndarray
@@ -71,17 +70,17 @@ class Explained:
     level: np.ndarray | None = None
 
     def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
-        """The threshold, or the levels of some images by position where each has its own; as `masks_of` takes it."""
+        """The threshold of the images with indices `of`, as an argument of `masks_of`."""
         return threshold if self.level is None else self.level[of]
 
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
-        """How far to trust the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN where there is none or it is not known."""
+        """Confidence of the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN for empty masks or without `agreement`."""
         unknown = np.full(len(self.rows), np.nan)
         return confidence(self.before, unknown if self.agreement is None else self.agreement, predicted)
 
     @property
     def abnormal(self) -> np.ndarray:
-        """Labelled abnormal, or with a lesion however small where the label says normal."""
+        """Labelled abnormal, or with a lesion in the truth whatever the label."""
         return (self.label == 1) | (self.known & self.truth.any((1, 2)))
 
     @property
@@ -91,7 +90,7 @@ class Explained:
 
 
 def gated(found: Explained, level: float) -> Explained:
-    """What is left when images f calls normal are returned unchanged."""
+    """The explanations with images of f(X) < level unchanged: map 0, X_cf = X."""
     called = found.before >= level
     keep = called[:, None, None]
     changed: dict[str, Any] = {"saliency": found.saliency * keep, "refined": found.refined * keep}
@@ -104,17 +103,13 @@ def gated(found: Explained, level: float) -> Explained:
 
 
 def thesis_masks(maps: np.ndarray, threshold: float, counterfactual: bool) -> np.ndarray:
-    """Masks as the thesis makes them (4.2): one threshold, cleaned only for counterfactual methods."""
+    """Masks of the thesis (4.2): maps (n, S, S) above one threshold, cleaned only for counterfactual methods."""
     masks = maps > threshold
     return clean(masks, THESIS_CLEANING) if counterfactual else masks
 
 
 def thesis_protocol(found: Explained) -> dict[str, Any]:
-    """The scores of the thesis: IoU at the best threshold, CV and the flip rate.
-
-    Args:
-        found: every image explained, whatever f says of it.
-    """
+    """The scores of the thesis ("replica"): IoU at the best threshold, CV and flip rate; every image must be explained."""
     labelled = (found.label == 1) & found.known
     maps, truth = found.saliency[labelled], found.truth[labelled]
     counterfactual = found.counterfactual is not None
@@ -127,11 +122,11 @@ def thesis_protocol(found: Explained) -> dict[str, Any]:
     return scores
 
 
-def _pooled(predicted: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, members: np.ndarray) -> float | None:
-    """`metrics.pooled_iou` of images by position, whose masks `predicted` gives block by block."""
+def _pooled(predicted: np.ndarray, truth: np.ndarray, members: np.ndarray) -> float | None:
+    """`metrics.pooled_iou` of some images by index, block by block."""
     both, either = 0, 0
     for block in metrics.blocks_of(members):
-        masks, true = predicted(block), truth[block]
+        masks, true = predicted[block], truth[block]
         both, either = both + int((masks & true).sum()), either + int((masks | true).sum())
     return both / either if either else None
 
@@ -139,7 +134,15 @@ def _pooled(predicted: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, me
 def sweep(
     refined: np.ndarray, truth: np.ndarray, threshold: float, settings: Settings, members: np.ndarray | None = None
 ) -> float | None:
-    """The best pooled IoU any threshold reaches on these very masks (those of `members`): an upper bound, never a result."""
+    """Oracle: the best pooled IoU over `ORACLE_THRESHOLDS` and `ORACLE_PEAKS`, an upper bound, not a result.
+
+    Args:
+        refined: (n, S, S) in [0, 1].
+        truth: (n, S, S) bool.
+        threshold: the lowest level of the shares of the peak.
+        settings: masks are read.
+        members: indices of the images to score; None is all.
+    """
     members = np.arange(len(truth)) if members is None else members
     rules = [(float(t), 0.0) for t in ORACLE_THRESHOLDS] + [(threshold, float(share)) for share in ORACLE_PEAKS]
     sums = np.zeros((len(rules), 2), np.int64)
@@ -152,15 +155,15 @@ def sweep(
 
 
 def mask_free(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
-    """Every score of the honest protocol, each a number or None, with the reason for every None.
+    """Every score of the mask-free protocol ("honest"), and under `null_because` the reason for every None.
 
-    Arrays over pixels may lie on disk: they are looked at in blocks.
+    Arrays over pixels may be memory maps: they are read in blocks.
 
     Args:
         found: gated explanations.
         predicted: their masks, (n, S, S) bool, made without any lesion mask.
-        threshold: that made them; the oracle starts from it.
-        settings: masks and classifier are read.
+        threshold: of the masks, for `sweep`.
+        settings: masks, classifier and student are read.
     """
     abnormal, normal = found.abnormal, found.normal
     scored = abnormal & found.known
@@ -172,11 +175,11 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
         return (predicted[i] for i in members), (truth[i] for i in members)
 
     distance, measured = metrics.mean_hd95(*pairs())
-    asked = dict[str, float | None].fromkeys(("auroc", "accuracy", "calibration_error"))
+    posterior = dict[str, float | None].fromkeys(("auroc", "accuracy", "calibration_error"))
     if found.posterior is not None:
-        asked = metrics.classification_scores(found.posterior, found.label, settings.student.gate)
+        posterior = metrics.classification_scores(found.posterior, found.label, settings.student.gate)
     scores: dict[str, Any] = {
-        "iou_mask_free": _pooled(predicted.__getitem__, truth, members),
+        "iou_mask_free": _pooled(predicted, truth, members),
         "iou_oracle": sweep(found.refined, truth, threshold, settings, members) if scored.any() else None,
         "dice_per_image": metrics.mean_dice(*pairs()),
         "hd95_px": distance,
@@ -187,7 +190,7 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
         "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
         "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
         **metrics.classification_scores(found.before, found.label, level),
-        **{f"posterior_{name}": value for name, value in asked.items()},
+        **{f"posterior_{name}": value for name, value in posterior.items()},
         **_trust(found, predicted),
         "slices_abnormal": int(abnormal.sum()),
         "slices_scored": int(scored.sum()),
@@ -201,10 +204,9 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
 
 
 def _trust(found: Explained, predicted: np.ndarray) -> dict[str, Any]:
-    """Whether confidence ranks masks by their true overlap: over every mask there is, those on normal images too, by their IoU."""
+    """How well confidence ranks masks by their IoU, over all masks that are not empty, also of normal images."""
     sure = found.confidence(predicted)
-    marked = np.isfinite(sure) & (found.known | found.normal)
-    members = np.flatnonzero(marked)
+    members = np.flatnonzero(np.isfinite(sure) & (found.known | found.normal))
     overlap = np.array([metrics.pooled_iou(predicted[i], found.truth[i] & found.known[i]) for i in members])
     sure = sure[members]
     trusted = sure >= DOUBT

@@ -1,1 +1,1 @@
-"""Why f calls an image abnormal: counterfactuals (COIN, Singla et al.) and attributions (CAMs, RISE), behind one registry."""
+"""Explanations of f: counterfactuals (COIN, Singla et al.) and attributions (CAMs, RISE), with one registry."""

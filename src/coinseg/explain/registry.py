@@ -1,4 +1,4 @@
-"""One registry: the name of a method -> how it explains images. Adding a method means adding it here."""
+"""The registry of explanation methods by name; a new method is added here."""
 
 from __future__ import annotations
 
@@ -19,26 +19,22 @@ from . import attribution
 COUNTERFACTUAL = "counterfactual"
 METHODS = (COUNTERFACTUAL, *attribution.METHODS)
 Explain = Callable[[Tensor, float], Explanation]
-"""Images (B, 1, S, S) in [-1, 1] and a threshold -> their explanation; f(X) below the threshold leaves an image unexplained."""
+"""Images (B, 1, S, S) in [-1, 1] and a threshold -> their explanation; an image with f(X) below it is not explained."""
 
 
 def require_method(settings: Settings) -> None:
-    """Raise `UserError` for a method there is none of, or one that has no counterfactual for the threshold that is asked for."""
+    """Raise `UserError` for an unknown method, or for masks.threshold "flip" with a method without counterfactuals."""
     if settings.method not in METHODS:
         near = get_close_matches(settings.method, METHODS, 1, 0.4)
-        raise UserError(
-            f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", f"did you mean {near[0]}?" if near else "choose one"
-        )
+        hint = f"did you mean {near[0]}?" if near else "choose one"
+        raise UserError(f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", hint)
     if settings.masks.threshold == "flip" and settings.method != COUNTERFACTUAL:
-        raise UserError(
-            f"masks.threshold is flip and method is {settings.method}",
-            f"method {COUNTERFACTUAL} for it",
-            "leave masks.threshold as it is",
-        )
+        fault = f"masks.threshold is flip and method is {settings.method}"
+        raise UserError(fault, f"method {COUNTERFACTUAL} for it", "leave masks.threshold as it is")
 
 
 def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None = None, layer: str | None = None) -> Explain:
-    """The method the settings name, ready to explain.
+    """The explanation method of the settings.
 
     Args:
         settings: method, attribution and seed are read.
@@ -54,10 +50,11 @@ def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None =
 
     def attribute(x: Tensor, threshold: float) -> Explanation:
         probability = probabilities(f, x)
-        asked = probability >= threshold
+        abnormal = probability >= threshold
         saliency = torch.zeros(len(x), *x.shape[2:], device=x.device)
-        if asked.any():
-            saliency[asked] = attribution.saliency(settings.method, f, x[asked], settings.attribution, settings.seed, layer)
+        if abnormal.any():
+            maps = attribution.saliency(settings.method, f, x[abnormal], settings.attribution, settings.seed, layer)
+            saliency[abnormal] = maps
         return Explanation(probability, saliency)
 
     return attribute

@@ -1,4 +1,4 @@
-"""A mask as DICOM segmentation (binary SEG) that points at the images it belongs to."""
+"""A mask as a DICOM segmentation object (binary SEG) that refers to the images of its series."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAX_SHIFT = 0.1
-"""Voxels a pixel of the series may lie off a voxel of the mask."""
+"""Largest distance, in voxels, of a pixel of the series from a voxel of the mask."""
 ALLOWED_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName",
 )  # fmt: skip
-"""Elements of type 2 that a SEG repeats from its series: they must be there, and may be empty."""
+"""Type 2 elements that a SEG repeats from its series: required, but they may be empty."""
 _OF_PATIENTS = (0x0010, 0x0012, 0x0032, 0x0038)
-"""Groups of elements about the patient, trials, requests and visits."""
+"""Groups of elements about patient, trial, request and visit."""
 _KEPT = (*ALLOWED_EMPTY, "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
-"""What of them is repeated: by what the object is found in its study, and that the rest was removed."""
+"""Elements of these groups that are repeated: the identifiers of the study, and the marks of de-identification."""
 _RAS = np.array([-1.0, -1.0, 1.0])
-"""DICOM's axes run to the left and to the back, NIfTI's to the right and to the front."""
+"""Signs of the axes: DICOM has LPS, NIfTI RAS coordinates."""
 
 
 def read_series(folder: Path) -> list[Dataset]:
-    """The images of the one series in a folder, without pixels, in the order of their file names.
+    """The images of the only series in a folder, without pixels, in the order of their file names.
 
     Raises:
         UserError: no folder, no DICOM image in it, or several series.
@@ -51,8 +51,8 @@ def read_series(folder: Path) -> list[Dataset]:
         if dataset is not None and "ImagePositionPatient" in dataset and "Rows" in dataset:
             series[str(dataset.get("SeriesInstanceUID", ""))].append(dataset)
     if len(series) != 1:
-        found = "no DICOM image" if not series else f"{len(series)} series"
-        raise UserError(f"{folder} holds {found}", "the images of one series", "name the folder of one series")
+        contents = "no DICOM image" if not series else f"{len(series)} series"
+        raise UserError(f"{folder} holds {contents}", "the images of one series", "name the folder of one series")
     return next(iter(series.values()))
 
 
@@ -86,42 +86,42 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
 
 
 def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(column, row, slice) of the voxel under every pixel of an image, (3, Rows, Columns) int."""
+    """(column, row, slice) of the voxel at every pixel of an image, (3, Rows, Columns) int."""
     turn = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
     down, across = (float(value) for value in dataset.PixelSpacing)
-    # DICOM: the first direction is that of growing column indices; the first spacing is that between rows.
+    # DICOM: the first direction is that of increasing column indices, the first spacing that between rows.
     steps = np.stack([turn[0] * across, turn[1] * down, np.array(dataset.ImagePositionPatient, float)], axis=1) * _RAS[:, None]
     to_index = inverse[:3, :3] @ steps + np.outer(inverse[:3, 3], [0, 0, 1])
     column, row = np.meshgrid(np.arange(int(dataset.Columns)), np.arange(int(dataset.Rows)))
     exact = np.tensordot(to_index, np.stack([column, row, np.ones_like(column)]), 1)
-    found = np.rint(exact).astype(int)
-    outside = (found < 0).any() or (found >= np.array(shape)[::-1, None, None]).any()
-    if outside or np.abs(exact - found).max() > MAX_SHIFT:
+    nearest = np.rint(exact).astype(int)
+    outside = (nearest < 0).any() or (nearest >= np.array(shape)[::-1, None, None]).any()
+    if outside or np.abs(exact - nearest).max() > MAX_SHIFT:
         raise UserError(
             f"image {_name(dataset)} of the series does not lie on voxels of the mask",
             f"a mask on the grid of the series, within {MAX_SHIFT} voxels",
             "name the series the scan was converted from",
         )
-    return found
+    return nearest
 
 
 def write_dicom_seg(
     mask: ScanMask, source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None, label: str = "Lesion",
     overwrite: bool = False, begin: Callable[[], object] = bool,
 ) -> None:  # fmt: skip
-    """Write a binary SEG with one segment: a lesion (SNOMED CT), found by an automatic algorithm.
+    """Write a binary SEG with one segment, a lesion (SNOMED CT) of an automatic algorithm.
 
     Args:
         mask: bool, (images, Rows, Columns) with `mask[i]` on `source_datasets[i]`; or canonical, with `affine`.
         source_datasets: the single-frame images of one series, in any order; their pixels are not needed.
         out: the .dcm file.
         affine: of a canonical mask, see `frames_of`.
-        label: of the segment, for people.
+        label: of the segment.
         overwrite: replace `out`.
-        begin: called before `out` is put into place.
+        begin: called before `out` is created.
 
     Raises:
-        UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks what a SEG must repeat.
+        UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks required elements.
     """
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
@@ -137,12 +137,12 @@ def write_dicom_seg(
         if frames.shape != series:
             raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
         with warnings.catch_warnings(), written_aside(out) as part:
-            warnings.simplefilter("ignore")  # on an empty mask, and on values of the source that are repeated as they are
+            warnings.simplefilter("ignore")  # on an empty mask, and on values repeated from the source
             _least(_segmentation(frames, source_datasets, label)).save_as(part)
             begin()
     except (UserError, OSError):
         raise
-    except Exception as error:  # highdicom and pydicom, on the tags of a stranger; what they say quotes values of the patient.
+    except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
         missing = re.search(r"has no attribute '(\w+)'", str(error))
         why = f"it has no {missing[1]}" if missing else type(error).__name__
         raise UserError(
@@ -153,12 +153,12 @@ def write_dicom_seg(
 
 
 def _name(dataset: Dataset) -> str:
-    """An image for a message: by its file, as its identifiers are the patient's."""
+    """The file name of an image for a message; its identifiers belong to the patient."""
     return public_name(str(getattr(dataset, "filename", None) or "one")) or "one"
 
 
 def _completed(dataset: Dataset) -> Dataset:
-    """A copy with empty values for what DICOM allows to be empty but not absent; removing names often removes the elements."""
+    """A copy with an empty value for each of `ALLOWED_EMPTY` that is absent, as in many de-identified files."""
     from pydicom import Dataset
 
     whole = Dataset()
@@ -172,7 +172,7 @@ def _completed(dataset: Dataset) -> Dataset:
 
 
 def _least(segmentation: Dataset) -> Dataset:
-    """The object without what is optional and says more of the patient (comments, other ids, age, description of the study)."""
+    """The object without optional elements about the patient (comments, other ids, age, description of the study)."""
     for element in list(segmentation):
         about = element.tag.group in _OF_PATIENTS or element.keyword == "StudyDescription"
         if about and element.keyword not in _KEPT:
@@ -181,7 +181,7 @@ def _least(segmentation: Dataset) -> Dataset:
 
 
 def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:
-    """The SEG of (images, Rows, Columns) bool; highdicom raises `ValueError` and its like for a series it cannot use."""
+    """The SEG of frames (images, Rows, Columns) bool; highdicom raises many kinds for a series it cannot use."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid

@@ -7,7 +7,7 @@ student/model.safetensors       the network that draws the final masks, where th
 teacher-2/classifier/model.safetensors and so on,
 opinion/classifier/model.safetensors    the other classifiers that say which images it is asked about
 novelty/model.safetensors       what is remembered of normal images, where anything is
-manifest.json                   what the run scored, on what, with which versions (docs/manifest.md)
+manifest.json                   what the run scored, on what, with which versions (docs/guide/manifest.md)
 f.onnx, generator.onnx, student.onnx, posterior.onnx, novelty.onnx     on request
 """
 

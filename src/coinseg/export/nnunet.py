@@ -1,14 +1,14 @@
-"""Masks as training data for nnU-Net (raw data, version 2), with a band nobody is sure of marked `ignore`.
+"""Masks as training data for nnU-Net (raw data, version 2), with uncertain pixels labelled `ignore`.
 
 OUT/dataset.json
 OUT/imagesTr/CASE_0000.nii.gz   the scan, on its own grid
-OUT/labelsTr/CASE.nii.gz        0 background, 1 lesion, 2 ignore (the highest, as nnU-Net wants it)
+OUT/labelsTr/CASE.nii.gz        0 background, 1 lesion, 2 ignore (nnU-Net requires the highest label)
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,8 +39,8 @@ class TrainingCase:
     Args:
         id: unique, safe as a file name.
         image: the volume.
-        mask: on the grid of the image; None is a scan without a lesion.
-        difference: a map on the grid of the image, for `between`.
+        mask: on the grid of the image; None for a scan without a lesion.
+        difference: a map on the grid of the image, for `Uncertain.between`.
     """
 
     id: str
@@ -51,11 +51,11 @@ class TrainingCase:
 
 @dataclass(frozen=True)
 class Uncertain:
-    """What becomes `ignore`.
+    """Pixels that are labelled `ignore`.
 
     Args:
-        band: pixels on either side of the border of the mask, within each slice; 0 is none.
-        between: pixels whose difference is at least the first and less than the second; None is none.
+        band: distance from the border of the mask in pixels, within each slice; 0 for none.
+        between: range of the difference, the first included, the second not; None for none.
     """
 
     band: float = 1.0
@@ -65,7 +65,7 @@ class Uncertain:
 def ring(mask: ScanMask, band: float) -> ScanMask:
     """The pixels within `band` pixels of the border of a mask (slices, H, W), slice by slice.
 
-    A lesion so small that nothing certain would be left of it is kept, and only what surrounds it is uncertain.
+    Of a component that has no pixels farther from the border only the outer side is uncertain.
     """
     uncertain = np.zeros(mask.shape, bool)
     for z in np.flatnonzero(mask.any((1, 2))) if band > 0 else ():
@@ -82,15 +82,15 @@ def write_nnunet(
     out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None, channel: str = "CT", label: str = "lesion",
     overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write an nnU-Net raw data set; whole or not at all.
+    """Write an nnU-Net raw data set, atomically.
 
     Args:
-        out: the folder, `DatasetXXX_name` for nnU-Net to find it.
+        out: the folder; nnU-Net finds it as `DatasetXXX_name`.
         cases: scans and masks, volumes only.
-        uncertain: what becomes `ignore`; None is nothing, and there is no such label then.
-        channel: what nnU-Net normalises by ("CT" clips to a fingerprint, anything else takes z-scores).
+        uncertain: pixels to label `ignore`; None for none, then there is no such label.
+        channel: selects the normalisation of nnU-Net ("CT" clips to a fingerprint, others take z-scores).
         label: name of the lesion.
-        overwrite: replace an earlier data set made by coinseg.
+        overwrite: replace an earlier data set of coinseg.
 
     Returns:
         dataset.json: channel_names, labels, numTraining, file_ending, coinseg (version).
@@ -132,9 +132,8 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
             raise UserError(f"{case.id} has no difference map", "one for every mask", "make them with segment --difference")
         difference = read_volume(case.difference)
         if difference.scan.shape != labels.shape:
-            raise UserError(
-                f"{case.difference} has shape {difference.scan.shape}", f"{labels.shape}", "give the map of this scan"
-            )
+            fault = f"{case.difference} has shape {difference.scan.shape}"
+            raise UserError(fault, f"{labels.shape}", "give the map of this scan")
         low, high = uncertain.between
         labels[(difference.scan >= low) & (difference.scan < high)] = IGNORE
     image = root / "imagesTr" / f"{case.id}_0000{ENDING}"
@@ -146,10 +145,10 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
 
 
 def cases_of_run(root: Path) -> list[TrainingCase]:
-    """The cases of a finished run: those it made a mask for, and those labelled normal as a whole, without one.
+    """The cases of a finished run: those with a mask, and volumes labelled normal, without one.
 
     Raises:
-        UserError: no run, a run whose data are gone, or one that made no mask of a volume.
+        UserError: no run, a run whose data are missing, or one without masks of volumes.
     """
     file = root / "settings.yaml"
     if not file.is_file():
@@ -158,25 +157,26 @@ def cases_of_run(root: Path) -> list[TrainingCase]:
     settings = settings_from(stored["settings"])
     cohort = read_layout(Path(str(stored["data"])), settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
-    found = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]
-    if not found:
+    masked = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]
+    if not masked:
         raise UserError(f"{root} has no masks of volumes", "a finished run on volumes", "run `coinseg report` first")
     normal = [c for c in cohort.cases if c.volume and c.label == 0 and not c.slice_labels]
-    return found + [TrainingCase(c.id, c.image, None) for c in normal]
+    return masked + [TrainingCase(c.id, c.image, None) for c in normal]
 
 
 def cases_in(images: Path, masks: Path, differences: Path | None = None) -> list[TrainingCase]:
-    """Scans of a folder with masks (and difference maps) named as `coinseg segment` names them; the others are left out."""
-    found = []
-    for image in _volumes(inputs(images)):
-        place = image.relative_to(images).parent / mask_name(image)
-        if (masks / place).is_file():
-            name = "__".join((*place.parts[:-1], place.name.removesuffix(ENDING)))
-            found.append(TrainingCase(name, image, masks / place, differences / place if differences else None))
-    if not found:
+    """The volumes of a folder that have a mask in another one.
+
+    Args:
+        images: the folder of the scans.
+        masks, differences: folders of masks and difference maps, named as `coinseg segment` does.
+    """
+    cases = []
+    for image in (path for path in inputs(images) if not is_image(path)):
+        file = image.relative_to(images).parent / mask_name(image)
+        if (masks / file).is_file():
+            name = "__".join((*file.parts[:-1], file.name.removesuffix(ENDING)))
+            cases.append(TrainingCase(name, image, masks / file, differences / file if differences else None))
+    if not cases:
         raise UserError(f"no volume in {images} has a mask in {masks}", "masks by the names of their scans", "mend --masks")
-    return found
-
-
-def _volumes(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if not is_image(path)]
+    return cases

@@ -1,10 +1,11 @@
-"""f, the generator and the student as ONNX, with any number of images, checked against torch on the masks they lead to."""
+"""The networks of a run as ONNX with a dynamic batch, compared with torch by their outputs and masks."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -22,22 +23,19 @@ from coinseg.masks.postprocess import masks_of
 
 PROBES = 8
 TOLERANCE = 1e-3
-"""Largest difference of a logit (as a share of 1 + |logit|) and of the difference map in [0, 1] that counts as rounding."""
+"""Largest accepted difference of a logit (as a share of 1 + |logit|) and of the difference map in [0, 1]."""
 
 
 def _library(name: str) -> ModuleType:
-    from importlib import import_module
-
     try:
         return import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"the library {name} is not installed", "onnx, onnxruntime and onnxscript for --onnx", "pip install 'coinseg[onnx]'"
-        ) from error
+        required = "onnx, onnxruntime and onnxscript for --onnx"
+        raise UserError(f"the library {name} is not installed", required, "pip install 'coinseg[onnx]'") from error
 
 
 class _Logits(nn.Module):
-    """f without its check of the shape, which would fix the number of images."""
+    """f without its check of the shape, which would fix the batch size."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -48,7 +46,7 @@ class _Logits(nn.Module):
 
 
 class _Counterfactual(nn.Module):
-    """The generator asked for a normal image."""
+    """The generator with the condition "normal"."""
 
     def __init__(self, generator: nn.Module, conditions: int) -> None:
         super().__init__()
@@ -61,7 +59,7 @@ class _Counterfactual(nn.Module):
 
 
 class _Session(nn.Module):
-    """An ONNX network in the place of a torch one."""
+    """An ONNX network as a torch module."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ class _Session(nn.Module):
 
 
 def probe_images(root: Path, run: Predictor) -> Tensor:
-    """A few images (B, 1, S, S) in [-1, 1]: prepared slices where the run still has them, else smooth noise."""
+    """Test images (B, 1, S, S) in [-1, 1]: prepared slices of the run folder `root` if they exist, else smooth noise."""
     size = run.settings.data.size
     if (root / "slices" / "store.json").is_file():
         store = SliceStore(root / "slices")
@@ -83,23 +81,23 @@ def probe_images(root: Path, run: Predictor) -> Tensor:
 
 
 def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
-    """Write f.onnx ("image" (batch, 1, S, S) in [-1, 1] -> "logit" (batch,)), generator.onnx ("image" -> "counterfactual") and,
-    where a student draws the masks, student.onnx ("image" -> "logits" (batch, 1, S, S), inside where above 0), posterior.onnx
-    ("image" -> "logit" (batch,) of being abnormal, which says whether it is asked) and novelty.onnx ("image" -> "novelty" (batch, S, S),
-    unlike anything in normal images where above 1), those there are.
+    """Write the networks of a run as ONNX and compare them with torch; every input is "image" (batch, 1, S, S) in [-1, 1].
+
+    Files: f.onnx -> "logit" (batch,); generator.onnx -> "counterfactual"; with a student student.onnx -> "logits"
+    (batch, 1, S, S), above 0 inside, posterior.onnx -> "logit" (batch,) of the image score, and novelty.onnx -> "novelty"
+    (batch, S, S), above 1 anomalous.
 
     Args:
-        run: on the CPU; an attribution has no generator, and only f is written.
-        folder: to write to.
-        probes: images (B, 1, S, S) in [-1, 1] on which both must agree.
+        run: on the CPU; of an attribution only f is written.
+        folder: receives the files.
+        probes: images (B, 1, S, S) in [-1, 1] for the comparison.
 
     Returns:
-        {"images", "largest_logit": largest difference of a logit of f or of the posterior, as a share of 1 + |logit|, "largest_difference": of the
-        map masks are read from, in [0, 1], "mask_pixels": inside the masks of the probes, "mask_pixels_that_differ": 0}; the
-        last three null for an attribution, which is not a forward pass.
+        "images"; "largest_logit", the largest difference of a logit as a share of 1 + |logit|; "largest_difference" of the map
+        in [0, 1]; "mask_pixels" of the probes; "mask_pixels_that_differ", 0. The last three are None for an attribution.
 
     Raises:
-        UserError: a library is missing, a network cannot be written as ONNX, or the masks or the logits do not agree.
+        UserError: a library is missing, a network cannot be written as ONNX, or masks or logits differ.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
@@ -170,23 +168,21 @@ def compare(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
 
 
 def _write(network: nn.Module, path: Path, output: str, size: int) -> None:
-    """One network with a dynamic batch, everything in one file, without the traces of this machine's source files."""
+    """Write one network with a dynamic batch as one file, without names of source files."""
     onnx = _library("onnx")
     example = torch.zeros(2, 1, size, size)
-    said = io.StringIO()
+    output_of_exporter = io.StringIO()
+    silence = contextlib.redirect_stdout(output_of_exporter), contextlib.redirect_stderr(output_of_exporter)
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), torch.no_grad():
+        with silence[0], silence[1], torch.no_grad():
             torch.onnx.export(
                 network.eval(), (example,), str(path), dynamo=True, verbose=False, external_data=False,
                 input_names=["image"], output_names=[output], dynamic_shapes=({0: torch.export.Dim("batch")},),
             )  # fmt: skip
-    except Exception as error:  # A user's own network can fail in any way the exporter knows.
+    except Exception as error:  # the exporter raises many kinds for a user's own network
         why = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path.stem} cannot be written as ONNX ({type(error).__name__}: {why})",
-            "a network torch.onnx knows",
-            "export without --onnx",
-        ) from error
+        fault = f"{path.stem} cannot be written as ONNX ({type(error).__name__}: {why})"
+        raise UserError(fault, "a network torch.onnx knows", "export without --onnx") from error
     model = onnx.load(str(path))
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         del part.metadata_props[:]

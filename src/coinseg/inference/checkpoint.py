@@ -17,9 +17,9 @@ from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.networks.classifier import load_classifier
 from coinseg.networks.unet import Student, load_student
 from coinseg.networks.weights import load_weights, require_fits
+from coinseg.parts import table
 from coinseg.parts.slice_hmm import are_transitions
-from coinseg.parts.table import PARTS
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import read_json, write_json
 
 from .explainer import Explainer
@@ -64,7 +64,7 @@ def weights_of(root: Path) -> list[str]:
     if model["student"]:
         asked = teacher_folders(settings) if model["prior_shift"] is not None else []
         names += [STUDENT, *(Path(name) / F for name in asked)]
-        names += [Path(part.folder) / part.weights for part in PARTS if part.weights and part.name in model["parts"]]
+        names += [Path(part.folder) / part.weights for part in table.PARTS if part.weights and part.name in model["parts"]]
     return [name.as_posix() for name in names]
 
 
@@ -85,7 +85,7 @@ def read_model(path: Path) -> dict[str, Any]:
         wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
         wrong += ["steps"] if "steps" in optional and model["steps"] is not None and not are_transitions(model["steps"]) else []
-        wrong += ["parts"] if not set(model["parts"]) <= {part.name for part in PARTS} else []
+        wrong += ["parts"] if not set(model["parts"]) <= {part.name for part in table.PARTS} else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
     return _upgraded(model)
@@ -129,7 +129,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         generator = Generator(settings.coin)
         load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else settings_from({"engine": {"accelerator": accelerator}}).engine
-    explainer = Explainer(settings, f, generator, make_fabric(engine), model["layer"])
+    explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
     if not model["student"]:
         return Predictor.of(explainer, preparation, model["threshold"])
@@ -144,4 +144,4 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
 
 
 def _parts(settings: Settings, model: dict[str, Any], root: Path) -> list[Any]:
-    return [part.load(settings, model["parts"][part.name], root) for part in PARTS if part.name in model["parts"]]
+    return [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]

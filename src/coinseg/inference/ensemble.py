@@ -1,7 +1,7 @@
 """The ensemble: pairs of classifier and generator that differ in nothing but their seed, and make the pseudo-masks together.
 
 One pair is wrong where chance led it: too wide around a lesion, or a haze somewhere else. What several of them change is mostly the
-lesion; with one classifier for all of them a third of that is gained (docs/results/better.md). The further generators are only asked
+lesion; with one classifier for all of them a third of that is gained (docs/research/results.md). The further generators are only asked
 about training images; afterwards the first pair explains, and all classifiers together say which images are abnormal.
 """
 

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from coinseg.config.schema import Settings
@@ -20,6 +19,7 @@ from coinseg.masks.threshold import Threshold, choose_threshold, rule_of
 from coinseg.networks.classifier import probabilities
 from coinseg.runtime.devices import to_device
 from coinseg.runtime.forward import forward
+from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Explanation
 
 THRESHOLD_IMAGES = 400
@@ -51,19 +51,19 @@ class Explainer:
         settings: of the run; method, attribution, masks and the threshold of f are read.
         f: images (B, 1, S, S) in [-1, 1] -> logits (B,).
         generator: X -> X_cf; None for an attribution.
-        fabric: the device.
+        device: the device.
         layer: of f, which a CAM looks at; None where the settings name it.
     """
 
     settings: Settings
     f: nn.Module
     generator: nn.Module | None
-    fabric: Fabric
+    device: torch.device
     layer: str | None = None
 
     def __post_init__(self) -> None:
         for module in filter(None, (self.f, self.generator)):
-            to_device(module.eval(), self.fabric)
+            to_device(module.eval(), self.device)
 
     @cached_property
     def _explain(self) -> Explain:
@@ -79,7 +79,7 @@ class Explainer:
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
-        return torch.cat(forward(lambda x: probabilities(self.f, x).cpu(), images, self.fabric))
+        return torch.cat(forward(lambda x: probabilities(self.f, x).cpu(), images, self.device))
 
     def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
         """Explain images (B, 1, S, S) in [-1, 1] by the method of the settings.
@@ -93,7 +93,7 @@ class Explainer:
         """
         self.require_images(images)
         level = 0.0 if inpaint_all else self.settings.classifier.threshold
-        batches = forward(lambda x: self._explain(x, level), images, self.fabric)
+        batches = forward(lambda x: self._explain(x, level), images, self.device)
         present = [field.name for field in fields(Explanation) if getattr(batches[0], field.name) is not None]
         return Explanation(**{name: torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in present})
 
@@ -102,14 +102,14 @@ class Explainer:
         if self.generator is None:
             raise ValueError("an attribution has no counterfactual")
         generator = self.generator
-        return torch.cat(forward(lambda x: generator(x).clamp(-1, 1).cpu(), images, self.fabric))
+        return torch.cat(forward(lambda x: generator(x).clamp(-1, 1).cpu(), images, self.device))
 
     def saliency(self, images: Tensor) -> Tensor:
         """The map of the method, (B, S, S) in [0, 1], of images whatever f says of them; see `Explanation.saliency`."""
         if self.generator is None:
             return self.explain(images, inpaint_all=True).saliency
         generator = self.generator
-        return torch.cat(forward(lambda x: coin.difference(x, generator(x).clamp(-1, 1)).cpu(), images, self.fabric))
+        return torch.cat(forward(lambda x: coin.difference(x, generator(x).clamp(-1, 1)).cpu(), images, self.device))
 
     def differences(self, images: Tensor, asked: np.ndarray, saliency: Tensor | None = None) -> Differences:
         """Differences, refined along the edges of the image.
@@ -137,7 +137,7 @@ class Explainer:
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold of the refined difference, from training images and their image labels alone."""
-        labels, rng = slices.labels(), np.random.default_rng([self.settings.seed, 4])
+        labels, rng = slices.labels(), random_stream(Stream.THRESHOLD, self.settings.seed)
         counterfactual = self.settings.method == COUNTERFACTUAL
         rule = rule_of(self.settings.masks, counterfactual)
         refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}

@@ -7,7 +7,7 @@ equation 2.4):
     logit P(abnormal | X) = 1/K sum_k logit f_k(X) + logit(share)          logit(1/2) is 0
 
 of the K classifiers of the ensemble; parts of the recipe may change the mean before the share is added. It decides which images are
-marked and is not what COIN turns: the first f still explains. Measured in docs/decisions/0023-posterior.md and 0026-every-lesion.md.
+marked and is not what COIN turns: the first f still explains. Measured in docs/research/image-score.md (study 23) and docs/research/student.md (study 26).
 """
 
 from __future__ import annotations

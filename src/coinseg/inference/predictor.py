@@ -62,7 +62,7 @@ class Predictor:
 
     def __post_init__(self) -> None:
         for module in (self.image_score, *self.parts):
-            to_device(module.eval(), self.explainer.fabric)
+            to_device(module.eval(), self.explainer.device)
 
     @classmethod
     def of(
@@ -79,7 +79,7 @@ class Predictor:
         """
         segmenter: Segmenter = DifferenceSegmenter(explainer, threshold)
         if student is not None:
-            segmenter = StudentSegmenter(student, parts, explainer.settings, explainer.fabric)
+            segmenter = StudentSegmenter(student, parts, explainer.settings, explainer.device)
         score = ImageScore([explainer.f, *others], shift, parts)
         return cls(explainer, preparation, threshold, score, segmenter, tuple(parts))
 
@@ -122,7 +122,7 @@ class Predictor:
 
     def logits(self, images: Tensor) -> np.ndarray:
         """The logits of f and of the ensemble, (B, 2) float32, of images (B, 1, S, S) in [-1, 1]."""
-        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.fabric)).numpy()
+        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device)).numpy()
 
     def scores(self, logits: np.ndarray, chains: np.ndarray | None = None, places: np.ndarray | None = None) -> ImageScores:
         """Image scores from `logits` (n, 2); with the scan (`chains`) and the place of each slice, (n,), its neighbours are asked as well."""

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from coinseg.config.schema import MaskSettings, Settings
@@ -23,7 +22,7 @@ from coinseg.masks.decision_flip import flip_levels, with_peaks
 from coinseg.masks.postprocess import levels_of, masks_of, peaks
 from coinseg.masks.student_maps import LEVEL, rescale_to_peak, student_cleaning
 from coinseg.masks.threshold import rule_of
-from coinseg.networks.unet import marks
+from coinseg.networks.unet import marks, sides
 from coinseg.parts.base import Part, Views
 from coinseg.runtime.devices import to_device
 from coinseg.runtime.forward import forward_hflip
@@ -113,18 +112,18 @@ class StudentSegmenter:
         student: images (B, 1, S, S) -> logits of every pixel.
         parts: of the recipe.
         settings: of the run.
-        fabric: the device.
+        device: the device.
     """
 
     student: nn.Module
     parts: Sequence[Part]
     settings: Settings
-    fabric: Fabric
+    device: torch.device
     level: float = LEVEL
 
     def __post_init__(self) -> None:
         for module in (self.student, *self.parts):
-            to_device(module.eval(), self.fabric)
+            to_device(module.eval(), self.device)
 
     @property
     def cleaning(self) -> MaskSettings:
@@ -139,12 +138,12 @@ class StudentSegmenter:
         asked = scores.abnormal(self.settings.student.gate)
         mean, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
-            own, other = forward_hflip(lambda x: marks(self.student, x), images[asked], self.fabric)
+            own, other = forward_hflip(lambda x: marks(self.student, x), images[asked], self.device, max(sides(images.shape[-1])))
             called = scores[asked].abnormal(self.settings.classifier.threshold)
             rescaled = (rescale_to_peak(maps, called, self.settings.masks.peak) for maps in ((own + other) / 2, own, other))
             views = Views(images[asked], called, *rescaled)
             for part in self.parts:
-                part.add(views, self.fabric)
+                part.add(views, self.device)
             mean[asked] = views.mean
             agreed[asked] = agreement(*(masks_of(maps, LEVEL, self.cleaning) for maps in (views.own, views.other)))
         return Maps(mean, None, agreed, scores.ensemble)

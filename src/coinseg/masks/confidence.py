@@ -1,11 +1,10 @@
-"""How far to trust a mask and its pixels, without any mask of an expert: is f sure, and does the mask stay where it is in the mirror?
+"""Confidence of masks and of their pixels, computed without any lesion mask.
 
-    confidence = f(X) * Dice(mask of X, mask of mirrored X, mirrored back)
+    mask:  confidence = f(X) * Dice(mask of X, mask of mirrored X, mirrored back)
+    pixel: confidence = min(1, map / (2 level)), 1/2 at the border of the mask (docs/decisions/0003-masks-without-masks.md)
 
-What the generator changes for reasons of its own differs between an image and its mirror image; what it changes because of a
-lesion does not. Measured against the true overlap in docs/results/confidence.md, with what ranked worse. Of a pixel (docs/decisions/0031):
-
-    confidence = min(1, map / (2 level))                                    1/2 at the border of the mask
+A change that the generator makes because of a lesion is the same in the mirror image, other changes are not. How well the
+confidence ranks masks by their overlap with the truth: docs/research/confidence.md.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import numpy as np
 from coinseg.metrics.overlap import dice
 
 DOUBT = 0.5
-"""Masks with less confidence should be looked at before anything is made of them."""
+"""Masks of less confidence are reported as doubtful."""
 
 
-def agreement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Dice of two stacks of masks, (n, H, W) bool each -> (n,) in [0, 1]; 0 where both are empty, as there is nothing to trust."""
-    return np.array([dice(a, b) or 0.0 for a, b in zip(one, other, strict=True)])
+def agreement(masks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Dice of pairs of masks, (n, H, W) bool each -> (n,) in [0, 1]; 0 where both are empty."""
+    return np.array([dice(*pair) or 0.0 for pair in zip(masks, mirrored, strict=True)])
 
 
 def confidence(probability: np.ndarray, agreed: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The confidence of masks, (n,) in [0, 1]; NaN where a mask is empty.
+    """Confidence of masks, f(X) * agreement: (n,) in [0, 1]; NaN where a mask is empty.
 
     Args:
         probability: f(X), (n,).
@@ -35,27 +34,27 @@ def confidence(probability: np.ndarray, agreed: np.ndarray, masks: np.ndarray) -
 
 
 def of_pixels(maps: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """How far to trust that a pixel is inside, float32 in [0, 1]: 0.5 at the border of the mask, 1 at twice its level.
+    """Confidence of pixels, min(1, map / (2 level)): float32 in [0, 1].
 
     Args:
-        maps: which the masks are read from, (n, H, W) in [0, 1].
-        levels: which a pixel has to exceed there, (n,) (`masks.levels_of`); 0 everywhere where it is NaN.
+        maps: that the masks are thresholded from, (n, H, W) in [0, 1].
+        levels: their thresholds, (n,), see `levels_of`; where one is NaN, the confidence is 0.
     """
     return np.nan_to_num(np.minimum(maps / np.maximum(2 * levels[:, None, None], 1e-9), 1)).astype(np.float32)
 
 
 def percent(sure: np.ndarray) -> np.ndarray:
-    """Confidences of pixels in [0, 1] as they are written: uint8, 0 to 100."""
+    """Confidences of pixels in [0, 1] as they are stored: uint8, 0 to 100."""
     return np.rint(100 * sure).astype(np.uint8)
 
 
 def doubtful(confidence: float | None) -> bool | None:
-    """Whether a mask is not to be trusted before somebody has looked at it; None where there is none, or nobody knows."""
+    """Whether a confidence is below `DOUBT`; None where it is None or NaN."""
     return None if confidence is None or not np.isfinite(confidence) else bool(confidence < DOUBT)
 
 
 def of_scan(confidences: np.ndarray, pixels: np.ndarray) -> float | None:
-    """The confidence of a scan's mask: the mean over its slices, each by its marked pixels; None where nothing is marked.
+    """Confidence of a scan's mask: the mean over slices, weighted by marked pixels; None where nothing is marked.
 
     Args:
         confidences: of the slices, (slices,); NaN where a slice has no mask.

@@ -1,4 +1,4 @@
-"""The student's maps: rescaled to their peak, joined with anomalous regions, cleaned."""
+"""Postprocessing of the student's maps: rescaling to the peak, anomalous regions, cleaning."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from coinseg.config.schema import MaskSettings
 from .postprocess import peaks
 
 LEVEL = 0.5
-"""A pixel is inside when the student gives it more than this."""
+"""A pixel of a student's map above this is inside."""
 FAINTEST = 0.04
-"""A student that gives no pixel more than this sees nothing, whatever the classifiers say."""
+"""A map with a peak of at most this is not rescaled."""
 
 
 def rescale_to_peak(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray:
-    """Maps of a student with those of images that are called abnormal brought up, so that `LEVEL` is a share of their own peak.
+    """Maps of a student, scaled up in images called abnormal, so that `LEVEL` is a share of each map's peak.
 
-    A student that learnt from the masks that can be trusted is careful: it sees lesions unlike those and gives them less than a half. Where the
-    classifiers say that there is one, the question is where, not whether. The share is less than a half because a map is the mean over an image and
-    its mirror image: what one of the two is sure of has about a half, and on which side of it was chance (docs/decisions/0020-one-view.md).
+    The student gives lesions that are unlike its training masks low values, often below 1/2. Where the image is called abnormal,
+    only their position is in question. The share is below 1/2, because a map is the mean over an image and its mirror image, and
+    a lesion that the student sees in one of the two has about 1/2 (docs/research/student.md, study 20).
 
     Args:
         maps: (B, S, S) in [0, 1].
-        called: (B,) bool, the image is called abnormal (`posterior.py`).
-        share: of the peak, in [0, 1]; 0 leaves the maps as they are, as `masks.peak` does.
+        called: (B,) bool, whether the image score calls the image abnormal.
+        share: of the peak, in [0, 1]; 0 changes nothing.
 
     Returns:
-        (B, S, S) in [0, 1]; as they are where an image is called normal, and where no pixel has more than `FAINTEST`.
+        (B, S, S) in [0, 1]; unchanged in images called normal and where the peak is at most `FAINTEST`.
     """
     highest = peaks(maps)
     lowered = np.where(called & (highest > FAINTEST) & (share > 0), np.clip(highest, None, 1) * share / LEVEL, 1)
@@ -37,9 +37,9 @@ def rescale_to_peak(maps: np.ndarray, called: np.ndarray, share: float) -> np.nd
 
 
 def student_cleaning(settings: MaskSettings) -> MaskSettings:
-    """How the maps of a student become masks: all of what it draws, but for specks below `min_px`.
+    """The settings with which a student's maps become masks: no opening or closing, all components of at least `min_px`.
 
-    A difference has to be opened, and its largest part taken, because a generator also changes what is no lesion. A student has learnt to leave
-    that alone: what opening takes from it are thin parts and small lesions (docs/decisions/0025-as-drawn.md).
+    A difference is opened and reduced to its largest component, because a generator also changes normal tissue. A student hardly
+    marks that, and opening would remove thin parts and small lesions (docs/research/student.md, study 25).
     """
     return replace(settings, opening=0, closing=0, keep="all")

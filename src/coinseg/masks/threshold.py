@@ -1,4 +1,4 @@
-"""The threshold of the difference, chosen without any lesion mask (thesis 4.2)."""
+"""The threshold on the refined difference, chosen without any lesion mask (thesis 4.2)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from coinseg.errors import UserError
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on the refined difference and how it was chosen.
+    """A threshold on the refined difference.
 
     Args:
         value: in [0, 1]; a pixel above it is inside.
-        rule: in words, for the report.
+        rule: how it was chosen, in words for the report.
     """
 
     value: float
@@ -26,10 +26,9 @@ class Threshold:
 
 
 def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "flip"] | float:
-    """The rule "auto" stands for: "normals" for a counterfactual method, "otsu" for an attribution.
+    """masks.threshold, with "auto" resolved: "normals" for a counterfactual method, "otsu" for an attribution.
 
-    An attribution's map is stretched to [0, 1] in every image, normal ones too, so what it does to normal images says
-    nothing about where to cut.
+    An attribution's map is scaled to [0, 1] in every image, so its values on normal images give no threshold.
     """
     if settings.threshold == "auto":
         return "normals" if counterfactual else "otsu"
@@ -39,16 +38,16 @@ def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", 
 def choose_threshold(
     normals: np.ndarray, abnormals: np.ndarray, settings: MaskSettings, counterfactual: bool = True
 ) -> Threshold:
-    """A threshold that has seen no lesion mask.
+    """A threshold from image labels: a quantile of the differences of normal images, or Otsu on those of abnormal ones.
 
     Args:
-        normals: refined differences of training images labelled normal, (n, H, W), every one inpainted whatever f says.
+        normals: refined differences of training images labelled normal, (n, H, W), inpainted whatever f says.
         abnormals: the same of training images labelled abnormal.
         settings: threshold and quantile are read.
-        counterfactual: whether the method is one, see `rule_of`.
+        counterfactual: whether the method is a counterfactual one, see `rule_of`.
 
     Raises:
-        UserError: the rule needs images there are none of, or the number is outside (0, 1].
+        UserError: there are no images of the class that the rule needs, or the number is outside (0, 1].
     """
     rule = rule_of(settings, counterfactual)
     if isinstance(rule, float | int):
@@ -63,5 +62,4 @@ def choose_threshold(
         value = float(np.quantile(values, settings.quantile))
         words = f"{settings.quantile:.3g} quantile of the difference on training images labelled normal"
         return Threshold(value, f"{words}; in each image also what turns f" if rule == "flip" else words)
-
     return Threshold(float(threshold_otsu(values.ravel())), "Otsu on the differences of training images labelled abnormal")

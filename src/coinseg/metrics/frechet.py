@@ -1,8 +1,7 @@
-"""How real counterfactuals look (thesis 3.7.1): FID, and the Frechet distance on the classifier's own features.
+"""Realism of counterfactuals (thesis 3.7.1): FID, and the Frechet distance on the features of the classifier f.
 
-Both are |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) between the means and covariances of features. Both grow as
-images become fewer, so only numbers over the same number of images compare. Under two images there is no covariance and
-the score is None.
+Both are |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) with the means and covariances of the features of two sets of images.
+They grow when there are fewer images: compare only values over the same number. With fewer than two images they are None.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ if TYPE_CHECKING:
 
 DOWNLOAD = "download"
 FEATURES = (64, 192, 768, 2048)
-"""Widths of the Inception layers to choose from; 2048 is the penultimate one, the FID of the thesis' text."""
+"""Widths of the Inception layers that can be used; 2048 is the penultimate one, the FID of the thesis."""
 BATCH = 32
 WEIGHTS_FILE = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
 ALTERNATIVE = "or leave FID out and read fd_f, the Frechet distance on f's features, which needs no file"
 
 
 def _check_file(weights: Path) -> None:
-    """Refuse what is not a plain file of tensors: torch-fidelity unpickles the file it is given (weights_only=False)."""
+    """Raise `UserError` unless the file has tensors only: torch-fidelity unpickles it with weights_only=False."""
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{weights} is missing", WEIGHTS_FILE, f"mend the path, {ALTERNATIVE}") from error
-    except Exception as error:  # A file of anything can break the reader in any way.
+    except Exception as error:  # torch.load raises many kinds for a broken file
         raise UserError(
             f"{weights} cannot be read as weights ({type(error).__name__})", WEIGHTS_FILE, f"fetch it again, {ALTERNATIVE}"
         ) from error
@@ -44,47 +43,44 @@ def _check_file(weights: Path) -> None:
 
 def _check_download() -> None:
     """Fetch the weights into torch's cache, where torch-fidelity looks for them, unless they are there."""
-    from torch_fidelity import feature_extractor_inceptionv3 as library
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
 
     try:
-        torch.hub.load_state_dict_from_url(
-            library.URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
-        )
-    except Exception as error:  # No network, a proxy's page instead of the file, a full disk, a half-written cache.
+        torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
+    except Exception as error:  # no network, a proxy's page instead of the file, a full disk, a half-written cache
         raise UserError(
-            f"the Inception weights could not be fetched from {library.URL_INCEPTION_V3} ({type(error).__name__}: {error})",
+            f"the Inception weights could not be fetched from {url} ({type(error).__name__}: {error})",
             f"a network, or {WEIGHTS_FILE} as a local file",
             f"give the path of that file, {ALTERNATIVE}",
         ) from error
 
 
 def inception(features: int, weights: Path | str | None) -> FrechetInceptionDistance:
-    """FID's network with nothing counted yet; call it early to learn of bad settings before the work is done.
+    """The empty FID metric of torchmetrics; call it early, so that bad settings are refused before a long computation.
 
     Raises:
-        UserError: no such layer; no weights, or none that can be read.
+        UserError: no such layer, or no readable weights.
     """
     if features not in FEATURES:
         raise UserError(f"FID on {features} features", f"one of {', '.join(map(str, FEATURES))}", "use 2048, as the thesis")
     if weights is None:
         raise UserError("FID without Inception weights", f"{WEIGHTS_FILE} or '{DOWNLOAD}'", f"give one, {ALTERNATIVE}")
-    local = None if weights == DOWNLOAD else Path(weights)
-    if local is None:
+    if weights == DOWNLOAD:
         _check_download()
     else:
-        _check_file(local)
+        _check_file(Path(weights))
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     try:
-        return FrechetInceptionDistance(features, feature_extractor_weights_path=None if local is None else str(local))
-    except (RuntimeError, TypeError, AttributeError) as error:  # What load_state_dict raises for other tensors.
-        raise UserError(
-            f"{weights} holds the weights of another network", WEIGHTS_FILE, f"use that file, {ALTERNATIVE}"
-        ) from error
+        path = None if weights == DOWNLOAD else str(Path(weights))
+        return FrechetInceptionDistance(features, feature_extractor_weights_path=path)
+    except (RuntimeError, TypeError, AttributeError) as error:  # what load_state_dict raises for other tensors
+        fault = f"{weights} holds the weights of another network"
+        raise UserError(fault, WEIGHTS_FILE, f"use that file, {ALTERNATIVE}") from error
 
 
 def _distance(metric: FrechetInceptionDistance, real: Any, fake: Any, prepare: Callable[[Any], Tensor]) -> float:
-    """The distance between two sets of images, in batches; rounding below 0 is cut off."""
+    """The distance between two sets of images, computed in batches; at least 0."""
     for images, is_real in ((real, True), (fake, False)):
         for start in range(0, len(images), BATCH):
             metric.update(prepare(images[start : start + BATCH]), real=is_real)
@@ -95,7 +91,7 @@ def _distance(metric: FrechetInceptionDistance, real: Any, fake: Any, prepare: C
 
 
 def _as_rgb(images: np.ndarray) -> Tensor:
-    """(n, H, W) in [0, 1] -> (n, 3, H, W) of bytes, three times the same."""
+    """Grey images (n, H, W) in [0, 1] -> RGB (n, 3, H, W) uint8."""
     if not np.isfinite(images).all():
         raise UserError("images with values that are not finite", "grey values in [0, 1]", "look for NaN in the images")
     grey = torch.from_numpy(np.round(np.clip(images, 0, 1) * 255).astype(np.uint8))
@@ -103,12 +99,11 @@ def _as_rgb(images: np.ndarray) -> Tensor:
 
 
 def fid(real: np.ndarray, fake: np.ndarray, features: int = 2048, weights: Path | str | None = None) -> float | None:
-    """Frechet Inception Distance of 3.7.1, resized to 299 x 299 with antialiasing as torchmetrics does by default.
+    """Frechet Inception Distance (thesis 3.7.1), on images resized to 299 x 299 with antialiasing, the default of torchmetrics.
 
     Args:
-        real: images (n, H, W) in [0, 1].
-        fake: images (m, H, W) in [0, 1].
-        features: 2048 is the FID everyone means; 768 is the layer behind the authors' figures. Layers do not compare.
+        real, fake: images (n, H, W) and (m, H, W) in [0, 1].
+        features: 2048 is the usual FID, 768 that of the authors' figures; values of different layers do not compare.
         weights: the file of torch-fidelity's Inception weights, or "download".
 
     Raises:
@@ -120,35 +115,35 @@ def fid(real: np.ndarray, fake: np.ndarray, features: int = 2048, weights: Path 
 
 
 class PenultimateFeatures(nn.Module):
-    """Images -> what the last linear layer of f is given, (B, d) float64 on the CPU.
+    """The input of f's last linear layer: images (B, 1, H, W) -> features (B, d) float64 on the CPU.
 
-    The last is the last to run, not the last to be declared. Positions, if there are any (tokens, pixels), are averaged.
-    A network without linear layers gives the spatial mean of what its last convolution is given. f itself runs in
-    evaluation mode and is left as it was: mode, running statistics, hooks.
+    The last layer is the last one that runs. Features at several positions (tokens, pixels) are averaged. For a network
+    without linear layers it is the spatial mean of the input of the last convolution. f runs in evaluation mode; its mode,
+    running statistics and hooks are afterwards as before.
 
     Args:
-        f: any module from images to a logit, in which a linear layer or a convolution runs.
+        f: a module from images to logits.
     """
 
     def __init__(self, f: nn.Module) -> None:
         super().__init__()
         self.f = f
-        self.num_features = 0  # Read by torchmetrics, which would else try f on an image of its own.
+        self.num_features = 0  # torchmetrics reads it, and would otherwise run f on an image of its own
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, d) of images (B, 1, H, W)."""
-        seen: dict[str, Tensor] = {}
+        inputs: dict[str, Tensor] = {}
 
-        def fit_patchcore(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            given = args[0] if args else kwargs["input"]
+        def record_input(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            value = args[0] if args else kwargs["input"]
             if isinstance(layer, nn.Linear):
-                seen["linear"] = given.reshape(len(given), -1, given.shape[-1]).mean(1)
+                inputs["linear"] = value.reshape(len(value), -1, value.shape[-1]).mean(1)
             else:
-                seen["convolution"] = given.flatten(2).mean(-1)
+                inputs["convolution"] = value.flatten(2).mean(-1)
 
         layers = [m for m in self.f.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         training = [m for m in self.f.modules() if m.training]
-        hooks = [layer.register_forward_pre_hook(fit_patchcore, with_kwargs=True) for layer in layers]
+        hooks = [layer.register_forward_pre_hook(record_input, with_kwargs=True) for layer in layers]
         try:
             self.f.eval()
             with torch.no_grad():
@@ -158,28 +153,27 @@ class PenultimateFeatures(nn.Module):
                 hook.remove()
             for module in training:
                 module.training = True
-        found = seen.get("linear", seen.get("convolution"))
-        if found is None or len(found) != len(x):
+        features = inputs.get("linear", inputs.get("convolution"))
+        if features is None or len(features) != len(x):
             raise UserError(
-                "a classifier without features to compare" if found is None else f"{len(found)} features of {len(x)} images",
+                "a classifier without features to compare"
+                if features is None
+                else f"{len(features)} features of {len(x)} images",
                 "a linear layer or a convolution that runs once with all images",
                 "leave fd_f out for this classifier",
             )
-        return found.cpu().double()
+        return features.cpu().double()
 
 
 def classifier_distance(f: nn.Module, real: Tensor, fake: Tensor) -> float | None:
-    """fd_f, the Frechet distance on f's features: FID's formula on `PenultimateFeatures` instead of Inception's.
+    """fd_f, the Frechet distance on `PenultimateFeatures` of f: the formula of FID without the Inception network.
 
-    It is not FID and must never be called so. Its scale is that of f's features, so it compares only counterfactuals of
-    one f. It sees only what f sees: damage f is blind to costs nothing. And the generator was trained against this very
-    f, so a low value says that counterfactuals look normal *to f*, not to anyone else. FID has a fixed, foreign network,
-    and none of these ties.
+    It is not FID. Its scale depends on f, so it compares counterfactuals of one f only; it does not see what f does not see; and
+    the generator was trained against this f, so a low value means that counterfactuals look normal to f, not to a person.
 
     Args:
         f: the classifier, on any device.
-        real: images (n, 1, H, W) in [-1, 1].
-        fake: images (m, 1, H, W) in [-1, 1].
+        real, fake: images (n, 1, H, W) and (m, 1, H, W) in [-1, 1].
 
     Raises:
         UserError: f has no features to compare, or they are not finite.

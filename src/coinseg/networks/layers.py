@@ -20,7 +20,14 @@ _TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, spectral: bool = False) -> nn.Module:
-    """A convolution that keeps the side, with spectral normalisation on request."""
+    """A convolution that keeps the side.
+
+    Args:
+        dims: 2 for slices, 3 for volumes.
+        inputs, outputs: channels.
+        kernel: its side, odd.
+        spectral: whether its weights are spectrally normalised.
+    """
     conv: nn.Module = _CONV[dims](inputs, outputs, kernel, padding=kernel // 2)
     weight, bias = _weights(conv)
     nn.init.xavier_uniform_(weight, gain=2**0.5 if kernel > 1 else 1.0)
@@ -39,7 +46,7 @@ class ConditionalNorm(nn.Module):
     Args:
         dims: 2 for slices, 3 for volumes.
         channels: of the features.
-        conditions: how many there are.
+        conditions: their number.
     """
 
     def __init__(self, dims: int, channels: int, conditions: int) -> None:
@@ -56,22 +63,22 @@ class ConditionalNorm(nn.Module):
 
 
 def _widened(kernel: Tensor) -> Tensor:
-    """A 3-tap kernel (O, I, 3, ...) summed with itself one pixel on, along every spatial axis: (O, I, 4, ...)."""
+    """A kernel (O, I, 3, ...) plus itself shifted by one pixel, along every spatial axis: (O, I, 4, ...)."""
     for axis in range(2, kernel.ndim):
-        nothing = torch.zeros_like(kernel.narrow(axis, 0, 1))
-        kernel = torch.cat([kernel, nothing], axis) + torch.cat([nothing, kernel], axis)
+        zeros = torch.zeros_like(kernel.narrow(axis, 0, 1))
+        kernel = torch.cat([kernel, zeros], axis) + torch.cat([zeros, kernel], axis)
     return kernel
 
 
 def _weights(conv: nn.Module) -> tuple[Tensor, Tensor]:
-    """The kernel (spectrally normalised where asked) and the bias of a convolution."""
+    """The kernel (with spectral normalisation where there is one) and the bias of a convolution."""
     return cast(Tensor, conv.weight), cast(Tensor, conv.bias)
 
 
 def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 3-tap convolution followed by average pooling by 2, as one 4-tap convolution of stride 2.
+    """A 3-tap convolution and average pooling by 2 as one 4-tap convolution of stride 2.
 
-    The same maths in 16 instead of 36 products per output pixel (2-D), and no map at the full side.
+    It needs 16 instead of 36 products per output pixel (2-D) and no map at the full side.
     """
     weight, bias = _weights(conv)
     dims = weight.ndim - 2
@@ -79,7 +86,7 @@ def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def upsample_then_convolve(x: Tensor, conv: nn.Module) -> Tensor:
-    """Nearest upsampling by 2 followed by a 3-tap convolution, as one 4-tap transposed convolution of stride 2."""
+    """Nearest upsampling by 2 and a 3-tap convolution as one 4-tap transposed convolution of stride 2."""
     weight, bias = _weights(conv)
     spatial = list(range(2, weight.ndim))
     kernel = _widened(weight).flip(spatial).transpose(0, 1)
@@ -100,15 +107,9 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        dims: int,
-        inputs: int,
-        outputs: int,
-        resample: Literal["up", "down"] | None = None,
-        norm: bool = True,
-        spectral: bool = False,
-        conditions: int = 1,
-    ) -> None:
+        self, dims: int, inputs: int, outputs: int, resample: Literal["up", "down"] | None = None, norm: bool = True,
+        spectral: bool = False, conditions: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conditional = conditions > 1
 
@@ -127,17 +128,11 @@ class ResidualBlock(nn.Module):
         self.down = _POOL[dims](2) if resample == "down" else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept; conditions (B,) where it has some."""
-        asked = (condition,) if self.conditional else ()
-        branch = torch.relu(self.norm1(x, *asked))
-        if self.resample == "up":
-            branch = upsample_then_convolve(branch, self.conv1)
-        else:
-            branch = self.conv1(branch)
-        branch = torch.relu(self.norm2(branch, *asked))
-        if self.resample == "down":
-            branch = convolve_then_pool(branch, self.conv2)
-        else:
-            branch = self.conv2(branch)
-        # A 1x1 convolution commutes with nearest upsampling and with average pooling, so it is done at the smaller side.
+        """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept; conditions (B,) where there are several."""
+        conditions = (condition,) if self.conditional else ()
+        branch = torch.relu(self.norm1(x, *conditions))
+        branch = upsample_then_convolve(branch, self.conv1) if self.resample == "up" else self.conv1(branch)
+        branch = torch.relu(self.norm2(branch, *conditions))
+        branch = convolve_then_pool(branch, self.conv2) if self.resample == "down" else self.conv2(branch)
+        # A 1x1 convolution commutes with nearest upsampling and average pooling, so it is done at the smaller side.
         return branch + self.up(self.shortcut(self.down(x)))

@@ -1,7 +1,4 @@
-"""The student: the segmentation network that draws the final masks, the last step of weak supervision, and how it is asked.
-
-What it learns from is in `teaching.py`, what it is worth in docs/results/better.md.
-"""
+"""The student: a U-Net that segments images directly, trained on pseudo-masks (docs/research/results.md)."""
 
 from __future__ import annotations
 
@@ -17,16 +14,15 @@ from .imagenet import encoder, enlarged, load_imagenet, resized
 from .weights import load_weights
 
 DECODER = (128, 64, 32, 16, 16)
-"""Channels of the decoder, from 1/16 of the side to all of it."""
+"""Channels of the decoder, from 1/16 of the side to the full side."""
 FULL = 16
 """Channels at full resolution."""
 
 
 class StudentNetwork(nn.Module):
-    """A U-Net on an encoder that can know ImageNet, with one more level beside it: the image itself, at full resolution.
+    """A U-Net with the ImageNet encoder and one more level, convolutions of the image at full resolution, for small lesions.
 
-    Images are seen enlarged. The encoder still halves the side before it looks; lesions of a few pixels are drawn from what the
-    image says there.
+    Images are enlarged first, see `enlarged`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +41,7 @@ class StudentNetwork(nn.Module):
         nn.init.constant_(cast(Tensor, self.head.bias), -3.0)  # most pixels are outside
 
     def forward(self, x: Tensor, seen: int | None = None) -> Tensor:
-        """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]; they are looked at with this side, `enlarged` by itself."""
+        """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1], enlarged to the side `seen` (by default `enlarged`)."""
         side = x.shape[-1]
         x = resized(x, seen or enlarged(side)).contiguous(memory_format=torch.channels_last)
         logits = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
@@ -53,10 +49,10 @@ class StudentNetwork(nn.Module):
 
 
 class Student(nn.Module):
-    """Networks that were taught apart, asked together.
+    """The networks of an ensemble, each trained on batches of its own.
 
     Args:
-        members: how many.
+        members: number of networks.
     """
 
     def __init__(self, members: int) -> None:
@@ -64,24 +60,21 @@ class Student(nn.Module):
         self.members = nn.ModuleList(StudentNetwork() for _ in range(members))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of every member's own images, (members, B, 1, S, S) in [-1, 1] -> the same shape."""
-        return torch.stack([member(own) for member, own in zip(self.members, x, strict=True)])
+        """Images of each network, (members, B, 1, S, S) in [-1, 1] -> logits of the same shape."""
+        return torch.stack([member(images) for member, images in zip(self.members, x, strict=True)])
 
 
 def sides(side: int) -> tuple[int, ...]:
-    """With which sides images are looked at when a student is asked: as it was taught, and as much larger again.
-
-    What it is sure of in one size and not in the other is mostly the border (docs/decisions/0028-two-sizes.md).
-    """
+    """The two sides at which images are segmented: that of training, and one enlarged again (decision 0028)."""
     return tuple(dict.fromkeys((enlarged(side), enlarged(enlarged(side)))))
 
 
 class Mean(nn.Module):
-    """A student that was taught, asked about the same images: the mean of what its members give a pixel at some sides, as a logit.
+    """A trained student: the mean probability over its networks and several sides of the image, as a logit.
 
     Args:
-        student: whose members are asked.
-        seen: the side of an image -> with which sides it is looked at.
+        student: the networks.
+        seen: side of an image -> the sides at which it is segmented.
     """
 
     def __init__(self, student: Student, seen: Callable[[int], Sequence[int]] = sides) -> None:
@@ -90,13 +83,13 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1]."""
-        given = torch.stack([member(x, seen) for member in self.student.members for seen in self.seen(x.shape[-1])])
-        # log p - log (1 - p) of the mean p, where p itself would have been rounded to 0 or 1.
-        return torch.logsumexp(F.logsigmoid(given), 0) - torch.logsumexp(F.logsigmoid(-given), 0)
+        logits = torch.stack([member(x, seen) for member in self.student.members for seen in self.seen(x.shape[-1])])
+        # log p - log (1 - p) of the mean p, computed so that p is never rounded to 0 or 1.
+        return torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)
 
 
 def build_student(members: int) -> Student:
-    """A fresh student, its encoders as ImageNet left them."""
+    """A new student with pretrained encoders."""
     student = Student(members)
     for member in student.members:
         load_imagenet(cast(StudentNetwork, member).encoder)
@@ -104,13 +97,13 @@ def build_student(members: int) -> Student:
 
 
 def load_student(path: Path, members: int) -> nn.Module:
-    """A trained student from its weights, ready to be asked; `UserError` where they are another's."""
+    """A trained student in evaluation mode from its weights; `UserError` when the file does not fit."""
     student = Student(members)
     load_weights(student, path, "student")
     return Mean(student).eval()
 
 
 def marks(student: nn.Module, images: Tensor) -> Tensor:
-    """What the student gives every pixel of images (B, 1, S, S) in [-1, 1], (B, S, S) in [0, 1]."""
+    """Probability (B, S, S) that each pixel of images (B, 1, S, S) in [-1, 1] is inside a lesion."""
     with torch.no_grad():
         return torch.sigmoid(student(images))[:, 0]

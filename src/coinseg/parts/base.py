@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from lightning_fabric import Fabric
+import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import Settings
@@ -118,5 +118,5 @@ class Part(nn.Module):
         """
         return logits
 
-    def add(self, views: Views, fabric: Fabric) -> None:
+    def add(self, views: Views, device: torch.device) -> None:
         """Change the maps of the student in place."""

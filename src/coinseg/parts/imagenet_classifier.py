@@ -5,7 +5,7 @@ images than the classifiers that started from nothing. With w = `WEIGHT` and its
 
     logit = (1 - w) logit of the ensemble + w o(X)
 
-Measured in docs/decisions/0026-every-lesion.md.
+Measured in docs/research/student.md, study 26.
 """
 
 from __future__ import annotations

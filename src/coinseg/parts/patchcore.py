@@ -8,7 +8,7 @@ total recall in industrial anomaly detection", section 3). The anomaly score of 
 
 and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients. Only image labels are
 used. A feature has a wide field of view, so that a small lesion has a halo of anomalous patches: only regions that go well beyond what
-the student marks are added (`beyond`). Measured in docs/decisions/0024-novelty.md.
+the student marks are added (`beyond`). Measured in docs/research/patchcore.md, study 24.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from scipy import ndimage
 from torch import Tensor, nn
@@ -31,11 +30,11 @@ from coinseg.errors import UserError
 from coinseg.masks.student_maps import LEVEL
 from coinseg.networks.imagenet import encoder, load_imagenet
 from coinseg.networks.weights import load_weights
-from coinseg.runtime.batching import map_batched
-from coinseg.runtime.devices import CHUNK, images_to, make_fabric, to_device
-from coinseg.runtime.forward import forward_hflip
+from coinseg.runtime.devices import CHUNK, choose_device, to_device
+from coinseg.runtime.forward import forward, forward_hflip
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Stage
+from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part, Views
 
@@ -149,28 +148,33 @@ class PatchCore(Part):
         normals, abnormals = (np.flatnonzero(labels == label) for label in (0, 1))
         if len(set(patients[normals].tolist())) < 2 or not len(abnormals):
             return None
-        stage = Stage(learning.folder(cls), learning.key)
+        stage, part = Stage(learning.folder(cls), learning.key), None
         if not stage.finished():
             stage.resume()
             if stage.is_main:
-                rng = np.random.default_rng([settings.seed, 8])
-                normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
-                total = len(normals) + len(abnormals)
-                bank = _fill(
-                    slices, normals, patients[normals], settings, rng, lambda done: learning.report("novelty", done, total, {})
-                )
-                part = cls(bank)
-                regions = sum(
-                    int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
-                    for images, scores in _forward(
-                        part, slices, abnormals, settings, lambda done: learning.report("novelty", len(normals) + done, total, {})
-                    )
-                )
-                share = round(regions / len(abnormals), 4)
-                facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
-                stage.finish(bank, cls.weights or "", "student.novelty", **facts)
+                part = cls._fill(learning, normals, abnormals, patients, stage)
             current().barrier()
-        return cls.load(settings, {}, learning.root) if stage.facts()["kept"] else None
+        if not stage.facts()["kept"]:
+            return None
+        return cls.load(settings, {}, learning.root) if learning.root is not None else part
+
+    @classmethod
+    def _fill(
+        cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage
+    ) -> PatchCore:
+        """Fill the memory bank, count the images it adds regions to, and finish the stage."""
+        slices, settings, rng = learning.slices, learning.settings, random_stream(Stream.PATCHCORE, learning.settings.seed)
+        normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
+        total = len(normals) + len(abnormals)
+        bank = _memory_bank(slices, normals, patients[normals], settings, rng, lambda n: learning.report("novelty", n, total, {}))
+        part, regions = cls(bank), 0
+        later = _forward(part, slices, abnormals, settings, lambda n: learning.report("novelty", len(normals) + n, total, {}))
+        for images, scores in later:
+            regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
+        share = round(regions / len(abnormals), 4)
+        facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
+        stage.finish(bank, cls.weights or "", "student.novelty", **facts)
+        return part
 
     @classmethod
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> PatchCore:
@@ -187,11 +191,11 @@ class PatchCore(Part):
             raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
         return cls(bank)
 
-    def add(self, views: Views, fabric: Fabric) -> None:
+    def add(self, views: Views, device: torch.device) -> None:
         """Add the anomalous regions of images that are called abnormal."""
         if not (called := views.called).any():
             return
-        own, other = forward_hflip(self, views.images[called], fabric, BATCH)
+        own, other = forward_hflip(self, views.images[called], device, SIDE, BATCH)
         for maps, scores in zip((views.mean, views.own, views.other), ((own + other) / 2, own, other), strict=True):
             maps[called] = add_anomalous_regions(maps[called], scores, LEVEL)
 
@@ -233,17 +237,15 @@ def _forward(
     network: nn.Module, slices: TrainingSlices, indices: np.ndarray, settings: Settings, on_progress: Callable[[int], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Images, a chunk at a time, and what a network gives for them."""
-    fabric = make_fabric(settings.engine)
-    to_device(network, fabric)
+    device = choose_device(settings.engine)
+    to_device(network, device)
     for start in range(0, len(indices), CHUNK):
         images = slices.batch(indices[start : start + CHUNK]).image
-        with torch.no_grad():
-            parts = map_batched(lambda part: network(images_to(fabric, part)).cpu(), images, BATCH)
-        yield images, torch.cat(parts)
+        yield images, torch.cat([part.cpu() for part in forward(network, images, device, SIDE, BATCH)])
         on_progress(min(start + CHUNK, len(indices)))
 
 
-def _fill(
+def _memory_bank(
     slices: TrainingSlices, indices: np.ndarray, patients: np.ndarray, settings: Settings, rng: np.random.Generator,
     on_progress: Callable[[int], None],
 ) -> MemoryBank:  # fmt: skip

@@ -10,7 +10,7 @@ models", equations 19 to 27). With p_i the image score of slice i by itself, T t
     logit P(y_i | scan) = logit a_i + logit b_i - logit s + e_i        s is contained in a_i and in b_i
 
 t is `TRUST`, less than 1, because neighbours look alike: where f is wrong about one it is often wrong about the next. A slice without
-neighbours keeps p_i. Only image labels are used. Measured in docs/decisions/0027-neighbours.md.
+neighbours keeps p_i. Only image labels are used. Measured in docs/research/image-score.md, study 27.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The least change that turns f is often the brightest part of a large lesion, and a student of such masks learns to leave out the rest. A
 synthetic lesion is patchy, fainter or brighter, of another shape, and all of it is learnt. Only those that f calls abnormal are kept.
-Measured in docs/decisions/0022-members.md.
+Measured in docs/research/student.md, study 22.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.runtime.devices import CHUNK
 from coinseg.runtime.stage import Report
+from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part
 
@@ -130,8 +131,8 @@ def synthetic_lesions(
     Returns:
         At most a few more than `ENOUGH`; the same for the same arguments.
     """
-    rng = np.random.default_rng([seed, 7])
-    indices, masks = pseudo_masks.members, pseudo_masks.targets == 1
+    rng = random_stream(Stream.SYNTHETIC_LESIONS, seed)
+    indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
     rises = [
         rise_of(image, mask)
         for start in range(0, len(indices), CHUNK)

@@ -18,7 +18,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
 from coinseg.data.slices.student_data import Examples, PseudoMasks
-from coinseg.explain.registry import COUNTERFACTUAL
+from coinseg.explain.registry import COUNTERFACTUAL, require_method
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
@@ -27,12 +27,12 @@ from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.parts.base import Learning, Part
 from coinseg.parts.table import parts_of
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
-from coinseg.training.coin import choose_layer, train_coin
+from coinseg.training.coin import choose_layer, require_side, train_coin
 from coinseg.training.keys import result_key, with_student
 from coinseg.training.pseudo_masks import LEAST
 from coinseg.training.student import train_student
@@ -85,7 +85,7 @@ def build(job: Job) -> Predictor:
     """Train, or load, everything that the settings ask for. With a root model.json is left there, so that `coinseg.load` reads it."""
     f, generator = train_pair(job)
     layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
-    explainer = Explainer(job.settings, f, generator, make_fabric(job.settings.engine), layer)
+    explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer)
     preparation = Preparation(job.store.meta["kind"], job.store.window, job.store.meta["has_organs"])
     key = result_key(job.store, job.settings, f)
     threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
@@ -95,6 +95,24 @@ def build(job: Job) -> Predictor:
     if job.root is not None and current().here.is_main:
         save(predictor, job.root)
     return predictor
+
+
+def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor:
+    """Train on images and labels in memory: f, COIN, the student and the parts; nothing is written.
+
+    Args:
+        data: `coinseg.Dataset(images, labels)`, or a store of prepared slices.
+        settings: of the run; None takes the defaults. `data.size` is that of the images.
+        report: progress: stage, steps done, steps in all, the latest losses.
+
+    Raises:
+        UserError: settings and images do not fit.
+    """
+    settings = settings or Settings()
+    settings = replace(settings, data=replace(settings.data, size=data.size))
+    require_method(settings)
+    require_side(data.size, settings.coin)
+    return build(Job(data, settings, None, report))
 
 
 def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
@@ -117,7 +135,7 @@ def _others(job: Job, first: Explainer) -> list[Explainer]:
     for number, name in enumerate(teacher_folders(job.settings), 1):
         settings = replace(job.settings, seed=(job.settings.seed + SEEDS_APART * number) % 2**32)
         other = replace(job, settings=settings, root=job.folder(name), report=partial(_report_of, job.report, name))
-        explainers.append(Explainer(job.settings, *train_pair(other), first.fabric, first.layer))
+        explainers.append(Explainer(job.settings, *train_pair(other), first.device, first.layer))
     return explainers
 
 

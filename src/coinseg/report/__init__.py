@@ -1,1 +1,1 @@
-"""The page a person looks at; reads files only."""
+"""The HTML report of a run folder and its pictures."""

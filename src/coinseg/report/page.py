@@ -1,7 +1,7 @@
-"""report.html: what a run did, how good its masks are and where they fail, in one file a radiologist can read.
+"""report.html: scores, examples, training curves and settings of a run, in one file.
 
-The page needs nothing but itself: pictures are data URIs, there is no script, and its own security policy forbids
-anything from elsewhere. Every text is escaped by jinja2; file names of patients could contain anything.
+Pictures are data URIs, there is no script, and the page's content security policy forbids other sources. jinja2 escapes every
+text, because file names can contain anything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Example = dict[str, Any]
 """One row of examples.npz."""
 Stats = list[dict[str, float]]
 INK = "#7a7d82"
-"""Text in figures: a grey that can be read on white and on black, because one picture serves both."""
+"""Colour of text in figures: readable on white and on black."""
 GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
 PIXELS = "confidence of pixels"
@@ -46,15 +46,9 @@ TERMS = {
     "discriminator": "1.39: cannot tell it from real",
 }  # fmt: skip
 PERCENT = (
-    "masks_doubtful",
-    "lesions_touched",
-    "normals_marked",
-    "false_positive_area",
-    "flip_rate",
-    "cv",
-    "accuracy",
+    "masks_doubtful", "lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy",
     "posterior_accuracy",
-)
+)  # fmt: skip
 SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
 COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices")
@@ -62,41 +56,39 @@ ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoes
 
 
 def _load(path: Path) -> list[Example] | None:
-    """The examples, or None when the file is absent or broken."""
+    """The examples of a file; None when it is absent or broken."""
     try:
         with np.load(path, allow_pickle=False) as file:
             fields = {name: file[name] for name in FIELDS}
-            # Not there in runs of earlier versions.
-            fields["confidence"] = file["confidence"] if "confidence" in file else np.full(len(fields["name"]), np.nan)
-            fields["sure"] = file["sure"] if "sure" in file else np.full_like(fields["difference"], np.nan)
+            # Runs of earlier versions have no confidence.
+            fields["confidence"] = file.get("confidence", np.full(len(fields["name"]), np.nan))
+            fields["sure"] = file.get("sure", np.full_like(fields["difference"], np.nan))
             return [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
     except Exception:  # numpy, zipfile and zlib raise many kinds for a broken file, and a report must not fail for one
         return None
 
 
 def _top(examples: list[Example], threshold: float = 0.0) -> float:
-    """The top of the one colour scale of all pictures, so that they can be compared."""
+    """The largest difference of the colour scale, the same for all pictures."""
     strongest = [np.nan_to_num(e["difference"].astype(np.float64)).ravel() for e in examples]
     return max([2 * threshold, 1e-3, *([float(np.quantile(np.concatenate(strongest), 0.999))] if strongest else [])])
 
 
 def _truth(example: Example) -> np.ndarray | None:
-    """The truth of an example; an image labelled normal has none to find, known or not, which is how it is scored."""
+    """The truth of an example, None when unknown; empty for an image labelled normal, which is scored so."""
     if example["group"] in ("normal", "alarm"):
         return np.zeros(example["mask"].shape, bool)
     return example["truth"].astype(bool) if example["known"] else None
 
 
 def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
-    """The pictures of an example by the name of their column; an attribution has no counterfactual, a run of an earlier version no confidence."""
-    image, mask = example["image"], example["mask"].astype(bool)
-    explained, found = heat(image, example["difference"], top), overlay(image, mask, _truth(example))
-    sure = heat(image, example["sure"], 1.0)
-    if np.isnan(example["counterfactual"]).all():
-        pictures = dict(zip(ATTRIBUTION_COLUMNS, (grey(image), explained, sure, found), strict=True))
-    else:
-        pictures = dict(zip(COLUMNS, (grey(image), grey(example["counterfactual"]), explained, sure, found), strict=True))
-    return {name: picture for name, picture in pictures.items() if name != PIXELS or np.isfinite(example["sure"]).all()}
+    """The pictures of an example by column; no counterfactual for an attribution, no confidence in runs of earlier versions."""
+    image, counterfactual = example["image"], example["counterfactual"]
+    attribution = np.isnan(counterfactual).all()
+    pictures = [grey(image), *([] if attribution else [grey(counterfactual)]), heat(image, example["difference"], top)]
+    pictures += [heat(image, example["sure"], 1.0), overlay(image, example["mask"].astype(bool), _truth(example))]
+    columns = zip(ATTRIBUTION_COLUMNS if attribution else COLUMNS, pictures, strict=True)
+    return {name: picture for name, picture in columns if name != PIXELS or np.isfinite(example["sure"]).all()}
 
 
 def _dice(example: Example) -> float | None:
@@ -105,20 +97,20 @@ def _dice(example: Example) -> float | None:
 
 
 def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
-    """What the page shows of every example, by group."""
+    """The fields of the template for every example, by group."""
     groups: dict[str, list[Example]] = {name: [] for name in GROUPS}
     for e in examples:
-        shown = {"name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e)}
-        pictures = [(title, _uri(picture)) for title, picture in _pictures(e, top).items()]
-        sure = float(e["confidence"])
-        shown["confidence"] = sure if np.isfinite(sure) else None
-        shown |= {"known": _truth(e) is not None, "marked": float(e["mask"].mean()), "pictures": pictures}
-        groups.setdefault(str(e["group"]), []).append(shown)
+        confidence = float(e["confidence"])
+        groups.setdefault(str(e["group"]), []).append({
+            "name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e),
+            "confidence": confidence if np.isfinite(confidence) else None, "known": _truth(e) is not None,
+            "marked": float(e["mask"].mean()), "pictures": [(title, _uri(p)) for title, p in _pictures(e, top).items()],
+        })  # fmt: skip
     return {name: group for name, group in groups.items() if group}
 
 
 def _uri(picture: np.ndarray | Figure) -> str:
-    """A PNG as a data URI; the same picture gives the same bytes."""
+    """A picture as a data URI of a PNG, always with the same bytes."""
     data = io.BytesIO()
     if isinstance(picture, Figure):
         picture.savefig(data, format="png", dpi=150, transparent=True, metadata={"Software": None})
@@ -128,7 +120,7 @@ def _uri(picture: np.ndarray | Figure) -> str:
 
 
 def _curves(classifier: Stats, coin: Stats) -> str | None:
-    """Small multiples of everything the two trainings logged."""
+    """One plot of every quantity that the two trainings logged, as a data URI."""
     panels = [("classifier f: loss", "0.69: guessing", ["loss"], classifier)] if classifier else []
     logged = {name for line in coin for name in line} - {"step", "time"}
     terms = [n for n in TERMS if n in logged] + sorted(n for n in logged - {*TERMS} if not n.startswith("probe_"))
@@ -156,7 +148,7 @@ def _panel(axis: Any, title: str, meaning: str, names: list[str], lines: Stats) 
             continue
         steps, values = np.array(points, dtype=float).T
         window = max(1, len(values) // 20)
-        # Padded with what is at the edges, so that the smooth line neither starts nor ends with a false bend.
+        # Padded with the edge values, so that the smoothed line is not bent at its ends.
         padded = np.pad(values, (window // 2, window - 1 - window // 2), "edge")
         smooth = np.convolve(padded, np.ones(window) / window, "valid")
         axis.plot(steps, values, color=colour, alpha=0.3, lw=0.8)
@@ -178,9 +170,9 @@ def _panel(axis: Any, title: str, meaning: str, names: list[str], lines: Stats) 
 
 
 def _shown(name: str, value: Any) -> str | None:
-    """A score as the page shows it; None stays None."""
+    """A score in words; None stays None."""
     if name in PERCENT and isinstance(value, int | float):
-        # Small shares keep their digits: 0.04% of all pixels is a result, 0.0% would be a claim.
+        # Small shares keep their digits: 0.04% must not become 0.0%.
         return f"{100 * value:.3g}%" if value < 0.1 else f"{value:.1%}"
     return f"{value:.3f}" if isinstance(value, int | float) else None if value is None else str(value)
 
@@ -201,11 +193,11 @@ def _plain(value: Any) -> str:
 
 
 def write_report(out: Path, manifest: dict[str, Any]) -> Path:
-    """Write report.html of a run folder; what is not there is said on the page instead of failing.
+    """Write report.html of a run folder; missing files are named on the page.
 
     Args:
         out: the run folder; classifier/stats.jsonl, coin/stats.jsonl and evaluation/examples.npz are read.
-        manifest: see `coinseg.pipeline.manifest.build`.
+        manifest: see `coinseg.pipeline.run_manifest.build`.
 
     Returns:
         The path of the page.
@@ -220,66 +212,53 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
     examples = _load(out / "evaluation" / "examples.npz")
     drawn = parts["threshold"].get("of") == "student"
-    top = _top(examples or [], 0.0 if drawn else level)  # a student's level is not one of the differences that are shown
+    top = _top(examples or [], 0.0 if drawn else level)  # the level of a student is not one of the differences shown
     current, usual = _flat(settings), _flat(Settings().as_dict())
-    # The page itself counts as there, or the first writing would differ from the second.
+    # The page itself counts as written, or the first writing would differ from the second.
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("page.html.jinja").render(
-        **parts,
-        m=manifest,
-        inside=inside,
+        **parts, m=manifest, inside=inside, called_from=called_from, doubt=DOUBT, attributed=attributed, level=level, drawn=drawn,
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
-        called_from=called_from,
-        doubt=DOUBT,
         shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
-        sizes=scores.get(SIZES) or [],
-        attributed=attributed,
-        counts=[scores.get(name) for name in COUNTS],
-        level=level,
-        drawn=drawn,
-        gate=(settings.get("student") or {}).get("gate"),
-        peak=(settings.get("masks") or {}).get("peak"),
-        groups=None if examples is None else _groups(examples, top),
+        sizes=scores.get(SIZES) or [], counts=[scores.get(name) for name in COUNTS],
+        gate=(settings.get("student") or {}).get("gate"), peak=(settings.get("masks") or {}).get("peak"),
+        groups=None if examples is None else _groups(examples, top), top=top,
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
-        top=top,
-        ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)),
+        ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)), colours=[f"rgb{colour}" for colour in COLOURS],
         columns=list(_pictures(examples[0], top)) if examples else (),
-        colours=[f"rgb{colour}" for colour in COLOURS],
         curves=_curves(*stats.values(), *[[]] * (2 - len(stats))),
-        unlogged=[name for name, lines in stats.items() if not lines],
+        unlogged=[name for name, lines in stats.items() if not lines], current=current, plain=_plain,
         changed=[(n, v, usual[n]) for n, v in current.items() if n in usual and v != usual[n]],
-        current=current,
-        plain=_plain,
         duration=lambda seconds: timedelta(seconds=round(seconds)),
-        # Quoted, so that no path can become a scheme ("javascript:") or leave its attribute.
+        # Quoted, so that no path can be a scheme ("javascript:") or leave its attribute.
         link=lambda v: quote(v, errors="replace") if isinstance(v, str) and v in there else "",
-    )
-    # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can be written with.
+    )  # fmt: skip
+    # A file name that is not UTF-8 has lone surrogates in Python, which cannot be written to a file.
     write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     return out / "report.html"
 
 
 def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
-    """A compact grid of examples as a PNG, for a README.
+    """A small grid of examples as a PNG.
 
     Args:
         examples: evaluation/examples.npz of a run.
         out: the PNG.
-        rows: how many examples; the groups (best, median, worst, ...) take turns and no image comes twice.
+        rows: number of examples, in turn from each group (best, median, worst, ...), every image once.
 
     Raises:
         UserError: there are no examples in the file.
     """
-    found = _load(examples) or []
-    turns = zip_longest(*([e for e in found if e["group"] == group] for group in GROUPS))
+    loaded = _load(examples) or []
+    turns = zip_longest(*([e for e in loaded if e["group"] == group] for group in GROUPS))
     unique: dict[bytes, Example] = {}
     for example in (e for turn in turns for e in turn if e is not None):
         unique.setdefault(example["image"].tobytes(), example)
     chosen = list(unique.values())[:rows]
     if not chosen:
         raise UserError(f"{examples} has no examples", "examples.npz of a finished evaluation", "finish the run first")
-    top = _top(found)
+    top = _top(loaded)
     titles = list(_pictures(chosen[0], top))
     figure = Figure(figsize=(2 * len(titles), 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
     grid = figure.subplots(len(chosen), len(titles), squeeze=False)
@@ -290,7 +269,7 @@ def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
             axis.spines[:].set_visible(False)
         dice = "" if (value := _dice(example)) is None else f"Dice {value:.2f}\n"
         group = str(example["group"])
-        group = {"missed": "missed by f", "alarm": "alarm of f"}.get(group, group)  # a student may know better
+        group = {"missed": "missed by f", "alarm": "alarm of f"}.get(group, group)  # the student may mark it
         row[0].set_ylabel(f"{group}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)
     for axis, title in zip(grid[0], titles, strict=True):
         axis.set_title(title, fontsize=10)

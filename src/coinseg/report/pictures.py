@@ -1,7 +1,4 @@
-"""Painting: a slice as grey, heat, a mask against its truth; and pictures laid out on a white sheet, to the pixel.
-
-Arrays go in, uint8 RGB comes out. Nothing here knows of methods, runs or files.
-"""
+"""Pictures of slices as RGB uint8 arrays (grey, heat map, mask against truth), and figures of rows and columns of them."""
 
 from __future__ import annotations
 
@@ -21,9 +18,11 @@ COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28
 WHITE = (255, 255, 255)
 OPACITY = 0.5
 DPI = 100
-"""Pixels of a sheet for each inch, so that a point of type is DPI / 72 pixels."""
+"""Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels."""
 SMALL, LARGE = 9, 11
-"""Points."""
+"""Font sizes in points."""
+MARGIN = 10
+"""Pixels around a sheet."""
 Colour = tuple[int, int, int]
 Legend = tuple[tuple[Colour, str], ...]
 
@@ -43,7 +42,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def _cases(mask: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, Colour]]:
-    """Where a mask is right, wrong and missing, each with its colour."""
+    """True positive, false positive and false negative pixels, each with their colour."""
     return zip((mask & truth, mask & ~truth, truth & ~mask), COLOURS, strict=True)
 
 
@@ -53,14 +52,14 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> np
     Args:
         image: (H, W) in [0, 1].
         mask: (H, W) bool, predicted.
-        truth: (H, W) bool, or None when nobody knows it: the outline of the mask alone is drawn then.
+        truth: (H, W) bool; None when it is unknown, then only the outline of the mask is drawn.
 
     Returns:
         (H, W, 3) uint8.
     """
     rgb = _shades(image)
     if truth is None:
-        # Filled green would claim a true positive: an outline only says where.
+        # Green areas would mean true positives.
         rgb[mask & ~ndimage.binary_erosion(mask)] = TRUE_POSITIVE
         return _bytes(rgb)
     for where, colour in _cases(mask, truth):
@@ -77,16 +76,22 @@ def confusion(mask: np.ndarray | None, truth: np.ndarray) -> np.ndarray:
 
 
 def contour(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """A thin red outline around the truth (figure 10), just outside, so that nothing of a lesion is hidden."""
+    """The image (H, W) with a thin red outline just outside the truth (figure 10)."""
     rgb, thick = grey(image), max(1, max(truth.shape) // 128)
     rgb[ndimage.binary_dilation(truth, iterations=thick) & ~truth] = FALSE_POSITIVE
     return rgb
 
 
 def heat(image: np.ndarray, difference: np.ndarray, top: float) -> np.ndarray:
-    """The difference as a heat map over the grey image; `top` is the difference of the brightest colour."""
+    """A heat map over the grey image, (H, W, 3) uint8.
+
+    Args:
+        image: (H, W) in [0, 1].
+        difference: (H, W), at least 0.
+        top: the difference that has the brightest colour, above 0.
+    """
     share = np.clip(np.nan_to_num(difference.astype(np.float64)) / top, 0, 1)
-    # The cold end is see-through, so that the anatomy stays where nothing was changed.
+    # Low values are transparent, so that the anatomy can be seen where nothing was changed.
     opacity = 0.9 * share[..., None] ** 0.7
     colour = 255 * colormaps["inferno"](0.2 + 0.8 * share)[..., :3]
     return _bytes((1 - opacity) * _shades(image) + opacity * colour)
@@ -97,9 +102,9 @@ class Row:
     """One row of a sheet.
 
     Args:
-        label: written upwards at the left.
-        pictures: RGB uint8, one for each column, all of one shape.
-        captions: a line under each picture, or empty.
+        label: written vertically at the left.
+        pictures: (H, W, 3) uint8, one for each column, all of one shape.
+        captions: a line under each picture, or none.
     """
 
     label: str
@@ -115,10 +120,10 @@ class Sheet:
         title: above everything.
         groups: columns that belong together: (heading over them or "", heading of each).
         rows: from top to bottom.
-        legend: colours and what they mean.
-        ramp: the colours of the one scale of the sheet, (h, w, 3) uint8, and what its ends are; or None.
-        side: pixels of the longer side of a picture; None: a whole multiple of its own where that is of a readable size.
-        together: so many rows stand close, a gap follows.
+        legend: colours and their meaning.
+        ramp: the colour scale, (h, w, 3) uint8, and the meaning of its ends; or None.
+        side: pixels of the longer side of a picture; None chooses a readable multiple of the side of the array.
+        together: number of rows without a gap between them.
     """
 
     title: str
@@ -130,44 +135,23 @@ class Sheet:
     together: int = 1
 
 
-class _Page:
-    """What stands where, in pixels from the top left; as large as what is on it."""
-
-    def __init__(self) -> None:
-        self.images: list[tuple[int, int, np.ndarray]] = []
-        self.texts: list[tuple[float, float, str, dict[str, Any]]] = []
-
-    def image(self, x: int, y: int, picture: np.ndarray) -> None:
-        self.images.append((x, y, picture))
-
-    def text(self, x: float, y: float, words: str, size: float = SMALL, **how: Any) -> None:
-        self.texts.append((x, y, words, {"va": "top", "color": "black", "fontsize": size, "linespacing": 1.15} | how))
-
-    def figure(self, width: int, height: int) -> Figure:
-        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-        for left, top, picture in self.images:
-            figure.figimage(picture, left, height - top - picture.shape[0], origin="upper")
-        for x, y, words, how in self.texts:
-            # Names of patients are no mathematics, whatever dollars are in them, and may hold what is not UTF-8.
-            clean = words.encode("utf-8", "replace").decode("utf-8")
-            figure.text(x / width, 1 - y / height, clean, parse_math=False, **how)
-        return figure
+def _letters(width: float, size: float = SMALL) -> int:
+    """Letters of average width that fit into so many pixels."""
+    return max(8, int(width / (0.60 * size * DPI / 72)))
 
 
 def _wrapped(words: str, width: float, size: float = SMALL) -> list[str]:
-    """Lines that fit into so many pixels, by the mean width of a letter."""
-    letters = max(8, int(width / (0.60 * size * DPI / 72)))
-    return [line for part in words.split("\n") for line in textwrap.wrap(part, letters)]
+    return [line for part in words.split("\n") for line in textwrap.wrap(part, _letters(width, size))]
 
 
 def _short(words: str, width: float) -> str:
-    """One line that fits, without its middle where need be."""
-    words, letters = " ".join(words.split()), max(8, int(width / (0.60 * SMALL * DPI / 72)))
+    """One line that fits; of a longer one the middle is left out."""
+    words, letters = " ".join(words.split()), _letters(width)
     return words if len(words) <= letters else f"{words[: letters - letters // 2 - 1]}…{words[-(letters // 2) :]}"
 
 
 def _fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Enlarged without smoothing, made smaller by means."""
+    """A picture enlarged without smoothing, or reduced by averaging."""
     how = Image.Resampling.NEAREST if height >= picture.shape[0] else Image.Resampling.BOX
     return np.asarray(Image.fromarray(picture).resize((width, height), how))
 
@@ -176,72 +160,72 @@ def _panel(sheet: Sheet) -> tuple[int, int]:
     """Height and width of the pictures on a sheet."""
     height, width = sheet.rows[0].pictures[0].shape[:2]
     longer = max(height, width)
-    # Many columns get smaller pictures, so that the sheet still fits a screen.
+    # With many columns pictures are smaller, so that the sheet still fits a screen.
     wanted = min(200, max(128, 1800 // sum(len(titles) for _, titles in sheet.groups)))
     side = sheet.side or (longer * max(1, wanted // longer) if longer <= 1.6 * wanted else wanted)
     return round(height * side / longer), round(width * side / longer)
 
 
-def _headings(page: _Page, sheet: Sheet, columns: list[list[int]], width: int, y: int) -> int:
-    """Write the headings of groups and columns; returns where the pictures start."""
-    line = round(1.15 * SMALL * DPI / 72) + 1
-    for level, heading in enumerate(("group", "column")):
-        texts: list[tuple[float, list[str]]] = []
-        for (label, titles), xs in zip(sheet.groups, columns, strict=True):
-            if heading == "group":
-                texts.append(((xs[0] + xs[-1] + width) / 2, _wrapped(label, xs[-1] + width - xs[0])))
-            else:
-                texts += [(x + width / 2, _wrapped(title, width)) for x, title in zip(xs, titles, strict=True)]
-        y += line * max(len(lines) for _, lines in texts)
-        for x, lines in texts:
-            # Headings stand on the pictures, line by line on common baselines: short ones start lower.
-            for above, words in enumerate(reversed(lines)):
-                page.text(x, y - 2 - line * above, words, ha="center", va="baseline", weight="normal" if level else "bold")
-        y += 3 if any(lines for _, lines in texts) else 0
-    return y + 2
-
-
 def _swatch(colour: Colour) -> np.ndarray:
-    """A square of a colour with a grey rim, or white could not be seen."""
+    """A square of a colour with a grey border, so that white can be seen."""
     return np.pad(np.full((10, 10, 3), colour, np.uint8), ((1, 1), (1, 1), (0, 0)), constant_values=96)
 
 
-def _footer(page: _Page, sheet: Sheet, left: int, right: int, y: int) -> int:
-    """Write the legend and the scale, in as many lines as they need; returns where they end."""
-    x = left
-    pieces = [(_swatch(colour), words) for colour, words in sheet.legend]
-    pieces += [(_fitted(sheet.ramp[0], 12, 120), sheet.ramp[1])] if sheet.ramp else []
-    for picture, words in pieces:
-        wide = picture.shape[1] + 6 + round(0.56 * len(words) * SMALL * DPI / 72) + 18
-        if x > left and x + wide > right:
+def _footer(sheet: Sheet, left: int, right: int, y: int) -> tuple[list[tuple[int, int, np.ndarray, str]], int]:
+    """(x, y, picture, words) of the legend and the colour scale, in lines that fit, and the y where they end."""
+    entries = [(_swatch(colour), words) for colour, words in sheet.legend]
+    entries += [(_fitted(sheet.ramp[0], 12, 120), sheet.ramp[1])] if sheet.ramp else []
+    placed, x = [], left
+    for picture, words in entries:
+        width = picture.shape[1] + 6 + round(0.56 * len(words) * SMALL * DPI / 72) + 18
+        if x > left and x + width > right:
             x, y = left, y + 20
-        page.image(x, y, picture)
-        page.text(x + picture.shape[1] + 6, y + 6, words, va="center_baseline")
-        x += wide
-    return y + 20 if pieces else y
+        placed.append((x, y, picture, words))
+        x += width
+    return placed, y + 20 if entries else 0
 
 
 def draw(sheet: Sheet) -> Figure:
-    """Lay a sheet out; every picture is enlarged by whole pixels and stands on one."""
+    """The figure of a sheet; a pixel of a picture becomes a whole number of pixels where the picture is enlarged."""
     height, width = _panel(sheet)
-    page, margin = _Page(), 10
-    left = margin + (20 if any(row.label for row in sheet.rows) else 0)
-    columns, x = [], left
+    left = MARGIN + (20 if any(row.label for row in sheet.rows) else 0)
+    groups, x = [], left
     for _, titles in sheet.groups:
-        columns.append([x + i * (width + 4) for i in range(len(titles))])
-        x = columns[-1][-1] + width + 14
-    right = max(x - 14, 480)
-    lines = _wrapped(sheet.title, right - margin, LARGE)
-    page.text(margin, margin, "\n".join(lines), LARGE, weight="bold")
-    y = _headings(page, sheet, columns, width, margin + round(1.25 * len(lines) * LARGE * DPI / 72) + 6)
+        groups.append([x + i * (width + 4) for i in range(len(titles))])
+        x = groups[-1][-1] + width + 14
+    right, columns = max(x - 14, 480), [x for xs in groups for x in xs]
+    title = _wrapped(sheet.title, right - MARGIN, LARGE)
+    above = [_wrapped(label, xs[-1] + width - xs[0]) for (label, _), xs in zip(sheet.groups, groups, strict=True)]
+    headings = [_wrapped(heading, width) for _, titles in sheet.groups for heading in titles]
+    line = round(1.15 * SMALL * DPI / 72) + 1
+    middle = MARGIN + round(1.25 * len(title) * LARGE * DPI / 72) + 6 + line * max(map(len, above)) + 3 * any(above)
+    y = middle + line * max(map(len, headings)) + 3 * any(headings) + 2
+    tops = []
     for i, row in enumerate(sheet.rows):
-        y += 0 if i == 0 else 4 if i % sheet.together else 12
-        page.text(margin, y + height / 2, _short(row.label, height), rotation=90, va="center")
-        places = [place for xs in columns for place in xs]
-        for place, picture in zip(places, row.pictures, strict=True):
-            page.image(place, y, _fitted(picture, height, width))
-        for place, caption in zip(places, row.captions, strict=False):
-            page.text(place + width / 2, y + height + 2, caption, ha="center")
-        y += height + (18 if row.captions else 0)
-    bottom = _footer(page, sheet, left, right, y + 12)
-    return page.figure(right + margin, bottom + margin)
+        tops.append(y + (0 if i == 0 else 4 if i % sheet.together else 12))
+        y = tops[-1] + height + (18 if row.captions else 0)
+    footer, bottom = _footer(sheet, left, right, y + 12)
+    total_width, total_height = right + MARGIN, bottom + MARGIN
+    figure = Figure(figsize=(total_width / DPI, total_height / DPI), dpi=DPI, facecolor="white")
+
+    def write(x: float, y: float, words: str, size: float = SMALL, **style: Any) -> None:
+        # Names of patients may hold dollars, which are no mathematics here, and what is not UTF-8.
+        words = words.encode("utf-8", "replace").decode("utf-8")
+        style = dict[str, Any](va="top", fontsize=size, linespacing=1.15) | style
+        figure.text(x / total_width, 1 - y / total_height, words, parse_math=False, **style)
+
+    write(MARGIN, MARGIN, "\n".join(title), LARGE, weight="bold")
+    for lines, xs in zip(above, groups, strict=True):
+        write((xs[0] + xs[-1] + width) / 2, middle, "\n".join(lines), ha="center", va="bottom", weight="bold")
+    for lines, x in zip(headings, columns, strict=True):
+        write(x + width / 2, tops[0] - 2, "\n".join(lines), ha="center", va="bottom")
+    for y, row in zip(tops, sheet.rows, strict=True):
+        write(MARGIN, y + height / 2, _short(row.label, height), rotation=90, va="center")
+        for x, picture in zip(columns, row.pictures, strict=True):
+            figure.figimage(_fitted(picture, height, width), x, total_height - y - height, origin="upper")
+        for x, caption in zip(columns, row.captions, strict=False):
+            write(x + width / 2, y + height + 2, caption, ha="center")
+    for x, y, picture, words in footer:
+        figure.figimage(picture, x, total_height - y - picture.shape[0], origin="upper")
+        write(x + picture.shape[1] + 6, y + 6, words, va="center_baseline")
+    return figure

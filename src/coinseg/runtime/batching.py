@@ -1,4 +1,4 @@
-"""Outside training: as many images at a time as the memory holds. What a training step holds is a setting (`errors.memory_for`)."""
+"""Forward passes outside training, in parts that fit into memory; in training the batch is a setting (`errors.memory_for`)."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ LOG = logging.getLogger("coinseg")
 T = TypeVar("T")
 
 
-class _Room:
-    """How many images fit into the memory of this process, as far as is known."""
+class _Limit:
+    """The number of images that fit into memory, as far as is known."""
 
     images = CHUNK
 
 
 def map_batched(work: Callable[[Tensor], T], images: Tensor, most: int = CHUNK) -> list[T]:
-    """`work` on parts of at most `most` images (B, ...), one after the other; its results in order.
+    """Call `work` on parts of at most `most` images (B, ...) and return its results in order.
 
-    Where the memory does not suffice parts are halved from then on, and this is said; only a single image is too much.
+    When memory runs out, parts are halved from then on with a warning; the error is raised only for a single image.
     """
-    found: list[T] = []
+    results: list[T] = []
     start = 0
-    while start < len(images) or not found:
-        part = images[start : start + min(most, _Room.images)]
+    while start < len(images) or not results:
+        part = images[start : start + min(most, _Limit.images)]
         try:
-            found.append(work(part))
+            results.append(work(part))
             start += len(part)
             continue
         except (MemoryError, RuntimeError) as error:
             if len(part) <= 1 or not out_of_memory(error):
                 raise
-        # Here and not above, where the error holds on to what filled the memory.
-        _Room.images = len(part) // 2
+        # Outside of the except block, in which the error keeps the memory in use.
+        _Limit.images = len(part) // 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        LOG.warning("out of memory with %d images at a time: going on with %d", len(part), _Room.images)
-    return found
+        LOG.warning("out of memory with %d images at a time: going on with %d", len(part), _Limit.images)
+    return results

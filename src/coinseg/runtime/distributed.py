@@ -1,15 +1,14 @@
-"""Training by several processes: each sees its part of every batch, and what comes out is what one process makes of all of it.
+"""Data-parallel training: each process has a part of every batch, and the result is that of one process with the whole batch.
 
-    part        every n-th image of the batch; random draws are those of the whole batch, by all alike
-    forward     batch normalisation takes its statistics over the whole batch (`batch_norm`)
+    part        every n-th image of the batch; every process draws the random numbers of the whole batch
+    forward     batch normalisation has the statistics of the whole batch (`batch_norm`)
     backward    gradients are averaged over the processes, one sum for each network and step (`average`)
-    state       weights, optimisers, moving averages and spectral norms follow from these, so they are alike everywhere; the
-                first process writes checkpoints, pictures and logs (`engine.Stage`)
+    state       weights, optimisers, moving averages and spectral norms follow from these, so they are equal everywhere; the
+                main process writes checkpoints, pictures and logs (`stage.Stage`)
 
-Every loss is a mean over its batch, so parts of equal size and plain averages are exact: what differs from one process is the
-order of sums. Not PyTorch's DistributedDataParallel: generator and discriminator are called several times a step, inside the
-losses, with and without gradients, and nothing here depends on which. Not its SyncBatchNorm: it needs a GPU. With one
-process nothing in this file does anything.
+Every loss is a mean over its batch, so with parts of equal size plain averages are exact; only the order of sums differs.
+DistributedDataParallel is not used, because the losses call generator and discriminator several times a step, with and without
+gradients; SyncBatchNorm is not, because it needs a GPU. With one process nothing in this file does anything.
 """
 
 from __future__ import annotations
@@ -26,41 +25,38 @@ from torch.overrides import TorchFunctionMode
 
 from coinseg.errors import UserError
 
-from .process_group import current, told
+from .process_group import current, one_line_errors
 
 T = TypeVar("T", bound=Callable[..., Tensor])
 STEP = timedelta(minutes=15)
-"""How long processes on GPUs wait for each other within a step: the first one also draws pictures and writes checkpoints."""
+"""Timeout between GPUs within a step, in which the main process also draws pictures and writes checkpoints."""
 
 
 def require_parts(batch: int, setting: str) -> None:
-    """`UserError` unless a batch has an equal part for every process."""
+    """Raise `UserError` unless `batch` images, set by `setting`, are equal parts for all processes."""
     count = current().here.count
     if batch % count:
         raise UserError(f"{setting} is {batch} and there are {count} processes", f"a multiple of {count}", f"change {setting}")
 
 
-# --- sums over all processes --------------------------------------------------------------------------------------
-
-
 @cache
 def _between_gpus() -> Any:
-    """NCCL where every process has a GPU of its own, else None: gloo, which also takes tensors on GPUs."""
-    own = current().here.local < torch.cuda.device_count()
-    if distributed.is_nccl_available() and all(current().all_gather(own)):
+    """Return an NCCL group when every process has its own GPU, else None for gloo, which also takes tensors on GPUs."""
+    has_gpu = current().here.local < torch.cuda.device_count()
+    if distributed.is_nccl_available() and all(current().all_gather(has_gpu)):
         return distributed.new_group(backend="nccl", timeout=STEP)
     return None
 
 
 def _summed(values: Tensor) -> Tensor:
-    """A tensor, summed in place over all processes."""
-    with told():
+    """Sum a tensor in place over all processes."""
+    with one_line_errors():
         distributed.all_reduce(values, group=_between_gpus() if values.is_cuda else None)
     return values
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes, from which every process goes on: its gradient is the sum of theirs."""
+    """Differentiable sum over all processes; its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
@@ -72,7 +68,7 @@ class _Sum(torch.autograd.Function):
 
 
 def average(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace the gradients of parameters by their mean over all processes, in one sum."""
+    """Replace the gradients of parameters by their mean over all processes, with one sum."""
     gradients = [p.grad for p in parameters if p.grad is not None] if current().here.count > 1 else []
     if gradients:
         total = _summed(torch.cat([g.flatten() for g in gradients])) / current().here.count
@@ -81,7 +77,7 @@ def average(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def means(values: Mapping[str, float]) -> dict[str, float]:
-    """Losses of the parts -> those of the whole batch."""
+    """Return the mean of every value over all processes: losses of the parts become those of the whole batch."""
     count = current().here.count
     if count == 1:
         return dict(values)
@@ -89,20 +85,17 @@ def means(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(values, total.tolist(), strict=True))
 
 
-# --- batch normalisation ------------------------------------------------------------------------------------------
-
-
 def batch_norm(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
     training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
 ) -> Tensor:  # fmt: skip
-    """`torch.nn.functional.batch_norm` with the statistics of the parts of all processes together, which are of equal size.
+    """Compute `torch.nn.functional.batch_norm` with the statistics of the whole batch; all parts have equal size.
 
     Args:
-        x: this process's part, (B, C, ...).
-        running_mean, running_var: (C,), updated in place; alike in all processes afterwards.
+        x: the part of this process, (B, C, ...).
+        running_mean, running_var: (C,), updated in place, equal in all processes afterwards.
         weight, bias: (C,).
-        training: False normalises by the running statistics, and nothing passes between processes.
+        training: False normalises by the running statistics without communication.
         momentum: share of the new statistics in the running ones.
         eps: added to the variance.
     """
@@ -110,9 +103,9 @@ def batch_norm(
         return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     here = current().here
     exact = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics of bfloat16 images too
-    own = torch.stack(torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0))
-    # A table with a row for each process, so that the variance of the whole is exact however far apart their means lie.
-    table = cast(Tensor, _Sum.apply(torch.stack([own if rank == here.rank else own * 0 for rank in range(here.count)])))
+    local = torch.stack(torch.var_mean(exact, [0, *range(2, x.ndim)], correction=0))
+    # One row for each process keeps the variance of the whole exact, however far apart the means lie.
+    table = cast(Tensor, _Sum.apply(torch.stack([local if rank == here.rank else local * 0 for rank in range(here.count)])))
     var, mean = table[:, 0].mean(0) + table[:, 1].var(0, correction=0), table[:, 1].mean(0)
     with torch.no_grad():
         values = here.count * x.numel() / x.shape[1]
@@ -126,33 +119,30 @@ def batch_norm(
 
 
 class _OverAll(TorchFunctionMode):
-    """Within it every module's batch normalisation is `batch_norm`: those of coinseg, of timm and of a user's classifier."""
+    """Replaces the batch normalisation of every module by `batch_norm`, also in networks of timm and of users."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
 
 def over_whole_batch(network: T) -> T:
-    """A network to train that normalises over the whole batch; itself with one process."""
+    """Return the network with batch normalisation over the whole batch; the network itself with one process."""
     if current().here.count == 1:
         return network
 
-    def called(*given: Any) -> Tensor:
+    def normalised(*inputs: Any) -> Tensor:
         with _OverAll():
-            return network(*given)
+            return network(*inputs)
 
-    return cast(T, called)
-
-
-# --- random draws -------------------------------------------------------------------------------------------------
+    return cast(T, normalised)
 
 
 def augmented(augment: nn.Module, images: Tensor) -> Tensor:
-    """Kornia's augmentations of this process's part (B, C, H, W), as drawn for the whole batch.
+    """Augment the part of this process with its share of the random parameters of the whole batch.
 
     Args:
-        augment: augmentations in a row; every one draws for each image on its own.
-        images: the part that `Place.share` gives.
+        augment: Kornia's augmentations in a row, each of which draws for every image.
+        images: the part (B, C, H, W), see `RankInfo.share`.
     """
     here = current().here
     if here.count == 1:
@@ -165,6 +155,6 @@ def augmented(augment: nn.Module, images: Tensor) -> Tensor:
 
 
 def rand_like(part: Tensor) -> Tensor:
-    """`torch.rand_like` for this process's part (B,) of a batch: the numbers one process would draw for it."""
+    """Draw `torch.rand_like` for the part (B,) of this process: the numbers that one process would draw for these images."""
     here = current().here
     return torch.rand_like(part) if here.count == 1 else here.share(torch.rand_like(part.repeat(here.count)))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place and moved into it; keys that say what made them."""
+"""Write files whole or not at all (beside their place, then moved into it), read JSON and YAML, and hash settings to keys."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from typing import Any
 from coinseg.errors import UserError
 
 MAX_YAML, MAX_JSON = 2**18, 2**30
-"""Bytes: a file of settings has 5 KB, the index of a million masks half a gigabyte."""
+"""Largest sizes in bytes; a file of settings has 5 KB, the index of a million masks half a gigabyte."""
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a cell begins that a spreadsheet may run (OWASP, CSV injection)."""
+"""First characters of a cell that a spreadsheet may run as a formula (OWASP, CSV injection)."""
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, anything else JSON does not know as a word."""
+    """Turn a NumPy number to a Python number, and anything else that JSON lacks to text."""
     import numpy as np
 
     return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def key_of(value: Any) -> str:
-    """A short hash of anything JSON can hold; equal values have equal keys on every machine."""
+    """Return a short hash of a value that JSON can hold; equal values have equal keys on every machine."""
     text = json.dumps(value, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -41,7 +41,7 @@ _HALF = re.compile(rf"{re.escape(PART)}\d+-")
 
 
 def _aside(path: Path) -> Path:
-    # The suffixes are kept because writers choose their format (and compression) by them.
+    # The suffix stays, because writers choose the format by it.
     return path.with_name(f"{PART}{os.getpid()}-{path.name}")
 
 
@@ -52,59 +52,68 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _onto_the_disk(path: Path) -> None:
-    """Wait until a file, or a folder and all in it, is on the disk: a name must not outlive a power cut that its contents do not."""
-    for each in (*path.rglob("*"), path) if path.is_dir() else (path,):
-        with _opened(each) as number:
-            try:
-                os.fsync(number)
-            except OSError:
-                if not each.is_dir():  # some network disks know no fsync of a folder
-                    raise
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder with all its files, is on the disk; a power cut then leaves no name without content."""
+    for entry in (*path.rglob("*"), path) if path.is_dir() else (path,):
+        _sync_entry(entry)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    number = os.open(path, os.O_RDONLY)
+def _sync_entry(entry: Path) -> None:
+    number = os.open(entry, os.O_RDONLY)
     try:
-        yield number
+        os.fsync(number)
+    except OSError:
+        if not entry.is_dir():  # some network disks have no fsync of a folder
+            raise
     finally:
         os.close(number)
 
 
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError), _opened(folder) as number:
-        os.fsync(number)
-
-
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """Yield a sibling path to write to; it is moved to `path` when the block ends well and removed when it does not."""
+    """Yield a sibling path to write to; it is moved to `path` when the block succeeds and removed when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _aside(path)
     try:
         yield part
-        _onto_the_disk(part)
+        _sync(part)
         os.replace(part, path)
-        _sync_folder(path.parent)
+        with suppress(OSError):
+            _sync_entry(path.parent)
     finally:
         _remove(part)
+
+
+@contextmanager
+def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a path to write an output of the user to, as `written_aside` does.
+
+    Raises:
+        UserError: `path` exists and `overwrite` is not set, or it cannot be written.
+    """
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
+    try:
+        with written_aside(path) as part:
+            yield part
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error})", "a writable place", "choose another output") from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with written_aside(path) as part:
-        # A file name that is not UTF-8 reaches Python as lone surrogates, which no file can be written with.
+        # Python reads a file name that is not UTF-8 as lone surrogates, which cannot be encoded.
         part.write_text(text, encoding="utf-8", errors="replace", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; NaN and infinity are refused because JSON has none."""
+    """Write JSON whole or not at all; `ValueError` for NaN and infinity, which JSON lacks."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
 
 def read_json(path: Path, *keys: str) -> Any:
-    """Read JSON that coinseg wrote; `UserError` for anything else, and for an object without one of the keys."""
+    """Read JSON that coinseg wrote; `UserError` for anything else and for an object without one of the keys."""
     try:
         value = json.loads(_text(path, MAX_JSON), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -119,8 +128,9 @@ def read_json(path: Path, *keys: str) -> Any:
 def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
     """Read a mapping of plain values from YAML.
 
-    Tags that make objects, and aliases, by which a small file can stand for any amount of memory, are refused with everything
-    else that is no settings file; so is a mapping without one of the keys.
+    Raises:
+        UserError: the file is no mapping, lacks one of the keys, or has tags (which make objects) or aliases (with which a small
+            file can fill the memory).
     """
     import yaml
 
@@ -142,29 +152,29 @@ def _no_number(name: str) -> Any:
 
 
 def _text(path: Path, most: int) -> str:
-    """A text file of at most `most` bytes; `ValueError` for a longer one and for bytes that are no UTF-8."""
+    """Read a text file; `ValueError` for more than `most` bytes and for bytes that are no UTF-8."""
     if path.stat().st_size > most:
         raise ValueError(f"{path.stat().st_size} bytes, more than the {most} expected")
     return path.read_text(encoding="utf-8")
 
 
 def safe_cell(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula, made text again by a quote before it; numbers stay numbers, also as text."""
+    """Put a quote before text that a spreadsheet would run as a formula; numbers stay as they are, also as text."""
     formula = isinstance(value, str) and value.startswith(FORMULA) and not re.fullmatch(NUMBER, value)
     return f"'{value}" if formula else value
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """A table for people and their spreadsheets, every cell a `safe_cell`."""
+    """Return rows as CSV text, every cell a `safe_cell`."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([safe_cell(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written below a folder, which the caller holds (`locked`): nobody else is at it.
+    """Remove the partial files of killed processes below a folder that the caller has `locked`.
 
-    Whether the process of a name still runs is not asked: another one may have its number by now, or it was of another machine.
+    The process id in a name is not checked, because another process may have it by now, or it is of another machine.
     """
     for part in list(folder.rglob(f"{PART}*")):
         if _HALF.match(part.name):
@@ -172,16 +182,16 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a command leaves that was killed before it wrote anything."""
+    """Return whether a folder holds nothing but lock and partial files of a killed command."""
     return not any(not _HALF.match(path.name) and path.name != LOCK for path in folder.iterdir())
 
 
 @contextmanager
 def directory_written_aside(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling directory; at a good end it takes the place of `path`, whatever was there before.
+    """Yield an empty sibling directory that replaces `path` when the block succeeds.
 
-    What was there before is moved away whole and removed afterwards: `path` is the old folder, for an instant none, or the new one,
-    never a part of one. The caller holds the place (`locked`, `claimed`); what killed ones left of it is removed.
+    The old directory is moved away and then removed, so `path` is always the old directory, the new one, or (for an instant)
+    missing. The caller must hold the place (`locked`, `claimed`); partial files of killed processes are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _aside(path)
@@ -190,11 +200,12 @@ def directory_written_aside(path: Path) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        _onto_the_disk(part)
+        _sync(part)
         if path.exists():
             os.replace(path, old)
         os.replace(part, path)
-        _sync_folder(path.parent)
+        with suppress(OSError):
+            _sync_entry(path.parent)
     finally:
         if old.exists() and not path.exists():
             os.replace(old, path)
@@ -203,21 +214,16 @@ def directory_written_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_parts_of(path: Path) -> None:
-    """Remove what killed processes left of one file or folder."""
+    """Remove the partial files that killed processes left of one file or folder."""
     for other in path.parent.iterdir():
         if re.fullmatch(rf"{re.escape(PART)}\d+-{re.escape(path.name)}(\.old)?", other.name):
             _remove(other)
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:
-    """Raise `UserError` when the disk that will hold `folder` has less than `needed` bytes free."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
+    """Raise `UserError` when the disk of `folder` has less than `needed` bytes free for `what`."""
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        raise UserError(
-            f"{needed / 1e9:.2f} GB are needed for {what} in {folder} and {free / 1e9:.2f} GB are free",
-            "room on the disk",
-            "free some space or choose another output folder",
-        )
+        got = f"{needed / 1e9:.2f} GB are needed for {what} in {folder} and {free / 1e9:.2f} GB are free"
+        raise UserError(got, "room on the disk", "free some space or choose another output folder")

@@ -7,7 +7,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from .batching import map_batched
@@ -17,25 +16,28 @@ from .threads import cpu_batch
 T = TypeVar("T")
 
 
-def forward(network: Callable[[Tensor], T], images: Tensor, fabric: Fabric, most: int = CHUNK) -> list[T]:
+def forward(
+    network: Callable[[Tensor], T], images: Tensor, device: torch.device, side: int | None = None, most: int = CHUNK
+) -> list[T]:
     """Run a network on images, a batch at a time, without gradients.
 
     Args:
         network: images (b, C, S, S) on the device -> anything.
         images: (B, C, S, S) in [-1, 1], on the CPU.
-        fabric: the device.
+        device: where the network is.
+        side: at which the network sees the images, where it enlarges them.
         most: images in one batch at most; on a CPU fewer where a batch would leave its caches.
 
     Returns:
         The results of the batches, in order.
     """
-    most = cpu_batch(images, most) if fabric.device.type == "cpu" else most
+    most = cpu_batch(images, most, side) if device.type == "cpu" else most
     with torch.no_grad():
-        return map_batched(lambda batch: network(images_to(fabric, batch)), images, most)
+        return map_batched(lambda batch: network(images_to(device, batch)), images, most)
 
 
 def forward_hflip(
-    network: Callable[[Tensor], Tensor], images: Tensor, fabric: Fabric, most: int = CHUNK
+    network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, side: int | None = None, most: int = CHUNK
 ) -> tuple[np.ndarray, np.ndarray]:
     """Maps of images and of their mirror images, the latter mirrored back; see `forward`.
 
@@ -43,6 +45,6 @@ def forward_hflip(
         Two arrays (B, S, S).
     """
     own, other = (
-        torch.cat([maps.cpu() for maps in forward(network, views, fabric, most)]) for views in (images, images.flip(-1))
+        torch.cat([maps.cpu() for maps in forward(network, views, device, side, most)]) for views in (images, images.flip(-1))
     )
     return own.numpy(), other.flip(-1).numpy()

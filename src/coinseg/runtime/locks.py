@@ -1,4 +1,4 @@
-"""Who may write where: one command at a time at an output, and none into an input (docs/decisions/0013-nothing-lost.md)."""
+"""Locks on outputs: one command at a time writes to one, and none into an input (docs/decisions/0006-nothing-lost.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .files import LOCK, read_json, remove_leftovers, remove_parts_of, write_jso
 
 @contextmanager
 def _held(file: Path, place: Path) -> Iterator[None]:
-    """Hold a lock file for this process; the folders made for it go again when nothing came into them."""
+    """Hold a lock file for this process; folders that were made for it are removed again when they stay empty."""
     from filelock import FileLock, Timeout
 
     missing = [folder for folder in file.parents if not folder.exists()]
@@ -23,9 +23,8 @@ def _held(file: Path, place: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(
-            f"another coinseg is writing to {place}", "one at a time", "wait until it has ended, or choose another -o"
-        ) from error
+        do = "wait until it has ended, or choose another -o"
+        raise UserError(f"another coinseg is writing to {place}", "one at a time", do) from error
     try:
         yield
     finally:
@@ -37,9 +36,7 @@ def _held(file: Path, place: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` (made where it is missing) for this process; the system lets go of it however the process ends.
-
-    What killed processes left half-written in it is removed.
+    """Lock `folder` (made when missing) until the block or the process ends, and remove partial files of killed processes.
 
     Raises:
         UserError: another process holds it.
@@ -50,67 +47,69 @@ def locked(folder: Path) -> Iterator[None]:
             remove_leftovers(folder)
             yield
         finally:
-            file.unlink(missing_ok=True)  # still held: whoever comes now makes a new one
+            file.unlink(missing_ok=True)  # still held, so the next process makes a new file
 
 
 @contextmanager
 def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """Hold a folder as `locked` does, and say in its file `name` what it is `of`, so that whatever is in it is of that.
+    """Lock a folder as `locked` does, and record in it what its files belong to.
+
+    Args:
+        folder: the folder.
+        name: name of the record.
+        of: content of the record.
+        overwrite: whether the folder may have belonged to something else.
 
     Raises:
-        UserError: it is a file, there is something else in it, or it is of something else and `overwrite` is not set.
+        UserError: the folder is a file, has other files, or belongs to something else and `overwrite` is not set.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
     with locked(folder):
-        made = read_json(folder / name) if (folder / name).exists() else None
-        full = any(path.name not in (name, LOCK) for path in folder.iterdir())
-        if full and made is None:
-            raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
-        if full and made != of and not overwrite:
-            raise UserError(
-                f"{folder} is of other masks", "a folder of its own", "choose another --confidence, or give --overwrite"
-            )
+        record = read_json(folder / name) if (folder / name).exists() else None
+        full, do = any(path.name not in (name, LOCK) for path in folder.iterdir()), "choose another --confidence"
+        if full and record is None:
+            raise UserError(f"{folder} has something else in it", "an empty folder, or none", do)
+        if full and record != of and not overwrite:
+            raise UserError(f"{folder} is of other masks", "a folder of its own", f"{do}, or give --overwrite")
         write_json(folder / name, of)
         yield
 
 
 class Claim:
-    """Places that one command holds.
+    """The outputs that one command has locked.
 
     Args:
-        file: the lock; once the command moves its outputs into place their names stand in it, so that after a kill in between the
-            same command may replace its own.
-        places: of the outputs.
-        overwrite: whether what lies there may be replaced.
+        file: the lock file. It lists the outputs from `begin` on, so that after a kill the same command may replace them.
+        places: the outputs.
+        overwrite: whether existing outputs may be replaced.
     """
 
     def __init__(self, file: Path, places: Sequence[Path], overwrite: bool) -> None:
         self.file, self.places = file, [place.absolute() for place in places]
         self.names = [str(place) for place in self.places]
-        left = file.read_text(encoding="utf-8").splitlines()
-        unfinished, self._left = left == self.names, bool(left)
-        self.may_replace = overwrite or unfinished
-        """Whether what lies at the places may be replaced: it was asked for, or is what this very command left when it was killed."""
-        self._before = self._there()
+        listed = file.read_text(encoding="utf-8").splitlines()
+        self._was_killed, self._before = bool(listed), self._inodes()
+        self.may_replace = overwrite or listed == self.names
+        """Whether existing outputs may be replaced: with `overwrite`, or when the same command was killed before."""
 
     def begin(self) -> None:
-        """From here on outputs are moved into place."""
+        """Record that outputs are moved into place from now on."""
         self.file.write_text("\n".join(self.names), encoding="utf-8")
         self.may_replace = True
 
-    def _there(self) -> list[int | None]:
+    def _inodes(self) -> list[int | None]:
         return [place.stat().st_ino if place.exists() else None for place in self.places]
 
     def end(self, well: bool) -> None:
-        """Take the names back: of what was made, or where nothing was moved and no killed command had left any."""
-        if well or (not self._left and self._there() == self._before):
+        """Remove the record after success (`well`), or when nothing was moved and no killed command had left one."""
+        if well or (not self._was_killed and self._inodes() == self._before):
             self.file.unlink(missing_ok=True)
 
 
 @contextmanager
 def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
-    """Hold the outputs, files or a folder, that one command makes whole and moves into place; see `Claim`.
+    """Lock the outputs (files or a folder) that one command writes whole and then moves into place; see `Claim`.
 
     Raises:
         UserError: another process holds the first of them.
@@ -131,12 +130,9 @@ def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
 
 def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Raise `UserError` where an output would replace an input or lie inside one."""
-    theirs = {path.resolve(): path for path in inputs}
+    resolved = {path.resolve(): path for path in inputs}
     for out in outputs:
         place = out.resolve()
-        if met := next((path for path in (place, *place.parents) if path in theirs), None):
-            raise UserError(
-                f"{out} {'is' if met == place else 'lies inside'} the input {theirs[met]}",
-                "an output elsewhere",
-                "choose another -o",
-            )
+        if hit := next((path for path in (place, *place.parents) if path in resolved), None):
+            got = f"{out} {'is' if hit == place else 'lies inside'} the input {resolved[hit]}"
+            raise UserError(got, "an output elsewhere", "choose another -o")

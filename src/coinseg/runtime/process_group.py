@@ -1,8 +1,7 @@
-"""Several processes on one job, as torchrun or srun start them: which one this is, and where they wait for each other.
+"""The processes of one job that torchrun or srun started: the rank of this one, and broadcast, gather and barrier among all.
 
-Small things pass between them by gloo, which needs no GPU: the list of inputs, what the first one decided, "I am here" (what
-training adds to that is in `distributed.py`). A process that ends early closes its connections, and whoever waits for it is told
-so at once.
+Small objects pass between them by gloo, which needs no GPU; sums for training are in `distributed`. A process that ends early
+closes its connections, so the processes that wait for it get an error at once.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from coinseg.errors import AGAIN, UserError
 
 T = TypeVar("T")
 JOINING, SHARE = timedelta(minutes=30), timedelta(days=14)
-"""How long to wait for all to be there, and for the longest share to be done."""
+"""How long to wait for all processes to start, and for the longest share of the work."""
 
 
 def cores() -> int:
-    """CPUs this process may use."""
+    """Return the number of CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Which process this is.
+    """The rank of this process.
 
     Args:
         rank: 0 to count - 1 over all nodes.
-        count: how many there are.
-        local: the number on this node, by which it takes its GPU.
+        count: number of processes.
+        local: rank on this node, which is the number of its GPU.
     """
 
     rank: int = 0
@@ -47,83 +46,82 @@ class RankInfo:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that gathers, reports and prints."""
+        """Whether this process gathers, reports and prints."""
         return self.rank == 0
 
     def share(self, items: T) -> T:
-        """Every `count`-th item of a list, an array or a tensor; the shares of all processes are all items, each once."""
+        """Return the part of this process of a list, an array or a tensor: every `count`-th item, from `rank` on."""
         return cast(Any, items)[self.rank :: self.count]
 
 
 def rank_info(environ: Mapping[str, str] = os.environ) -> RankInfo:
-    """The place that torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun says; the only one where neither does.
+    """Return the rank from the variables of torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun; one process without them.
 
     Raises:
-        UserError: what they say is no place.
+        UserError: the variables make no rank.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not set(names) <= environ.keys():
-        # Only srun sets this one; in a batch script without srun there is one process, whatever SLURM_NTASKS says.
+        # Only srun sets SLURM_STEP_NUM_TASKS; a batch script without srun is one process, whatever SLURM_NTASKS is.
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         if not set(names) <= environ.keys() or environ["SLURM_STEP_NUM_TASKS"] == "1":
             return RankInfo()
         if "SLURM_NTASKS_PER_NODE" not in environ:
-            raise UserError(
-                "srun was told the number of tasks and not of each node", "--ntasks-per-node", "give it to sbatch or srun"
-            )
+            got = "srun was told the number of tasks and not of each node"
+            raise UserError(got, "--ntasks-per-node", "give it to sbatch or srun")
     try:
         rank, count, local = (int(environ[name]) for name in names)
     except ValueError:
         rank, count, local = -1, 0, 0
     if not 0 <= rank < count or local < 0:
-        said = ", ".join(f"{name} {environ[name]}" for name in names)
-        raise UserError(f"the environment has {said}", "the place of one process among several", "start with torchrun or srun")
+        given = ", ".join(f"{name} {environ[name]}" for name in names)
+        raise UserError(f"the environment has {given}", "the place of one process among several", "start with torchrun or srun")
     return RankInfo(rank, count, local)
 
 
 class ProcessGroup:
-    """Where the processes of one job meet; with one process nothing waits.
+    """The processes of one job; every method is collective: all processes call it, and with one process it does nothing.
 
-    What only the first one does may take days: the others wait for it before anything is handed round.
+    Each exchange begins with a barrier of a long timeout, because work of the main process alone may take days.
     """
 
     def __init__(self, here: RankInfo) -> None:
         self.here = here
 
     def broadcast(self, value: T) -> T:
-        """The value the first process has; all come here."""
+        """Return the value of the main process."""
         if self.here.count == 1:
             return value
         from torch import distributed
 
         self.barrier()
-        said: list[Any] = [value]
-        with told():
-            distributed.broadcast_object_list(said, src=0)
-        return said[0]
+        values: list[Any] = [value]
+        with one_line_errors():
+            distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def on_main(self, make: Callable[[], T]) -> T:
-        """What the first process makes; all come here, and it alone makes it."""
+        """Call `make` in the main process only, and return its result in all."""
         return self.broadcast(make() if self.here.is_main else cast(T, None))
 
     def all_gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank; all come here and all get them."""
+        """Return the values of all processes, by rank."""
         if self.here.count == 1:
             return [value]
         from torch import distributed
 
         self.barrier()
-        said: list[Any] = [None] * self.here.count
-        with told():
-            distributed.all_gather_object(said, value)
-        return said
+        values: list[Any] = [None] * self.here.count
+        with one_line_errors():
+            distributed.all_gather_object(values, value)
+        return values
 
     def barrier(self) -> None:
-        """Go on when all are here."""
+        """Wait for all processes."""
         if self.here.count > 1:
             from torch import distributed
 
-            with told():
+            with one_line_errors():
                 distributed.monitored_barrier(timeout=SHARE)
 
 
@@ -131,7 +129,7 @@ _current = ProcessGroup(RankInfo())
 
 
 def current() -> ProcessGroup:
-    """The meeting this process is in (see `meeting`); that of one process outside of any."""
+    """Return the group of the surrounding `process_group`, or a group of this process alone."""
     return _current
 
 
@@ -140,7 +138,7 @@ def process_group(here: RankInfo) -> Iterator[ProcessGroup]:
     """Connect the processes of one job.
 
     Raises:
-        UserError: also later, while waiting: one of them did not come or ended early.
+        UserError: a process did not start or ended early; also later, while waiting.
     """
     global _current
     if here.count == 1:
@@ -153,7 +151,7 @@ def process_group(here: RankInfo) -> Iterator[ProcessGroup]:
 
         slurm = SLURMEnvironment()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = slurm.main_address, str(slurm.main_port)
-    with told():
+    with one_line_errors():
         distributed.init_process_group("gloo", rank=here.rank, world_size=here.count, timeout=JOINING)
     _current = ProcessGroup(here)
     try:
@@ -164,38 +162,35 @@ def process_group(here: RankInfo) -> Iterator[ProcessGroup]:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """A lost connection, in one line."""
+def one_line_errors() -> Iterator[None]:
+    """Turn a lost connection to a `UserError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"another process of this job cannot be reached or ended early ({str(error).splitlines()[0][:200]})",
-            "all of them",
-            "see what it said, then give the same command again: what is done is skipped",
-        ) from error
+        got = f"another process of this job cannot be reached or ended early ({str(error).splitlines()[0][:200]})"
+        do = f"see what it said, then {AGAIN}: what is done is skipped"
+        raise UserError(got, "all of them", do) from error
 
 
 @contextmanager
 def workers(count: int, option: str) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes on this machine. What they do must be whole or not done at all, as everything here.
+    """Yield a pool of processes on this machine.
 
-    Ctrl-C in a terminal reaches them too: they finish what they are at and leave the rest; and they do not outlive this process.
+    They ignore Ctrl-C, so they finish their present task, and end with this process at the latest; tasks must write whole files.
 
     Args:
-        count: how many.
-        option: of the command line that says so.
+        count: number of processes.
+        option: the command line option for it, for error lines.
 
     Raises:
-        UserError: one of them died.
+        UserError: a process died.
     """
     pool = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker)
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise UserError(
-            f"one of {count} processes was killed or died", "all of them, and memory for them", f"lower {option}, then {AGAIN}"
-        ) from error
+        got = f"one of {count} processes was killed or died"
+        raise UserError(got, "all of them, and memory for them", f"lower {option}, then {AGAIN}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: what must be finished is, once; the next signal ends at once.
+"""Ctrl-C and SIGTERM: the first signal lets a training finish its step, the second one ends it at once.
 
-A training is `patient`: the first signal only asks, and is obeyed when the step is done and its checkpoint is written. Everywhere
-else, and for the second signal, the signal is raised where the program stands. One more and the system ends the process.
-kill -9 leaves nothing behind that the others would not (docs/decisions/0013-nothing-lost.md); they are kinder to open work.
+In a `patient` block the first signal waits until the step is done and its checkpoint is written. The second signal, and every
+signal elsewhere, is raised where the program stands; after that the system ends the process. kill -9 leaves no other files behind
+(docs/decisions/0006-nothing-lost.md), but loses the open step.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from coinseg.errors import Terminated
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Heard:
-    """The signal that waits to be obeyed, and how many patient ones are at work."""
+class _State:
+    """The waiting signal, and the number of open `patient` blocks."""
 
     signal: KeyboardInterrupt | None = None
     patient = 0
@@ -27,50 +27,50 @@ class _Heard:
 
 @contextmanager
 def signals_heard() -> Iterator[None]:
-    """Take both signals while the block runs; one that the caller ignores (nohup, a shell's background job) stays ignored.
+    """Handle both signals while the block runs, in the main thread only, as Python requires.
 
-    Where this is not the main thread nothing is taken, as Python has it.
+    A signal that the caller ignores (nohup, a background job of a shell) stays ignored.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     for number in before:
-        signal.signal(number, _take)
+        signal.signal(number, _on_signal)
     try:
         yield
     finally:
-        _Heard.signal, _Heard.patient = None, 0
+        _State.signal, _State.patient = None, 0
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def patient() -> Iterator[None]:
-    """While the block runs a first signal only asks (`asked`)."""
-    _Heard.patient += 1
+    """Let the first signal wait (`asked`) while the block runs."""
+    _State.patient += 1
     try:
         yield
     finally:
-        _Heard.patient = max(0, _Heard.patient - 1)
+        _State.patient = max(0, _State.patient - 1)
 
 
 def asked() -> bool:
-    """Whether a signal waits to be obeyed."""
-    return _Heard.signal is not None
+    """Return whether a signal waits."""
+    return _State.signal is not None
 
 
 def obey() -> None:
-    """Raise the signal that waits, if any: `KeyboardInterrupt`, or `Terminated` of SIGTERM."""
-    if _Heard.signal is not None:
-        raise _Heard.signal
+    """Raise the waiting signal, if any: `KeyboardInterrupt`, or `Terminated` for SIGTERM."""
+    if _State.signal is not None:
+        raise _State.signal
 
 
-def _take(number: int, frame: FrameType | None) -> None:
-    heard = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-    if _Heard.patient and _Heard.signal is None:
-        _Heard.signal = heard
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    if _State.patient and _State.signal is None:
+        _State.signal = error
         return
     for each in SIGNALS:
-        if signal.getsignal(each) is _take:
+        if signal.getsignal(each) is _on_signal:
             signal.signal(each, signal.SIG_DFL)
-    raise heard
+    raise error

@@ -1,11 +1,10 @@
-"""What every training loop needs: devices (Lightning Fabric), reproducible steps, checkpoints, a log, progress."""
+"""What a training leaves behind: checkpoints, a log, weights and facts; and how it reports progress."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
@@ -26,33 +24,27 @@ from .files import read_json, write_json, written_aside
 from .process_group import current
 
 Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with the name of the stage ("coin", or "coin of teacher-2" where there are several), steps done, steps in all and the latest losses."""
+"""Called with the name of the stage ("coin", or "coin of teacher-2"), steps done, steps in all and the latest losses."""
 
 
 def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
     """The default report: the library says nothing."""
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make every random draw of a step a function of (seed, step), so a resumed run repeats an uninterrupted one."""
-    value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-    random.seed(value)
-    torch.manual_seed(value)
-
-
 @dataclass
 class Stage:
-    """The folder of one training: its log, its checkpoint while it runs, its weights once it is done.
+    """One training: its checkpoint while it runs, its weights and facts once it is done, its log.
 
-    Of several processes the first writes, and all go by what it finds there.
+    All is kept in a folder; without one only the facts are, in memory. Of several processes the first writes, and all go by what
+    it finds there.
 
     Args:
-        folder: where everything of this stage lies.
+        folder: of this stage alone; None writes nothing.
         key: what the result depends on; weights and checkpoints of another key are not used.
         tensorboard: also write TensorBoard event files.
     """
 
-    folder: Path
+    folder: Path | None
     key: str
     tensorboard: bool = False
     seconds: float = 0.0
@@ -61,18 +53,38 @@ class Stage:
     def __post_init__(self) -> None:
         self._began = time.perf_counter()
         self._resumed = 0
+        self._events: Any = None
+        self._facts: dict[str, Any] = {}
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return current().here.is_main
+
+    def file(self, name: str) -> Path:
+        """The path of a file in the folder, which must be given."""
+        if self.folder is None:
+            raise ValueError("a stage without a folder has no files")
+        return self.folder / name
 
     def finished(self) -> bool:
-        """Whether the weights of this very key are there."""
-        done = self.folder / "stage.json"
+        """Whether the weights of this very key are there; all processes come here."""
+        if self.folder is None:
+            return False
+        done = self.file("stage.json")
         finished = done.exists() and read_json(done, "key")["key"] == self.key
         if finished and self.is_main:
-            (self.folder / "checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
+            self.file("checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
         return current().broadcast(finished)
 
     def resume(self) -> dict[str, Any] | None:
-        """The last checkpoint of this key, or None to begin anew (a stage of another key, or with weights that are NaN, is forgotten)."""
-        checkpoint = self.folder / "checkpoint.pt"
+        """The last checkpoint of this key; all processes come here.
+
+        None to begin anew, where there is none, or one of another key or with weights that are NaN: whatever is there is deleted.
+        """
+        if self.folder is None:
+            return None
+        checkpoint = self.file("checkpoint.pt")
         state = load_checkpoint(checkpoint) if checkpoint.exists() else None
         state = state if state is not None and state.get("key") == self.key and not not_finite(state) else None
         _require_shared(self.folder, None if state is None else state["step"])
@@ -83,16 +95,11 @@ class Stage:
         elif self.is_main:
             # The word that it is done goes first: what is left of another key must not pass for a whole.
             for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
-                (self.folder / name).unlink(missing_ok=True)
+                self.file(name).unlink(missing_ok=True)
             for name in ("samples", "tensorboard"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                shutil.rmtree(self.file(name), ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
         return state
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes."""
-        return current().here.is_main
 
     def steps(self, start: int, total: int) -> Iterator[int]:
         """The numbers of the steps to do; while they last, a first Ctrl-C or SIGTERM waits for `save` or `finish`."""
@@ -100,83 +107,98 @@ class Stage:
             yield from range(start, total)
 
     def due(self, step: int, every: int) -> bool:
-        """Whether to `save` after `step` steps: by the settings, or because a signal asks for it.
+        """Whether to `save` after `step` steps: every so many, or because a signal asks for it.
 
-        Of several processes only the first listens: it needs the others until its checkpoint is written, and they are told when it
-        has gone.
+        Of several processes only the first listens: it needs the others until its checkpoint is written, and they learn of it
+        when it has gone.
         """
         return step % every == 0 or (self.is_main and interruption.asked())
 
     def save(self, step: int, setting: str, **state: Any) -> None:
-        """Write a checkpoint whole, after `step` steps; then obey a signal that waits.
+        """Write a checkpoint whole; then obey a signal that waits.
+
+        Args:
+            step: how many steps are done.
+            setting: which lowering may keep weights finite, for the error.
+            state: what `resume` shall return, beside "key", "step" and "seconds".
 
         Raises:
-            UserError: what was trained is no longer finite; lowering `setting` may help. The last checkpoint stays.
+            UserError: what was trained is no longer finite; the last checkpoint stays.
         """
         if not self.is_main:
             return
         require_sound(state, step, setting)
-        # Written by Python, whose errors say what the system refused (a full disk).
-        made = io.BytesIO()
-        torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, made)
-        with written_aside(self.folder / "checkpoint.pt") as part:
-            part.write_bytes(made.getbuffer())
-        if hasattr(self, "_events"):
-            self._events.flush()
+        if self.folder is not None:
+            # Written by Python, whose errors say what the system refused (a full disk).
+            buffer = io.BytesIO()
+            torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, buffer)
+            with written_aside(self.file("checkpoint.pt")) as part:
+                part.write_bytes(buffer.getbuffer())
+            if self._events:
+                self._events.flush()
         interruption.obey()
 
     def finish(self, module: nn.Module, name: str, setting: str, **facts: Any) -> None:
-        """Write the weights as safetensors, then the word that the stage is done; drop the checkpoint; obey a signal that waits.
+        """Write the weights as safetensors, then stage.json; drop the checkpoint; obey a signal that waits.
+
+        Args:
+            module: what was trained.
+            name: of the file of weights.
+            setting: which lowering may keep weights finite, for the error.
+            facts: what `facts` shall return, beside "key" and "seconds".
 
         Raises:
-            UserError: the weights are no longer finite; lowering `setting` may help.
+            UserError: the weights are no longer finite.
         """
-        if not self.is_main:
-            interruption.obey()
-            return
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
-        require_sound(tensors, "the end", setting)
-        with written_aside(self.folder / name) as part:
-            part.write_bytes(safetensors_bytes(tensors))
-        write_json(self.folder / "stage.json", {"key": self.key, "seconds": self._spent(), **facts})
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        if self.is_main:
+            tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+            require_sound(tensors, "the end", setting)
+            self._facts = {"key": self.key, "seconds": self._spent(), **facts}
+            if self.folder is not None:
+                with written_aside(self.file(name)) as part:
+                    part.write_bytes(safetensors_bytes(tensors))
+                write_json(self.file("stage.json"), self._facts)
+                self.file("checkpoint.pt").unlink(missing_ok=True)
+            if self._events:
+                self._events.close()
         interruption.obey()
 
-    def _spent(self) -> float:
-        return round(self.seconds + time.perf_counter() - self._began, 2)
-
     def facts(self) -> dict[str, Any]:
-        """What `finish` was told."""
-        return dict(read_json(self.folder / "stage.json", "key"))
+        """What `finish` and `amend` were given."""
+        return dict(self._facts if self.folder is None else read_json(self.file("stage.json"), "key"))
+
+    def amend(self, **facts: Any) -> None:
+        """Change some facts of a finished stage, whose weights stay."""
+        if self.is_main:
+            self._facts = self.facts() | facts
+            if self.folder is not None:
+                write_json(self.file("stage.json"), self._facts)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""
-        if not self.is_main:
+        if not self.is_main or self.folder is None:
             return
-        with (self.folder / "stats.jsonl").open("a", encoding="utf-8") as file:
+        with self.file("stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
         if self.tensorboard:
             for name, value in values.items():
                 self._writer().add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Flush what is still buffered."""
-        if self.tensorboard and hasattr(self, "_events"):
-            self._events.close()
+    def _spent(self) -> float:
+        return round(self.seconds + time.perf_counter() - self._began, 2)
 
     def _writer(self) -> Any:
-        if not hasattr(self, "_events"):
+        if not self._events:
             from torch.utils.tensorboard import SummaryWriter
 
             # Of an earlier, killed run steps beyond its checkpoint may be there: they are done again.
-            self._events = SummaryWriter(
-                str(self.folder / "tensorboard"), purge_step=self._resumed + 1 if self._resumed else None
-            )
+            purge = self._resumed + 1 if self._resumed else None
+            self._events = SummaryWriter(str(self.file("tensorboard")), purge_step=purge)
         return self._events
 
     def _cut_log(self, step: int) -> None:
         """Drop the lines after the checkpoint: those steps are done again."""
-        log = self.folder / "stats.jsonl"
+        log = self.file("stats.jsonl")
         if log.exists():
             kept = [line for line in read_stats(log) if line["step"] <= step]
             with written_aside(log) as part:
@@ -184,7 +206,7 @@ class Stage:
 
 
 def _require_shared(folder: Path, step: int | None) -> None:
-    """`UserError` where a process finds another checkpoint than the first one does."""
+    """Raise `UserError` where a process finds another checkpoint than the first one does."""
     if (first := current().broadcast(step)) != step:
         raise UserError(
             f"the first process goes on after step {first or 0} and this one after {step or 0}",

@@ -1,4 +1,4 @@
-"""What suits the CPU: how many threads, by trying, because on a shared machine more can be far slower; how many images at once."""
+"""Number of CPU threads, found by timing because on a shared machine more can be slower, and images per batch on the CPU."""
 
 from __future__ import annotations
 
@@ -14,44 +14,51 @@ from .files import read_json, write_json
 from .process_group import cores
 
 TURNS = 5
-"""Tries of each number; the best counts."""
+"""Timings of each number of threads; the best counts."""
 GAIN = 0.9
-"""More threads are taken only when they need less than this share of the time."""
+"""More threads are used only when they need less than this share of the time."""
 FILE = "threads.json"
 CACHED_PIXELS = 2 * 256 * 256
-"""Pixels of a batch on the CPU: the features of many more leave its caches, which costs time, and memory for nothing."""
+"""Pixels of a batch on the CPU; the features of many more do not fit into its caches."""
 _chosen: list[int] = []
 
 
 def convolve_once() -> None:
-    """A convolution forwards and backwards, of the kind training is made of; a few milliseconds on one thread."""
+    """Compute a convolution forwards and backwards as in training; a few milliseconds on one thread."""
     x = torch.ones(4, 16, 64, 64).to(memory_format=torch.channels_last)
-    weight = torch.ones(16, 16, 3, 3, requires_grad=True)
-    F.conv2d(x, weight, padding=1).relu().sum().backward()  # type: ignore[no-untyped-call]
+    with torch.enable_grad():  # a model may be loaded where somebody has switched gradients off
+        weight = torch.ones(16, 16, 3, 3, requires_grad=True)
+        F.conv2d(x, weight, padding=1).relu().sum().backward()  # type: ignore[no-untyped-call]
 
 
 def quickest(available: int, work: Callable[[], None] = convolve_once, clock: Callable[[], float] = time.perf_counter) -> int:
-    """1, 2, 4, ... or `available` threads: the number `work` is done quickest with, the smaller where the gain is small."""
+    """Return the fastest of 1, 2, 4, ... and `available` threads, the smaller number when the gain is small.
+
+    Args:
+        available: the most threads to try.
+        work: the function that is timed.
+        clock: seconds.
+    """
     tried = sorted({2**i for i in range(available.bit_length()) if 2**i <= available} | {available})
-    before, best, best_time = torch.get_num_threads(), 1, float("inf")
+    previous, best, best_time = torch.get_num_threads(), 1, float("inf")
     try:
         for count in tried:
             torch.set_num_threads(count)
             work()
             times = []
             for _ in range(TURNS):
-                began = clock()
+                start = clock()
                 work()
-                times.append(clock() - began)
+                times.append(clock() - start)
             if min(times) < GAIN * best_time:
                 best, best_time = count, min(times)
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)
     return best
 
 
 def threads() -> int:
-    """The number for this process, tried once; OMP_NUM_THREADS wins (torchrun sets it, and so can a user)."""
+    """Return the number of threads of this process: OMP_NUM_THREADS if set (torchrun sets it), else found once by `quickest`."""
     if not _chosen:
         given = os.environ.get("OMP_NUM_THREADS", "")
         _chosen.append(int(given) if given.isdecimal() and int(given) else quickest(cores()))
@@ -59,10 +66,10 @@ def threads() -> int:
 
 
 def keep_threads(folder: Path) -> None:
-    """Use the number a run folder was begun with, or note there the one that is chosen now.
+    """Use the number of threads that a run folder records, or record the present one.
 
-    Threads decide in which order sums are rounded; a run that is resumed with the same number gives the same bytes as one that
-    was never killed. A number that this machine does not have is chosen anew.
+    Threads decide the order of sums, so a resumed run must use the same number to give the same bytes as an uninterrupted one. A
+    number that this machine does not have is replaced.
     """
     file = folder / FILE
     kept = int(read_json(file)["threads"]) if file.exists() else 0
@@ -71,6 +78,10 @@ def keep_threads(folder: Path) -> None:
     _chosen[:] = [kept]
 
 
-def cpu_batch(x: torch.Tensor, most: int) -> int:
-    """Images like x (B, C, H, W) in one forward pass: `most`, on a CPU at most `CACHED_PIXELS`; the results do not depend on it."""
-    return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // (x.shape[-2] * x.shape[-1])))
+def cpu_batch(x: torch.Tensor, most: int, side: int | None = None) -> int:
+    """Return the images like x (B, C, H, W) per forward pass: `most`, on a CPU at most `CACHED_PIXELS`; results are the same.
+
+    A network that enlarges its images counts by the side at which it sees them.
+    """
+    pixels = x.shape[-2] * x.shape[-1] if side is None else side * side
+    return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // pixels))

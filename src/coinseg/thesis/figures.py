@@ -1,7 +1,7 @@
-"""The figures of the thesis: what methods did to the same slices, side by side, one PNG each.
+"""The figures of the thesis: several methods on the same slices, one PNG each.
 
-Differences of a figure share one colour scale. Saliency has a scale for each method (a difference of images and an
-attribution have no common unit), the same for all its slices. What the brightest colour stands for is always written.
+The differences of a figure share one colour scale. Saliency has one scale for each method, because a difference and an
+attribution have no common unit. The value of the brightest colour is written in every figure.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ PROTOCOLS = {"replica": "mask_replica", "honest": "mask_honest"}
 """Protocol -> the field of `Examples` with its masks."""
 LEGEND: Legend = tuple(zip(COLOURS, ("true positive", "false positive", "false negative"), strict=True))
 MARGIN = 0.6
-"""Figure 9 shows a lesion with so much around it, in its own longer sides."""
+"""Margin around a lesion in figure 9, in its longer sides."""
 RAMP = np.linspace(0, 1, 120)[None]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What one method did to n slices, the same slices for every method of a figure.
+    """The results of one method on n slices, the same slices for every method of a figure.
 
     Args:
-        name: (n,) str, the names of the slices.
+        name: names of the slices, (n,) str.
         image: (n, H, W) in [0, 1].
         truth: (n, H, W) bool.
         saliency: (n, H, W) in [0, 1].
-        mask_replica: (n, H, W) bool, by the protocol of the thesis.
-        mask_honest: (n, H, W) bool, by the protocol that sees no truth.
-        before: (n,), f(X).
+        mask_replica: masks of the thesis' protocol, (n, H, W) bool.
+        mask_honest: masks of the mask-free protocol, (n, H, W) bool.
+        before: f(X), (n,).
         counterfactual: (n, H, W) in [0, 1]; None for attributions.
-        after: (n,), f(X_cf); None for attributions.
+        after: f(X_cf), (n,); None for attributions.
     """
 
     name: np.ndarray
@@ -61,32 +61,31 @@ class Examples:
 
 
 def save_examples(path: Path, examples: Examples) -> None:
-    """Write examples as a compressed npz, whole or not at all; the types of the arrays are kept."""
+    """Write examples as a compressed npz, atomically."""
     arrays = {field.name: value for field in fields(examples) if (value := getattr(examples, field.name)) is not None}
-    # A file, not a path: numpy would add .npz to a path without it.
+    # An open file, because numpy would add .npz to a path without it.
     with written_aside(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_examples(path: Path) -> Examples:
-    """Read what `save_examples` wrote; anything else is a `UserError`."""
+    """Read a file of `save_examples`; `UserError` for anything else."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return Examples(**{field.name: file[field.name] for field in fields(Examples) if field.name in file})
     except Exception as error:  # numpy, zipfile and zlib raise many kinds for a broken file
-        problem = f"{path} cannot be read as examples ({error})"
-        raise UserError(problem, "a file of examples that coinseg wrote whole", "make it again") from error
+        fault = f"{path} cannot be read as examples ({error})"
+        raise UserError(fault, "a file of examples that coinseg wrote whole", "make it again") from error
 
 
 def _masks(examples: Examples, protocol: str) -> np.ndarray:
     if protocol not in PROTOCOLS:
         raise UserError(f"the protocol {protocol!r}", "one of " + ", ".join(PROTOCOLS), "choose one of them")
-    found: np.ndarray = getattr(examples, PROTOCOLS[protocol]).astype(bool)
-    return found
+    return np.asarray(getattr(examples, PROTOCOLS[protocol]), bool)
 
 
 def _same_slices(methods: Sequence[tuple[str, Examples]]) -> Examples:
-    """The first method's examples, which name the slices of all."""
+    """The examples of the first method, when all methods have the same slices."""
     if not methods:
         raise UserError("no method to draw", "examples of at least one method", "finish a run first")
     label, first = methods[0]
@@ -96,23 +95,17 @@ def _same_slices(methods: Sequence[tuple[str, Examples]]) -> Examples:
     return first
 
 
-def _painted(examples: Examples) -> np.ndarray:
-    if examples.counterfactual is None:
-        raise UserError("examples of an attribution", "examples with counterfactual images", "choose a counterfactual method")
-    return examples.counterfactual
-
-
 def _top(values: np.ndarray) -> float:
-    """The top of a colour scale: all but the strongest thousandth of the pixels are below it."""
+    """The top of a colour scale: the 99.9th percentile of the values."""
     return max(float(np.quantile(np.nan_to_num(values.astype(np.float64)), 0.999)), 1e-3)
 
 
-def _change(image: np.ndarray, painted: np.ndarray) -> np.ndarray:
-    return np.abs(image.astype(np.float64) - painted.astype(np.float64))
+def _change(image: np.ndarray, counterfactual: np.ndarray) -> np.ndarray:
+    return np.abs(image.astype(np.float64) - counterfactual.astype(np.float64))
 
 
 def _heat_scale(words: str) -> tuple[np.ndarray, str]:
-    """The colours of `heat`, as they are over a dark grey."""
+    """The colours of `heat` over a dark grey, and their meaning."""
     return heat(np.full(RAMP.shape, 0.2), RAMP, 1.0), words
 
 
@@ -123,7 +116,14 @@ def _write(path: Path, sheet: Sheet) -> Path:
 
 
 def figure5(path: Path, images: np.ndarray, truths: np.ndarray, across: int = 4) -> Path:
-    """Slices (n, H, W) with a synthetic anomaly: each plain, and below it with the anomaly outlined."""
+    """Slices with a synthetic anomaly, and below them the same slices with the anomaly outlined.
+
+    Args:
+        path: the PNG.
+        images: (n, H, W) in [0, 1].
+        truths: (n, H, W) bool.
+        across: slices in a row.
+    """
     if not len(images):
         raise UserError("no image to draw", "at least one slice with an anomaly", "choose a set that has one")
     blank = np.full((*images.shape[1:], 3), 255, np.uint8)
@@ -139,7 +139,14 @@ def figure5(path: Path, images: np.ndarray, truths: np.ndarray, across: int = 4)
 
 
 def compare(path: Path, rows: Sequence[tuple[str, Examples]], title: str, protocol: str) -> Path:
-    """Figures 6, 7 and 8: for each method input, counterfactual (an attribution: its saliency) and mask against truth."""
+    """Figures 6, 7 and 8: input, counterfactual (of an attribution its saliency) and mask against truth of each method.
+
+    Args:
+        path: the PNG.
+        rows: (name, examples) of each method.
+        title: of the figure.
+        protocol: whose masks, a key of `PROTOCOLS`.
+    """
     first = _same_slices(rows)
     masks = [_masks(examples, protocol) for _, examples in rows]
     groups, lines = [], []
@@ -161,7 +168,7 @@ def compare(path: Path, rows: Sequence[tuple[str, Examples]], title: str, protoc
 
 
 def _zoom(truth: np.ndarray) -> tuple[slice, slice]:
-    """A square around the truth (H, W) with a margin, inside the image; all of the image when there is no truth."""
+    """A square with a margin around the truth (H, W), inside the image; the whole image when the truth is empty."""
     if not truth.any():
         return slice(None), slice(None)
     spans = [(int(w.min()), int(w.max()) + 1) for w in np.nonzero(truth)]
@@ -174,7 +181,7 @@ def _zoom(truth: np.ndarray) -> tuple[slice, slice]:
 
 
 def figure9(path: Path, methods: Sequence[tuple[str, Examples]], protocol: str) -> Path:
-    """Saliency over the image, and masks, of every method; zoomed in on the truth, which is the first column."""
+    """Saliency over the image and masks of every method, zoomed in on the truth; arguments as `compare`."""
     first = _same_slices(methods)
     masks, tops = [_masks(e, protocol) for _, e in methods], [_top(e.saliency) for _, e in methods]
     lines = []
@@ -192,14 +199,16 @@ def figure9(path: Path, methods: Sequence[tuple[str, Examples]], protocol: str) 
 
 
 def figure10(path: Path, examples: Examples, protocol: str = "replica") -> Path:
-    """Counterfactuals: input, counterfactual, their difference with the outline of the truth, mask against truth."""
-    painted, masks = _painted(examples), _masks(examples, protocol)
-    changes = _change(examples.image, painted)
+    """Input, counterfactual, their difference with the outline of the truth, and mask against truth; arguments as `compare`."""
+    counterfactual, masks = examples.counterfactual, _masks(examples, protocol)
+    if counterfactual is None:
+        raise UserError("examples of an attribution", "examples with counterfactual images", "choose a counterfactual method")
+    changes = _change(examples.image, counterfactual)
     top = _top(changes)
     lines = []
     for i, (name, image) in enumerate(zip(examples.name, examples.image, strict=True)):
         truth = examples.truth[i].astype(bool)
-        shown = (grey(image), grey(painted[i]), contour(changes[i] / top, truth), overlay(image, masks[i], truth))
+        shown = (grey(image), grey(counterfactual[i]), contour(changes[i] / top, truth), overlay(image, masks[i], truth))
         after = "" if examples.after is None else f"f = {examples.after[i]:.2f}"
         lines.append(Row(str(name), shown, (f"f = {examples.before[i]:.2f}", after, "", "")))
     columns = ("input X", "counterfactual X_cf", "|X − X_cf|, truth outlined", "mask against truth")
@@ -207,22 +216,21 @@ def figure10(path: Path, examples: Examples, protocol: str = "replica") -> Path:
     return _write(path, Sheet(f"Counterfactuals ({protocol} protocol)", (("", columns),), tuple(lines), LEGEND, scale))
 
 
-def both_directions(
-    path: Path,
-    name: str,
-    image: np.ndarray,
-    removed: np.ndarray,
-    added: np.ndarray,
-    before: float,
-    f_removed: float,
-    f_added: float,
-) -> Path:
-    """Singla et al. on one image (H, W): the anomaly removed and added, each with its difference and f."""
+def both_directions(path: Path, name: str, images: Sequence[np.ndarray], values: Sequence[float]) -> Path:
+    """Singla et al. on one image: the anomaly removed and one added, each with its difference and f.
+
+    Args:
+        path: the PNG.
+        name: of the image.
+        images: X and the X_cf without and with an anomaly, (H, W) in [0, 1] each.
+        values: f of the three.
+    """
+    image, removed, added = images
     changes = np.stack([_change(image, removed), _change(image, added)])
     top = _top(changes)
     titles = ("input X", "anomaly removed", "|X − removed|", "anomaly added", "|X − added|")
-    values = (f"f = {before:.2f}", f"f = {f_removed:.2f}", "", f"f = {f_added:.2f}", "")
-    columns = tuple(f"{title}\n{value}".strip() for title, value in zip(titles, values, strict=True))
+    below = [f"f = {value:.2f}" for value in values]
+    columns = tuple(map("\n".join, zip(titles, (below[0], below[1], "", below[2], ""), strict=True)))
     pictures = (grey(image), grey(removed), heat(image, changes[0], top), grey(added), heat(image, changes[1], top))
     scale = _heat_scale(f"|difference|: 0 to {top:#.2g} of the grey range")
     return _write(path, Sheet("Anomaly removed and added", (("", columns),), (Row(name, pictures),), ramp=scale))

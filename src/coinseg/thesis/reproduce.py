@@ -1,11 +1,11 @@
-"""`coinseg reproduce`: train what is missing, score every row of a table in both protocols, for every seed.
+"""`coinseg reproduce`: train and score every row of a table of the thesis under both protocols, for every seed.
 
     OUT/phantom/                    made when no data are given
     OUT/seed0/slices, classifier    shared by all rows and tables of a seed
     OUT/seed0/rows/<row>/           coin/ (where a generator was trained), row.json, examples.npz
     OUT/table1.{md,csv,json,tex}    and figures/
 
-A finished row is not run again; a killed one goes on from its last checkpoint.
+A finished row is not computed again; an interrupted one continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.explainer import Explainer
 from coinseg.masks.postprocess import masks_of
 from coinseg.metrics import frechet as realism
-from coinseg.runtime.devices import images_to, make_fabric, to_device
+from coinseg.runtime.devices import choose_device, images_to, to_device
 from coinseg.runtime.files import key_of, read_json, write_json
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
@@ -51,23 +51,23 @@ from .rows import TABLES, Row, Scale, settings_of
 from .tables import write_table
 
 PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")
-"""The cohort that is made when no data are given."""
+"""The cohort that is generated when no data are given."""
 FORMAT = 2
 EXAMPLES = 6
-"""Slices that the figures show: abnormal ones drawn by the seed, the same for every method."""
+"""Number of slices in the figures: abnormal ones, sampled with the seed, the same for every method."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a call of `coinseg reproduce` is about.
+    """The arguments of `coinseg reproduce`.
 
     Args:
         data: the data set.
         out: output folder.
-        settings: those of the scale with the user's changes; the seed is replaced by each of `seeds`.
-        scale: decides what a row of Singla et al. changes.
-        seeds: how many; each has its own split, classifier and generators.
-        slices: held-out slices that are scored at most, drawn by the seed, the same for every method; 0 is all.
+        settings: those of the scale with the user's changes; their seed is not used.
+        scale: selects the changes of Singla et al.
+        seeds: number of seeds; each has its own split, classifier and generators.
+        slices: largest number of held-out slices to score, sampled with the seed, the same for every method; 0 is all.
         fid: Inception weights for FID: a file, "download", or None for no FID.
         fid_features: width of the Inception features.
         overwrite: whether results of data that have changed since may be replaced.
@@ -89,7 +89,7 @@ class Seed:
     """One seed of a job: its slices, its classifier, its rows.
 
     Args:
-        job: the whole.
+        job: the arguments of the command.
         number: the seed.
         report: progress.
     """
@@ -101,9 +101,8 @@ class Seed:
     def __post_init__(self) -> None:
         self.settings = replace(self.job.settings, seed=self.number)
         if self.settings.masks.threshold == "flip":
-            raise UserError(
-                "masks.threshold is flip", "a rule that every method of the tables has", "leave it, or use coinseg run"
-            )
+            required = "a rule that every method of the tables has"
+            raise UserError("masks.threshold is flip", required, "leave it, or use coinseg run")
         self.root = self.job.out / f"seed{self.number}"
         require_side(self.settings.data.size, self.settings.coin)
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
@@ -125,12 +124,9 @@ class Seed:
 
     def rows_of(self, table: str) -> dict[str, tuple[Row, Settings]]:
         """The rows of a table with their settings; "each" becomes one row for each layer of f."""
-        if table not in self._rows:
-            self._rows[table] = self._listed(table)
-        return self._rows[table]
-
-    def _listed(self, table: str) -> dict[str, tuple[Row, Settings]]:
-        rows: dict[str, tuple[Row, Settings]] = {}
+        if table in self._rows:
+            return self._rows[table]
+        rows = self._rows[table] = {}
         for name, row in TABLES[table].items():
             settings = settings_of(row, self.settings, self.job.scale)
             if settings.coin.regions == "organ" and not self.store.meta["has_organs"]:
@@ -144,7 +140,7 @@ class Seed:
         return rows
 
     def _with_layer(self, settings: Settings) -> Settings:
-        """An attribution with its layer by name, so that "last" and "best" share the result of that very layer."""
+        """The settings of an attribution with its layer by name, so that "last" and "best" share the result of that layer."""
         if settings.method not in KINDS:
             return settings
         layer = choose_layer(self.store, self.f, settings, self.root / "rows" / f"{settings.method}-best")
@@ -153,35 +149,35 @@ class Seed:
         return replace(settings, attribution=replace(settings.attribution, layer=layer or settings.attribution.layer))
 
     def layers(self) -> list[str]:
-        """The layers of f a CAM can look at."""
+        """The layers of f that have class activation maps."""
         return candidate_layers(self.f, self.slices.batch(np.arange(1)).image)
 
     def place_of(self, name: str, settings: Settings) -> Path:
-        """The folder of a row: that of the first row of any table with the same settings."""
+        """The folder of a row: that of the first row with the same settings in any table."""
         same = (other for table in TABLES for other, (_, theirs) in self.rows_of(table).items() if theirs == settings)
         name = next(same, name)
         return self.root / "rows" / re.sub(r"[^\w.]+", "-", name).strip("-")
 
     def row(self, name: str, settings: Settings) -> dict[str, Any]:
-        """The scores of a row, from row.json when they are there for the same everything."""
+        """The contents of row.json of a row, computed unless it exists with the same key."""
         folder = self.place_of(name, settings)
         key = key_of([
             FORMAT, result_key(self.store, settings, self.f), self.job.slices, self.job.fid, self.job.fid_features, settings.seed,
         ])  # fmt: skip
-        if (folder / "row.json").exists() and (made := read_json(folder / "row.json")).get("key") == key:
-            return dict(made)
-        (folder / "row.json").unlink(missing_ok=True)  # what is written beside it must never be that of another row
+        if (folder / "row.json").exists() and (stored := read_json(folder / "row.json")).get("key") == key:
+            return dict(stored)
+        (folder / "row.json").unlink(missing_ok=True)  # the files written beside it must never belong to another row
         generator = None
         if settings.method == COUNTERFACTUAL:
             generator = train_coin(self.store, self.f, settings, folder / "coin", self._named(name))
-        made = {"key": key, "row": name, "settings": asdict(settings), **self._score(name, settings, generator, folder)}
+        result = {"key": key, "row": name, "settings": asdict(settings), **self._score(name, settings, generator, folder)}
         if generator is not None:
-            made["training_s"] = read_json(folder / "coin" / "stage.json")["seconds"]
-        write_json(folder / "row.json", made)
-        return made
+            result["training_s"] = read_json(folder / "coin" / "stage.json")["seconds"]
+        write_json(folder / "row.json", result)
+        return result
 
     def _score(self, name: str, settings: Settings, generator: nn.Module | None, folder: Path) -> dict[str, Any]:
-        explainer = Explainer(settings, self.f, generator, make_fabric(settings.engine))
+        explainer = Explainer(settings, self.f, generator, choose_device(settings.engine))
         began = time.perf_counter()
         threshold = explainer.choose_threshold(TrainingSlices(self.store, settings.anomaly, settings.seed))
         found = explain_all(self.slices, lambda batch: explained(explainer, batch), self._step(f"{name}, scores"), self.members)
@@ -202,10 +198,8 @@ class Seed:
         if found.counterfactual is None or kept.counterfactual is None:
             return {}
         called = kept.abnormal & (kept.before >= level)
-        pairs = {
-            "replica": (found.image, found.counterfactual),
-            "honest": (kept.image[kept.normal], kept.counterfactual[called]),
-        }
+        honest = (kept.image[kept.normal], kept.counterfactual[called])
+        pairs = {"replica": (found.image, found.counterfactual), "honest": honest}
         scores: dict[str, dict[str, float | None]] = {}
         for protocol, (real, fake) in pairs.items():
             scores[protocol] = {"fd_f": realism.classifier_distance(self.f, as_images(real), as_images(fake))}
@@ -220,35 +214,36 @@ class Seed:
             return
         index = self.store.index
         names = [f"{index['case'][row]}, slice {index['slice'][row]}" for row in found.rows[chosen]]
-        save_examples(
-            folder / "examples.npz",
-            Examples(
-                np.array(names), found.image[chosen], found.truth[chosen], found.saliency[chosen], thesis[chosen],
-                honest_masks[chosen], found.before[chosen],
-                None if found.counterfactual is None else np.clip(found.counterfactual[chosen], 0, 1),
-                None if found.after is None else found.after[chosen],
-            ),
+        examples = Examples(
+            np.array(names), found.image[chosen], found.truth[chosen], found.saliency[chosen], thesis[chosen],
+            honest_masks[chosen], found.before[chosen],
+            None if found.counterfactual is None else np.clip(found.counterfactual[chosen], 0, 1),
+            None if found.after is None else found.after[chosen],
         )  # fmt: skip
+        save_examples(folder / "examples.npz", examples)
 
     def both_directions(self, name: str, settings: Settings, folder: Path) -> list[Path]:
-        """Singla et al. on an abnormal and on a normal image: the anomaly removed, and one added (thesis 3.1)."""
+        """Draw Singla et al. on an abnormal and a normal image: the anomaly removed, and one added (thesis 3.1).
+
+        Args:
+            name, settings: of the row.
+            folder: receives the figures.
+        """
         generator = train_coin(self.store, self.f, settings, self.place_of(name, settings) / "coin")
-        fabric = make_fabric(settings.engine)
-        to_device(generator, fabric)
+        device = choose_device(settings.engine)
+        to_device(generator, device)
         labels, paths = self.slices.labels(), []
         for label, word in ((1, "abnormal"), (0, "normal")):
             members = np.random.default_rng([self.number, 8]).permutation(np.flatnonzero(labels == label))[:1]
             if not len(members):
                 continue
-            x = images_to(fabric, self.slices.batch(members).image)
+            x = images_to(device, self.slices.batch(members).image)
             removed, added = singla.directions(x, generator, self.f, settings.coin.conditions)
             (without, f_without), (more, f_more) = removed.painted(), added.painted()
-            image, *painted = (np.clip(t[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for t in (x, without, more))
-            before, title = float(removed.probability[0]), f"labelled {word}"
+            images = [np.clip(t[0, 0].cpu().numpy() / 2 + 0.5, 0, 1) for t in (x, without, more)]
+            values = [float(f[0]) for f in (removed.probability, f_without, f_more)]
             path = folder / f"both-directions-{word}.png"
-            paths.append(
-                both_directions(path, title, image, painted[0], painted[1], before, float(f_without[0]), float(f_more[0]))
-            )
+            paths.append(both_directions(path, f"labelled {word}", images, values))
         return paths
 
 
@@ -273,7 +268,7 @@ def as_images(pixels: np.ndarray) -> torch.Tensor:
 
 
 def on_phantom(settings: Settings) -> Settings:
-    """The settings for the default data: blobs injected in the kidneys of a procedural CT cohort."""
+    """The settings for the default data: synthetic blobs in the kidneys of the phantom cohort."""
     data = replace(settings.data, organ=("kidney_left", "kidney_right"), roi="each")
     return replace(settings, data=data, anomaly=replace(settings.anomaly, kind="blob"))
 
@@ -284,7 +279,7 @@ def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple
     Args:
         job: see `Job`.
         table: "table1", "table2" or "table3".
-        name: of the data set, for the tables.
+        name: of the data set, for the title.
         report: progress.
 
     Returns:
@@ -303,14 +298,12 @@ def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple
     rows = seeds[0].rows_of(table)
     injected = job.settings.anomaly.kind != "none"
     records = [
-        record_of(row, rows[row][0], found, protocol, name, "synthetic" if injected else "real")
+        record_of(row, rows[row][0], by_seed, protocol, name, "synthetic" if injected else "real")
         for protocol in ("replica", "honest")
-        for row, found in results.items()
+        for row, by_seed in results.items()
     ]
-    facts = {
-        "scale": job.scale, "size": job.settings.data.size, "steps": job.settings.coin.steps, "slices": job.slices,
-        "seeds": job.seeds,
-    }  # fmt: skip
+    steps, size = job.settings.coin.steps, job.settings.data.size
+    facts = {"scale": job.scale, "size": size, "steps": steps, "slices": job.slices, "seeds": job.seeds}
     notes = notes_of(facts, table, records, [row for row in TABLES[table] if row not in rows and "each" not in row])
     title = f"{table.capitalize()[:-1]} {table[-1]} of the thesis on {name}"
     files = write_table(job.out, table, title, records, COLUMNS, notes)

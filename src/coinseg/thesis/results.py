@@ -1,4 +1,4 @@
-"""From the rows of `reproduce` to what a reader sees: columns, notes, and the figures of the thesis."""
+"""From the rows of `reproduce` to records, notes and figures of a table."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _NAMES = {"iou_mask_free": "iou", "dice_per_image": "dice"}
 
 def scores_of(result: Result, protocol: str) -> dict[str, float | None]:
     """The scores of one seed that have a column."""
-    found = {_NAMES.get(name, name): value for name, value in result[protocol].items()}
-    for size, group in zip(SIZES, found.pop("lesions_by_size", []), strict=False):
-        found[f"found_{size}"] = group["found"] / group["lesions"] if group["lesions"] else None
-    return {name: found[name] for name in COLUMNS if name in found}
+    scores = {_NAMES.get(name, name): value for name, value in result[protocol].items()}
+    for size, group in zip(SIZES, scores.pop("lesions_by_size", []), strict=False):
+        scores[f"found_{size}"] = group["found"] / group["lesions"] if group["lesions"] else None
+    return {name: scores[name] for name in COLUMNS if name in scores}
 
 
 def record_of(name: str, row: Row, results: Sequence[Result], protocol: str, data: str, kind: str) -> dict[str, Any]:
-    """One record of `tables`: what a row scored on a set in a protocol, one value for each seed.
+    """One record of `tables`: the scores of a row on a data set under a protocol, one value for each seed.
 
     Args:
         name: of the row.
-        row: what it is.
+        row: its definition.
         results: of each seed.
-        protocol: "replica" or "honest".
-        data: name of the set.
-        kind: "synthetic" or "real", for the thesis' own figures; they belong to the replica protocol.
+        protocol: "replica" (that of the thesis) or "honest" (mask-free).
+        data: name of the data set.
+        kind: "synthetic" or "real"; selects the figures of the thesis, which belong to "replica".
     """
     each = [scores_of(result, protocol) for result in results]
     fid, cv, iou = row.thesis.get(kind, (None, None, None)) if protocol == "replica" else (None, None, None)
@@ -67,45 +67,50 @@ def record_of(name: str, row: Row, results: Sequence[Result], protocol: str, dat
 
 
 def notes_of(facts: Mapping[str, Any], table: str, records: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[str]:
-    """What a reader has to know, and which orderings of the thesis hold here."""
+    """Notes under a table: protocols, scores, scale, and which orderings of the thesis hold.
+
+    Args:
+        facts: scale, size, steps, slices, seeds.
+        table: its name.
+        records: of the table.
+        missing: rows left out.
+    """
     notes = [
         "replica: the protocol of the thesis. IoU pooled over the slices labelled abnormal, at the threshold that is best on "
         "these very masks (an oracle), cleaned for counterfactual methods only.",
         "honest: thresholds from training images without any mask, the same post-processing for every method, every abnormal "
         "slice, images f calls normal left unmarked; the column 'oracle' tunes on the masks it is scored with.",
         "fd_f is the Frechet distance on the features of f itself. It is not FID and does not compare with it.",
-        "found: lesions of which at least a tenth is marked; tiny, small, medium, large: below 0.1 %, 0.5 %, 2 % of the image, above.",
+        "found: lesions of which at least a tenth is marked; tiny, small, medium, large: below 0.1 %, 0.5 %, 2 % of the image, "
+        "above.",
         f"scale {facts['scale']}: slices of {facts['size']} x {facts['size']}, {facts['steps']} steps of each generator, "
         f"at most {facts['slices'] or 'all'} held-out slices, {facts['seeds']} seeds, each with its own split by patient.",
     ]
     if missing:
         notes.append(f"{', '.join(missing)}: left out, because CARL needs organ masks and the data have none.")
-    pairs = [(worse, better, words) for worse, better, words in ORDERINGS[table]]
-    for line in orderings(records, "iou", pairs):
-        if line["holds"] is None:
-            continue
-        verdict = "holds" if line["holds"] else "does not hold"
-        notes.append(
-            f"{line['protocol']}: {line['statement']}: {verdict} (IoU {line['by']:+.3f}; in {line['seeds_held']} of {line['seeds']} seeds)."
-        )
+    for line in orderings(records, "iou", ORDERINGS[table]):
+        if line["holds"] is not None:
+            verdict = "holds" if line["holds"] else "does not hold"
+            seeds = f"in {line['seeds_held']} of {line['seeds']} seeds"
+            notes.append(f"{line['protocol']}: {line['statement']}: {verdict} (IoU {line['by']:+.3f}; {seeds}).")
     return notes
 
 
 def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> list[Path]:
-    """The figures of the thesis that belong to a table, of one seed, in the replica protocol and the honest one.
+    """Draw the figures of the thesis that belong to a table, from the examples of one seed; returns their paths.
 
     Args:
         rows: name of a row -> its folder.
-        table: which.
-        folder: receives the pictures.
-        injected: whether the anomalies were, so that figure 5 can show some.
+        table: its name.
+        folder: receives the figures.
+        injected: whether the anomalies are synthetic, for figure 5.
     """
-    there = {name: load_examples(place / "examples.npz") for name, place in rows.items() if (place / "examples.npz").exists()}
-    if not there:
+    examples = {name: load_examples(place / "examples.npz") for name, place in rows.items() if (place / "examples.npz").exists()}
+    if not examples:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
-    first = next(iter(there.values()))
+    first = next(iter(examples.values()))
     if table == "table1" and injected:
         drawn.append(figure5(folder / "figure5.png", first.image, first.truth))
     comparisons = {
@@ -114,12 +119,12 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
         "figure8": (("G", "COIN"), "Singla et al. with perturbation and skips, and COIN"),
     }
     for stem, (names, title) in comparisons.items() if table == "table1" else ():
-        if all(name in there for name in names):
-            drawn.append(compare(folder / f"{stem}.png", [(name, there[name]) for name in names], title, "replica"))
+        if all(name in examples for name in names):
+            drawn.append(compare(folder / f"{stem}.png", [(name, examples[name]) for name in names], title, "replica"))
     if table == "table2":
-        shown = [(name, some(found, 3)) for name, found in there.items() if name in TABLES[table]]
+        shown = [(name, some(found, 3)) for name, found in examples.items() if name in TABLES[table]]
         drawn += [figure9(folder / f"figure9-{protocol}.png", shown, protocol) for protocol in ("replica", "honest")]
-        drawn.append(figure10(folder / "figure10.png", there["COIN"], "honest"))
+        drawn.append(figure10(folder / "figure10.png", examples["COIN"], "honest"))
     return drawn
 
 

@@ -1,7 +1,4 @@
-"""Tables 1, 2 and 3 of the thesis as settings: every row is what it changes, nothing is copied.
-
-`reproduce.py` trains and scores the rows; `--scale` chooses where they start from.
-"""
+"""Tables 1, 2 and 3 of the thesis: every row as changes to the settings of a scale."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ Scale = Literal["small", "paper"]
 _DEFAULT, _THESIS = PRESETS["default"], PRESETS["thesis"]
 
 SCALES: dict[str, Settings] = {
-    # For two CPU cores: narrow networks, small slices, a few hundred steps; the recipe of `coinseg run`, but with the thesis'
-    # fusion tanh(X + delta) and both terms of its L_idt; shading and the share of the peak are those of docs/results/thesis.md.
+    # For two CPU cores: the recipe of `coinseg run` on small slices with few steps, but with the fusion tanh(X + delta) and both
+    # terms of L_idt of the thesis; template and share of the peak are those of docs/research/thesis.md.
     "small": replace(
         _DEFAULT,
         data=replace(_DEFAULT.data, size=48),
@@ -30,7 +27,7 @@ SCALES: dict[str, Settings] = {
     "paper": replace(_THESIS, attribution=AttributionSettings(masks=6000, probability=0.1)),
 }
 
-# What Singla et al. has that COIN has not, and the other way round (authors' runs: KL weight 1, no total variation).
+# The differences of Singla et al. to COIN (runs of the authors: KL weight 1, no total variation).
 SINGLA: dict[str, dict[str, Any]] = {
     "small": {"conditions": 2, "tv": 0.0},
     "paper": {"conditions": 2, "tv": 0.0, "classifier": 1.0},
@@ -42,12 +39,12 @@ class Row:
     """One row of a table.
 
     Args:
-        title: what it is.
+        title: its description.
         coin: changes to the settings `coin`.
-        singla: start from `SINGLA` instead of COIN.
+        singla: whether the changes of `SINGLA` come first.
         method: "counterfactual" or an attribution.
         layer: of an attribution; "each" makes one row for each layer of f.
-        thesis: its figures in the thesis: data set -> (FID, CV, IoU), None where there is none.
+        thesis: the figures of the thesis: data set -> (FID, CV, IoU), None where there is none.
     """
 
     title: str
@@ -132,15 +129,16 @@ ORDERINGS: dict[str, tuple[tuple[str, str, str], ...]] = {
 
 
 def settings_of(row: Row, base: Settings, scale: Scale) -> Settings:
-    """The settings of a row, from those of the scale (with whatever the user changed in them).
+    """The settings of a row; rows with equal settings share one result.
 
-    Rows that ask for more skip connections than there are levels get all there are; rows that become equal by it share
-    one result.
+    Args:
+        row: its changes; `skips` is limited to the number of levels.
+        base: the settings of the scale with the changes of the user.
+        scale: selects the changes of `SINGLA`.
     """
     changes = {**(SINGLA[scale] if row.singla else {}), **row.coin}
-    most = base.coin.depth - 1
     if "skips" in changes:
-        changes["skips"] = min(changes["skips"], most)
+        changes["skips"] = min(changes["skips"], base.coin.depth - 1)
     layer = base.attribution.layer if row.layer == "each" else row.layer
     return replace(
         base, method=row.method, coin=replace(base.coin, **changes), attribution=replace(base.attribution, layer=layer)

@@ -1,11 +1,9 @@
-"""The tables of the thesis: what several seeds of every method scored, as Markdown, CSV, JSON and TeX.
+"""The tables of the thesis: scores of every method over several seeds, as Markdown, CSV, JSON and TeX.
 
-A record is what one method scored on one set under one protocol:
+A record has the scores of one method on one data set under one protocol, one value for each seed, None where there is none:
 
     {"method": "A", "title": "Singla et al.", "settings": "skips 0", "protocol": "replica", "set": "phantom-blob",
      "seeds": 3, "scores": {"iou": [0.61, 0.60, None]}, "thesis": {"iou": 0.02}, "seconds": [310.0, 305.2, 298.7]}
-
-with one value for each seed, None where there is none. What is not finite counts as none.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ Record = Mapping[str, Any]
 Columns = Mapping[str, tuple[str, str, str]]
 """Score -> (heading, best direction "up", "down" or "", format of a number)."""
 Cell = tuple[str, bool]
-"""Words, and whether they are bold."""
+"""Text, and whether it is bold."""
 ABOUT = ("method", "title", "settings", "protocol", "set", "seeds")
 ARROWS = {"up": "↑", "down": "↓", "": ""}
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -35,11 +33,11 @@ TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "×": r"$\times$", "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\neq$", "≈": r"$\approx$", "²": "$^2$",
     "λ": r"$\lambda$", "τ": r"$\tau$", "α": r"$\alpha$", "β": r"$\beta$", "σ": r"$\sigma$", "…": r"\ldots{}",
 }  # fmt: skip
-"""Characters that TeX, with no package, sets otherwise or not at all."""
+"""Characters that TeX does not print as they are without a package."""
 
 
 def _clean(value: Any) -> Any:
-    """Python's own types; None for a number that is not finite."""
+    """A value in plain Python types, with None for numbers that are not finite."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -50,18 +48,18 @@ def _clean(value: Any) -> Any:
 
 
 def _moments(values: Sequence[float | None]) -> tuple[float | None, float | None, int]:
-    """Mean, sample standard deviation (over n - 1) and number of the values that are there."""
-    there = [float(value) for value in values if value is not None]
-    # Not fmean: it makes 0.6999999999999998 of three times 0.7, and ties must tie.
-    return statistics.mean(there) if there else None, statistics.stdev(there) if len(there) > 1 else None, len(there)
+    """Mean, sample standard deviation (over n - 1) and number of the values that are not None."""
+    known = [float(value) for value in values if value is not None]
+    # Not fmean: it makes 0.6999999999999998 of three times 0.7, and equal means must be equal.
+    return statistics.mean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None, len(known)
 
 
 def summarise(records: Iterable[Record]) -> list[dict[str, Any]]:
     """One flat row for each record, in the same order.
 
     Returns:
-        What the record is about; for every score `<score>_mean`, `_sd` (over n - 1, None with fewer than two values), `_n`
-        (seeds with a value) and, where the thesis has one, `_thesis`; and `seconds_mean`.
+        The fields `ABOUT`; for every score `<score>_mean`, `_sd` (over n - 1, None with fewer than two values), `_n` (seeds with
+        a value) and, where the thesis has one, `_thesis`; and `seconds_mean`.
 
     Raises:
         ValueError: a score has not one value for each seed.
@@ -86,9 +84,9 @@ def orderings(
     """Which orderings of the thesis hold.
 
     Args:
-        records: see above; every protocol and set among them is judged by itself.
-        score: what is compared.
-        pairs: (method said to be worse, method said to be better, the statement in words).
+        records: see above; every protocol and set is compared by itself.
+        score: the score to compare.
+        pairs: (worse method, better method, the statement in words).
         direction: "up" when a higher score is better, else "down".
 
     Returns:
@@ -96,32 +94,32 @@ def orderings(
         `by` (how much better on average), `seeds_held` of the `seeds` in which both have a value.
     """
     sign, groups = {"up": 1, "down": -1}[direction], _groups(map(_clean, records))
-    found = []
-    for (protocol, of), group in groups.items():
+    lines = []
+    for (protocol, data), group in groups.items():
         values = {record["method"]: record["scores"].get(score, []) for record in group}
         for worse, better, statement in pairs:
             low, high = values.get(worse, []), values.get(better, [])
             mean, higher = _moments(low)[0], _moments(high)[0]
             by = None if mean is None or higher is None else sign * (higher - mean)
             each = [sign * (b - a) > 0 for a, b in zip(low, high, strict=False) if a is not None and b is not None]
-            line = {"protocol": protocol, "set": of, "score": score, "statement": statement, "worse": worse, "better": better}
-            found.append(line | {"holds": None if by is None else by > 0, "by": by, "seeds_held": sum(each), "seeds": len(each)})
-    return found
+            line = {"protocol": protocol, "set": data, "score": score, "statement": statement, "worse": worse, "better": better}
+            lines.append(line | {"holds": None if by is None else by > 0, "by": by, "seeds_held": sum(each), "seeds": len(each)})
+    return lines
 
 
 def _groups(rows: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Rows by protocol and set, protocols together, each in the order of its first row; a method comes once in each."""
-    found: dict[str, dict[str, list[Record]]] = {}
+    """Rows by (protocol, set), in the order of their first row; every method once in each group."""
+    grouped: dict[str, dict[str, list[Record]]] = {}
     for row in rows:
-        group = found.setdefault(row["protocol"], {}).setdefault(row["set"], [])
+        group = grouped.setdefault(row["protocol"], {}).setdefault(row["set"], [])
         if any(row["method"] == other["method"] for other in group):
             raise ValueError(f"{row['method']} comes twice: protocol {row['protocol']}, set {row['set']}")
         group.append(row)
-    return {(protocol, of): group for protocol, sets in found.items() for of, group in sets.items()}
+    return {(protocol, data): group for protocol, sets in grouped.items() for data, group in sets.items()}
 
 
 def _best(group: Sequence[Record], score: str, direction: str, form: str) -> str | None:
-    """The best mean as it is printed, so that what reads the same is equally bold."""
+    """The best mean as it is printed, so that equal texts are equally bold."""
     means = [mean for row in group if (mean := row.get(f"{score}_mean")) is not None]
     return format({"up": max, "down": min}[direction](means), form) if means and direction else None
 
@@ -131,13 +129,12 @@ def _cell(row: Record, score: str, form: str, best: str | None, seeds: int) -> C
     if mean is None:
         return "–", False
     words = format(mean, form) + ("" if deviation is None else f" ± {format(deviation, form)}")
-    # A mean of fewer seeds than the table says must not pass for one of all.
     fewer = "" if (n := row.get(f"{score}_n", seeds)) == seeds else f" (n = {n})"
     return words + fewer, format(mean, form) == best
 
 
 def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[list[Cell]]]:
-    """Headings and rows: what a table says, before it is Markdown or TeX; a column nobody has a number in is left out."""
+    """Headings and cells of a table; a column without any number is left out."""
     seeds = max(row["seeds"] for row in group)
     headings, rows = ["method", "what it is"], [[(str(row["method"]), False), (_what(row), False)] for row in group]
     for score, (heading, direction, form) in columns.items():
@@ -160,7 +157,7 @@ def _what(row: Record) -> str:
 
 
 def _seeds(group: Sequence[Record]) -> str:
-    """How many seeds, and so what the numbers are."""
+    """The number of seeds, in words."""
     fewest, most = (pick(row["seeds"] for row in group) for pick in (min, max))
     number = str(most) if fewest == most else f"{fewest} to {most}"
     return "1 seed" if most == 1 else f"{number} seeds, mean ± sample standard deviation"
@@ -179,11 +176,11 @@ def _bar(cells: Iterable[str]) -> str:
 
 
 def _markdown(title: str, rows: Sequence[Record], columns: Columns, notes: Sequence[str]) -> str:
-    lines, said = [f"# {_md(title)}", ""], None
-    for (protocol, of), group in _groups(rows).items():
-        lines += [] if protocol == said else [f"## Protocol: {_md(protocol)}", ""]
-        said, (headings, cells) = protocol, _grid(group, columns)
-        lines += [f"Set {_md(of)}; {_seeds(group)}.", "", _bar(map(_md, headings))]
+    lines, previous = [f"# {_md(title)}", ""], None
+    for (protocol, data), group in _groups(rows).items():
+        lines += [] if protocol == previous else [f"## Protocol: {_md(protocol)}", ""]
+        previous, (headings, cells) = protocol, _grid(group, columns)
+        lines += [f"Set {_md(data)}; {_seeds(group)}.", "", _bar(map(_md, headings))]
         lines += [_bar(["---", "---", *["---:"] * (len(headings) - 2)])]
         lines += [_bar(f"**{_md(words)}**" if bold else _md(words) for words, bold in row) for row in cells] + [""]
     lines += [f"- {_md(note)}" for note in notes]
@@ -191,11 +188,11 @@ def _markdown(title: str, rows: Sequence[Record], columns: Columns, notes: Seque
 
 
 def _latex(title: str, rows: Sequence[Record], columns: Columns, notes: Sequence[str]) -> str:
-    r"""Tables for \input; the document loads booktabs."""
+    r"""TeX for \input; the document loads booktabs."""
     lines = [r"% \usepackage{booktabs}"]
-    for (protocol, of), group in _groups(rows).items():
+    for (protocol, data), group in _groups(rows).items():
         headings, cells = _grid(group, columns)
-        caption = f"{title.rstrip('.')}. Protocol: {protocol}; set {of}; {_seeds(group)}."
+        caption = f"{title.rstrip('.')}. Protocol: {protocol}; set {data}; {_seeds(group)}."
         lines += [r"\begin{table}[htbp]", r"\centering\small", rf"\caption{{{_tex(caption)}}}"]
         lines += [rf"\begin{{tabular}}{{lp{{0.3\linewidth}}{'r' * (len(headings) - 2)}}}", r"\toprule"]
         # Braces before the first cell: TeX would read a leading [ or * as belonging to the \\ of the line above.
@@ -203,7 +200,7 @@ def _latex(title: str, rows: Sequence[Record], columns: Columns, notes: Sequence
         for row in cells:
             lines.append("{}" + " & ".join(rf"\textbf{{{_tex(w)}}}" if bold else _tex(w) for w, bold in row) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    # Notes are once under all tables, inside the last of them, because TeX moves tables about.
+    # Notes stand inside the last table, because TeX moves tables.
     lines[-2:-2] = [rf"\par\smallskip {_tex(note)}" for note in notes]
     return "\n".join(lines)
 
@@ -216,14 +213,14 @@ def _csv(rows: Sequence[Record]) -> str:
 def write_table(
     folder: Path, stem: str, title: str, records: Sequence[Record], columns: Columns, notes: Sequence[str] = ()
 ) -> list[Path]:
-    """Write stem.md, stem.csv, stem.json and stem.tex, or nothing when one of them cannot be made; returns the four paths.
+    """Write stem.md, stem.csv, stem.json and stem.tex; returns the four paths.
 
     Args:
-        folder: where; it is made.
-        stem: the name without its suffix.
+        folder: receives the files.
+        stem: their name without suffix.
         title: above the table.
         records: see above; at least one.
-        columns: the scores that Markdown and TeX show, in order; CSV and JSON hold all. The best mean of a column is bold.
+        columns: the scores in Markdown and TeX, in order, the best mean of each in bold; CSV and JSON hold all scores.
         notes: sentences under the table.
     """
     if not records:

@@ -1,4 +1,4 @@
-"""What the classifier may not take for evidence: the random changes of its training images."""
+"""Random changes of the training images of f, which are no evidence of an anomaly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from coinseg.config.schema import ClassifierSettings
 
 
 def augmentation(settings: ClassifierSettings) -> nn.Module:
-    """The thesis' flips, shift, scale and rotation, and optional blur and noise, each image on its own draw."""
+    """The flips, shift, scale and rotation of the thesis, and optional blur and noise; drawn for each image on its own."""
     import kornia.augmentation as K
 
     steps: list[nn.Module] = []

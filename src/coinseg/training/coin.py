@@ -1,4 +1,4 @@
-"""Training of the generator, of COIN or of Singla et al., and the layer a CAM looks at."""
+"""Training of the generator, of COIN or of Singla et al., and the choice of the layer a CAM looks at."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,144 +22,166 @@ from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.networks.weights import load_weights
 from coinseg.runtime.devices import compiled, images_to, make_fabric, to_device
-from coinseg.runtime.distributed import average, means, over_whole_batch, require_parts
+from coinseg.runtime.distributed import over_whole_batch, require_parts
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
-from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
+from coinseg.runtime.stage import Report, Stage, silent
+from coinseg.runtime.streams import Stream, random_stream, seed_step
 
-from .classifier import LOG_EVERY
 from .keys import coin_key, result_key
+from .loop import descend, fit
 from .monitor import Monitor
-from .schedule import averaging, one_cycle
+from .schedule import averaging
 
+WEIGHTS = "generator.safetensors"
 LAYER_IMAGES = 32
-"""Training images a CAM's layer is chosen on."""
+"""Training images that a CAM's layer is chosen on."""
+
+
+class CoinStep:
+    """A training step of generator and discriminator, with what it changes.
+
+    Args:
+        slices: images and labels to train on.
+        f: the frozen classifier, on the device.
+        generator, discriminator: to train, on the device.
+        fabric: device and precision.
+        settings: coin and engine are read.
+
+    Attributes:
+        averaged: the moving average of the generator.
+        latest: every loss, scalar; those of the generator are of its last update.
+    """
+
+    def __init__(
+        self, slices: TrainingSlices, f: nn.Module, generator: Generator, discriminator: Discriminator, fabric: Fabric,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        s = settings.coin
+        self.slices, self.f, self.fabric, self.settings = slices, f, fabric, s
+        self.method = coin if s.conditions == 1 else singla
+        self.generator, self.discriminator = generator, discriminator
+        self.averaged = AveragedModel(generator, multi_avg_fn=averaging(s.ema), use_buffers=True)
+        self.optimisers = [
+            torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in (generator, discriminator)
+        ]
+        g, self.g_optimiser = fabric.setup(compiled(generator, settings.engine), self.optimisers[0])
+        # Not compiled: spectral normalisation updates itself in place between its two passes of a step.
+        d, self.d_optimiser = fabric.setup(discriminator, self.optimisers[1])
+        g.train()
+        d.train()
+        self.g, self.d = over_whole_batch(g), over_whole_batch(d)
+        self.latest: dict[str, Tensor] = {}
+
+    def parts(self) -> dict[str, Any]:
+        """What a checkpoint holds, see `loop.fit`."""
+        networks = {"g": self.generator, "d": self.discriminator, "kept": self.averaged}
+        g_optimiser, d_optimiser = self.optimisers
+        return {"latest": self.latest, **networks, "g_optimiser": g_optimiser, "d_optimiser": d_optimiser}
+
+    def __call__(self, number: int) -> dict[str, Tensor]:
+        """Update the generator, at every `coin.generator_every`-th step, and the discriminator; returns all losses."""
+        x, regions = self._batch(number)
+        if number % self.settings.generator_every == 0:
+            generated = self._update_generator(x, regions)
+        else:
+            with torch.no_grad():
+                generated = self.method.generate(x, self.g, self.f, self.settings)
+        if self.settings.adversarial:
+            loss = self.method.discriminator_loss(x, generated, self.d)
+            descend(self.fabric, self.d_optimiser, loss, self.discriminator.parameters())
+            self.latest["discriminator"] = loss.detach()
+        return self.latest
+
+    def _batch(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Images (B, 1, S, S), half of them abnormal, and regions (B, 2, S, S) where `coin.regions` asks; mirrored at random."""
+        s, rank = self.settings, current().here
+        indices, epoch = self.slices.indices_of_step(number, s.batch, balanced=True)
+        batch = self.slices.batch(rank.share(indices), epoch, regions=s.regions != "none")
+        mirror = rank.share(torch.rand(len(indices)) < 0.5)
+        x = images_to(self.fabric, mirrored(batch.image, mirror))
+        return x, None if batch.regions is None else images_to(self.fabric, mirrored(batch.regions, mirror))
+
+    def _update_generator(self, x: Tensor, regions: Tensor | None) -> coin.Generated:
+        """Step the generator's optimiser; returns what the generator made of the images before."""
+        self.discriminator.requires_grad_(False)
+        generated = self.method.generate(x, self.g, self.f, self.settings)
+        losses = self.method.generator_losses(x, generated, self.g, self.d, self.f, self.settings, regions)
+        descend(self.fabric, self.g_optimiser, torch.stack(list(losses.values())).sum(), self.generator.parameters())
+        self.discriminator.requires_grad_(True)
+        self.averaged.update_parameters(self.generator)
+        self.latest.update({name: loss.detach() for name, loss in losses.items()})
+        return generated
 
 
 @memory_for("coin.batch")
-def train_coin(store: SliceStore, f: nn.Module, settings: Settings, folder: Path, report: Report = silent) -> Generator:
-    """Train the generator (of COIN, or of Singla et al.: `coin.conditions`) against a frozen classifier, or load it when it is already there for the same inputs.
+def train_coin(
+    store: SliceStore, f: nn.Module, settings: Settings, folder: Path | None = None, report: Report = silent
+) -> Generator:
+    """Train the generator of COIN, or of Singla et al. (`coin.conditions`), against a frozen classifier, or load it.
 
     Args:
-        store: the prepared slices; only images and labels are read, and organ masks where coin.regions asks for them.
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,); its weights are left as they are.
-        settings: seed, anomaly, coin and engine are read.
-        folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures.
+        store: the prepared slices, or a `Dataset` of arrays; only images and labels are read, and organ masks where coin.regions
+            asks.
+        f: images (B, 1, S, S) in [-1, 1] -> logits (B,); it is frozen, its weights stay.
+        settings: seed, anomaly, coin, engine and classifier.threshold (for the monitor) are read.
+        folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; with None nothing is written.
         report: progress.
 
     Returns:
-        The generator (its moving average when coin.ema > 0) in evaluation mode.
+        The generator (its moving average when coin.ema > 0) in evaluation mode: X -> X_cf, (B, 1, S, S) in [-1, 1].
+
+    Raises:
+        UserError: the side of the images does not suit coin.depth, organ masks are missing, or a loss is no longer finite.
     """
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
-    seed_step(settings.seed, -2 % 2**31)
-    s, fabric, here = settings.coin, make_fabric(settings.engine), current().here
+    seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
+    s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")
     require_side(store.size, s)
     if s.regions == "organ" and not store.meta["has_organs"]:
         raise UserError("coin.regions is organ and the data have no organ masks", "organ masks", "set coin.regions to none")
     generator, discriminator = Generator(s), Discriminator(s)
     if stage.finished():
-        load_weights(generator, folder / "generator.safetensors", "generator")
+        load_weights(generator, stage.file(WEIGHTS), "generator")
         return generator.eval()
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     for module in (generator, discriminator, f.eval().requires_grad_(False)):
         to_device(module, fabric)
-    kept = AveragedModel(generator, multi_avg_fn=averaging(s.ema), use_buffers=True)
-    g_optimiser, d_optimiser = (
-        torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in (generator, discriminator)
-    )
-    parts: dict[str, Any] = {
-        "g": generator,
-        "d": discriminator,
-        "kept": kept,
-        "g_optimiser": g_optimiser,
-        "d_optimiser": d_optimiser,
-    }
-    start, latest = 0, dict[str, Tensor]()
-    if state := stage.resume():
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        start, latest = state["step"], state.get("latest", {})
-    g, g_step = fabric.setup(compiled(generator, settings.engine), g_optimiser)
-    # Not compiled: spectral normalisation updates itself in place between its two passes of a step.
-    d, d_step = fabric.setup(discriminator, d_optimiser)
-    g.train()
-    d.train()
-    g, d = over_whole_batch(g), over_whole_batch(d)
-    method = coin if s.conditions == 1 else singla
-    health = Monitor(slices, f, kept, fabric, settings)
-    for step in stage.steps(start, s.steps):
-        seed_step(settings.seed, step)
-        members, epoch = slices.members_of_step(step, s.batch, balanced=True)
-        for group in (*g_optimiser.param_groups, *d_optimiser.param_groups):
-            group["lr"] = s.lr * (one_cycle(step, s.steps) if s.decay else 1.0)
-        batch = slices.batch(here.share(members), epoch, regions=s.regions != "none")
-        mirror = here.share(torch.rand(len(members)) < 0.5)
-        x = images_to(fabric, mirrored(batch.image, mirror))
-        regions = None if batch.regions is None else images_to(fabric, mirrored(batch.regions, mirror))
-        if step % s.generator_every == 0:
-            discriminator.requires_grad_(False)
-            made = method.generate(x, g, f, s)
-            terms = method.generator_losses(x, made, g, d, f, s, regions)
-            g_step.zero_grad()
-            fabric.backward(torch.stack(list(terms.values())).sum())
-            average(generator.parameters())
-            g_step.step()
-            discriminator.requires_grad_(True)
-            kept.update_parameters(generator)
-            latest |= {name: term.detach() for name, term in terms.items()}
-        else:
-            with torch.no_grad():
-                made = method.generate(x, g, f, s)
-        if s.adversarial:
-            loss = method.discriminator_loss(x, made, d)
-            d_step.zero_grad()
-            fabric.backward(loss)
-            average(discriminator.parameters())
-            d_step.step()
-            latest["discriminator"] = loss.detach()
-        due = stage.due(step + 1, settings.engine.checkpoint_every)
-        logged = (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps
-        if logged or due:
-            values = {name: value.item() for name, value in latest.items()}  # only here a GPU is waited for
-            require_finite(values, step + 1, "coin.lr")
-        if logged:
-            known = means(values)
-            stage.log(step + 1, known)
-            report("coin", step + 1, s.steps, known)
-        if (step + 1) % settings.engine.sample_every == 0 and here.is_main:
-            facts = health.look(folder / "samples" / f"step_{step + 1:06d}.png")
-            stage.log(step + 1, facts)
-            report("coin", step + 1, s.steps, facts)
-            for warning in health.warnings(facts) if 2 * (step + 1) >= s.steps else []:
-                report(f"warning: {warning}", step + 1, s.steps, {})
-        if due:
-            stage.save(step + 1, "coin.lr", latest=latest, **{name: part.state_dict() for name, part in parts.items()})
-    result = cast(Generator, kept.module)
-    if not here.is_main:
-        return result.eval()
-    facts = health.look(folder / "samples" / "final.png", result)
-    stage.finish(result, "generator.safetensors", "coin.lr", health=facts, warnings=health.warnings(facts))
-    stage.close()
+    step = CoinStep(slices, f, generator, discriminator, fabric, settings)
+    monitor = Monitor(slices, f, step.averaged, fabric, settings, stage, report)
+    fit("coin", stage, step.parts(), step, settings, report, s.decay, monitor.after_step)
+    result = cast(Generator, step.averaged.module)
+    stage.finish(result, WEIGHTS, "coin.lr", **monitor.summary())
     return result.eval()
 
 
-def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Path) -> str | None:
-    """The layer a CAM shall look at when `attribution.layer` is "best": chosen on training images f was told are abnormal.
+def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Path | None = None) -> str | None:
+    """Choose the layer for a CAM where `attribution.layer` is "best", on training images labelled abnormal.
 
-    No lesion mask is used: the layer is the one whose maps, inserted and deleted pixel by pixel, move f the most
-    (`attribution.best_layer`). It is written to layer.json with the scores of all layers. None where nothing is to choose.
+    It is the layer whose maps, inserted and deleted pixel by pixel, move f the most (`attribution.best_layer`); no lesion mask is
+    used.
+
+    Args:
+        store: the prepared slices.
+        f: the frozen classifier.
+        settings: seed, anomaly, method, attribution, coin and masks are read.
+        folder: receives layer.json with the scores of all layers; a choice for the same inputs is read from there. None keeps nothing.
+
+    Returns:
+        The name of the layer; None where none is to be chosen.
     """
     if settings.method not in KINDS or settings.attribution.layer != "best":
         return None
-    file, key = folder / "layer.json", result_key(store, settings, f)
-    if file.exists() and (made := read_json(file)).get("key") == key:
-        return str(made["layer"])
+    file, key = folder and folder / "layer.json", result_key(store, settings, f)
+    if file and file.exists() and (earlier := read_json(file)).get("key") == key:
+        return str(earlier["layer"])
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     abnormal = np.flatnonzero(slices.labels() == 1)
-    members = np.sort(np.random.default_rng([settings.seed, 5]).permutation(abnormal)[:LAYER_IMAGES])
-    layer, scores = best_layer(settings.method, f, slices.batch(members).image, settings.attribution.batch)
-    write_json(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
+    indices = np.sort(random_stream(Stream.CAM_LAYER, settings.seed).permutation(abnormal)[:LAYER_IMAGES])
+    layer, scores = best_layer(settings.method, f, slices.batch(indices).image, settings.attribution.batch)
+    if file:
+        write_json(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
     return layer
 
 

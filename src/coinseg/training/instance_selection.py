@@ -1,16 +1,17 @@
-"""Labels per scan: which slices of an abnormal scan are abnormal? Multiple-instance learning calls these its witnesses.
+"""Labels per scan: which slices of an abnormal scan are abnormal? (Multiple-instance learning: scans are bags, slices instances.)
 
-Every training scan is looked at by a classifier that was trained, with the labels of scans on all their slices, on other
-patients: one that had seen the scan would know it again, and call all of its slices abnormal. What it finds more abnormal
-than nearly every slice of normal scans is trained on as abnormal; the other slices of abnormal scans are left out, as nobody
-has said that they are normal. Lesion masks are not looked at. Why so: docs/decisions/0010-labels-per-scan.md.
+Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients:
+one that had seen the scan would recognise it and call all of its slices abnormal. Slices that score above nearly every slice of
+normal scans are selected and trained on as abnormal; the other slices of abnormal scans are left out, as nobody labelled them
+normal. Lesion masks are not used. Reasons: docs/decisions/0010-labels-per-scan.md, which calls selected slices witnesses, as
+files do.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,49 +22,59 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION, groups, split
 from coinseg.data.slices.store import SliceStore
 from coinseg.runtime.devices import make_fabric
-from coinseg.runtime.files import key_of, read_json, write_json
+from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, silent
 
 from .classifier import predict, train_classifier
+from .keys import stage_key
 
 FILE = "witnesses.json"
 QUANTILE = 0.95
-"""Of f over slices of normal scans: a witness exceeds it."""
+"""Quantile of f(X) over slices of normal scans that a selected slice exceeds."""
 FOLD_STEPS = 0.5
-"""Share of `classifier.steps` a fold's classifier is trained for: it has half of the patients to learn."""
+"""Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients."""
 ROUNDS = 2
-"""The second round trains on the witnesses of the first."""
+"""The second round trains on the slices that the first has selected."""
 INHERITED = (
-    "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice of "
-    "an abnormal scan was trained on as abnormal; add scans"
+    "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice "
+    "of an abnormal scan was trained on as abnormal; add scans"
 )
-"""The warning where nothing could be searched."""
+"""The warning where nothing could be selected."""
 
 
 def find_instances(probability: np.ndarray, scan: np.ndarray, label: np.ndarray, quantile: float = QUANTILE) -> np.ndarray:
-    """The slices that are called abnormal because their scan is: above nearly all normal slices, and the highest of each scan.
+    """Select slices of abnormal scans: those above nearly all normal slices, and the highest of each scan.
 
     Args:
         probability: f(X) by a classifier that has not seen the slices, (n,).
-        scan: which scan a slice is of, (n,).
-        label: 0 for slices of normal scans, 1 for slices of scans labelled abnormal, (n,).
-        quantile: of f over the normal slices, which a witness exceeds.
+        scan: the scan of every slice, (n,).
+        label: that of the scan, 0 or 1, (n,).
+        quantile: of f(X) over the normal slices, which a selected slice exceeds.
 
     Returns:
         (n,) bool; never a normal slice.
     """
     abnormal = label == 1
-    found = abnormal & (probability > np.quantile(probability[label == 0], quantile))
-    where = np.flatnonzero(abnormal)
-    for of_scan in groups(scan[where]):
-        members = where[of_scan]
-        found[members[np.argmax(probability[members])]] = True
-    return found
+    selected = abnormal & (probability > np.quantile(probability[label == 0], quantile))
+    candidates = np.flatnonzero(abnormal)
+    for bag in groups(scan[candidates]):
+        indices = candidates[bag]
+        selected[indices[np.argmax(probability[indices])]] = True
+    return selected
 
 
 def two_folds(patients: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray | None:
-    """0 or 1 for every slice, by patient and stratified; None where a fold would lack one of the classes."""
+    """Two folds, by patient and stratified by label.
+
+    Args:
+        patients: of every slice, (n,).
+        label: of every slice, 0 or 1, (n,).
+        seed: decides the folds.
+
+    Returns:
+        0 or 1 for every slice, (n,); None where a fold would lack one of the classes.
+    """
     if len(set(patients.tolist())) < 2:
         return None
     side = split(patients.tolist(), label, 0.5, seed)
@@ -73,73 +84,74 @@ def two_folds(patients: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray 
 
 
 def select_instances(store: SliceStore, settings: Settings, folder: Path, report: Report = silent) -> SliceStore:
-    """The store to train on: of the weak slices only the witnesses are left; as it is where there are no weak slices.
-
-    With too few training patients for two folds with both classes every slice inherits the label of its scan (`INHERITED`).
-    `meta["witnesses"]` of what is returned has the contents of witnesses.json.
+    """Leave out the weak training slices that are not selected.
 
     Args:
         store: the prepared slices; images, image labels and which of them are weak are read.
         settings: seed, anomaly, classifier and engine are read.
-        folder: receives witnesses.json and the two classifiers; an interrupted search goes on from the last checkpoint.
+        folder: receives witnesses.json and the classifiers; an interrupted selection goes on from the last checkpoint.
         report: progress.
+
+    Returns:
+        The store to train on, with the contents of witnesses.json as `meta["witnesses"]`; `store` itself without weak slices.
+        With too few training patients for two folds every weak slice stays (`INHERITED`).
     """
     training = np.flatnonzero(store.index["split"] == TRAINING)
     weak = training[store.index["weak"][training] == 1]
     if not len(weak):
         return store
-    key = key_of([store.meta["contents"], asdict(settings.classifier), settings.seed, QUANTILE, FOLD_STEPS, ROUNDS])
+    key = stage_key(
+        "instances", settings, contents=store.meta["contents"], quantile=QUANTILE, fold_steps=FOLD_STEPS, rounds=ROUNDS
+    )
     file = folder / FILE
-    made = read_json(file) if file.exists() else None
-    made = current().broadcast(made)
-    if made is None or made["key"] != key:
-        made = current().broadcast({"key": key, **_search(store, settings, folder, report, training, weak)})
+    selection = current().broadcast(read_json(file) if file.exists() else None)
+    if selection is None or selection["key"] != key:
+        selection = current().broadcast({"key": key, **_select(store, settings, folder, report, training, weak)})
         if current().here.is_main:
-            write_json(file, made)
+            write_json(file, selection)
     sides = store.index["split"].copy()
-    if made["slices"] is not None:
-        found = {(case, z) for case, slices in made["slices"].items() for z in slices}
-        places = zip(store.index["case"][weak].tolist(), store.index["slice"][weak].tolist(), strict=True)
-        sides[weak[[place not in found for place in places]]] = LEFT_OUT
-    return store.with_sides(sides, witnesses=made)
+    if selection["slices"] is not None:
+        kept = {(case, z) for case, slices in selection["slices"].items() for z in slices}
+        names = zip(store.index["case"][weak].tolist(), store.index["slice"][weak].tolist(), strict=True)
+        sides[weak[[name not in kept for name in names]]] = LEFT_OUT
+    return store.with_sides(sides, witnesses=selection)
 
 
-def _search(
+def _select(
     store: SliceStore, settings: Settings, folder: Path, report: Report, training: np.ndarray, weak: np.ndarray
 ) -> dict[str, Any]:
-    """The contents of witnesses.json, for rows of the training side."""
+    """The contents of witnesses.json, for the rows `training`, of which `weak` have the label of their scan only."""
     began = time.perf_counter()
     index = {name: values[training] for name, values in store.index.items()}
     fold = two_folds(index["patient"], index["label"], settings.seed)
     facts = {"quantile": QUANTILE, "scans": len(np.unique(store.index["case"][weak])), "weak": len(weak)}
     if fold is None:
         return {**facts, "kept": len(weak), "slices": None, "seconds": 0.0}
-    # A slice with a label 1 of its own needs no witness, and says nothing about normal ones.
-    asked = (index["label"] == 0) | (index["weak"] == 1)
-    steps = max(1, round(FOLD_STEPS * settings.classifier.steps))
-    shorter = replace(settings, classifier=replace(settings.classifier, steps=steps))
-    found = index["weak"] == 1  # before the first round every one counts
+    # A slice with a label 1 of its own needs no selection, and tells nothing about normal ones.
+    candidates = (index["label"] == 0) | (index["weak"] == 1)
+    selected = index["weak"] == 1  # before the first round: all
     for number in range(2 * ROUNDS):
         if number % 2 == 0:
-            learnt, found = (index["weak"] == 0) | found, np.zeros(len(training), bool)
-        held = fold == number % 2
+            trained_on, selected = (index["weak"] == 0) | selected, np.zeros(len(training), bool)
+        held_out = fold == number % 2
         sides = np.full(len(store), LEFT_OUT)
-        sides[training[~held & learnt]], sides[training[held]] = TRAINING, VALIDATION
-        view = store.with_sides(sides)
+        sides[training[~held_out & trained_on]], sides[training[held_out]] = TRAINING, VALIDATION
+        probability = _probability(store.with_sides(sides), settings, folder, report, number)
+        indices = np.flatnonzero(held_out & candidates)
+        selected[indices] = find_instances(probability[candidates[held_out]], index["case"][indices], index["label"][indices])
+    kept = np.flatnonzero(selected)
+    slices = {str(index["case"][kept[bag[0]]]): index["slice"][kept[bag]].tolist() for bag in groups(index["case"][kept])}
+    return {**facts, "kept": len(kept), "slices": slices, "seconds": round(time.perf_counter() - began, 2)}
 
-        def told(stage: str, done: int, total: int, values: Mapping[str, float], before: int = number * steps) -> None:
-            report("witnesses", before + done, 2 * ROUNDS * steps, values)
 
-        f = train_classifier(view, shorter, folder / f"round{number // 2}_fold{number % 2}", told)
-        slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
-        probability = predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]
-        members = np.flatnonzero(held & asked)
-        found[members] = find_instances(probability[asked[held]], index["case"][members], index["label"][members])
-    kept = np.flatnonzero(found)
-    return {
-        **facts, "kept": int(found.sum()),
-        "slices": {
-            str(index["case"][kept[of_scan[0]]]): index["slice"][kept[of_scan]].tolist() for of_scan in groups(index["case"][kept])
-        },
-        "seconds": round(time.perf_counter() - began, 2),
-    }  # fmt: skip
+def _probability(view: SliceStore, settings: Settings, folder: Path, report: Report, number: int) -> np.ndarray:
+    """f(X) of the held-out slices of a view of the store, (n,), by classifier `number` of 2 * `ROUNDS`, trained on the others."""
+    steps = max(1, round(FOLD_STEPS * settings.classifier.steps))
+
+    def progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        report("witnesses", number * steps + done, 2 * ROUNDS * steps, values)
+
+    shorter = replace(settings, classifier=replace(settings.classifier, steps=steps))
+    f = train_classifier(view, shorter, folder / f"round{number // 2}_fold{number % 2}", progress)
+    slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
+    return predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]

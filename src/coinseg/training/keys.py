@@ -1,29 +1,97 @@
-"""What every stage depends on, as a key; a stage whose key is unchanged is not done again."""
+"""What every trained stage depends on, in one table; a stage whose key is unchanged is not trained again.
+
+The keys of version 1 are those that coinseg had before there were versions, so that older run folders are still recognised.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import nn
 
-from coinseg.config.schema import Settings
+from coinseg.config.schema import AnomalySettings, Settings
 from coinseg.data.slices.store import SliceStore
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.runtime.files import key_of
 
+DEFAULT_THRESHOLD = 0.5
+"""`classifier.threshold` in keys of f, whatever it is: f is trained without it. Older keys had it, and this is its default."""
+NOT_HASHED = object()
+"""For `Dependencies.unread`: the setting was never part of a key."""
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """What one stage depends on.
+
+    Args:
+        version: of its algorithm. Raise it with every change that leads to other weights (an equation, an initialisation, a
+            random stream): what was trained before is then trained again.
+        inputs: names of sections of `Settings`, and of what the stage is given beside them; in the order of the hash.
+        unread: section -> settings in it that its training does not read, with the value that is hashed in their place.
+    """
+
+    version: int
+    inputs: tuple[str, ...]
+    unread: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+_F_UNREAD = {"classifier": {"threshold": DEFAULT_THRESHOLD}}
+STAGES = {
+    "instances": Dependencies(1, ("contents", "classifier", "seed", "quantile", "fold_steps", "rounds"), _F_UNREAD),
+    "classifier": Dependencies(1, ("contents", "anomaly", "classifier", "seed"), _F_UNREAD),
+    "generator": Dependencies(1, ("contents", "anomaly", "f", "coin", "seed")),
+    "student": Dependencies(
+        1,
+        ("teacher", "student", "seed"),
+        # Read once masks are made with the student; `gate` was hashed with the default of its time.
+        {"student": {"gate": 0.0, "novelty": NOT_HASHED, "opinion": NOT_HASHED, "neighbours": NOT_HASHED}},
+    ),
+}
+"""The trained stages. "contents" is the data's digest (`store.meta`), "f" that of the classifier's weights, "teacher" the key of
+what makes the pseudo-masks."""
+ANOMALY_VERSION = 2
+"""Of the injected anomaly (`data/slices/synthetic_anomaly.py` and its random stream), for every stage that sees it."""
+
+
+def stage_key(stage: str, settings: Settings, **given: Any) -> str:
+    """The key of a stage.
+
+    Args:
+        stage: a name in `STAGES`.
+        settings: of the run.
+        given: its inputs that are no settings.
+    """
+    needs = STAGES[stage]
+    hashed = [given[name] if name in given else _section(name, settings, needs.unread.get(name, {})) for name in needs.inputs]
+    return key_of([*hashed, needs.version] if needs.version > 1 else hashed)
+
+
+def _section(name: str, settings: Settings, unread: Mapping[str, Any]) -> Any:
+    """The seed, or a section of settings as a dictionary without what is not read."""
+    if name == "seed":
+        return settings.seed
+    if name == "anomaly":
+        injected = settings.anomaly.kind != "none"
+        return asdict(settings.anomaly) | {"version": ANOMALY_VERSION} if injected else asdict(AnomalySettings())
+    values = asdict(getattr(settings, name)) | dict(unread)
+    return {key: value for key, value in values.items() if value is not NOT_HASHED}
+
 
 def classifier_key(store: SliceStore, settings: Settings) -> str:
-    """What the trained classifier depends on."""
-    return key_of([store.meta["contents"], asdict(settings.anomaly), asdict(settings.classifier), settings.seed])
+    """The key of the trained classifier."""
+    return stage_key("classifier", settings, contents=store.meta["contents"])
 
 
 def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
-    """What the trained generator depends on; a user's own classifier enters by its weights."""
+    """The key of the trained generator; f, which may be a user's own, enters by its weights."""
     digest = hashlib.sha256()
     for value in f.state_dict().values():
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())  # contiguous: the memory format does not count
-    return key_of([store.meta["contents"], asdict(settings.anomaly), digest.hexdigest(), asdict(settings.coin), settings.seed])
+    return stage_key("generator", settings, contents=store.meta["contents"], f=digest.hexdigest())
 
 
 def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
@@ -33,10 +101,8 @@ def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
 
 
 def student_key(settings: Settings, teacher: str) -> str:
-    """What the student depends on: the key of the masks it learns from, its settings and the seed; not what is done with what it draws."""
-    own = asdict(settings.student)
-    del own["novelty"], own["opinion"], own["neighbours"]
-    return key_of([teacher, own | {"gate": 0.0}, settings.seed])
+    """The key of the trained student; `teacher` is that of what makes its pseudo-masks."""
+    return stage_key("student", settings, teacher=teacher)
 
 
 def with_student(key: str, settings: Settings) -> str:

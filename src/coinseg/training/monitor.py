@@ -1,9 +1,10 @@
-"""The health of a COIN training, seen without any mask: does anything flip, does everything change?"""
+"""Watches a training of the generator, without any lesion mask: does anything flip, does everything change?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,36 +18,70 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.explain.counterfactual import coin
 from coinseg.runtime.devices import images_to
 from coinseg.runtime.files import written_aside
+from coinseg.runtime.stage import Report, Stage
+from coinseg.runtime.streams import Stream, random_stream
 
 PROBE = 64
-"""Training images looked at."""
+"""Training images that are looked at, half of them abnormal."""
+SHOWN = 8
+"""Of these in a sample picture."""
 
 
 class Monitor:
-    """Looks at the same few training images as training goes on: does anything flip, does everything change?
+    """Looks at the same few training images again and again; in the first process alone, which logs and reports.
 
-    It sees images, image labels and f, no mask.
+    Args:
+        slices: images and image labels.
+        f: the frozen classifier.
+        averaged: the moving average of the generator in training.
+        fabric: the device.
+        settings: seed, classifier.threshold, coin.steps and engine.sample_every are read.
+        stage: receives sample pictures and lines of the log.
+        report: progress, and warnings in the second half of the training.
     """
 
-    def __init__(self, slices: TrainingSlices, f: nn.Module, kept: AveragedModel, fabric: Fabric, settings: Settings) -> None:
-        self.f, self.kept, self.threshold = f, kept, settings.classifier.threshold
-        labels, rng = slices.labels(), np.random.default_rng([settings.seed, 3])
-        chosen = [rng.permutation(np.flatnonzero(labels == c))[: PROBE // 2] for c in (1, 0)]
+    def __init__(
+        self, slices: TrainingSlices, f: nn.Module, averaged: AveragedModel, fabric: Fabric, settings: Settings, stage: Stage,
+        report: Report,
+    ) -> None:  # fmt: skip
+        self.f, self.averaged, self.stage, self.report = f, averaged, stage, report
+        self.threshold, self.steps, self.every = settings.classifier.threshold, settings.coin.steps, settings.engine.sample_every
+        labels, rng = slices.labels(), random_stream(Stream.MONITOR, settings.seed)
+        chosen = [rng.permutation(np.flatnonzero(labels == label))[: PROBE // 2] for label in (1, 0)]
         batch = slices.batch(np.concatenate(chosen))
         self.images, self.labels = images_to(fabric, batch.image), batch.label.numpy()
 
-    def look(self, picture: Path, generator: nn.Module | None = None) -> dict[str, float]:
-        """Flip rate and mean change on the probe; writes input / counterfactual / difference of eight images."""
-        generator = generator if generator is not None else self.kept.module
+    def after_step(self, done: int) -> None:
+        """Look, at every `engine.sample_every`-th step; `done` is the number of steps so far."""
+        if done % self.every or not self.stage.is_main:
+            return
+        facts = self.look(f"step_{done:06d}")
+        self.stage.log(done, facts)
+        self.report("coin", done, self.steps, facts)
+        for warning in self.warnings(facts) if 2 * done >= self.steps else []:
+            self.report(f"warning: {warning}", done, self.steps, {})
+
+    def summary(self) -> dict[str, Any]:
+        """What the stage keeps at the end; empty in other processes than the first."""
+        if not self.stage.is_main:
+            return {}
+        facts = self.look("final")
+        return {"health": facts, "warnings": self.warnings(facts)}
+
+    def look(self, name: str) -> dict[str, float]:
+        """Share of abnormal images that flip, and mean absolute change on [0, 1]; writes the sample picture `name`."""
+        generator = self.averaged.module
         was_training = generator.training
         generator.eval()
-        found = coin.explain(self.images, generator, self.f, threshold=0.0)
+        explained = coin.explain(self.images, generator, self.f, threshold=0.0)
         generator.train(was_training)
-        counterfactual, afterwards = found.painted()
-        before, after = found.probability.cpu().numpy(), afterwards.cpu().numpy()
-        change = found.saliency.flatten(1).mean(1).cpu().numpy()
+        counterfactual, probability_after = explained.painted()
+        before, after = explained.probability.cpu().numpy(), probability_after.cpu().numpy()
+        change = explained.saliency.flatten(1).mean(1).cpu().numpy()
         called = before >= self.threshold
-        save_sample(picture, self.images[:8].cpu(), counterfactual[:8].cpu())
+        if self.stage.folder:
+            path = self.stage.file(f"samples/{name}.png")
+            save_sample(path, self.images[:SHOWN].cpu(), counterfactual[:SHOWN].cpu())
         return {
             "probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0,
             "probe_change_abnormal": float(change[self.labels == 1].mean()) if (self.labels == 1).any() else 0.0,
@@ -55,21 +90,28 @@ class Monitor:
 
     @staticmethod
     def warnings(facts: Mapping[str, float]) -> list[str]:
-        """What a user should know before trusting the masks."""
-        found = []
+        """What a user should know before trusting the masks, from what `look` returned."""
+        lines = []
         if facts["probe_flip_rate"] < 0.5:
-            found.append(
-                f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal: train longer (coin.steps) or raise coin.classifier"
+            lines.append(
+                f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal: train longer (coin.steps) "
+                "or raise coin.classifier"
             )
         if facts["probe_change_normal"] > 0.1:
-            found.append("normal images are changed by more than 10% on average: raise coin.identity or lower coin.lr")
+            lines.append("normal images are changed by more than 10% on average: raise coin.identity or lower coin.lr")
         if facts["probe_change_abnormal"] < 1e-4:
-            found.append("the generator changes nothing: lower coin.identity and coin.tv")
-        return found
+            lines.append("the generator changes nothing: lower coin.identity and coin.tv")
+        return lines
 
 
 def save_sample(path: Path, x: Tensor, counterfactual: Tensor) -> None:
-    """A grid PNG: input, counterfactual and difference in three rows."""
+    """Write a PNG with X, X_cf and |X - X_cf| in three rows.
+
+    Args:
+        path: the file.
+        x: images (n, 1, S, S) in [-1, 1].
+        counterfactual: X_cf, alike.
+    """
     rows = [x[:, 0] / 2 + 0.5, counterfactual[:, 0] / 2 + 0.5, (x - counterfactual)[:, 0].abs().clamp(max=1)]
     grid = torch.cat([torch.cat(list(row), dim=1) for row in rows])
     pixels = (grid.clamp(0, 1) * 255).round().byte().numpy()

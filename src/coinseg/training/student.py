@@ -1,10 +1,9 @@
-"""What the student is taught: the masks of the counterfactual method that can be trusted, and lesions drawn after them.
+"""Training of the student, which learns from the pseudo-masks of the counterfactual method and draws the final masks.
 
-The generator answers one image at a time, and errs here and there; a network that learns from all its answers together keeps
-what they have in common. It sees no mask of an expert: images labelled normal are taught to be empty, of those labelled
-abnormal only the ones whose mask is trusted (`confidence.py`) are taught; a band around them can be left
-out (`student.band`, not measured). Every second member is taught drawn lesions as well (`drawn_lesions.py`): what is careful and what
-covers more is better together than either (docs/decisions/0022-members.md).
+The generator explains one image at a time and errs here and there; a network that learns from all its masks together keeps what
+they have in common. No mask of an expert is used: images labelled normal are taught as empty; of those labelled abnormal only the
+ones with a confident pseudo-mask are taught (`pseudo_masks.py`). Every second network also learns synthetic lesions
+(`synthetic_lesions.py`): cautious and generous networks are better together than either (docs/decisions/0022-members.md).
 """
 
 from __future__ import annotations
@@ -21,24 +20,27 @@ from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.student_data import Examples, PseudoMasks
+from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks
 from coinseg.errors import memory_for
 from coinseg.networks.unet import Mean, Student, build_student, load_student
 from coinseg.runtime.devices import make_fabric, to_device
-from coinseg.runtime.stage import Report, Stage, require_finite, seed_step, silent
+from coinseg.runtime.stage import Report, Stage, silent
+from coinseg.runtime.streams import Stream, random_stream, seed_step
 
 from .keys import student_key
-from .pseudo_masks import IGNORED, LEAST, Masks, collect_pseudo_masks
-from .schedule import averaging, one_cycle
+from .loop import descend, fit
+from .pseudo_masks import LEAST, Masks, collect_pseudo_masks
+from .schedule import averaging
 
+WEIGHTS = "model.safetensors"
 EMA = 0.99
-LOG_EVERY = 10
+"""Decay of the moving average of the weights."""
 SMOOTH = 0.01
-"""Added to both sides of Dice: a hundredth of a pixel."""
+"""Pixels that are added to both sides of the Dice coefficient."""
 
 
-def moved(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Image and target under the same random turn, mirroring, scale and shift; then brightness, contrast and noise for the image.
+def augment(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate, mirror, scale and shift image and target alike; then change brightness, contrast and noise of the image.
 
     Args:
         image: (B, 1, S, S) in [-1, 1].
@@ -63,23 +65,26 @@ def moved(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tensor:
-    """Binary cross-entropy minus log Dice, over the pixels that are taught (n, 1, S, S).
+    """Binary cross-entropy minus log Dice, over the pixels that are not `IGNORED`.
 
-    The logarithm, because 1 - Dice is flat where nothing is marked: where lesions are small it stays there.
+    Log Dice and not 1 - Dice, which is flat where nothing is marked: with small lesions training would stay there.
 
     Args:
-        per_image: share of log Dice that is the mean over the images with a lesion, in which a small one counts as a large one does;
-            the rest is that of the whole batch, in which every pixel counts alike.
+        logits: (B, 1, S, S).
+        target: (B, 1, S, S) of 0, 1 and `IGNORED`.
+        per_image: share of log Dice that is the mean over the images with a lesion, where a small lesion counts as much as a
+            large one; the rest is log Dice of all pixels of the batch together.
     """
-    taught, inside = (target != IGNORED).float(), (target == 1).float()
-    entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * taught).mean()
-    p = torch.sigmoid(logits) * taught
-    both, area = (2 * (p * inside)).sum((1, 2, 3)), inside.sum((1, 2, 3))
-    either, has = p.sum((1, 2, 3)) + area, area > 0
-    found = torch.log((both.sum() + SMOOTH) / (either.sum() + SMOOTH))
-    if per_image and has.any():
-        found = (1 - per_image) * found + per_image * torch.log((both[has] + SMOOTH) / (either[has] + SMOOTH)).mean()
-    return entropy - found
+    valid, inside = (target != IGNORED).float(), (target == 1).float()
+    entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * valid).mean()
+    p = torch.sigmoid(logits) * valid
+    overlap, area = (2 * (p * inside)).sum((1, 2, 3)), inside.sum((1, 2, 3))
+    total, has_lesion = p.sum((1, 2, 3)) + area, area > 0
+    log_dice = torch.log((overlap.sum() + SMOOTH) / (total.sum() + SMOOTH))
+    if per_image and has_lesion.any():
+        each = torch.log((overlap[has_lesion] + SMOOTH) / (total[has_lesion] + SMOOTH)).mean()
+        log_dice = (1 - per_image) * log_dice + per_image * each
+    return entropy - log_dice
 
 
 def _joined(examples: Sequence[Examples]) -> Examples | None:
@@ -90,95 +95,79 @@ def _joined(examples: Sequence[Examples]) -> Examples | None:
 
 
 def _batch(
-    slices: TrainingSlices, taught: PseudoMasks, drawn: Examples | None, settings: StudentSettings, rng: np.random.Generator
+    slices: TrainingSlices,
+    pseudo_masks: PseudoMasks,
+    lesions: Examples | None,
+    settings: StudentSettings,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, 1, S, S) and targets alike: half of them lessons, the others normal, and a share of those with drawn lesions."""
+    """Images and targets (B, 1, S, S): half with pseudo-masks, half normal; of these a share with synthetic lesions."""
     half, side = settings.batch // 2, slices.store.size
-    places, empty = rng.choice(len(taught.members), half), rng.choice(taught.normals, settings.batch - half)
+    chosen = rng.choice(len(pseudo_masks.indices), half)
+    normals = rng.choice(pseudo_masks.normals, settings.batch - half)
     target = torch.zeros(settings.batch, 1, side, side)
-    target[:half, 0] = torch.from_numpy(taught.targets[places]).float()
-    image = slices.batch(np.concatenate([taught.members[places], empty])).image
-    if drawn:
-        extra = round(len(empty) * settings.drawn)
-        picked = rng.choice(len(drawn.images), extra)
-        image[half : half + extra] = drawn.images[picked]
-        target[half : half + extra, 0] = torch.from_numpy(drawn.masks[picked]).float()
-    return moved(image, target)
+    target[:half, 0] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
+    image = slices.batch(np.concatenate([pseudo_masks.indices[chosen], normals])).image
+    if lesions:
+        count = round(len(normals) * settings.drawn)
+        picked = rng.choice(len(lesions.images), count)
+        image[half : half + count] = lesions.images[picked]
+        target[half : half + count, 0] = torch.from_numpy(lesions.masks[picked]).float()
+    return augment(image, target)
 
 
 @memory_for("student.batch")
 def train_student(
-    slices: TrainingSlices,
-    masks: Masks,
-    settings: Settings,
-    teacher: str,
-    folder: Path,
-    report: Report = silent,
-    examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: (),
-) -> nn.Module | None:
-    """Train the student, or load it when it is already there for the same masks.
+    slices: TrainingSlices, masks: Masks, settings: Settings, teacher: str = "", folder: Path | None = None,
+    report: Report = silent, examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: (),
+) -> nn.Module | None:  # fmt: skip
+    """Train the student, or load it where it was trained on the same masks.
 
     Args:
-        slices: of the training side; images and image labels.
-        masks: see `Masks`.
-        settings: seed, student, engine and the threshold of f are read.
-        teacher: key of what makes the masks.
-        folder: receives model.safetensors, stage.json and stats.jsonl.
+        slices: the training side; images and image labels.
+        masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
+        settings: seed, student and engine are read.
+        teacher: key of everything that `masks` depends on; not needed without a folder.
+        folder: receives model.safetensors, stage.json and stats.jsonl; with None nothing is written.
         report: progress.
         examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
 
     Returns:
-        The student (its moving average), ready to be asked; None where too few masks are trusted, which stage.json says.
+        The student (its moving average) in evaluation mode: images (B, 1, S, S) in [-1, 1] -> logits alike. None where too few
+        masks are trusted, which stage.json says.
     """
     s, fabric = settings.student, make_fabric(settings.engine)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
-        return load_student(folder / "model.safetensors", s.members) if stage.facts()["taught"] else None
-    seed_step(settings.seed, -3 % 2**31)
+        return load_student(stage.file(WEIGHTS), s.members) if stage.facts()["taught"] else None
+    seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
     network = build_student(s.members)
-    taught = collect_pseudo_masks(slices, masks, s)
-    enough = len(taught.members) >= LEAST and len(taught.normals) > 0
-    facts = {"trusted": len(taught.members), "abnormal": int((slices.labels() == 1).sum()), "taught": enough}
-    state = stage.resume()
+    pseudo_masks = collect_pseudo_masks(slices, masks, s)
+    trusted, abnormal = len(pseudo_masks.indices), int((slices.labels() == 1).sum())
+    enough = trusted >= LEAST and len(pseudo_masks.normals) > 0
+    facts = {"trusted": trusted, "abnormal": abnormal, "taught": enough}
     if not enough:
-        stage.finish(nn.Identity(), "model.safetensors", "student.lr", **facts)
+        stage.resume()  # what another key has left goes
+        stage.finish(nn.Identity(), WEIGHTS, "student.lr", **facts)
         return None
-    drawn = _joined(examples(taught)) if s.members > 1 else None
+    lesions = _joined(examples(pseudo_masks)) if s.members > 1 else None
     to_device(network, fabric)
-    kept = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
+    averaged = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
-    start = 0
-    if state:
-        network.load_state_dict(state["network"])
-        kept.load_state_dict(state["kept"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
     trained, wrapped = fabric.setup(network, optimiser)
     trained.train()
-    for step in stage.steps(start, s.steps):
-        seed_step(settings.seed, step)
-        for group in optimiser.param_groups:
-            group["lr"] = s.lr * one_cycle(step, s.steps)
-        rng = np.random.default_rng([settings.seed, step, 6])
-        batches = [_batch(slices, taught, drawn if member % 2 else None, s, rng) for member in range(s.members)]
+
+    def step(number: int) -> dict[str, Tensor]:
+        rng = random_stream(Stream.STUDENT_BATCH, settings.seed, number)
+        batches = [_batch(slices, pseudo_masks, lesions if i % 2 else None, s, rng) for i in range(s.members)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
-        given, wanted = trained(images.to(fabric.device)), targets.to(fabric.device)
-        shares = [0.0 if member % 2 else s.per_image for member in range(s.members)]
-        losses = [student_loss(own, target, share) for own, target, share in zip(given, wanted, shares, strict=True)]
-        wrapped.zero_grad()
-        fabric.backward(torch.stack(losses).sum())
-        wrapped.step()
-        kept.update_parameters(network)
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == s.steps:
-            values = {"loss": torch.stack(losses).mean().item()}
-            require_finite(values, step + 1, "student.lr")
-            stage.log(step + 1, values)
-            report("student", step + 1, s.steps, values)
-        if stage.due(step + 1, settings.engine.checkpoint_every):
-            stage.save(
-                step + 1, "student.lr", network=network.state_dict(), kept=kept.state_dict(), optimiser=optimiser.state_dict()
-            )
-    result = cast(Student, kept.module)
-    stage.finish(result, "model.safetensors", "student.lr", **facts, drawn=len(drawn.images) if drawn else 0)
-    stage.close()
+        outputs = zip(trained(images.to(fabric.device)), targets.to(fabric.device), strict=True)
+        losses = [student_loss(logits, target, 0.0 if i % 2 else s.per_image) for i, (logits, target) in enumerate(outputs)]
+        descend(fabric, wrapped, torch.stack(losses).sum())
+        averaged.update_parameters(network)
+        return {"loss": torch.stack(losses).mean()}
+
+    fit("student", stage, {"network": network, "kept": averaged, "optimiser": optimiser}, step, settings, report)
+    result = cast(Student, averaged.module)
+    stage.finish(result, WEIGHTS, "student.lr", **facts, drawn=len(lesions.images) if lesions else 0)
     return Mean(result).eval()

@@ -1,16 +1,14 @@
-"""A table with one row per image or volume.
+"""A table with one row for each image, volume or slice of a volume; recognised by a column of files (see `COLUMNS`).
 
     data/
-      labels.csv            file,label,patient,slice,mask,organ     (only file is required; see `COLUMNS` for other names)
-      images/a.png          named a.png, images/a.png or just a; a volume, a DICOM folder or .zip (FOLDER#KEY for one of its series)
+      labels.csv            file,label,patient,slice,mask,organ     (only file is required)
+      images/a.png          named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one of its series)
       masks/a.png           used when the table has no column mask
       organ_masks/a.png     used when the table has no column organ
 
-With patient and slice an image is one of a scan, and its number along it: its neighbours are asked as well (`neighbours.py`). A row of a
-volume with a slice labels that slice alone, counted from 0, inferior first.
-
-The separator is a comma, a semicolon or a tab. Paths are relative to the table or to `images` beside it, and may not
-lead out of the folder of the table: whoever made the table does not choose what else is read here.
+An image with patient and slice belongs to a scan, and slice is its number along it. A row of a volume with slice labels that
+slice alone, counted from 0, inferior first. Paths are relative to the table or to `images` beside it. They may not lead out of
+the folder of the table, because the table may come from somebody else.
 """
 
 from __future__ import annotations
@@ -29,21 +27,10 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
-from .shared import (
-    LABEL,
-    MasksByName,
-    few,
-    header_of,
-    label_in,
-    lies_inside,
-    own_patients,
-    patient_of,
-    place_of,
-    read_table,
-    safe_id,
-    said_of_tables,
-    tables_in,
-)
+from .dicom_studies import fits_dicom
+from .masks_by_name import MasksByName
+from .shared import few, lies_inside, own_patients, patient_of, place_of, safe_id
+from .tables import LABEL, columns_in, first_of, header_of, label_in, read_table, row_error, tables_in
 
 COLUMNS = {
     "file": ("file", "image", "path", "filename", "image_path", "id"),
@@ -56,26 +43,32 @@ COLUMNS = {
 """Names of the columns, in any case; the first that a table has is read."""
 
 
+def fits_table(root: Path) -> bool:
+    """Return whether `root` is or holds a table of files; beside DICOM files a column id names studies and does not count."""
+    table = table_of(root)
+    return table is not None and (bool({*COLUMNS["file"]} - {"id"} & {*header_of(table)}) or not fits_dicom(root))
+
+
 def table_of(root: Path) -> Path | None:
-    """The table to read: `root` itself, labels.csv, slices.csv, or the only one with a column of files."""
+    """Return the table to read: `root` itself, labels.csv, slices.csv, or the only one with a column of files."""
     if root.is_file():
         return root if root.suffix.lower() == ".csv" else None
-    fit = {path.name.lower(): path for path in tables_in(root) if set(COLUMNS["file"]) & set(header_of(path))}
-    only = next(iter(fit.values())) if len(fit) == 1 else None
-    return fit.get("labels.csv") or fit.get("slices.csv") or only
+    fitting = {path.name.lower(): path for path in tables_in(root) if set(COLUMNS["file"]) & set(header_of(path))}
+    only = next(iter(fitting.values())) if len(fitting) == 1 else None
+    return fitting.get("labels.csv") or fitting.get("slices.csv") or only
 
 
 def list_table(root: Path, settings: DataSettings) -> Cohort:
-    """One case for each row; masks are named in the row, or found by name in folders beside the table."""
+    """List one case for each row; masks are named in the row, or found by name in folders beside the table."""
     table = table_of(root)
     if table is None:
-        raise UserError(
-            f"{root} is or holds no table to read{said_of_tables(root)}",
+        got, required = (
+            f"{root} is or holds no table to read{columns_in(root)}",
             f"one .csv with a column {' or '.join(COLUMNS['file'])}",
-            "name it labels.csv, or give its path",
         )
+        raise UserError(got, required, "name it labels.csv, or give its path")
     header, rows = header_of(table), read_table(table)
-    column = {role: name for role, names in COLUMNS.items() if (name := next((n for n in names if n in header), None))}
+    column = {role: name for role, names in COLUMNS.items() if (name := first_of(names, header))}
     if "file" not in column:
         raise UserError(
             f"{table} has the columns {few(header)}",
@@ -83,104 +76,95 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
             "rename one; where the table is about DICOM studies give the folder they are in",
         )
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
-    cases = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
-    cases, problems = masks.with_organs(_whole_scans(table, cases))
-    problems += masks.unmatched(cases)
+    listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
+    cases, problems = masks.matched(_whole_scans(table, listed))
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
-    cases, alone = _along_scans(cases) if {"slice", "patient"} <= column.keys() else (cases, 0)
-    if alone:
-        problems.append(
-            f"{alone} images of {table.name} are taken by themselves: their {column['slice']} is no whole number, or twice in one patient"
-        )
-    label = column.get("label")
-    source = f"image labels from {table.name}, column {label}" if label else f"no image labels in {table.name}"
-    if label is None:
-        problems.insert(
-            0, f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
-        )
-    return Cohort("csv", tuple(cases), source, tuple(problems))
+    if {"slice", "patient"} <= column.keys():
+        cases, alone = _along_scans(cases)
+        if alone:
+            what = f"their {column['slice']} is no whole number, or twice in one patient"
+            problems.append(f"{alone} images of {table.name} are taken by themselves: {what}")
+    if "label" not in column:
+        what = f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
+        return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
+    return Cohort("csv", tuple(cases), f"image labels from {table.name}, column {column['label']}", tuple(problems))
 
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
-    """The case of one row, given as cells by role; `UserError` with the row number on anything wrong with it."""
+    """Return the case of row `number`, given as cells by role."""
     image = _named(table, number, cells["file"], ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE))
     if image is None or not (is_image(image) or is_volume(image)):
-        got = cells["file"] or "no file"
-        raise UserError(f"row {number} of {table} names {got}", "an image or a volume", "correct the row")
+        raise row_error(table, number, f"names {cells['file'] or 'no file'}", "an image or a volume")
     if cells.get("patient") == "":
-        raise UserError(f"row {number} of {table} has no patient", "a patient in every row", "correct the row")
+        raise row_error(table, number, "has no patient", "a patient in every row")
     place = place_of(image, table.parent)
     organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
     mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
     name, volume = safe_id(place), is_volume(image)
-    found = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
-    index = int(found[1]) if found else None
+    match = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
+    index = int(match[1]) if match else None
     if volume and cells.get("slice") and index is None:
-        raise UserError(
-            f"row {number} of {table} labels slice {cells['slice']} of a volume",
-            "a whole number, from 0, inferior first",
-            "correct the row",
-        )
+        raise row_error(table, number, f"labels slice {cells['slice']} of a volume", "a whole number, from 0, inferior first")
     label = label_in(cells.get("label", ""), table, number)
-    of_slice, of_scan = volume and index is not None, not volume and index is not None and "patient" in cells
-    return Case(
-        id=name, patient=cells["patient"] if "patient" in cells else patient_of(image, name), image=image, volume=volume,
-        label=None if of_slice else label, slice_labels={index: label} if of_slice and index is not None and label is not None else {},
-        organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask),
-        series=cells["patient"] if of_scan else None, place=index or 0 if of_scan else 0,
-    )  # fmt: skip
+    case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, label)
+    case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask))
+    if index is None:
+        return case
+    if volume:
+        return replace(case, label=None, slice_labels={} if label is None else {index: label})
+    return replace(case, series=cells["patient"], place=index) if "patient" in cells else case
 
 
 def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
-    """The cases, volumes of which several rows label a slice each as one; `UserError` where two rows of one say different things."""
-    of: dict[str, Case] = {}
-    alone: list[Case] = []
+    """Join the cases of one volume, each of which labels a slice; `UserError` where they contradict each other."""
+    joined: dict[str, Case] = {}
+    firsts: list[Case] = []
     for case in cases:
-        if not (case.volume and case.label is None) or (first := of.setdefault(case.id, case)) is case:
-            alone.append(case)
+        if not (case.volume and case.label is None) or (first := joined.setdefault(case.id, case)) is case:
+            firsts.append(case)
             continue
+        got = ""
         if replace(first, slice_labels={}) != replace(case, slice_labels={}):
-            raise UserError(
-                f"rows of {table} name {case.image} with different patients or masks", "the same in every row", "correct the rows"
-            )
-        if any(first.slice_labels.get(index, label) != label for index, label in case.slice_labels.items()):
-            raise UserError(
-                f"rows of {table} contradict each other about {case.image}", "one label per slice", "correct the rows"
-            )
-        of[case.id] = replace(first, slice_labels={**first.slice_labels, **case.slice_labels})
-    return [of.get(case.id, case) for case in alone]
+            got, required = f"name {case.image} with different patients or masks", "the same in every row"
+        elif any(first.slice_labels.get(index, label) != label for index, label in case.slice_labels.items()):
+            got, required = f"contradict each other about {case.image}", "one label per slice"
+        if got:
+            raise UserError(f"rows of {table} {got}", required, "correct the rows")
+        joined[case.id] = replace(first, slice_labels={**first.slice_labels, **case.slice_labels})
+    return [joined.get(case.id, case) for case in firsts]
 
 
 def _along_scans(cases: list[Case]) -> tuple[list[Case], int]:
-    """The cases, without what was said of a scan where an image of it has the number of another; and how many plain images are of none.
+    """Return the cases with their numbers along scans, and how many plain images belong to no scan.
 
-    Where slices are numbered in steps, 5, 10, 15, the step they all have is one.
+    A series in which two images have one number is no scan. Where all numbers have one step (5, 10, 15) the step becomes 1.
     """
     times = Counter((case.series, case.place) for case in cases)
-    twice = {series for (series, _), n in times.items() if n > 1}
-    made = [replace(case, series=None, place=0) if case.series in twice else case for case in cases]
+    unclear = {series for (series, _), count in times.items() if count > 1}
+    cases = [replace(case, series=None, place=0) if case.series in unclear else case for case in cases]
     first: dict[str | None, int] = {}
-    for case in made:
+    for case in cases:
         first[case.series] = min(case.place, first.get(case.series, case.place))
-    step = gcd(*(case.place - first[case.series] for case in made)) or 1
-    made = [case if step == 1 else replace(case, place=(case.place - first[case.series]) // step) for case in made]
-    return made, sum(not case.volume and case.series is None for case in made)
+    step = gcd(*(case.place - first[case.series] for case in cases)) or 1
+    if step > 1:
+        cases = [replace(case, place=(case.place - first[case.series]) // step) for case in cases]
+    return cases, sum(not case.volume and case.series is None for case in cases)
 
 
 def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """The file or DICOM folder a cell names, None for an empty one; `UserError` when it is missing."""
+    """Return the file or DICOM folder that a cell names, None for an empty cell."""
     if not cell:
         return None
     if not lies_inside(table.parent, cell):
-        raise UserError(
-            f"row {number} of {table} names {cell}, which lies outside of the folder of the table",
-            "files below that folder",
+        what, do = (
+            f"names {cell}, which lies outside of the folder of the table",
             "move the table above them, or link their folder beside it",
         )
+        raise row_error(table, number, what, "files below that folder", do)
     for suffix in suffixes:
         for base in (table.parent, table.parent / "images"):
             path = base / (cell + suffix)
             if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
                 return path
-    raise UserError(f"row {number} of {table} names {cell}, which is missing", "an existing file", "correct the row")
+    raise row_error(table, number, f"names {cell}, which is missing", "an existing file")

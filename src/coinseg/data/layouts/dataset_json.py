@@ -1,28 +1,31 @@
-"""dataset.json, with which nnU-Net and the Medical Segmentation Decathlon describe a data set."""
+"""dataset.json, with which nnU-Net and the Medical Segmentation Decathlon describe a data set, and the cohort it describes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coinseg.config.schema import DataSettings
 from coinseg.data.readers.limits import MAX_TABLE
 from coinseg.data.readers.volume import VOLUME_SUFFIXES
 from coinseg.errors import UserError
+from coinseg.types import Cohort
 
-from .label_maps import Names
-from .shared import is_value, lies_inside
+from .label_maps import MapScan, Names, Regions, cohort_of
+from .shared import few, is_value, lies_inside, organ_root
 
 
 @dataclass(frozen=True)
 class Description:
-    """What dataset.json says.
+    """The content of dataset.json.
 
     Args:
         names: label values by name, without the background.
-        ending: of every image and label map.
-        training: cases there should be; None when it does not say.
+        ending: suffix of every image and label map.
+        training: number of cases; None when it is not given.
         listed: image and label map of every case, as named; None without such a list (nnU-Net 2 has none).
     """
 
@@ -40,31 +43,59 @@ def describe(path: Path) -> Description:
         raise UserError(f"{path} has file_ending {ending!r}", " or ".join(VOLUME_SUFFIXES), "convert the images to NIfTI")
     labels = content.get("labels")
     if not isinstance(labels, dict) or not labels:
-        raise UserError(f"{path} has labels {labels!r}", 'labels such as {"kidney": 1}', "correct dataset.json")
+        raise _wrong(f"{path} has labels {labels!r}", 'labels such as {"kidney": 1}')
     if all(name.isdecimal() for name in labels):  # The Decathlon and nnU-Net 1 have them the other way round.
         labels = {str(name): value for value, name in labels.items()}
     names = {name: _values(path, name, value) for name, value in labels.items()}
     training = content.get("numTraining")
     return Description(
-        {name: values for name, values in names.items() if any(values)},
-        ending,
-        training if isinstance(training, int) else None,
-        _listed(path, content),
-    )
+        {name: values for name, values in names.items() if any(values)}, ending,
+        training if isinstance(training, int) else None, _listed(path, content),
+    )  # fmt: skip
 
 
-def names_of_organs(own: Path | None, about: Description) -> Names:
-    """What the label maps of the organs name: the dataset.json of `own` (`data.organ_from`) says it, else the data's."""
-    file = own / "dataset.json" if own else None
-    return describe(file).names if file and file.is_file() else about.names
+def described_cohort(
+    layout: str,
+    root: Path,
+    settings: DataSettings,
+    about: Description,
+    scans: Sequence[tuple[str, Path, Path]],
+    problems: Sequence[str],
+) -> Cohort:
+    """Return the cohort of a data set with a dataset.json.
+
+    `data.organ_from` may be a folder of other label maps for the organs, or have them in its labelsTr; a dataset.json in it names
+    their structures.
+
+    Args:
+        layout: its name.
+        root: the data.
+        settings: organ, organ_from and lesion are read.
+        about: the dataset.json of the data.
+        scans: name, image and label map of every case, sorted.
+        problems: what is wrong with the files.
+    """
+    organs = organ_root(root, settings)
+    own_json = organs is not None and (organs / "dataset.json").is_file()
+    organ_names = describe(organs / "dataset.json").names if organs and own_json else about.names
+    regions = Regions.asked_for(settings, about.names, organ_names, "dataset.json")
+    if organs and (organs / "labelsTr").is_dir():
+        organs = organs / "labelsTr"
+    maps = [MapScan(name, image, label, organs / label.name if organs else label) for name, image, label in scans]
+    unlabelled = f"no image labels in the data (dataset.json names {few(about.names)})"
+    return cohort_of(layout, root, maps, regions, unlabelled, problems)
 
 
 def lists_its_images(path: Path) -> bool:
-    """Whether a dataset.json lists image and label of every case; also when it cannot be read, so that this is said."""
+    """Return whether a dataset.json lists image and label of every case; also when it is unreadable, so that an error says so."""
     try:
         return isinstance(_json(path).get("training"), list)
     except UserError:
         return path.is_file()
+
+
+def _wrong(got: str, required: str) -> UserError:
+    return UserError(got, required, "correct dataset.json")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -77,39 +108,33 @@ def _json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_TABLE}")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})", "JSON as nnU-Net knows it", "correct dataset.json") from error
+        raise _wrong(f"{path} cannot be read as JSON ({error})", "JSON as nnU-Net knows it") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}", "a JSON object with labels", "correct dataset.json")
+        raise _wrong(f"{path} holds a {type(content).__name__}", "a JSON object with labels")
     return content
 
 
 def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
-    """The label values of one structure: a whole number or a list of them (a region)."""
+    """Return the label values of one structure: a whole number or a list of them (a region)."""
     values = value if isinstance(value, list) and value else [value]
     if not all((type(v) is int and 0 <= v < 2**31) or (isinstance(v, str) and is_value(v)) for v in values):
-        raise UserError(
-            f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them", "correct dataset.json"
-        )
+        raise _wrong(f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them")
     return tuple(int(v) for v in values)
 
 
 def _listed(path: Path, content: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
-    """The pairs of `training`; None where it is no list."""
+    """Return the pairs of `training`; None where it is no list."""
     entries = content.get("training")
     if not isinstance(entries, list):
         return None
-    found = [(e.get("image"), e.get("label")) if isinstance(e, dict) else (None, None) for e in entries]
-    for number, (pair, entry) in enumerate(zip(found, entries, strict=True), start=1):
-        if not all(isinstance(name, str) and name for name in pair):
-            raise UserError(
-                f"entry {number} of training in {path} is {entry!r}"[:200],
-                'entries such as {"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}',
-                "correct dataset.json",
-            )
-        if outside := [name for name in pair if not lies_inside(path.parent, str(name))]:
-            raise UserError(
-                f"entry {number} of training in {path} names {outside[0]}, which lies outside of the data",
-                "files below the folder of dataset.json",
-                "correct dataset.json",
-            )
-    return tuple((str(image), str(label)) for image, label in found)
+    pairs = []
+    for number, entry in enumerate(entries, start=1):
+        image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+        if not (isinstance(image, str) and image and isinstance(label, str) and label):
+            required = 'entries such as {"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}'
+            raise _wrong(f"entry {number} of training in {path} is {entry!r}"[:200], required)
+        if outside := [name for name in (image, label) if not lies_inside(path.parent, name)]:
+            got = f"entry {number} of training in {path} names {outside[0]}, which lies outside of the data"
+            raise _wrong(got, "files below the folder of dataset.json")
+        pairs.append((image, label))
+    return tuple(pairs)

@@ -1,4 +1,4 @@
-"""A cohort of DICOM series: one folder or .zip for each case.
+"""A cohort of DICOM series: one folder or .zip for each case; recognised by such a folder or .zip.
 
     data/
       p1/              DICOM files of any name, at any depth: one series
@@ -7,12 +7,12 @@
       patients.csv     case,patient                                          (optional, instead of the column patient)
       masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
 
-The cases may also lie in the only folder of data/. The table of labels may have another name, and lie beside data/ when it
-names its cases. A case is named by its folder; by a folder in it (`p1/venous`) or one series of several (`p1#3`, see
-`scan_files`), which are then cases of their own; or by what DICOM says of it: StudyInstanceUID, SeriesInstanceUID,
-AccessionNumber or PatientID, in a column of such a name (`KEYS`) or in the column case. A label so named goes to every case that
-has the identifier, and no identifier is ever shown. Slices are counted from inferior (0) to superior. Without a column patient it
-is a hash of PatientID, so that two scans of one patient stay together.
+The cases may also lie in the only folder of data/. The table of labels may have another name, and may lie beside data/ when it
+names its cases. A table names a case by its folder, by a folder in it (`p1/venous`) or by one series of several (`p1#3`, see
+`readers.paths`); the latter two become cases of their own. It may also name it by StudyInstanceUID, SeriesInstanceUID,
+AccessionNumber or PatientID, in a column of such a name (`KEYS`) or in the column case: every case with that identifier gets
+the label, and no identifier is ever shown. Slices are counted from inferior (0) to superior. Without a column patient the
+patient is a hash of PatientID, so that two scans of one patient stay together.
 """
 
 from __future__ import annotations
@@ -30,22 +30,20 @@ from coinseg.data.readers.paths import ARCHIVE, holds_slices, is_dicom, may_hold
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
-from .label_tables import CASE, PATIENT, Given, labels_by_case, patients_by_case
-from .shared import (
+from .masks_by_name import MasksByName
+from .shared import few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
+from .tables import (
+    CASE,
     LABEL,
-    MasksByName,
-    few,
-    folders_in,
+    PATIENT,
+    Given,
+    columns_in,
+    first_of,
     header_of,
-    lies_inside,
-    own_patients,
-    patient_of,
+    labels_by_case,
+    patients_by_case,
     read_table,
-    safe_id,
-    said_of_tables,
-    stem_of,
     tables_in,
-    visible,
 )
 
 _TABLE = "labels.csv"
@@ -54,66 +52,62 @@ _TAGS = (
     "patientid",
 )  # fmt: skip
 KEYS = (*CASE, "id", "study", "study_id", "scan", "series", *_TAGS, *PATIENT)
-"""What the column of cases may be called here, in any case; the first that a table has is read."""
-_Of = TypeVar("_Of")
+"""Names of the column of cases, in any case; the first that a table has is read."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class _Scans:
-    """The scans of a cohort by name, and what DICOM calls them."""
+    """The scans of a cohort by name, and by their DICOM identifiers."""
 
     by_name: Mapping[str, Path]
 
     @cached_property
     def by_identifier(self) -> dict[str, list[str]]:
-        """Names of scans by identifier; the headers are read when a table names something that is no folder."""
+        """Names of scans by identifier; reads the headers, so it is used only when a table names something that is no folder."""
         from coinseg.data.readers.dicom import identifiers_of
 
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         for name, scan in self.by_name.items():
             for identifier in identifiers_of(scan):
-                found.setdefault(identifier, []).append(name)
-        return found
+                names.setdefault(identifier, []).append(name)
+        return names
 
     def named(self, key: str) -> list[str]:
-        """The scans that a cell of a table means."""
+        """Return the names of the scans that a cell of a table names."""
         return [key] if key in self.by_name else self.by_identifier.get(key, [])
 
-    def matched(self, rows: Mapping[str, _Of], table: Path) -> dict[str, _Of]:
-        """What a table says, by name of the scan; `UserError` when it says two things of one."""
-        found: dict[str, _Of] = {}
+    def matched(self, rows: Mapping[str, _T], table: Path) -> dict[str, _T]:
+        """Return the rows of a table, given by cell, by name of the scan; `UserError` when two rows of one scan differ."""
+        matched: dict[str, _T] = {}
         for key, row in rows.items():
             for name in self.named(key):
-                if found.setdefault(name, row) != row:
+                if matched.setdefault(name, row) != row:
                     raise UserError(f"{table} says two things of {name}", "one label and patient per case", "correct the table")
-        return found
+        return matched
 
 
 def fits_dicom(root: Path) -> bool:
-    """Whether `root` has a folder or .zip with DICOM files."""
+    """Return whether `root` has a folder or .zip with DICOM files."""
     return any(_is_series(path) for path in visible(root))
 
 
 def list_dicom(root: Path, settings: DataSettings) -> Cohort:
-    """One case for each folder or .zip with DICOM files, or for each folder or series in one that the table names."""
+    """List one case for each folder or .zip with DICOM files, or for each folder or series in one that the table names."""
     masks = MasksByName.under(root, settings, settings.masks)
     table = _table_in(root)
     given = labels_by_case(table, KEYS) if table else {}
     scans = _scans_in(root, masks, given)
     if not scans.by_name:
-        raise UserError(
-            f"{root} holds no DICOM series (folders: {few(f.name for f in folders_in(root))})",
-            "a folder or .zip of DICOM files for each case",
-            "correct the path or data.layout",
-        )
+        got = f"{root} holds no DICOM series (folders: {few(f.name for f in folders_in(root))})"
+        raise UserError(got, "a folder or .zip of DICOM files for each case", "correct the path or data.layout")
     beside = "" if table else " beside the data"
     if table is None and (table := _one_of([t for t in _fitting(root.resolve().parent) if _is_about(t, scans)])):
         given = labels_by_case(table, KEYS)
         scans = _scans_in(root, masks, given)
     labels, patients = scans.matched(given, table or root / _TABLE), _patients(root, table, scans)
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
-    cases, problems = masks.with_organs(cases)
-    problems += masks.unmatched(cases)
+    cases, problems = masks.matched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
         problems.append(f"{table.name} names {_shown(missing, table)}: there is no such scan")
     if table and (left := [name for name in scans.by_name if name not in labels]):
@@ -121,39 +115,41 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     if not patients:
         problems.append(f"no table names patients: {own_patients(cases)}")
     if table:
-        return Cohort("dicom", tuple(cases), f"image labels from {table.name}{beside}, by {_key_column(table)}", tuple(problems))
-    source = f"no table with a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label{said_of_tables(root)}"
+        source = f"image labels from {table.name}{beside}, by {_key_column(table)}"
+    else:
+        columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
+        source = f"no table with {columns}{columns_in(root)}"
     return Cohort("dicom", tuple(cases), source, tuple(problems))
 
 
 def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _Scans:
-    """The scans of `root`, or of the only folder in it; those in them that are named on their own stand for them."""
+    """Return the scans of `root`, or of the only folder in it; a folder or series that is named replaces the scan it is in."""
     scans = _entries(root, masks)
     only = next(iter(scans.values())) if len(scans) == 1 else None
     if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] == only.name for name in named):
         inside = _entries(only, masks)
         scans = inside if len(inside) > 1 else scans
-    whole = set()
+    replaced = set()
     for name in (name for name in named if lies_inside(root, name)):
         place, key = split_key(root / name)
         parent = stem_of(place) if key is not None else Path(name).parts[0]
         if key is not None and (scan := scans.get(parent)):
             scans[name] = scan.with_name(f"{scan.name}#{key}")
-            whole.add(parent)
+            replaced.add(parent)
         elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, name) and is_dicom(root / name):
             scans[name] = root / name
-            whole.add(parent)
-    return _Scans({name: scan for name, scan in scans.items() if name not in whole})
+            replaced.add(parent)
+    return _Scans({name: scan for name, scan in scans.items() if name not in replaced})
 
 
 def _is_inside(scan: Path, name: str) -> bool:
-    """Whether the name is that of a folder in the folder of a scan."""
+    """Return whether the name is that of a folder in the folder of a scan."""
     parts = Path(name).parts
     return len(parts) > 1 and ".." not in parts and scan.joinpath(*parts[1:]).is_dir()
 
 
 def _entries(folder: Path, masks: MasksByName) -> dict[str, Path]:
-    """Folders and archives with DICOM files, by name."""
+    """Return folders and archives with DICOM files, by name."""
     scans: dict[str, Path] = {}
     for path in visible(folder):
         if path in masks.folders or not _is_series(path):
@@ -169,48 +165,45 @@ def _is_series(path: Path) -> bool:
 
 
 def _table_in(folder: Path) -> Path | None:
-    """The table of labels in a folder: labels.csv, or the only one with a column of cases and one of labels."""
+    """Return the table of labels in a folder: labels.csv, or the only one with a column of cases and one of labels."""
     return folder / _TABLE if (folder / _TABLE).is_file() else _one_of(_fitting(folder))
 
 
 def _fitting(folder: Path) -> list[Path]:
-    """The tables with a column of cases and one of labels; one that cannot be read does not count."""
-    found = []
+    """Return the tables with a column of cases and one of labels, without those that cannot be read."""
+    fitting = []
     for path in tables_in(folder):
         with suppress(UserError):
             columns = set(header_of(path))
-            found += [path] if columns & set(LABEL) and columns & set(KEYS) else []
-    return found
+            fitting += [path] if columns & set(LABEL) and columns & set(KEYS) else []
+    return fitting
 
 
 def _one_of(tables: list[Path]) -> Path | None:
     if len(tables) > 1:
-        names = few(path.name for path in tables)
-        raise UserError(
-            f"{names} in {tables[0].parent} may all be the table of labels", "one such table", f"name it {_TABLE} in the data"
-        )
+        got = f"{few(path.name for path in tables)} in {tables[0].parent} may all be the table of labels"
+        raise UserError(got, "one such table", f"name it {_TABLE} in the data")
     return tables[0] if tables else None
 
 
 def _is_about(table: Path, scans: _Scans) -> bool:
-    """Whether a table that lies beside the data names any of the scans."""
+    """Return whether a table that lies beside the data names any of the scans."""
     with suppress(UserError):
         return any(scans.named(row[_key_column(table)]) for _, row in read_table(table))
     return False
 
 
 def _key_column(table: Path) -> str:
-    columns = header_of(table)
-    return next((name for name in KEYS if name in columns), "case")
+    return first_of(KEYS, header_of(table)) or "case"
 
 
 def _shown(keys: list[str], table: Path) -> str:
-    """Names from a table for a message; identifiers are only counted."""
+    """Name cells of a table in a message; identifiers are only counted."""
     return f"{len(keys)} identifiers" if _key_column(table) in (*_TAGS, *PATIENT) else few(public_name(key) for key in keys)
 
 
 def _patients(root: Path, table: Path | None, scans: _Scans) -> dict[str, str]:
-    """Patients by scan, from the table of labels when it has such a column, else from patients.csv."""
+    """Return the patients by scan, from the table of labels when it has such a column, else from patients.csv."""
     columns = set(header_of(table)) - {_key_column(table)} if table else set()
     source = table if table and columns & set(PATIENT) else root / "patients.csv"
     return scans.matched(patients_by_case(source, KEYS), source)

@@ -1,4 +1,4 @@
-"""Plain folders of normal and of abnormal images or volumes; every file is its own patient, DICOM by a hash of PatientID.
+"""Plain folders of normal and of abnormal images or volumes; recognised by the name of such a folder.
 
     data/
       normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
@@ -9,7 +9,7 @@
                             another folder with data.masks
       organ_masks/a.png     optional, likewise; another folder with data.organ_from
 
-Both folders may also lie in `images/`.
+Both folders may also lie in `images/`. Every file is its own patient; for DICOM the patient is a hash of PatientID.
 """
 
 from __future__ import annotations
@@ -23,40 +23,39 @@ from coinseg.data.readers.volume import VOLUME_SUFFIXES, is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
-from .shared import MasksByName, few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, stem_of
+from .masks_by_name import MasksByName
+from .shared import few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, stem_of
 
 _NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
 _ABNORMAL = ("abnormal", "bad", "defect", "defective", "positive", "tumor", "tumour", "lesion", "1")
 
 
 def fits_folders(root: Path) -> bool:
-    """Whether `root` has a folder with a known name."""
+    """Return whether `root` has a folder with a known name."""
     return bool(_by_name(root, _NORMAL + _ABNORMAL))
 
 
 def list_folders(root: Path, settings: DataSettings) -> Cohort:
-    """One case for each file in the folders of both classes."""
+    """List one case for each file in the folders of both classes."""
     if settings.normal or settings.abnormal:
         classes = [[root / name for name in names] for names in (settings.normal, settings.abnormal)]
     else:
         classes = [_by_name(root, names) for names in (_NORMAL, _ABNORMAL)]
     masks = MasksByName.under(root, settings, settings.masks)
-    cases = [
-        case for label, folders in enumerate(classes) for folder in folders for case in _cases_in(root, folder, label, masks)
-    ]
+    pairs = [(label, folder) for label, folders in enumerate(classes) for folder in folders]
+    cases = [case for label, folder in pairs for case in _cases_in(root, folder, label, masks)]
     _require_masks(settings, cases)
-    cases, problems = masks.with_organs(cases)
-    problems += masks.unmatched(cases)
+    cases, problems = masks.matched(cases)
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
     source = f"image labels from folders: normal {normal}, abnormal {abnormal}"
     return Cohort("folders", tuple(cases), source, (*problems, f"folders name no patients: {own_patients(cases)}"))
 
 
 def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[Case]:
-    """The cases of one folder; masks lying among the images (`x_mask.png` beside `x.png`) are no cases."""
+    """Return the cases of one folder; a mask beside its image (`x_mask.png` beside `x.png`) is no case."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "folders relative to the data", "correct data.normal or data.abnormal")
-    files = {path: path.with_name(stem_of(path)) for path in files_in(folder) if not masks.own(path)}
+    files = {path: path.with_name(stem_of(path)) for path in files_in(folder) if not masks.contains(path)}
     if not files:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
     bare = {name: path for path, name in files.items()}
@@ -79,21 +78,17 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
 
 
 def _require_masks(settings: DataSettings, cases: Sequence[Case]) -> None:
-    """Masks that were asked for must fit some image, and no mask may fit two."""
+    """Raise `UserError` when no mask of `data.masks` fits an image, or a mask fits two."""
     if settings.masks and not any(case.lesion for case in cases):
         raise UserError(f"no mask in {settings.masks} has the name of an image", "masks/x.png for x.png", "correct data.masks")
     owners: dict[Path, Case] = {}
     for case in cases:
         for source in case.lesion:
-            other = owners.setdefault(source.path, case)
-            if other is not case:
-                raise UserError(
-                    f"mask {source.path} fits {other.image} and {case.image}",
-                    "one mask per image",
-                    "use subfolders as for the images",
-                )
+            if (other := owners.setdefault(source.path, case)) is not case:
+                got = f"mask {source.path} fits {other.image} and {case.image}"
+                raise UserError(got, "one mask per image", "use subfolders as for the images")
 
 
 def _by_name(root: Path, names: Sequence[str]) -> list[Path]:
-    """Folders in `root` or `root/images` with one of the names."""
+    """Return the folders in `root` or `root/images` with one of the names."""
     return [folder for base in (root, root / "images") for folder in folders_in(base) if folder.name.lower() in names]

@@ -1,11 +1,11 @@
-"""The Kidney Tumor Segmentation challenges (KiTS19, KiTS21, KiTS23); one patient per case.
+"""The Kidney Tumor Segmentation challenges (KiTS19, KiTS21, KiTS23); recognised by folders case_00000 with a scan or label map.
 
     data/                        or in it data/ (KiTS19), kits21/data/ (KiTS21), dataset/ (KiTS23), as their repositories have it
       case_00000/
         imaging.nii.gz           stored as (slice, row, column): the affine says so
         segmentation.nii.gz      1 kidney, 2 tumor, 3 cyst; aggregated_MAJ_seg.nii.gz (the raters' majority) in KiTS21
       labels.csv                 image_id,slice,label or image_id,label      (optional: image labels; they win over masks)
-      patients.csv               case,patient                                (optional: cases of one patient)
+      patients.csv               case,patient                                (optional; without it one patient per case)
 
 The tables are in the folder that is given. `data.organ_from` is another such tree for the organs.
 """
@@ -27,48 +27,41 @@ NAMES: Names = {"kidney": (1,), "tumor": (2,), "tumour": (2,), "cyst": (3,)}
 _PLACES = ("data", "dataset", "kits21/data")
 _CASE = re.compile(r"case_\d+")
 _MAPS = ("segmentation.nii.gz", "aggregated_MAJ_seg.nii.gz")
+_FILES = ("imaging.nii.gz", *_MAPS)
 
 
 def fits_kits(root: Path) -> bool:
-    """Whether `root` holds cases of KiTS."""
+    """Return whether `root` holds cases of KiTS."""
     return bool(_cases(root))
 
 
 def list_kits(root: Path, settings: DataSettings) -> Cohort:
-    """One case for each folder; without `data.lesion` the tumour is the lesion."""
+    """List one case for each folder; without `data.lesion` the tumour is the lesion."""
     folders, problems, unlabelled = _cases(root), [], "no image labels in the data"
     if not folders:
-        raise UserError(
-            f"{root} holds no case_00000 ({few(folder.name for folder in folders_in(root))})",
-            "folders case_00000 with imaging.nii.gz and segmentation.nii.gz",
-            "correct the path or data.layout",
-        )
+        got = f"{root} holds no case_00000 ({few(folder.name for folder in folders_in(root))})"
+        required = "folders case_00000 with imaging.nii.gz and segmentation.nii.gz"
+        raise UserError(got, required, "correct the path or data.layout")
     if not settings.lesion:
         settings = replace(settings, lesion=("tumor",))
         problems.append("data.lesion is empty: tumor (label 2) is taken; cysts are no lesion")
         unlabelled += ", the lesion is tumor (label 2)"
-    own = organ_root(root, settings)
-    organs = {folder.name: folder for folder in (_cases(own) if own else folders)}
-    scans = [
-        MapScan(f.name, f / "imaging.nii.gz", _map_in(f), _map_in(organs.get(f.name, (own or root) / f.name))) for f in folders
-    ]
+    other = organ_root(root, settings)
+    organs = {folder.name: folder for folder in (_cases(other) if other else folders)}
+    maps = [_map_in(organs.get(folder.name, (other or root) / folder.name)) for folder in folders]
+    scans = [MapScan(f.name, f / "imaging.nii.gz", _map_in(f), organ) for f, organ in zip(folders, maps, strict=True)]
     regions = Regions.asked_for(settings, NAMES, NAMES, "KiTS")
     return cohort_of("kits", root, scans, regions, unlabelled, problems)
 
 
 def _cases(root: Path) -> list[Path]:
-    """Folders of cases in `root` or where a challenge's repository has them, whichever has some first."""
+    """Return the folders of cases in `root`, or in the first of the places where the repositories of the challenges have them."""
     for base in (root, *(root / place for place in _PLACES)):
-        found = [folder for folder in folders_in(base) if _CASE.fullmatch(folder.name) and _holds_a_scan(folder)]
-        if found:
-            return found
+        if cases := [f for f in folders_in(base) if _CASE.fullmatch(f.name) and any((f / name).is_file() for name in _FILES)]:
+            return cases
     return []
 
 
-def _holds_a_scan(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("imaging.nii.gz", *_MAPS))
-
-
 def _map_in(folder: Path) -> Path:
-    """The label map of a case; where one should be when there is none."""
+    """Return the label map of a case, or where it should be when there is none."""
     return next((folder / name for name in _MAPS if (folder / name).is_file()), folder / _MAPS[0])

@@ -1,8 +1,8 @@
-"""What nnU-Net, the Decathlon and KiTS share: one label map for each scan, its structures named, tables beside the scans.
+"""What nnU-Net, the Decathlon and KiTS share: one label map for each scan with named structures, and tables beside the scans.
 
-`data.organ` and `data.lesion` take names ("kidney"), label values ("1"), and several joined by + ("kidney+malignant"),
-which are one region: in such maps the kidney ends where its tumour begins. Every entry of `data.organ` is a region of its
-own; all entries of `data.lesion` together are the lesion.
+`data.organ` and `data.lesion` take names ("kidney"), label values ("1"), and several joined by + ("kidney+malignant"), which are
+one region, because in such maps the kidney ends where its tumour begins. Every entry of `data.organ` is a region of its own; all
+entries of `data.lesion` together are the lesion.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
-from .label_tables import Given, labels_by_case, patients_by_case
 from .shared import few, is_value, nearest, safe_id
+from .tables import Given, labels_by_case, patients_by_case
 
 Names = Mapping[str, tuple[int, ...]]
 """Label values by the name of a structure, without the background."""
@@ -24,7 +24,7 @@ Names = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class MapScan:
-    """One scan and where its label maps would be, whether they are there or not."""
+    """One scan and the paths of its label maps; the files may be missing."""
 
     name: str
     image: Path
@@ -34,14 +34,24 @@ class MapScan:
 
 @dataclass(frozen=True)
 class Regions:
-    """The label values asked for: one tuple for each organ region, one for all lesions together."""
+    """The label values that count: one tuple for each organ region, one for all lesions together."""
 
     organs: tuple[tuple[int, ...], ...]
     lesion: tuple[int, ...]
 
     @classmethod
     def asked_for(cls, settings: DataSettings, names: Names, organ_names: Names, where: str) -> Regions:
-        """The regions of `data.organ` and `data.lesion`; `UserError` for a structure that the maps do not name."""
+        """Return the regions of `data.organ` and `data.lesion`.
+
+        Args:
+            settings: organ, organ_from and lesion are read.
+            names: structures of the lesion maps.
+            organ_names: structures of the organ maps.
+            where: what names the structures, for error lines.
+
+        Raises:
+            UserError: a structure has no such name or value.
+        """
         organs = tuple(values_of(text, organ_names, "organ", where) for text in settings.organ)
         lesion = {value for text in settings.lesion for value in values_of(text, names, "lesion", where)}
         # As with masks found by name: a folder of organ masks and no name means everything in them.
@@ -49,31 +59,21 @@ class Regions:
 
 
 def values_of(text: str, names: Names, setting: str, where: str) -> tuple[int, ...]:
-    """The label values of a name, of a value, or of several joined by +."""
+    """Return the label values of a name, of a value, or of several joined by +; arguments as in `Regions.asked_for`."""
+    known = {value for named in names.values() for value in named}
     values: set[int] = set()
     for part in [text] if text in names else [part.strip() for part in text.split("+")]:
-        known = {value for of in names.values() for value in of}
         if part not in names and not (is_value(part) and int(part) in known):
-            raise UserError(
-                f"data.{setting} names {part!r}, which {where} does not have",
-                f"a label by its name or value ({nearest(part, names)})",
-                f"correct data.{setting}",
-            )
+            got = f"data.{setting} names {part!r}, which {where} does not have"
+            raise UserError(got, f"a label by its name or value ({nearest(part, names)})", f"correct data.{setting}")
         values |= set(names[part]) if part in names else {int(part)}
     return tuple(sorted(values))
-
-
-def map_elsewhere(own: Path | None, lesions: Path) -> Path:
-    """The label map of the organs: that of the lesions, or the one with its name in `own` or `own/labelsTr`."""
-    if own is None:
-        return lesions
-    return (own / "labelsTr" if (own / "labelsTr").is_dir() else own) / lesions.name
 
 
 def cohort_of(
     layout: str, root: Path, scans: Sequence[MapScan], regions: Regions, unlabelled: str, problems: Sequence[str]
 ) -> Cohort:
-    """The cohort of scans with label maps; labels.csv and patients.csv in `root` are read.
+    """Return the cohort of scans with label maps; labels.csv and patients.csv in `root` are read.
 
     Args:
         layout: its name.
@@ -81,42 +81,38 @@ def cohort_of(
         scans: sorted.
         regions: what to take from the maps.
         unlabelled: where image labels come from without labels.csv.
-        problems: what the layout has to say already.
+        problems: problems that the layout has found.
     """
     labels, patients = labels_by_case(root / "labels.csv"), patients_by_case(root / "patients.csv")
-    said, cases, names = list(problems), [], {scan.name for scan in scans}
+    lines, cases, names = list(problems), [], {scan.name for scan in scans}
     rest = "their labels are made from masks" if regions.lesion else "they have no labels"
-    for table, rows, else_ in (("labels.csv", labels, rest), ("patients.csv", patients, "each is its own patient")):
+    for table, rows, otherwise in (("labels.csv", labels, rest), ("patients.csv", patients, "each is its own patient")):
         if strangers := sorted(set(rows) - names):
-            said.append(f"{table} names {few(strangers)}: there is no such case")
+            lines.append(f"{table} names {few(strangers)}: there is no such case")
         if rows and (missing := sorted(names - set(rows))):
-            said.append(f"{table} does not name {few(missing)}: {else_}")
+            lines.append(f"{table} does not name {few(missing)}: {otherwise}")
     for scan in scans:
         given = labels.get(scan.name, Given())
         known = given.label is not None or bool(given.slices)
         if problem := _problem(scan, regions, known):
-            said.append(f"{scan.name}: {problem}")
+            lines.append(f"{scan.name}: {problem}")
             if problem.startswith("skipped"):
                 continue
         cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
     source = "image labels from labels.csv, column label" if labels else unlabelled
-    return Cohort(layout, tuple(cases), source, tuple(said))
+    return Cohort(layout, tuple(cases), source, tuple(lines))
 
 
 def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str | None:
-    """What is wrong with the files of a scan; it starts with "skipped" when the scan cannot be used."""
+    """Describe what is wrong with the files of a scan; the text starts with "skipped" when the scan cannot be used."""
     if not scan.image.is_file():
         return f"skipped, no {scan.image.name}"
     if regions.organs and not scan.organs.is_file():
-        return f"skipped, no {_place(scan.organs)} to find the organ in"
+        return f"skipped, no {scan.organs.parent.name}/{scan.organs.name} to find the organ in"
     if regions.lesion and not scan.lesions.is_file():
-        missing = f"no {_place(scan.lesions)}"
+        missing = f"no {scan.lesions.parent.name}/{scan.lesions.name}"
         return f"{missing}: its masks cannot be scored" if labelled else f"skipped, {missing} to make its labels from"
     return None
-
-
-def _place(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
 
 
 def _case(scan: MapScan, regions: Regions, given: Given, patient: str) -> Case:

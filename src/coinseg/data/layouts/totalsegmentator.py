@@ -1,4 +1,4 @@
-"""The layout of the TotalSegmentator dataset; one patient per scan.
+"""The layout of the TotalSegmentator dataset, one patient per scan; recognised by a folder with a ct.nii.gz.
 
     data/
       meta.csv                        image_id;...;study_type   (optional: which scans are kept)
@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
@@ -22,26 +23,25 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
-from .label_tables import Given, labels_by_case
-from .shared import few, folders_in, nearest, organ_root, read_table, safe_id, stem_of, visible
+from .shared import few, folders_in, nearest, organ_root, safe_id, stem_of, visible
+from .tables import Given, labels_by_case, read_table
 
 
 def fits_scans(root: Path) -> bool:
-    """Whether a folder in `root` holds a scan."""
+    """Return whether a folder in `root` holds a scan."""
     return any((folder / "ct.nii.gz").is_file() for folder in folders_in(root))
 
 
 def list_scans(root: Path, settings: DataSettings) -> Cohort:
-    """One case for each kept scan that has every organ asked for."""
+    """List one case for each kept scan that has every organ of `data.organ`."""
     folders, problems = _kept_scans(root, settings.study_type)
-    own = organ_root(root, settings)
-    organs = {f.name: [own / f.name / "segmentations", own / f.name] if own else [f / "segmentations"] for f in folders}
+    other = organ_root(root, settings)
+    organs = {f.name: [other / f.name / "segmentations", other / f.name] if other else [f / "segmentations"] for f in folders}
     lesions = {f.name: [f / "segmentations", *organs[f.name]] for f in folders}
     _require_classes(settings.organ, organs, "organ")
     _require_classes(settings.lesion, lesions, "lesion")
     labels = labels_by_case(root / "labels.csv")
-    unknown = sorted(set(labels) - {folder.name for folder in folders_in(root)})
-    if unknown:
+    if unknown := sorted(set(labels) - {folder.name for folder in folders_in(root)}):
         problems.append(f"labels.csv labels slices of {few(unknown)}: there is no such scan")
     cases = []
     for folder in folders:
@@ -56,18 +56,14 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
             given = labels.get(name, Given())
             if settings.lesion and not lesion and given == Given():
                 problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
-            cases.append(
-                Case(
-                    id=safe_id(name), patient=name, image=scan, volume=True, label=given.label,
-                    slice_labels=given.slices, organ=tuple(organ.values()), lesion=tuple(lesion.values()),
-                )
-            )  # fmt: skip
+            case = Case(safe_id(name), name, scan, volume=True, label=given.label, slice_labels=given.slices)
+            cases.append(replace(case, organ=tuple(organ.values()), lesion=tuple(lesion.values())))
     source = "image labels from labels.csv, column label" if labels else "no image labels in the data"
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
 
 
 def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
-    """Folders of scans whose study type fits, and what is worth saying about the others."""
+    """Return the folders of scans whose study type fits, and the problems of the others."""
     folders = [f for f in folders_in(root) if (f / "ct.nii.gz").exists() or (f / "segmentations").exists()]
     if not study_type:
         return folders, []
@@ -79,34 +75,29 @@ def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
     types = {row["image_id"]: row["study_type"] for _, row in rows}
     kept = [f for f in folders if study_type.lower() in types.get(f.name, "").lower()]
     if folders and not kept:
-        raise UserError(
-            f"no scan in {root} has a study_type with {study_type!r} ({few(sorted(set(types.values())))})",
-            "a word that occurs in meta.csv",
-            'set data.study_type; "" keeps every scan',
-        )
+        got = f"no scan in {root} has a study_type with {study_type!r} ({few(sorted(set(types.values())))})"
+        raise UserError(got, "a word that occurs in meta.csv", 'set data.study_type; "" keeps every scan')
     problems = [f"{f.name}: skipped, not listed in meta.csv" for f in folders if f.name not in types]
-    others = len(folders) - len(kept) - len(problems)
-    if others:
+    if others := len(folders) - len(kept) - len(problems):
         problems.append(f"{others} scans skipped: their study_type in meta.csv lacks {study_type!r}")
     return kept, problems
 
 
 def _masks(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource]:
-    """The masks of the classes that are there, each from the first folder that has it."""
+    """Return the masks of the classes that exist, each from the first folder that has it."""
     paths = {name: [place / f"{name}.nii.gz" for place in places] for name in names}
-    found = {name: next((path for path in tried if path.is_file()), None) for name, tried in paths.items()}
-    return {name: MaskSource(path) for name, path in found.items() if path}
+    existing = {name: next((path for path in tried if path.is_file()), None) for name, tried in paths.items()}
+    return {name: MaskSource(path) for name, path in existing.items() if path}
 
 
 def _require_classes(names: Sequence[str], places: dict[str, list[Path]], setting: str) -> None:
-    """Raise `UserError` for a class that no scan has: most likely a slip of spelling."""
+    """Raise `UserError` for a class that no scan has, most likely a misspelled one."""
     missing = [name for name in names if not any(_masks(folders, [name]) for folders in places.values())]
     if missing and places:
-        known = {
-            stem_of(path) for folders in places.values() for place in folders for path in visible(place) if is_volume(path)
-        } - {"ct"}
-        raise UserError(
+        files = [path for folders in places.values() for folder in folders for path in visible(folder)]
+        known = {stem_of(path) for path in files if is_volume(path)} - {"ct"}
+        got, required = (
             f"data.{setting} names {missing[0]!r}, which no scan has a mask of",
             f"a known class ({nearest(missing[0], known)})",
-            "correct the name, or set data.organ_from" if setting == "organ" else "correct the name",
         )
+        raise UserError(got, required, "correct the name, or set data.organ_from" if setting == "organ" else "correct the name")

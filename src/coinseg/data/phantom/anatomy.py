@@ -1,55 +1,19 @@
-"""The anatomy of the phantom: each organ is a few lines of paint on the canvas, different from patient to patient."""
+"""The organs of the phantom without the kidneys; each is painted on the canvas and differs between patients."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from .canvas import FAT, GAS, KIDNEYS, MUSCLE, Box, Canvas, Point, ellipsoid
-
-
-@dataclass(frozen=True)
-class Look:
-    """Hounsfield units of one patient's contrast phase."""
-
-    cortex: float
-    medulla: float
-    aorta: float
-    vein: float
-    liver: float
-    spleen: float
-    pelvis: float
-
-
-def draw_look(rng: np.random.Generator, enhanced: bool) -> Look:
-    u = rng.uniform
-    phase = rng.choice(4, p=(0.0, 0.35, 0.45, 0.2) if enhanced else (0.15, 0.3, 0.38, 0.17))
-    if phase == 0:
-        return Look(u(32, 38), u(29, 33), u(38, 46), u(36, 42), u(52, 64), u(44, 52), u(2, 10))
-    if phase == 1:  # corticomedullary: bright cortex and arteries, dark pyramids
-        return Look(u(175, 220), u(95, 125), u(220, 300), u(95, 140), u(80, 100), u(115, 150), u(0, 10))
-    if phase == 2:  # portal venous
-        return Look(u(170, 210), u(135, 165), u(145, 190), u(135, 165), u(100, 130), u(110, 140), u(0, 10))
-    return Look(u(140, 175), u(130, 160), u(120, 145), u(115, 135), u(90, 112), u(92, 115), u(5, 350))
-
-
-@dataclass(frozen=True)
-class Body:
-    """One patient's build: half width and depth of the trunk inside the fat, the fat, the spine's y (all mm)."""
-
-    wide: float
-    deep: float
-    fat: float
-    spine: float
-    visceral: float
+from .canvas import FAT, GAS, MUSCLE, Box, Canvas, Point, ellipsoid
+from .patient import Body, Look
 
 
 def paint_body(canvas: Canvas, body: Body) -> None:
-    """Skin, fat, muscle wall, ribs, the fat that fills the cavity and the lungs' lowest recess."""
+    """Paint skin, fat, muscle wall, ribs, the fat that fills the cavity and the lowest recess of the lungs."""
     rng, reach = canvas.rng, (body.wide + 1.1 * body.fat + 14, body.deep + 1.1 * body.fat + 14, 1e3)
     every = canvas.box(tuple(-r for r in reach), reach)
     x, y, z = canvas.coordinates(every)
@@ -78,7 +42,7 @@ def paint_body(canvas: Canvas, body: Body) -> None:
 
 
 def _chest(canvas: Canvas, every: Box, phi: np.ndarray, depth: np.ndarray) -> None:
-    """Ribs, and the lungs' lowest recess when the scan reaches it; phi and depth are those of `paint_body`."""
+    """Paint ribs, and the lowest recess of the lungs if the scan reaches it; phi and depth are those of `paint_body`."""
     rng, z = canvas.rng, canvas.coordinates(every)[2]
     gap, slope = 28.0, 55.0  # ribs fall towards the front, so a slice cuts each one obliquely
     turn = (z + slope * phi - rng.uniform(48, 64)) / gap
@@ -101,7 +65,7 @@ def _bell(x: np.ndarray, middle: float, width: float) -> np.ndarray:
 
 
 def paint_spine(canvas: Canvas, body: Body) -> None:
-    """Psoas, vertebrae (body with a cortical rim, arch, processes), discs and the canal."""
+    """Paint psoas, vertebrae (body with a cortical rim, arch, processes), discs and the spinal canal."""
     rng = canvas.rng
     for side in (-1, 1):
         ends = np.array([(side * 48, body.spine - 4, -110.0), (side * 27, body.spine + 4, 60.0)])
@@ -129,7 +93,7 @@ def paint_spine(canvas: Canvas, body: Body) -> None:
 
 
 def paint_bowel(canvas: Canvas, body: Body) -> None:
-    """Small bowel, colon and the vessels of the mesentery."""
+    """Paint small bowel, colon, stomach and the vessels of the mesentery."""
     rng, wide, front = canvas.rng, body.wide - 22, body.deep - 22
     box = canvas.box((-wide, -front, -1e3), (wide, body.spine - 15, 1e3))
     canvas.paint(box, 6 * canvas.strands(box, 17.0, 0.26) - 3, 110.0, limit=4)
@@ -156,7 +120,7 @@ def paint_bowel(canvas: Canvas, body: Body) -> None:
 
 
 def _loop(canvas: Canvas, points: np.ndarray, radius: float, content: float, stool: float) -> None:
-    """A piece of bowel: a thin coat of fat, the wall, what it holds and the gas that floats on it."""
+    """Paint a piece of bowel along `points` (n, 3) in mm: fat, wall, content (HU), and gas above it; `stool` is a probability."""
     rng = canvas.rng
     box, distance = canvas.tube(points, radius, pad=8)
     if not distance.size:
@@ -177,7 +141,7 @@ def _loop(canvas: Canvas, points: np.ndarray, radius: float, content: float, sto
 
 
 def paint_solid_organs(canvas: Canvas, body: Body, look: Look) -> None:
-    """Spleen, pancreas, liver and gallbladder."""
+    """Paint spleen, pancreas, liver and gallbladder."""
     rng, size = canvas.rng, body.wide / 138
     place = (body.wide - rng.uniform(44, 52), body.spine - rng.uniform(5, 18), rng.uniform(52, 80))
     box, spleen = canvas.blob(place, (rng.uniform(27, 36), rng.uniform(42, 56), rng.uniform(38, 55)), 0.35, 3.0, 30.0)
@@ -195,7 +159,7 @@ def paint_solid_organs(canvas: Canvas, body: Body, look: Look) -> None:
 
 
 def _liver(canvas: Canvas, body: Body, look: Look, size: float) -> None:
-    """Two lobes that keep clear of the spine, the cleft between them and the vessels inside."""
+    """Paint two lobes that leave the spine free, the cleft between them and the vessels inside."""
     rng = canvas.rng
     whole = canvas.box((-1e3, -1e3, -95), (75 * size, 1e3, 1e3))
     liver = np.full(canvas.inside[whole].shape, -9, np.float32)
@@ -215,37 +179,15 @@ def _liver(canvas: Canvas, body: Body, look: Look, size: float) -> None:
     canvas.paint(whole, liver, tissue, "liver", limit=2)
 
 
-def paint_kidney(canvas: Canvas, body: Body, look: Look, side: int, size: float) -> tuple[Point, Point]:
-    """One kidney in its fat; returns its centre and radii in mm."""
-    rng = canvas.rng
-    a, b, c = radii = (size * rng.uniform(27, 31), size * rng.uniform(23, 27), size * rng.uniform(50, 58))
-    centre = (side * rng.uniform(62, 70), body.spine + rng.uniform(2, 12), 7.0 * side + rng.uniform(-6, 6))
-    thick = 3 + 0.5 * body.visceral
-    box = canvas.box(*(tuple(m + s * (r + thick + 16) for m, r in zip(centre, (a, a, c), strict=True)) for s in (-1, 1)))
-    x, y, z = canvas.coordinates(box, centre)
-    x = x + np.float32(side * rng.uniform(0.06, 0.16)) * z  # the upper pole leans to the spine
-    turn = rng.uniform(0.4, 0.85)  # the hilum looks forwards and inwards
-    u = -side * x * math.cos(turn) - y * math.sin(turn)
-    v = y * math.cos(turn) - side * x * math.sin(turn)
-    u = u - 7 * (z / c) ** 2 - 4 * (v / b) ** 2 + 4
-    shape = ellipsoid(u, v, z, radii) + np.float32(1.4) * canvas.field(box, 20.0)
-    room = (rng.uniform(0.62, 0.76) * a, rng.uniform(0.28, 0.42) * b, rng.uniform(0.42, 0.58) * c)
-    sinus = ellipsoid(u - 0.62 * a, v, z, room) + np.float32(2.8) * canvas.field(box, 8.0)
-    canvas.paint(box, shape + thick + 2 * canvas.field(box, 30.0), FAT + 5 * canvas.field(box, 20.0))
-    fan = np.cos(5 * np.arctan2(v, u - 0.5 * a)) + 0.9 * np.cos(np.float32(5.2 * np.pi / c) * z)
-    fan = fan + np.float32(0.5) * canvas.field(box, 12.0)  # pyramids between the columns of cortex
-    deep = np.clip((np.minimum(shape, 14) - 6.0) / 2.0, 0, 1) * np.clip(fan + 0.7, 0, 1)
-    tissue = look.cortex + (look.medulla - look.cortex) * deep + 4 * canvas.field(box, 10.0)
-    canvas.paint(box, np.minimum(shape, 1 - sinus), tissue, "kidney_left" if side > 0 else "kidney_right")
-    hollow = np.minimum(sinus, shape)
-    canvas.paint(box, hollow, FAT + 25)
-    canvas.paint(box, np.minimum(sinus - 3.5, np.minimum(shape - 1, 2 + 3 * canvas.field(box, 9.0))), look.pelvis)
-    canvas.paint(box, np.minimum(hollow + 1, 6 * canvas.strands(box, 16, 0.35) - 3), look.vein)
-    return centre, radii
-
-
 def paint_vessels(canvas: Canvas, body: Body, look: Look, hila: list[Point]) -> None:
-    """Aorta, inferior vena cava, renal and mesenteric vessels, and the crura of the diaphragm."""
+    """Paint aorta, inferior vena cava, renal and mesenteric vessels, and the crura of the diaphragm.
+
+    Args:
+        canvas: the scan.
+        body: the build of the patient.
+        look: Hounsfield units.
+        hila: centres of both kidneys in mm.
+    """
     rng, y = canvas.rng, body.spine - 27
     zs = np.arange(-120.0, 121.0, 30.0)
     sway = rng.normal(0, 1.5, (2, 2, len(zs)))
@@ -271,40 +213,8 @@ def _line(canvas: Canvas, points: Sequence[Point], radius: float, hu: float, nam
     canvas.paint(*canvas.tube(np.array(points, float), radius), hu, name)
 
 
-def paint_cysts(canvas: Canvas, kidneys: list[tuple[Point, Point]]) -> None:
-    """One to three benign cysts: smooth, sharp, water."""
-    rng = canvas.rng
-    for _ in range(int(rng.integers(1, 4))):
-        radius = rng.uniform(4, rng.choice([10, 20]))
-        box, distance = canvas.blob(_place(rng, kidneys), (radius,) * 3)
-        canvas.paint(box, distance, rng.uniform(0, 15), "kidney_cyst", KIDNEYS, 1)
-
-
-def paint_tumours(canvas: Canvas, kidneys: list[tuple[Point, Point]], look: Look) -> None:
-    """One or two masses: lobulated, uneven, darker than cortex, sometimes with a dead centre."""
-    rng = canvas.rng
-    for _ in range(1 + int(rng.random() < 0.25)):
-        radius, hu = rng.uniform(5, 30), rng.uniform(40, min(110, look.cortex - 35))
-        centre = _place(rng, kidneys)
-        radii = tuple(radius * rng.uniform(0.85, 1.1, 3))
-        box, distance = canvas.blob(centre, radii, rng.uniform(0, 3), 0.12 * radius, 0.8 * radius + 3)
-        tissue = np.clip(hu + 12 * canvas.field(box, 0.45 * radius + 2), 20, look.cortex - 15)
-        canvas.paint(box, distance, tissue, "kidney_tumor", KIDNEYS, 1)
-        if radius > 14 and rng.random() < 0.6:
-            dead = distance - 0.5 * radius + 0.15 * radius * canvas.field(box, 0.5 * radius)
-            canvas.paint(box, dead, rng.uniform(12, 30), "kidney_tumor", KIDNEYS, 1)
-
-
-def _place(rng: np.random.Generator, kidneys: list[tuple[Point, Point]]) -> Point:
-    """A point in the outer part of one of the kidneys, rarely at its hilum."""
-    centre, radii = kidneys[int(rng.integers(2))]
-    way = rng.normal(0, 1, 3) + (0.6 * np.sign(centre[0]), 0, 0)
-    far = rng.uniform(0.55, 1.0) / np.linalg.norm(way)
-    return tuple(float(c + far * w * r) for c, w, r in zip(centre, way, radii, strict=True))  # type: ignore[return-value]
-
-
 def add_scanner(canvas: Canvas, body: Body) -> None:
-    """The table under the patient, and the scanner's blur and correlated noise."""
+    """Paint the table under the patient, and add the blur and the correlated noise of a scanner."""
     rng = canvas.rng
     sag, top = rng.uniform(0.0006, 0.0016), body.deep + body.fat * 0.8 + rng.uniform(6, 14)
     box = canvas.box((-1e3, 0, -1e3), (1e3, 1e3, 1e3))

@@ -1,7 +1,7 @@
-"""The canvas of the phantom: implicit 3-D shapes, roughened by smooth noise, painted over what lies beneath.
+"""The canvas of the phantom: implicit 3-D shapes, roughened by smooth noise, painted over each other.
 
-A shape is a signed distance in mm (positive inside); its edge is about one pixel wide. Later paint wins, in the picture
-and in the masks. The frame has its origin amid the kidneys: x grows to the patient's left (right in the picture), y to the
+A shape is a signed distance in mm (positive inside); its edge is about one pixel wide. The later shape wins, in the scan and in
+the masks. The origin of the coordinates is between the kidneys: x grows to the patient's left (right in the picture), y to the
 back (down), z to the head.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 FOV_MM = 380.0
 RECORD, LAST = "phantom.json", "meta.csv"
-"""The first and the last file of a cohort: with the one and without the other it is not finished."""
+"""The first and the last file of a cohort; it is unfinished while it has only the first one."""
 TUMOUR_PIXELS = 12
 """A slice is abnormal when at least this many of its pixels are tumour."""
 ORGANS = ("kidney_left", "kidney_right", "liver", "spleen", "aorta")
@@ -32,14 +32,14 @@ Point = Sequence[Any]
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """A made-up cohort.
+    """The settings of a phantom cohort.
 
     Args:
         patients: number of patients.
-        slices: slices of each scan; together they always span the kidneys and a little more.
+        slices: slices of each scan, which always spans the kidneys and a little more.
         size: side of a slice in pixels; the field of view stays 380 mm.
         lesions: "masses" gives about half of the patients kidney tumours and, independently, half of them cysts.
-        seed: every random choice follows from it.
+        seed: seed of all random choices.
     """
 
     patients: int = 24
@@ -50,13 +50,13 @@ class PhantomSettings:
 
 
 class Canvas:
-    """The scan being painted.
+    """One scan and its masks while they are painted.
 
     Args:
-        rng: the patient's random numbers.
+        rng: the random generator of the patient.
         settings: size and slices.
         span: height of the scan in mm.
-        shift: (x, y, z) of the picture's centre in mm.
+        shift: (x, y, z) of the centre of the scan in mm.
     """
 
     def __init__(self, rng: np.random.Generator, settings: PhantomSettings, span: float, shift: Point) -> None:
@@ -73,18 +73,18 @@ class Canvas:
         self.inside = np.full(self.shape, -99, np.float32)  # distance into the abdominal cavity, set by `paint_body`
 
     def box(self, low: Point, high: Point) -> Box:
-        """The smallest box of pixels around two corners (x, y, z)."""
+        """Return the smallest box of pixels around two corners (x, y, z) in mm."""
         pairs = zip(self.axes, low[::-1], high[::-1], strict=True)
         ends = [(np.searchsorted(axis, a), np.searchsorted(axis, b)) for axis, a, b in pairs]
         return tuple(slice(int(a), int(b)) for a, b in ends)  # type: ignore[return-value]
 
     def coordinates(self, box: Box, centre: Point = (0.0, 0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """x, y, z about a centre, ready to broadcast over the box."""
+        """Return x, y, z in mm relative to a centre, which broadcast over the box."""
         z, y, x = (axis[s] - np.float32(c) for axis, s, c in zip(self.axes, box, centre[::-1], strict=True))
         return x[None, None, :], y[None, :, None], z[:, None, None]
 
     def field(self, box: Box, cell: float, tall: float = 1.0) -> np.ndarray:
-        """Smooth noise of mean 0 and deviation about 1: a cubic B-spline on a coarse grid of `cell` mm."""
+        """Draw smooth noise of mean 0 and deviation about 1: a cubic B-spline on a grid of `cell` mm (times `tall` in z)."""
         axes = [axis[s] / (cell * stretch) for axis, s, stretch in zip(self.axes, box, (tall, 1, 1), strict=True)]
         if any(len(axis) == 0 for axis in axes):
             return np.zeros([len(axis) for axis in axes], np.float32)
@@ -103,13 +103,22 @@ class Canvas:
         return whole
 
     def strands(self, box: Box, cell: float, width: float) -> np.ndarray:
-        """Branching tubes in [0, 1]: the curves along which two smooth fields vanish together."""
+        """Draw branching tubes in [0, 1]: the curves on which two smooth fields are both 0."""
         return np.clip(1.5 - np.hypot(self.field(box, cell, 1.5), self.field(box, cell, 1.5)) / width, 0, 1)
 
     def blob(
         self, centre: Point, radii: Point, turn: float = 0.0, lump: float = 0.0, cell: float = 25.0, pad: float = 4.0
     ) -> tuple[Box, np.ndarray]:
-        """An ellipsoid turned about z, with `lump` mm of roughness: its box and signed distance in mm."""
+        """Return the box and the signed distance in mm of an ellipsoid.
+
+        Args:
+            centre: (x, y, z) in mm.
+            radii: of the three axes in mm.
+            turn: angle about z in radians.
+            lump: amplitude of the roughness in mm.
+            cell: its scale in mm.
+            pad: margin of the box in mm.
+        """
         wide = float(np.hypot(*radii[:2]) if turn else 0.0)
         reach = [max(r, wide * (i < 2)) + pad + 2 * lump for i, r in enumerate(radii)]
         box = self.box(*(tuple(c + s * r for c, r in zip(centre, reach, strict=True)) for s in (-1, 1)))
@@ -121,7 +130,7 @@ class Canvas:
         return box, distance
 
     def tube(self, points: np.ndarray, radius: float, pad: float = 4.0) -> tuple[Box, np.ndarray]:
-        """A tube along a polyline (n, 3): its box and signed distance in mm."""
+        """Return the box and the signed distance in mm of a tube along a polyline (n, 3), with `pad` mm of margin."""
         reach = radius + pad
         box = self.box(tuple(points.min(0) - reach), tuple(points.max(0) + reach))
         x, y, z = self.coordinates(box)
@@ -134,15 +143,18 @@ class Canvas:
         return box, radius - np.sqrt(best)
 
     def paint(
-        self,
-        box: Box,
-        distance: np.ndarray,
-        hu: float | np.ndarray,
-        name: str = "",
-        keep: int = 0,
-        limit: float | None = None,
+        self, box: Box, distance: np.ndarray, hu: float | np.ndarray, name: str = "", keep: int = 0, limit: float | None = None
     ) -> None:
-        """Cover the inside of a shape, at least `limit` mm into the cavity; masks lose these pixels but for `name` and `keep`."""
+        """Paint the inside of a shape, and remove its pixels from all other masks.
+
+        Args:
+            box: the part of the scan.
+            distance: signed distance of the shape in mm, on the box.
+            hu: Hounsfield units.
+            name: the mask that gets the pixels.
+            keep: bits of the masks that keep them.
+            limit: smallest distance to the wall of the abdominal cavity in mm.
+        """
         if limit is not None:
             distance = np.minimum(distance, self.inside[box] - np.float32(limit))
         alpha = np.clip(distance / np.float32(1.2 * self.spacing[1]) + np.float32(0.5), 0, 1)
@@ -153,7 +165,7 @@ class Canvas:
 
 
 def _taps(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First coarse node (n) and the four cubic B-spline weights (4, n) of ascending places, counted from the first."""
+    """Return the first node (n,) and the four cubic B-spline weights (4, n) of ascending positions, relative to the first."""
     places = places - places[0]
     first = places.astype(int)
     t = (places - first).astype(np.float32)
@@ -161,7 +173,7 @@ def _taps(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, radii: Point) -> np.ndarray:
-    """About the distance into an ellipsoid, in mm; exact to first order at its surface."""
+    """Return the approximate distance into an ellipsoid in mm, exact to first order at its surface."""
     a, b, c = (np.asarray(r, np.float32) for r in radii)
     near = np.sqrt((x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2) + np.float32(1e-4)
     slope = np.sqrt((x / a**2) ** 2 + (y / b**2) ** 2 + (z / c**2) ** 2) + np.float32(1e-4)

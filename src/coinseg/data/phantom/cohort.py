@@ -1,4 +1,4 @@
-"""A procedural abdominal CT cohort in Hounsfield units, so that coinseg can be tried and tested without patients."""
+"""Write a procedural abdominal CT cohort in Hounsfield units, to try and test coinseg without patients."""
 
 from __future__ import annotations
 
@@ -13,36 +13,26 @@ import nibabel as nib
 import numpy as np
 
 from coinseg.errors import UserError
-from coinseg.runtime.files import directory_written_aside, holds_nothing, read_json, require_room, write_json, written_aside
+from coinseg.runtime.files import directory_written_aside, holds_nothing, read_json, require_room, write_json, write_text
 from coinseg.runtime.locks import locked
 from coinseg.runtime.process_group import workers
 
-from .anatomy import (
-    Body,
-    add_scanner,
-    draw_look,
-    paint_body,
-    paint_bowel,
-    paint_cysts,
-    paint_kidney,
-    paint_solid_organs,
-    paint_spine,
-    paint_tumours,
-    paint_vessels,
-)
+from .anatomy import add_scanner, paint_body, paint_bowel, paint_solid_organs, paint_spine, paint_vessels
 from .canvas import BIT, LAST, LESIONS, ORGANS, RECORD, TUMOUR_PIXELS, Canvas, PhantomSettings
+from .kidneys import paint_cysts, paint_kidney, paint_tumours
+from .patient import Body, draw_look
 
 _META = "image_id;age;gender;institute;study_type;split;manufacturer;scanner_model;kvp;pathology;pathology_location"
 
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """One scan as a radiologist sees it: row 0 anterior, column 0 the patient's right, slice 0 inferior.
+    """One scan: row 0 is anterior, column 0 the patient's right, slice 0 inferior.
 
     Args:
         scan: int16 Hounsfield units, (slices, rows, columns).
-        masks: boolean, by TotalSegmentator class name, on the grid of the scan. Kidneys are the healthy outline, so a
-            lesion does not change them; a tumour overlaps its kidney and may reach out of it.
+        masks: bool, by TotalSegmentator class name, on the grid of the scan. Kidneys have their healthy outline; a tumour
+            overlaps its kidney and may reach out of it.
         spacing: (slice, row, column) in mm.
     """
 
@@ -52,12 +42,7 @@ class PhantomPatient:
 
 
 def make_patient(settings: PhantomSettings, index: int) -> PhantomPatient:
-    """Make one patient; the same settings and index always give the same one.
-
-    Args:
-        settings: the cohort.
-        index: the patient's number, from 0.
-    """
+    """Make the patient of an index from 0; the same settings and index always give the same patient."""
     rng = np.random.default_rng([settings.seed, index])
     plump = rng.beta(1.2, 1.5)
     deep = rng.uniform(91, 101) + 22 * plump
@@ -85,7 +70,7 @@ def make_patient(settings: PhantomSettings, index: int) -> PhantomPatient:
 
 
 def _nifti(path: Path, picture: np.ndarray, spacing: tuple[float, float, float]) -> None:
-    """Write slices as a radiologist sees them as RAS+ NIfTI (axes: to the right, to the front, to the head)."""
+    """Write canonical slices as RAS+ NIfTI (axes: to the right, to the front, to the head)."""
     data = np.ascontiguousarray(picture[:, ::-1, ::-1]).T
     affine = np.diag([*spacing[::-1], 1.0])
     affine[:3, 3] = [-step * (n - 1) / 2 for step, n in zip(spacing[::-1], data.shape, strict=True)]
@@ -108,15 +93,14 @@ def _write_patient(out: Path, settings: PhantomSettings, index: int) -> int:
 
 
 def _claim(out: Path, settings: PhantomSettings) -> None:
-    """Make sure that the settings make sense and `out` is empty or holds an unfinished cohort of the same settings."""
+    """Raise `UserError` unless the settings are possible and `out` is empty or has an unfinished cohort of the same settings."""
     if settings.patients < 1 or settings.slices < 4 or settings.size < 32 or settings.lesions not in ("none", "masses"):
         required = "patients >= 1, slices >= 4, size >= 32, lesions none or masses"
         raise UserError(f"phantom settings {asdict(settings)}", required, "change the settings")
     record, mine = out / RECORD, asdict(settings)
     if record.exists():
-        found = read_json(record)
-        if found != mine:
-            got = f"{out} holds a phantom cohort made with {found}"
+        if (earlier := read_json(record)) != mine:
+            got = f"{out} holds a phantom cohort made with {earlier}"
             raise UserError(got, f"the same settings ({mine})", "choose another folder or these settings")
     elif out.exists() and not holds_nothing(out):
         raise UserError(f"{out} is not empty and has no {RECORD}", "an empty or new folder", "choose another folder")
@@ -133,29 +117,24 @@ def _tables(out: Path, settings: PhantomSettings) -> None:
         for name in names:
             mask = np.asarray(nib.load(out / name / "segmentations" / "kidney_tumor.nii.gz").dataobj)  # type: ignore[attr-defined]
             rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
-        _write_rows(out / "labels.csv", rows)
+        write_text(out / "labels.csv", "\n".join(rows) + "\n")
     rows = [_META]
     for index, name in enumerate(names):
         rng = np.random.default_rng([settings.seed, index, 1])
         who = f"{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
         rows.append(f"{name};{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
-    _write_rows(out / LAST, rows, "utf-8-sig")
-
-
-def _write_rows(path: Path, rows: list[str], encoding: str = "utf-8") -> None:
-    with written_aside(path) as part:
-        part.write_text("\n".join(rows) + "\n", encoding=encoding)
+    write_text(out / LAST, "\ufeff" + "\n".join(rows) + "\n")  # spreadsheets know UTF-8 by the mark before it
 
 
 def write_cohort(
     out: Path, settings: PhantomSettings, processes: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write a cohort in TotalSegmentator's layout; a killed run continues where it stopped.
+    """Write a cohort in the layout of TotalSegmentator; the same command continues a killed one.
 
     Args:
-        out: a new or empty folder, or one that an earlier run with the same settings left unfinished.
+        out: a new or empty folder, or an unfinished cohort of the same settings.
         settings: the cohort.
-        processes: worker processes; 0 takes one for each CPU, 1 works in this process.
+        processes: worker processes; 0 is one for each CPU, 1 works in this process.
         progress: called with (finished, all) patients.
     """
     if out.exists() and not out.is_dir():
@@ -172,7 +151,7 @@ def write_cohort(
 
 
 def _run(out: Path, settings: PhantomSettings, missing: list[int], processes: int) -> Iterator[int]:
-    """Write the missing patients, here or in processes, and yield each as it is done."""
+    """Write the missing patients, here or in processes, and yield the index of each finished one."""
     if processes == 1 or len(missing) < 2:
         for index in missing:
             yield _write_patient(out, settings, index)

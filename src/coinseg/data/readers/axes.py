@@ -1,12 +1,12 @@
-"""Which way a volume is cut into slices: the one place that turns its axes, and turns them back.
+"""Turn the axes of a volume to the plane in which it is cut (`data.axis`), and back.
 
     data.axis   slices run from           rows run from           columns run from
     axial       inferior to superior      anterior to posterior   the patient's right to left
     coronal     anterior to posterior     superior to inferior    the patient's right to left
     sagittal    the patient's right to left   superior to inferior    anterior to posterior
 
-So the head is up and a coronal slice has the patient's right on its left, as radiologists see them. Both ways give views: what
-is written into a turned mask is in the mask.
+So the head is up and a coronal slice has the patient's right on its left, as radiologists see them. Both ways return views:
+writing into a turned mask changes the mask.
 """
 
 from __future__ import annotations
@@ -22,44 +22,42 @@ from coinseg.types import Cohort
 
 T = TypeVar("T", int, float)
 _ORDER: dict[Axis, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
-"""Which canonical axes (slices, rows, columns of `volume`) the slices, rows and columns of a cut are."""
+"""The canonical axes (0 slices, 1 rows, 2 columns) that become slices, rows and columns."""
 
 
 def turned(canonical: np.ndarray, axis: Axis) -> np.ndarray:
-    """A canonical array (slices, rows, columns) -> a view of it whose slices lie across `axis`."""
+    """Return a view of a canonical array (slices, rows, columns) whose slices lie across `axis`."""
     upright = canonical if axis == "axial" else canonical[::-1]
     return upright.transpose(_ORDER[axis])
 
 
 def turned_back(view: np.ndarray, axis: Axis) -> np.ndarray:
-    """The inverse of `turned`."""
+    """Undo `turned`; returns a view."""
     upright = view.transpose(np.argsort(_ORDER[axis]))
     return upright if axis == "axial" else upright[::-1]
 
 
 def reordered(canonical: tuple[T, T, T], axis: Axis) -> tuple[T, T, T]:
-    """A shape or spacing of the canonical axes -> that of the turned ones."""
+    """Return a canonical shape or spacing in the order of the turned axes."""
     slices, rows, columns = _ORDER[axis]
     return canonical[slices], canonical[rows], canonical[columns]
 
 
 def require_views(cohort: Cohort, settings: DataSettings) -> None:
-    """`UserError` where data.axis or data.spacing ask for what the data do not have."""
+    """Raise `UserError` when data.axis or data.spacing do not fit the data."""
     if not all(case.volume for case in cohort.cases):
         require_volumes("the data are plain images", settings)
     if not (math.isfinite(settings.spacing) and settings.spacing >= 0):
         raise UserError(f"data.spacing is {settings.spacing}", "mm per pixel, or 0", "set it to 0 for a plain resize")
     numbered = [case.id for case in cohort.cases if case.slice_labels]
     if settings.axis != "axial" and numbered:
-        raise UserError(
-            f"data.axis is {settings.axis} and {numbered[0]} has labels by slice number, which are those of axial slices",
-            "labels of whole scans, or lesion masks to make them from",
-            "set data.axis to axial, or leave the slice numbers out of the table",
-        )
+        got = f"data.axis is {settings.axis} and {numbered[0]} has labels by slice number, which are those of axial slices"
+        do = "set data.axis to axial, or leave the slice numbers out of the table"
+        raise UserError(got, "labels of whole scans, or lesion masks to make them from", do)
 
 
 def require_volumes(got: str, settings: DataSettings) -> None:
-    """`UserError` for plain images, which have no third axis and no millimetres."""
+    """Raise `UserError` when data.axis or data.spacing ask plain images for a third axis or millimetres."""
     if settings.axis != "axial":
         raise UserError(f"data.axis is {settings.axis} and {got}", "volumes for another axis", "set data.axis to axial")
     if settings.spacing > 0:

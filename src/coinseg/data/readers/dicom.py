@@ -1,19 +1,19 @@
-"""DICOM series: found in a folder or a .zip, chosen, read in Hounsfield units. Used through `volume`.
+"""Find the DICOM series of a folder or a .zip, choose one, and read it in Hounsfield units; used through `volume`.
 
-Pixels are decoded by pydicom and its plugins GDCM (JPEG), pylibjpeg-openjpeg (JPEG 2000) and pyjpegls (JPEG-LS). Nothing of
-the patient leaves this file: messages name series by number and description, from which words of the patient's name and id and
-long numbers are struck, files by `public_name`; what a decoder says is not repeated.
+Pixels are decoded by pydicom and its plugins GDCM (JPEG), pylibjpeg-openjpeg (JPEG 2000) and pyjpegls (JPEG-LS). No message has
+data of the patient: series are named by number and description, without words of the patient's name and id and without long
+numbers, files by `public_name`, and messages of decoders are not repeated.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from pydicom import Dataset, config, dcmread
@@ -26,7 +26,7 @@ from coinseg.errors import UserError
 from .dicom_frames import require_honest
 from .dicom_stack import Frame, Header, Stack, stack_of
 from .paths import Members, members, public_name, split_key
-from .voxels import Opened, broken
+from .voxels import Opened, broken, muted
 
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
@@ -36,30 +36,30 @@ _TAGS = [
     "StudyInstanceUID", "AccessionNumber",
 ]  # fmt: skip
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
-"""SOP classes of secondary captures begin so, a dot added."""
+"""Beginning of the SOP classes of secondary captures, compared after adding a dot."""
 _SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.10008.5.1.4.1.1.128.")
-"""SOP classes of CT, MR and PET images, enhanced ones too, likewise: without a size such a file is cut off."""
+"""The same for CT, MR and PET images, enhanced ones too; such a file without a size is cut off."""
 _DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")
-"""Modalities of objects that come with scans and are none."""
+"""Modalities of objects that come with scans and are no scans."""
 _PLUGINS = {
     RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls",
 }  # fmt: skip
-"""The others for RLE panic on bad bytes, for JPEG-LS end the process, for JPEG 2000 fail where a signed stream has an unsigned
-header."""
+"""On bad bytes other plugins for RLE panic and for JPEG-LS end the process; those for JPEG 2000 fail on signed streams."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SALT = "coinseg patient "
 _MOST = 8
 Series = dict[str, list[Header]]
-"""The files of each series, by its key."""
+"""The files of every series, by its key."""
 
 
 def open_series(path: Path) -> Opened:
-    """Open the one DICOM series of a folder, archive or file, or the one a `#KEY` names: headers only.
+    """Read the headers of the only DICOM series of a folder, archive or file, or of the one that a `#KEY` names.
 
     Raises:
-        UserError: no or several series, a broken file, no geometry, slices missing or twice, unevenly spaced or of several
-            orientations or sizes, a tilted gantry, colour, an archive that is broken or unsafe.
+        UserError: there is no series or there are several, a file is broken, the geometry is missing, slices are missing,
+            repeated, unevenly spaced or of several orientations or sizes, the gantry is tilted, images are in colour, or an
+            archive is unsafe.
     """
     place, _ = split_key(path)
     with members(place) as files:
@@ -69,9 +69,9 @@ def open_series(path: Path) -> Opened:
 
 
 def patient_of(path: Path, default: str) -> str:
-    """A key of the patient for splitting: a hash of PatientID, the same in every scan and run; `default` without one.
+    """Return a pseudonym of the patient: a hash of PatientID, the same in every scan and run; `default` without a PatientID.
 
-    The hash keeps the id out of tables and logs. It is a pseudonym: who has the ids can compute it.
+    It keeps the id out of tables and logs, but somebody who has the ids can compute it.
     """
     place, key = split_key(path)
     try:
@@ -80,14 +80,14 @@ def patient_of(path: Path, default: str) -> str:
             headers = chosen or (_header(place, member, files) for member in files)
             known = next(filter(None, (str(header.get("PatientID") or "").strip() for header in headers)), "")
     except UserError:
-        return default  # said when the scan is read
+        return default  # reading the scan raises the error
     return f"patient-{hashlib.sha256((_SALT + known).encode()).hexdigest()[:12]}" if known else default
 
 
 def identifiers_of(path: Path) -> frozenset[str]:
-    """By what a table may name a scan: its UIDs of study and series, AccessionNumber and PatientID, from its first file.
+    """Return what a table may name a scan by: the UIDs of study and series, AccessionNumber and PatientID of its first file.
 
-    They are to be compared and never to be shown; nothing for a scan that cannot be read, which is said when it is read.
+    They may be compared but never shown. Empty for a scan that cannot be read; reading it raises the error.
     """
     place, _ = split_key(path)
     try:
@@ -101,30 +101,32 @@ def identifiers_of(path: Path) -> frozenset[str]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Keep pydicom from judging values nobody reads and from quoting them in warnings."""
-    level = config.logger.level
-    config.logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), config.disable_value_validation():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        config.logger.setLevel(level)
+    """Keep pydicom from checking values that are not used and from quoting them in warnings."""
+    with muted(config.logger), warnings.catch_warnings(), config.disable_value_validation():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_header(path: Path) -> Dataset | None:
-    """All tags of a DICOM file without its pixels; None for anything else, and where they are deflated."""
+    """Read all tags of a DICOM file without its pixels; None for other files and for deflated tags."""
     try:
         with path.open("rb") as file, silent():
-            deflated = _DEFLATED in file.read(1024)
-            file.seek(0)
-            found = None if deflated else dcmread(file, stop_before_pixels=True)
-            if found is not None:
-                found.filename = path.name
-                list(found.iterall())  # every value is decoded: no later line meets a bad one
-            return found
+            header = _tags_of(file)
+            if header is not None:
+                header.filename = path.name
+            return header
     except Exception:  # pydicom raises almost anything on bad bytes
         return None
+
+
+def _tags_of(file: IO[bytes], **options: Any) -> Dataset | None:
+    """Read the tags without pixels, None where they are deflated; every value is decoded here, so bad ones raise here."""
+    deflated = _DEFLATED in file.read(1024)
+    file.seek(0)
+    header = None if deflated else dcmread(file, stop_before_pixels=True, **options)
+    if header is not None:
+        list(header.iterall())
+    return header
 
 
 def _broken(place: Path, member: str, why: str) -> UserError:
@@ -132,16 +134,14 @@ def _broken(place: Path, member: str, why: str) -> UserError:
 
 
 def _header(place: Path, member: str, files: Members) -> Dataset:
-    """The tags of one file without its pixels, every value decoded: no later line meets a bad one."""
+    """Read the tags of `_TAGS` of one file; `UserError` when it cannot be used."""
     try:
         with files[member]() as file, silent():
-            deflated = _DEFLATED in file.read(1024)
-            file.seek(0)
-            header = Dataset() if deflated else dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-            sound = deflated or _is_sound(header)
+            header = _tags_of(file, force=True, specific_tags=list(_TAGS))
+            sound = header is None or _is_sound(header)
     except Exception as error:  # pydicom and zipfile raise almost anything on bad bytes, with values in it.
         raise _broken(place, member, type(error).__name__) from None
-    if deflated:
+    if header is None:
         raise _broken(place, member, "its tags are deflated, which could unpack to any size")
     if not sound:
         raise _broken(place, member, "its tags are cut off or it is no DICOM")
@@ -149,15 +149,14 @@ def _header(place: Path, member: str, files: Members) -> Dataset:
 
 
 def _is_sound(header: Dataset) -> bool:
-    """Decode all values; whether the object says what it is, its tags have their types, and a slice has a size."""
-    list(header.iterall())
+    """Return whether the object has a SOP class, its tags have their types, and a slice has a size."""
     sort = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
     cut_off = f"{sort}.".startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
     return bool(sort) and not cut_off and all(dictionary_VR(element.tag) == element.VR for element in header)
 
 
 def _series_in(place: Path, files: Members) -> Series:
-    """Images by series; reports, structures and other objects without pixels are passed over."""
+    """Return the images by series, without reports, structures and other objects without pixels."""
     headers = [(member, _header(place, member, files)) for member in files]
     by_uid: dict[str, list[Header]] = {}
     for member, header in headers:
@@ -166,39 +165,36 @@ def _series_in(place: Path, files: Members) -> Series:
     if not by_uid:
         what = f"{len(headers)} DICOM files and no image" if headers else "no DICOM file"
         raise UserError(f"{place} holds {what}", "the slices of one CT series", "correct the path or export the series")
-    numbers = [_word(found[0][1].get("SeriesNumber")) for found in by_uid.values()]
+    given = [str(images[0][1].get("SeriesNumber")) for images in by_uid.values()]
+    numbers = [number if re.fullmatch(r"\d{1,5}", number) else "" for number in given]
     keyed = {}
-    for uid, number, found in zip(by_uid, numbers, by_uid.values(), strict=True):
+    for uid, number, images in zip(by_uid, numbers, by_uid.values(), strict=True):
         tail = hashlib.sha256(uid.encode()).hexdigest()[:6]
-        keyed[number if number and numbers.count(number) == 1 else "-".join(filter(None, (number, tail)))] = found
+        keyed[number if number and numbers.count(number) == 1 else "-".join(filter(None, (number, tail)))] = images
     return dict(sorted(keyed.items()))
 
 
-def _word(number: object) -> str:
-    return str(number) if number is not None and re.fullmatch(r"\d{1,5}", str(number)) else ""
-
-
-def _choose(path: Path, found: Series) -> list[Header]:
-    """The series a path names, or the only one that is a stack of slices."""
+def _choose(path: Path, series: Series) -> list[Header]:
+    """Return the series that a path names, or the only one that is a stack of slices."""
     place, key = split_key(path)
-    listed = [_described(name, series) for name, series in found.items()]
+    listed = [_described(name, files) for name, files in series.items()]
     text = "; ".join(listed[:_MOST]) + (f"; and {len(listed) - _MOST} more" if len(listed) > _MOST else "")
     if key is not None:
-        if key not in found:
+        if key not in series:
             raise UserError(f"{place} holds no series {key} (there are: {text})", "the key of a series", "correct the key")
-        chosen = found[key]
+        chosen = series[key]
     else:
-        scans = [name for name, series in found.items() if not _no_stack(series)]
+        scans = [name for name, files in series.items() if not _no_stack(files)]
         if len(scans) > 1:
-            raise UserError(f"{place} holds {len(found)} DICOM series: {text}", "one series", f"choose one: {place}#{scans[0]}")
-        chosen = found[scans[0]] if scans else next(iter(found.values()))
+            raise UserError(f"{place} holds {len(series)} DICOM series: {text}", "one series", f"choose one: {place}#{scans[0]}")
+        chosen = series[scans[0]] if scans else next(iter(series.values()))
     if why := _no_stack(chosen):
         raise UserError(f"{path} holds only {why} ({text})", "a stack of CT slices", "export the original CT series")
     return chosen
 
 
 def _no_stack(series: Sequence[Header]) -> str:
-    """Why a whole series is no scan; empty when it may be one."""
+    """Describe why a series is no scan; empty when it may be one."""
     if all("LOCALIZER" in (header.get("ImageType") or []) for _, header in series):
         return "a localizer"
     if all(f"{header.get('SOPClassUID')}.".startswith(_CAPTURE) for _, header in series):
@@ -209,7 +205,7 @@ def _no_stack(series: Sequence[Header]) -> str:
 
 
 def _described(key: str, series: Sequence[Header]) -> str:
-    """A series for a message: key, modality, number of slices, and what is safe of its description."""
+    """Describe a series in a message: key, modality, number of slices, and the part of its description that is not private."""
     header = series[0][1]
     count = 0
     for _, each in series:
@@ -224,7 +220,7 @@ def _described(key: str, series: Sequence[Header]) -> str:
 
 
 def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
-    """Scaled voxels (columns, rows, slices), int16 when they are integers that fit, else float32."""
+    """Read scaled voxels (columns, rows, slices), int16 when they are integers that fit, else float32."""
     rows, columns = stack.frames[0].size
     limits = np.iinfo(np.int16)
     out: np.ndarray = np.empty((len(stack.frames), rows, columns), dtype=np.int16)
@@ -247,7 +243,7 @@ def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
 def _decoded(
     place: Path, member: str, files: Members, wanted: Sequence[tuple[int, Frame]]
 ) -> Iterator[tuple[tuple[int, Frame], np.ndarray]]:
-    """The frames of one file as stored, with their place in the stack."""
+    """Yield the frames of one file as stored, with their place in the stack."""
     if member not in files:
         raise _broken(place, member, "it is gone")
     inside = sorted(wanted, key=lambda item: item[1].index)
@@ -258,7 +254,7 @@ def _decoded(
             require_honest(dataset)
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]
         matching = len(frames) == len(inside) and all(pixels.shape == inside[0][1].size for pixels in frames)
-    except Exception as error:  # Every plugin raises its own, with anything in it.
+    except Exception as error:  # Every plugin raises its own exceptions.
         raise _broken(place, member, f"{type(error).__name__} while its pixels were decoded") from None
     if not matching:
         raise _broken(place, member, "its pixels do not have the size its tags say")

@@ -1,4 +1,4 @@
-"""What compressed frames say of their size, before a decoder makes room for it. Used by `dicom`."""
+"""Sizes in the headers of compressed frames, checked before a decoder allocates memory for them; used by `dicom`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pydicom import Dataset
 from pydicom.encaps import generate_frames
 
 _SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Markers of JPEG and JPEG-LS behind which a frame says its size."""
+"""Markers of JPEG and JPEG-LS that come before the size of a frame."""
 
 
 def require_honest(dataset: Dataset) -> None:
-    """Raise `ValueError` where a compressed frame has another size than the tags: decoders make room for what the frame says."""
+    """Raise `ValueError` when a compressed frame has another size than the tags, because decoders allocate what it claims."""
     if not dataset.file_meta.TransferSyntaxUID.is_compressed:
         return
     expected = int(dataset.Rows), int(dataset.Columns)
@@ -22,7 +22,7 @@ def require_honest(dataset: Dataset) -> None:
 
 
 def size_of_frame(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 frame says of itself; None where it says nothing."""
+    """Return (rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 frame; None where it has none."""
     if (start := frame[:4096].find(b"\xff\x4f\xff\x51")) >= 0:
         right, bottom, left, top = struct.unpack_from(">4I", frame, start + 8)
         return bottom - top, right - left

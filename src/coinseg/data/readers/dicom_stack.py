@@ -1,7 +1,7 @@
-"""From the headers of one DICOM series to its grid: which frames lie where, and whether they are one straight stack.
+"""From the headers of one DICOM series to its grid: sort its frames and check that they are one straight, even stack.
 
 DICOM's coordinates are LPS+ millimetres; inside coinseg affines are RAS+. Frames are sorted by their position along the
-normal of their plane; names and instance numbers are not looked at. No message here holds anything of the patient.
+normal of their plane; names and instance numbers are not used. No message has data of the patient.
 """
 
 from __future__ import annotations
@@ -16,31 +16,35 @@ from pydicom import Dataset
 
 from coinseg.errors import UserError
 
-from .geometry import Geometry, geometry_in_mm
+from .geometry import TO_RAS, Geometry, geometry_in_mm
 from .limits import MAX_PIXELS
 from .paths import public_name
 from .voxels import broken, invertible, require_fits
 
-_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _TURN = 1e-3
-"""How much the direction cosines of one series may differ, and be off a right angle."""
+"""Tolerance of direction cosines, within a series and from a right angle."""
 _TILT = 1.0
-"""Degrees the stack may lean against the normal of its slices, as long as it drifts by less than half a pixel in all."""
+"""Degrees between the stack and the normal of its slices that are allowed if the whole shift is below half a pixel."""
 _UNEVEN = 0.25
-"""Slice distances a slice may be off its even place; positions are often rounded to a tenth of a millimetre."""
+"""Slice distances that a slice may be off its even position; positions are often rounded to 0.1 mm."""
 Header = tuple[str, Dataset]
 """A file by its name below the scan's folder, and its tags without pixels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One slice: which frame of which file, (rows, columns), its place in LPS+ mm, and how stored values become units.
+    """One slice.
 
     Args:
+        member: name of its file.
+        index: its frame in the file.
+        size: (rows, columns).
         orientation: (2, 3): direction along a row (growing column) and along a column (growing row).
-        position: (3,), centre of the first pixel.
-        spacing: distance of rows and of columns in mm.
-        depth: distance of slices in mm as the header says; None when it does not.
+        position: (3,), centre of the first pixel in LPS+ mm.
+        spacing: (2,), distance of rows and of columns in mm.
+        depth: distance of slices in mm from the header, if it has one.
+        slope: slope from stored values to Hounsfield units.
+        inter: intercept of the same.
     """
 
     member: str
@@ -56,14 +60,14 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Stack:
-    """Frames from the first to the last slice, and their grid: stored axes are column, row, slice."""
+    """Frames from the first to the last slice, and their grid with the axes column, row, slice."""
 
     frames: tuple[Frame, ...]
     geometry: Geometry
 
 
 def stack_of(path: Path, series: Sequence[Header]) -> Stack:
-    """The stack of one series; `UserError` when it is no evenly spaced, straight stack of grey slices of one size."""
+    """Return the stack of one series; `UserError` unless it is an evenly spaced, straight stack of grey slices of one size."""
     for member, header in series:
         if header.get("SamplesPerPixel", 1) != 1 or not str(header.get("PhotometricInterpretation", "MONO")).startswith("MONO"):
             raise UserError(f"{path}: {public_name(member)} is a colour image", "grey slices", "leave colour images out")
@@ -84,19 +88,16 @@ def stack_of(path: Path, series: Sequence[Header]) -> Stack:
     rows, columns = frames[0].size
     shape = (columns, rows, len(frames))
     require_fits(path, shape, 4)  # what is kept at most, float32
-    return Stack(tuple(frames), geometry_in_mm(_TO_RAS @ affine, shape))
+    return Stack(tuple(frames), geometry_in_mm(TO_RAS @ affine, shape))
 
 
 def _no_geometry(path: Path, what: str) -> UserError:
-    return UserError(
-        f"{path} has {what}",
-        "slices with ImageOrientationPatient, ImagePositionPatient and PixelSpacing",
-        "export the original CT series",
-    )
+    required = "slices with ImageOrientationPatient, ImagePositionPatient and PixelSpacing"
+    return UserError(f"{path} has {what}", required, "export the original CT series")
 
 
 def _frames_of(path: Path, member: str, header: Dataset) -> list[Frame]:
-    """The frames of a file: one, or those an enhanced (multi-frame) object describes."""
+    """Return the frames of a file: one, or those of an enhanced (multi-frame) object."""
     try:
         if "PerFrameFunctionalGroupsSequence" in header:
             shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
@@ -107,12 +108,12 @@ def _frames_of(path: Path, member: str, header: Dataset) -> list[Frame]:
         return [_frame(path, member, header, 0, header)]
     except UserError:
         raise
-    except Exception as error:  # Values of tags are turned into numbers only now, and may be anything.
+    except Exception as error:  # Tags become numbers here and may be anything.
         raise broken(f"{path}: {public_name(member)}", f"{type(error).__name__} in its geometry", "DICOM file") from None
 
 
 def _flat(frame: Dataset, shared: Dataset) -> Dataset:
-    """The tags of one frame of an enhanced object as a plain slice has them; its own win over shared ones."""
+    """Return the tags of one frame of an enhanced object as a plain slice has them; those of the frame win over shared ones."""
     flat = Dataset()
     for groups in (shared, frame):
         for macro in ("PlaneOrientation", "PlanePosition", "PixelMeasures", "PixelValueTransformation"):
@@ -122,7 +123,7 @@ def _flat(frame: Dataset, shared: Dataset) -> Dataset:
 
 
 def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) -> Frame:
-    """One frame; `header` has the size, `tags` the place and the scale."""
+    """Return one frame; `header` has the size, `tags` the position and the scale."""
     names = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
     if missing := [name for name in names if not tags.get(name)]:
         raise _no_geometry(path, f"no {missing[0]} in {public_name(member)}")
@@ -132,11 +133,8 @@ def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) 
     if not finite or not (spacing > 0).all() or abs(across @ down) > _TURN:
         raise _no_geometry(path, f"impossible geometry in {public_name(member)}")
     if "ModalityLUTSequence" in header or (header.get("Modality") == "CT" and tags.get("RescaleIntercept") is None):
-        raise UserError(
-            f"{path} has no RescaleIntercept in {public_name(member)}",
-            "slices that say how stored values become Hounsfield units",
-            "export the original CT series",
-        )
+        got = f"{path} has no RescaleIntercept in {public_name(member)}"
+        raise UserError(got, "slices that say how stored values become Hounsfield units", "export the original CT series")
     if int(header.Rows) * int(header.Columns) > MAX_PIXELS:
         raise broken(f"{path}: {public_name(member)}", f"its header claims {header.Rows} x {header.Columns} pixels", "DICOM file")
     return Frame(
@@ -150,28 +148,22 @@ def _number(value: Any, default: float) -> float:
 
 
 def _depth(tags: Dataset) -> float | None:
-    found = [abs(_number(tags.get(name), 0.0)) for name in ("SpacingBetweenSlices", "SliceThickness")]
-    return next((value for value in found if value > 0), None)
+    depths = [abs(_number(tags.get(name), 0.0)) for name in ("SpacingBetweenSlices", "SliceThickness")]
+    return next((depth for depth in depths if depth > 0), None)
 
 
 def _require_alike(path: Path, frames: Sequence[Frame]) -> None:
     """Raise `UserError` unless all frames have one size, one orientation and one pixel spacing."""
-    first = frames[0]
-    if sizes := sorted({frame.size for frame in frames} - {first.size}):
-        raise UserError(
-            f"{path} has slices of {first.size[0]} x {first.size[1]} and of {sizes[0][0]} x {sizes[0][1]} pixels (rows x columns)",
-            "slices of one size",
-            "export each series into its own folder",
-        )
-    turned = [frame for frame in frames if np.abs(frame.orientation - first.orientation).max() > _TURN]
-    if turned:
-        raise UserError(
-            f"{path} has slices of several orientations ({len(turned)} of {len(frames)} differ from the first)",
-            "one stack of parallel slices",
-            "leave localizers and reformatted slices out",
-        )
+    first, do = frames[0], "export each series into its own folder"
+    (rows, columns), sizes = first.size, sorted({frame.size for frame in frames} - {first.size})
+    if sizes:
+        got = f"{path} has slices of {rows} x {columns} and of {sizes[0][0]} x {sizes[0][1]} pixels (rows x columns)"
+        raise UserError(got, "slices of one size", do)
+    if turned := sum(bool(np.abs(frame.orientation - first.orientation).max() > _TURN) for frame in frames):
+        got = f"{path} has slices of several orientations ({turned} of {len(frames)} differ from the first)"
+        raise UserError(got, "one stack of parallel slices", "leave localizers and reformatted slices out")
     if any(np.abs(frame.spacing / first.spacing - 1).max() > _TURN for frame in frames):
-        raise UserError(f"{path} has slices of several pixel spacings", "one spacing", "export each series into its own folder")
+        raise UserError(f"{path} has slices of several pixel spacings", "one spacing", do)
 
 
 def _require_even(path: Path, depth: np.ndarray) -> None:
@@ -180,34 +172,27 @@ def _require_even(path: Path, depth: np.ndarray) -> None:
         return
     gaps = np.diff(depth)
     usual = float(np.median(gaps))
-    twice = int((gaps < max(1e-3, 0.02 * usual)).sum())
-    if twice:
-        raise UserError(
-            f"{path} has {twice} slices at the position of another one",
-            "one slice at each position",
-            "remove copies, or export each phase or time point into its own folder",
+    if repeated := int((gaps < max(1e-3, 0.02 * usual)).sum()):
+        got, do = (
+            f"{path} has {repeated} slices at the position of another one",
+            "export each phase or time point into its own folder",
         )
+        raise UserError(got, "one slice at each position", f"remove copies, or {do}")
     widest = int(gaps.argmax())
     if gaps[widest] > 1.5 * usual:
         lost = max(round(float(gaps[widest]) / usual) - 1, 1)
         more = int((gaps > 1.5 * usual).sum()) - 1
-        raise UserError(
-            f"{path} lacks about {lost} slices between {depth[widest]:.1f} and {depth[widest + 1]:.1f} mm along its stack"
-            f"{f' and has {more} more gaps' if more else ''} (the usual distance is {usual:.2f} mm)",
-            "every slice of the series",
-            "export it again",
-        )
+        got = f"{path} lacks about {lost} slices between {depth[widest]:.1f} and {depth[widest + 1]:.1f} mm along its stack"
+        got += f"{f' and has {more} more gaps' if more else ''} (the usual distance is {usual:.2f} mm)"
+        raise UserError(got, "every slice of the series", "export it again")
     even = np.linspace(depth[0], depth[-1], len(depth))
     if np.abs(depth - even).max() > _UNEVEN * usual:
-        raise UserError(
-            f"{path} has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart",
-            "evenly spaced slices",
-            "export a series with one slice distance, or resample it",
-        )
+        got = f"{path} has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart"
+        raise UserError(got, "evenly spaced slices", "export a series with one slice distance, or resample it")
 
 
 def _step(path: Path, frames: Sequence[Frame], normal: np.ndarray) -> np.ndarray:
-    """(3,) LPS+ mm from one slice to the next; `UserError` for a tilted gantry, or one slice of unknown thickness."""
+    """Return the step (3,) in LPS+ mm between slices; `UserError` for a tilted gantry or one slice of unknown thickness."""
     if len(frames) == 1:
         if frames[0].depth is None:
             raise _no_geometry(path, "one slice only, without a SliceThickness")
@@ -218,9 +203,7 @@ def _step(path: Path, frames: Sequence[Frame], normal: np.ndarray) -> np.ndarray
     steps = np.linspace(0, 1, len(frames))[:, None] * whole + frames[0].position
     astray = max(float(np.linalg.norm(np.cross(normal, frame.position - at))) for frame, at in zip(frames, steps, strict=True))
     if angle > _TILT or drift > 0.5 * frames[0].spacing.min() or astray > 0.5 * frames[0].spacing.min():
-        raise UserError(
-            f"{path} is a tilted stack: its slices lean by {angle:.1f} degrees and shift by {max(drift, astray):.1f} mm",
-            "slices at a right angle to their stack (no gantry tilt)",
-            "correct the tilt, for example with dcm2niix, and give the .nii.gz",
-        )
+        got = f"{path} is a tilted stack: its slices lean by {angle:.1f} degrees and shift by {max(drift, astray):.1f} mm"
+        do = "correct the tilt, for example with dcm2niix, and give the .nii.gz"
+        raise UserError(got, "slices at a right angle to their stack (no gantry tilt)", do)
     return np.asarray(whole / (len(frames) - 1))

@@ -1,4 +1,4 @@
-"""The grid of a volume: canonical axes, spacing, the way there and back, and whether two grids are one."""
+"""The grid of a volume: canonical axes, spacing, the way there and back, and whether two grids are the same."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from coinseg.config.schema import Axis
 
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""From LPS+ coordinates (DICOM, ITK) to RAS+ (NIfTI, coinseg), and back."""
 MAX_SHIFT = 0.1
 """Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
 _MAX_TURN = 0.5
-"""The same at the far corners when an affine is kept as a quaternion: close to half a turn its rounding shows there."""
+"""The same at the far corners for an affine that is stored as a quaternion, whose rounding is largest close to half a turn."""
 _MM = {1: 1000.0, 3: 0.001}
-"""Millimetres in a metre and a micron, by NIfTI code; anything else is taken for millimetres."""
+"""Millimetres in a metre and a micron, by NIfTI code; anything else counts as millimetres."""
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The grid of a NIfTI file and all that is needed to write onto it again.
+    """The grid of a NIfTI file, with all that is needed to write onto it again.
 
     Args:
-        affine: (4, 4), voxel indices in the file's order to RAS+ coordinates in the file's unit (millimetres as a rule).
+        affine: (4, 4), voxel indices in the order of the file to RAS+ coordinates in its unit (usually mm).
         shape: shape of the array as stored, trailing singletons included.
-        header: the binary NIfTI header of the source; its sform, qform and their codes are reused as they are.
+        header: the binary NIfTI header of the source; its sform, qform and their codes are kept.
     """
 
     affine: np.ndarray
@@ -52,7 +54,7 @@ class Geometry:
 
     @property
     def millimetres(self) -> float:
-        """How many millimetres the unit of the affine is."""
+        """Millimetres in one unit of the affine."""
         return _MM.get(int(header_of(self.header)["xyzt_units"]) % 8, 1.0)
 
     @property
@@ -67,52 +69,58 @@ class Geometry:
         return abs(float(np.linalg.det(self.affine[:3, :3]))) * self.millimetres**3 / 1000
 
     def to_canonical(self, stored: np.ndarray) -> np.ndarray:
-        """Array of `shape` as stored -> (slices, rows, columns): a view, or a copy where the slices of the file run otherwise."""
+        """Turn an array of `shape` as stored to (slices, rows, columns): a view, or a copy of a file without axial slices."""
         view = np.asarray(apply_orientation(stored.reshape(self.shape[:3], order="A"), self._turn).T)
         # Voxels of a slice that lie far apart are slow to read; a copy of what lies well would only cost memory.
         return view if abs(view.strides[0]) == max(map(abs, view.strides)) else np.ascontiguousarray(view)
 
     def to_source(self, canonical: np.ndarray) -> np.ndarray:
-        """(slices, rows, columns) -> array of `shape` in the order of the file; `ValueError` on another shape."""
+        """Turn (slices, rows, columns) to an array of `shape` in the order of the file; `ValueError` for another shape."""
         if canonical.shape != self.canonical_shape:
             raise ValueError(f"array of shape {canonical.shape} on a grid of {self.canonical_shape}")
         return self.in_stored_order(canonical).reshape(self.shape, order="A")
 
     def in_stored_order(self, canonical: np.ndarray) -> np.ndarray:
-        """The axes of (slices, rows, columns), of any lengths, in the order and direction of the file."""
+        """Turn the axes of (slices, rows, columns), of any lengths, to the order and direction of the file."""
         back = ornt_transform(axcodes2ornt(("L", "P", "S")), io_orientation(self.affine))
         return np.asarray(apply_orientation(canonical.T, back))
 
     @property
     def slices_of_file(self) -> tuple[Axis, range]:
-        """Across which axis the slices of the file lie, and their `turned` indices in the order of the file."""
+        """The axis across which the slices of the file lie, and their `turned` indices in the order of the file."""
         across, direction = self._turn[2].astype(int)
         axes: tuple[Axis, ...] = ("sagittal", "coronal", "axial")
         return axes[across], range(self.shape[2])[::direction]
 
 
 def header_of(block: bytes) -> nib.Nifti1Header:
-    """The header as nibabel knows it; NIfTI-2 headers are the longer ones."""
+    """Parse a binary NIfTI-1 or NIfTI-2 header."""
     kind = nib.Nifti2Header if len(block) == nib.Nifti2Header.template_dtype.itemsize else nib.Nifti1Header
     return kind(block, check=False)
 
 
 def corners_apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """How far each of the 8 corners of two grids is apart, along any axis, in voxels of the second."""
+    """Return the distance between the 8 corners of two grids: (8,), the largest along any axis, in voxels of the second.
+
+    Args:
+        one: affine (4, 4) of the first grid.
+        other: affine (4, 4) of the second.
+        shape: of both arrays.
+    """
     sides = [(0, side - 1) for side in shape[:3]]
     corners = np.array([(x, y, z, 1) for x in sides[0] for y in sides[1] for z in sides[2]], dtype=np.float64).T
     return np.asarray(np.abs((np.linalg.inv(other) @ one @ corners - corners)[:3]).max(0))
 
 
 def same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
-    """Whether two grids whose corners are so far apart are one grid, rounding aside."""
+    """Return whether two grids are the same but for rounding; `apart` is their `corners_apart`."""
     headers = (header_of(one.header), header_of(other.header))
     quaternion = any(int(h["sform_code"]) == 0 and int(h["qform_code"]) > 0 for h in headers)
     return bool(apart.min() <= MAX_SHIFT and apart.max() <= (_MAX_TURN if quaternion else MAX_SHIFT))
 
 
 def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
-    """The grid of a file that is no NIfTI: (4, 4) to RAS+ millimetres, and the header a NIfTI mask of it gets."""
+    """Return the grid of a file other than NIfTI from its affine (4, 4) to RAS+ mm, with the header of a NIfTI mask on it."""
     header = nib.Nifti1Header() if max(shape) < 2**15 else nib.Nifti2Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")

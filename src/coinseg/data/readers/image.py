@@ -1,6 +1,6 @@
-"""Plain images: PNG, JPEG, TIFF and BMP, as one grey channel in the units of the file.
+"""Read plain images (PNG, JPEG, TIFF and BMP) as one grey channel in the units of the file, and write masks as PNG.
 
-Pixels are taken as stored: an orientation tag of a camera is not applied, so an image and its mask stay on one grid.
+The orientation tag of a camera is not applied, so an image and its mask stay on one grid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 
 from coinseg.errors import UserError
-from coinseg.runtime.files import written_aside
+from coinseg.runtime.files import new_file
 from coinseg.types import Slice, SliceMask
 
 from .limits import MAX_PIXELS
@@ -26,13 +26,13 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""
 _TIFF = (".tif", ".tiff")
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")
-"""Of Pillow's. It goes by content, whatever the name is, and some of the others start programs (EPS: Ghostscript)."""
-# Say nothing on standard error about a bad TIFF; it is said once, by the `UserError`.
+"""The allowed decoders: Pillow goes by content, whatever the name is, and some others start programs (EPS: Ghostscript)."""
+# Nothing is printed about a bad TIFF, because the `UserError` tells it.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name is that of an image coinseg reads."""
+    """Return whether the name is that of an image coinseg reads."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -42,7 +42,7 @@ def read_image(path: Path) -> Slice:
     Colour becomes ITU-R 601 luminance, alpha is ignored, palettes are looked up.
 
     Raises:
-        UserError: missing or unreadable file, several pages, NaN or infinite pixels.
+        UserError: the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with _reading(path):
         pixels = _read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path)
@@ -58,8 +58,8 @@ def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = 
     Args:
         path: an image.
         shape: (H, W) of the image the mask belongs to; another shape is a `UserError`.
-        values: grey levels as stored that count as inside, exactly; empty means every pixel brighter than half of the
-            brightest one, so that 0/1, 0/255 and the soft edges of JPEG are all read right, and all 0 is empty.
+        values: stored grey levels that count as inside; empty means every pixel brighter than half of the brightest one, which
+            fits 0/1, 0/255 and the soft edges of JPEG; an image of zeros is an empty mask.
     """
     grey = read_image(path)
     require_size(path, (grey.shape[0], grey.shape[1]), shape)
@@ -69,11 +69,8 @@ def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = 
 def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
     """Raise `UserError` unless the size of a mask is the shape (H, W) of its image."""
     if size != tuple(shape):
-        raise UserError(
-            f"mask {mask} has {size[0]} x {size[1]} pixels (H x W) and its image {shape[0]} x {shape[1]}",
-            "the same size",
-            "draw the mask on the image itself",
-        )
+        got = f"mask {mask} has {size[0]} x {size[1]} pixels (H x W) and its image {shape[0]} x {shape[1]}"
+        raise UserError(got, "the same size", "draw the mask on the image itself")
 
 
 def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> None:
@@ -89,17 +86,12 @@ def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> 
     """Write values (H, W) uint8 as an 8-bit PNG; errors as in `write_image_mask`."""
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} is no name of a mask", "a name ending in .png", "choose such a name")
-    if path.exists() and (path.is_dir() or not overwrite):
-        raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
-    try:
-        with written_aside(path) as part:
-            Image.fromarray(values).save(part, format="PNG")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error})", "a writable place", "choose another output") from error
+    with new_file(path, overwrite) as part:
+        Image.fromarray(values).save(part, format="PNG")
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the header alone; `UserError` when that cannot be read."""
+    """Return (H, W) from the header alone; `UserError` when that cannot be read."""
     with _reading(path):
         if path.suffix.lower() in _TIFF:
             with tifffile.TiffFile(path) as file:
@@ -118,19 +110,17 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is no image coinseg reads", f"one of {', '.join(IMAGE_SUFFIXES)}", "convert it")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said once, by the `UserError`
+            warnings.simplefilter("ignore")  # the `UserError` tells what is wrong
             yield
     except UserError:
         raise
     except Exception as error:  # The decoders of five formats raise almost anything on bad bytes.
-        why = str(error) or type(error).__name__
-        raise UserError(
-            f"{path} cannot be read ({why})", "an intact grey or colour image", "save it again or leave it out"
-        ) from error
+        got = f"{path} cannot be read ({str(error) or type(error).__name__})"
+        raise UserError(got, "an intact grey or colour image", "save it again or leave it out") from error
 
 
 def _read_pillow(path: Path) -> np.ndarray:
-    """Pixels (H, W) or (H, W, 3) of anything Pillow decodes."""
+    """Read pixels (H, W) or (H, W, 3) with Pillow."""
     with Image.open(path, formats=_DECODERS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"its header claims {image.width} x {image.height} pixels")
@@ -141,12 +131,12 @@ def _read_pillow(path: Path) -> np.ndarray:
             return np.asarray(image)
         if image.mode in ("1", "LA", "La"):
             return np.asarray(image.convert("LA" if image.mode != "1" else "L")).reshape(*image.size[::-1], -1)[..., 0]
-        # By way of RGBA so that transparent pixels keep their colour instead of being blended.
+        # Through RGBA, because transparent pixels then keep their colour.
         return np.asarray(image.convert("RGBA"))[..., :3]
 
 
 def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
-    """16-bit colour PNG, uint16 (H, W, 3): Pillow keeps 8 bits of each sample, so both bytes are read in turn."""
+    """Read a 16-bit colour PNG as uint16 (H, W, 3); Pillow keeps 8 bits of a sample, so the two bytes are read in turn."""
     if rawmode not in ("RGB;16B", "RGBA;16B"):
         raise ValueError("16-bit grey with alpha; save it without alpha")
     halves = []
@@ -158,7 +148,7 @@ def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
 
 
 def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
-    """The page of a TIFF with one page; ImageJ hides further ones behind the first."""
+    """Return the only page of a TIFF; ImageJ hides further pages behind the first."""
     if len(file.pages) != 1 or any(len(series) != 1 for series in file.series):
         raise UserError(f"{path} has several pages", "one image per file", "save each page as its own file")
     page = file.pages.first
@@ -171,7 +161,7 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    """Pixels (H, W) or (H, W, samples) of a one-page TIFF, any depth, float allowed."""
+    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, also float."""
     with tifffile.TiffFile(path) as file:
         page = _only_page(path, file)
         if page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB) and page.bitspersample > 1:
@@ -179,7 +169,7 @@ def _read_tiff(path: Path) -> np.ndarray:
                 pixels = page.asarray()
                 return np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels
             except ValueError as error:
-                # Without imagecodecs tifffile decodes few compressions; Pillow's libtiff knows the others.
+                # Without imagecodecs tifffile decodes few compressions; Pillow decodes the others.
                 if "imagecodecs" not in str(error):
                     raise
         if page.bitspersample > 8 and (page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE):
@@ -189,7 +179,7 @@ def _read_tiff(path: Path) -> np.ndarray:
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    """Pixels (H, W) or (H, W, samples) -> float32 (H, W): luminance of three or four samples, the first of one or two."""
+    """Turn pixels (H, W) or (H, W, samples) to float32 (H, W): luminance of three or four samples, the first of one or two."""
     if pixels.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {pixels.dtype}")
     if pixels.ndim == 2:

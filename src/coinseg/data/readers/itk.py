@@ -1,6 +1,6 @@
-"""NRRD and MetaImage through SimpleITK: header, voxels and the way back into a file. Used through `volume`.
+"""Read and write NRRD and MetaImage files with SimpleITK; used through `volume`.
 
-ITK's coordinates are LPS+ millimetres; inside coinseg affines are RAS+, so the first two rows change their sign.
+ITK has LPS+ millimetres and coinseg RAS+, so the first two rows of an affine change their sign.
 """
 
 from __future__ import annotations
@@ -13,23 +13,18 @@ import SimpleITK as sitk
 
 from coinseg.errors import UserError
 
-from .geometry import Geometry, geometry_in_mm
-from .itk_header import check_header, check_voxels
+from .geometry import TO_RAS, Geometry, geometry_in_mm
+from .itk_header import WHAT, check_header, check_voxels
 from .limits import DEFLATE_LIMIT
-from .paths import parts_of
-from .voxels import Opened, broken, invertible, narrow, require_fits, require_three
+from .voxels import Opened, broken, invertible, narrow, require_plausible, require_three
 
-SUFFIXES = (".nrrd", ".mha", ".mhd")
-WRITTEN = (".nrrd", ".mha")
-"""Formats that hold header and voxels in one file."""
-_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _IO = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 _BYTES = {"8-bit": 1, "16-bit": 2, "32-bit": 4, "64-bit": 8}
 sitk.ProcessObject.SetGlobalWarningDisplay(False)  # What is wrong with a file is said once, by the `UserError`.
 
 
 def open_itk(path: Path) -> Opened:
-    """Open an NRRD or MetaImage file: the header now, voxels when asked for; `UserError` like `volume.read_volume`."""
+    """Read the header of a NRRD or MetaImage file; voxels are read on demand. Raises `UserError` like `volume.read_volume`."""
     check_header(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[path.suffix.lower()])
@@ -42,10 +37,10 @@ def open_itk(path: Path) -> Opened:
 
 
 def save_itk(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
-    """Write voxels in the order of `geometry` as .nrrd or .mha; `OSError` when that fails."""
+    """Write voxels `stored` in the order of `geometry` as .nrrd or .mha; `OSError` when that fails."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(stored.reshape(stored.shape[:3], order="A").T))
     unit = geometry.millimetres
-    affine = _TO_RAS @ geometry.affine
+    affine = TO_RAS @ geometry.affine
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
     image.SetSpacing((spacing * unit).tolist())
     image.SetOrigin((affine[:3, 3] * unit).tolist())
@@ -57,23 +52,19 @@ def save_itk(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
 
 
 def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
-    """The checked geometry of a header, before any voxel is read."""
+    """Return the checked grid of a header."""
     shape, kind = tuple(int(side) for side in reader.GetSize()), sitk.GetPixelIDValueAsString(reader.GetPixelID())
     require_three(path, shape)
     if reader.GetNumberOfComponents() != 1 or "complex" in kind or "vector" in kind:
         raise UserError(f"{path} has voxels of type {kind}", "plain numbers", "convert it to grey values")
-    if min(shape) < 1:
-        raise _broken(path, f"its header claims the shape {shape}")
-    claimed, size = require_fits(path, shape, _itemsize(reader)), sum(file.stat().st_size for file in parts_of(path))
-    if claimed > size * DEFLATE_LIMIT:
-        raise _broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims")
+    require_plausible(path, shape, _itemsize(reader), DEFLATE_LIMIT, WHAT)
     affine = np.eye(4)
     sides = len(shape)
     affine[:3, :3] = np.array(reader.GetDirection()).reshape(sides, sides)[:3, :3] * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
     if not invertible(affine):
         raise _broken(path, "its axes have no inverse")
-    return geometry_in_mm(_TO_RAS @ affine, shape)
+    return geometry_in_mm(TO_RAS @ affine, shape)
 
 
 def _itemsize(reader: sitk.ImageFileReader) -> int:
@@ -91,10 +82,10 @@ def _voxels(path: Path, reader: sitk.ImageFileReader) -> np.ndarray:
 
 
 def _broken(path: Path, error: object) -> UserError:
-    return broken(path, _reason(error), "NRRD or MetaImage file")
+    return broken(path, _reason(error), WHAT)
 
 
 def _reason(error: object) -> str:
-    """The last line of what ITK says; the lines before are about its own source."""
+    """Return the last line of an ITK message; the lines before are about its source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].split("): ")[-1].removeprefix("Error: ") if lines else type(error).__name__

@@ -1,5 +1,7 @@
-"""What ITK does not check in NRRD and MetaImage files: lists of a wrong length (MetaIO writes past its arrays there), voxels in
-other places, and the checksums of compressed voxels. Used through `itk`."""
+"""Checks of NRRD and MetaImage files that ITK leaves out; used through `itk`.
+
+They are about lists of a wrong length (MetaIO writes past its arrays there), voxels in other files, and checksums of voxels.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,15 @@ from .voxels import broken, require_three
 _HEADER = 2**16
 _LINE = 2000
 _FIELD, _PAIR = 500, 2**14
-"""Characters in a line of a NRRD header: of a field, and of a key := value, where programs keep notes of their own."""
+"""Characters in a line of a NRRD header: of a field, and of a key := value, which holds notes of programs."""
 _BLOCK = 2**20
 _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
-_WHAT = "NRRD or MetaImage file"
+WHAT = "NRRD or MetaImage file"
 
 
 def check_header(path: Path) -> None:
-    """Raise `UserError` unless ITK can be trusted with the header of a .nrrd, .mha or .mhd."""
+    """Raise `UserError` unless ITK can read the header of a .nrrd, .mha or .mhd safely."""
     with path.open("rb") as file:
         start = file.read(_HEADER)
     if path.suffix.lower() == ".nrrd":
@@ -34,7 +36,7 @@ def check_header(path: Path) -> None:
 
 
 def check_voxels(path: Path, claimed: int) -> None:
-    """Raise `UserError` when compressed voxels do not fit their checksum or the bytes the header claims; others have none."""
+    """Raise `UserError` when compressed voxels do not fit their checksum or the `claimed` bytes; others have no checksum."""
     with path.open("rb") as file:
         start = file.read(_HEADER)
     if path.suffix.lower() == ".nrrd":
@@ -49,28 +51,28 @@ def check_voxels(path: Path, claimed: int) -> None:
 
 
 def _inflate(path: Path, file: Path, offset: int, window: int, claimed: int) -> None:
-    """Run through a deflate stream that begins at `offset`; its checksum is at its end."""
-    stream, found = zlib.decompressobj(window), 0
+    """Unpack a deflate stream that begins at `offset` up to the checksum at its end."""
+    stream, size = zlib.decompressobj(window), 0
     try:
         with file.open("rb") as packed:
             packed.seek(offset)
             while not stream.eof and (block := stream.unconsumed_tail or packed.read(_BLOCK)):
-                found += len(stream.decompress(block, _BLOCK))
-                if found > claimed + MAX_BEHIND:
-                    raise broken(path, "its voxels unpack to more bytes than its header claims", _WHAT)
+                size += len(stream.decompress(block, _BLOCK))
+                if size > claimed + MAX_BEHIND:
+                    raise broken(path, "its voxels unpack to more bytes than its header claims", WHAT)
     except (OSError, zlib.error) as error:
-        raise broken(path, error, _WHAT) from error
+        raise broken(path, error, WHAT) from error
     if not stream.eof:
-        raise broken(path, "its compressed voxels are cut off", _WHAT)
+        raise broken(path, "its compressed voxels are cut off", WHAT)
 
 
 def _check_nrrd(path: Path, start: bytes) -> None:
     head = re.match(rb"(?s)NRRD000\d.*?\r?\n\r?\n", start)
     if head is None:
-        raise broken(path, "it has no NRRD header", _WHAT)
+        raise broken(path, "it has no NRRD header", WHAT)
     # teem, ITK's reader of NRRD, writes a long value over the end of its message about it.
     if any(len(line) > (_PAIR if b":=" in line else _FIELD) for line in head[0].split(b"\n")):
-        raise broken(path, "its header has lines of absurd length", _WHAT)
+        raise broken(path, "its header has lines of absurd length", WHAT)
     if re.search(rb"(?im)^\s*data ?file:", head[0]):
         raise UserError(f"{path} is a header without its voxels", "one .nrrd file", "save it again as .nrrd")
 
@@ -78,11 +80,10 @@ def _check_nrrd(path: Path, start: bytes) -> None:
 def _check_meta(path: Path, start: bytes) -> None:
     fields: dict[str, str] = {}
     for line in start.split(b"\n"):
-        name, equals, value = line.decode("latin-1").partition("=")
-        name = name.strip()
+        name, equals, value = (part.strip() for part in line.decode("latin-1").partition("="))
         if not equals or len(line) > _LINE or not name.isidentifier() or name in fields:
             break
-        fields[name] = value.strip()
+        fields[name] = value
         if name == "ElementDataFile":
             break
     sides = fields.get("NDims", "")
@@ -92,15 +93,15 @@ def _check_meta(path: Path, start: bytes) -> None:
     first = next((name for name in fields if name in (*_VECTORS, *_MATRICES, "NDims")), "")
     if "ElementDataFile" not in fields or not dims or sides != str(len(dims)) or wrong or first != "NDims":
         why = f"its header has a wrong {wrong[0]}" if wrong else "it has no MetaImage header"
-        raise broken(path, why, _WHAT)
+        raise broken(path, why, WHAT)
     if not all(re.fullmatch(r"[1-9]\d{0,9}", side) for side in dims):
-        raise broken(path, "its header has a wrong DimSize", _WHAT)
+        raise broken(path, "its header has a wrong DimSize", WHAT)
     require_three(path, tuple(int(side) for side in dims))
     _check_place(path, fields["ElementDataFile"])
 
 
 def _check_place(path: Path, name: str) -> None:
-    """Voxels lie in a .mha itself, and in one file beside a .mhd."""
+    """Raise `UserError` unless voxels lie in a .mha itself, or in one file beside a .mhd."""
     if path.suffix.lower() == ".mha" and name.lower() == "local":
         return
     if path.suffix.lower() == ".mhd" and voxel_file(path).is_file() and voxel_file(path) != path:

@@ -1,13 +1,11 @@
-"""NIfTI: header, voxels and the way back into a file. Used through `volume`."""
+"""Read and write NIfTI files; used through `volume`."""
 
 from __future__ import annotations
 
 import gzip
-import logging
 import math
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -21,9 +19,10 @@ from coinseg.errors import UserError
 
 from .geometry import Geometry, header_of
 from .limits import DEFLATE_LIMIT, MAX_BEHIND
-from .voxels import Opened, broken, invertible, narrow, require_fits, require_three
+from .voxels import Opened, broken, invertible, muted, narrow, require_plausible, require_three
 
 SUFFIXES = (".nii.gz", ".nii")
+_WHAT = "NIfTI file"
 _DRAIN = 2**20
 _NIFTI2 = 540
 """Bytes of the longer header."""
@@ -34,20 +33,27 @@ _BROKEN = (
 
 
 def open_nifti(path: Path) -> Opened:
-    """Open a NIfTI file: the header now, voxels when they are asked for; `UserError` like `volume.read_volume`."""
+    """Read the header of a NIfTI file; voxels are read on demand. Raises `UserError` like `volume.read_volume`."""
     try:
-        with _quiet(), _stream(path) as stream:
+        with muted(nib.imageglobals.logger), _stream(path) as stream:
             header = _header(stream.read(_NIFTI2))
             geometry = _geometry(path, header)
             slope, inter = header.get_slope_inter()
     except _BROKEN as error:
-        raise _broken(path, error or type(error).__name__) from error
+        raise broken(path, error or type(error).__name__, _WHAT) from error
     scale = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
     return Opened(geometry, lambda: narrow(path, _raw(path, header, geometry.shape), *scale))
 
 
 def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geometry: Geometry) -> None:
-    """Write voxels slice by slice in the order and shape of `geometry`, with its affine and codes; `OSError` when that fails."""
+    """Write voxels slice by slice, so that the volume is never in memory as a whole; `OSError` when that fails.
+
+    Args:
+        path: the new file.
+        slices: its slices in the order and the axes of the file.
+        dtype: type of the stored voxels.
+        geometry: the grid; its affine and codes are written.
+    """
     header = header_of(geometry.header)
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
@@ -55,7 +61,7 @@ def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geomet
     header.set_data_offset(0)
     header["cal_min"], header["cal_max"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    # nibabel sees to the header; no voxel of the volume it is shown is ever in memory.
+    # nibabel writes the header; the array it gets is a view of one zero.
     image = kind(np.broadcast_to(np.zeros((), dtype), geometry.shape), geometry.affine, header)
     image.update_header()
     image.header.set_data_offset(image.header.single_vox_offset)
@@ -66,28 +72,12 @@ def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geomet
             file.write(plane.astype(image.header.get_data_dtype(), copy=False).tobytes(order="F"))
 
 
-def _broken(path: Path, why: object) -> UserError:
-    return broken(path, why, "NIfTI file")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep nibabel from writing to standard error what it mends in a header."""
-    logger = nib.imageglobals.logger
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _stream(path: Path) -> BufferedIOBase:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def _header(start: bytes) -> nib.Nifti1Header:
-    """The header of a single file by its first bytes; its extensions are not read: they claim sizes of their own."""
+    """Parse the first bytes of a file; extensions are not read, because they claim sizes of their own."""
     for kind in (nib.Nifti1Header, nib.Nifti2Header):
         if kind.may_contain_header(start):
             return kind(start[: kind.template_dtype.itemsize])
@@ -95,30 +85,27 @@ def _header(start: bytes) -> nib.Nifti1Header:
 
 
 def _geometry(path: Path, header: nib.Nifti1Header) -> Geometry:
-    """The checked geometry of an open file, before any voxel is read."""
+    """Return the checked grid of a header."""
     shape = tuple(int(side) for side in header.get_data_shape())
     require_three(path, shape)
     if header.get_data_dtype().kind not in "iuf":
         raise UserError(f"{path} has voxels of type {header.get_data_dtype()}", "plain numbers", "convert it to grey values")
-    if min(shape) < 1:
-        raise _broken(path, f"its header claims the shape {shape}")
-    claimed, size = require_fits(path, shape, header.get_data_dtype().itemsize), path.stat().st_size
-    if claimed > size * (DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1):
-        raise _broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims")
+    most = DEFLATE_LIMIT if path.name.lower().endswith(".gz") else 1
+    require_plausible(path, shape, header.get_data_dtype().itemsize, most, _WHAT)
     if not 0 < header.get_data_offset() <= MAX_BEHIND:
-        raise _broken(path, f"its header claims that voxels begin at byte {header.get_data_offset()}")
+        raise broken(path, f"its header claims that voxels begin at byte {header.get_data_offset()}", _WHAT)
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     if not invertible(affine):
-        raise _broken(path, "its affine has no inverse")
+        raise broken(path, "its affine has no inverse", _WHAT)
     return Geometry(affine, shape, header.binaryblock)
 
 
 def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
-    """Voxels before scaling; the gzip stream is read to its end, where its checksum is."""
+    """Read the voxels before scaling, and the gzip stream to its end, where its checksum is."""
     try:
         with _stream(path) as stream:
             stream.seek(header.get_data_offset())
-            # Piece by piece into its place: gzip would unpack all of it, and copy that.
+            # In pieces, because gzip would unpack all of it and copy that.
             whole = np.empty(math.prod(shape) * header.get_data_dtype().itemsize, np.uint8)
             for start in range(0, len(whole), _DRAIN):
                 part = whole[start : start + _DRAIN]
@@ -131,4 +118,4 @@ def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.nda
                     raise ValueError(f"it has more than {MAX_BEHIND} bytes behind its last voxel")
         return whole.view(header.get_data_dtype()).reshape(shape, order="F")
     except (*_BROKEN, MemoryError) as error:
-        raise _broken(path, error or type(error).__name__) from error
+        raise broken(path, error or type(error).__name__, _WHAT) from error

@@ -1,8 +1,8 @@
-"""Volumes in any format: read into one canonical orientation, masks written back onto the grid they came from.
+"""Read volumes of any format in one canonical orientation, and write masks and scans back on the grid of their source.
 
 Inside coinseg a volume is (slices, rows, columns): slices run from inferior to superior, row 0 is anterior and
-column 0 is the patient's right, so every slice looks as a radiologist sees it. Nothing is resampled: an oblique volume
-is turned to its closest axes only, and a mask finds its way back voxel by voxel.
+column 0 is the patient's right, as a radiologist sees a slice. Nothing is resampled: an oblique volume is turned to its
+closest axes, and a mask is written back voxel by voxel.
 
     .nii, .nii.gz          nifti     read and written
     .nrrd, .mha, .mhd      itk       read; .nrrd and .mha written
@@ -19,7 +19,7 @@ import numpy as np
 
 from coinseg.config.schema import Axis
 from coinseg.errors import UserError
-from coinseg.runtime.files import written_aside
+from coinseg.runtime.files import new_file
 from coinseg.types import MaskSource, Scan, ScanMask
 
 from . import nifti
@@ -29,9 +29,9 @@ from .paths import VOLUME_SUFFIXES, is_dicom
 from .voxels import Opened
 
 _ROUNDING = 0.1
-"""How far a label stored as a float may be from a whole number; farther ones were interpolated or are probabilities."""
+"""Largest distance of a label stored as float from a whole number; above it labels are interpolated or probabilities."""
 WRITTEN = (*nifti.SUFFIXES, ".nrrd", ".mha")
-"""Endings of volumes that can be written; a .mhd would be two files."""
+"""Suffixes of volumes that can be written; a .mhd would be two files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Volume:
     Args:
         scan: (slices, rows, columns), int16 or float32, slope and intercept of the file applied.
         spacing: (dz, dy, dx) in mm.
-        geometry: the way back to the file.
+        geometry: the grid of the file.
     """
 
     scan: Scan
@@ -51,13 +51,13 @@ class Volume:
 
 @dataclass(frozen=True)
 class Sliced:
-    """A scan that is made one slice at a time, as it is written; `np.asarray` makes all of it.
+    """A scan that is computed one slice at a time while it is written; `np.asarray` computes all of it.
 
     Args:
         shape: canonical (slices, rows, columns).
         dtype: int16, float32 or uint8.
-        axis: across which its slices lie.
-        slice: makes one of them, by its index in the `turned` array.
+        axis: the axis across which its slices lie.
+        slice: computes the slice of an index in the `turned` array.
     """
 
     shape: tuple[int, ...]
@@ -73,12 +73,12 @@ class Sliced:
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a path is that of a volume: a file by its name, an archive, or a folder with DICOM files."""
+    """Return whether a path is that of a volume: a file by its name, an archive, or a folder with DICOM files."""
     return path.name.lower().endswith(VOLUME_SUFFIXES) or is_dicom(path)
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a volume: int16 (HU in CT) when the scaled values are integers that fit, else float32.
+    """Read a volume as int16 (HU in CT) when the scaled values are integers that fit, else as float32.
 
     Raises:
         UserError: the file is missing, corrupt, not three-dimensional, too large, or holds NaN or infinity; for DICOM see
@@ -89,74 +89,80 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_geometry(path: Path) -> Geometry:
-    """The grid alone, no voxel read; `UserError` like `read_volume`."""
+    """Read the grid without voxels; `UserError` like `read_volume`."""
     return _open(path).geometry
 
 
 def peek_shape(path: Path) -> tuple[int, int, int]:
-    """Canonical (slices, rows, columns) from the header alone; `UserError` like `read_volume`."""
+    """Read canonical (slices, rows, columns) from the header; `UserError` like `read_volume`."""
     return _open(path).geometry.canonical_shape
 
 
 def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
-    """Read a mask onto the canonical grid of `like`, bool (slices, rows, columns); it may be stored in another order.
+    """Read a mask as bool (slices, rows, columns) on the canonical grid of `like`; labels stored as floats are rounded.
 
-    Labels stored as floats are rounded. Raises `UserError` like `read_volume`, when the mask has another grid, and when its
-    values are no labels.
+    Raises:
+        UserError: as in `read_volume`, and when the mask has another grid or its values are no labels.
     """
     opened = _open(source.path)
-    own = on_one_grid(source.path, opened.geometry, like)
-    stored = own.to_canonical(opened.voxels().reshape(own.shape, order="A"))
+    grid = on_one_grid(source.path, opened.geometry, like)
+    stored = grid.to_canonical(opened.voxels().reshape(grid.shape, order="A"))
     inside = np.empty(stored.shape, dtype=bool)
-    for plane, found in zip(stored, inside, strict=True):  # One by one: rounding copies, and a scan may be large.
+    for plane, inside_plane in zip(stored, inside, strict=True):  # One by one: rounding copies, and a scan may be large.
         labels = np.rint(plane)
         if stored.dtype != np.int16 and (between := np.abs(plane - labels)).max() > _ROUNDING:
-            raise UserError(
-                f"mask {source.path} has values such as {plane.flat[between.argmax()]:.3g}",
-                "whole numbers as labels",
-                "resample its labels without interpolation, or cut a map of probabilities at 0.5",
-            )
-        found[:] = np.isin(labels, source.values) if source.values else labels > 0
+            got = f"mask {source.path} has values such as {plane.flat[between.argmax()]:.3g}"
+            do = "resample its labels without interpolation, or cut a map of probabilities at 0.5"
+            raise UserError(got, "whole numbers as labels", do)
+        inside_plane[:] = np.isin(labels, source.values) if source.values else labels > 0
     return inside
 
 
-def on_one_grid(path: Path, own: Geometry, like: Geometry) -> Geometry:
-    """The grid of the mask at `path`, turned as that of its scan; `UserError` when they are not one grid."""
-    if own.shape[:3] == like.shape[:3] and same_place(corners_apart(own.affine, like.affine, own.shape[:3]), own, like):
-        own = like  # At exactly 45 degrees rounding alone would decide which axes are closest.
-    if own.canonical_shape != like.canonical_shape:
-        raise UserError(
-            f"mask {path} has {own.canonical_shape} (slices, rows, columns) and its scan {like.canonical_shape}",
-            "the same grid",
-            "resample the mask onto the scan",
-        )
+def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
+    """Return the grid of the mask at `path`, turned like the grid of its scan.
+
+    Args:
+        path: the mask.
+        grid: its grid.
+        like: the grid of the scan.
+
+    Raises:
+        UserError: the grids differ.
+    """
+    if grid.shape[:3] == like.shape[:3] and same_place(corners_apart(grid.affine, like.affine, grid.shape[:3]), grid, like):
+        grid = like  # At exactly 45 degrees rounding would decide which axes are closest.
+    if grid.canonical_shape != like.canonical_shape:
+        got = f"mask {path} has {grid.canonical_shape} (slices, rows, columns) and its scan {like.canonical_shape}"
+        raise UserError(got, "the same grid", "resample the mask onto the scan")
     slices, rows, columns = like.canonical_shape
-    apart = corners_apart(own.canonical_affine, like.canonical_affine, (columns, rows, slices))
-    if not same_place(apart, own, like):
-        raise UserError(
-            f"mask {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)",
-            f"the same grid, within {MAX_SHIFT} voxels",
-            "resample the mask onto the scan, or save it with the scan's affine",
-        )
-    return own
+    apart = corners_apart(grid.canonical_affine, like.canonical_affine, (columns, rows, slices))
+    if not same_place(apart, grid, like):
+        got = f"mask {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)"
+        do = "resample the mask onto the scan, or save it with the scan's affine"
+        raise UserError(got, f"the same grid, within {MAX_SHIFT} voxels", do)
+    return grid
 
 
 def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool = False) -> None:
     """Write a canonical bool mask as uint8 0/1 on the grid of its source (array order, affine, shape, codes of NIfTI).
 
-    The name decides the format, whatever the format of the source: .nii.gz, .nii, .nrrd or .mha.
+    Args:
+        path: the new file; its suffix is the format (.nii.gz, .nii, .nrrd or .mha).
+        mask: (slices, rows, columns).
+        geometry: the grid of the source.
+        overwrite: whether an existing file is replaced.
 
     Raises:
-        UserError: `path` exists and `overwrite` is not set, has no ending of `WRITTEN`, or cannot be written.
+        UserError: `path` exists and `overwrite` is not set, has no suffix of `WRITTEN`, or cannot be written.
         ValueError: the mask does not have the shape of the geometry.
     """
     _write(path, np.asarray(mask, dtype=bool).view(np.uint8), geometry, overwrite)
 
 
 def write_scan(path: Path, scan: Scan | Sliced, geometry: Geometry, overwrite: bool = False) -> None:
-    """Write a canonical int16, float32 or uint8 scan on the grid of its source; errors as in `write_mask`.
+    """Write a canonical int16, float32 or uint8 scan on the grid of its source; arguments and errors as in `write_mask`.
 
-    Of a `Sliced` scan one slice at a time is made, where the slices of a NIfTI file lie across the same axis.
+    A `Sliced` scan is computed one slice at a time, if the slices of a NIfTI file lie across the same axis.
     """
     if scan.dtype not in (np.dtype(np.int16), np.dtype(np.float32), np.dtype(np.uint8)):
         raise ValueError(f"a scan is written as int16, float32 or uint8, not {scan.dtype}")
@@ -164,27 +170,21 @@ def write_scan(path: Path, scan: Scan | Sliced, geometry: Geometry, overwrite: b
 
 
 def _write(path: Path, canonical: np.ndarray | Sliced, geometry: Geometry, overwrite: bool) -> None:
-    """The common part of `write_mask` and `write_scan`."""
     if not path.name.lower().endswith(WRITTEN):
         raise UserError(f"{path} is no name of a volume", f"a name ending in {_either(WRITTEN)}", "choose such a name")
-    if path.exists() and (path.is_dir() or not overwrite):
-        raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
     if tuple(canonical.shape) != geometry.canonical_shape:
         raise ValueError(f"array of shape {canonical.shape} on a grid of {geometry.canonical_shape}")
-    try:
-        with written_aside(path) as part:
-            if path.name.lower().endswith(nifti.SUFFIXES):
-                nifti.save_nifti(part, _stored_slices(canonical, geometry), canonical.dtype, geometry)
-            else:
-                from .itk import save_itk
+    with new_file(path, overwrite) as part:
+        if path.name.lower().endswith(nifti.SUFFIXES):
+            nifti.save_nifti(part, _stored_slices(canonical, geometry), canonical.dtype, geometry)
+        else:
+            from .itk import save_itk
 
-                save_itk(part, geometry.to_source(np.asarray(canonical)), geometry)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error})", "a writable place", "choose another output") from error
+            save_itk(part, geometry.to_source(np.asarray(canonical)), geometry)
 
 
 def _stored_slices(canonical: np.ndarray | Sliced, geometry: Geometry) -> Iterator[np.ndarray]:
-    """The slices of the file, each in its order of axes."""
+    """Yield the slices of the file, each in its order of axes."""
     axis, order = geometry.slices_of_file
     if isinstance(canonical, Sliced) and canonical.axis != axis:
         canonical = np.asarray(canonical)
@@ -194,7 +194,7 @@ def _stored_slices(canonical: np.ndarray | Sliced, geometry: Geometry) -> Iterat
 
 
 def _open(path: Path) -> Opened:
-    """Open a volume with the reader of its format, header only; the heavy readers are imported when one is met."""
+    """Read the header with the reader of the format; SimpleITK and pydicom are imported only when they are needed."""
     low = path.name.lower()
     if is_dicom(path):
         from .dicom import open_series

@@ -1,9 +1,11 @@
-"""What every reader of volumes hands over, and the checks they share; no format is known here."""
+"""The result of every reader of volumes, and the checks that all formats share."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from coinseg.errors import UserError
 
 from .geometry import Geometry
 from .limits import MAX_BYTES
+from .paths import parts_of
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A volume whose header has been read and checked.
+    """A volume whose header was read and checked.
 
     Args:
         geometry: its grid.
@@ -30,43 +33,77 @@ class Opened:
 
 
 def broken(path: Path | str, why: object, what: str) -> UserError:
-    """The one wording for files whose content cannot be trusted; `what` is the kind of file ("a NIfTI file")."""
+    """Return the error for a file with wrong content.
+
+    Args:
+        path: the file.
+        why: what is wrong.
+        what: the kind of file, such as "NIfTI file".
+    """
     return UserError(f"{path} cannot be read ({why})", f"an intact {what}", "copy or download it again, or leave it out")
 
 
 def require_three(path: Path, shape: tuple[int, ...]) -> None:
-    """Raise `UserError` unless the shape has three axes; further ones may have the length 1."""
+    """Raise `UserError` unless the shape has three axes; further axes may have length 1."""
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
-        raise UserError(
-            f"{path} has {len(shape)} dimensions {shape}",
-            "one three-dimensional volume",
-            "split the series or leave it out",
-        )
+        got = f"{path} has {len(shape)} dimensions {shape}"
+        raise UserError(got, "one three-dimensional volume", "split the series or leave it out")
 
 
 def require_fits(path: Path, shape: tuple[int, ...], itemsize: int) -> int:
-    """The bytes of voxels a header claims; `UserError` when they are more than `MAX_BYTES`."""
+    """Return the bytes of voxels that a header claims; `UserError` when they are more than `MAX_BYTES`."""
     claimed = math.prod(shape) * itemsize
     if claimed > MAX_BYTES:
-        raise UserError(
-            f"{path} claims {claimed / 2**30:.1f} GiB of voxels, shape {shape}",
-            f"at most {MAX_BYTES // 2**30} GiB",
-            "check its header; crop the volume or leave it out",
-        )
+        got = f"{path} claims {claimed / 2**30:.1f} GiB of voxels, shape {shape}"
+        raise UserError(got, f"at most {MAX_BYTES // 2**30} GiB", "check its header; crop the volume or leave it out")
     return claimed
 
 
+def require_plausible(path: Path, shape: tuple[int, ...], itemsize: int, most: int, what: str) -> None:
+    """Raise `UserError` when a header claims an empty volume, or more voxels than its file can hold.
+
+    Args:
+        path: the file.
+        shape: the shape that the header claims.
+        itemsize: bytes of a voxel.
+        most: bytes that a byte of the file may unpack to.
+        what: the kind of file, as in `broken`.
+    """
+    if min(shape) < 1:
+        raise broken(path, f"its header claims the shape {shape}", what)
+    claimed, size = require_fits(path, shape, itemsize), sum(file.stat().st_size for file in parts_of(path))
+    if claimed > size * most:
+        raise broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims", what)
+
+
+@contextmanager
+def muted(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library from logging what it finds in a header."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def invertible(affine: np.ndarray) -> bool:
-    """Whether an affine (4, 4) can be turned into closest axes and back."""
+    """Return whether an affine (4, 4) can be turned to its closest axes and back."""
     flat = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
     return not flat and bool(np.isfinite(io_orientation(affine)).all())
 
 
 def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
-    """Voxels (X, Y, Z, ...) times slope plus intercept: int16 when they are integers that fit, else float32; `raw` if it is that.
+    """Return voxels (X, Y, Z, ...) times slope plus intercept: int16 when they are integers that fit, else float32.
+
+    Args:
+        path: the file, for error lines.
+        raw: the voxels as stored; returned itself where nothing changes.
+        slope: slope of the scale.
+        inter: its intercept.
 
     Raises:
-        UserError: NaN or infinite voxels.
+        UserError: voxels are NaN or infinite.
     """
     limits = np.iinfo(np.int16)
     if raw.dtype.kind in "iu" and (slope, inter) == (1.0, 0.0):

@@ -1,6 +1,6 @@
-"""One case in memory: its scan or image with its masks on one grid, what of it is cut, and as which numbers it is kept.
+"""One case in memory: its scan or image with its masks on one grid, and how slices of it are cut and stored.
 
-The store of slices and the segmentation of a new scan read cases in this one way.
+Training data and new scans are read in this one way.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ FAT_HU = -100
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """One case in memory: native slices, organ regions and lesion mask on one canonical grid (slices, H, W).
+    """One case in memory, on one canonical grid.
 
-    `geometry` is that of a volume; None for a plain image. `case` is what a layout says of it; None where there is none.
+    Args:
+        scan: native values, (slices, H, W); a plain image has one slice.
+        organs: masks of the organ regions, (slices, H, W) bool each.
+        lesion: mask, alike; None without one.
+        geometry: of a volume; None for a plain image.
+        case: what the layout knows of it; None without a layout.
     """
 
     scan: np.ndarray
@@ -40,9 +45,12 @@ class LoadedCase:
     case: Case | None = None
 
     def given(self, index: int, level: str, used: int) -> int | None:
-        """The label, 0 or 1, that somebody gave one of its `used` slices; None where there is none, or only one of the whole scan.
+        """The label 0 or 1 that a slice was given; None without one, or with that of the whole scan only. No lesion mask is used.
 
-        `level` is `data.label_level`. Nothing is taken from a lesion mask.
+        Args:
+            index: of the slice.
+            level: `data.label_level`.
+            used: how many slices of the case are used.
         """
         if self.case is None or (index not in self.case.slice_labels and labelled_per_scan(self.case, level, used)):
             return None
@@ -50,39 +58,45 @@ class LoadedCase:
         return label if label in (0, 1) else None
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
-        """The slices that are used, those of the arrays `turned` to `data.axis`; see `cutting.cuts`."""
+        """The slices that are used, along `data.axis`; see `crop.cuts`."""
         slices, height, width = self.scan.shape
         pixel = None if self.geometry is None else reordered(self.geometry.spacing, settings.axis)[1:]
         organs = [turned(organ, settings.axis) for organ in self.organs]
         return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
 
     def require_fits(self, settings: DataSettings) -> None:
-        """`UserError` where `cuts` refuses: a fixed number of millimetres cannot hold the organ."""
+        """Raise `UserError` where `cuts` does: a fixed number of millimetres cannot hold the organ."""
         if settings.spacing:
             for _ in self.cuts(settings):
                 pass
 
 
 def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
-    """Whether the label 1 of a case says only that one of its `used` slices is abnormal (`data.label_level`)."""
+    """Whether the label 1 of a case says only that some slice of it is abnormal.
+
+    Args:
+        case: as the layout describes it.
+        level: `data.label_level`.
+        used: how many slices of the case are used.
+    """
     if not case.volume or case.label != 1 or level == "slice":
         return False
     return level == "scan" or (used > 1 and not case.slice_labels)
 
 
 def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
-    """Read a case; raises `UserError` for anything wrong with its files."""
+    """Read a case, with or without its lesion masks; raises `UserError` for anything wrong with its files."""
     lesions = case.lesion if with_lesion else ()
     if case.volume:
         volume = read_volume(case.image)
         organs = tuple(read_mask(source, volume.geometry) for source in case.organ)
-        found = [read_mask(source, volume.geometry) for source in lesions]
+        masks = [read_mask(source, volume.geometry) for source in lesions]
         scan, geometry = volume.scan, volume.geometry
     else:
         scan, geometry = read_image(case.image)[None], None
         organs = tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in case.organ)
-        found = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
-    return LoadedCase(scan, organs, np.logical_or.reduce(found) if found else None, geometry, case)
+        masks = [read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in lesions]
+    return LoadedCase(scan, organs, np.logical_or.reduce(masks) if masks else None, geometry, case)
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
@@ -98,7 +112,7 @@ def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
 
 
 def said_of_intensity(kind: str, cohort: Cohort, settings: DataSettings) -> list[str]:
-    """A line for a person where "auto" has not taken volumes for CT; `kind` is that of `kind_of_intensity`."""
+    """A line for a person where "auto" has not taken volumes for CT; `kind` is what `kind_of_intensity` returned."""
     if kind == "hu" or settings.intensity != "auto" or not all(case.volume for case in cohort.cases):
         return []
     return [
@@ -108,7 +122,7 @@ def said_of_intensity(kind: str, cohort: Cohort, settings: DataSettings) -> list
 
 
 def like_ct(scans: Iterable[Path]) -> bool:
-    """Whether the first readable of some scans has values below `FAT_HU`, as CT has and MR, PET and ultrasound have not; True where none is readable."""
+    """Whether the first readable scan has values below `FAT_HU`, as CT has (not MR, PET, ultrasound); or none is readable."""
     for path in scans:
         try:
             return bool(read_volume(path).scan.min() < FAT_HU)
@@ -118,7 +132,7 @@ def like_ct(scans: Iterable[Path]) -> bool:
 
 
 def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Native values of a scan, slice by slice -> what is resized and stored: HU as they are, else percentile codes of the scan."""
+    """A function from native values of a slice to what is resized and stored: HU, or codes by the percentiles of the scan."""
     limits = None if kind == "hu" else intensity.percentiles(scan)
     return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
 
@@ -129,6 +143,16 @@ def stored_type(kind: str) -> type:
 
 
 def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray:
-    """One prepared slice (size, size) in the type of the store; beyond the slice there is air, or black."""
+    """Crop and resize a slice, in the type of the store.
+
+    Args:
+        native: what `encoder` gives, (H, W).
+        box: which part; beyond the slice there is air, or black.
+        size: side of the result, S.
+        kind: "hu" or "percentile".
+
+    Returns:
+        (S, S) int16 or uint16.
+    """
     limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
     return np.rint(np.clip(box.resize(native, size, fill), limits.min, limits.max)).astype(stored_type(kind))

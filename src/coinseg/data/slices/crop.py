@@ -18,7 +18,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 
 MAX_PIXELS = 2**26
-"""A box larger than this comes of a voxel size that is wrong."""
+"""A box of more native pixels than this comes of a wrong voxel size."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def tight_around(mask: np.ndarray) -> Box:
 
 
 def square_around(mask: np.ndarray, margin: float) -> Box:
-    """The square box around a mask (slices, H, W), with room around it, pushed inside the slice."""
+    """The square box around a mask (slices, H, W) with `margin` of its side around it, pushed inside the slice."""
     height, width = mask.shape[1:]
     tight = tight_around(mask)
     side = int(np.ceil(max(tight.height, tight.width) * (1 + 2 * margin)))
@@ -122,9 +122,17 @@ def square_around(mask: np.ndarray, margin: float) -> Box:
 
 
 def window_around(middle: Box, settings: DataSettings, pixel: tuple[float, float]) -> Box:
-    """The box of `size * spacing` mm around the centre of another, for native pixels of (dy, dx) mm.
+    """The box of `size * spacing` mm around the centre of another.
 
-    It is moved by less than a native pixel so that it begins at one: where the spacing is that of the scan nothing is resampled.
+    It is moved by less than a native pixel to begin at one, so that nothing is resampled where the spacing is that of the scan.
+
+    Args:
+        middle: the other box.
+        settings: size and spacing are read.
+        pixel: (dy, dx) of a native pixel in mm.
+
+    Raises:
+        UserError: the box would have more than `MAX_PIXELS`.
     """
     height, width = (round(settings.size * settings.spacing / side, 3) for side in pixel)
     if height * width > MAX_PIXELS:
@@ -138,7 +146,17 @@ def window_around(middle: Box, settings: DataSettings, pixel: tuple[float, float
 
 
 def box_of(organ: np.ndarray | None, shape: tuple[int, int], settings: DataSettings, pixel: tuple[float, float] | None) -> Box:
-    """The part of a native slice `shape` that is shown; arguments as in `cuts`, and `organ` (slices, H, W), not empty, or None."""
+    """The part of a native slice that is shown.
+
+    Args:
+        organ: mask (slices, H, W), not empty, or None.
+        shape: height and width of the slice.
+        settings: size, spacing, roi and roi_margin are read.
+        pixel: (dy, dx) of a native pixel in mm; None for a plain image.
+
+    Raises:
+        UserError: an organ does not fit into size * spacing mm.
+    """
     whole = Box(0, 0, *shape)
     if not settings.spacing or pixel is None:
         return whole if organ is None or settings.roi == "none" else square_around(organ, settings.roi_margin)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coinseg.config.schema import AnomalySettings
+from coinseg.runtime.streams import Stream, random_stream
 
 from .intensity import signed
 from .split import TRAINING
@@ -22,13 +23,12 @@ UNKNOWN = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """What training sees.
+    """What training sees: no lesion mask is among it.
 
     Args:
-        image: (B, 1, size, size) in [-1, 1].
+        image: (B, 1, S, S) in [-1, 1].
         label: (B,) float, 0 normal or 1 abnormal.
-        regions: the organ and the background, (B, 2, size, size) of 0 and 1, only where they were asked for (CARL of
-            Singla et al.). There is no lesion mask among them.
+        regions: the organ and the background, (B, 2, S, S) of 0 and 1, where they were asked for (CARL of Singla et al.).
     """
 
     image: Tensor
@@ -41,9 +41,12 @@ class TrainingSlices:
 
     Args:
         store: the prepared slices.
-        anomaly: the injected anomaly; its kind "none" uses the labels of the data.
-        seed: with the row and the epoch it decides every injected anomaly.
+        anomaly: the injected anomaly; with kind "none" the labels are those of the data.
+        seed: of batches, and of the injected anomalies together with row and epoch.
         side: `TRAINING` or `VALIDATION`.
+
+    Attributes:
+        rows: which rows of the store are on this side, (n,). All other indices are positions in it, 0 to n - 1.
     """
 
     def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
@@ -55,11 +58,12 @@ class TrainingSlices:
         return len(self.rows)
 
     def _injected(self, image: np.ndarray, row: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([self.seed, row, epoch])
+        rng = random_stream(Stream.ANOMALY, self.seed, row, epoch)
         return inject(image, self.store.organs[row].astype(bool), self.anomaly, rng)
 
-    def _draw(self, members: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        rows = self.rows[members]
+    def _draw(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Images in [0, 1] (n, S, S), labels (n,) float32, and masks of the injected anomalies, if any."""
+        rows = self.rows[indices]
         images, labels = self.store.unit(rows), self.store.index["label"][rows].astype(np.float32)
         if self.anomaly.kind == "none":
             return images, labels, []
@@ -72,14 +76,20 @@ class TrainingSlices:
         """Which slices have only the label of their scan, (n,) bool."""
         return self.store.index["weak"][self.rows] == 1
 
-    def batch(self, members: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
-        """Slices by their position on this side; `epoch` redraws the injected anomalies."""
-        images, labels, _ = self._draw(members, epoch)
-        made = Batch(torch.from_numpy(signed(images))[:, None], torch.from_numpy(labels))
+    def batch(self, indices: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
+        """Slices as a batch.
+
+        Args:
+            indices: which slices of this side, (B,).
+            epoch: the anomalies of which epoch are injected.
+            regions: also give organ and background.
+        """
+        images, labels, _ = self._draw(indices, epoch)
+        batch = Batch(torch.from_numpy(signed(images))[:, None], torch.from_numpy(labels))
         if not regions:
-            return made
-        organ = torch.from_numpy(self.store.organs[self.rows[members]].astype(np.float32))
-        return replace(made, regions=torch.stack([organ, 1 - organ], dim=1))
+            return batch
+        organ = torch.from_numpy(self.store.organs[self.rows[indices]].astype(np.float32))
+        return replace(batch, regions=torch.stack([organ, 1 - organ], dim=1))
 
     def labels(self, epoch: int = 0) -> np.ndarray:
         """The image labels of all slices, (n,) 0 or 1; where anomalies are injected every image is read once to know them."""
@@ -92,19 +102,24 @@ class TrainingSlices:
         return drawn[key]
 
     def balances(self, balanced: bool) -> bool:
-        """Whether the batches of `members_of_step` are half abnormal."""
+        """Whether the batches of `indices_of_step` are half abnormal: not with injected anomalies, whose share is a setting."""
         return balanced and self.anomaly.kind == "none"
 
-    def members_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
-        """Which slices step number `step` sees, and the epoch they belong to: a function of (seed, step) alone.
+    def indices_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
+        """Which slices a training step sees: a function of (seed, step) alone.
 
-        Every epoch is a fresh permutation; `balanced` draws normal and abnormal equally often instead (not for
-        injected anomalies, whose share is a setting).
+        Args:
+            step: its number, from 0.
+            size: slices of a batch.
+            balanced: draw normal and abnormal slices equally often, where `balances`; else every epoch is a permutation.
+
+        Returns:
+            Indices (size,), and the epoch.
         """
         epoch = step * size // len(self)
         if self.balances(balanced):
-            rng = np.random.default_rng([self.seed, step, 1])
-            half = [rng.choice(members, (size + c) // 2) for c, members in enumerate(self._classes)]
+            rng = random_stream(Stream.BALANCED_BATCH, self.seed, step)
+            half = [rng.choice(indices, (size + c) // 2) for c, indices in enumerate(self._classes)]
             return np.concatenate(half), epoch
         epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), len(self))
         self._orders = {e: self._order(e) for e in np.unique(epochs).tolist()}
@@ -119,7 +134,7 @@ class TrainingSlices:
     def _order(self, epoch: int) -> np.ndarray:
         """The permutation of an epoch; those of the last step are kept."""
         kept = self._orders.get(epoch)
-        return np.random.default_rng([self.seed, epoch, 2]).permutation(len(self)) if kept is None else kept
+        return random_stream(Stream.EPOCH_ORDER, self.seed, epoch).permutation(len(self)) if kept is None else kept
 
 
 @dataclass(frozen=True)
@@ -128,9 +143,9 @@ class ScoredBatch:
 
     Args:
         rows: rows of the store, (B,).
-        image: (B, 1, size, size) in [-1, 1].
+        image: (B, 1, S, S) in [-1, 1].
         label: (B,) 0 or 1; a weak slice has what its mask says, `UNKNOWN` without one.
-        truth: (B, size, size) bool lesion masks.
+        truth: (B, S, S) bool lesion masks.
         known: (B,) whether the truth is known.
     """
 
@@ -144,14 +159,14 @@ class ScoredBatch:
 class ScoredSlices(TrainingSlices):
     """The same slices with their lesion masks, for scoring. Anomalies are those of epoch 0, the same at every read."""
 
-    def scored(self, members: np.ndarray) -> ScoredBatch:
-        """Slices by their position on this side, with their masks."""
-        rows = self.rows[members]
-        images, labels, masks = self._draw(members, epoch=0)
+    def scored(self, indices: np.ndarray) -> ScoredBatch:
+        """Slices of this side, by their indices (B,), with their masks."""
+        rows = self.rows[indices]
+        images, labels, masks = self._draw(indices, epoch=0)
         injected = self.anomaly.kind != "none"
         truth = np.stack(masks) if injected else self.store.truth()[rows].astype(bool)
         known = np.ones(len(rows), bool) if injected else self.store.index["truth"][rows] == 1
         decided = np.where(known, self.store.index["lesion_px"][rows] > 0, UNKNOWN)
-        labels = np.where(self.weak()[members], decided, labels).astype(np.int64)
+        labels = np.where(self.weak()[indices], decided, labels).astype(np.int64)
         image = torch.from_numpy(signed(images))[:, None]
         return ScoredBatch(rows, image, labels, truth, known)

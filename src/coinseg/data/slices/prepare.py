@@ -1,7 +1,7 @@
 """From a case on disk to what it adds to the store of slices, several cases at once, in threads.
 
-Unpacking, resampling and counting let go of Python's lock, so threads use the cores, without a second interpreter, and pass scans
-on without copying them. What is appended, and its order, does not depend on how many there are.
+Unpacking, resampling and counting release Python's lock, so threads use all cores, and scans need no copying between processes.
+The result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -31,10 +31,17 @@ R = TypeVar("R")
 
 
 def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
-    """0, 1, or -1 for "unknown", and whether training must leave the slice out.
+    """The label of a slice: the one that was given, or else by the size of its lesion.
 
-    Given labels first; from the size of the lesion (-1: no mask) only where no label was given. A lesion of at most
-    `min_lesion_px` is normal, or abnormal and left out, as `small_lesions` says.
+    Args:
+        case: as the layout describes it.
+        cut: the slice.
+        lesion_px: pixels of its lesion mask; -1 without one.
+        injected: whether anomalies are injected; no label is then made from a mask.
+        settings: min_lesion_px and small_lesions are read: smaller lesions count as normal, or are abnormal and left out.
+
+    Returns:
+        0, 1 or -1 (unknown), and whether training must leave the slice out.
     """
     given = case.slice_labels.get(cut.index, case.label)
     if given is not None:
@@ -49,13 +56,16 @@ def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: Dat
 
 @dataclass
 class Prepared:
-    """What one case adds to a store: a row and the bytes of each file for every slice that is used.
+    """What one case adds to a store.
 
     Args:
         case: the case.
         histogram: of its foreground, in HU; None for percentiles.
-        beyond: how many scans and lesions reach beyond what a slice shows.
         problems: lines for a person.
+        beyond: how many "scans" and "lesions" reach beyond what a slice shows.
+        rows: of the index, one for every slice that is used.
+        left_out: for every row, whether training must leave it out.
+        slices: the bytes of image, organ and lesion mask, for every row.
     """
 
     case: Case
@@ -65,7 +75,6 @@ class Prepared:
     rows: list[dict[str, object]] = field(default_factory=list)
     left_out: list[bool] = field(default_factory=list)
     slices: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
-    """Of images, organs and truth."""
 
 
 def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
@@ -73,36 +82,37 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     loaded, data, injected = load_case(case), settings.data, settings.anomaly.kind != "none"
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-    made = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
+    result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
     if strange := sorted(index for index in case.slice_labels if index >= len(scan)):
-        made.problems.append(
-            f"{case.id}: labels of slices {few([str(index) for index in strange], 3)}, but it has {len(scan)}: are its labels counted from 0, "
-            "inferior first?"
+        result.problems.append(
+            f"{case.id}: labels of slices {few([str(index) for index in strange], 3)}, but it has {len(scan)}: "
+            "are its labels counted from 0, inferior first?"
         )
     shape = scan.shape[1:]
     if data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
-        made.beyond["scans"] += 1
+        result.beyond["scans"] += 1
     per_scan = labelled_per_scan(case, data.label_level, len(used))
     for cut in used:
         lesion = lesions[cut.index] if lesions is not None else None
         pixels = int(lesion.sum()) if lesion is not None else -1
         label, left_out = label_of(case, cut, pixels, injected, data)
         if data.spacing and lesion is not None and cut.box.paste_mask(np.ones((2, 2)), shape)[lesion].sum() < pixels:
-            made.beyond["lesions"] += 1
+            result.beyond["lesions"] += 1
         # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
         if label == (1 if injected else -1):
             continue
-        made.slices.append(_slice(encoded(scan[cut.index]), lesion, cut, data.size, kind))
-        made.left_out.append(left_out)
-        made.rows.append({
+        result.slices.append(_slice(encoded(scan[cut.index]), lesion, cut, data.size, kind))
+        result.left_out.append(left_out)
+        result.rows.append({
             # No id has a slash: a scan of plain images is never taken for a case of that name.
             "case": case.id, "patient": case.patient, "series": case.id if case.series is None else f"{case.series}/",
             "slice": cut.index if case.volume else case.place, "region": cut.region, "label": label,
-            "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels, "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
+            "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels,
+            "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
         })  # fmt: skip
-    return made
+    return result
 
 
 def _slice(native: np.ndarray, lesion: np.ndarray | None, cut: Cut, size: int, kind: str) -> tuple[bytes, bytes, bytes]:
@@ -112,7 +122,16 @@ def _slice(native: np.ndarray, lesion: np.ndarray | None, cut: Cut, size: int, k
 
 
 def in_order(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[Future[R]]:
-    """`work` of every item in threads, finished and in the order of the items; at most `threads` are ahead of the reader."""
+    """Do `work` for every item in threads.
+
+    Args:
+        work: for one item.
+        items: any number.
+        threads: how many; at most so many results are ahead of the reader.
+
+    Returns:
+        Finished futures, in the order of the items.
+    """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()
         try:
@@ -129,5 +148,5 @@ def in_order(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterat
 
 
 def readers() -> int:
-    """Cases read at once: one for each CPU this process may use, as far as the memory of so many scans is reasonable."""
+    """How many cases are read at once: one for each CPU this process may use, at most `MOST_READERS`."""
     return min(cores(), MOST_READERS)

@@ -15,11 +15,12 @@ import numpy as np
 
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.errors import UserError
+from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Cohort
 
 TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
 Row = Mapping[str, Any]
-"""What the store knows of a slice, see `slices.COLUMNS`."""
+"""What the index of the store has of a slice, see `store.py`."""
 
 
 def split(
@@ -27,21 +28,24 @@ def split(
 ) -> dict[str, int]:
     """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
 
-    Patients are ordered by their share of abnormal slices, or by their lesion pixels in all (thesis 3.6.2), ties at random;
+    Patients are ordered by their share of abnormal slices, or by the sum of their lesion pixels (thesis 3.6.2), ties at random;
     one is drawn from every run of 1 / share patients, so both sides see the same range.
 
     Args:
-        patients: of every slice.
-        labels: of every slice.
-        share: held out.
+        patients: of every slice, n of them.
+        labels: of every slice, (n,).
+        share: of the patients, to hold out.
         seed: decides the draw.
-        lesion_px: lesion pixels of every slice; given, they replace the labels. Masks are then used, but to split only.
+        lesion_px: lesion pixels of every slice, (n,), in the place of labels; masks are then used, but to split only.
+
+    Returns:
+        Patient -> `TRAINING` or `VALIDATION`.
     """
-    rng = np.random.default_rng(seed)
-    unique, of = np.unique(np.array(patients), return_inverse=True)
+    rng = random_stream(Stream.SPLIT, seed)
+    unique, patient = np.unique(np.array(patients), return_inverse=True)
     names = unique.tolist()
-    share_or_area = np.bincount(of, labels == 1 if lesion_px is None else lesion_px)
-    abnormal = (share_or_area / np.bincount(of) if lesion_px is None else share_or_area).tolist()
+    total = np.bincount(patient, labels == 1 if lesion_px is None else lesion_px)
+    abnormal = (total / np.bincount(patient) if lesion_px is None else total).tolist()
     order = sorted(rng.permutation(len(names)).tolist(), key=abnormal.__getitem__)
     held = max(1, round(share * len(names)))
     runs = np.array_split(np.array(order), held)
@@ -50,25 +54,28 @@ def split(
 
 
 def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
-    """The side of every row; by patient, or (on request) the last slices of every case."""
+    """The side of every row, (rows,), as `data.split_by` says: by patient, or the last slices of every scan."""
     labels = np.array([row["label"] for row in rows])
     if settings.data.split_by == "patient":
         area = lesion_area(rows) if settings.data.stratify == "lesion_area" else None
         side = split([str(row["patient"]) for row in rows], labels, settings.data.validation, settings.seed, area)
         return np.array([side[str(row["patient"])] for row in rows])
     if settings.data.split_by == "hash":
-        chosen = {name: hashed_side(name, settings.data.held_out) for name in {str(row["patient"]) for row in rows}}
-        return np.array([chosen[str(row["patient"])] for row in rows])
+        hashed = {name: hashed_side(name, settings.data.held_out) for name in {str(row["patient"]) for row in rows}}
+        return np.array([hashed[str(row["patient"])] for row in rows])
     sides = np.zeros(len(rows), dtype=np.int64)
-    for members in groups(_scans(rows)):
+    for indices in groups(_scans(rows)):
         # A block at the end, not single slices: neighbours are nearly copies of each other.
-        ordered = sorted(members.tolist(), key=lambda i: rows[i]["slice"])
+        ordered = sorted(indices.tolist(), key=lambda i: rows[i]["slice"])
         sides[ordered[len(ordered) - max(1, round(settings.data.validation * len(ordered))) :]] = VALIDATION
     return sides
 
 
 def _scans(rows: Sequence[Row]) -> np.ndarray:
-    """What the last slices of are held out: the region of a scan; single slices belong to their patient, and of patients of one to their label."""
+    """A name for the scan and region of every row.
+
+    A slice that is alone in its scan is grouped by its patient, and if it is alone there too, by its label.
+    """
     names = [f"{row['series']}/{row['region']}" for row in rows]
     for wider in ("patient", "label"):
         times = Counter(names)
@@ -77,23 +84,23 @@ def _scans(rows: Sequence[Row]) -> np.ndarray:
 
 
 def groups(names: np.ndarray) -> list[np.ndarray]:
-    """Where every name is found, ascending, in the order of the names; (n,) -> one array for each, in n log n steps."""
+    """The indices of every distinct name, ascending, in the order of the names; names (n,), in n log n steps."""
     order = np.argsort(names, kind="stable")
     ordered = names[order]
     return np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1) if len(names) else []
 
 
 def hashed_side(patient: str, held_out: str) -> int:
-    """The side of a patient by the hash of its id alone, so that a choice made on one fifth can be read on another.
+    """The side of a patient by the hash of its id alone, so that a choice made on one fifth can be tested on another.
 
     Args:
         patient: its id.
         held_out: "validation" or "test", which fifth is held out; the other one is `LEFT_OUT`.
     """
-    place = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
-    if place < 0.6:
+    share = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
+    if share < 0.6:
         return TRAINING
-    return VALIDATION if (place < 0.8) == (held_out == "validation") else LEFT_OUT
+    return VALIDATION if (share < 0.8) == (held_out == "validation") else LEFT_OUT
 
 
 def lesion_area(rows: Sequence[Row]) -> np.ndarray:
@@ -105,13 +112,13 @@ def lesion_area(rows: Sequence[Row]) -> np.ndarray:
 
 
 def require_masks(cohort: Cohort, settings: DataSettings) -> None:
-    """`UserError` when patients are to be ordered by their lesions and nobody has a lesion mask."""
+    """Raise `UserError` when patients are to be ordered by their lesions and nobody has a lesion mask."""
     if settings.stratify == "lesion_area" and settings.split_by == "patient" and not any(case.lesion for case in cohort.cases):
         raise _no_masks("no case has a lesion mask")
 
 
 def require_labels(cohort: Cohort, injected: bool) -> None:
-    """`UserError` when there is nothing to learn from: no label, no lesion mask, and no anomaly to be injected."""
+    """Raise `UserError` when there is nothing to learn from: no label, no lesion mask, and no anomaly to be injected."""
     if not injected and not cohort.labelled:
         raise UserError(
             f"no case has an image label or a lesion mask: {cohort.label_source}",
@@ -127,7 +134,7 @@ def _no_masks(got: str) -> UserError:
 
 
 def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings) -> None:
-    """`UserError` when there is nothing to split: no slice, one class, or one patient."""
+    """Raise `UserError` when there is nothing to split: no slice, one class, or one patient."""
     if not rows:
         raise UserError(
             f"no usable slice ({'; '.join(problems[:3]) or 'no case has one'})",
@@ -154,7 +161,7 @@ def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings)
 
 
 def require_two_sides(sides: np.ndarray, settings: DataSettings) -> None:
-    """`UserError` where nothing is trained on, or nothing held out."""
+    """Raise `UserError` where nothing is trained on, or nothing held out."""
     for side, what in ((TRAINING, "to train on"), (VALIDATION, "to hold out")):
         if not (sides == side).any():
             raise UserError(
@@ -165,7 +172,13 @@ def require_two_sides(sides: np.ndarray, settings: DataSettings) -> None:
 
 
 def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int) -> None:
-    """`UserError` when training would see one class only; `left` slices with small lesions were left out of it."""
+    """Raise `UserError` when training would see one class only.
+
+    Args:
+        labels: of all slices, (n,).
+        sides: of all slices, (n,).
+        left: how many slices with small lesions are left out of training.
+    """
     seen = labels[sides == TRAINING]
     normal, abnormal = int((seen == 0).sum()), int((seen == 1).sum())
     if not (normal and abnormal):

@@ -1,32 +1,31 @@
 """The prepared slice store: every used slice of a cohort, resized once, memory-mapped afterwards.
 
-On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes), `index.csv` (one line for each
-slice) and `store.json`, written last. The folder is filled beside its place and moved into it, and it is trusted only
-when its key is the key of the same files and settings. What is trained on it depends on its contents alone: data that were
-copied elsewhere are prepared again, and nothing else is done again.
+On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes), `index.csv` (one line for each slice) and
+`store.json`, written last. The folder is filled beside its place and moved into it; it is used only when its key is the key of
+the same files and settings. What is trained on it depends on its contents alone: data that were copied elsewhere are prepared
+again, and nothing is trained again.
 
-Lesion masks are kept in `truth.bin`, which only `sampling.ScoredSlices` opens. The index has their size (`lesion_px`, native
-pixels of the whole slice, -1 where there is no mask), so that scores can tell apart what the labels do not: where
-`data.small_lesions` is "normal" a slice with a small lesion has label 0 on both sides; where it is "drop" it has label 1, is
-scored on the held-out side whatever the lesion's size, and on the training side it is `LEFT_OUT`.
+Lesion masks are in `truth.bin`, which only `dataset.ScoredSlices` opens. The columns of the index:
 
-`series` is the scan a slice is of, its case where that is a volume, and `slice` its number along it.
-
-A slice is `weak` where its label 1 is only that of its scan (`data.label_level`): somewhere in the scan is a lesion, perhaps not here.
+    case, patient    names
+    series, slice    the scan, the case itself where it is a volume, and the number along it
+    region           the organ region, -1 for all together
+    label            0 or 1; a slice with a small lesion has 0 where `data.small_lesions` is "normal"; where it is "drop"
+                     it has 1, is scored on the held-out side and `LEFT_OUT` on the training side
+    weak             1 where label 1 is only that of the scan (`data.label_level`): the lesion may be in another slice
+    lesion_px        native lesion pixels of the whole slice, -1 without a mask
+    truth            1 where the lesion mask is known
+    split            `TRAINING`, `VALIDATION` or `LEFT_OUT`
+    top, left, height, width    the box in the native slice, in pixels
 """
 
 from __future__ import annotations
 
 import copy
-import csv
-import hashlib
-import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cached_property, partial, reduce
-from itertools import islice
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -37,27 +36,17 @@ from coinseg.data.readers.axes import reordered, require_views
 from coinseg.data.readers.paths import parts_of
 from coinseg.data.readers.volume import peek_shape
 from coinseg.errors import UserError
-from coinseg.runtime.files import FORMULA, directory_written_aside, key_of, read_json, write_json
+from coinseg.runtime.files import directory_written_aside, key_of, read_json
 from coinseg.types import Case, Cohort
 
 from . import intensity
-from .case import kind_of_intensity, said_of_intensity, stored_type
-from .prepare import Prepared, in_order, prepared, readers
-from .split import LEFT_OUT, TRAINING, require_both_classes, require_masks, require_two_sides, require_usable, split_rows
+from .case import kind_of_intensity, said_of_intensity
+from .index import read_index
+from .prepare import in_order, prepared, readers
+from .split import require_masks, require_usable
+from .writer import FORMAT, StoreWriter
 
-FORMAT = 5
-COLUMNS = (
-    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split", "top", "left", "height", "width",
-)  # fmt: skip
-BLOCK = 10_000
-"""Lines of an index read together."""
-_TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
 Progress = Callable[[int, int], None]
-
-
-def _quoted(row: Mapping[str, object]) -> dict[str, str]:
-    """Names as a spreadsheet cannot take for formulas, and so that reading takes exactly this quote off again."""
-    return {c: f"'{row[c]}" if str(row[c]).startswith((*FORMULA, "'")) else str(row[c]) for c in _TEXT}
 
 
 def store_key(cohort: Cohort, settings: Settings) -> str:
@@ -73,12 +62,12 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
 
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
     """Whether the store at `root`, where there is one, is that of these files and settings."""
-    made = root / "store.json"
-    return not made.exists() or read_json(made).get("key") == store_key(cohort, settings)
+    meta = root / "store.json"
+    return not meta.exists() or read_json(meta).get("key") == store_key(cohort, settings)
 
 
 def _require_same_contents(before: Mapping[str, object], after: Mapping[str, object], root: Path) -> None:
-    """Raise `UserError` where a store made again is not what was there (its store.json): what was trained on that would be lost."""
+    """Raise `UserError` where a store has other contents than before (store.json), as what was trained on these would be lost."""
     if before.get("contents") != after["contents"]:
         raise UserError(
             f"the data are not those that {root.parent} was made of (pixels, masks, labels or patients differ)",
@@ -88,9 +77,9 @@ def _require_same_contents(before: Mapping[str, object], after: Mapping[str, obj
 
 
 def require_there(case: Case, error: UserError) -> None:
-    """Raise `UserError` where a case cannot be read because a file of it is gone: a layout names only files that were there.
+    """Raise `UserError` from `error` where a case cannot be read because a file of it, which the layout has seen, is gone.
 
-    A disk that is lost on the way must not pass for a hundred broken scans.
+    So a disk that is lost does not pass for a hundred broken scans.
     """
     files = [case.image, *(mask.path for mask in (*case.organ, *case.lesion))]
     if gone := [file for file in files if not parts_of(file)]:
@@ -109,9 +98,10 @@ class SliceStore:
 
     Attributes:
         meta: the contents of store.json.
-        index: column name -> array over the slices (see `COLUMNS`).
+        index: column name -> array over the slices.
+        size: pixels along the side of a slice, S.
         window: how stored values become [0, 1].
-        drawn: image labels that were drawn with injected anomalies, kept by whoever draws them (`sampling`).
+        drawn: cache of image labels with injected anomalies, see `TrainingSlices.labels`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -121,14 +111,20 @@ class SliceStore:
         )
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
-        self.index = _read_index(root / "index.csv")
+        self.index = read_index(root / "index.csv")
         self.drawn: dict[object, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.index["case"])
 
     def with_sides(self, sides: np.ndarray, **facts: object) -> SliceStore:
-        """The same slices on other sides of the split, (slices,), with more in `meta`; what is made of them has another key."""
+        """A view of the same slices on other sides of the split.
+
+        Args:
+            sides: of every slice, (slices,).
+            facts: more for `meta`. Its "contents" differ from those of this store, so what is trained on the view has
+                another key.
+        """
         view = copy.copy(self)
         view.index, view.drawn = self.index | {"split": sides}, {}
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], sides.tolist()])} | facts
@@ -152,86 +148,14 @@ class SliceStore:
         return self._map("truth.bin", "uint8")
 
     def chains(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of slices (n,): a number for the region of the scan each is of, and its place along it, (n,) integers."""
-        of = np.unique(self.index["series"][rows], return_inverse=True)[1]
-        regions = np.stack([of, self.index["region"][rows]], axis=1)
+        """For rows (n,): a number for every slice's scan and region, and its number along the scan, (n,) integers."""
+        scans = np.unique(self.index["series"][rows], return_inverse=True)[1]
+        regions = np.stack([scans, self.index["region"][rows]], axis=1)
         return np.unique(regions, axis=0, return_inverse=True)[1].reshape(-1), self.index["slice"][rows]
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
         """Slices as float32 in [0, 1], (n, size, size)."""
         return self.window.unit(self.images[rows])
-
-
-def _read_index(path: Path) -> dict[str, np.ndarray]:
-    """The columns of an index.csv, read in blocks: a line as Python's objects takes ten times its room in arrays."""
-    kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
-    blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        lines = csv.reader(file)
-        header = next(lines)
-        while block := list(islice(lines, BLOCK)):
-            for name, cells in zip(header, zip(*block, strict=True), strict=True):
-                plain = [cell.removeprefix("'") for cell in cells] if name in _TEXT else cells
-                blocks[name].append(np.array(plain, dtype=kinds.get(name, np.int64)))
-    return {name: np.concatenate(found) for name, found in blocks.items()}
-
-
-class _Writer:
-    """Appends prepared cases to the files of a store that is being made in `folder`."""
-
-    def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
-        self.folder, self.settings, self.kind = folder, settings, kind
-        self.injected = settings.anomaly.kind != "none"
-        self.rows: list[dict[str, object]] = []
-        self.left_out: list[bool] = []
-        self.beyond: Counter[str] = Counter()
-        self.histograms: dict[str, np.ndarray] = {}
-        self.digest = hashlib.sha256()
-        self.contents = hashlib.sha256(json.dumps([FORMAT, asdict(settings.data)]).encode())
-
-    def add(self, made: Prepared) -> None:
-        """Append the slices of a case."""
-        patient = made.case.patient
-        if made.histogram is not None:
-            self.histograms[patient] = self.histograms.get(patient, np.zeros_like(made.histogram)) + made.histogram
-        self.beyond += made.beyond
-        self.rows += made.rows
-        self.left_out += made.left_out
-        for pixels, organ, truth in made.slices:
-            self.digest.update(pixels)
-            self.contents.update(pixels + organ + truth)
-        for name, contents in zip(("images", "organs", "truth"), zip(*made.slices, strict=True), strict=False):
-            with (self.folder / f"{name}.bin").open("ab") as file:
-                file.writelines(contents)
-
-    def unseen(self) -> list[str]:
-        """What lies beyond the millimetres a slice shows, in a line for each kind."""
-        side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
-        found = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
-        return found + ([f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else [])
-
-    def finish(self, **facts: object) -> None:
-        """Split, scale and describe what was added."""
-        sides = split_rows(self.rows, self.settings)
-        small = (sides == TRAINING) & np.array(self.left_out)
-        sides[small] = LEFT_OUT
-        require_two_sides(sides, self.settings.data)
-        if not self.injected:
-            require_both_classes(np.array([row["label"] for row in self.rows]), sides, int(small.sum()))
-        window = intensity.CODE_WINDOW
-        if self.kind == "hu":
-            training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
-            window = intensity.fingerprint(reduce(np.add, (self.histograms[p] for p in sorted(training))))
-        with (self.folder / "index.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows({**row, **_quoted(row), "split": int(side)} for row, side in zip(self.rows, sides, strict=True))
-        self.contents.update((self.folder / "index.csv").read_bytes() + repr(window).encode())
-        write_json(self.folder / "store.json", {
-            "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16], "size": self.settings.data.size,
-            "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name, "window": [window.low, window.high],
-            "injected": self.injected, **facts,
-        })  # fmt: skip
 
 
 def prepare(
@@ -243,15 +167,15 @@ def prepare(
         cohort: the cases; one that cannot be read is reported in `meta["problems"]` and left out.
         settings: data, anomaly and seed are read.
         root: the folder of the store.
-        progress: how many cases of how many were read.
+        progress: called with the number of cases that were read, and of all.
         overwrite: whether a store of other contents may be replaced.
 
     Raises:
         UserError: nothing is usable; or, without `overwrite`, the files have changed and so has what is prepared of them.
     """
     began = time.perf_counter()
-    key, made_before = store_key(cohort, settings), root / "store.json"
-    before = read_json(made_before) if made_before.exists() else None
+    key, meta = store_key(cohort, settings), root / "store.json"
+    before = read_json(meta) if meta.exists() else None
     if before and before.get("key") == key:
         return SliceStore(root)
     kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
@@ -265,26 +189,27 @@ def prepare(
     require_views(cohort, settings.data)
     problems = [*cohort.problems, *said_of_intensity(kind, cohort, settings.data)]
     with directory_written_aside(root) as part:
-        writer, unused = _Writer(part, settings, kind), []
-        coming = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
-        for done, (case, read) in enumerate(zip(cohort.cases, coming, strict=True)):
+        writer, unused = StoreWriter(part, settings, kind), []
+        futures = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
+        for done, (case, future) in enumerate(zip(cohort.cases, futures, strict=True)):
             if progress:
                 progress(done, len(cohort.cases))
             try:
-                made = read.result()
+                result = future.result()
             except UserError as error:
                 require_there(case, error)
                 problems.append(f"{case.id}: {error}")
                 continue
-            writer.add(made)
-            problems += made.problems
-            unused += [] if made.rows else [case.id]
+            writer.add(result)
+            problems += result.problems
+            unused += [] if result.rows else [case.id]
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
         problems += writer.unseen()
         require_usable(writer.rows, problems, settings)
         writer.finish(
-            key=key, layout=cohort.layout, label_source="drawn with the injected anomalies" if injected else cohort.label_source, problems=problems,
+            key=key, layout=cohort.layout, problems=problems,
+            label_source="drawn with the injected anomalies" if injected else cohort.label_source,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
         if before and not overwrite:

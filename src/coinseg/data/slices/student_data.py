@@ -7,18 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+IGNORED = 2
+"""In a target: a pixel that the loss leaves out."""
+
 
 @dataclass(frozen=True)
 class PseudoMasks:
     """Masks of training images that the ensemble made and that are trusted.
 
     Args:
-        members: positions among the training slices, (n,): the images labelled abnormal whose mask is trusted.
-        targets: (n, S, S) uint8, 0 outside, 1 inside, 2 a pixel that is not learnt from.
-        normals: positions of the images labelled normal, which are empty.
+        indices: which training slices have a trusted mask, (n,); all are labelled abnormal.
+        targets: (n, S, S) uint8, 0 outside, 1 inside, `IGNORED`.
+        normals: which training slices are labelled normal, (m,); their target is empty.
     """
 
-    members: np.ndarray
+    indices: np.ndarray
     targets: np.ndarray
     normals: np.ndarray
 

@@ -47,7 +47,7 @@ def centre(organ: SliceMask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def inject(image: Slice, organ: SliceMask, settings: AnomalySettings, rng: np.random.Generator) -> tuple[Slice, SliceMask]:
-    """With `settings.probability`, add a blob of height alpha inside the organ.
+    """With `settings.probability`, add a blob of height alpha inside the organ (thesis 3.6.3).
 
     Args:
         image: values in [0, 1]; not modified.

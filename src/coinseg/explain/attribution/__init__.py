@@ -1,4 +1,4 @@
-"""Attributions: class activation maps and RISE, which explain a frozen f and train nothing (thesis 2.2, 3.5, 4.2)."""
+"""Attribution methods: class activation maps and RISE, which explain a frozen f without training (thesis 2.2, 3.5, 4.2)."""
 
 from __future__ import annotations
 
@@ -16,20 +16,12 @@ METHODS = (*KINDS, "rise")
 """Names of the attribution methods."""
 
 __all__ = [
-    "METHODS",
-    "best_layer",
-    "cam",
-    "candidate_layers",
-    "deletion_insertion",
-    "layer_named",
-    "rise",
-    "rise_scores",
-    "saliency",
-]
+    "METHODS", "best_layer", "cam", "candidate_layers", "deletion_insertion", "layer_named", "rise", "rise_scores", "saliency",
+]  # fmt: skip
 
 
 def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int, layer: str | None = None) -> Tensor:
-    """The map of an attribution method, each image's stretched to [0, 1] (thesis 4.2).
+    """The map of an attribution method, scaled to [0, 1] in each image (thesis 4.2).
 
     Args:
         method: one of `METHODS`.
@@ -37,13 +29,13 @@ def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings
         x: images (B, 1, H, W) in [-1, 1].
         settings: of the method.
         seed: of the masks of RISE.
-        layer: of f, instead of settings.layer; what `best_layer` chose when that is "best". RISE has none.
+        layer: of f, instead of settings.layer; the result of `best_layer` when that is "best". RISE has none.
 
     Returns:
         (B, H, W) in [0, 1]; zeros where the map is constant.
 
     Raises:
-        UserError: no such method or layer, or a setting that makes no sense.
+        UserError: no such method or layer, or a setting out of range.
     """
     if method not in METHODS:
         raise unknown_method(method, list(METHODS))

@@ -1,13 +1,13 @@
-"""Class activation maps (thesis 2.2.1, 3.5): which places of one layer of f speak for "abnormal".
+"""Class activation maps (thesis 2.2.1, 3.5) of one layer of f.
 
-Symbols: X an image in [-1, 1], Y = f(X) the logit of "abnormal", A the feature maps of the layer (B, C, h, w), dY/dA their
-gradient. Each method is one function to a map (B, h, w) at the layer's size; `cam` brings it to the image and to [0, 1].
+Symbols: X images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps of the layer (B, C, h, w), dY/dA
+their gradient. Each method is a function of (f, X, layer, images per forward pass) to maps (B, h, w), at least 0; `cam` resizes
+and scales them.
 
-ScoreCAM, LayerCAM, Ablation-CAM and the Eigen-CAMs are written here; the others are pytorch-grad-cam's equations, given A and
-dY/dA. pytorch-grad-cam's own Ablation-CAM replaces channels by -1e7 where A can be negative, and its Eigen-CAMs leave the
-sign of the map to chance and hold (h * w)^2 numbers. Its FullGrad (needs every bias called as a module), RandomCAM (no
-explanation, unseeded), ShapleyCAM (second derivatives, which a ReLU does not have), KPCA-CAM ((h * w)^2 numbers) and FinerCAM
-(several classes) are not offered.
+ScoreCAM, LayerCAM, Ablation-CAM and the Eigen-CAMs are written here; the others are the equations of pytorch-grad-cam on A and
+dY/dA. Its own Ablation-CAM replaces channels by -1e7 where A can be negative; its Eigen-CAMs have a random sign and hold
+(h * w)^2 numbers. FullGrad (needs every bias as a module), RandomCAM, ShapleyCAM (second derivatives of ReLU), KPCA-CAM
+((h * w)^2 numbers) and FinerCAM (several classes) are not offered.
 """
 
 from __future__ import annotations
@@ -27,38 +27,37 @@ from coinseg.runtime.threads import cpu_batch
 from .layers import activations, activations_and_gradients, layer_named, logits_with, still
 
 FLAT = 1e-6
-"""A map that varies by less than this share of its largest value is constant up to rounding."""
+"""A map that varies by less than this share of its largest value counts as constant."""
 
 
 def normalised(maps: Tensor) -> Tensor:
-    """Maps (B, H, W) stretched to [0, 1], each on its own; a constant map gives zeros."""
+    """Maps (B, H, W), each scaled to [0, 1]; a constant map gives zeros."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     flat = high - low <= FLAT * torch.maximum(low.abs(), high.abs())
     return torch.where(flat, 0.0, (maps - low) / torch.where(flat, 1.0, high - low))
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """Images in [-1, 1] dimmed by masks in [0, 1]: X on [0, 1] times the mask, so that 0 hides a pixel as black, -1."""
+    """Images in [-1, 1] times masks in [0, 1], taken on the scale [0, 1]: a mask of 0 makes a pixel black, -1."""
     return (x + 1) * mask - 1
 
 
 def upsampled(maps: Tensor, size: torch.Size) -> Tensor:
-    """Maps (B, h, w) at the size (H, W) of the image, bilinear."""
+    """Maps (B, h, w) resized to (H, W), bilinear."""
     return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def layercam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """LayerCAM (Jiang et al. 2021): relu(sum_c relu(dY/dA_c) * A_c), (B, h, w). At least 0."""
+    """LayerCAM (Jiang et al. 2021): relu(sum_c relu(dY/dA_c) * A_c)."""
     a, gradient = activations_and_gradients(f, x, layer)
     return (gradient.relu() * a).sum(1).relu()
 
 
 def scorecam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """ScoreCAM (Wang et al. 2020): relu(sum_c w_c A_c), (B, h, w), with w the softmax over channels of the scores. At least 0.
+    """ScoreCAM (Wang et al. 2020): relu(sum_c w_c A_c) with w = softmax_c(f(X . H_c) - f(X_b)).
 
-    H_c is A_c at image size, stretched to [0, 1]; a constant channel hides everything. The score of a channel is the increase
-    of confidence f(X . H_c) - f(X_b), in logits, where X_b is the black image and X . H_c dims X towards it (`masked`). The
-    baseline is the same for all channels, so the softmax does not see it and f(X_b) is not computed.
+    H_c is A_c resized to the image and scaled to [0, 1], X_b the black image, X . H_c from `masked`. f(X_b) is the same for all
+    channels, so the softmax does not depend on it and it is not computed.
     """
     a = activations(f, x, layer)
     images, channels = a.shape[:2]
@@ -72,9 +71,9 @@ def scorecam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
 
 
 def ablationcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """Ablation-CAM (Desai, Ramaswamy 2020): relu(sum_c (Y - Y_c) A_c), (B, h, w), Y_c the logit with A_c = 0. At least 0.
+    """Ablation-CAM (Desai, Ramaswamy 2020): relu(sum_c (Y - Y_c) A_c) with Y_c the logit for A_c = 0.
 
-    The paper divides the drop by Y, which only scales the map of an image, and turns it around where Y is negative.
+    The paper divides by Y, which only scales the map, and inverts it where Y is negative.
     """
     a = activations(f, x, layer)
     images, channels = a.shape[:2]
@@ -91,7 +90,7 @@ def ablationcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor
 def principal(maps: Tensor) -> Tensor:
     """The first principal component over channels of maps (B, C, h, w): (B, h, w).
 
-    Its sign, which is arbitrary, is chosen so that the value largest in size is positive (Chung, Ying 2025, eq. 13).
+    Its sign is such that the value of largest magnitude is positive (Chung, Ying 2025, eq. 13).
     """
     points = maps.flatten(2).mT
     points = points - points.mean(1, keepdim=True)
@@ -102,24 +101,24 @@ def principal(maps: Tensor) -> Tensor:
 
 
 def eigencam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """Eigen-CAM (Muhammad, Yeasin 2020): the first principal component of A, whatever Y is. (B, h, w), at least 0."""
+    """Eigen-CAM (Muhammad, Yeasin 2020): relu of the first principal component of A, independent of Y."""
     return principal(activations(f, x, layer)).relu()
 
 
 def eigengradcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """Eigen-CAM of dY/dA * A, (B, h, w). At least 0."""
+    """Eigen-CAM of dY/dA * A."""
     a, gradient = activations_and_gradients(f, x, layer)
     return principal(gradient * a).relu()
 
 
 def segeigencam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """Seg-Eigen-CAM (Chung, Ying 2025): Eigen-CAM of |dY/dA| * A, (B, h, w). At least 0."""
+    """Seg-Eigen-CAM (Chung, Ying 2025): Eigen-CAM of |dY/dA| * A."""
     a, gradient = activations_and_gradients(f, x, layer)
     return principal(gradient.abs() * a).relu()
 
 
 def library(name: str, f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """The map of a class of pytorch-grad-cam, (B, h, w), at least 0: its equation on our A and dY/dA, f out of its reach."""
+    """The map of a class of pytorch-grad-cam, computed from A and dY/dA only."""
     import pytorch_grad_cam
 
     a, gradient = activations_and_gradients(f, x, layer)
@@ -146,14 +145,14 @@ KINDS: dict[str, Callable[[nn.Module, Tensor, nn.Module, int], Tensor]] = {
 
 
 def unknown_method(name: str, known: list[str]) -> UserError:
-    """The line for a method that does not exist, with the nearest names."""
+    """The error for a method that does not exist, with the nearest names."""
     near = get_close_matches(name.lower().replace("-", "").replace("_", ""), known, 3)
     hint = f"did you mean {' or '.join(near)}?" if near else "take one of these"
     return UserError(f"the attribution method is '{name}'", f"one of {', '.join(known)}", hint)
 
 
 def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
-    """A class activation map at image size, each image's stretched to [0, 1].
+    """A class activation map, resized to the image and scaled to [0, 1] in each image.
 
     Args:
         kind: a name in `KINDS`.

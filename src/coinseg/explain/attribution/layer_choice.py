@@ -1,9 +1,8 @@
-"""Which layer to look at, without a mask: the one whose maps hide and show the evidence best (Petsiuk et al. 2018)."""
+"""Choice of the layer of a class activation map without lesion masks, by deletion and insertion (Petsiuk et al. 2018)."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cam import cam
@@ -12,38 +11,35 @@ from .layers import candidate_layers, still
 BLUR = 0.1
 """Standard deviation of the strong blur as a share of the longer side."""
 STEPS = 10
-"""Points of a deletion or insertion curve after the first."""
+"""Number of steps of a deletion or insertion curve."""
 
 
 def blurred(x: Tensor) -> Tensor:
-    """Images (B, 1, H, W) under a Gaussian blur of `BLUR` times the side, edges repeated; a constant stays what it is."""
+    """Images (B, 1, H, W) after a Gaussian blur with a standard deviation of `BLUR` times the longer side, edges repeated."""
+    from kornia.filters import gaussian_blur2d
+
     sigma = BLUR * max(x.shape[-2:])
-    radius = max(1, round(3 * sigma))
-    places = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-places.square() / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    padded = F.pad(x, (radius, radius, radius, radius), mode="replicate")
-    return F.conv2d(F.conv2d(padded, kernel.reshape(1, 1, 1, -1)), kernel.reshape(1, 1, -1, 1))
+    return gaussian_blur2d(x, 2 * max(1, round(3 * sigma)) + 1, (sigma, sigma), "replicate")
 
 
 def ranks(saliency: Tensor) -> Tensor:
-    """Places of pixels in the order of falling saliency, (B, H, W) -> 0 ... H * W - 1; equal ones in a fixed random order.
+    """Ranks 0 ... H * W - 1 of pixels by falling saliency, (B, H, W) -> (B, H, W); ties in a fixed random order.
 
-    Relu leaves large areas at 0: in reading order their top would count as salient.
+    ReLU leaves large areas at 0; in raster order their upper parts would count as more salient.
     """
     flat = saliency.flatten(1)
     shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
     order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
-    places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places).reshape(saliency.shape)
+    positions = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, positions).reshape(saliency.shape)
 
 
 def deletion_insertion(f: nn.Module, x: Tensor, saliency: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
-    """Areas under the deletion and the insertion curve of Petsiuk et al. 2018.
+    """Areas under the deletion and the insertion curve (Petsiuk et al. 2018).
 
-    Deletion replaces the k / steps most salient pixels by those of the strongly blurred image, insertion puts them from the
-    image into the blurred one; the curve is the probability of "abnormal" over k = 0 ... steps. A map that knows the evidence
-    has a small area under deletion and a large one under insertion.
+    Deletion replaces the share k / steps of most salient pixels by those of the blurred image, insertion puts them into the
+    blurred image; the curve is the probability of "abnormal" over k = 0 ... steps. A good map has a small deletion and a large
+    insertion area.
 
     Args:
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
@@ -66,16 +62,16 @@ def deletion_insertion(f: nn.Module, x: Tensor, saliency: Tensor, steps: int = S
 
 
 def best_layer(kind: str, f: nn.Module, x: Tensor, batch: int) -> tuple[str, dict[str, float]]:
-    """The candidate layer whose maps explain f best, by the mean of insertion minus deletion. No mask is used.
+    """The candidate layer with the largest mean of insertion minus deletion area.
 
     Args:
-        kind: a name in `cams.KINDS`.
+        kind: a name in `cam.KINDS`.
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
         x: training images labelled abnormal, (B, 1, H, W).
         batch: images per forward pass of f.
 
     Returns:
-        The layer's name, of equal ones the deepest, and the score in [-1, 1] of every candidate, shallow to deep.
+        Its name (the deepest of equal ones) and the score of every candidate, in [-1, 1], shallow to deep.
     """
     scores = {}
     for name in candidate_layers(f, x):

@@ -1,7 +1,6 @@
-"""The layers of f that a class activation map can look at, and what they say: A, and dY/dA.
+"""Layers of f for class activation maps: their names, their output A (B, C, h, w), and the gradient dY/dA.
 
-Symbols: f maps images (B, 1, H, W) in [-1, 1] to Y, one logit (B,) of "abnormal"; A is the output of one of its modules, C
-feature maps (B, C, h, w). Everything here leaves f as it was: no hook, no gradient, and every module in its mode.
+f maps images (B, 1, H, W) in [-1, 1] to logits Y (B,). No function here leaves hooks, gradients or another mode in f.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 from coinseg.errors import UserError
 
 STAGE_SIDES = 3
-"""A module with maps of this many sides in it holds stages; with fewer it is a stage or a block."""
+"""A module that holds maps of at least this many sizes holds stages; with fewer it is a stage or a block."""
 
 
 @contextmanager
 def still(f: nn.Module) -> Iterator[None]:
-    """f in evaluation mode; afterwards every module is in the mode it was in."""
+    """f in evaluation mode; afterwards every module has its mode back."""
     modes = [(module, module.training) for module in f.modules()]
     f.eval()
     try:
@@ -36,7 +35,7 @@ def still(f: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Forward hooks that are gone afterwards, also after an error."""
+    """Forward hooks that are removed afterwards, also after an error."""
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
         yield
@@ -46,29 +45,28 @@ def hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
 
 
 def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
-    """A for images (B, 1, H, W): (B, C, h, w). A module that f calls more than once is taken at its last call."""
-    found: list[Tensor] = []
+    """A (B, C, h, w) of images (B, 1, H, W); of a module that f calls more than once, at its last call."""
+    outputs: list[Tensor] = []
     # A copy, because the next module may work in place.
-    with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: found.append(output.clone()))]):
+    with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: outputs.append(output.clone()))]):
         f(x)
-    return found[-1].to(x.dtype)
+    return outputs[-1].to(x.dtype)
 
 
 def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """A and dY/dA for images (B, 1, H, W), both (B, C, h, w).
+    """A and dY/dA of images (B, 1, H, W), both (B, C, h, w).
 
-    The graph starts at A and is differentiated with respect to A alone, so that f may be frozen or not, and no parameter ever
-    has a gradient. A layer that Y does not depend on has gradient 0.
+    The graph starts at A, so f may be frozen and no parameter gets a gradient. A layer that Y does not depend on has gradient 0.
     """
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def begin_here(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        found.append(output.detach().requires_grad_())
-        return found[-1].clone()  # the next module may work in place
+    def start_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        outputs.append(output.detach().requires_grad_())
+        return outputs[-1].clone()  # the next module may work in place
 
-    with torch.inference_mode(False), torch.enable_grad(), still(f), hooked([(layer, begin_here)]):
+    with torch.inference_mode(False), torch.enable_grad(), still(f), hooked([(layer, start_graph)]):
         y = f(x.clone().detach()).sum()
-        a = found[-1]
+        a = outputs[-1]
         if y.requires_grad:
             (gradient,) = torch.autograd.grad(y, a, allow_unused=True, materialize_grads=True)
         else:
@@ -77,20 +75,14 @@ def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tupl
 
 
 def logits_with(f: nn.Module, x: Tensor, layer: nn.Module, a: Tensor) -> Tensor:
-    """Y (B,) of images (B, 1, H, W) when the layer says `a` (B, C, h, w) instead of A."""
+    """Y (B,) of images (B, 1, H, W) with the output of the layer replaced by `a` (B, C, h, w)."""
     with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: a.to(output.dtype))]):
         return f(x)
 
 
 @dataclass(frozen=True)
 class _Output:
-    """What one call of a module returned.
-
-    Args:
-        name: dotted, within f.
-        module: itself.
-        shape: of a tensor; empty for anything else.
-    """
+    """The output of one call of a module: its name in f, the module, the shape of a tensor or () for anything else."""
 
     name: str
     module: nn.Module
@@ -98,11 +90,10 @@ class _Output:
 
     @property
     def side(self) -> tuple[int, ...]:
-        """(h, w) of a map."""
         return self.shape[2:]
 
     def is_map(self, image: Tensor) -> bool:
-        """Whether it is (B, C, h, w) with h : w as H : W up to a pixel, which channels-last outputs are not."""
+        """Whether it is (B, C, h, w) with h / w equal to H / W up to a pixel, unlike channels-last outputs."""
         if len(self.shape) != 4 or self.side == (1, 1) or self.shape[0] != len(image):
             return False
         (h, w), (height, width) = self.side, image.shape[-2:]
@@ -113,38 +104,37 @@ class _Output:
         return len(self.shape) in (3, 4) and self.shape[1] > 1 and self.side != (1, 1) and not self.is_map(image)
 
     def is_stage(self) -> bool:
-        """Whether it is made of modules and has learned filters, unlike a convolution, norm, activation or pooling."""
+        """Whether it has submodules and convolutions, unlike a single convolution, norm, activation or pooling."""
         return any(True for _ in self.module.children()) and any(isinstance(m, nn.Conv2d) for m in self.module.modules())
 
     def inside(self, other: _Output) -> bool:
-        """Whether the other one's module holds this one's."""
         return self.name.startswith(other.name + ".")
 
 
 def _outputs(f: nn.Module, image: Tensor) -> list[_Output]:
     """Every call of every module of f on one image, in the order in which they end."""
-    found: list[_Output] = []
+    outputs: list[_Output] = []
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-            found.append(_Output(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
+            outputs.append(_Output(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
 
         return hook
 
     with torch.no_grad(), still(f), hooked([(module, note(name)) for name, module in f.named_modules() if name]):
         f(image)
-    return found
+    return outputs
 
 
 def _seen(maps: list[_Output]) -> list[_Output]:
-    """Without what is inside a block that changes the side, and without what holds whole stages."""
+    """Without modules inside a block that changes the side, and without modules that hold whole stages."""
     sides = {o.name: {other.side for other in maps if other is o or other.inside(o)} for o in maps}
     blocks = [o for o in maps if len(sides[o.name]) < STAGE_SIDES]
     return [o for o in blocks if not any(o.inside(block) and o.side != block.side for block in blocks)]
 
 
 def _picked(maps: list[_Output]) -> list[str]:
-    """One name for each side, in the order of execution: the last stage, or where there is none the last module."""
+    """One name for each side, in the order of execution: the last stage, or the last module where there is no stage."""
     picks = {}
     for side in {o.side for o in maps}:
         here = [o for o in maps if o.side == side]
@@ -154,15 +144,11 @@ def _picked(maps: list[_Output]) -> list[str]:
 
 
 def candidate_layers(f: nn.Module, x: Tensor) -> list[str]:
-    """Names of the layers of f a map can be made of, shallow to deep: the last one of each distinct side (h, w).
+    """Names of the layers of f with feature maps, shallow to deep: the last one of each distinct side (h, w).
 
-    Found by looking at one image. Where there are stages (`layer3` of a ResNet, `blocks.2`) they are taken rather than what
-    is inside or between them. The first convolution's output, a linear filter of the image, counts only when f has nothing
-    else, and not at all when tokens follow: then it is a transformer's patch embedding.
-
-    Args:
-        f: images (B, 1, H, W) -> logits (B,).
-        x: images (B, 1, H, W); the first is looked at.
+    f runs on the first image of `x` (B, 1, H, W). Stages (`layer3` of a ResNet, `blocks.2`) are preferred to modules inside or
+    between them. The first convolution, a linear filter of the image, counts only when f has no other layer, and not at all
+    when tokens follow: then it is the patch embedding of a transformer.
 
     Raises:
         UserError: f has no such layer.
@@ -171,14 +157,9 @@ def candidate_layers(f: nn.Module, x: Tensor) -> list[str]:
     outputs = _outputs(f, image)
     names = Counter(o.name for o in outputs)
     tokens = [o for o in outputs if o.is_tokens(image)]
-    maps = [
-        o
-        for o in outputs
-        if o.is_map(image)
-        and o.shape[1:] != image.shape[1:]
-        and names[o.name] == 1  # a module that is called more than once has no one map
-        and not any(o.inside(t) for t in tokens)  # (B, heads, N, N) inside an attention is none either
-    ]
+    # A module that is called more than once has several maps; (B, heads, N, N) inside an attention is none.
+    maps = [o for o in outputs if o.is_map(image) and o.shape[1:] != image.shape[1:] and names[o.name] == 1]
+    maps = [o for o in maps if not any(o.inside(t) for t in tokens)]
     first = next((i for i, o in enumerate(outputs) if isinstance(o.module, nn.Conv2d)), -1)
     linear = {o.name for o in outputs[: first + 1]}
     layers = _picked(_seen([o for o in maps if o.name not in linear]))
@@ -194,14 +175,14 @@ def candidate_layers(f: nn.Module, x: Tensor) -> list[str]:
 
 
 def layer_named(f: nn.Module, name: str, x: Tensor) -> nn.Module:
-    """The module "last" (the deepest candidate) or any other by its dotted name, which need not be a candidate.
+    """The module of f with a dotted name, which need not be a candidate; "last" is the deepest candidate for images `x`.
 
     Raises:
         UserError: f has no module of that name, does not call it, or its output is no feature map.
     """
     if name == "last":
         return f.get_submodule(candidate_layers(f, x)[-1])
-    known = [known for known, _ in f.named_modules() if known]
+    known = [other for other, _ in f.named_modules() if other]
     calls = [o for o in _outputs(f, x[:1]) if o.name == name]
     if calls and calls[-1].is_map(x[:1]):
         return calls[-1].module

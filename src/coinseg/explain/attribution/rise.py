@@ -1,7 +1,6 @@
-"""RISE (Petsiuk et al. 2018; thesis 2.2.2, 3.5): hide random parts of the image and see where f misses them.
+"""RISE (Petsiuk et al. 2018; thesis 2.2.2, 3.5): S = 1 / (N p) * sum_i f(X . m_i) m_i.
 
-The estimate is S = 1 / (N p) * sum_i f(X . m_i) m_i over random masks m_i in [0, 1] with mean p, f(X) the probability of
-"abnormal". X . m dims X on [0, 1], so that hidden pixels are black, -1 (`cams.masked`). f is asked N times for each image.
+m_i are N random masks in [0, 1] with mean p, f(X) is the probability of "abnormal", X . m is `cam.masked`.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from .layers import still
 
 
 def random_grids(settings: AttributionSettings, size: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
-    """All there is to N random masks for images of size (H, W), on the CPU, the same for a seed wherever f computes.
+    """The random numbers of N masks for images of size (H, W), on the CPU, so that a seed gives the same on every device.
 
     Returns:
-        The grids (N, grid, grid), True with the probability that a cell is visible, and the shifts (N, 2), rows and columns
-        in pixels, from 0 to below the side of a cell.
+        Grids (N, grid, grid) bool, True with settings.probability (visible), and shifts (N, 2) in pixels, rows and columns, at
+        least 0 and less than the side of a cell.
     """
     generator = torch.Generator().manual_seed(seed)
     grids = torch.rand(settings.masks, settings.grid, settings.grid, generator=generator) < settings.probability
@@ -34,26 +33,26 @@ def random_grids(settings: AttributionSettings, size: tuple[int, int], seed: int
 
 
 def cell_side(side: int, grid: int) -> int:
-    """Pixels of a cell before it is stretched to (grid + 1) / grid times its side."""
+    """The side of a cell in pixels; upsampling then scales it by (grid + 1) / grid."""
     return math.ceil(side / grid)
 
 
 def _stretch(side: int, grid: int, like: Tensor) -> Tensor:
-    """The linear map from the grid's cells to (grid + 1) * cell pixels along one axis, ((grid + 1) * cell, grid)."""
+    """The matrix ((grid + 1) * cell, grid) of linear upsampling along one axis, to (grid + 1) * cell pixels."""
     cells = torch.eye(grid, dtype=like.dtype, device=like.device)[None]
     return F.interpolate(cells, size=(grid + 1) * cell_side(side, grid), mode="linear", align_corners=False)[0].T
 
 
 def masks_of(grids: Tensor, shifts: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Masks (n, H, W) in [0, 1]: each grid upsampled bilinearly to (grid + 1) * cell pixels and cut at its shift.
+    """Masks (n, H, W) in [0, 1]: grids upsampled bilinearly to (grid + 1) * cell pixels and cropped at their shifts.
 
-    Bilinear upsampling works along one axis at a time, so a cut is R G C^T with the shifted rows of the two stretches.
+    Bilinear upsampling is separable, so a crop is R G C^T with rows of the two matrices of `_stretch`.
 
     Args:
-        grids: (n, grid, grid).
+        grids: (n, grid, grid) bool.
         shifts: (n, 2), rows and columns.
         size: (H, W).
-        like: a tensor of the type and on the device of the masks.
+        like: a tensor with the type and device of the masks.
     """
     rows, columns = (
         _stretch(side, grids.shape[-1], like)[shifts[:, axis, None].to(like.device) + torch.arange(side, device=like.device)]
@@ -63,21 +62,17 @@ def masks_of(grids: Tensor, shifts: Tensor, size: tuple[int, int], like: Tensor)
 
 
 def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability: float, batch: int) -> Tensor:
-    """1 / (N p) * sum_i f(X . m_i) m_i for given masks, the same for every image.
-
-    At full size there are never more than `batch` masks and as many masked images. Sums are in double precision, so that the
-    result does not depend on `batch`.
+    """1 / (N p) * sum_i f(X . m_i) m_i with the same masks for every image, summed in double precision.
 
     Args:
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
         x: images (B, 1, H, W) in [-1, 1].
-        grids: (N, grid, grid).
-        shifts: (N, 2).
-        probability: p, that a cell is visible.
-        batch: images per forward pass.
+        grids, shifts: see `random_grids`.
+        probability: p.
+        batch: masks, and so images per forward pass, that are in memory together; the result does not depend on it.
 
     Returns:
-        (B, H, W), at least 0; about the mean of f where a pixel says nothing.
+        (B, H, W), at least 0; about the mean of f at pixels without influence.
     """
     total = torch.zeros(len(x), *x.shape[-2:], dtype=torch.float64, device=x.device)
     with torch.no_grad(), still(f):
@@ -89,10 +84,10 @@ def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability
 
 
 def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:
-    """The raw estimate of RISE, (B, H, W), at least 0: comparable between images.
+    """RISE without scaling, (B, H, W), at least 0, comparable between images; arguments as `rise`.
 
     Raises:
-        UserError: no masks, no cells, or a probability that is none.
+        UserError: a setting out of range.
     """
     if settings.masks < 1 or settings.grid < 1 or not 0 < settings.probability <= 1:
         raise UserError(
@@ -105,12 +100,12 @@ def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: in
 
 
 def rise(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:
-    """RISE with each image's map stretched to [0, 1], (B, H, W); zeros where it is constant.
+    """RISE scaled to [0, 1] in each image, (B, H, W); zeros where the map is constant.
 
     Args:
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,); used in evaluation mode and left as it was.
         x: images (B, 1, H, W) in [-1, 1].
         settings: masks, grid, probability and batch.
-        seed: of the masks; a seed and a size always give the same ones.
+        seed: of the masks.
     """
     return normalised(rise_scores(f, x, settings, seed))

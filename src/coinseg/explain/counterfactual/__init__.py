@@ -1,1 +1,1 @@
-"""The counterfactual methods: networks, losses and the algorithms themselves (`coin.py`, `singla.py`)."""
+"""Counterfactual methods: generator, discriminator, losses, and the algorithms COIN and Singla et al."""

@@ -1,8 +1,8 @@
-"""Counterfactual inpainting (thesis 3.3): what is asked of X_cf, L_G, L_D, and how an image is explained.
+"""Counterfactual inpainting (thesis 3.3): the losses L_G and L_D, and the explanation of an image.
 
     min_E max_D  w_gan L_GAN + w_f L_f + w_idt L_idt + w_tv L_tv
 
-f arrives as a callable from images to logits; its weights are frozen by whoever made it.
+f is a callable from images to logits with frozen weights.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Generated:
-    """What the generator made of images X in training.
+    """Counterfactuals of images X in training.
 
     Args:
         image: X_cf, (B, C, ...).
-        asked: the bin f(X_cf) was asked to fall into, (B,); None in COIN, which asks for one thing only.
-        own: the bin f(X) falls into, (B,); None in COIN.
-        posterior: what f(X_cf) was asked to be, (B,) in [0, 1]; None in COIN, where it is 0.
+        asked: the target bin of f(X_cf), (B,); None in COIN, which has one condition.
+        own: the bin of f(X), (B,); None in COIN.
+        posterior: the target of f(X_cf), (B,) in [0, 1]; None in COIN, where it is 0.
     """
 
     image: Tensor
@@ -39,7 +39,7 @@ class Generated:
 
 
 def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
-    """X_cf: every image is asked to look normal to f, the normal ones too (3.2.3)."""
+    """X_cf with one condition: the target of every image, also of normal ones, is f(X_cf) = 0 (thesis 3.2.3)."""
     return Generated(generator(x))
 
 
@@ -47,16 +47,15 @@ def generator_losses(
     x: Tensor, made: Generated, generator: Callable[..., Tensor], discriminator: Callable[..., Tensor], f: Logits,
     weights: CoinSettings, regions: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The weighted terms of L_G, by name.
+    """The weighted terms of L_G (thesis 3.3.1), by name; L_idt is "identity" plus "cycle" (3.3.3).
 
     Args:
-        x: images (B, C, ...) in [-1, 1], normal and abnormal alike: every one is asked to look normal to f, and to
-            stay as it is wherever that is possible.
-        made: what `generate` made of them.
+        x: normal and abnormal images (B, C, ...) in [-1, 1].
+        made: their counterfactuals, see `generate`.
         generator: X -> X_cf.
         discriminator: images -> logits of "real", (B,).
         f: images -> logits of "abnormal", (B,).
-        weights: the weights of the terms; a term of weight 0 is not computed.
+        weights: of the terms; a term of weight 0 is not computed.
         regions: not used; COIN needs no segmentation masks (3.3.3).
     """
     counterfactual = made.image
@@ -81,10 +80,10 @@ def discriminator_loss(x: Tensor, made: Generated, discriminator: Callable[..., 
 
 @torch.no_grad()
 def explain(x: Tensor, generator: Callable[..., Tensor], f: Logits, threshold: float = 0.5) -> Explanation:
-    """Explain images (B, C, ...) in [-1, 1]: inpaint those f calls abnormal, return the others unchanged.
+    """Counterfactuals of the images f calls abnormal; the other images are returned unchanged.
 
     Args:
-        x: images.
+        x: images (B, C, ...) in [-1, 1].
         generator: X -> X_cf, in evaluation mode.
         f: images -> logits, (B,).
         threshold: f(X) at or above it is abnormal; 0 inpaints every image.

@@ -16,23 +16,22 @@ SLOPE = math.tanh(1)
 
 
 def fuse_tanh(x: Tensor, delta: Tensor) -> Tensor:
-    """tanh(X + delta), the thesis' fusion. Not the identity at delta = 0: X = 1 becomes 0.76."""
+    """tanh(X + delta), the fusion of the thesis (3.2.1). Not the identity at delta = 0: X = 1 becomes 0.76."""
     return torch.tanh(x + delta)
 
 
 def fuse_bounded(x: Tensor, delta: Tensor) -> Tensor:
-    """tanh(artanh(c X) + delta) / c with c = tanh(1), written so that delta = 0 gives X to the last bit.
+    """tanh(artanh(c X) + delta) / c with c = tanh(1): 3.2.1 with an exact identity at delta = 0.
 
-    With t = c X and s = tanh(delta) the addition theorem of tanh gives X + s (1 - t^2) / (c (1 + t s)). Like the thesis'
-    tanh(X + delta) it moves mid-grey most and air or bone least, but leaves no residue where nothing is asked.
-    Values stay within 1 / c = 1.31; `explain` clips them to [-1, 1].
+    With t = c X and s = tanh(delta) the addition theorem of tanh gives X + s (1 - t^2) / (c (1 + t s)). Like tanh(X + delta) it
+    changes mid-grey most and air or bone least. Values stay within 1 / c = 1.31; `explain` clips them to [-1, 1].
     """
     t, s = SLOPE * x, torch.tanh(delta)
     return x + s * (1 - t * t) / (SLOPE * (1 + t * s))
 
 
 def fuse_none(x: Tensor, delta: Tensor) -> Tensor:
-    """tanh(delta): no perturbation, the decoder paints the whole image (thesis 3.1.1; Table 1 A and H)."""
+    """tanh(delta): the decoder generates the whole image instead of a perturbation (thesis 3.1.1; Table 1 A and H)."""
     return torch.tanh(delta)
 
 
@@ -42,8 +41,8 @@ FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bounded": fuse_bounde
 class Generator(nn.Module):
     """Perturbation-based encoder-decoder: X -> delta -> X_cf = fusion(X, delta) (thesis 3.2.1, figure 2).
 
-    With two conditions or more (Singla et al., 3.1.1) the decoder is told which bin f(X_cf) shall fall into, through
-    conditional batch normalisation.
+    With two conditions or more (Singla et al., 3.1.1) the decoder gets the target bin of f(X_cf) through conditional batch
+    normalisation.
 
     Args:
         settings: width, depth, skips, fusion and conditions are read.
@@ -95,6 +94,6 @@ class Generator(nn.Module):
 
         Args:
             x: the images.
-            condition: the bins f(X_cf) shall fall into, (B,) long; None asks for bin 0, an image f calls normal.
+            condition: the target bins of f(X_cf), (B,) long; None is bin 0, a normal image.
         """
         return self.fuse(x, self.perturbation(x, condition))

@@ -31,11 +31,11 @@ def classifier_consistency(counterfactual_logits: Tensor) -> Tensor:
 
 
 def posterior_consistency(counterfactual_logits: Tensor, asked: Tensor) -> Tensor:
-    """L_f of 3.1.4 (Singla et al.), from the classifier's logits on X_cf and the asked posterior in [0, 1], both (B,).
+    """L_f of 3.1.4 (Singla et al.), from the classifier's logits on X_cf and the target posterior in [0, 1], both (B,).
 
-    The thesis writes D_KL(f(X_cf) || 1 - f(X)), infinite when the asked posterior is 0 or 1. Taken in the finite direction,
-    D_KL(Bernoulli(asked) || Bernoulli(f(X_cf))): at least 0, and 0 exactly where f(X_cf) is what was asked. For asked = 0
-    it is `classifier_consistency`.
+    The thesis writes D_KL(f(X_cf) || 1 - f(X)), infinite when the target is 0 or 1. Taken in the finite direction,
+    D_KL(Bernoulli(target) || Bernoulli(f(X_cf))): at least 0, and 0 exactly where f(X_cf) is the target. For a target of 0 it is
+    `classifier_consistency`.
     """
     entropy = torch.special.entr(asked) + torch.special.entr(1 - asked)
     return (F.binary_cross_entropy_with_logits(counterfactual_logits, asked, reduction="none") - entropy).mean()

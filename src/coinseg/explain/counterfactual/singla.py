@@ -1,10 +1,9 @@
-"""Singla et al. (thesis 3.1) and Singla et al.* (3.4): the generator is told which posterior to reach.
+"""Singla et al. (thesis 3.1) and Singla et al.* (3.4): the generator is conditioned on the posterior f(X_cf) shall reach.
 
     min_{E,G} max_D  w_gan L_GAN + w_f L_f + w_idt L_rec(X, E(X, f(X))) + w_cyc L_rec(X, E(E(X, 1 - f(X)), f(X)))
 
-[0, 1] is cut into N bins; a condition c is the number of a bin. The four cases of a label y and a condition c for N = 2
-(3.2.3): (0, 0) and (1, 1) return the image, (1, 0) removes the anomaly, (0, 1) adds one. What a run explains and segments
-with is (1, 0), as in COIN.
+[0, 1] is divided into N bins; a condition c is the number of a bin. The four cases of a label y and a condition c for N = 2
+(3.2.3): (0, 0) and (1, 1) return the image, (1, 0) removes the anomaly, (0, 1) adds one. Explanations and masks use (1, 0).
 """
 
 from __future__ import annotations
@@ -29,21 +28,17 @@ def bin_of(probability: Tensor, conditions: int) -> Tensor:
 
 
 def asked_posterior(probability: Tensor, conditions: int) -> Tensor:
-    """The posterior f(X_cf) is asked to reach in training, (B,) -> (B,).
-
-    For N = 2 it is 1 - f(X), as the thesis' loss has it. With more bins every one has to be asked for, also those between:
-    uniformly drawn.
-    """
+    """The target of f(X_cf) in training, (B,) -> (B,): 1 - f(X) for N = 2 (thesis 3.1.4); with more bins uniformly random."""
     return 1 - probability if conditions == 2 else rand_like(probability)
 
 
 def reconstruction(x: Tensor, other: Tensor, regions: Tensor | None) -> Tensor:
-    """L_rec: over the regions where there are some (CARL), else over all pixels alike."""
+    """L_rec of 3.1.5: over regions (CARL) where `regions` is given, else over all pixels."""
     return losses.reconstruction(x, other) if regions is None else losses.regional_reconstruction(x, other, regions)
 
 
 def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
-    """X_cf for a posterior that f shall reach: 1 - f(X), or with more bins than two any one."""
+    """X_cf for the target of `asked_posterior`."""
     with torch.no_grad():
         probability = torch.sigmoid(f(x))
         posterior = asked_posterior(probability, settings.conditions)
@@ -55,11 +50,11 @@ def generator_losses(
     x: Tensor, made: Generated, generator: Callable[..., Tensor], discriminator: Callable[..., Tensor], f: Logits,
     weights: CoinSettings, regions: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The weighted terms of L_G, by name.
+    """The weighted terms of L_G (thesis 3.1.2), by name.
 
     Args:
         x: images (B, C, ...) in [-1, 1].
-        made: what `generate` made of them.
+        made: their counterfactuals, see `generate`.
         generator: (X, condition) -> X_cf.
         discriminator: (images, condition) -> logits of "real", (B,).
         f: images -> logits of "abnormal", (B,).
@@ -81,13 +76,13 @@ def generator_losses(
 
 
 def discriminator_loss(x: Tensor, made: Generated, discriminator: Callable[..., Tensor]) -> Tensor:
-    """L_D: real images in the bin f puts them into, (detached) counterfactuals in the bin they were asked for."""
+    """L_D: real images with the bin of f(X), (detached) counterfactuals with their target bin."""
     return losses.discriminator_adversarial(discriminator(x, made.own), discriminator(made.image.detach(), made.asked))
 
 
 @torch.no_grad()
 def directions(x: Tensor, generator: Callable[..., Tensor], f: Logits, conditions: int) -> tuple[Explanation, Explanation]:
-    """Both directions for images (B, C, ...), whatever f says of them: the anomaly removed, and one added (3.1)."""
+    """Both directions for images (B, C, ...), whatever f(X) is: the anomaly removed, and one added (thesis 3.1)."""
     found = []
     for condition in (0, conditions - 1):
         asked = torch.full((len(x),), condition, dtype=torch.long, device=x.device)

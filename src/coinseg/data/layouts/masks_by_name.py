@@ -1,0 +1,111 @@
+"""Masks that are found by the names of their images.
+
+masks/x.png, masks/x_mask.tif    lesion masks of x.png (also mask/, ground_truth/, data.masks)
+organ_masks/x.png                organ mask of x.png (also organs/, data.organ_from)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from coinseg.config.schema import DataSettings
+from coinseg.data.readers.volume import is_volume
+from coinseg.errors import UserError
+from coinseg.types import Case, MaskSource
+
+from .shared import few, files_in, is_value, organ_root, without_suffix
+
+_MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
+_Index = dict[tuple[str, bool], Path]
+"""Masks by relative name without suffix and whether they are volumes."""
+
+
+@dataclass(frozen=True)
+class MasksByName:
+    """The masks of a data set, and the label values that count.
+
+    Args:
+        lesions: lesion masks.
+        organs: organ masks.
+        folders: the folders of both.
+        settings: `data.organ` and `data.lesion` are read as label values.
+    """
+
+    lesions: _Index
+    organs: _Index
+    folders: tuple[Path, ...]
+    settings: DataSettings
+
+    @classmethod
+    def under(cls, root: Path, settings: DataSettings, masks: str | None) -> MasksByName:
+        """Index the masks below a folder.
+
+        Args:
+            root: the data.
+            settings: `data.organ_from` is the folder of organ masks.
+            masks: the folder of lesion masks; None for a folder with a known name, "" for no folder.
+        """
+        if masks and not (root / masks).is_dir():
+            raise UserError(f"data.masks {root / masks} is no folder", "a folder relative to the data", "correct data.masks")
+        lesion = root / masks if masks else _first_folder(root, _MASK_FOLDERS) if masks is None else None
+        organ = organ_root(root, settings) or _first_folder(root, _ORGAN_FOLDERS)
+        return cls(_index(lesion), _index(organ), tuple(folder for folder in (lesion, organ) if folder), settings)
+
+    def contains(self, path: Path) -> bool:
+        """Return whether the file lies in a folder of masks."""
+        return any(folder in path.parents for folder in self.folders)
+
+    def lesion(self, image: Path, *places: PurePath) -> Path | None:
+        """Return the lesion mask with one of the relative names (any suffix, `_mask` appended or not)."""
+        keys = [(without_suffix(place) + tail, is_volume(image)) for place in places for tail in ("", "_mask")]
+        return next((self.lesions[key] for key in keys if key in self.lesions), None)
+
+    def organ(self, image: Path, place: PurePath) -> Path | None:
+        """Return the organ mask with the relative name."""
+        return self.organs.get((without_suffix(place), is_volume(image)))
+
+    def organ_sources(self, path: Path | None) -> tuple[MaskSource, ...]:
+        """Return one source for each value of `data.organ`; one for the whole mask without values."""
+        values = _values("organ", self.settings.organ)
+        return () if path is None else tuple(MaskSource(path, (v,)) for v in values) or (MaskSource(path),)
+
+    def lesion_sources(self, path: Path | None) -> tuple[MaskSource, ...]:
+        """Return one source for all values of `data.lesion` together."""
+        values = _values("lesion", self.settings.lesion)
+        return () if path is None else (MaskSource(path, values),)
+
+    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
+        """Return the usable cases and the problems of all.
+
+        Where some cases have an organ mask the others are skipped, because whole and cropped slices must not be mixed. A problem
+        are also lesion masks without an image, and abnormal cases without a lesion mask while others have one.
+        """
+        if cases and self.settings.organ and not any(case.organ for case in cases):
+            raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
+        problems = []
+        if any(case.organ for case in cases):
+            problems = [f"{case.id}: skipped, no organ mask" for case in cases if not case.organ]
+            cases = [case for case in cases if case.organ]
+        used = {source.path for case in cases for source in case.lesion}
+        if unused := [path.name for path in self.lesions.values() if path not in used]:
+            problems.append(f"lesion masks not used, no abnormal image has their name: {few(unused)}")
+        bare = [case.id for case in cases if not case.lesion and (case.label == 1 or 1 in case.slice_labels.values())]
+        if self.lesions and bare:
+            problems.append(f"abnormal and without a lesion mask, so not scored: {few(bare)}")
+        return cases, problems
+
+
+def _first_folder(root: Path, names: Iterable[str]) -> Path | None:
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _index(folder: Path | None) -> _Index:
+    return {(without_suffix(path.relative_to(folder)), is_volume(path)): path for path in files_in(folder)} if folder else {}
+
+
+def _values(name: str, texts: Iterable[str]) -> tuple[int, ...]:
+    if not all(is_value(text.strip()) for text in texts):
+        raise UserError(f"data.{name} is {few(texts)}", "label values such as 1 in this layout", f"correct data.{name}")
+    return tuple(int(text) for text in texts)

@@ -1,0 +1,155 @@
+"""Tables beside scans: image labels and patients by case.
+
+    labels.csv      image_id,slice,label    labels of single slices, counted from inferior (0) to superior
+    labels.csv      image_id,label          one label for every slice of a case
+    patients.csv    case,patient
+
+Column names are read in any case. The separator is a comma, a semicolon or a tab.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from coinseg.data.readers.limits import MAX_TABLE
+from coinseg.errors import UserError
+
+from .shared import few, is_value, visible
+
+CASE = ("image_id", "case", "case_id")
+"""Names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`."""
+PATIENT = ("patient", "patient_id", "subject")
+"""Names of the column of patients."""
+LABEL = ("label", "class_label", "abnormal", "y", "target")
+"""Names of the column of image labels."""
+_LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
+
+
+@dataclass(frozen=True)
+class Given:
+    """The image labels that a table gives to one case: `label` for every slice, or `slices` by slice number."""
+
+    label: int | None = None
+    slices: dict[int, int] = field(default_factory=dict)
+
+
+def header_of(path: Path) -> list[str]:
+    """Read the column names of a table, in lower case; empty for an empty file."""
+    return [name.strip().lower() for cells in _cells(path, 1) for name in cells]
+
+
+def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Read a table as (row number, cells by column name); the header is row 1, missing cells are empty.
+
+    Raises:
+        UserError: there is no row, a column name occurs twice, or a row has more cells than the header.
+    """
+    header, rows = header_of(path), []
+    repeated = [name for name, count in Counter(header).items() if name and count > 1]
+    if repeated:
+        raise UserError(f"{path} has the column {repeated[0]} twice", "columns with different names", "rename or drop one")
+    for number, cells in enumerate(_cells(path)[1:], start=2):
+        if len(cells) > len(header):
+            what, do = (
+                f"has {len(cells)} cells and the header {len(header)}",
+                "correct the row; put text with a separator in quotes",
+            )
+            raise row_error(path, number, what, "no more cells than columns", do)
+        texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
+        if any(texts):
+            rows.append((number, dict(zip(header, texts, strict=True))))
+    if not rows:
+        raise UserError(f"{path} has no rows", "a line of column names and a row for each case", "fill or remove it")
+    return rows
+
+
+def row_error(path: Path, number: int, what: str, required: str, do: str = "correct the row") -> UserError:
+    """Return the error for one row of a table.
+
+    Args:
+        path: the table.
+        number: the row; the header is row 1.
+        what: what is wrong, as it follows "row 2 of labels.csv".
+        required: what the row must have instead.
+        do: the next step for the user.
+    """
+    return UserError(f"row {number} of {path} {what}", required, do)
+
+
+def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
+    """Read the first `limit` rows of a table, all by default."""
+    try:
+        if path.stat().st_size > MAX_TABLE:
+            raise OSError(f"it has {path.stat().st_size} bytes, more than {MAX_TABLE}")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            return list(islice(csv.reader(file, delimiter=delimiter), limit))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """Return the .csv files of a folder, sorted."""
+    return [path for path in visible(folder) if path.suffix.lower() == ".csv" and path.is_file()]
+
+
+def columns_in(folder: Path) -> str:
+    """Describe the columns of the tables in a folder for an error line; empty without tables."""
+    return "".join(f"; {path.name} has the columns {few(header_of(path))}" for path in tables_in(folder))
+
+
+def label_in(cell: str, path: Path, number: int) -> int | None:
+    """Return the image label in a cell: 0, 1, or None for an empty one; `UserError` for anything else."""
+    if cell.lower() not in _LABELS:
+        raise row_error(path, number, f"has the label {cell!r}", "0, 1, normal, abnormal or nothing")
+    return _LABELS[cell.lower()]
+
+
+def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
+    """Return the first of the names that is a column, None when none is."""
+    return next((name for name in names if name in columns), None)
+
+
+def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
+    """Read the image labels of every case; empty without the table. A row with an empty label is skipped.
+
+    Args:
+        path: the table.
+        keys: names of the column of cases; the first that the table has is read.
+    """
+    labels: dict[str, dict[int | None, int]] = defaultdict(dict)
+    for number, row in read_table(path) if path.is_file() else []:
+        case, label = row[_column(path, list(row), keys)], label_in(row[_column(path, list(row), LABEL)], path, number)
+        if not case:
+            raise row_error(path, number, "names no case", "a case in every row")
+        if "slice" in row and not is_value(row["slice"]):
+            raise row_error(path, number, f"has slice {row['slice']!r}", "a slice index from 0")
+        index = int(row["slice"]) if "slice" in row else None
+        if label is not None and labels[case].setdefault(index, label) != label:
+            raise row_error(path, number, "contradicts an earlier row", "one label per slice")
+    return {c: Given(given.get(None), {z: y for z, y in given.items() if z is not None}) for c, given in labels.items()}
+
+
+def patients_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, str]:
+    """Read the patient of every case; arguments as in `labels_by_case`, empty without the table."""
+    patients: dict[str, str] = {}
+    for number, row in read_table(path) if path.is_file() else []:
+        key = _column(path, list(row), keys)
+        case, patient = row[key], row[_column(path, [name for name in row if name != key], PATIENT)]
+        if not patient:
+            raise row_error(path, number, "has no patient", "a patient in every row")
+        if patients.setdefault(case, patient) != patient:
+            raise row_error(path, number, "contradicts an earlier row", "one patient per case")
+    return patients
+
+
+def _column(path: Path, columns: Sequence[str], names: Sequence[str]) -> str:
+    if (name := first_of(names, columns)) is None:
+        raise UserError(f"{path} has the columns {few(columns)}", f"a column {' or '.join(names)}", "rename one")
+    return name

@@ -1,0 +1,125 @@
+"""Images and labels in memory, for a notebook: no folder, no layout, nothing on disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinseg.errors import UserError
+
+from .intensity import Window
+from .split import TRAINING, split
+from .store import SliceStore
+
+LEAST_SIDE = 8
+"""Pixels along the side of an image."""
+
+
+class Dataset(SliceStore):
+    """Images and labels in memory: what the trainings take as `store`.
+
+    Settings of `data` are not read, and `anomaly.kind` has to be "none".
+
+    Args:
+        images: (N, S, S) floating-point array or tensor in [0, 1].
+        labels: (N,) of 0 (normal) and 1 (abnormal).
+        patients: (N,) names or numbers; images of one patient are on one side of the split. None: every image is a patient of
+            its own.
+        held_out: share of the patients that f is scored on, above 0 and below 1.
+        organs: (N, S, S) of 0 and 1, for `coin.regions` "organ"; None where there are none.
+        seed: decides which patients are held out.
+
+    Raises:
+        UserError: an argument has another shape, type or range, or training would see one class only.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray | Tensor,
+        labels: np.ndarray | Tensor | Sequence[int],
+        patients: np.ndarray | Sequence[object] | None = None,
+        held_out: float = 0.2,
+        organs: np.ndarray | Tensor | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.images = _images(images)
+        count, self.size = self.images.shape[:2]
+        label = _binary(labels, "labels", (count,)).astype(np.int64)
+        self.organs = np.ones_like(self.images, np.uint8) if organs is None else _binary(organs, "organs", self.images.shape)
+        case = np.array([f"image{i:06d}" for i in range(count)])
+        people = case if patients is None else np.array(list(map(str, patients)))
+        sides = _sides(people, label, held_out, seed)
+        constants = {"slice": 0, "region": -1, "weak": 0, "lesion_px": -1, "top": 0.0, "left": 0.0}
+        self.index = {name: np.full(count, value) for name, value in constants.items()} | {
+            "case": case, "patient": people, "series": case, "label": label, "truth": 1 - label, "split": sides,
+            "height": np.full(count, float(self.size)), "width": np.full(count, float(self.size)),
+        }  # fmt: skip
+        digest = hashlib.sha256(repr((self.images.shape, people.tolist(), sides.tolist())).encode())
+        for array in (self.images, label, self.organs):
+            digest.update(array.tobytes())
+        contents = digest.hexdigest()[:16]
+        self.window, self.drawn = Window(0.0, 1.0), {}
+        self.meta = {
+            "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
+            "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False, "problems": [],
+            "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
+        }  # fmt: skip
+
+    def truth(self) -> np.ndarray:
+        """(N, S, S) of 0: there are no lesion masks."""
+        return np.broadcast_to(np.uint8(0), self.images.shape)
+
+
+def _require(holds: bool, got: str, required: str, do: str) -> None:
+    if not holds:
+        raise UserError(got, required, do)
+
+
+def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int) -> np.ndarray:
+    """The side of every image, by patient; raises `UserError` where that cannot be."""
+    one_each = f"{len(label)}, one of each image"
+    _require(len(patients) == len(label), f"{len(patients)} patients", one_each, "name the patient of every image, or give none")
+    _require(0 < held_out < 1, f"held_out is {held_out:g}", "above 0 and below 1", "give 0.2")
+    _require(len(np.unique(label)) == 2, f"images labelled {label[0]} only", "both 0 and 1", "add images of the other class")
+    _require(len(np.unique(patients)) > 1, "images of one patient", "at least 2, one is held out", "add patients")
+    side = split(patients.tolist(), label, held_out, seed)
+    sides = np.array([side[name] for name in patients.tolist()])
+    both = len(np.unique(label[sides == TRAINING])) == 2
+    _require(both, "images of one class to train on", "both classes", "add patients, or change held_out or seed")
+    return sides
+
+
+def _array(values: Any) -> np.ndarray:
+    """An array or a tensor, of any device and type, as an array."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu()
+    return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+
+
+def _images(images: np.ndarray | Tensor) -> np.ndarray:
+    """A float32 copy of images; raises `UserError` where they are not (N, S, S) in [0, 1]."""
+    values = _array(images)
+    square = values.ndim == 3 and len(values) > 0 and values.shape[1] == values.shape[2] >= LEAST_SIDE
+    squares = f"(N, S, S) with S at least {LEAST_SIDE}"
+    _require(square, f"images of shape {values.shape}", squares, "crop or resize them to grey squares of one size")
+    floating = np.issubdtype(values.dtype, np.floating)
+    _require(floating, f"images of type {values.dtype}", "floating point in [0, 1]", "divide them by their largest value")
+    _require(bool(np.isfinite(values).all()), "images with NaN or infinite values", "finite values", "replace these")
+    low, high = float(values.min()), float(values.max())
+    _require(low >= 0 and high <= 1, f"images between {low:.4g} and {high:.4g}", "values in [0, 1]", "scale them")
+    return np.array(values, np.float32, order="C")
+
+
+def _binary(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values as uint8; raises `UserError` for another shape, or anything but 0 and 1."""
+    array = _array(values)
+    _require(array.shape == shape, f"{name} of shape {array.shape}", f"{shape}, as the images", f"give {name} of all images")
+    binary = array.dtype.kind in "biuf" and bool(np.isin(array, (0, 1)).all())
+    _require(binary, f"{name} with other values than 0 and 1", "0 and 1", f"correct {name}")
+    return array.astype(np.uint8)

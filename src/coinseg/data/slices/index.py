@@ -1,0 +1,50 @@
+"""The index of a store: index.csv, one line for each slice, and its columns as arrays."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from coinseg.runtime.files import FORMULA
+
+COLUMNS = (
+    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split",
+    "top", "left", "height", "width",
+)  # fmt: skip
+BLOCK = 10_000
+"""Lines of an index that are read together."""
+_TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
+
+
+def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows with the columns `COLUMNS`."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows({**row, **_quoted(row)} for row in rows)
+
+
+def _quoted(row: Mapping[str, object]) -> dict[str, str]:
+    """Names as a spreadsheet cannot take for formulas; reading takes exactly this quote off again."""
+    return {c: f"'{row[c]}" if str(row[c]).startswith((*FORMULA, "'")) else str(row[c]) for c in _TEXT}
+
+
+def read_index(path: Path) -> dict[str, np.ndarray]:
+    """The columns of an index.csv, by name: (slices,) text, float64 or int64.
+
+    Read in blocks: as Python objects a line takes ten times the room it has in arrays.
+    """
+    kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
+    blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        lines = csv.reader(file)
+        header = next(lines)
+        while block := list(islice(lines, BLOCK)):
+            for name, cells in zip(header, zip(*block, strict=True), strict=True):
+                plain = [cell.removeprefix("'") for cell in cells] if name in _TEXT else cells
+                blocks[name].append(np.array(plain, dtype=kinds.get(name, np.int64)))
+    return {name: np.concatenate(parts) for name, parts in blocks.items()}

@@ -1,0 +1,85 @@
+"""Writes the files of a store of prepared slices, see `store.py`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from coinseg.config.schema import Settings
+from coinseg.runtime.files import write_json
+
+from . import intensity
+from .case import stored_type
+from .index import write_index
+from .prepare import Prepared
+from .split import LEFT_OUT, TRAINING, require_both_classes, require_two_sides, split_rows
+
+FORMAT = 5
+"""Of the files of a store; part of every key."""
+
+
+class StoreWriter:
+    """Appends prepared cases to the files of a store.
+
+    Args:
+        folder: of the store, empty.
+        settings: data, anomaly and seed are read.
+        kind: "hu" or "percentile", see `case.kind_of_intensity`.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
+        self.folder, self.settings, self.kind = folder, settings, kind
+        self.injected = settings.anomaly.kind != "none"
+        self.rows: list[dict[str, object]] = []
+        self.left_out: list[bool] = []
+        self.beyond: Counter[str] = Counter()
+        self.histograms: dict[str, np.ndarray] = {}
+        self.digest = hashlib.sha256()
+        self.contents = hashlib.sha256(json.dumps([FORMAT, asdict(settings.data)]).encode())
+
+    def add(self, case: Prepared) -> None:
+        """Append the slices of a case."""
+        patient = case.case.patient
+        if case.histogram is not None:
+            self.histograms[patient] = self.histograms.get(patient, np.zeros_like(case.histogram)) + case.histogram
+        self.beyond += case.beyond
+        self.rows += case.rows
+        self.left_out += case.left_out
+        for pixels, organ, truth in case.slices:
+            self.digest.update(pixels)
+            self.contents.update(pixels + organ + truth)
+        for name, contents in zip(("images", "organs", "truth"), zip(*case.slices, strict=True), strict=False):
+            with (self.folder / f"{name}.bin").open("ab") as file:
+                file.writelines(contents)
+
+    def unseen(self) -> list[str]:
+        """Lines for a person about scans and lesions that reach beyond the millimetres a slice shows."""
+        side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
+        lines = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
+        return lines + ([f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else [])
+
+    def finish(self, **facts: object) -> None:
+        """Split and scale what was added; write index.csv and store.json, which also gets `facts`."""
+        sides = split_rows(self.rows, self.settings)
+        small = (sides == TRAINING) & np.array(self.left_out)
+        sides[small] = LEFT_OUT
+        require_two_sides(sides, self.settings.data)
+        if not self.injected:
+            require_both_classes(np.array([row["label"] for row in self.rows]), sides, int(small.sum()))
+        window = intensity.CODE_WINDOW
+        if self.kind == "hu":
+            training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
+            window = intensity.fingerprint(reduce(np.add, (self.histograms[p] for p in sorted(training))))
+        write_index(self.folder / "index.csv", ({**row, "split": int(side)} for row, side in zip(self.rows, sides, strict=True)))
+        self.contents.update((self.folder / "index.csv").read_bytes() + repr(window).encode())
+        write_json(self.folder / "store.json", {
+            "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16],
+            "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
+            "window": [window.low, window.high], "injected": self.injected, **facts,
+        })  # fmt: skip

@@ -1,0 +1,110 @@
+"""The manifest of a finished run: what it was made of, how long it took, what it scored (docs/guide/manifest.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from coinseg.config.parsing import teacher_folders
+from coinseg.data.readers.paths import sha256_of
+from coinseg.parts.table import parts_of
+from coinseg.runtime.files import read_json, write_json
+
+from .manifest import facts, model_of
+from .recipe import THRESHOLD
+from .run import Run, counts, warnings
+from .run_folder import as_yaml
+
+OUTPUTS = {
+    "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv", "confidence": "confidence", "model": "model.json",
+    "settings": "settings.yaml", "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
+}  # fmt: skip
+SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
+
+
+def inputs_of(run: Run) -> list[dict[str, Any]]:
+    """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
+    file, key = run.work.root / "inputs.json", run.store.meta["key"]
+    if file.exists() and (made := read_json(file, "key", "inputs"))["key"] == key:
+        return list(made["inputs"])
+    found = [
+        {"case": case.id, "role": role, "path": str(path), "sha256": sha256_of(path)}
+        for case in run.work.cohort.cases
+        for role, paths in (
+            ("image", [case.image]),
+            ("organ", [m.path for m in case.organ]),
+            ("lesion", [m.path for m in case.lesion]),
+        )
+        for path in dict.fromkeys(paths)
+    ]
+    write_json(file, {"key": key, "inputs": found})
+    return found
+
+
+def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str, float]:
+    """Seconds of every stage that the run has."""
+    root, settings = run.work.root, run.work.settings
+
+    def seconds(*names: str) -> float:
+        return float(read_json(root.joinpath(*names) / "stage.json")["seconds"])
+
+    # An attribution trains nothing after the classifier.
+    pair = ("classifier", "coin") if run.predictor.generator is not None else ("classifier",)
+    found = {"prepare": run.store.meta["seconds"]}
+    found |= {"witnesses": searched["seconds"]} if (searched := run.store.meta.get("witnesses")) else {}
+    found |= {name: seconds(name) for name in pair}
+    if run.predictor.student is not None:
+        if others := teacher_folders(settings):
+            found["teachers"] = sum(seconds(name, stage) for name in others for stage in pair)
+        found["student"] = seconds("student")
+        for part in parts_of(settings):  # also one that was fitted and not kept
+            stages = sorted((root / part.folder).rglob("stage.json"))
+            found |= {part.folder: sum(float(read_json(stage)["seconds"]) for stage in stages)} if stages else {}
+    return found | {"evaluate": scores["seconds"], "masks": masks["seconds"]}
+
+
+def threshold_of(run: Run) -> dict[str, Any]:
+    """What a pixel must exceed to be inside, in words and as a number."""
+    threshold = read_json(run.work.root / THRESHOLD)
+    if run.predictor.student is None:
+        method = "difference" if run.predictor.generator is not None else "attribution"
+        return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
+    taught = read_json(run.work.root / "student" / "stage.json")
+    rule = (
+        f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, "
+        f"made with {threshold['value']:.4f}: {threshold['rule']}"
+    )
+    return {
+        "value": run.predictor.segmenter.level,
+        "rule": rule + "".join(part.rule for part in run.predictor.parts),
+        "of": "student",
+    }
+
+
+def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:
+    """The manifest of a finished run.
+
+    Args:
+        run: the trained run.
+        scores: of `evaluate`.
+        masks: of `write_masks`.
+        command: the command line.
+
+    Returns:
+        What `facts` has, and seed, settings, data, inputs, model, timings_s, scores (those of `SCORES` and more; null
+        with its reason in null_because), audit, threshold, outputs (relative to the folder), warnings.
+    """
+    root, settings = run.work.root, run.work.settings
+    return {
+        **facts("run", command, None),
+        "seed": settings.seed,
+        "settings": as_yaml(settings.as_dict()),
+        "data": counts(run),
+        "inputs": inputs_of(run),
+        "model": model_of(root),
+        "timings_s": timings(run, scores, masks),
+        "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
+        "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
+        "threshold": threshold_of(run),
+        "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
+        "warnings": warnings(run),
+    }
