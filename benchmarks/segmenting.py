@@ -34,9 +34,7 @@ def plain_scan(scan: np.ndarray, run: Predictor, f: torch.nn.Module, g: PlainGen
     window = run.preparation.window
     for z, native in enumerate(scan):
         box = Box(0, 0, *native.shape)
-        unit = np.clip(
-            (np.rint(box.resize(native, size)).astype(np.float64) - window.low) / (window.high - window.low), 0, 1
-        )
+        unit = np.clip((np.rint(box.resize(native, size)).astype(np.float64) - window.low) / (window.high - window.low), 0, 1)
         x = torch.from_numpy(unit * 2 - 1).float()[None, None]
         with torch.no_grad():
             called = torch.sigmoid(f(x)).item() >= run.settings.classifier.threshold

@@ -122,7 +122,11 @@ def test_both_segmenters_say_what_shape_they_want() -> None:
 def test_other_settings_are_those_of_every_part_of_a_predictor_and_its_networks_stay() -> None:
     predictor, _ = with_student(Refuses())
     alone = Predictor.of(predictor.explainer, predictor.preparation, 0.05)
-    settings = replace(tiny_settings(), masks=replace(tiny_settings().masks, min_px=7), classifier=replace(tiny_settings().classifier, threshold=0.9))
+    settings = replace(
+        tiny_settings(),
+        masks=replace(tiny_settings().masks, min_px=7),
+        classifier=replace(tiny_settings().classifier, threshold=0.9),
+    )
     for one in (predictor, alone):
         other = one.with_settings(settings)
         assert one.settings == tiny_settings()
@@ -155,7 +159,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_a_scan_is_read_once_when_its_mask_is_written(tmp_path: Path, opened: list[Path]) -> None:
     root = make_run(tmp_path / "run")
-    scans = {".nii.gz": make_scan(tmp_path / "scans" / "a.nii.gz"), "": write_series(tmp_path / "scans" / "b", scan_of((40, 44, 3)), PLAIN)}
+    scans = {
+        ".nii.gz": make_scan(tmp_path / "scans" / "a.nii.gz"),
+        "": write_series(tmp_path / "scans" / "b", scan_of((40, 44, 3)), PLAIN),
+    }
     for scan in scans.values():
         opened.clear()
         maps = ["--counterfactual", str(tmp_path / "c.nii.gz"), "--difference", str(tmp_path / "d.nii.gz")]
@@ -171,7 +178,20 @@ def test_a_scan_is_read_once_when_its_mask_is_written(tmp_path: Path, opened: li
 # --- what only looks like reading
 
 
-DOES = ("train", "write", "fit", "save", "evaluate", "prepare", "build", "barrier", "broadcast", "on_main", "all_gather", "segment")
+DOES = (
+    "train",
+    "write",
+    "fit",
+    "save",
+    "evaluate",
+    "prepare",
+    "build",
+    "barrier",
+    "broadcast",
+    "on_main",
+    "all_gather",
+    "segment",
+)
 """Begins the name of what trains, writes, or waits for other processes."""
 
 
