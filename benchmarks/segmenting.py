@@ -17,24 +17,24 @@ from coinseg.data.phantom.cohort import PhantomSettings, make_patient
 from coinseg.data.slices.case import LoadedCase
 from coinseg.data.slices.crop import Box
 from coinseg.data.slices.intensity import Window
-from coinseg.inference.scans import Run
+from coinseg.inference.explainer import Explainer
+from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.masks.refine import GUIDE_RADIUS, guided_filter
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 
 ABNORMAL = 0.2
 
 
-def plain_scan(scan: np.ndarray, run: Run, f: torch.nn.Module, g: PlainGenerator, every: bool = False) -> np.ndarray:
+def plain_scan(scan: np.ndarray, run: Predictor, f: torch.nn.Module, g: PlainGenerator, every: bool = False) -> np.ndarray:
     """Slice by slice: resize, f, and where it says abnormal: inpaint the image and its mirror image, filter, clean, paste.
 
     With `every` slice is inpainted first, as the thesis explains images, and f decides what of it is kept.
     """
     mask, size, masks = np.zeros(scan.shape, bool), run.settings.data.size, run.settings.masks
+    window = run.preparation.window
     for z, native in enumerate(scan):
         box = Box(0, 0, *native.shape)
-        unit = np.clip(
-            (np.rint(box.resize(native, size)).astype(np.float64) - run.window.low) / (run.window.high - run.window.low), 0, 1
-        )
+        unit = np.clip((np.rint(box.resize(native, size)).astype(np.float64) - window.low) / (window.high - window.low), 0, 1)
         x = torch.from_numpy(unit * 2 - 1).float()[None, None]
         with torch.no_grad():
             called = torch.sigmoid(f(x)).item() >= run.settings.classifier.threshold
@@ -65,12 +65,13 @@ def rows(quick: bool) -> Iterator[Row]:
     plain, ours = networks(base.coin)
     for module in (*plain, *ours):
         module.eval()
-    run = Run(base, ours[2], ours[0], "hu", Window(-160.0, 240.0), False, 0.02, make_fabric(base.engine))
+    explainer = Explainer(base, ours[2], ours[0], choose_device(base.engine))
+    run = Predictor.of(explainer, Preparation("hu", Window(-160.0, 240.0), False), 0.02)
     case = LoadedCase(scan, (), None)
     found = np.sort(run.segment_cases([case])[0].probability)
     cut = int(len(found) * (1 - ABNORMAL))
-    run.settings = replace(base, classifier=replace(base.classifier, threshold=float(found[cut - 1 : cut + 1].mean())))
-    run.__post_init__()
+    level = float(found[cut - 1 : cut + 1].mean())
+    run = run.with_settings(replace(base, classifier=replace(base.classifier, threshold=level)))
     one, other = (lambda: plain_scan(scan, run, plain[2], plain[0])), (lambda: run.segment_cases([case])[0].mask)
     a, b = one(), other()
     agreed = require_close("segmenting", float((a != b).mean()), 1e-3) + f", {int(b.sum())} voxels inside"

@@ -25,9 +25,10 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.intensity import Window
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.inference.checkpoint import save
-from coinseg.inference.scans import Run
+from coinseg.inference.explainer import Explainer
+from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.networks.classifier import build
-from coinseg.runtime.devices import make_fabric
+from coinseg.runtime.devices import choose_device
 from conftest import tiny_settings
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
@@ -194,11 +195,12 @@ def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> 
     torch.nn.init.normal_(generator.head[-1].weight, std=0.2)
     f.network.head.bias.data.fill_(3.0)
     window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)
-    run = Run(settings, f, generator, kind, window, False, 0.05, make_fabric(settings.engine))
+    explainer = Explainer(settings, f, generator, choose_device(settings.engine))
+    predictor = Predictor.of(explainer, Preparation(kind, window, False), 0.05)
     for name, module in (("classifier/model", f), ("coin/generator", generator)):
         (root / name).parent.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, root / f"{name}.safetensors")
-    save(run, root)
+    save(predictor, root)
     return root
 
 

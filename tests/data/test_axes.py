@@ -188,8 +188,7 @@ def segmented(folder: Path, source: str, target: str, affine: np.ndarray, corner
     folder = folder / str(len(list(folder.iterdir())))
     folder.mkdir()
     scan = write_as(folder, source, hu, affine)
-    RUN.settings = replace(RUN.settings, data=data)
-    found = RUN.segment(scan, maps=True)
+    found = RUN.with_settings(replace(RUN.settings, data=data)).segment(scan, maps=True)
     out = folder / f"mask{target}"
     write_mask(out, found.mask, read_geometry(scan))
     block = nib.affines.apply_affine(affine, np.argwhere(hu)) * (-1, -1, 1)
@@ -212,7 +211,7 @@ def test_where_nothing_is_resampled_every_voxel_comes_back(
     assert max(far) <= 0.11
     assert np.asarray(found.maps.counterfactual).max() == 0
     assert np.array_equal(np.asarray(found.maps.difference), found.mask * np.float32(1000))
-    assert np.array_equal(np.asarray(found.sure.percent), found.mask * np.uint8(100))
+    assert np.array_equal(np.asarray(found.pixel_confidence.percent), found.mask * np.uint8(100))
     geometry = read_geometry(scan)
     write_scan(out.with_name("cf.nii.gz"), found.maps.difference, geometry)
     assert points(out.with_name("cf.nii.gz")) == points(out) or target != ".nii.gz"
@@ -295,6 +294,7 @@ def test_spacing_zero_is_the_plain_resize(tmp_path: Path) -> None:
 
 def test_a_run_on_another_axis_refuses_images(tmp_path: Path) -> None:
     run = bright_run()
-    run.kind, run.settings = "percentile", replace(run.settings, data=DataSettings(axis="coronal"))
+    run = replace(run, preparation=replace(run.preparation, kind="percentile"))
+    run = run.with_settings(replace(run.settings, data=DataSettings(axis="coronal")))
     with pytest.raises(UserError, match=r"data.axis is coronal and .*a.png is a plain image"):
-        run.load(tmp_path / "a.png")
+        run.segment(tmp_path / "a.png")

@@ -38,7 +38,7 @@ from coinseg.data.readers.volume import peek_shape, read_geometry, read_mask, re
 from coinseg.data.slices.case import load_case
 from coinseg.data.slices.store import store_key
 from coinseg.errors import UserError
-from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.run import Workspace, train
 from coinseg.pipeline.segment import inputs, mask_name, segment_path
 from coinseg.runtime.stage import silent
 from coinseg.types import MaskSource
@@ -685,7 +685,7 @@ def test_segment_takes_every_format(tmp_path: Path, images: Path) -> None:
     few = replace(tiny, classifier=replace(tiny.classifier, steps=2), coin=replace(tiny.coin, steps=2))
     work = Workspace(images, tmp_path / "run", few)
     work.start()
-    assert work.run.kind == "percentile"
+    assert train(work).predictor.preparation.kind == "percentile"
     folder, array = tmp_path / "scans", scan_of((24, 20, 3))
     write_series(folder / "a", array)
     write_itk(folder / "b.nrrd", array, PLAIN)

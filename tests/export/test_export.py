@@ -30,14 +30,16 @@ from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
-from coinseg.inference import checkpoint
+from coinseg.inference import scans
+from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import as_csv, measure
+from coinseg.networks import classifier
 from coinseg.networks.classifier import build
-from coinseg.networks.patchcore import FEATURES, MemoryBank, PatchCore
+from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
 from coinseg.pipeline import run_folder
-from coinseg.pipeline import segment as batch
 from coinseg.types import MaskSource
 from conftest import SIZE, tiny_settings
+from models import with_parts
 from writers import make_run, make_scan, write_series
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -87,7 +89,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     assert "4 files" in capsys.readouterr().out
     root.rename(tmp_path / "gone")
     asked: list[str | None] = []
-    monkeypatch.setattr(checkpoint, "build", lambda settings: asked.append(settings.weights) or build(settings))
+    monkeypatch.setattr(classifier, "build", lambda settings: asked.append(settings.weights) or build(settings))
     assert np.array_equal(coinseg.load(out).segment(scan).mask, before)
     assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / "m.nii.gz"), "--model", str(out)]) == 0
     assert np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj).sum() == before.sum()
@@ -138,7 +140,8 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
     )  # fmt: skip
     root = make_run(tmp_path / "run", settings, "percentile")
     run, folder = coinseg.load(root, classifier="test_export:TinyNetwork"), tmp_path / "onnx"
-    run = replace(run, novelty=PatchCore(MemoryBank(torch.rand(60, FEATURES), 1.0)).eval())
+    patchcore = PatchCore(MemoryBank(torch.rand(60, FEATURES), 1.0))
+    run = with_parts(run, [patchcore])
     folder.mkdir()
     probes = probe_images(root, run)
     assert probes.shape == (7, 1, SIZE, SIZE)
@@ -147,7 +150,7 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
     assert said["largest_difference"] < 1e-4
     # by other means, with another number of images than the probes and the example
     x = torch.rand(3, 1, SIZE, SIZE) * 2 - 1
-    for name, network in (("f", run.f), ("generator", run.generator), ("novelty", run.novelty)):
+    for name, network in (("f", run.f), ("generator", run.generator), ("novelty", patchcore)):
         found = ort.InferenceSession(str(folder / f"{name}.onnx")).run(None, {"image": x.numpy()})[0]
         torch.testing.assert_close(torch.from_numpy(found), network(x).detach(), atol=1e-4, rtol=1e-4)
         assert str(Path(coinseg.__file__).parent).encode() not in (folder / f"{name}.onnx").read_bytes()
@@ -465,8 +468,8 @@ def test_what_is_not_painted_is_the_source_to_the_last_bit(tmp_path: Path, capsy
     assert (after[touched] > -160 - 200).all()
     run = coinseg.load(root)
     native = read_volume(scan).scan
-    cut = next(run.load(scan).cuts(run.settings.data))
-    x = torch.from_numpy(run.window.unit(cut.box.resize(native[0], SIZE).round()) * 2 - 1)[None, None].float()
+    cut = next(scans.load(run, scan).cuts(run.settings.data))
+    x = torch.from_numpy(run.preparation.window.unit(cut.box.resize(native[0], SIZE).round()) * 2 - 1)[None, None].float()
     change = ((run.explain(x).counterfactual - x) / 2 * 400)[0, 0].numpy()
     painted_on = cut.box.paste(change, native.shape[1:])
     expected = native[0] + painted_on
@@ -568,9 +571,9 @@ def test_a_confidence_that_cannot_be_written_costs_no_mask(tmp_path: Path, monke
     assert cli.main(command) == 0
     before = (out / "a.nii.gz").read_bytes()
 
-    def fails(*ignored: object) -> None:
+    def fails(*ignored: object, **also: object) -> None:
         raise UserError("it cannot be written", "room", "make some")
 
-    monkeypatch.setattr(batch, "write_confidence", fails)
+    monkeypatch.setattr(Segmentation, "write_confidence", fails)
     assert cli.main([*command, "--overwrite"]) == 2
     assert (out / "a.nii.gz").read_bytes() == before

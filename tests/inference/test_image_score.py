@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import coinseg
 from coinseg.config.parsing import asks_opinion, opinion_settings
@@ -23,30 +23,27 @@ from coinseg.export.folder import export_run
 from coinseg.inference.image_score import ImageScore, prior_shift
 from coinseg.networks.classifier import Classifier, ImageNetNetwork, build
 from coinseg.networks.imagenet import encoder, load_imagenet
-from coinseg.pipeline.run import Workspace
+from coinseg.parts.imagenet_classifier import ImageNetClassifier
+from coinseg.pipeline.run import Workspace, train
 from coinseg.training.keys import student_key
 from conftest import tiny_settings, write_images
-
-
-class Says(nn.Module):
-    """A classifier that gives every image the same logit."""
-
-    def __init__(self, logit: float) -> None:
-        super().__init__()
-        self.logit = logit
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.full((len(x),), self.logit)
+from models import SameLogit, as_first_schema, learn_from_few, part_of, scores_of
 
 
 def test_the_posterior_by_hand() -> None:
     images = torch.zeros(2, 1, 8, 8)
-    assert ImageScore([Says(1.0), Says(3.0)], math.log(0.25))(images).tolist() == pytest.approx([2 + math.log(0.25)] * 2)
-    # A second opinion counts a quarter.
-    assert ImageScore([Says(1.0), Says(3.0)], 0.5, Says(-6.0))(images).tolist() == pytest.approx([0.75 * 2 - 0.25 * 6 + 0.5] * 2)
+    assert ImageScore([SameLogit(1.0), SameLogit(3.0)], math.log(0.25))(images).tolist() == pytest.approx(
+        [2 + math.log(0.25)] * 2
+    )
+    # The ImageNet classifier counts a quarter; f_1 stands beside the ensemble as it is.
+    assert ImageScore([SameLogit(1.0), SameLogit(3.0)], 0.5, [ImageNetClassifier(SameLogit(-6.0))])(
+        images
+    ).tolist() == pytest.approx([0.75 * 2 - 0.25 * 6 + 0.5] * 2)
+    both = ImageScore([SameLogit(1.0), SameLogit(3.0)], 0.5, [ImageNetClassifier(SameLogit(-6.0))]).both(images)
+    assert both.tolist() == pytest.approx(np.array([[1.0, 0.75 * 2 - 0.25 * 6 + 0.5]] * 2))
     # A sign that 8 of 10 abnormal and 2 of 10 normal images have: 0.8 where every second image is abnormal, and where one of ten is
     # 0.8 * 0.1 / (0.8 * 0.1 + 0.2 * 0.9) = 4/13.
-    asked = ImageScore([Says(math.log(0.8 / 0.2))], math.log(0.1 / 0.9))
+    asked = ImageScore([SameLogit(math.log(0.8 / 0.2))], math.log(0.1 / 0.9))
     assert torch.sigmoid(asked(images))[0].item() == pytest.approx(4 / 13)
 
 
@@ -79,55 +76,59 @@ def taught(tmp_path: Path) -> Path:
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()
-    assert work.run.student is not None
+    assert train(work).predictor.student is not None
     return work.root
 
 
 def test_a_student_is_asked_about_the_images_the_posterior_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("training.pseudo_masks", "training.student", "pipeline.run"):
-        monkeypatch.setattr(f"coinseg.{room}.LEAST", 1)
+    learn_from_few(monkeypatch)
     run = coinseg.load(taught(tmp_path))
     images = images_of(6, run.settings)
-    assert isinstance(run.posterior, ImageScore)
     with torch.no_grad():
-        by_hand = torch.sigmoid(run.posterior(images))
-        logits = torch.stack([f(images) for f in run.posterior.classifiers])
+        by_hand = torch.sigmoid(run.image_score(images)).numpy()
+        logits = torch.stack([f(images) for f in run.image_score.classifiers])
     assert len(logits) == 2
     assert not torch.equal(*logits)
-    assert isinstance(run.posterior.opinion, Classifier)
-    assert isinstance(run.posterior.opinion.network, ImageNetNetwork)
-    gate = float(by_hand.median())
-    settings = replace(run.settings, student=replace(run.settings.student, gate=gate))
-    explained, maps = replace(run, settings=settings).evidence(images)
-    assert explained.posterior is not None
-    torch.testing.assert_close(explained.posterior, by_hand)
-    assert not torch.equal(explained.posterior, explained.probability)  # f still says what it says
-    assert (maps.any((1, 2)) == (by_hand >= gate).numpy()).all()
+    imagenet = part_of(run, ImageNetClassifier)
+    assert isinstance(imagenet.network, Classifier)
+    assert isinstance(imagenet.network.network, ImageNetNetwork)
+    gate = float(np.median(by_hand))
+    run = run.with_settings(replace(run.settings, student=replace(run.settings.student, gate=gate)))
+    scores = scores_of(run, images)
+    explained, maps = run.evidence(images, scores)
+    assert maps.image_score is not None
+    np.testing.assert_allclose(maps.image_score, by_hand, rtol=1e-6)
+    assert not np.array_equal(maps.image_score, explained.probability.numpy())  # f still says what it says
+    np.testing.assert_allclose(scores.probability, explained.probability.numpy(), rtol=1e-6)
+    assert (maps.values.any((1, 2)) == (by_hand >= gate)).all()
 
 
 def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("training.pseudo_masks", "training.student", "pipeline.run"):
-        monkeypatch.setattr(f"coinseg.{room}.LEAST", 1)
+    learn_from_few(monkeypatch)
     root = taught(tmp_path)
     model = json.loads((root / "model.json").read_text())
     for wrong in (1e9, "1", [1.0]):
         (root / "model.json").write_text(json.dumps(model | {"prior_shift": wrong}))
         with pytest.raises(UserError, match="has a wrong prior_shift"):
             coinseg.load(root)
-    (root / "model.json").write_text(json.dumps({name: value for name, value in model.items() if name != "opinion"}))
+    first = as_first_schema(model)
+    assert first["opinion"]
+    (root / "model.json").write_text(json.dumps({name: value for name, value in first.items() if name != "opinion"}))
     alone = coinseg.load(root)  # from before the second opinion
-    assert isinstance(alone.posterior, ImageScore)
-    assert alone.posterior.opinion is None
+    assert len(alone.image_score.classifiers) == 2
+    assert part_of(alone, ImageNetClassifier) is None
     export_run(root, tmp_path / "away")
     assert not (tmp_path / "away" / "opinion").exists()
-    assert coinseg.load(tmp_path / "away").posterior.opinion is None  # type: ignore[union-attr]
-    del model["prior_shift"]
-    (root / "model.json").write_text(json.dumps(model))
+    assert part_of(coinseg.load(tmp_path / "away"), ImageNetClassifier) is None
+    del first["prior_shift"]
+    (root / "model.json").write_text(json.dumps(first))
     run = coinseg.load(root)
-    assert run.posterior is None
-    explained = run.evidence(images_of(2, run.settings))[0]
-    assert explained.posterior is not None
-    assert np.array_equal(explained.posterior, explained.probability)
+    assert list(run.image_score.classifiers) == [run.f]
+    assert run.parts == ()
+    images = images_of(2, run.settings)
+    explained, maps = run.evidence(images, scores_of(run, images))
+    assert maps.image_score is not None
+    np.testing.assert_allclose(maps.image_score, explained.probability, rtol=1e-6)
 
 
 def test_the_second_opinion_begins_where_imagenet_ended_and_is_none_where_no_classifier_is_trained() -> None:

@@ -14,18 +14,18 @@ from torch import nn
 
 from coinseg.config.rules import require_consistent
 from coinseg.config.schema import AttributionSettings, Settings
-from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.data.slices.intensity import Window
-from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.inference.ensemble import Ensemble
-from coinseg.inference.scans import Run
+from coinseg.inference.predictor import Predictor, Preparation
+from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.masks.decision_flip import REGIONS, flip_levels, pasted, with_peaks
 from coinseg.masks.postprocess import levels_of, masks_of, peaks
-from coinseg.pipeline.run import Workspace
-from coinseg.runtime.devices import make_fabric
+from coinseg.pipeline.manifest import threshold_of
+from coinseg.pipeline.run import Workspace, evaluate, train, write_masks
 from conftest import tiny_settings
+from models import explainer_of
 
 SIDE = 16
 RISING = np.linspace(0, 1, SIDE * SIDE).reshape(1, SIDE, SIDE)
@@ -129,7 +129,8 @@ def test_what_is_painted_for_nothing_is_not_marked() -> None:
     images = torch.zeros(2, 1, 32, 32) - 0.5
     images[0, 0, 10:16, 10:16] = 0.9
     images[1, 0, 4:7, 20:23] = 0.9  # nine pixels of 1024: called normal
-    runs = [Run(s, Bright(), Painter(), "percentile", Window(0, 1), False, 0.01, make_fabric(s.engine)) for s in (settings, flip)]
+    plain_images = Preparation("percentile", Window(0, 1), False)
+    runs = [Predictor.of(explainer_of(s, Bright(), Painter()), plain_images, 0.01) for s in (settings, flip)]
     lesion = np.zeros((2, 32, 32), bool)
     lesion[0, 10:16, 10:16] = True
     plain, cut = (run.masks(images) for run in runs)
@@ -137,11 +138,12 @@ def test_what_is_painted_for_nothing_is_not_marked() -> None:
     assert (cut[0] & ~lesion[0]).sum() == 0
     assert cut[0].sum() >= 24  # f turns once fewer than 11 white pixels are left of 36
     assert not cut[1].any()
-    explained, refined = runs[1].differences(images)
-    assert explained.level is not None
-    assert torch.isnan(explained.level[1])
-    sure = runs[1].marked(images).sure
-    assert ((sure > 0.5) == (refined > explained.level.numpy()[:, None, None])).all()
+    segmented = runs[1].segment_images(images)
+    refined, levels = segmented.maps.values, segmented.maps.levels
+    assert levels is not None
+    assert np.isnan(levels[1])
+    sure = segmented.pixel_confidence
+    assert ((sure > 0.5) == (refined > levels[:, None, None])).all()
     assert not sure[1].any()
     assert peaks(refined)[0] > 0
 
@@ -156,14 +158,14 @@ def test_a_run_with_the_rule_from_training_to_masks(images: Path, tmp_path: Path
     )
     work = Workspace(images, tmp_path / "run", settings)
     work.start()
-    scores = work.evaluate()
+    run = train(work)
+    scores = evaluate(run)
     assert scores["iou_mask_free"] is not None
-    assert "in each image also what turns f" in work._threshold(work.run)["rule"]
-    assert isinstance(work.generator, Generator)
-    assert len(work.write_masks()["masks"]) == 12
-    slices = ScoredSlices(work.store, settings.anomaly, settings.seed, VALIDATION)
-    batch = slices.scored(np.arange(len(slices)))
-    masks = work.run.masks(batch.image)
+    assert "in each image also what turns f" in threshold_of(run)["rule"]
+    assert isinstance(run.predictor.generator, Generator)
+    assert len(write_masks(run)["masks"]) == 12
+    slices = run.held_out()
+    masks = run.predictor.masks(slices.scored(np.arange(len(slices))).image)
     with (work.root / "evaluation" / "slices.csv").open(newline="") as file:
         assert [int(row["mask_px"]) for row in csv.DictReader(file)] == masks.sum((1, 2)).tolist()
 
@@ -182,12 +184,9 @@ def test_a_teacher_that_calls_an_image_normal_does_not_empty_its_mask() -> None:
     settings = replace(settings, student=replace(settings.student, contrast=0.0))
     images = torch.zeros(1, 1, 32, 32) - 0.5
     images[0, 0, 10:16, 10:16] = 0.9
-    runs = [
-        Run(settings, f, Painter(), "percentile", Window(0, 1), False, 0.01, make_fabric(settings.engine))
-        for f in (Bright(), Bright(), Never())
-    ]
-    committee = Ensemble(runs[0], [], cast(Any, None))
-    committee.__dict__["runs"] = runs
-    masks, sure = committee.trusted(images)
+    pairs = [DifferenceSegmenter(explainer_of(settings, f, Painter()), 0.01) for f in (Bright(), Bright(), Never())]
+    ensemble = Ensemble(pairs[0], [], cast(Any, None))
+    ensemble.__dict__["pairs"] = pairs
+    masks, sure = ensemble.pseudo_masks(images)
     assert masks[0, 10:16, 10:16].all()
     assert np.isfinite(sure[0])

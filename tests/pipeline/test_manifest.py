@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from jsonschema import Draft202012Validator
 
 from coinseg.cli import main as cli
 from coinseg.data.readers.paths import sha256_of
-from coinseg.pipeline.manifest import write
-from coinseg.pipeline.run import Workspace
-from coinseg.runtime.stage import silent
-from conftest import tiny_settings
+from coinseg.pipeline import run as pipeline
+from conftest import TINY
 from writers import PLAIN, make_run, make_scan, scan_of, write_series
 
 SCHEMAS = {name: json.loads((files("coinseg") / f"{name}.schema.json").read_text()) for name in ("manifest", "index")}
@@ -56,11 +53,8 @@ def test_a_schema_is_one_and_describes_every_key(name: str) -> None:
 def test_a_run_that_ends_well_badly_or_is_interrupted(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny, root = tiny_settings(), tmp_path / "run"
-    few = replace(tiny, classifier=replace(tiny.classifier, steps=2), coin=replace(tiny.coin, steps=2))
-    work = Workspace(images, root, few, silent)
-    work.start()
-    write(work, "coinseg run")
+    root = tmp_path / "run"
+    assert cli.main(["run", str(images), "-o", str(root), *TINY, "--classifier.steps", "2", "--coin.steps", "2"]) == 0
     done = valid(root / "manifest.json")
     assert done["status"] == {"state": "done", "exit_code": 0, "error": None}
     assert len(valid(root / "masks" / "index.json")["masks"]) == 12
@@ -68,11 +62,12 @@ def test_a_run_that_ends_well_badly_or_is_interrupted(
     for one in (*done["inputs"], *({"path": root / name, "sha256": made} for name, made in done["model"]["sha256"].items())):
         assert one["sha256"] == hashlib.sha256(Path(one["path"]).read_bytes()).hexdigest()
     assert done["outputs"].keys() - {"report", "mask_count"} == {
-        name for name, place in done["outputs"].items() if name != "mask_count" and (root / place).exists()
+        name for name, place in done["outputs"].items() if name not in ("report", "mask_count") and (root / place).exists()
     }
+    assert (root / done["outputs"]["report"]).exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Workspace, "evaluate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(pipeline, "evaluate", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
         assert cli.main(["report", str(root)]) == 130
     assert valid(root / "manifest.json")["status"]["state"] == "interrupted"
 

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from coinseg.cli import main as cli
 from coinseg.config.schema import EngineSettings
 from coinseg.errors import UserError
-from coinseg.inference.scans import Segmentation, write_segmentation
+from coinseg.inference.scans import Segmentation
 from coinseg.pipeline import segment as batch
 from coinseg.runtime import devices
 from coinseg.runtime import process_group as processes
@@ -125,13 +124,15 @@ def test_an_interrupted_folder_keeps_its_table(tmp_path: Path, monkeypatch: pyte
         make_scan(scans / f"{name}.nii.gz", seed=i)
     command = ["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]
 
-    def stopped(found: Segmentation, source: Path, *rest: Any) -> None:
-        if source.name == "b.nii.gz":
+    write = Segmentation.write
+
+    def stopped(segmentation: Segmentation, place: Path, overwrite: bool = False) -> None:
+        if place.name == "b.nii.gz":
             raise KeyboardInterrupt
-        write_segmentation(found, source, *rest)
+        write(segmentation, place, overwrite)
 
     with monkeypatch.context() as patch:
-        patch.setattr(batch, "write_segmentation", stopped)
+        patch.setattr(Segmentation, "write", stopped)
         assert cli.main(command) == 130
     assert sorted(files(out)) == ["a.nii.gz", "index.csv", "index.json"]
     first = json.loads((out / "index.json").read_text())["masks"]

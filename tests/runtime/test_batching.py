@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from coinseg.config.schema import MaskSettings
-from coinseg.data.readers.volume import read_geometry, read_volume, write_mask, write_scan
-from coinseg.inference.scans import Run
+from coinseg.data.readers.volume import read_geometry, read_volume, write_scan
+from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import measure
 from models import bright_run
 
@@ -22,11 +22,9 @@ INT16 = 2 * SIDE**3
 
 
 @pytest.fixture(scope="module")
-def run() -> Run:
+def run() -> Predictor:
     made = bright_run()
-    masks = replace(made.settings.masks, min_ml=0.01)
-    made.settings = replace(made.settings, masks=masks)
-    return made
+    return made.with_settings(replace(made.settings, masks=replace(made.settings.masks, min_ml=0.01)))
 
 
 def scan_of(path: Path, dtype: type) -> Path:
@@ -54,16 +52,17 @@ def test_reading_takes_the_scan_and_no_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "dtype", "most"), [("a.nii.gz", np.int16, 3.5), ("b.nii", np.float32, 4.5)])
-def test_segmenting_takes_the_scan_and_its_mask(tmp_path: Path, run: Run, name: str, dtype: type, most: float) -> None:
+def test_segmenting_takes_the_scan_and_its_mask(tmp_path: Path, run: Predictor, name: str, dtype: type, most: float) -> None:
     """The scan (1, as float32 2), its mask before and after the 3-D rule (0.5 each), and what does not grow with the scan."""
     scan = scan_of(tmp_path / name, dtype)
 
     def everything() -> None:
-        found, geometry = run.segment(scan, maps=True), read_geometry(scan)
+        found = run.segment(scan, maps=True)
         assert found.maps is not None
-        write_scan(tmp_path / "counterfactual.nii", found.maps.counterfactual, geometry, overwrite=True)
-        write_scan(tmp_path / "difference.nii", found.maps.difference, geometry, overwrite=True)
-        write_mask(tmp_path / "mask.nii", found.mask, geometry, overwrite=True)
+        assert found.geometry is not None
+        write_scan(tmp_path / "counterfactual.nii", found.maps.counterfactual, found.geometry, overwrite=True)
+        write_scan(tmp_path / "difference.nii", found.maps.difference, found.geometry, overwrite=True)
+        found.write(tmp_path / "mask.nii", overwrite=True)
 
     assert peak_of(everything) < most
 

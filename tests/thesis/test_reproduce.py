@@ -15,8 +15,8 @@ from coinseg.cli import main as cli
 from coinseg.config.rules import require_consistent
 from coinseg.config.schema import AttributionSettings, Settings
 from coinseg.errors import UserError
-from coinseg.explain.registry import METHODS, explainer
-from coinseg.inference import predictor as inference
+from coinseg.explain.registry import METHODS, explain_with
+from coinseg.inference import explainer as inference
 from coinseg.runtime.files import read_json
 from coinseg.thesis.reproduce import Job, Seed, reproduce
 from coinseg.thesis.rows import ORDERINGS, SCALES, TABLES, Row, settings_of
@@ -186,7 +186,7 @@ def test_a_counterfactual_method_needs_a_generator() -> None:
     import torch
 
     with pytest.raises(ValueError, match="generator"):
-        explainer(Settings(), torch.nn.Flatten())
+        explain_with(Settings(), torch.nn.Flatten())
 
 
 def test_settings_of_an_attribution_keep_the_rest() -> None:

@@ -18,7 +18,7 @@ from coinseg.data.slices.dataset import UNKNOWN, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.metrics.overlap import classification_scores, scan_scores
-from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.run import Workspace, counts, job_of, prepare_slices, train, train_pair, warnings
 from coinseg.training import instance_selection as witnesses
 from coinseg.training.instance_selection import find_instances, select_instances, two_folds
 from coinseg.types import Case
@@ -222,10 +222,10 @@ def test_one_label_per_study_and_no_masks_gives_masks_and_a_report(tmp_path: Pat
 def test_too_few_scans_to_search_in_inherit_their_label_and_the_report_says_so(tmp_path: Path) -> None:
     work = Workspace(scans(tmp_path / "data", 4), tmp_path / "out", tiny_settings())
     work.start()
-    assert (work.store.index["split"] == work.prepared.index["split"]).all()
-    assert work.counts()["labels_per_scan"]["rule"] == "inherited"
-    _ = work.f, work.generator
-    assert witnesses.INHERITED in work.warnings()
+    assert (job_of(work).store.index["split"] == prepare_slices(work).index["split"]).all()
+    run = train(work)
+    assert counts(run)["labels_per_scan"]["rule"] == "inherited"
+    assert witnesses.INHERITED in warnings(run)
 
 
 def test_a_weak_classifier_is_told_by_its_scans(tmp_path: Path) -> None:
@@ -235,9 +235,9 @@ def test_a_weak_classifier_is_told_by_its_scans(tmp_path: Path) -> None:
         scans(tmp_path / "data", 10), tmp_path / "out", replace(settings, data=replace(settings.data, validation=0.4))
     )
     work.start()
-    _ = work.f
+    train_pair(work, until="classifier")
     file = work.root / "classifier" / "stage.json"
     made = json.loads(file.read_text())
     assert made["scores"]["auroc"] is None
     file.write_text(json.dumps(made | {"scores": made["scores"] | {"auroc_scans": 0.6}}))
-    assert any("the classifier is weak (AUROC 0.60 on held-out scans)" in line for line in work.warnings())
+    assert any("the classifier is weak (AUROC 0.60 on held-out scans)" in line for line in warnings(train(work)))

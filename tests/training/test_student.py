@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +18,22 @@ from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
+from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.export.folder import export_run
+from coinseg.inference.predictor import Predictor
 from coinseg.masks import student_maps
 from coinseg.masks.postprocess import masks_of
 from coinseg.networks import unet as student
-from coinseg.pipeline import run as pipeline
+from coinseg.parts import synthetic_lesions as drawn_lesions
+from coinseg.parts.synthetic_lesions import SyntheticLesions
 from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.run import train as train_run
 from coinseg.runtime.stage import Report, silent
 from coinseg.training import keys, pseudo_masks
 from coinseg.training import student as teaching
-from coinseg.training import synthetic_lesions as drawn_lesions
 from coinseg.training.schedule import averaging
 from conftest import TINY, tiny_settings, write_images
+from models import learn_from_few, learning_of, maps_of, scores_of
 
 TAUGHT = [
     *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
@@ -172,6 +177,19 @@ def grey(images: Tensor) -> np.ndarray:
     return 0.5 + images.mean((1, 2, 3)).numpy()
 
 
+def taught(
+    slices: TrainingSlices, settings: Settings, folder: Path, report: Report = silent,
+    probability: Callable[[Tensor], np.ndarray] = grey,
+) -> torch.nn.Module | None:  # fmt: skip
+    """A student of what is bright, and of synthetic lesions where the settings ask for them."""
+
+    def examples(pseudo_masks: PseudoMasks) -> list[Examples]:
+        learning = learning_of(slices, settings, probability=probability)
+        return [SyntheticLesions.examples(learning, pseudo_masks)] if SyntheticLesions.asked_for(settings) else []
+
+    return teaching.train_student(slices, bright, settings, "t", folder, report, examples)
+
+
 def settings_of(trust: float) -> Settings:
     return replace(tiny_settings(), student=StudentSettings(steps=12, batch=4, trust=trust))
 
@@ -185,13 +203,13 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
 
 def test_only_trusted_masks_and_empty_normals_are_taught(slices: TrainingSlices) -> None:
     labels = slices.labels()
-    taught = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5))
+    lessons = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5))
     masks, sure = bright(slices.batch(np.arange(len(slices))).image)
-    assert taught.indices.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
-    assert 0 < len(taught.indices) < (labels == 1).sum()
-    assert (taught.targets == masks[taught.indices]).all()
-    assert (labels[taught.normals] == 0).all()
-    assert len(taught.normals) == (labels == 0).sum()
+    assert lessons.indices.tolist() == np.flatnonzero((labels == 1) & (sure >= 0.5)).tolist()
+    assert 0 < len(lessons.indices) < (labels == 1).sum()
+    assert (lessons.targets == masks[lessons.indices]).all()
+    assert (labels[lessons.normals] == 0).all()
+    assert len(lessons.normals) == (labels == 0).sum()
 
 
 def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) -> None:
@@ -203,7 +221,7 @@ def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) 
 
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
     for _ in range(2):  # the second time it is read
-        assert teaching.train_student(slices, bright, grey, settings_of(1.0), "t", tmp_path) is None
+        assert taught(slices, settings_of(1.0), tmp_path) is None
     assert json.loads((tmp_path / "stage.json").read_text())["trusted"] == 0
 
 
@@ -214,15 +232,14 @@ def test_a_killed_student_resumes_to_the_same_numbers(
         pass
 
     monkeypatch.setattr(drawn_lesions, "TRIES", 100)
-    for place in (teaching, pseudo_masks):
-        monkeypatch.setattr(place, "LEAST", 1)
+    learn_from_few(monkeypatch)
 
     def killer(name: str, done: int, total: int, values: object) -> None:
         if name == "student":
             raise Killed
 
     def train(folder: Path, report: Report = silent) -> dict[str, Tensor]:
-        made = teaching.train_student(slices, bright, grey, settings_of(0.0), "t", folder, report)
+        made = taught(slices, settings_of(0.0), folder, report)
         assert made is not None
         return made.state_dict()
 
@@ -238,8 +255,7 @@ def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
     slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawn_lesions, "TRIES", 100)
-    for place in (teaching, pseudo_masks):
-        monkeypatch.setattr(place, "LEAST", 1)
+    learn_from_few(monkeypatch)
     base, made = settings_of(0.0), {}
     asked: list[int] = []
 
@@ -249,7 +265,7 @@ def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
 
     for name, members, drawn in (("one", 1, 0.5), ("none drawn", 2, 0.0), ("drawn", 2, 0.5)):
         settings = replace(base, student=replace(base.student, members=members, drawn=drawn))
-        trained = teaching.train_student(slices, bright, counted, settings, "t", tmp_path / name)
+        trained = taught(slices, settings, tmp_path / name, probability=counted)
         assert trained is not None
         made[name] = trained.state_dict()
         assert bool(asked) == (name == "drawn")  # f is asked about drawn lesions alone
@@ -267,8 +283,7 @@ def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
 def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for room in (teaching, pseudo_masks, pipeline):
-        monkeypatch.setattr(room, "LEAST", 1)
+    learn_from_few(monkeypatch)
     roots = []
     for masks in (True, False):
         data, out = write_images(tmp_path / f"data{masks}", masks=masks), tmp_path / f"out{masks}"
@@ -296,15 +311,18 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     here, away = coinseg.load(out), coinseg.load(tmp_path / "away")
     assert here.student is not None
     assert (here.masks(images) == away.masks(images)).all()
-    again = Workspace(tmp_path / "dataTrue", out, here.settings).run.evidence(images)[1]
-    np.testing.assert_allclose(here.evidence(images)[1], again, atol=1e-6)
+    again = train_run(Workspace(tmp_path / "dataTrue", out, here.settings)).predictor
+    np.testing.assert_allclose(maps_of(here, images), maps_of(again, images), atol=1e-6)
     # The mirror image has the mirrored map, and the differences stay those of the generator.
-    np.testing.assert_allclose(here.evidence(images.flip(-1))[1], again[:, :, ::-1], atol=1e-6)
-    assert np.array_equal(here.differences(images)[1], replace(here, student=None).evidence(images)[1])
+    np.testing.assert_allclose(maps_of(here, images.flip(-1)), maps_of(again, images)[:, :, ::-1], atol=1e-6)
+    alone = Predictor.of(here.explainer, here.preparation, here.threshold)
+    everywhere = here.explainer.differences(images, np.ones(len(images), bool))
+    assert np.array_equal(everywhere.mean, maps_of(alone, images))  # f calls everything abnormal
+    assert torch.equal(here.evidence(images, scores_of(here, images))[0].saliency, alone.explain(images).saliency)
     # Below the gate nothing is marked, whatever the classifier's own threshold; and the gate is no reason to train again.
     shut = replace(here.settings, student=replace(here.settings.student, gate=1.0))
-    assert here.evidence(images)[1].any()
-    assert not replace(here, settings=shut).evidence(images)[1].any()
+    assert maps_of(here, images).any()
+    assert not maps_of(here.with_settings(shut), images).any()
     assert keys.student_key(shut, "t") == keys.student_key(here.settings, "t")
 
 

@@ -21,7 +21,7 @@ from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.protocols import Explained, mask_free
 from coinseg.metrics import overlap as metrics
 from coinseg.metrics.overlap import pixel_auprc
-from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.run import Workspace, evaluate, train
 from coinseg.training.instance_selection import find_instances
 from conftest import tiny_settings
 
@@ -166,8 +166,8 @@ def test_maps_lie_on_disk_while_they_are_scored_and_not_afterwards(
         assert scores == plain(in_memory, np.array(predicted), *rest)  # type: ignore[arg-type]
         return scores
 
-    monkeypatch.setattr(evaluation, "honest", watched)
-    work.evaluate()
+    monkeypatch.setattr(evaluation, "mask_free", watched)
+    evaluate(train(work))
     assert seen == [f"{name}.npy" for name in ("counterfactual", "image", "predicted", "refined", "saliency", "truth")]
     assert sorted(path.name for path in maps.parent.iterdir()) == ["audit.json", "examples.npz", "scores.json", "slices.csv"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import re
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import nibabel as nib
 import numpy as np
@@ -24,8 +26,11 @@ from coinseg.data.slices.dataset import Batch, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION, require_both_classes, split, split_rows
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
+from coinseg.inference.ensemble import Ensemble
+from coinseg.inference.predictor import Predictor
 from coinseg.networks.classifier import Classifier, build
-from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.run import Run, Workspace, evaluate, job_of, train, write_masks
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import train_coin
 from conftest import SIZE, TINY, tiny_settings, write_images
@@ -46,24 +51,25 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     work = Workspace(images, tmp_path_factory.mktemp("out") / "run", tiny_settings())
     work.start()
-    work.evaluate()
-    work.write_masks()
-    return work
+    run = train(work)
+    evaluate(run)
+    write_masks(run)
+    return run
 
 
 def test_inputs_are_never_modified_and_nothing_is_written_beside_them(images: Path, tmp_path: Path) -> None:
     before = digest(images)
     work = Workspace(images, tmp_path / "run", tiny_settings())
     work.start()
-    work.write_masks()
+    write_masks(train(work))
     assert digest(images) == before
 
 
-def test_scores_are_numbers_between_0_and_1(finished: Workspace) -> None:
-    scores = finished.evaluate()
+def test_scores_are_numbers_between_0_and_1(finished: Run) -> None:
+    scores = evaluate(finished)
     for name in ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc"):
         assert 0 <= scores[name] <= 1, name
     assert scores["iou_oracle"] > scores["iou_mask_free"], "the oracle is tuned on the masks it is scored with"
@@ -74,110 +80,112 @@ def test_scores_are_numbers_between_0_and_1(finished: Workspace) -> None:
     assert not {"cv", "flip_rate", "auroc"} & scores["null_because"].keys(), "these have a value in this run"
 
 
-def test_masks_have_the_size_of_their_image_and_only_abnormal_images_get_one(finished: Workspace) -> None:
-    found = sorted((finished.root / "masks").glob("*.png"))
-    assert [p.stem for p in found] == sorted(case.id for case in finished.cohort.cases if case.label == 1)
+def test_masks_have_the_size_of_their_image_and_only_abnormal_images_get_one(finished: Run) -> None:
+    found = sorted((finished.work.root / "masks").glob("*.png"))
+    assert [p.stem for p in found] == sorted(case.id for case in finished.work.cohort.cases if case.label == 1)
     assert {Image.open(p).size for p in found} == {(44, 40)}
 
 
-def test_the_index_has_the_numbers_of_every_mask(finished: Workspace) -> None:
-    rows = json.loads((finished.root / "masks" / "index.json").read_text())["masks"]
-    assert len((finished.root / "masks" / "index.csv").read_text().splitlines()) == len(rows) + 1 == 13
+def test_the_index_has_the_numbers_of_every_mask(finished: Run) -> None:
+    rows = json.loads((finished.work.root / "masks" / "index.json").read_text())["masks"]
+    assert len((finished.work.root / "masks" / "index.csv").read_text().splitlines()) == len(rows) + 1 == 13
     for row in rows:
-        inside = np.argwhere(np.array(Image.open(finished.root / "masks" / row["mask"])) > 0)
+        inside = np.argwhere(np.array(Image.open(finished.work.root / "masks" / row["mask"])) > 0)
         assert row["pixels"] == len(inside)
         assert row["box"] == ({"min": inside.min(0).tolist(), "max": inside.max(0).tolist()} if len(inside) else None)
         assert row["volume_ml"] is None
 
 
-def test_every_mask_comes_with_how_far_to_trust_it_and_its_pixels(finished: Workspace) -> None:
-    rows = json.loads((finished.root / "masks" / "index.json").read_text())["masks"]
-    assert sorted(p.name for p in (finished.root / "confidence").iterdir()) == sorted(row["mask"] for row in rows)
+def test_every_mask_comes_with_how_far_to_trust_it_and_its_pixels(finished: Run) -> None:
+    rows = json.loads((finished.work.root / "masks" / "index.json").read_text())["masks"]
+    assert sorted(p.name for p in (finished.work.root / "confidence").iterdir()) == sorted(row["mask"] for row in rows)
     for row in rows:
-        mask, sure = (np.array(Image.open(finished.root / part / row["mask"])) for part in ("masks", "confidence"))
+        mask, sure = (np.array(Image.open(finished.work.root / part / row["mask"])) for part in ("masks", "confidence"))
         assert sure.shape == mask.shape
         assert sure.max() <= 100
         assert not (mask > 0).any() or sure[mask > 0].mean() > max(50, sure[mask == 0].mean())
         assert row["doubtful"] is (None if row["confidence"] is None else row["confidence"] < 0.5)
     assert any(row["pixels"] for row in rows)
-    with (finished.root / "masks" / "index.csv").open() as file:
+    with (finished.work.root / "masks" / "index.csv").open() as file:
         assert [line["doubtful"] for line in csv.DictReader(file)] == [
             "" if row["doubtful"] is None else str(int(row["doubtful"])) for row in rows
         ]
 
 
-def test_a_run_of_an_earlier_version_gets_what_it_lacks_and_is_not_trained_again(finished: Workspace, tmp_path: Path) -> None:
-    root = shutil.copytree(finished.root, tmp_path / "run")
+def test_a_run_of_an_earlier_version_gets_what_it_lacks_and_is_not_trained_again(finished: Run, tmp_path: Path) -> None:
+    root = shutil.copytree(finished.work.root, tmp_path / "run")
     shutil.rmtree(root / "confidence")
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")}
-    again = Workspace(finished.data, root, finished.settings)
+    again = Workspace(finished.work.data, root, finished.work.settings)
     again.start()
-    again.write_masks()
-    assert digest(root / "confidence") == digest(finished.root / "confidence")
-    assert digest(root / "masks").keys() == digest(finished.root / "masks").keys()
+    write_masks(train(again))
+    assert digest(root / "confidence") == digest(finished.work.root / "confidence")
+    assert digest(root / "masks").keys() == digest(finished.work.root / "masks").keys()
     victim = min((root / "confidence").iterdir())
     victim.unlink()  # lost before there was an index
     (root / "masks" / "index.json").unlink()
-    Workspace(finished.data, root, finished.settings).write_masks()
-    assert victim.read_bytes() == (finished.root / "confidence" / victim.name).read_bytes()
+    write_masks(train(Workspace(finished.work.data, root, finished.work.settings)))
+    assert victim.read_bytes() == (finished.work.root / "confidence" / victim.name).read_bytes()
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")} == stamps
 
 
-def test_a_loaded_run_gives_the_masks_of_the_run(finished: Workspace) -> None:
-    run = coinseg.load(finished.root)
-    case = next(case for case in finished.cohort.cases if case.label == 1)
-    written = np.array(Image.open(finished.root / "masks" / f"{case.id}.png")) > 0
+def test_a_loaded_run_gives_the_masks_of_the_run(finished: Run) -> None:
+    run = coinseg.load(finished.work.root)
+    case = next(case for case in finished.work.cohort.cases if case.label == 1)
+    written = np.array(Image.open(finished.work.root / "masks" / f"{case.id}.png")) > 0
     assert np.array_equal(run.segment(case.image).mask[0], written)
 
 
-def test_images_that_f_calls_normal_come_back_unchanged_to_the_last_bit(finished: Workspace) -> None:
+def test_images_that_f_calls_normal_come_back_unchanged_to_the_last_bit(finished: Run) -> None:
     x = torch.rand(8, 1, SIZE, SIZE) * 2 - 1
     f = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 1)))
     nn.init.zeros_(f.network[1].weight)
     nn.init.constant_(f.network[1].bias, -3.0)
-    run = replace(coinseg.load(finished.root), f=f.frozen())
+    loaded = coinseg.load(finished.work.root)
+    run = Predictor.of(replace(loaded.explainer, f=f.frozen()), loaded.preparation, loaded.threshold)
     explained = run.explain(x)
     assert torch.equal(explained.counterfactual, x)
     assert not explained.saliency.any()
     assert not run.masks(x).any()
 
 
-def test_explaining_a_batch_is_explaining_its_images_one_by_one(finished: Workspace) -> None:
-    run = coinseg.load(finished.root)
+def test_explaining_a_batch_is_explaining_its_images_one_by_one(finished: Run) -> None:
+    run = coinseg.load(finished.work.root)
     x = torch.rand(5, 1, SIZE, SIZE) * 2 - 1
     together = run.explain(x, inpaint_all=True).counterfactual
     singles = torch.cat([run.explain(x[i : i + 1], inpaint_all=True).counterfactual for i in range(5)])
     torch.testing.assert_close(together, singles, atol=1e-5, rtol=0)
 
 
-def test_explain_says_what_shape_it_wants(finished: Workspace) -> None:
+def test_explain_says_what_shape_it_wants(finished: Run) -> None:
     with pytest.raises(UserError, match=r"images of shape \(2, 3, 32, 32\); required: \(B, 1, S, S\) with S a multiple of 4"):
-        coinseg.load(finished.root).explain(torch.zeros(2, 3, 32, 32))
+        coinseg.load(finished.work.root).explain(torch.zeros(2, 3, 32, 32))
 
 
-def test_running_again_changes_nothing(finished: Workspace) -> None:
-    before = digest(finished.root)
-    again = Workspace(finished.data, finished.root, finished.settings)
+def test_running_again_changes_nothing(finished: Run) -> None:
+    before = digest(finished.work.root)
+    again = Workspace(finished.work.data, finished.work.root, finished.work.settings)
     again.start()
-    again.evaluate()
-    again.write_masks()
-    assert digest(finished.root) == before
+    run = train(again)
+    evaluate(run)
+    write_masks(run)
+    assert digest(finished.work.root) == before
 
 
 # --- frozen, deterministic, resumable -----------------------------------------------------------------------------
 
 
-def test_f_is_frozen_while_coin_trains(finished: Workspace, tmp_path: Path) -> None:
-    f = build(finished.settings.classifier)
+def test_f_is_frozen_while_coin_trains(finished: Run, tmp_path: Path) -> None:
+    f = build(finished.work.settings.classifier)
     before = weights(f)
-    train_coin(finished.store, f, finished.settings, tmp_path / "coin")
+    train_coin(finished.store, f, finished.work.settings, tmp_path / "coin")
     assert same(weights(f), before)  # batch statistics included
     assert not any(p.requires_grad or p.grad is not None for p in f.parameters())
 
 
-def test_a_users_own_module_can_be_the_classifier(finished: Workspace, tmp_path: Path) -> None:
+def test_a_users_own_module_can_be_the_classifier(finished: Run, tmp_path: Path) -> None:
     own = Classifier(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)))
-    generator = train_coin(finished.store, own.frozen(), finished.settings, tmp_path / "coin")
+    generator = train_coin(finished.store, own.frozen(), finished.work.settings, tmp_path / "coin")
     x = torch.rand(2, 1, SIZE, SIZE)
     assert generator(x).shape == x.shape
 
@@ -201,14 +209,14 @@ def killer(stage: str, at: int):
 
 
 @pytest.mark.parametrize("stage", ["classifier", "coin"])
-def test_a_killed_training_resumes_to_the_same_numbers(finished: Workspace, tmp_path: Path, stage: str) -> None:
-    settings, store = finished.settings, finished.store
+def test_a_killed_training_resumes_to_the_same_numbers(finished: Run, tmp_path: Path, stage: str) -> None:
+    settings, store = finished.work.settings, finished.store
 
     def train(folder: Path, report=lambda *a: None) -> dict[str, torch.Tensor]:
         if stage == "classifier":
             return weights(train_classifier(store, settings, folder, report))
         f = build(settings.classifier).frozen()
-        f.load_state_dict(finished.f.state_dict())
+        f.load_state_dict(finished.predictor.f.state_dict())
         return weights(train_coin(store, f, settings, folder, report))
 
     undisturbed = train(tmp_path / "whole")
@@ -226,10 +234,10 @@ def test_a_killed_training_resumes_to_the_same_numbers(finished: Workspace, tmp_
     ]
 
 
-def test_the_seed_decides_everything(finished: Workspace, tmp_path: Path) -> None:
+def test_the_seed_decides_everything(finished: Run, tmp_path: Path) -> None:
     runs = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        settings = replace(finished.settings, seed=seed)
+        settings = replace(finished.work.settings, seed=seed)
         runs.append(weights(train_classifier(finished.store, settings, tmp_path / name)))
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
@@ -245,10 +253,12 @@ def test_training_and_threshold_never_see_a_lesion_mask(tmp_path: Path) -> None:
         data = write_images(tmp_path / name / "data", masks=masks)
         work = Workspace(data, tmp_path / name / "out", tiny_settings())
         work.start()
-        work.write_masks()
-        runs.append((weights(work.f), weights(work.generator), work.run.threshold, digest(work.root / "masks")))
+        run = train(work)
+        write_masks(run)
+        made = run.predictor
+        runs.append((weights(made.f), weights(made.generator), made.threshold, digest(work.root / "masks")))
         if not masks:
-            scores = work.evaluate()
+            scores = evaluate(run)
             assert scores["iou_mask_free"] is None
             assert "no held-out abnormal image has a lesion mask" in scores["null_because"]["iou_mask_free"]
     (f1, g1, t1, m1), (f2, g2, t2, m2) = runs
@@ -258,24 +268,24 @@ def test_training_and_threshold_never_see_a_lesion_mask(tmp_path: Path) -> None:
     assert {k: v for k, v in m1.items() if k.endswith(".png")} == {k: v for k, v in m2.items() if k.endswith(".png")}
 
 
-def test_training_works_when_the_truth_file_is_gone(finished: Workspace, tmp_path: Path) -> None:
-    shutil.copytree(finished.root / "slices", tmp_path / "slices")
+def test_training_works_when_the_truth_file_is_gone(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.work.root / "slices", tmp_path / "slices")
     (tmp_path / "slices" / "truth.bin").unlink()
     store = type(finished.store)(tmp_path / "slices")
-    train_coin(store, train_classifier(store, finished.settings, tmp_path / "f"), finished.settings, tmp_path / "coin")
+    train_coin(store, train_classifier(store, finished.work.settings, tmp_path / "f"), finished.work.settings, tmp_path / "coin")
     with pytest.raises(FileNotFoundError):
-        ScoredSlices(store, finished.settings.anomaly, 0).scored(np.arange(2))
+        ScoredSlices(store, finished.work.settings.anomaly, 0).scored(np.arange(2))
 
 
 def test_a_training_batch_has_no_place_for_a_mask() -> None:
     assert {f.name for f in fields(Batch)} == {"image", "label", "regions"}
 
 
-def test_the_regions_of_a_batch_are_the_organ_and_the_rest_and_no_lesion(finished: Workspace, tmp_path: Path) -> None:
-    shutil.copytree(finished.root / "slices", tmp_path / "slices")
+def test_the_regions_of_a_batch_are_the_organ_and_the_rest_and_no_lesion(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.work.root / "slices", tmp_path / "slices")
     (tmp_path / "slices" / "truth.bin").unlink()
     store = type(finished.store)(tmp_path / "slices")
-    slices = TrainingSlices(store, finished.settings.anomaly, 0)
+    slices = TrainingSlices(store, finished.work.settings.anomaly, 0)
     assert slices.batch(np.arange(3)).regions is None
     regions = slices.batch(np.arange(3), regions=True).regions
     assert regions is not None
@@ -288,23 +298,28 @@ def test_only_scoring_names_the_truth() -> None:
     """`truth()` and `ScoredSlices` are used by scoring and by nothing that trains or chooses a threshold."""
     users = {p.name for p in SOURCE.rglob("*.py") if ".truth()" in p.read_text() or "ScoredSlices(" in p.read_text()}
     assert users == {"dataset.py", "run.py", "reproduce.py"}
-    # The threshold is chosen by a room that cannot name them.
-    assert "ScoredSlices" not in (SOURCE / "inference" / "scans.py").read_text()
-    for room in ("pipeline/run.py", "thesis/reproduce.py"):
-        text = (SOURCE / room).read_text()
+    # The threshold is chosen, and everything is trained, by rooms that cannot name them.
+    for room in ("inference/explainer.py", "inference/ensemble.py", "pipeline/recipe.py", "parts/base.py"):
+        assert "ScoredSlices" not in (SOURCE / room).read_text(), room
+    assert get_type_hints(Job.slices.fget)["return"] is get_type_hints(Ensemble)["slices"] is TrainingSlices
+    users = {
+        p.relative_to(SOURCE).as_posix(): p.read_text() for p in SOURCE.rglob("*.py") if ".choose_threshold(" in p.read_text()
+    }
+    assert users.keys() == {"inference/ensemble.py", "pipeline/recipe.py", "thesis/reproduce.py"}
+    for text in users.values():
         calls = [
             ast.unparse(n)
             for n in ast.walk(ast.parse(text))
-            if isinstance(n, ast.Call) and "choose_threshold" in ast.unparse(n.func)
+            if isinstance(n, ast.Call) and ast.unparse(n.func).endswith(".choose_threshold")
         ]
         assert calls
-        assert all("TrainingSlices" in call and "Scored" not in call for call in calls)
+        assert all(re.search(r"\((TrainingSlices\(.*|job\.slices|self\.slices)\)$", call) for call in calls), calls
 
 
 # --- slices and splits --------------------------------------------------------------------------------------------
 
 
-def test_no_patient_is_on_both_sides(finished: Workspace) -> None:
+def test_no_patient_is_on_both_sides(finished: Run) -> None:
     index = finished.store.index
     sides = {p: set(index["split"][index["patient"] == p].tolist()) for p in index["patient"]}
     assert all(len(found) == 1 for found in sides.values())
@@ -337,22 +352,22 @@ def test_injected_anomalies_are_the_same_at_every_read_of_validation_and_redrawn
     assert not torch.equal(train.batch(np.arange(4), epoch=0).image, train.batch(np.arange(4), epoch=1).image)
 
 
-def test_every_slice_comes_once_in_an_epoch(finished: Workspace) -> None:
-    slices = TrainingSlices(finished.store, finished.settings.anomaly, 0)
+def test_every_slice_comes_once_in_an_epoch(finished: Run) -> None:
+    slices = TrainingSlices(finished.store, finished.work.settings.anomaly, 0)
     drawn = np.concatenate([slices.indices_of_step(step, 1, balanced=False)[0] for step in range(len(slices))])
     assert sorted(drawn.tolist()) == list(range(len(slices)))
 
 
-def test_balanced_steps_have_both_classes_equally(finished: Workspace) -> None:
-    slices = TrainingSlices(finished.store, finished.settings.anomaly, 0)
+def test_balanced_steps_have_both_classes_equally(finished: Run) -> None:
+    slices = TrainingSlices(finished.store, finished.work.settings.anomaly, 0)
     assert slices.batch(slices.indices_of_step(7, 8, balanced=True)[0]).label.mean() == 0.5
 
 
-def test_a_half_written_store_is_not_trusted(finished: Workspace, tmp_path: Path) -> None:
+def test_a_half_written_store_is_not_trusted(finished: Run, tmp_path: Path) -> None:
     root = tmp_path / "slices"
-    shutil.copytree(finished.root / "slices", root)
+    shutil.copytree(finished.work.root / "slices", root)
     (root / "store.json").unlink()
-    fresh = prepare(finished.cohort, finished.settings, root)
+    fresh = prepare(finished.work.cohort, finished.work.settings, root)
     assert fresh.meta["fingerprint"] == finished.store.meta["fingerprint"]
 
 
@@ -404,15 +419,15 @@ def test_volumes_with_injected_anomalies_go_through_and_the_mask_lies_on_the_sca
     )
     work = Workspace(data, tmp_path / "run", settings)
     work.start()
-    scores = work.evaluate()
+    run = train(work)
+    scores = evaluate(run)
     assert scores["slices_normal"] + scores["slices_abnormal"] == 4  # one patient held out, organ slices only
-    run = work.run
-    run.f = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 1)))
-    nn.init.constant_(run.f.network[1].bias, 20.0)  # calls everything abnormal
-    run.threshold = 0.0
+    f = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 1)))
+    nn.init.constant_(f.network[1].bias, 20.0)  # calls everything abnormal
+    predictor = Predictor.of(replace(run.predictor.explainer, f=f), run.predictor.preparation, 0.0)
     out = tmp_path / "mask.nii.gz"
     organ = [coinseg.types.MaskSource(data / "organ0.nii.gz")]
-    run.segment_file(data / "ct0.nii.gz", out, organ)
+    predictor.segment(data / "ct0.nii.gz", organ).write(out)
     mask, scan = nib.load(out), nib.load(data / "ct0.nii.gz")
     assert mask.shape == scan.shape
     assert np.issubdtype(mask.get_data_dtype(), np.integer)
@@ -421,8 +436,9 @@ def test_volumes_with_injected_anomalies_go_through_and_the_mask_lies_on_the_sca
     assert set(np.unique(voxels)) <= {0, 1}
     assert not voxels[:, :, [0, 5]].any()  # slices without the organ are left alone
     with pytest.raises(UserError, match=r"no organ mask for .*; required: the organ mask of the scan; give it with --organ"):
-        run.segment(data / "ct0.nii.gz")
-    rows = work.write_masks()["masks"]  # of the held-out slices, whose anomalies were injected
+        predictor.segment(data / "ct0.nii.gz")
+    changed = replace(run, predictor=predictor)
+    rows = write_masks(changed)["masks"]  # of the held-out slices, whose anomalies were injected
     assert len(rows) == 4
     assert all(0 <= row["highest_f"] <= 1 and (row["confidence"] is None) == (row["pixels"] == 0) for row in rows)
 
@@ -539,9 +555,9 @@ def test_a_disk_without_room_is_said_before_any_work(
     assert "GB are needed" in one_line(capsys)
 
 
-def test_checkpoints_that_are_none_or_of_another_architecture(finished: Workspace, tmp_path: Path) -> None:
+def test_checkpoints_that_are_none_or_of_another_architecture(finished: Run, tmp_path: Path) -> None:
     root = tmp_path / "run"
-    shutil.copytree(finished.root, root)
+    shutil.copytree(finished.work.root, root)
     model = json.loads((root / "model.json").read_text())
     model["settings"]["coin"]["width"] = 8
     (root / "model.json").write_text(json.dumps(model))
@@ -555,11 +571,11 @@ def test_checkpoints_that_are_none_or_of_another_architecture(finished: Workspac
         coinseg.load(root)
 
 
-def test_a_training_checkpoint_that_is_none_is_refused(finished: Workspace, tmp_path: Path) -> None:
+def test_a_training_checkpoint_that_is_none_is_refused(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "coin").mkdir()
     (tmp_path / "coin" / "checkpoint.pt").write_bytes(b"garbage")
     with pytest.raises(UserError, match=r"checkpoint.pt is not a checkpoint .*; required: a checkpoint coinseg wrote"):
-        train_coin(finished.store, finished.f, finished.settings, tmp_path / "coin")
+        train_coin(finished.store, finished.predictor.f, finished.work.settings, tmp_path / "coin")
 
 
 def test_a_corrupt_case_is_reported_and_skipped(tmp_path: Path) -> None:
@@ -567,27 +583,27 @@ def test_a_corrupt_case_is_reported_and_skipped(tmp_path: Path) -> None:
     (data / "normal" / "i02.png").write_bytes(b"\x89PNG broken")
     work = Workspace(data, tmp_path / "out", tiny_settings())
     work.start()
-    assert len(work.store) == 23
-    assert any("i02" in problem for problem in work.store.meta["problems"])
+    store = job_of(work).store
+    assert len(store) == 23
+    assert any("i02" in problem for problem in store.meta["problems"])
 
 
-def test_a_mirrored_image_has_the_mirrored_mask(finished: Workspace) -> None:
-    run = coinseg.load(finished.root)
-    run.settings = replace(run.settings, classifier=replace(run.settings.classifier, threshold=0.0))
+def test_a_mirrored_image_has_the_mirrored_mask(finished: Run) -> None:
+    run = coinseg.load(finished.work.root)
     x = torch.rand(3, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(5)) * 2 - 1
-    there, back = run.differences(x)[1], run.differences(x.flip(-1))[1]
+    there, back = (run.explainer.differences(images, np.ones(3, bool)).mean for images in (x, x.flip(-1)))
     assert there.max() > 0
     np.testing.assert_allclose(there, back[..., ::-1], atol=1e-6)
 
 
-def test_the_oracle_is_an_upper_bound_of_the_mask_free_score(finished: Workspace) -> None:
-    scores = finished.evaluate()
+def test_the_oracle_is_an_upper_bound_of_the_mask_free_score(finished: Run) -> None:
+    scores = evaluate(finished)
     assert scores["iou_oracle"] >= scores["iou_mask_free"] - 0.02  # the sweep is a grid
 
 
-def test_a_training_in_which_nothing_flips_says_so_while_it_runs(finished: Workspace, tmp_path: Path) -> None:
+def test_a_training_in_which_nothing_flips_says_so_while_it_runs(finished: Run, tmp_path: Path) -> None:
     """With no wish to change anything and f calling everything abnormal, nothing can flip."""
-    settings = replace(finished.settings, coin=replace(finished.settings.coin, classifier=0.0, adversarial=0.0))
+    settings = replace(finished.work.settings, coin=replace(finished.work.settings.coin, classifier=0.0, adversarial=0.0))
     f = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 1)))
     nn.init.zeros_(f.network[1].weight)
     nn.init.constant_(f.network[1].bias, 3.0)
@@ -599,8 +615,8 @@ def test_a_training_in_which_nothing_flips_says_so_while_it_runs(finished: Works
     assert len(kept) == 2
 
 
-def test_losses_that_are_not_numbers_stop_the_training_in_one_line(finished: Workspace, tmp_path: Path) -> None:
-    settings = replace(finished.settings, coin=replace(finished.settings.coin, tv=float("nan")))
+def test_losses_that_are_not_numbers_stop_the_training_in_one_line(finished: Run, tmp_path: Path) -> None:
+    settings = replace(finished.work.settings, coin=replace(finished.work.settings.coin, tv=float("nan")))
     with pytest.raises(UserError, match=r"tv.* became nan at step 4; required: finite losses; lower coin.lr"):
         train_coin(finished.store, build(settings.classifier).frozen(), settings, tmp_path / "coin")
 

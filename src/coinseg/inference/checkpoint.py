@@ -18,6 +18,7 @@ from coinseg.networks.classifier import load_classifier
 from coinseg.networks.unet import Student, load_student
 from coinseg.networks.weights import load_weights, require_fits
 from coinseg.parts import table
+from coinseg.parts.slice_hmm import are_transitions
 from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import read_json, write_json
 
@@ -37,6 +38,10 @@ _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (_Number | None, None), "parts": (dict[str, dict], {}),
 }  # fmt: skip
 """Keys that older runs do not have: their kind and what is meant then."""
+_FIRST: dict[str, tuple[Any, Any]] = {
+    "opinion": (bool, False), "novelty": (bool, False), "steps": (list[list[float]] | None, None),
+}  # fmt: skip
+"""Keys of schema 1 that `parts` took the place of, likewise."""
 
 
 def save(predictor: Predictor, root: Path) -> None:
@@ -69,27 +74,32 @@ def read_model(path: Path) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or of another kind.
     """
-    model = {name: default for name, (_, default) in _LATER.items()} | _upgraded(read_json(path, *_KEYS))
-    kinds = _KEYS | {name: kind for name, (kind, _) in _LATER.items()}
+    model = read_json(path, *_KEYS)
+    optional = _LATER | (_FIRST if model.get("schema") == 1 else {})
+    model = {name: default for name, (_, default) in optional.items()} | model
+    kinds = _KEYS | {name: kind for name, (kind, _) in optional.items()}
     wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
         wrong += ["window"] if not -1e9 < low < high < 1e9 else []
         wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
         wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
+        wrong += ["steps"] if "steps" in optional and model["steps"] is not None and not are_transitions(model["steps"]) else []
         wrong += ["parts"] if not set(model["parts"]) <= {part.name for part in table.PARTS} else []
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
-    return model
+    return _upgraded(model)
 
 
 def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
     """model.json of schema 1 in the present one: its parts were keys of their own."""
     if model.get("schema") != 1:
         return model
-    parts: dict[str, Any] = {"imagenet_classifier": {}} if model.get("opinion") else {}
-    parts |= {} if model.get("steps") is None else {"slice_hmm": {"transitions": model["steps"]}}
-    return model | {"parts": parts | ({"patchcore": {}} if model.get("novelty") else {})}
+    parts: dict[str, Any] = {"patchcore": {}} if model["novelty"] else {}
+    if model["prior_shift"] is not None:  # without one f alone decides
+        parts |= {"imagenet_classifier": {}} if model["opinion"] else {}
+        parts |= {} if model["steps"] is None else {"slice_hmm": {"transitions": model["steps"]}}
+    return model | {"parts": parts}
 
 
 def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Predictor:

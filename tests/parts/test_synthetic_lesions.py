@@ -1,6 +1,9 @@
-"""Drawn lesions: what is drawn, where, and which are kept."""
+"""Synthetic lesions: what is drawn, where, and which are kept."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +14,11 @@ from torch import Tensor
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
-from coinseg.runtime.stage import silent
-from coinseg.training import synthetic_lesions as drawn_lesions
+from coinseg.data.slices.student_data import Examples, PseudoMasks
+from coinseg.parts import synthetic_lesions as room
+from coinseg.parts.synthetic_lesions import SyntheticLesions, rise_of, synthetic_lesion
 from conftest import tiny_settings, write_images
+from models import learning_of
 
 SIDE = 48
 
@@ -27,11 +32,11 @@ def disc(radius: float, centre: tuple[int, int] = (24, 24), side: int = SIDE) ->
 def test_the_rise_is_the_contrast_to_the_ring(height: float) -> None:
     image = np.where(disc(5), 0.1 + height, 0.1)
     image[0, 0] = 1  # far away, and not asked
-    assert drawn_lesions.rise_of(image, disc(5)) == pytest.approx(height)
+    assert rise_of(image, disc(5)) == pytest.approx(height)
 
 
 def test_the_rise_of_what_fills_the_image_is_counted_from_the_image() -> None:
-    assert drawn_lesions.rise_of(np.full((8, 8), 0.2), np.ones((8, 8), bool)) == 0
+    assert rise_of(np.full((8, 8), 0.2), np.ones((8, 8), bool)) == 0
 
 
 @pytest.mark.parametrize("rise", [0.4, -0.4])
@@ -41,7 +46,7 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
     image = np.where(body, 0.05 * rng.standard_normal((SIDE, SIDE)), -1.0).astype(np.float32)
     before, areas = image.copy(), []
     for seed in range(40):
-        made, shape = drawn_lesions.drawn_lesion(image, disc(5), rise, np.random.default_rng(seed))
+        made, shape = synthetic_lesion(image, disc(5), rise, np.random.default_rng(seed))
         assert made.dtype == np.float32
         assert np.abs(made).max() <= 1
         if shape.any():
@@ -57,7 +62,7 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
 
 def test_where_there_is_only_air_nothing_is_drawn() -> None:
     image = np.full((SIDE, SIDE), -1.0, np.float32)
-    made, shape = drawn_lesions.drawn_lesion(image, disc(5), 0.5, np.random.default_rng(0))
+    made, shape = synthetic_lesion(image, disc(5), 0.5, np.random.default_rng(0))
     assert (made == image).all()
     assert not shape.any()
 
@@ -69,15 +74,19 @@ def slices(tmp_path_factory: pytest.TempPathFactory) -> TrainingSlices:
     return TrainingSlices(store, settings.anomaly, 0)
 
 
-def drawn(slices: TrainingSlices, called: drawn_lesions.Called, seed: int = 0) -> drawn_lesions.Drawn:
+def drawn(slices: TrainingSlices, probability: Callable[[Tensor], np.ndarray], seed: int = 0) -> Examples:
     labels = slices.labels()
     members = np.flatnonzero(labels == 1)
-    masks = np.stack([disc(4, (16, 16), slices.store.size)] * len(members))
-    return drawn_lesions.drawn_lesions(slices, members, masks, np.flatnonzero(labels == 0), called, 0.5, seed, silent)
+    targets = np.stack([disc(4, (16, 16), slices.store.size)] * len(members)).astype(np.uint8)
+    targets[:, 0, 0] = 2  # what is not learnt from is no part of a lesion
+    pseudo_masks = PseudoMasks(members, targets, np.flatnonzero(labels == 0))
+    return SyntheticLesions.examples(
+        learning_of(slices, replace(tiny_settings(), seed=seed), probability=probability), pseudo_masks
+    )
 
 
 def test_only_what_f_takes_for_a_lesion_is_kept(slices: TrainingSlices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawn_lesions, "TRIES", 100)
+    monkeypatch.setattr(room, "TRIES", 100)
     normals = slices.batch(np.flatnonzero(slices.labels() == 0)).image
     level = float(normals.mean((1, 2, 3)).max())  # no normal image is brighter in the mean
 
@@ -87,12 +96,12 @@ def test_only_what_f_takes_for_a_lesion_is_kept(slices: TrainingSlices, monkeypa
     made = drawn(slices, brighter)
     assert 0 < len(made.images) == len(made.masks) < 100
     assert (brighter(made.images) >= 0.5).all()
-    assert (made.masks.sum((1, 2)) >= drawn_lesions.LEAST_PIXELS).all()
+    assert (made.masks.sum((1, 2)) >= room.LEAST_PIXELS).all()
     again = drawn(slices, brighter)
     assert torch.equal(made.images, again.images)
     assert (made.masks == again.masks).all()
     assert not torch.equal(made.images[:1], drawn(slices, brighter, 1).images[:1])
-    monkeypatch.setattr(drawn_lesions, "ENOUGH", 1)
+    monkeypatch.setattr(room, "ENOUGH", 1)
     assert 0 < len(drawn(slices, brighter).images) <= len(made.images)
     for nothing in (0.0, 1.0):  # neither what f never calls abnormal, nor what it calls so without a lesion
         assert len(drawn(slices, lambda x, p=nothing: np.full(len(x), p)).images) == 0  # type: ignore[misc]

@@ -1,16 +1,16 @@
-"""What is unlike anything in normal images: distances and regions by hand, what is remembered, when it is worth while."""
+"""PatchCore: distances and regions by hand, what the memory bank holds, when it is worth while."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from coinseg.networks.patchcore import MemoryBank, PatchCore, distances, load_patchcore
-from coinseg.training.patchcore import fit_patchcore
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,14 +20,13 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.export.folder import export_run
-from coinseg.masks import student_maps
-from coinseg.masks.student_maps import add_anomalous_regions, beyond
-from coinseg.networks import patchcore as room
+from coinseg.parts import patchcore as room
+from coinseg.parts.patchcore import MemoryBank, PatchCore, add_anomalous_regions, beyond, distances
 from coinseg.pipeline.manifest import model_of
-from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.run import Workspace, train
 from coinseg.runtime.files import read_json
-from coinseg.training import patchcore as fitting
 from conftest import tiny_settings, write_images
+from models import as_first_schema, learn_from_few, learning_of, maps_of, nobody, part_of, scores_of, without
 
 
 def test_distances_by_hand() -> None:
@@ -62,7 +61,7 @@ def disc(side: int, row: int, column: int, radius: float) -> np.ndarray:
 
 def test_a_region_has_to_go_beyond_the_halo_of_what_is_drawn() -> None:
     side, nothing = 64, np.zeros((64, 64), bool)
-    halo, radius = side * student_maps.HALO, side * student_maps.WIDE
+    halo, radius = side * room.HALO, side * room.WIDE
     lesion, around, rest = disc(side, 32, 32, 2), disc(side, 32, 32, 2 + halo), disc(side, 32, 32, 26)
     assert not beyond(around[None], lesion[None]).any()  # a small lesion's halo
     assert np.array_equal(beyond(rest[None], lesion[None])[0], rest)  # the rest of a large one, whole
@@ -108,7 +107,6 @@ class Grey(nn.Module):
 @pytest.fixture
 def slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingSlices:
     """Images of eight patients; a mean grey level is all that is seen of a place."""
-    monkeypatch.setattr(fitting, "FeatureExtractor", Grey)
     monkeypatch.setattr(room, "FEATURES", 1)
     monkeypatch.setattr(room, "FeatureExtractor", Grey)
     settings = tiny_settings()
@@ -125,7 +123,7 @@ def nothing(images: Tensor) -> np.ndarray:
 def test_a_patient_is_compared_with_others_only(slices: TrainingSlices, tmp_path: Path) -> None:
     settings = tiny_settings()
     settings = replace(settings, student=replace(settings.student, novelty=1.0))
-    fit_patchcore(slices, nothing, settings, "a", tmp_path / "novelty")
+    PatchCore.fit(learning_of(slices, settings, root=tmp_path, segment=nothing))
     normals = np.flatnonzero(slices.labels() == 0)
     seen = Grey()(slices.batch(normals).image).flatten(1, 2)[..., 0].numpy()
     patients = slices.store.index["patient"][slices.rows[normals]]
@@ -142,56 +140,58 @@ def test_a_patient_is_compared_with_others_only(slices: TrainingSlices, tmp_path
 def test_nothing_is_novel_where_the_normal_images_that_were_drawn_are_of_one_patient(
     slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "IMAGES", 1)  # of two patients and more
-    assert fit_patchcore(slices, nothing, tiny_settings(), "a", tmp_path / "novelty") is None
+    monkeypatch.setattr(room, "IMAGES", 1)  # of two patients and more
+    assert PatchCore.fit(learning_of(slices, tiny_settings(), root=tmp_path, segment=nothing)) is None
     assert read_json(tmp_path / "novelty" / "stage.json")["share"] == 0
 
 
 def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlices, tmp_path: Path) -> None:
     settings, folder = tiny_settings(), tmp_path / "novelty"
     settings = replace(settings, student=replace(settings.student, novelty=0.5))
-    kept = fit_patchcore(slices, nothing, settings, "a", folder)
+
+    def fit(key: str, segment: Callable[[Tensor], np.ndarray]) -> PatchCore | None:
+        return PatchCore.fit(learning_of(slices, settings, key, tmp_path, segment=segment))
+
+    kept = fit("a", nothing)
     assert kept is not None
-    assert read_json(folder / "stage.json")["share"] >= fitting.WORTH
+    assert read_json(folder / "stage.json")["share"] >= room.WORTH
     before = (folder / "model.safetensors").read_bytes()
-
-    def refuses(images: Tensor) -> np.ndarray:
-        raise AssertionError
-
-    again = fit_patchcore(slices, refuses, settings, "a", folder)
+    again = fit("a", nobody)
     assert again is not None
     images = slices.batch(np.arange(2)).image
     torch.testing.assert_close(again(images), kept(images))
-
-    def everything(images: Tensor) -> np.ndarray:
-        return ~nothing(images)
-
-    assert fit_patchcore(slices, everything, settings, "b", folder) is None  # no region goes beyond what is drawn
-    assert fit_patchcore(slices, nothing, settings, "a", folder) is not None
+    assert fit("b", lambda images: ~nothing(images)) is None  # no region goes beyond what is drawn
+    assert fit("a", nothing) is not None
     assert (folder / "model.safetensors").read_bytes() == before
-    off = replace(settings, student=replace(settings.student, novelty=0.0))
-    assert fit_patchcore(slices, refuses, off, "c", tmp_path / "off") is None
+    shutil.rmtree(folder)
+    assert PatchCore.asked_for(settings)
+    assert not PatchCore.asked_for(replace(settings, student=replace(settings.student, novelty=0.0)))
     slices.store.index["patient"][:] = "one"
-    assert fit_patchcore(slices, refuses, settings, "d", tmp_path / "off") is None
-    assert not (tmp_path / "off").exists()
+    assert fit("d", nobody) is None
+    assert not folder.exists()
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "novelty" / "model.safetensors"
+    file.parent.mkdir()
+
+    def load() -> PatchCore:
+        return PatchCore.load(tiny_settings(), {}, tmp_path)
+
     with pytest.raises(UserError, match="is missing"):
-        load_patchcore(tmp_path / "none.safetensors")
-    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+        load()
+    file.write_bytes(b"nothing")
     with pytest.raises(UserError, match="is not a checkpoint"):
-        load_patchcore(tmp_path / "other.safetensors")
+        load()
     for places, limit in ((0, 1.0), (3, 0.0), (3, -1.0)):
-        save_file(MemoryBank(torch.zeros(places, room.FEATURES), limit).state_dict(), tmp_path / "empty.safetensors")
+        save_file(MemoryBank(torch.zeros(places, room.FEATURES), limit).state_dict(), file)
         with pytest.raises(UserError, match="remembers nothing"):
-            load_patchcore(tmp_path / "empty.safetensors")
+            load()
 
 
 def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("training.pseudo_masks", "training.student", "pipeline.run"):
-        monkeypatch.setattr(f"coinseg.{place}.LEAST", 1)
-    monkeypatch.setattr(fitting, "WORTH", 0.0)
+    learn_from_few(monkeypatch)
+    monkeypatch.setattr(room, "WORTH", 0.0)
     settings = tiny_settings()
     settings = replace(
         settings,
@@ -200,32 +200,33 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()
-    assert work.run.novelty is not None
+    assert part_of(train(work).predictor, PatchCore) is not None
     run = coinseg.load(work.root)
-    run = replace(
-        run, settings=replace(run.settings, masks=replace(run.settings.masks, peak=0.0))
-    )  # maps as the student gives them
+    # maps as the student gives them
+    run = run.with_settings(replace(run.settings, masks=replace(run.settings.masks, peak=0.0)))
     side = settings.data.size
     images = torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    patchcore = part_of(run, PatchCore)
     with torch.no_grad():
-        turned = (run.novelty(images) + run.novelty(images.flip(-1)).flip(-1)) / 2 if run.novelty else images
-    alone = replace(run, novelty=None).evidence(images)[1]
-    maps = run.evidence(images)[1]
+        scores = (patchcore(images) + patchcore(images.flip(-1)).flip(-1)) / 2
+    alone, maps = maps_of(without(run, PatchCore), images), maps_of(run, images)
     assert (maps != alone).any()
-    np.testing.assert_allclose(maps, add_anomalous_regions(alone, turned.numpy(), 0.5), atol=1e-5)
+    np.testing.assert_allclose(maps, add_anomalous_regions(alone, scores.numpy(), 0.5), atol=1e-5)
+    assert np.array_equal(run.evidence(images, scores_of(run, images))[1].values, maps)
     export_run(work.root, tmp_path / "away")
     assert np.array_equal(coinseg.load(tmp_path / "away").masks(images), coinseg.load(work.root).masks(images))
     # Where the classifiers call nothing abnormal nothing is drawn in.
-    careful = replace(run, settings=replace(run.settings, classifier=replace(run.settings.classifier, threshold=1.0)))
-    shy = replace(careful, novelty=None)
-    assert np.array_equal(careful.evidence(images)[1], shy.evidence(images)[1])
+    careful = run.with_settings(replace(run.settings, classifier=replace(run.settings.classifier, threshold=1.0)))
+    assert np.array_equal(maps_of(careful, images), maps_of(without(careful, PatchCore), images))
     # An earlier run has none.
     model = json.loads((work.root / "model.json").read_text())
     assert "novelty/model.safetensors" in model_of(work.root)["sha256"]
-    (work.root / "model.json").write_text(json.dumps(model | {"novelty": 1}))
-    with pytest.raises(UserError, match="has a wrong novelty"):
-        coinseg.load(work.root)
-    del model["novelty"]
-    (work.root / "model.json").write_text(json.dumps(model))
-    assert coinseg.load(work.root).novelty is None
-    assert "novelty/model.safetensors" not in model_of(work.root)["sha256"]
+    for wrong in (model | {"parts": {"patchcore": 1}}, as_first_schema(model) | {"novelty": 1}):
+        (work.root / "model.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=r"has a wrong (parts|novelty)"):
+            coinseg.load(work.root)
+    first = as_first_schema(model)
+    for before in (model | {"parts": {}}, {name: value for name, value in first.items() if name != "novelty"}):
+        (work.root / "model.json").write_text(json.dumps(before))
+        assert part_of(coinseg.load(work.root), PatchCore) is None
+        assert "novelty/model.safetensors" not in model_of(work.root)["sha256"]
