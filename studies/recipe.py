@@ -123,7 +123,7 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
     if scored.store.window != trained.store.window:
         raise SystemExit("the two fifths were prepared with different windows")
     slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
-    bare = replace(run.settings, masks=replace(run.settings.masks, refine="none", flips=False, peak=0.0))
+    bare = replace(run.settings, masks=replace(run.settings.masks, refine="none", hflip=False, peak=0.0))
     plain = replace(run, settings=bare, student=None)
     plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
     steps = {"COIN": plain, "COIN, refined": replace(run, student=None)}
@@ -190,7 +190,7 @@ def attributions(source: Path, work: Path, name: str, seed: int, fifth: str) -> 
         for refined in ("none", "guided"):
             settings = replace(
                 trained.settings, method=method, attribution=replace(trained.settings.attribution, layer=layer),
-                masks=replace(trained.settings.masks, refine=refined, flips=False),
+                masks=replace(trained.settings.masks, refine=refined, hflip=False),
             )  # fmt: skip
             run = replace(trained.run, settings=settings, generator=None, student=None)
             found = explain_all(slices, lambda batch, run=run: run.differences(batch.image), lambda done, total: None)
@@ -216,7 +216,7 @@ def ceiling(space: Workspace) -> nn.Module:
         TrainingSlices(space.store, space.settings.anomaly, space.settings.seed),
         masks,
         lambda images: np.zeros(len(images)),
-        replace(space.settings, student=replace(space.settings.student, drawn=0.0)),
+        replace(space.settings, student=replace(space.settings.student, synthetic_lesions=0.0)),
         "truth",
         space.root / "ceiling",
     )

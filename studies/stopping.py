@@ -67,7 +67,7 @@ def looked_at(run: Run, slices: TrainingSlices, scored: ScoredSlices) -> dict[st
         return float((run.probability(pixels) < level).float().mean()) if flipped.any() else None
 
     agreed = explained.agreement
-    assert agreed is not None, "masks.flips is off"
+    assert agreed is not None, "masks.hflip is off"
     row: dict[str, float | None] = {
         "flips": float(flipped.sum() / called.sum()),
         "mask_alone": turned(made.masks),

@@ -532,7 +532,7 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "a side that cannot be halved so often", command("run", "data", "-o", "out", "--data.size", "50")),
     Bad(SETTINGS, "more skip connections than levels", command("run", "data", "-o", "out", "--data.size", "64", "--coin.skips", "7")),
     Bad(SETTINGS, "a threshold of 2, which was asked after the trainings once", command("run", "data", "-o", "out", "--masks.threshold", "2")),
-    Bad(SETTINGS, "a student without mirror images", command("run", "data", "-o", "out", "--masks.flips", "false")),
+    Bad(SETTINGS, "a student without mirror images", command("run", "data", "-o", "out", "--masks.hflip", "false")),
     Bad(SETTINGS, "three faults at once", command("run", "data", "-o", "out", "--coin.width", "0", "--data.size", "50", "--sed", "1")),
     Bad(SETTINGS, "a YAML that names a class to import", config("coin: {class_path: antigravity.Coin}\n")),
     Bad(SETTINGS, "a YAML that is not there", command("run", "data", "-o", "out", "--config", "nowhere.yaml")),

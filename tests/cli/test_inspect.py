@@ -158,8 +158,8 @@ def test_info_knows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(one["about"] and one["type"] for one in found["settings"])
     assert by_name["data.roi"]["choices"] == ["none", "organ", "each"]
     assert by_name["masks.threshold"] == {
-        "name": "masks.threshold", "type": "one of auto, normals, otsu, flip or number",
-        "choices": ["auto", "normals", "otsu", "flip"],
+        "name": "masks.threshold", "type": "one of auto, normals, otsu, decision_flip or number",
+        "choices": ["auto", "normals", "otsu", "decision_flip"],
         "range": [0, 1], "unit": None, "default": "auto", "about": by_name["masks.threshold"]["about"],
     }  # fmt: skip
     assert (by_name["data.spacing"]["range"], by_name["data.spacing"]["unit"]) == ([0, 100], "mm")

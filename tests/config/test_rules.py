@@ -21,8 +21,8 @@ from coinseg.thesis.rows import SCALES
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"method": "layercm"}, f"method is 'layercm'; required: one of {', '.join(METHODS)}; did you mean layercam?"),
     (
-        {"method": "rise", "masks": {"threshold": "flip"}},
-        "masks.threshold is flip and method is rise; required: method counterfactual for it; leave masks.threshold as it is",
+        {"method": "rise", "masks": {"threshold": "decision_flip"}},
+        "masks.threshold is decision_flip and method is rise; required: method counterfactual for it; leave masks.threshold as it is",
     ),
     (
         {"data": {"size": 50}},
@@ -41,8 +41,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"masks": {"flips": False}},
-        "masks.flips is false and student.steps is 600; required: mirror images for a student, which learns only from masks that "
-        "can be trusted; set masks.flips to true, or student.steps to 0",
+        "masks.hflip is false and student.steps is 600; required: mirror images for a student, which learns only from masks that "
+        "can be trusted; set masks.hflip to true, or student.steps to 0",
     ),
     (
         {"engine": {"precision": "bf16-true"}},
@@ -59,7 +59,7 @@ FITTING: list[dict[str, Any]] = [
     {"masks": {"flips": False}, "method": "layercam"},
     {"classifier": {"name": "imagenet", "weights": "imagenet"}},
     {"classifier": {"name": "resnet18", "weights": "w.pth"}},
-    {"masks": {"threshold": "flip"}},
+    {"masks": {"threshold": "decision_flip"}},
     {"masks": {"threshold": 1}},
     {"data": {"size": 48}, "coin": {"depth": 2, "skips": 0}},
 ]
@@ -108,7 +108,7 @@ def test_all_faults_come_together_and_none_follows_from_another() -> None:
         "7 settings are wrong: (1) unknown setting 'sed' (required: a name that --print_config shows; did you mean 'seed'?)",
         "coin.width is 0 (required: 1 to 2048; mend the setting)", "coin.depth is 'deep' (required: int; mend the setting)",
         "unknown setting 'coin.wdth'",
-        "masks.threshold is 2 (required: auto, normals, otsu, flip or a number in (0, 1]; mend it)",
+        "masks.threshold is 2 (required: auto, normals, otsu, decision_flip or a number in (0, 1]; mend it)",
         "student is 3 (required: a mapping of settings; see --print_config)", "classifier.weights is w.pth and",
     ):  # fmt: skip
         assert words in line
@@ -161,4 +161,4 @@ def test_rules_of_single_places() -> None:
         "coin.regions is organ and the data have no organ masks"
     ]
     assert not list(of_tables(Settings()))
-    assert list(of_tables(stored_settings({"masks": {"threshold": "flip"}})))
+    assert list(of_tables(stored_settings({"masks": {"threshold": "decision_flip"}})))

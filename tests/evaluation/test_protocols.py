@@ -13,7 +13,7 @@ from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_mas
 
 RAW = replace(
     Settings(),
-    masks=MaskSettings(threshold=0.5, peak=0.0, flips=False, refine="none", opening=0, closing=0, keep="all", min_px=0),
+    masks=MaskSettings(threshold=0.5, peak=0.0, hflip=False, refine="none", opening=0, closing=0, keep="all", min_px=0),
 )
 
 

@@ -77,7 +77,7 @@ def test_the_toy_part_is_trained_saved_loaded_and_exported(tmp_path: Path, monke
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, teachers=1, opinion=0, novelty=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=1, imagenet_steps=0, patchcore_quantile=0.0),
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()

@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, teachers=2, opinion=2, novelty=0.01, gate=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=2, imagenet_steps=2, patchcore_quantile=0.01, gate=0.0),
     )
     with pytest.MonkeyPatch.context() as patch:
         learn_from_few(patch)

@@ -72,7 +72,7 @@ def taught(tmp_path: Path) -> Path:
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, teachers=2, opinion=2),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=2, imagenet_steps=2),
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()
@@ -134,14 +134,14 @@ def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_second_opinion_begins_where_imagenet_ended_and_is_none_where_no_classifier_is_trained() -> None:
     settings = tiny_settings()
     own = opinion_settings(settings)
-    assert own.classifier.steps == settings.student.opinion
+    assert own.classifier.steps == settings.student.imagenet_steps
     assert replace(own, classifier=settings.classifier) == settings  # nothing else changes
     network = build(own.classifier).network
     assert isinstance(network, ImageNetNetwork)
     known = load_imagenet(encoder()).state_dict()
     assert all(torch.equal(value, known[name]) for name, value in network.encoder.state_dict().items())
     assert asks_opinion(settings)
-    assert not asks_opinion(replace(settings, student=replace(settings.student, opinion=0)))
+    assert not asks_opinion(replace(settings, student=replace(settings.student, imagenet_steps=0)))
     assert not asks_opinion(replace(settings, classifier=replace(settings.classifier, steps=0)))
     batch = images_of(4, settings)
     with torch.no_grad():
@@ -152,4 +152,4 @@ def test_the_second_opinion_begins_where_imagenet_ended_and_is_none_where_no_cla
 
 def test_the_student_does_not_depend_on_the_second_opinion() -> None:
     settings = tiny_settings()
-    assert student_key(settings, "t") == student_key(replace(settings, student=replace(settings.student, opinion=0)), "t")
+    assert student_key(settings, "t") == student_key(replace(settings, student=replace(settings.student, imagenet_steps=0)), "t")

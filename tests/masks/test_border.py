@@ -18,7 +18,7 @@ def disc(radius: float, row: float = 30, column: float = 32) -> np.ndarray:
     return (ROWS - row) ** 2 + (COLUMNS - column) ** 2 <= radius**2
 
 
-WEIGHT = StudentSettings().contrast
+WEIGHT = StudentSettings().border_weight
 
 
 def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -98,9 +98,11 @@ def test_levels_of_images_take_the_place_of_threshold_and_peak() -> None:
 
 def test_an_attribution_has_no_counterfactual_to_paste() -> None:
     settings = replace(
-        Settings(), method="rise", masks=replace(Settings().masks, threshold="flip"), attribution=AttributionSettings()
+        Settings(), method="rise", masks=replace(Settings().masks, threshold="decision_flip"), attribution=AttributionSettings()
     )
-    with pytest.raises(UserError, match=r"masks\.threshold is flip and method is rise; required: method counterfactual for it"):
+    with pytest.raises(
+        UserError, match=r"masks\.threshold is decision_flip and method is rise; required: method counterfactual for it"
+    ):
         require_consistent(settings)
     require_consistent(replace(settings, method="counterfactual"))
 
@@ -124,8 +126,8 @@ class Painter(nn.Module):
 
 def test_what_is_painted_for_nothing_is_not_marked() -> None:
     """The level of an image is where its region flips f, so a change of half the strength beside the lesion is outside."""
-    settings = replace(Settings(), masks=replace(Settings().masks, refine="none", flips=False, peak=0.0, opening=0, closing=0))
-    flip = replace(settings, masks=replace(settings.masks, threshold="flip"))
+    settings = replace(Settings(), masks=replace(Settings().masks, refine="none", hflip=False, peak=0.0, opening=0, closing=0))
+    flip = replace(settings, masks=replace(settings.masks, threshold="decision_flip"))
     images = torch.zeros(2, 1, 32, 32) - 0.5
     images[0, 0, 10:16, 10:16] = 0.9
     images[1, 0, 4:7, 20:23] = 0.9  # nine pixels of 1024: called normal
@@ -154,7 +156,7 @@ def test_a_run_with_the_rule_from_training_to_masks(images: Path, tmp_path: Path
         tiny,
         classifier=replace(tiny.classifier, steps=4),
         coin=replace(tiny.coin, steps=4),
-        masks=replace(tiny.masks, threshold="flip"),
+        masks=replace(tiny.masks, threshold="decision_flip"),
     )
     work = Workspace(images, tmp_path / "run", settings)
     work.start()
@@ -180,8 +182,10 @@ class Never(Bright):
 
 def test_a_teacher_that_calls_an_image_normal_does_not_empty_its_mask() -> None:
     """Its level is not known, so its floor counts; two of three that see a lesion are enough for a mask to learn from."""
-    settings = replace(Settings(), masks=replace(Settings().masks, refine="none", opening=0, closing=0, threshold="flip"))
-    settings = replace(settings, student=replace(settings.student, contrast=0.0))
+    settings = replace(
+        Settings(), masks=replace(Settings().masks, refine="none", opening=0, closing=0, threshold="decision_flip")
+    )
+    settings = replace(settings, student=replace(settings.student, border_weight=0.0))
     images = torch.zeros(1, 1, 32, 32) - 0.5
     images[0, 0, 10:16, 10:16] = 0.9
     pairs = [DifferenceSegmenter(explainer_of(settings, f, Painter()), 0.01) for f in (Bright(), Bright(), Never())]

@@ -149,7 +149,7 @@ def test_a_number_is_taken_as_it_is(value: float) -> None:
 @pytest.mark.parametrize("value", [0, -0.2, 1.5])
 def test_a_number_outside_is_refused(value: float) -> None:
     with pytest.raises(
-        UserError, match=rf"masks\.threshold is {value}; required: auto, normals, otsu, flip or a number in \(0, 1\]"
+        UserError, match=rf"masks\.threshold is {value}; required: auto, normals, otsu, decision_flip or a number in \(0, 1\]"
     ):
         choose_threshold(noise(0, 1, 2, 2), noise(0, 1, 2, 2), MaskSettings(threshold=value))
 

@@ -122,7 +122,7 @@ def nothing(images: Tensor) -> np.ndarray:
 
 def test_a_patient_is_compared_with_others_only(slices: TrainingSlices, tmp_path: Path) -> None:
     settings = tiny_settings()
-    settings = replace(settings, student=replace(settings.student, novelty=1.0))
+    settings = replace(settings, student=replace(settings.student, patchcore_quantile=1.0))
     PatchCore.fit(learning_of(slices, settings, root=tmp_path, segment=nothing))
     normals = np.flatnonzero(slices.labels() == 0)
     seen = Grey()(slices.batch(normals).image).flatten(1, 2)[..., 0].numpy()
@@ -147,7 +147,7 @@ def test_nothing_is_novel_where_the_normal_images_that_were_drawn_are_of_one_pat
 
 def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlices, tmp_path: Path) -> None:
     settings, folder = tiny_settings(), tmp_path / "novelty"
-    settings = replace(settings, student=replace(settings.student, novelty=0.5))
+    settings = replace(settings, student=replace(settings.student, patchcore_quantile=0.5))
 
     def fit(key: str, segment: Callable[[Tensor], np.ndarray]) -> PatchCore | None:
         return PatchCore.fit(learning_of(slices, settings, key, tmp_path, segment=segment))
@@ -165,7 +165,7 @@ def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlice
     assert (folder / "model.safetensors").read_bytes() == before
     shutil.rmtree(folder)
     assert PatchCore.asked_for(settings)
-    assert not PatchCore.asked_for(replace(settings, student=replace(settings.student, novelty=0.0)))
+    assert not PatchCore.asked_for(replace(settings, student=replace(settings.student, patchcore_quantile=0.0)))
     slices.store.index["patient"][:] = "one"
     assert fit("d", nobody) is None
     assert not folder.exists()
@@ -196,7 +196,7 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, teachers=1, opinion=0, novelty=0.01, gate=0.0),
+        student=replace(settings.student, steps=2, trust=0.0, teachers=1, imagenet_steps=0, patchcore_quantile=0.01, gate=0.0),
     )
     work = Workspace(write_images(tmp_path / "data", masks=False), tmp_path / "out", settings)
     work.start()

@@ -132,7 +132,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = replace(
         settings,
         classifier=replace(settings.classifier, threshold=0.0),
-        student=replace(settings.student, steps=2, trust=0.0, opinion=0),
+        student=replace(settings.student, steps=2, trust=0.0, imagenet_steps=0),
     )
     with pytest.MonkeyPatch.context() as patch:
         learn_from_few(patch)
@@ -207,7 +207,7 @@ def test_evaluation_and_segmentation_ask_the_neighbours_alike(trained: Run) -> N
 
 def test_slices_of_volumes_and_of_regions_are_asked_along_them() -> None:
     settings = tiny_settings()
-    settings = replace(settings, data=replace(settings.data, roi="each", size=16), masks=replace(settings.masks, flips=False))
+    settings = replace(settings, data=replace(settings.data, roi="each", size=16), masks=replace(settings.masks, hflip=False))
     levels = np.array([-60.0, 40.0, -60.0, 140.0, 40.0])  # HU of the slices, in a window of -160 to 240
     scan = np.broadcast_to(levels[:, None, None], (5, 40, 40)).copy()
     left, right = np.zeros(scan.shape, bool), np.zeros(scan.shape, bool)
@@ -229,7 +229,7 @@ def test_slices_of_volumes_and_of_regions_are_asked_along_them() -> None:
 
 def test_what_somebody_has_labelled_is_marked_or_left_empty_as_the_label_says() -> None:
     settings = tiny_settings()
-    settings = replace(settings, masks=replace(settings.masks, flips=False))
+    settings = replace(settings, masks=replace(settings.masks, hflip=False))
     scan = np.broadcast_to(np.array([-150.0, -150.0, 230.0, 230.0])[:, None, None], (4, 32, 32)).copy()
     explainer, preparation = explainer_of(settings, Brightness(), SamePixels(-1.0)), hu(-160.0, 240.0)
     run = Predictor.of(explainer, preparation, 0.05, SamePixels(9.0))

@@ -299,7 +299,7 @@ def test_the_batch_of_the_second_opinion_is_refused_before_anything_is_trained(
     monkeypatch.setattr(processes, "_current", ProcessGroup(RankInfo(0, 3)))
     with pytest.raises(UserError, match=r"student\.batch is 8 and there are 3 processes; .*change student\.batch"):
         Workspace(images, tmp_path, settings).check()
-    Workspace(images, tmp_path, replace(settings, student=replace(settings.student, opinion=0))).check()
+    Workspace(images, tmp_path, replace(settings, student=replace(settings.student, imagenet_steps=0))).check()
 
 
 def test_one_process_has_nothing_between_itself_and_torch() -> None:

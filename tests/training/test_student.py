@@ -37,7 +37,7 @@ from models import learn_from_few, learning_of, maps_of, scores_of
 
 TAUGHT = [
     *TINY, "--student.steps", "3", "--student.trust", "0", "--student.gate", "0", "--student.teachers", "2",
-    "--student.opinion", "2",
+    "--student.imagenet_steps", "2",
 ]  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
         return grey(images)
 
     for name, members, drawn in (("one", 1, 0.5), ("none drawn", 2, 0.0), ("drawn", 2, 0.5)):
-        settings = replace(base, student=replace(base.student, members=members, drawn=drawn))
+        settings = replace(base, student=replace(base.student, networks=members, synthetic_lesions=drawn))
         trained = taught(slices, settings, tmp_path / name, probability=counted)
         assert trained is not None
         made[name] = trained.state_dict()

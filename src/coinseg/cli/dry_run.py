@@ -45,9 +45,9 @@ def seconds_per_step(settings: Settings) -> tuple[float, float, float, float]:
         torch.stack(list(method.generator_losses(x, made, generator, discriminator, f, settings.coin).values())).sum().backward()
         method.discriminator_loss(x, made, discriminator).backward()
 
-    student = to_device(build_student(settings.student.members), fabric)
+    student = to_device(build_student(settings.student.networks), fabric)
     opinion = to_device(build(replace(opinion_settings(settings).classifier, weights=None)), fabric)
-    taught = (torch.rand(settings.student.members, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
+    taught = (torch.rand(settings.student.networks, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
     return (
         classifier,
         _seconds(step) * settings.coin.batch / len(x),
@@ -63,7 +63,7 @@ def describe(work: Workspace) -> str:
     labels = [case.label for case in cohort.cases]
     classifier, step, student, opinion = seconds_per_step(settings)
     taught = settings.student.steps if has_student(work.settings) else 0
-    asked = settings.student.opinion if has_student(work.settings) and asks_opinion(settings) else 0
+    asked = settings.student.imagenet_steps if has_student(work.settings) and asks_opinion(settings) else 0
     pairs = settings.student.teachers if taught else 1
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"

@@ -89,20 +89,20 @@ class AttributionSettings:
 class MaskSettings:
     """From the difference |X - X_cf| to a mask (thesis 3.7, 4.2); no lesion mask is used here."""
 
-    threshold: Literal["auto", "normals", "otsu", "flip"] | float = setting("auto", """"auto" is "normals" for a counterfactual
-        method and "otsu" for an attribution; "normals" takes the quantile of the difference over training images labelled normal;
-        "otsu" splits the differences of training images labelled abnormal; "flip" is "normals", and in every image the geometric
-        mean of the share of its peak and the level of the smallest region that turns f (`flip.py`); a number in (0, 1] is used as
-        it is.""", Range(0, 1, above=True))
+    threshold: Literal["auto", "normals", "otsu", "decision_flip"] | float = setting("auto", """"auto" is "normals" for a
+        counterfactual method and "otsu" for an attribution; "normals" takes the quantile of the difference over training images
+        labelled normal; "otsu" splits the differences of training images labelled abnormal; "decision_flip" is "normals", and in
+        every image the geometric mean of the share of its peak and the level of the smallest region that turns f
+        (`masks/decision_flip.py`); a number in (0, 1] is used as it is.""", Range(0, 1, above=True))
     quantile: float = setting(0.98, """the quantile for "normals".""", SHARE)
     peak: float = setting(0.4, """a pixel must also exceed this share of the peak of its image's difference; 0 is off. Of what a
         student gives, this share is enough where the classifiers together call the image abnormal; elsewhere, and with 0, a half
         is required.""", SHARE)
-    flips: bool = setting(True, "average the difference over the image and its mirror image.")
+    hflip: bool = setting(True, "average the difference over the image and its mirror image.")
     refine: Literal["none", "guided"] = setting("guided", """"guided" smooths the difference along the edges of the image (guided
         filter) before the threshold.""")
     opening: int = setting(3, """side of the square of the morphological opening in pixels; 0 is off. This, closing and keep are
-        for what a method finds; what a student draws is taken as it is (`student.as_drawn`).""", SIDE)
+        for what a method finds; what a student draws is taken as it is (`masks/student_maps.py`).""", SIDE)
     closing: int = setting(3, "side of the square of the morphological closing in pixels; 0 is off.", SIDE)
     keep: Literal["largest", "all"] = setting("largest", """"largest" keeps the largest connected component (thesis), "all" every
         one of at least min_px.""")
@@ -122,30 +122,30 @@ class StudentSettings:
     Why: docs/decisions/0015-student.md.
     """
 
-    steps: int = setting(600, """optimiser steps; 0 is no student, and masks are read from the difference
-        alone.""", Range(0, 10**9, "steps"))
-    members: int = setting(2, """networks that are taught apart and asked together; every second one is taught drawn lesions as
-        well.""", Range(1, 16))
+    steps: int = setting(600, "optimiser steps; 0 is no student, and masks are read from the difference alone.",
+        Range(0, 10**9, "steps"))
+    networks: int = setting(2, """networks that are trained independently and averaged; every second one is also trained on
+        synthetic lesions.""", Range(1, 16))
     batch: int = setting(16, "images per step for each of them, half of them labelled normal.", Range(2, 8192, "images"))
     lr: float = setting(1e-3, "learning rate of Adam.", FACTOR)
-    trust: float = setting(0.5, """only masks with at least this confidence are learnt from (`confidence.py`), so `masks.flips`
-        must be on.""", SHARE)
-    band: int = setting(0, "pixels outside of the border of a mask that are left out of the lesson.", SIDE)
-    teachers: int = setting(2, """pairs of classifier and generator it learns from, each trained from a seed of its own, as the
-        first is.""", Range(1, 100))
-    contrast: float = setting(1.0, """how much the image says about the border of the masks it learns from, against the difference
-        (`contrast.py`); 0 leaves them as they are, bays too.""", FACTOR)
-    per_image: float = setting(0.5, """share of log Dice that is taken in each image, where a small lesion counts as a large one
-        does, and not over the batch; of the members that are taught no drawn lesions.""", SHARE)
-    drawn: float = setting(0.5, """share of the normal images of a batch that have a drawn lesion, which f takes for one
-        (`drawn_lesions.py`), where they are taught; 0 draws none.""", SHARE)
-    opinion: int = setting(600, """steps of one more classifier, on features that ImageNet taught, which is asked with the
-        teachers' f whether there is a lesion (`posterior.py`); 0 asks them alone.""", Range(0, 10**9, "steps"))
-    gate: float = setting(0.4, """images that are abnormal with a lower probability than this stay unmarked, as all classifiers
-        say together, at the share of abnormal images there is (`posterior.py`); lower than `classifier.threshold`, because the
-        student also sees what they doubt.""", SHARE)
-    neighbours: bool = setting(True, """whether the slices before and behind are asked as well (`neighbours.py`), where slices
+    trust: float = setting(0.5, """lowest confidence of a pseudo-mask that is learnt from (`masks/confidence.py`), for which
+        `masks.hflip` must be on.""", SHARE)
+    band: int = setting(0, "width of a band around a pseudo-mask whose pixels are left out of the loss.", SIDE)
+    teachers: int = setting(2, """pairs of classifier and generator that make the pseudo-masks, each trained from a seed of its
+        own.""", Range(1, 100))
+    border_weight: float = setting(1.0, """weight of the image, against the difference, for the border of a pseudo-mask
+        (`masks/border.py`); 0 leaves the pseudo-masks as they are, concavities included.""", FACTOR)
+    per_image: float = setting(0.5, """share of the log Dice loss that is taken in each image, where a small lesion counts as
+        much as a large one, and not over the batch; not of networks that are trained on synthetic lesions.""", SHARE)
+    synthetic_lesions: float = setting(0.5, """share of the normal images of a batch that get a synthetic lesion, which f takes
+        for one (`parts/synthetic_lesions.py`), for the networks that are trained on them; 0 makes none.""", SHARE)
+    imagenet_steps: int = setting(600, """steps of one more classifier, on ImageNet features, which joins the ensemble that
+        gives the image score (`inference/image_score.py`); 0 leaves it out.""", Range(0, 10**9, "steps"))
+    gate: float = setting(0.4, """images whose ensemble probability is below this get an empty mask
+        (`inference/image_score.py`); lower than `classifier.threshold`, because the student also sees images
+        that the classifiers doubt.""", SHARE)
+    slice_hmm: bool = setting(True, """smooth the image scores over the slices of a scan (`parts/slice_hmm.py`), where slices
         were labelled one by one.""")
-    novelty: float = setting(0.999, """in images that are called abnormal, wide regions unlike anything in normal images are
-        inside too: unlike is what only 1 - novelty of the places of normal images are, compared with those of other patients
-        (`novelty.py`); 0 is off.""", SHARE)
+    patchcore_quantile: float = setting(0.999, """quantile of nearest-neighbour distances among normal patches of different
+        patients above which a patch is anomalous; wide anomalous regions are added to the masks of abnormal images
+        (`parts/patchcore.py`); 0 is off.""", SHARE)

@@ -27,7 +27,7 @@ PRESETS: dict[str, Settings] = {
             fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
             batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
-        masks=replace(_DEFAULT.masks, refine="none", flips=False, peak=0.0),
+        masks=replace(_DEFAULT.masks, refine="none", hflip=False, peak=0.0),
         student=replace(_DEFAULT.student, steps=0),
     ),
 }  # fmt: skip
@@ -110,7 +110,7 @@ def teacher_folders(settings: Settings) -> list[str]:
 
 def asks_opinion(settings: Settings) -> bool:
     """Whether a classifier on ImageNet's features is to be asked; not where f is somebody's own and no classifier is trained."""
-    return settings.student.opinion > 0 and settings.classifier.steps > 0
+    return settings.student.imagenet_steps > 0 and settings.classifier.steps > 0
 
 
 def opinion_settings(settings: Settings) -> Settings:
@@ -119,7 +119,7 @@ def opinion_settings(settings: Settings) -> Settings:
     Its rates are those of the student, which begins with the same features.
     """
     own = replace(
-        settings.classifier, name="imagenet", weights="imagenet", steps=settings.student.opinion, lr=settings.student.lr,
+        settings.classifier, name="imagenet", weights="imagenet", steps=settings.student.imagenet_steps, lr=settings.student.lr,
         weight_decay=1e-2, batch=settings.student.batch,
     )  # fmt: skip
     return replace(settings, classifier=own)

@@ -6,9 +6,17 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "student.contrast": "student.border_weight",
+    "student.opinion": "student.imagenet_steps",
+    "student.drawn": "student.synthetic_lesions",
+    "student.neighbours": "student.slice_hmm",
+    "student.novelty": "student.patchcore_quantile",
+    "student.members": "student.networks",
+    "masks.flips": "masks.hflip",
+}
 """Old dotted name -> new one."""
-RENAMED_VALUES: dict[tuple[str, str], str] = {}
+RENAMED_VALUES: dict[tuple[str, str], str] = {("masks.threshold", "flip"): "decision_flip"}
 """(New dotted name, old value) -> new value."""
 GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
 """Classes of settings that have new names in them -> the group they are."""

@@ -29,8 +29,8 @@ def of_method(settings: Settings) -> Iterator[Fault]:
         near = get_close_matches(settings.method, METHODS, 1, 0.4)
         do = f"did you mean {near[0]}?" if near else "choose one"
         yield Fault(("method",), f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", do)
-    elif settings.masks.threshold == "flip" and settings.method != COUNTERFACTUAL:
-        got = f"masks.threshold is flip and method is {settings.method}"
+    elif settings.masks.threshold == "decision_flip" and settings.method != COUNTERFACTUAL:
+        got = f"masks.threshold is decision_flip and method is {settings.method}"
         yield Fault(("method", "masks.threshold"), got, f"method {COUNTERFACTUAL} for it", "leave masks.threshold as it is")
 
 
@@ -80,12 +80,12 @@ def of_ranges(group: str, part: Any) -> list[Fault]:
 
 def of_student(settings: Settings) -> Iterator[Fault]:
     """A student of a counterfactual method without mirror images, which say how far its masks can be trusted."""
-    if settings.method == COUNTERFACTUAL and settings.student.steps and not settings.masks.flips:
+    if settings.method == COUNTERFACTUAL and settings.student.steps and not settings.masks.hflip:
         yield Fault(
-            ("method", "student.steps", "masks.flips"),
-            f"masks.flips is false and student.steps is {settings.student.steps}",
+            ("method", "student.steps", "masks.hflip"),
+            f"masks.hflip is false and student.steps is {settings.student.steps}",
             "mirror images for a student, which learns only from masks that can be trusted",
-            "set masks.flips to true, or student.steps to 0",
+            "set masks.hflip to true, or student.steps to 0",
         )  # fmt: skip
 
 
@@ -99,9 +99,9 @@ def of_engine(engine: EngineSettings) -> Iterator[Fault]:
 
 def of_tables(settings: Settings) -> Iterator[Fault]:
     """A threshold that not every method of the thesis' tables has; asked for `coinseg reproduce` alone."""
-    if settings.masks.threshold == "flip":
+    if settings.masks.threshold == "decision_flip":
         do = "leave it, or use coinseg run"
-        yield Fault(("masks.threshold",), "masks.threshold is flip", "a rule that every method of the tables has", do)
+        yield Fault(("masks.threshold",), "masks.threshold is decision_flip", "a rule that every method of the tables has", do)
 
 
 RULES: tuple[Callable[[Settings], Iterator[Fault]], ...] = (

@@ -232,7 +232,7 @@ def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray)
         return "abnormal scans have no labels by slice" if (found.label < 0).any() else "only one class is held out"
     if name in ("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful", "masks_doubtful"):
         if found.agreement is None:
-            return "masks.flips is off: mirror images were not asked"
+            return "masks.hflip is off: mirror images were not asked"
         none = {"iou_trusted": "no mask is trusted", "iou_doubtful": "no mask is doubtful"}
         return none.get(name, "too few masks, or all alike, to rank") if scored.any() else "no held-out mask can be judged"
     if name == "hd95_px" and scored.any():

@@ -133,8 +133,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
     if not model["student"]:
         return Predictor.of(explainer, preparation, model["threshold"])
-    require_fits(lambda: Student(settings.student.members), root / STUDENT, "student")
-    student = load_student(root / STUDENT, settings.student.members)
+    require_fits(lambda: Student(settings.student.networks), root / STUDENT, "student")
+    student = load_student(root / STUDENT, settings.student.networks)
     if model["prior_shift"] is None:  # runs from before decision 0023: f alone decides
         return Predictor.of(explainer, preparation, model["threshold"], student, parts=_parts(settings, model, root))
     others = [load_classifier(wanted, root / name / F) for name in teacher_folders(settings)]

@@ -57,7 +57,7 @@ class Ensemble:
 
         Returns:
             Masks (B, S, S) bool, empty where the mean f(X) says normal, and their confidence (B,) in [0, 1]: mean f(X) times the mean
-            agreement with the mirror image; NaN where a mask is empty or `masks.flips` is off.
+            agreement with the mirror image; NaN where a mask is empty or `masks.hflip` is off.
         """
         scores = [ImageScores.of_f(pair.explainer.probability(images)) for pair in self.pairs]
         found = [pair.maps(images, score) for pair, score in zip(self.pairs, scores, strict=True)]
@@ -73,7 +73,7 @@ class Ensemble:
             [np.where(np.isnan(own), pair.threshold, own) for pair, own in zip(self.pairs, each, strict=True)], axis=0
         )
         masks = masks_of(maps, levels if levels.ndim else float(levels), settings.masks)
-        if settings.student.contrast and settings.masks.peak:
-            masks = fit_border(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.contrast)
+        if settings.student.border_weight and settings.masks.peak:
+            masks = fit_border(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.border_weight)
         agreed = np.mean([unknown if one.agreement is None else one.agreement for one in found], axis=0)
         return masks, confidence(probability, agreed, masks)

@@ -32,9 +32,9 @@ class Differences:
 
     Args:
         asked: (B,) bool.
-        mean: the mean of `own` and `other`; `own` where `masks.flips` is off.
+        mean: the mean of `own` and `other`; `own` where `masks.hflip` is off.
         own: of the images.
-        other: of their mirror images, mirrored back; None where `masks.flips` is off.
+        other: of their mirror images, mirrored back; None where `masks.hflip` is off.
     """
 
     asked: np.ndarray
@@ -114,7 +114,7 @@ class Explainer:
     def differences(self, images: Tensor, asked: np.ndarray, saliency: Tensor | None = None) -> Differences:
         """Differences, refined along the edges of the image.
 
-        With `masks.flips` the difference is the mean of that of an image and that of its mirror image: what the generator changes for
+        With `masks.hflip` the difference is the mean of that of an image and that of its mirror image: what the generator changes for
         reasons of its own differs between the two, and the lesion does not.
 
         Args:
@@ -128,12 +128,12 @@ class Explainer:
         if asked.any():
             known = self.saliency(images[asked]) if saliency is None else saliency[torch.from_numpy(asked)]
             own = other = refine(known.numpy(), guide, settings)
-            if settings.flips:
+            if settings.hflip:
                 other = refine(self.saliency(images[asked].flip(-1)).flip(-1).numpy(), guide, settings)
             # The guided filter is linear in what it smooths: the mean of two refined maps is the refined mean.
             for whole, part in zip(maps, ((own + other) / 2, own, other), strict=True):
                 whole[asked] = part
-        return Differences(asked, maps[0], maps[1], maps[2] if settings.flips else None)
+        return Differences(asked, maps[0], maps[1], maps[2] if settings.hflip else None)
 
     def choose_threshold(self, slices: TrainingSlices) -> Threshold:
         """The threshold of the refined difference, from training images and their image labels alone."""
@@ -142,7 +142,7 @@ class Explainer:
         rule = rule_of(self.settings.masks, counterfactual)
         refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}
         # One rule looks at normal images, the other at abnormal ones; a number at none.
-        for label in {"normals": (0,), "flip": (0,), "otsu": (1,)}.get(str(rule), ()):
+        for label in {"normals": (0,), "decision_flip": (0,), "otsu": (1,)}.get(str(rule), ()):
             few = THRESHOLD_IMAGES if counterfactual else THRESHOLD_IMAGES // 10
             indices = np.sort(rng.permutation(np.flatnonzero(labels == label))[:few])
             if len(indices):

@@ -40,7 +40,7 @@ class Segmentation:
     Args:
         mask: canonical (slices, H, W) bool, whatever axis it was found along; one slice for a plain image.
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
-        confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.flips`.
+        confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.hflip`.
         image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
         pixel_confidence: of every voxel.
         geometry: the grid of a volume; None for a plain image.

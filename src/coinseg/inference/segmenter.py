@@ -89,7 +89,7 @@ class DifferenceSegmenter:
     def _flip_levels(self, images: Tensor, found: Differences) -> np.ndarray | None:
         """What a pixel of each map must exceed, (B,), where `masks.threshold` is "flip"; NaN in images f calls normal."""
         explainer, settings = self.explainer, self.explainer.settings
-        if rule_of(settings.masks, settings.method == COUNTERFACTUAL) != "flip":
+        if rule_of(settings.masks, settings.method == COUNTERFACTUAL) != "decision_flip":
             return None
 
         def ask(unit: np.ndarray) -> np.ndarray:
@@ -157,7 +157,7 @@ class SegmentedImages:
         scores: of the images.
         maps: which the masks were read from.
         masks: (B, S, S) bool.
-        confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.flips` is off.
+        confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.hflip` is off.
         pixel_confidence: that a pixel is inside, (B, S, S) float32 in [0, 1]; 0.5 at the border of the mask.
     """
 

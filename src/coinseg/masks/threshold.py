@@ -27,7 +27,7 @@ class Threshold:
     rule: str
 
 
-def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "flip"] | float:
+def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "decision_flip"] | float:
     """masks.threshold, with "auto" resolved: "normals" for a counterfactual method, "otsu" for an attribution.
 
     An attribution's map is scaled to [0, 1] in every image, so its values on normal images give no threshold.
@@ -62,5 +62,5 @@ def choose_threshold(
     if rule != "otsu":
         value = float(np.quantile(values, settings.quantile))
         words = f"{settings.quantile:.3g} quantile of the difference on training images labelled normal"
-        return Threshold(value, f"{words}; in each image also what turns f" if rule == "flip" else words)
+        return Threshold(value, f"{words}; in each image also what turns f" if rule == "decision_flip" else words)
     return Threshold(float(threshold_otsu(values.ravel())), "Otsu on the differences of training images labelled abnormal")

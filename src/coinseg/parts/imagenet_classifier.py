@@ -41,7 +41,7 @@ class ImageNetClassifier(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.opinion` above 0, and f is trained here."""
+        """`student.imagenet_steps` above 0, and f is trained here."""
         return asks_opinion(settings)
 
     @classmethod

@@ -133,8 +133,8 @@ class PatchCore(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.novelty` above 0."""
-        return settings.student.novelty > 0
+        """`student.patchcore_quantile` above 0."""
+        return settings.student.patchcore_quantile > 0
 
     @classmethod
     def fit(cls, learning: Learning) -> PatchCore | None:
@@ -173,7 +173,7 @@ class PatchCore(Part):
             regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
         share = round(regions / len(abnormals), 4)
         facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
-        stage.finish(bank, cls.weights or "", "student.novelty", **facts)
+        stage.finish(bank, cls.weights or "", "student.patchcore_quantile", **facts)
         return part
 
     @classmethod
@@ -261,5 +261,5 @@ def _memory_bank(
     parts = torch.arange(len(features)).split(1000)
     far = torch.cat([distances(features[part], features, owners[part][:, None] == owners[None]) for part in parts])
     known = far[far.isfinite()]  # none where all patches are of one patient: then nothing is anomalous
-    limit = float(np.quantile(known.numpy(), settings.student.novelty)) if len(known) else UNREACHABLE
+    limit = float(np.quantile(known.numpy(), settings.student.patchcore_quantile)) if len(known) else UNREACHABLE
     return MemoryBank(features, max(limit, 1e-6))

@@ -49,8 +49,8 @@ class SliceHMM(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.neighbours`."""
-        return settings.student.neighbours
+        """`student.slice_hmm`."""
+        return settings.student.slice_hmm
 
     @classmethod
     def fit(cls, learning: Learning) -> SliceHMM | None:

@@ -48,8 +48,8 @@ class SyntheticLesions(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.drawn` above 0, and a second network that learns from them."""
-        return settings.student.drawn > 0 and settings.student.members > 1
+        """`student.synthetic_lesions` above 0, and a second network that learns from them."""
+        return settings.student.synthetic_lesions > 0 and settings.student.networks > 1
 
     @classmethod
     def examples(cls, learning: Learning, pseudo_masks: PseudoMasks) -> Examples:

@@ -71,7 +71,7 @@ class Job:
 
 def has_student(settings: Settings) -> bool:
     """Whether there is to be a student: it needs masks of a counterfactual method, and to know which of them to trust."""
-    return settings.method == COUNTERFACTUAL and settings.masks.flips and settings.student.steps > 0
+    return settings.method == COUNTERFACTUAL and settings.masks.hflip and settings.student.steps > 0
 
 
 def train_pair(job: Job, until: str = "coin") -> tuple[nn.Module, nn.Module | None]:

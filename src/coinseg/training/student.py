@@ -109,7 +109,7 @@ def _batch(
     target[:half, 0] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
     image = slices.batch(np.concatenate([pseudo_masks.indices[chosen], normals])).image
     if lesions:
-        count = round(len(normals) * settings.drawn)
+        count = round(len(normals) * settings.synthetic_lesions)
         picked = rng.choice(len(lesions.images), count)
         image[half : half + count] = lesions.images[picked]
         target[half : half + count, 0] = torch.from_numpy(lesions.masks[picked]).float()
@@ -139,9 +139,9 @@ def train_student(
     s, fabric = settings.student, make_fabric(settings.engine)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
-        return load_student(stage.file(WEIGHTS), s.members) if stage.facts()["taught"] else None
+        return load_student(stage.file(WEIGHTS), s.networks) if stage.facts()["taught"] else None
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
-    network = build_student(s.members)
+    network = build_student(s.networks)
     pseudo_masks = collect_pseudo_masks(slices, masks, s)
     trusted, abnormal = len(pseudo_masks.indices), int((slices.labels() == 1).sum())
     enough = trusted >= LEAST and len(pseudo_masks.normals) > 0
@@ -150,7 +150,7 @@ def train_student(
         stage.resume()  # what another key has left goes
         stage.finish(nn.Identity(), WEIGHTS, "student.lr", **facts)
         return None
-    lesions = _joined(examples(pseudo_masks)) if s.members > 1 else None
+    lesions = _joined(examples(pseudo_masks)) if s.networks > 1 else None
     to_device(network, fabric)
     averaged = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
@@ -159,7 +159,7 @@ def train_student(
 
     def step(number: int) -> dict[str, Tensor]:
         rng = random_stream(Stream.STUDENT_BATCH, settings.seed, number)
-        batches = [_batch(slices, pseudo_masks, lesions if i % 2 else None, s, rng) for i in range(s.members)]
+        batches = [_batch(slices, pseudo_masks, lesions if i % 2 else None, s, rng) for i in range(s.networks)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         outputs = zip(trained(images.to(fabric.device)), targets.to(fabric.device), strict=True)
         losses = [student_loss(logits, target, 0.0 if i % 2 else s.per_image) for i, (logits, target) in enumerate(outputs)]
