@@ -43,7 +43,7 @@ CASES: dict[str, list[str]] = {
     "images": [
         f"run {{data}}/images/labelled -o run --data.size 32 --classifier.steps 50 --classifier.lr 4e-3 --coin.steps 30 "
         "--coin.lr 3e-3 --masks.peak 0.7 --student.steps 4 --student.lr 5e-3 --student.batch 6 --student.trust 0.1 "
-        f"--student.imagenet_steps 2 --student.patchcore_quantile 0 {SMALL}",
+        f"--student.opinion 2 --student.novelty 0 {SMALL}",
         "segment -i {data}/images/fresh -o segmented --model {reference}/run --confidence sure",
     ],
     # The thesis' anomaly: COIN alone, its counterfactual of a new scan, its export.
@@ -57,8 +57,8 @@ CASES: dict[str, list[str]] = {
     "student": [
         f"run {{data}}/masses -o run {KIDNEYS} --data.lesion kidney_tumor --data.roi organ --data.size 40 "
         "--data.min_organ_px 8 --classifier.steps 200 --classifier.lr 4e-3 --classifier.threshold 0.4 --coin.steps 60 "
-        "--masks.peak 0.7 --student.steps 24 --student.lr 3e-3 --student.batch 4 --student.trust 0 --student.imagenet_steps 6 "
-        f"--student.synthetic_lesions 0 --student.patchcore_quantile 0.9 --student.gate 0.2 {SMALL}",
+        "--masks.peak 0.7 --student.steps 24 --student.lr 3e-3 --student.batch 4 --student.trust 0 --student.opinion 6 "
+        f"--student.drawn 0 --student.novelty 0.9 --student.gate 0.2 {SMALL}",
         "export run -o model",
         fresh("model", "exported"),
         fresh("{reference}/run", "read"),
@@ -76,7 +76,7 @@ CASES: dict[str, list[str]] = {
     ],
     "singla": [
         f"{BLOBS} --classifier.steps 60 --coin.conditions 2 --coin.regions organ --coin.fusion tanh --coin.cycle 1 --coin.ema 0 "
-        "--masks.threshold decision_flip",
+        "--masks.threshold flip",
     ],
     # ScoreCAM, LayerCAM, RISE, Singla et al. and COIN in both protocols, with figures.
     "tables": [

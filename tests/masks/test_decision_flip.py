@@ -22,8 +22,8 @@ from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.masks.decision_flip import REGIONS, flip_levels, pasted, with_peaks
 from coinseg.masks.postprocess import levels_of, masks_of, peaks
-from coinseg.pipeline.manifest import threshold_of
 from coinseg.pipeline.run import Workspace, evaluate, train, write_masks
+from coinseg.pipeline.run_manifest import threshold_of
 from conftest import tiny_settings
 from models import explainer_of
 

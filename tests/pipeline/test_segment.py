@@ -10,7 +10,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import lightning_fabric
 import pytest
+import torch
 
 from coinseg.cli import main as cli
 from coinseg.config.schema import EngineSettings
@@ -157,7 +159,8 @@ def test_each_process_of_a_node_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(devices, "rank_info", lambda: RankInfo(local, 8, local))
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(devices.torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(devices, "Fabric", lambda **asked: asked["devices"])
+    monkeypatch.setattr(lightning_fabric, "Fabric", lambda **asked: asked["devices"])
+    assert devices.choose_device(EngineSettings(accelerator="cuda")) == torch.device("cuda", device)
     assert devices.make_fabric(EngineSettings(accelerator="cuda")) == [device]
 
 

@@ -61,7 +61,7 @@ def test_arrays_train_what_a_folder_of_the_same_images_trains(tmp_path: Path, mo
 
 def test_a_student_is_trained_on_arrays_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("coinseg.training.pseudo_masks.LEAST", 1)
+    monkeypatch.setattr("coinseg.training.student.LEAST", 1)
     images, labels = cohort()
     base = tiny_settings()
     settings = replace(
@@ -72,7 +72,7 @@ def test_a_student_is_trained_on_arrays_and_writes_nothing(tmp_path: Path, monke
     slices = TrainingSlices(Dataset(torch.from_numpy(images) / 255, torch.from_numpy(labels)), settings.anomaly, 0)
     steps: list[int] = []
     student = train_student(
-        slices, lambda x: (x[:, 0].numpy() > 0.3, np.ones(len(x))), lambda x: np.ones(len(x)), settings,
+        slices, lambda x: (x[:, 0].numpy() > 0.3, np.ones(len(x))), settings,
         report=lambda stage, done, total, values: steps.append(done),
     )  # fmt: skip
     assert student is not None

@@ -79,5 +79,5 @@ def flag(name: str, help: str) -> Argument:
 
 
 DATA = arg("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
-JSON = flag("--json", "print JSON (docs/manifest.md has the keys)")
+JSON = flag("--json", "print JSON (docs/guide/manifest.md has the keys)")
 OWN_CLASSIFIER = arg("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")

@@ -53,7 +53,7 @@ class DataSettings:
         of the split (as in the authors' runs), or "drop": left out of training, and abnormal on the held-out side, whatever the
         lesion's size.""")
     label_level: Literal["auto", "slice", "scan"] = setting("auto", """what the label 1 of a whole volume says: "slice", every
-        slice of it is abnormal; "scan", some slice is, and training looks for those (docs/decisions/0010-labels-per-scan.md);
+        slice of it is abnormal; "scan", some slice is, and training looks for those (docs/decisions/0004-hospital-data.md);
         "auto" is "scan" where no slice of the volume has a label of its own. A label 0 counts for every slice; images always have
         labels of their own.""")
     intensity: Literal["auto", "hu", "percentile"] = setting("auto", """"hu" clips to the foreground fingerprint; "percentile"

@@ -119,7 +119,7 @@ class MaskSettings:
 class StudentSettings:
     """The network that learns from the masks of a counterfactual method and draws the final ones.
 
-    Why: docs/decisions/0015-student.md.
+    Why: docs/decisions/0007-default-recipe.md.
     """
 
     steps: int = setting(600, "optimiser steps; 0 is no student, and masks are read from the difference alone.",

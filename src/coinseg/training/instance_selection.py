@@ -3,7 +3,7 @@
 Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients:
 one that had seen the scan would recognise it and call all of its slices abnormal. Slices that score above nearly every slice of
 normal scans are selected and trained on as abnormal; the other slices of abnormal scans are left out, as nobody labelled them
-normal. Lesion masks are not used. Reasons: docs/decisions/0010-labels-per-scan.md, which calls selected slices witnesses, as
+normal. Lesion masks are not used. Reasons: docs/decisions/0004-hospital-data.md, which calls selected slices witnesses, as
 files do.
 """
 

@@ -3,7 +3,7 @@
 The generator explains one image at a time and errs here and there; a network that learns from all its masks together keeps what
 they have in common. No mask of an expert is used: images labelled normal are taught as empty; of those labelled abnormal only the
 ones with a confident pseudo-mask are taught (`pseudo_masks.py`). Every second network also learns synthetic lesions
-(`synthetic_lesions.py`): cautious and generous networks are better together than either (docs/decisions/0022-members.md).
+(`synthetic_lesions.py`): cautious and generous networks are better together than either (docs/research/student.md, study 22).
 """
 
 from __future__ import annotations
