@@ -5,8 +5,6 @@ what is required and what to do. The command line prints that line and exits wit
 something (`OSError`: a full disk, a missing input) or memory runs out. Any other exception is a defect of coinseg.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a command is: one function, its arguments in a short table above it, and whether it takes settings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

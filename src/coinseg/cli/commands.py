@@ -1,7 +1,5 @@
 """The commands that need no run of their own: a phantom, masks of new scans, and what can be said of data and of coinseg."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

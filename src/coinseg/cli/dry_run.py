@@ -1,7 +1,5 @@
 """`--dry-run`: what would be read, made and written, and about how long it would take on this machine."""
 
-from __future__ import annotations
-
 import timeit
 from collections.abc import Callable
 from dataclasses import replace

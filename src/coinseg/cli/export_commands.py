@@ -1,7 +1,5 @@
 """The commands that take a run or its masks to other programs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from coinseg.errors import UserError

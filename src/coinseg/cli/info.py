@@ -1,7 +1,5 @@
 """What this coinseg can do, for a script or an assistant: commands, methods, layouts, presets and every setting."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from types import UnionType
 from typing import Any, Union, get_args, get_origin

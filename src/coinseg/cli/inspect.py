@@ -3,8 +3,6 @@
 Names and tables are read for every case, headers for at most `SAMPLE` of them, and the voxels of one scan, to tell CT from MR.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

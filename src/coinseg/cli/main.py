@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 the input, the settings or the machine are at fault (one l
 reader of the output went away; 143 SIGTERM.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -3,8 +3,6 @@
 jsonargparse sees none of them, so that nothing in a file of settings can name a class to import.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The commands of a run folder: each trains what it needs of the stages before it, and says what it left there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 # A declaration reads as one paragraph: one argument a line would hide the meaning.
 # fmt: off
 # ruff: noqa: RUF009
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

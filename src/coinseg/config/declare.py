@@ -1,7 +1,5 @@
 """How a setting is declared: default, meaning, range and unit in one call, which the help, `coinseg info` and the checks read."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints

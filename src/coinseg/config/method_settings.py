@@ -2,8 +2,6 @@
 
 # A declaration reads as one paragraph: one argument a line would hide the meaning.
 # fmt: off
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

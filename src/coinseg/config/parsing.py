@@ -1,7 +1,5 @@
 """Settings as people give them: read from nested mappings, compared; and the presets."""
 
-from __future__ import annotations
-
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 

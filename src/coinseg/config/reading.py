@@ -3,8 +3,6 @@
 A fault is a value of the wrong type, a number outside of its range, or a name there is none of.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """Settings that have a new name: the old one is read for one release, with one line that names the new one."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from typing import Any

@@ -4,8 +4,6 @@ What needs the data (organ masks, views, labels of both classes) or the machine 
 these are known.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches

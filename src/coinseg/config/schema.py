@@ -7,8 +7,6 @@ fit one another in `rules.py`.
 # A declaration reads as one paragraph: one argument a line would hide the meaning.
 # fmt: off
 # ruff: noqa: RUF009
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 

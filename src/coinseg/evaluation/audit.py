@@ -3,8 +3,6 @@
 Masks show what f reacts to (thesis 6.1). Where f uses a feature that only accompanies the lesion, the masks are wrong.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

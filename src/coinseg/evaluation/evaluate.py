@@ -5,8 +5,6 @@ scored with, exists only to say how far the mask-free one is from the best possi
 is counted and how is in `protocols.py`.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -15,8 +15,6 @@
 Every score is a number or None.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The registry of explanation methods by name; a new method is added here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

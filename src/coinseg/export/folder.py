@@ -11,8 +11,6 @@ manifest.json                   what the run scored, on what, with which version
 f.onnx, generator.onnx, student.onnx, posterior.onnx, novelty.onnx     on request
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ OUT/imagesTr/CASE_0000.nii.gz   the scan, on its own grid
 OUT/labelsTr/CASE.nii.gz        0 background, 1 lesion, 2 ignore (nnU-Net requires the highest label)
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass

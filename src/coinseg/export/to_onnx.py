@@ -1,7 +1,5 @@
 """The networks of a run as ONNX with a dynamic batch, compared with torch by their outputs and masks."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from dataclasses import replace

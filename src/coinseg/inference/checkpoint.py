@@ -1,7 +1,5 @@
 """A trained run as a folder: model.json and the weights beside it. No code comes from it: weights are safetensors, settings plain values."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal

@@ -5,8 +5,6 @@ lesion; with one classifier for all of them a third of that is gained (docs/rese
 about training images; afterwards the first pair explains, and all classifiers together say which images are abnormal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """A classifier and the method that explains it, on one device: f(X), X_cf, and the difference that masks can be read from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """Maps on a scan's own grid: its counterfactual and the difference in Hounsfield units, and how far to trust each voxel of its mask."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ There are two segmenters behind one protocol: one reads the mask off the differe
 asks the student that learnt from such masks. `segment` is the rest of the way, the same for both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Masks in numbers: volume, components, boxes; one row for each scan, as index.json and index.csv beside the masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ surroundings (docs/research/student.md, study 18, 0021-further.md). Concavities 
 tumour are no evidence for f (docs/research/student.md, study 19).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

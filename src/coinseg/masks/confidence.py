@@ -7,8 +7,6 @@ A change that the generator makes because of a lesion is the same in the mirror 
 confidence ranks masks by their overlap with the truth: docs/research/confidence.md.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from coinseg.metrics.overlap import dice

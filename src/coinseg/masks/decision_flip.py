@@ -8,8 +8,6 @@ of the peak errs for other reasons, and the geometric mean of both is better tha
 mask is used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

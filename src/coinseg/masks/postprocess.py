@@ -1,7 +1,5 @@
 """From a refined difference |X - X_cf| to a clean mask: level, morphology, connected components (thesis 3.7.3, 4.2)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

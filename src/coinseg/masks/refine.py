@@ -1,7 +1,5 @@
 """The guided filter: a difference map that follows the edges of the image."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

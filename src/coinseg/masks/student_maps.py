@@ -1,7 +1,5 @@
 """Postprocessing of the student's maps: rescaling to the peak, anomalous regions, cleaning."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The threshold on the refined difference, chosen without any lesion mask (thesis 4.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Scores, each a pure function of arrays (thesis 3.7). A score that has nothing to count is None, never 0 or 1."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 

@@ -4,8 +4,6 @@ A few hundred scans are too few to learn general image features. The classifiers
 what it improves here is in docs/research/student.md, study 17.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from pathlib import Path

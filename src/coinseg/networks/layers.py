@@ -3,8 +3,6 @@
 The generator, the discriminator and the small classifier are made of them.
 """
 
-from __future__ import annotations
-
 from typing import Literal, cast
 
 import torch

@@ -1,7 +1,5 @@
 """The student: a U-Net that segments images directly, trained on pseudo-masks (docs/research/results.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """Weights from a safetensors file, checked by name and shape before the module is built."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -5,8 +5,6 @@ synthetic lesion is patchy, fainter or brighter, of another shape, and all of it
 Measured in docs/research/student.md, study 22.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

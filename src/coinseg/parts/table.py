@@ -1,7 +1,5 @@
 """The parts of the recipe, in the order in which they are fitted and asked. A part that is not in this table does not exist."""
 
-from __future__ import annotations
-
 from coinseg.config.schema import Settings
 
 from .base import Part

@@ -1,7 +1,5 @@
 """manifest.json: what a command did, in a form another program can rely on (docs/guide/manifest.md, manifest.schema.json)."""
 
-from __future__ import annotations
-
 import platform
 import sys
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 Several processes share the cases; what is there already is not made again.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

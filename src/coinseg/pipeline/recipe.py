@@ -3,8 +3,6 @@
 Every stage is loaded where it is there for the same data and settings. Nothing here reads a lesion mask.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

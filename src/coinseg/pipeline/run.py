@@ -5,8 +5,6 @@ checkpoint when it was killed; so the same command, given again, finishes the ru
 for other processes of the job is called by name. All processes of a job call the same stages in the same order.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Data that only lie elsewhere are the same data; the prepared slices tell (`data.slices.prepare`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

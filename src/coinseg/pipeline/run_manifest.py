@@ -1,7 +1,5 @@
 """The manifest of a finished run: what it was made of, how long it took, what it scored (docs/guide/manifest.md)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from coinseg.config.parsing import teacher_folders

@@ -4,8 +4,6 @@ Several processes (torchrun, srun) share a folder: each takes every n-th input a
 own; the first gathers these into the table and the manifest once all are done. Notes that a killed process left are taken over.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress

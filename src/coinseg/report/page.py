@@ -4,8 +4,6 @@ Pictures are data URIs, there is no script, and the page's content security poli
 text, because file names can contain anything.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Pictures of slices as RGB uint8 arrays (grey, heat map, mask against truth), and figures of rows and columns of them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass

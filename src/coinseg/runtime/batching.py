@@ -1,7 +1,5 @@
 """Forward passes outside training, in parts that fit into memory; in training the batch is a setting (`errors.memory_for`)."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import TypeVar

@@ -11,8 +11,6 @@ DistributedDataParallel is not used, because the losses call generator and discr
 gradients; SyncBatchNorm is not, because it needs a GPU. With one process nothing in this file does anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cache

@@ -1,7 +1,5 @@
 """Write files whole or not at all (beside their place, then moved into it), read JSON and YAML, and hash settings to keys."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

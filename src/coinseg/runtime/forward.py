@@ -1,7 +1,5 @@
 """Forward passes outside training: images in batches that fit the device, results on the CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """Locks on outputs: one command at a time writes to one, and none into an input (docs/decisions/0006-nothing-lost.md)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

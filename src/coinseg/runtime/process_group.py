@@ -4,8 +4,6 @@ Small objects pass between them by gloo, which needs no GPU; sums for training a
 closes its connections, so the processes that wait for it get an error at once.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

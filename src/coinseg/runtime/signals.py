@@ -5,8 +5,6 @@ signal elsewhere, is raised where the program stands; after that the system ends
 (docs/decisions/0006-nothing-lost.md), but loses the open step.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What a training leaves behind: checkpoints, a log, weights and facts; and how it reports progress."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """Random numbers: every use has a named stream of its own, a function of the run's seed and of nothing that ran before."""
 
-from __future__ import annotations
-
 import random
 from enum import IntEnum
 

@@ -1,7 +1,5 @@
 """Number of CPU threads, found by timing because on a shared machine more can be slower, and images per batch on the CPU."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The differences of a figure share one colour scale. Saliency has one scale for e
 attribution have no common unit. The value of the brightest colour is written in every figure.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -8,8 +8,6 @@
 A finished row is not computed again; an interrupted one continues from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """From the rows of `reproduce` to records, notes and figures of a table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

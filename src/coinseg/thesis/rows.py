@@ -1,7 +1,5 @@
 """Tables 1, 2 and 3 of the thesis: every row as changes to the settings of a scale."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 

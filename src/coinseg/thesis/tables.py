@@ -6,8 +6,6 @@ A record has the scores of one method on one data set under one protocol, one va
      "seeds": 3, "scores": {"iou": [0.61, 0.60, None]}, "thesis": {"iou": 0.02}, "seconds": [310.0, 305.2, 298.7]}
 """
 
-from __future__ import annotations
-
 import math
 import re
 import statistics

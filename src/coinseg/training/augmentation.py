@@ -1,7 +1,5 @@
 """Random changes of the training images of f, which are no evidence of an anomaly."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from coinseg.config.schema import ClassifierSettings

@@ -1,7 +1,5 @@
 """Training of the classifier f on image labels, and its scores on held-out slices."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training of the generator, of COIN or of Singla et al., and the choice of the layer a CAM looks at."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, cast
 

@@ -7,8 +7,6 @@ normal. Lesion masks are not used. Reasons: docs/decisions/0004-hospital-data.md
 files do.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import replace

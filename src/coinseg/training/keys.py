@@ -3,8 +3,6 @@
 The keys of version 1 are those that coinseg had before there were versions, so that older run folders are still recognised.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The one training loop, of the classifier, the generator and the student; what a step computes is in their files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

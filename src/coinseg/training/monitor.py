@@ -1,7 +1,5 @@
 """Watches a training of the generator, without any lesion mask: does anything flip, does everything change?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

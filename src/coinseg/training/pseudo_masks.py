@@ -1,7 +1,5 @@
 """Pseudo-masks: which masks of the ensemble the student learns from, and which of their pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

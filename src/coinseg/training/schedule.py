@@ -1,7 +1,5 @@
 """The learning rate over the steps, and the moving average of weights."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

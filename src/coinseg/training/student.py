@@ -6,8 +6,6 @@ ones with a confident pseudo-mask are taught (`pseudo_masks.py`). Every second n
 (`synthetic_lesions.py`): cautious and generous networks are better together than either (docs/research/student.md, study 22).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast

@@ -11,8 +11,6 @@ slice alone, counted from 0, inferior first. Paths are relative to the table or 
 the folder of the table, because the table may come from somebody else.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence

@@ -12,8 +12,6 @@
 Only what `training` lists is read. `data.organ_from`: see `dataset_json.described_cohort`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings

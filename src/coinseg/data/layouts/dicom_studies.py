@@ -15,8 +15,6 @@ the label, and no identifier is ever shown. Slices are counted from inferior (0)
 patient is a hash of PatientID, so that two scans of one patient stay together.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from contextlib import suppress

@@ -12,8 +12,6 @@
 Both folders may also lie in `images/`. Every file is its own patient; for DICOM the patient is a hash of PatientID.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -10,8 +10,6 @@
 The tables are in the folder that is given. `data.organ_from` is another such tree for the organs.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

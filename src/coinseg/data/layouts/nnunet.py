@@ -11,8 +11,6 @@
 `data.organ_from`: see `dataset_json.described_cohort`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from pathlib import Path

@@ -7,8 +7,6 @@ recognises it and `list_x(root, settings)` lists its cases from names and tables
 used at all.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace

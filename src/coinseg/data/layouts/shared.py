@@ -3,8 +3,6 @@
 Hidden files are left out (macOS leaves `._x.nii.gz` beside `x.nii.gz`).
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import os

@@ -7,8 +7,6 @@
 Column names are read in any case. The separator is a comma, a semicolon or a tab.
 """
 
-from __future__ import annotations
-
 import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

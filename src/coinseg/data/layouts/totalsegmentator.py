@@ -12,8 +12,6 @@
 `data.organ_from` is another such tree for the organ masks; there `segmentations/` may be left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

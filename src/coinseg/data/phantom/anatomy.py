@@ -1,7 +1,5 @@
 """The organs of the phantom without the kidneys; each is painted on the canvas and differs between patients."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

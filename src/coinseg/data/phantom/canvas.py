@@ -5,8 +5,6 @@ the masks. The origin of the coordinates is between the kidneys: x grows to the 
 back (down), z to the head.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write a procedural abdominal CT cohort in Hounsfield units, to try and test coinseg without patients."""
 
-from __future__ import annotations
-
 import gzip
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The kidneys of the phantom, their cysts and their tumours."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What differs between the patients of the phantom: build and contrast phase."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

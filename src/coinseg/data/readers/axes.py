@@ -9,8 +9,6 @@ So the head is up and a coronal slice has the patient's right on its left, as ra
 writing into a turned mask changes the mask.
 """
 
-from __future__ import annotations
-
 import math
 from typing import TypeVar
 

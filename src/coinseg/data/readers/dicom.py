@@ -5,8 +5,6 @@ data of the patient: series are named by number and description, without words o
 numbers, files by `public_name`, and messages of decoders are not repeated.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import warnings

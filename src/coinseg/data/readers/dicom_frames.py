@@ -1,7 +1,5 @@
 """Sizes in the headers of compressed frames, checked before a decoder allocates memory for them; used by `dicom`."""
 
-from __future__ import annotations
-
 import struct
 
 from pydicom import Dataset

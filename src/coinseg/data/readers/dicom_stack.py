@@ -4,8 +4,6 @@ DICOM's coordinates are LPS+ millimetres; inside coinseg affines are RAS+. Frame
 normal of their plane; names and instance numbers are not used. No message has data of the patient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The grid of a volume: canonical axes, spacing, the way there and back, and whether two grids are the same."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

@@ -3,8 +3,6 @@
 The orientation tag of a camera is not applied, so an image and its mask stay on one grid.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Sequence

@@ -3,8 +3,6 @@
 ITK has LPS+ millimetres and coinseg RAS+, so the first two rows of an affine change their sign.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 They are about lists of a wrong length (MetaIO writes past its arrays there), voxels in other files, and checksums of voxels.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from pathlib import Path

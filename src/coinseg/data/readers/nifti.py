@@ -1,7 +1,5 @@
 """Read and write NIfTI files; used through `volume`."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib

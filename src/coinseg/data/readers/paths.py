@@ -7,8 +7,6 @@
 No DICOM is decoded here, and a .zip is read in memory, member by member, never unpacked to the disk.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -9,8 +9,6 @@ closest axes, and a mask is written back voxel by voxel.
     DICOM                  dicom     read: a folder, a .zip of one, FOLDER#KEY for one series of several, one .dcm file
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The result of every reader of volumes, and the checks that all formats share."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterator

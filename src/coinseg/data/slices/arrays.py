@@ -1,7 +1,5 @@
 """Images and labels in memory, for a notebook: no folder, no layout, nothing on disk."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any

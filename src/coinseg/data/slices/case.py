@@ -3,8 +3,6 @@
 Training data and new scans are read in this one way.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

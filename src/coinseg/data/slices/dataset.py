@@ -1,7 +1,5 @@
 """Prepared slices as batches: for training (images and image labels, nothing else) and for scoring (with masks)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 

@@ -1,7 +1,5 @@
 """The index of a store: index.csv, one line for each slice, and its columns as arrays."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping
 from itertools import islice

@@ -5,8 +5,6 @@ line at reading: `unit`. CT keeps its Hounsfield units on disk; other images are
 before they are stored.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Unpacking, resampling and counting release Python's lock, so threads use all cor
 The result does not depend on the number of threads.
 """
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait

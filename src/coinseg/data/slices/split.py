@@ -4,8 +4,6 @@ A slice is on one of two sides, or on neither: `LEFT_OUT` is a slice of a traini
 one of a patient kept for another question.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence

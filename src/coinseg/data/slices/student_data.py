@@ -1,7 +1,5 @@
 """What the student learns from: pseudo-masks of training images, and examples whose border is known. No mask of a person is among them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

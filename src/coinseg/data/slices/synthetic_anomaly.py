@@ -4,8 +4,6 @@ The blob is evaluated in closed form at deformed coordinates, so no template is 
 a generator seeded by (seed, slice, epoch): validation slices are the same at every read.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

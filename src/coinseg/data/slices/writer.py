@@ -1,7 +1,5 @@
 """Writes the files of a store of prepared slices, see `store.py`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -1,7 +1,5 @@
 """Attribution methods: class activation maps and RISE, which explain a frozen f without training (thesis 2.2, 3.5, 4.2)."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from coinseg.config.reading import refuse

@@ -10,8 +10,6 @@ dY/dA. Its own Ablation-CAM replaces channels by -1e7 where A can be negative; i
 ((h * w)^2 numbers) and FinerCAM (several classes) are not offered.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial

@@ -1,7 +1,5 @@
 """Choice of the layer of a class activation map without lesion masks, by deletion and insertion (Petsiuk et al. 2018)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@
 m_i are N random masks in [0, 1] with mean p, f(X) is the probability of "abnormal", X . m is `cam.masked`.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

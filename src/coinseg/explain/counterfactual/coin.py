@@ -5,8 +5,6 @@
 f is a callable from images to logits with frozen weights.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

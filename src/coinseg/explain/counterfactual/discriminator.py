@@ -1,7 +1,5 @@
 """The discriminator D of SNGAN with spectral normalisation (thesis 3.1.1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm

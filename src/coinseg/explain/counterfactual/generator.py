@@ -1,7 +1,5 @@
 """The generator E: encoder, decoder with skip connections, and the fusion with the image (thesis 3.1.1, 3.2)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import cast

@@ -4,8 +4,6 @@ Symbols: X the image in [-1, 1], E the generator, X_cf = E(X), f the classifier 
 discriminator (probability of real). All return a scalar, the mean over the batch.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -6,8 +6,6 @@
 (3.2.3): (0, 0) and (1, 1) return the image, (1, 0) removes the anomaly, (0, 1) adds one. Explanations and masks use (1, 0).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import cast
 
