@@ -1,7 +1,6 @@
 """Settings: frozen dataclasses, one per stage; every one can be set in YAML or on the command line.
 
-A run is one `Settings`; nothing else in coinseg holds a default. How settings are read is in `parsing.py`, which of them do not
-fit one another in `rules.py`.
+A run is one `Settings`; they are read by `parsing.py` and must fit one another by `rules.py`.
 """
 
 # A declaration reads as one paragraph: one argument a line would hide the meaning.
