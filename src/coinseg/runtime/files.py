@@ -30,8 +30,7 @@ def _plain(value: Any) -> Any:
 
 def key_of(value: Any) -> str:
     """Return a short hash of a value that JSON can hold; equal values have equal keys on every machine."""
-    text = json.dumps(value, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
 
 PART, LOCK = ".part-", ".lock"
@@ -39,8 +38,7 @@ _HALF = re.compile(rf"{re.escape(PART)}\d+-")
 
 
 def _aside(path: Path) -> Path:
-    # The suffix stays, because writers choose the format by it.
-    return path.with_name(f"{PART}{os.getpid()}-{path.name}")
+    return path.with_name(f"{PART}{os.getpid()}-{path.name}")  # the suffix stays: writers choose the format by it
 
 
 def _remove(path: Path) -> None:
@@ -100,8 +98,7 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with written_aside(path) as part:
-        # Python reads a file name that is not UTF-8 as lone surrogates, which cannot be encoded.
+    with written_aside(path) as part:  # file names that are not UTF-8 have lone surrogates, which cannot be encoded
         part.write_text(text, encoding="utf-8", errors="replace", newline="")
 
 
@@ -127,8 +124,7 @@ def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
     """Read a mapping of plain values from YAML.
 
     Raises:
-        UserError: the file is no mapping, lacks one of the keys, or has tags (which make objects) or aliases (with which a small
-            file can fill the memory).
+        UserError: it is no mapping, lacks one of the keys, has tags (which make objects) or aliases (which can fill the memory).
     """
     import yaml
 
@@ -143,12 +139,7 @@ def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def plain_yaml(text: str) -> Any:
-    """The plain values of a YAML text.
-
-    Raises:
-        ValueError: it has aliases.
-        yaml.YAMLError: it is no YAML, or has tags that make objects.
-    """
+    """The plain values of a YAML text; `ValueError` for aliases, `YAMLError` for other faults and tags that make objects."""
     import yaml
 
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
@@ -181,13 +172,9 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the partial files of killed processes below a folder that the caller has `locked`.
-
-    The process id in a name is not checked, because another process may have it by now, or it is of another machine.
-    """
-    for part in list(folder.rglob(f"{PART}*")):
-        if _HALF.match(part.name):
-            _remove(part)
+    """Remove the partial files of killed processes, of whatever process id, below a folder that the caller has `locked`."""
+    for part in [path for path in folder.rglob(f"{PART}*") if _HALF.match(path.name)]:
+        _remove(part)
 
 
 def holds_nothing(folder: Path) -> bool:
@@ -197,10 +184,9 @@ def holds_nothing(folder: Path) -> bool:
 
 @contextmanager
 def directory_written_aside(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling directory that replaces `path` when the block succeeds.
+    """Yield an empty sibling directory that replaces `path` when the block succeeds; partial files of killed processes go.
 
-    The old directory is moved away and then removed, so `path` is always the old directory, the new one, or (for an instant)
-    missing. The caller must hold the place (`locked`, `claimed`); partial files of killed processes are removed.
+    `path` is always the old directory, the new one, or (for an instant) missing. The caller must hold it (`locked`, `claimed`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _aside(path)
