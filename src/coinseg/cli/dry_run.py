@@ -56,7 +56,7 @@ def describe(work: Workspace) -> str:
     """A summary in lines; raises `UserError` for anything that would stop the run."""
     settings, cohort = work.settings, work.cohort
     needed = work.check()
-    labels = [case.label for case in cohort.cases]
+    labels, source = [case.label for case in cohort.cases], cohort.label_source
     classifier, step, student, opinion = seconds_per_step(settings)
     student_steps = settings.student.steps if has_student(settings) else 0
     opinion_steps = settings.student.imagenet_steps if has_student(settings) and asks_opinion(settings) else 0
@@ -74,15 +74,13 @@ def describe(work: Workspace) -> str:
     search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
     times = f"{pairs} times " if pairs > 1 else ""
     extra = "".join(f", {n} of {seconds:.2f} s" for n, seconds in ((student_steps, student), (opinion_steps, opinion)) if n)
-    patients = len({c.patient for c in cohort.cases})
     outputs = {
         "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": student_steps,
         "opinion": opinion_steps, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
     }  # fmt: skip
     lines = [
-        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {patients} patients",
-        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere "
-        f"({cohort.label_source})",
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",

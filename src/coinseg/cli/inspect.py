@@ -24,11 +24,7 @@ SAMPLE = 200
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
-    """Describe a data set (a folder or a CSV) by names, headers and the values of one scan (keys: docs/guide/manifest.md).
-
-    Raises:
-        UserError: the data as a whole cannot be used, as in `read_layout`, or no header that was looked at is readable.
-    """
+    """Describe a data set (keys: docs/guide/manifest.md); `UserError` where it cannot be used or no header is readable."""
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     require_views(cohort, settings.data)
     cases = cohort.cases

@@ -109,8 +109,8 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
         job = tables.Job(data, out, settings, more["scale"], seeds, slices, more["fid"], more["fid_features"], overwrite)
         files, records = tables.reproduce(job, table, more["name"] or data.name, call.report)
     for record in records:
-        values = [value for value in record["scores"].get("iou", []) if value is not None]
-        shown = f"{sum(values) / len(values):.3f}" if values else "none"
+        ious = [iou for iou in record["scores"].get("iou", []) if iou is not None]
+        shown = f"{sum(ious) / len(ious):.3f}" if ious else "none"
         print(f"  {record['protocol']:<8} {record['method']:<28} IoU {shown}")
     print("\n".join(map(str, files)))
 
@@ -207,8 +207,7 @@ def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
     print(f"\n{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
     optional = [name for name in ("auroc_scans", "posterior_auroc") if scores[name] is not None]  # of images there are none
     for name in (*SCORES, *optional):
-        value = scores[name]
-        shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][name]})"
+        shown = f"none ({scores['null_because'][name]})" if scores[name] is None else f"{scores[name]:.3f}"
         print(f"  {name:<20} {shown}{'   (tuned on the masks it is scored with)' if name == 'iou_oracle' else ''}")
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
     for warning in contents["warnings"][:10]:

@@ -35,11 +35,7 @@ def device_of(where: torch.device | HasDevice) -> torch.device:
 
 
 def choose_device(settings: EngineSettings) -> torch.device:
-    """Set the threads and return the device of the settings; each process of a node gets its own GPU if it can.
-
-    Raises:
-        UserError: there is no such device.
-    """
+    """Set the threads and return the device (`UserError` without it); each process of a node gets its own GPU if it can."""
     torch.set_num_threads(settings.threads or threads())
     if settings.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.accelerator is cuda and no GPU is visible", "a CUDA device", "set engine.accelerator to cpu")
@@ -49,11 +45,7 @@ def choose_device(settings: EngineSettings) -> torch.device:
 
 
 def make_fabric(settings: EngineSettings) -> Fabric:
-    """Return a Fabric with the device (`choose_device`) and precision of the settings.
-
-    Raises:
-        UserError: there is no such device or precision.
-    """
+    """Return a Fabric with the device (`choose_device`) and precision of the settings; `UserError` where there is none such."""
     from lightning_fabric import Fabric  # it imports much that asking a trained model does not need
 
     device = choose_device(settings)

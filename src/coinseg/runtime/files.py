@@ -82,11 +82,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a path to write an output of the user to, as `written_aside` does.
-
-    Raises:
-        UserError: `path` exists and `overwrite` is not set, or it cannot be written.
-    """
+    """Yield a path to write an output to, as `written_aside` does; `UserError` where it exists or cannot be written."""
     if path.exists() and (path.is_dir() or not overwrite):
         raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
     try:
@@ -114,8 +110,7 @@ def read_json(path: Path, *keys: str) -> Any:
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path} is not readable as JSON ({why})", "a file coinseg wrote", "remove it and run again") from error
-    if keys and not (isinstance(value, dict) and set(keys) <= value.keys()):
-        missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing := [key for key in keys if not isinstance(value, dict) or key not in value]:
         raise UserError(f"{path} has no {missing[0]}", "a file coinseg wrote, whole", "take the folder as coinseg left it")
     return value
 
@@ -217,8 +212,7 @@ def remove_parts_of(path: Path) -> None:
 
 def require_room(folder: Path, needed: int, what: str) -> None:
     """Raise `UserError` when the disk of `folder` has less than `needed` bytes free for `what`."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if free < needed:
         got = f"{needed / 1e9:.2f} GB are needed for {what} in {folder} and {free / 1e9:.2f} GB are free"
         raise UserError(got, "room on the disk", "free some space or choose another output folder")

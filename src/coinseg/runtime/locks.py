@@ -34,11 +34,7 @@ def _held(file: Path, place: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` (made when missing) until the block or the process ends, and remove partial files of killed processes.
-
-    Raises:
-        UserError: another process holds it.
-    """
+    """Lock `folder` (made when missing; `UserError` if another process holds it) and remove partial files of killed processes."""
     file = folder / LOCK
     with _held(file, folder):
         try:
@@ -97,11 +93,7 @@ class Claim:
 
 @contextmanager
 def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
-    """Lock the outputs (files or a folder) that one command writes whole and then moves into place; see `Claim`.
-
-    Raises:
-        UserError: another process holds the first of them.
-    """
+    """Lock outputs (`Claim`) that are moved into place whole; `UserError` where another process holds the first of them."""
     file = places[0].with_name(f"{LOCK}-{places[0].name}")
     with _held(file, places[0]):
         claim = Claim(file, places, overwrite)

@@ -81,15 +81,7 @@ class ProcessGroup:
 
     def broadcast(self, value: T) -> T:
         """Return the value of the main process."""
-        if self.here.count == 1:
-            return value
-        from torch import distributed
-
-        self.barrier()
-        values: list[Any] = [value]
-        with one_line_errors():
-            distributed.broadcast_object_list(values, src=0)
-        return values[0]
+        return self._exchanged("broadcast_object_list", [value], 0)[0]
 
     def on_main(self, make: Callable[[], T]) -> T:
         """Call `make` in the main process only, and return its result in all."""
@@ -97,14 +89,16 @@ class ProcessGroup:
 
     def all_gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank."""
-        if self.here.count == 1:
-            return [value]
-        from torch import distributed
+        return self._exchanged("all_gather_object", [value] * self.here.count, value)
 
-        self.barrier()
-        values: list[Any] = [None] * self.here.count
-        with one_line_errors():
-            distributed.all_gather_object(values, value)
+    def _exchanged(self, collective: str, values: list[T], argument: Any) -> list[T]:
+        """Fill in values by a collective function of torch.distributed."""
+        if self.here.count > 1:
+            from torch import distributed
+
+            self.barrier()
+            with one_line_errors():
+                getattr(distributed, collective)(values, argument)
         return values
 
     def barrier(self) -> None:
