@@ -56,12 +56,14 @@ def describe(work: Workspace) -> str:
     """A summary in lines; raises `UserError` for anything that would stop the run."""
     settings, cohort = work.settings, work.cohort
     needed = work.check()
-    labels, source = [case.label for case in cohort.cases], cohort.label_source
+    labels = [case.label for case in cohort.cases]
+    normal, abnormal, others = (labels.count(label) for label in (0, 1, None))
     classifier, step, student, opinion = seconds_per_step(settings)
     student_steps = settings.student.steps if has_student(settings) else 0
     opinion_steps = settings.student.imagenet_steps if has_student(settings) and asks_opinion(settings) else 0
     pairs = settings.student.teachers if student_steps else 1
     every = settings.coin.generator_every
+    patients = len({case.patient for case in cohort.cases})
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
     searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
@@ -79,8 +81,8 @@ def describe(work: Workspace) -> str:
         "opinion": opinion_steps, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
     }  # fmt: skip
     lines = [
-        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
-        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({source})",
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {patients} patients",
+        f"labels     {normal} normal, {abnormal} abnormal, {others} by slice or from elsewhere ({cohort.label_source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
