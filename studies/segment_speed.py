@@ -3,8 +3,9 @@
     python studies/segment_speed.py                   makes the model with the code of the commit, some minutes the first time
     python studies/segment_speed.py --turns 5
 
-Two times are taken of each code, in turns: of the whole command, and of the segmentation alone in a process that has loaded the model.
-The scans are new ones of the phantom; the model has a student, an ImageNet classifier, a slice HMM and, where it is kept, PatchCore.
+Two times are taken of each code, in turns: of the whole command, and of the segmentation alone in a process that has loaded the
+model. The scans are new ones of the phantom; the model has a student, an ImageNet classifier, a slice HMM and, where it is kept,
+PatchCore.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ TRAINED = "--patients 10 --slices 24 --size 192 --lesions masses --seed 3"
 FRESH = "--patients 2 --slices 40 --size 192 --lesions masses --seed 77"
 RUN = (
     "run {data} -o {out} --data.lesion kidney_tumor --data.size 96 --classifier.steps 300 --coin.steps 60 --student.steps 40 "
-    "--student.trust 0 --student.opinion 40 --student.batch 8 --engine.threads 1 --engine.accelerator cpu --engine.tensorboard false"
+    "--student.trust 0 --student.opinion 40 --student.batch 8 --engine.threads 1 "
+    "--engine.accelerator cpu --engine.tensorboard false"
 )
 ALONE = """
 import sys, time, torch
@@ -79,9 +81,8 @@ def main() -> None:
         for what, times in (("command", commands), ("segmentation alone", bare)):
             old, new = (median(column) for column in zip(*times, strict=True))
             ratio = median(a / b for a, b in times)
-            print(
-                f"{scan.parent.name} {what:<20} {old:7.2f} s -> {new:7.2f} s   {ratio:.2f} x   masks {'equal' if first == second else 'DIFFER'}"
-            )
+            masks_are = "equal" if first == second else "DIFFERENT"
+            print(f"{scan.parent.name} {what:<20} {old:7.2f} s -> {new:7.2f} s   {ratio:.2f} x   masks {masks_are}")
 
 
 if __name__ == "__main__":
