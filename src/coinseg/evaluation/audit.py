@@ -13,8 +13,7 @@ from coinseg.metrics import overlap as metrics
 
 from .protocols import Explained
 
-RIM = 1 / 16
-"""Radius by which an organ is dilated, as a share of the side."""
+RIM = 1 / 16  # Radius by which an organ is dilated, as a share of the side
 
 
 def with_rim(organ: np.ndarray) -> np.ndarray:

@@ -25,10 +25,8 @@ from coinseg.types import Explanation, Maps
 from .audit import Ask, audit, mistakes
 from .protocols import Explained, mask_free
 
-EXAMPLES = 4
-"""Pictures of each kind: best, median, worst, normal."""
-BYTES = 22
-"""Of the maps of a pixel that is scored: three in single, one in double precision, two masks."""
+EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
+BYTES = 22  # Of the maps of a pixel that is scored: three in single, one in double precision, two masks
 Explain = Callable[[ScoredBatch], tuple[Explanation, Maps]]
 """Slices -> their explanation and the maps that masks are read from; it looks at images and labels, never at masks."""
 

@@ -29,8 +29,7 @@ from coinseg.metrics import overlap as metrics
 THESIS_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
 THESIS_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
 ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
-ORACLE_PEAKS = np.linspace(0.025, 1, 40)
-"""`sweep` tries one threshold for all images, and one share of the peak of each image."""
+ORACLE_PEAKS = np.linspace(0.025, 1, 40)  # `sweep` tries one threshold for all images, and one share of the peak of each image
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,17 @@ from scipy import ndimage
 
 from .postprocess import peaks
 
-HAZE = 5.0
-"""Pixels: width of the change around a lesion. Lesions of at most this radius get a higher level."""
-RISE = 0.2
-"""Largest increase of that level, as a share of the peak."""
-LARGE = 8.0
-"""Pixels: radius from which on a mask may also gain pixels; smaller masks only lose some."""
-SURE = 0.6
-"""Share of the peak above which a pixel is inside, whatever its intensity."""
-NEAR = 0.6
-"""Distance from the mask up to which pixels may be added, in radii of the mask."""
-RING = 0.5
-"""Width of the surroundings, in radii of the mask."""
-SPREAD = 0.4
-"""Distance from the level, as a share of the peak, that counts as much as a resemblance of 1 at weight 1."""
-QUIET = 0.02
-"""Smallest standard deviation of intensities in [-1, 1] that is used, for flat regions."""
-CAP = 2.0
-"""Log-likelihood ratio that is a resemblance of 1."""
-FEWEST = 4
-"""Smallest number of pixels from which intensities are estimated."""
-BAY = 1.0
-"""Radius of the disc of the closing, in radii of the mask."""
+HAZE = 5.0  # Pixels: width of the change around a lesion. Lesions of at most this radius get a higher level.
+RISE = 0.2  # Largest increase of that level, as a share of the peak
+LARGE = 8.0  # Pixels: radius from which on a mask may also gain pixels; smaller masks only lose some
+SURE = 0.6  # Share of the peak above which a pixel is inside, whatever its intensity
+NEAR = 0.6  # Distance from the mask up to which pixels may be added, in radii of the mask
+RING = 0.5  # Width of the surroundings, in radii of the mask
+SPREAD = 0.4  # Distance from the level, as a share of the peak, that counts as much as a resemblance of 1 at weight 1
+QUIET = 0.02  # Smallest standard deviation of intensities in [-1, 1] that is used, for flat regions
+CAP = 2.0  # Log-likelihood ratio that is a resemblance of 1
+FEWEST = 4  # Smallest number of pixels from which intensities are estimated
+BAY = 1.0  # Radius of the disc of the closing, in radii of the mask
 SQUARE = np.ones((3, 3), bool)
 
 

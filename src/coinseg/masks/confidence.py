@@ -11,8 +11,7 @@ import numpy as np
 
 from coinseg.metrics.overlap import dice
 
-DOUBT = 0.5
-"""Masks of less confidence are reported as doubtful."""
+DOUBT = 0.5  # Masks of less confidence are reported as doubtful
 
 
 def agreement(masks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:

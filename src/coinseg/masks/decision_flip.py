@@ -12,14 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-Ask = Callable[[np.ndarray], np.ndarray]
-"""Images (n, S, S) in [0, 1] -> f(X), (n,)."""
-SMALLEST = 4
-"""Pixels of the smallest region."""
-LARGEST = 0.25
-"""Area of the largest region, as a share of the image."""
-REGIONS = 16
-"""Number of regions tried, their areas evenly spaced on a logarithmic scale."""
+Ask = Callable[[np.ndarray], np.ndarray]  # Images (n, S, S) in [0, 1] -> f(X), (n,)
+SMALLEST = 4  # Pixels of the smallest region
+LARGEST = 0.25  # Area of the largest region, as a share of the image
+REGIONS = 16  # Number of regions tried, their areas evenly spaced on a logarithmic scale
 
 
 def pasted(image: np.ndarray, counterfactual: np.ndarray, region: np.ndarray) -> np.ndarray:

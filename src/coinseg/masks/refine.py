@@ -5,10 +5,8 @@ from scipy import ndimage
 
 from coinseg.config.schema import MaskSettings
 
-GUIDE_RADIUS = 4 / 96
-"""Radius of the guided filter as a share of the side."""
-GUIDE_EPS = 0.005
-"""Variance of an image in [0, 1] below which the guided filter averages."""
+GUIDE_RADIUS = 4 / 96  # Radius of the guided filter as a share of the side
+GUIDE_EPS = 0.005  # Variance of an image in [0, 1] below which the guided filter averages
 
 
 def guided_filter(values: np.ndarray, guide: np.ndarray, radius: int, eps: float = GUIDE_EPS) -> np.ndarray:

@@ -8,10 +8,8 @@ from coinseg.config.schema import MaskSettings
 
 from .postprocess import peaks
 
-LEVEL = 0.5
-"""A pixel of a student's map above this is inside."""
-FAINTEST = 0.04
-"""A map with a peak of at most this is not rescaled."""
+LEVEL = 0.5  # A pixel of a student's map above this is inside
+FAINTEST = 0.04  # A map with a peak of at most this is not rescaled
 
 
 def rescale_to_peak(maps: np.ndarray, called: np.ndarray, share: float) -> np.ndarray:

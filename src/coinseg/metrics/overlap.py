@@ -7,16 +7,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-TAU = 0.8
-"""Least change of f for a counterfactual to count as valid (thesis 3.7.2)."""
-SIZE_SHARES = (0.001, 0.005, 0.02)
-"""Borders of the size classes tiny, small, medium and large, as shares of the image area."""
-FOUND_SHARE = 0.1
-"""Smallest share of a lesion's pixels that must be marked for the lesion to count as found."""
-BLOCK = 256
-"""Images whose pixels are counted together."""
-EIGHT = np.ones((3, 3), bool)
-"""Connectivity of lesions: 8 neighbours."""
+TAU = 0.8  # Least change of f for a counterfactual to count as valid (thesis 3.7.2)
+SIZE_SHARES = (0.001, 0.005, 0.02)  # Borders of the size classes tiny, small, medium and large, as shares of the image area
+FOUND_SHARE = 0.1  # Smallest share of a lesion's pixels that must be marked for the lesion to count as found
+BLOCK = 256  # Images whose pixels are counted together
+EIGHT = np.ones((3, 3), bool)  # Connectivity of lesions: 8 neighbours
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -28,11 +28,9 @@ from coinseg.runtime.stage import read_stats
 
 from .pictures import COLOURS, grey, heat, overlay
 
-Example = dict[str, Any]
-"""One row of examples.npz."""
+Example = dict[str, Any]  # One row of examples.npz
 Stats = list[dict[str, float]]
-INK = "#7a7d82"
-"""Colour of text in figures: readable on white and on black."""
+INK = "#7a7d82"  # Colour of text in figures: readable on white and on black
 GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
 PIXELS = "confidence of pixels"

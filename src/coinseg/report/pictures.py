@@ -15,12 +15,9 @@ COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28
 """The colours of the thesis' figures: green, red, yellow."""
 WHITE = (255, 255, 255)
 OPACITY = 0.5
-DPI = 100
-"""Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels."""
-SMALL, LARGE = 9, 11
-"""Font sizes in points."""
-MARGIN = 10
-"""Pixels around a sheet."""
+DPI = 100  # Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels
+SMALL, LARGE = 9, 11  # Font sizes in points
+MARGIN = 10  # Pixels around a sheet
 Colour = tuple[int, int, int]
 Legend = tuple[tuple[Colour, str], ...]
 

@@ -14,11 +14,9 @@ from coinseg.errors import UserError
 from coinseg.report.pictures import COLOURS, WHITE, Legend, Row, Sheet, confusion, contour, draw, grey, heat, overlay
 from coinseg.runtime.files import written_aside
 
-PROTOCOLS = {"replica": "mask_replica", "honest": "mask_honest"}
-"""Protocol -> the field of `Examples` with its masks."""
+PROTOCOLS = {"replica": "mask_replica", "honest": "mask_honest"}  # Protocol -> the field of `Examples` with its masks
 LEGEND: Legend = tuple(zip(COLOURS, ("true positive", "false positive", "false negative"), strict=True))
-MARGIN = 0.6
-"""Margin around a lesion in figure 9, in its longer sides."""
+MARGIN = 0.6  # Margin around a lesion in figure 9, in its longer sides
 RAMP = np.linspace(0, 1, 120)[None]
 
 

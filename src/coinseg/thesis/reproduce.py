@@ -49,11 +49,9 @@ from .results import COLUMNS, draw, notes_of, record_of
 from .rows import TABLES, Row, Scale, settings_of
 from .tables import write_table
 
-PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")
-"""The cohort that is generated when no data are given."""
+PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")  # The cohort that is generated when no data are given
 FORMAT = 2
-EXAMPLES = 6
-"""Number of slices in the figures: abnormal ones, sampled with the seed, the same for every method."""
+EXAMPLES = 6  # Number of slices in the figures: abnormal ones, sampled with the seed, the same for every method
 
 
 @dataclass(frozen=True)

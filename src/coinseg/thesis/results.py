@@ -8,8 +8,7 @@ from .figures import Examples, compare, figure5, figure9, figure10, load_example
 from .rows import ORDERINGS, TABLES, Row
 from .tables import Columns, orderings
 
-Result = Mapping[str, Any]
-"""The contents of a row.json."""
+Result = Mapping[str, Any]  # The contents of a row.json
 COLUMNS: Columns = {
     "iou": ("IoU", "up", ".3f"),
     "iou_oracle": ("IoU, oracle threshold", "up", ".3f"),

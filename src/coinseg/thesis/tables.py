@@ -19,10 +19,8 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import csv_text, write_json, write_text
 
 Record = Mapping[str, Any]
-Columns = Mapping[str, tuple[str, str, str]]
-"""Score -> (heading, best direction "up", "down" or "", format of a number)."""
-Cell = tuple[str, bool]
-"""Text, and whether it is bold."""
+Columns = Mapping[str, tuple[str, str, str]]  # Score -> (heading, best direction "up", "down" or "", format of a number)
+Cell = tuple[str, bool]  # Text, and whether it is bold
 ABOUT = ("method", "title", "settings", "protocol", "set", "seeds")
 ARROWS = {"up": "↑", "down": "↓", "": ""}
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {

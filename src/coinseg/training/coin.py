@@ -34,8 +34,7 @@ from .monitor import Monitor
 from .schedule import averaging
 
 WEIGHTS = "generator.safetensors"
-LAYER_IMAGES = 32
-"""Training images that a CAM's layer is chosen on."""
+LAYER_IMAGES = 32  # Training images that a CAM's layer is chosen on
 
 
 class CoinStep:

@@ -28,17 +28,13 @@ from .classifier import predict, train_classifier
 from .keys import stage_key
 
 FILE = "witnesses.json"
-QUANTILE = 0.95
-"""Quantile of f(X) over slices of normal scans that a selected slice exceeds."""
-FOLD_STEPS = 0.5
-"""Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients."""
-ROUNDS = 2
-"""The second round trains on the slices that the first has selected."""
+QUANTILE = 0.95  # Quantile of f(X) over slices of normal scans that a selected slice exceeds
+FOLD_STEPS = 0.5  # Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients
+ROUNDS = 2  # The second round trains on the slices that the first has selected
 INHERITED = (
     "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice "
     "of an abnormal scan was trained on as abnormal; add scans"
-)
-"""The warning where nothing could be selected."""
+)  # The warning where nothing could be selected
 
 
 def find_instances(probability: np.ndarray, scan: np.ndarray, label: np.ndarray, quantile: float = QUANTILE) -> np.ndarray:

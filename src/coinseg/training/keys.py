@@ -18,8 +18,7 @@ from coinseg.runtime.files import key_of
 
 DEFAULT_THRESHOLD = 0.5
 """`classifier.threshold` in keys of f, whatever it is: f is trained without it. Older keys had it, and this is its default."""
-NOT_HASHED = object()
-"""For `Dependencies.unread`: the setting was never part of a key."""
+NOT_HASHED = object()  # For `Dependencies.unread`: the setting was never part of a key
 
 
 @dataclass(frozen=True)

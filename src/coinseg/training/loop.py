@@ -14,8 +14,7 @@ from coinseg.runtime.streams import seed_step
 
 from .schedule import one_cycle
 
-LOG_EVERY = 10
-"""Steps between two lines of the log."""
+LOG_EVERY = 10  # Steps between two lines of the log
 Step = Callable[[int], Mapping[str, Tensor]]
 """The number of a step, from 0 -> the losses (scalars) of that step, after the optimisers have made theirs."""
 

@@ -19,10 +19,8 @@ from coinseg.runtime.files import written_aside
 from coinseg.runtime.stage import Report, Stage
 from coinseg.runtime.streams import Stream, random_stream
 
-PROBE = 64
-"""Training images that are looked at, half of them abnormal."""
-SHOWN = 8
-"""Of these in a sample picture."""
+PROBE = 64  # Training images that are looked at, half of them abnormal
+SHOWN = 8  # Of these in a sample picture
 
 
 class Monitor:

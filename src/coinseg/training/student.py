@@ -31,10 +31,8 @@ from .pseudo_masks import LEAST, Masks, collect_pseudo_masks
 from .schedule import averaging
 
 WEIGHTS = "model.safetensors"
-EMA = 0.99
-"""Decay of the moving average of the weights."""
-SMOOTH = 0.01
-"""Pixels that are added to both sides of the Dice coefficient."""
+EMA = 0.99  # Decay of the moving average of the weights
+SMOOTH = 0.01  # Pixels that are added to both sides of the Dice coefficient
 
 
 def augment(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
