@@ -24,7 +24,9 @@ def with_rim(organ: np.ndarray) -> np.ndarray:
 
 
 def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, float | None]:
-    """Which part of X_cf is enough to flip f, over the images that X_cf flips from abnormal to normal.
+    """The shares of the images that X_cf flips to normal which flip with X_cf pasted into one part of X only, and their number.
+
+    None where there is no such image, and for organ parts without organs.
 
     Args:
         found: held-out slices, explained by a counterfactual method.
@@ -32,10 +34,6 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         organs: organ masks of the whole store, (slices, S, S), or None; they are dilated, see `with_rim`.
         ask: f.
         level: an image is abnormal when f is at least this.
-
-    Returns:
-        The shares of these images that flip with X_cf pasted into a part of X only: `mask_alone`, `outside_mask_alone`,
-        `organ_alone`, `outside_organ_alone` (None without organs), and their number, `flipped_images`. None without any.
     """
     names = ("mask_alone", "outside_mask_alone", "organ_alone", "outside_organ_alone")
     if found.counterfactual is None or found.after is None:
@@ -76,21 +74,14 @@ def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | Non
 
 
 def shortcuts(found: Explained, made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """How well each cue alone predicts the labels, and how f correlates with it on normal images, which have no lesion.
+    """How well each cue (see `cues`) alone predicts the labels, and how f correlates with it on normal images.
 
-    Args:
-        found: the slices.
-        made: see `cues`.
-
-    Returns:
-        Rows of `cue`, `auroc` (of cue and labels, in [0.5, 1], either direction) and `follows` (rank correlation of f and the
-        cue on normal images, in [-1, 1]); None where it cannot be computed.
+    Rows of `cue`, `auroc` (in [0.5, 1], either direction) and `follows` (rank correlation in [-1, 1]); None where undefined.
     """
     rows = []
     for cue, values in made.items():
-        known = found.label >= 0
+        known, normal = found.label >= 0, found.normal
         alone = metrics.classification_scores(values[known], found.label[known], 0.5)["auroc"]
-        normal = found.normal
         rows.append({
             "cue": cue, "auroc": None if alone is None else max(alone, 1 - alone),
             "follows": metrics.rank_correlation(found.before[normal], values[normal]),

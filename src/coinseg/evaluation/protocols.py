@@ -34,37 +34,21 @@ ORACLE_PEAKS = np.linspace(0.025, 1, 40)  # `sweep` tries one threshold for all 
 
 @dataclass(frozen=True)
 class Explained:
-    """Explanations of n held-out slices.
+    """Explanations of n held-out slices."""
 
-    Args:
-        rows: of the store, (n,).
-        label: image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one.
-        before: f(X), (n,).
-        image: (n, S, S) in [0, 1].
-        saliency: the map of the method, (n, S, S) in [0, 1].
-        refined: the map after mirror average and guided filter, (n, S, S) in [0, 1].
-        truth: (n, S, S) bool.
-        known: whether the truth is known, (n,) bool.
-        after: f(X_cf), (n,); None for an attribution.
-        counterfactual: X_cf, (n, S, S) in [0, 1]; None for an attribution.
-        agreement: Dice of the masks of an image and its mirror image, (n,); None without mirror images.
-        posterior: image scores of the ensemble, (n,); None without a student.
-        level: thresholds of the maps, (n,), NaN where f calls the image normal; None with one threshold, or a share of the peak.
-    """
-
-    rows: np.ndarray
-    label: np.ndarray
-    before: np.ndarray
-    image: np.ndarray
-    saliency: np.ndarray
-    refined: np.ndarray
-    truth: np.ndarray
-    known: np.ndarray
-    after: np.ndarray | None = None
-    counterfactual: np.ndarray | None = None
-    agreement: np.ndarray | None = None
-    posterior: np.ndarray | None = None
-    level: np.ndarray | None = None
+    rows: np.ndarray  # of the store, (n,)
+    label: np.ndarray  # image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one
+    before: np.ndarray  # f(X), (n,)
+    image: np.ndarray  # (n, S, S) in [0, 1]
+    saliency: np.ndarray  # the map of the method, (n, S, S) in [0, 1]
+    refined: np.ndarray  # the map after mirror average and guided filter, (n, S, S) in [0, 1]
+    truth: np.ndarray  # (n, S, S) bool
+    known: np.ndarray  # whether the truth is known, (n,) bool
+    after: np.ndarray | None = None  # f(X_cf), (n,); None for an attribution
+    counterfactual: np.ndarray | None = None  # X_cf, (n, S, S) in [0, 1]; None for an attribution
+    agreement: np.ndarray | None = None  # Dice of the masks of an image and its mirror image, (n,); None without mirror images
+    posterior: np.ndarray | None = None  # image scores of the ensemble, (n,); None without a student
+    level: np.ndarray | None = None  # thresholds of the maps, (n,), NaN: f says normal; None: one rule for all
 
     def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
         """The threshold of the images with indices `of`, as an argument of `masks_of`."""
@@ -92,10 +76,8 @@ def gated(found: Explained, level: float) -> Explained:
     keep = called[:, None, None]
     changed: dict[str, Any] = {"saliency": found.saliency * keep, "refined": found.refined * keep}
     if found.counterfactual is not None and found.after is not None:
-        changed |= {
-            "counterfactual": np.where(keep, found.counterfactual, found.image),
-            "after": np.where(called, found.after, found.before),
-        }
+        changed["counterfactual"] = np.where(keep, found.counterfactual, found.image)
+        changed["after"] = np.where(called, found.after, found.before)
     return replace(found, **changed)
 
 
@@ -123,8 +105,8 @@ def _pooled(predicted: np.ndarray, truth: np.ndarray, members: np.ndarray) -> fl
     """`metrics.pooled_iou` of some images by index, block by block."""
     both, either = 0, 0
     for block in metrics.blocks_of(members):
-        masks, true = predicted[block], truth[block]
-        both, either = both + int((masks & true).sum()), either + int((masks | true).sum())
+        both += int((predicted[block] & truth[block]).sum())
+        either += int((predicted[block] | truth[block]).sum())
     return both / either if either else None
 
 
@@ -154,19 +136,17 @@ def sweep(
 def mask_free(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
     """Every score of the mask-free protocol ("honest"), and under `null_because` the reason for every None.
 
-    Arrays over pixels may be memory maps: they are read in blocks.
-
     Args:
-        found: gated explanations.
+        found: gated explanations; memory maps are read in blocks.
         predicted: their masks, (n, S, S) bool, made without any lesion mask.
         threshold: of the masks, for `sweep`.
         settings: masks, classifier and student are read.
     """
-    abnormal, normal = found.abnormal, found.normal
+    abnormal, normal, truth = found.abnormal, found.normal, found.truth
     scored = abnormal & found.known
-    members, truth = np.flatnonzero(scored), found.truth
-    marked = predicted.sum((1, 2))
-    level = settings.classifier.threshold
+    members = np.flatnonzero(scored)
+    marked, level = predicted.sum((1, 2)), settings.classifier.threshold
+    groups = {"abnormal": abnormal, "scored": scored, "normal": normal, "unknown": found.label < 0}
 
     def pairs() -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
         return (predicted[i] for i in members), (truth[i] for i in members)
@@ -189,10 +169,7 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
         **metrics.classification_scores(found.before, found.label, level),
         **{f"posterior_{name}": value for name, value in posterior.items()},
         **_trust(found, predicted),
-        "slices_abnormal": int(abnormal.sum()),
-        "slices_scored": int(scored.sum()),
-        "slices_normal": int(normal.sum()),
-        "slices_unknown": int((found.label < 0).sum()),
+        **{f"slices_{name}": int(group.sum()) for name, group in groups.items()},
         "hd95_slices": measured,
         "lesions_by_size": metrics.lesions_by_size(*pairs(), metrics.size_edges(truth.shape[-1])),
     }

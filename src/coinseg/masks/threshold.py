@@ -14,15 +14,10 @@ from coinseg.errors import UserError
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on the refined difference.
+    """A threshold on the refined difference."""
 
-    Args:
-        value: in [0, 1]; a pixel above it is inside.
-        rule: how it was chosen, in words for the report.
-    """
-
-    value: float
-    rule: str
+    value: float  # in [0, 1]; a pixel above it is inside
+    rule: str  # how it was chosen, in words for the report
 
 
 def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "decision_flip"] | float:

@@ -1,7 +1,6 @@
-"""report.html: scores, examples, training curves and settings of a run, in one file.
+"""report.html: scores, examples, training curves and settings of a run, in one file without script or other sources.
 
-Pictures are data URIs, there is no script, and the page's content security policy forbids other sources. jinja2 escapes every
-text, because file names can contain anything.
+jinja2 escapes every text, because file names can contain anything.
 """
 
 import base64
@@ -189,14 +188,9 @@ def _plain(value: Any) -> str:
 
 
 def write_report(out: Path, manifest: dict[str, Any]) -> Path:
-    """Write report.html of a run folder; missing files are named on the page.
+    """Write report.html of a run folder and return its path; missing files are named on the page.
 
-    Args:
-        out: the run folder; classifier/stats.jsonl, coin/stats.jsonl and evaluation/examples.npz are read.
-        manifest: see `coinseg.pipeline.run_manifest.build`.
-
-    Returns:
-        The path of the page.
+    It reads */stats.jsonl and evaluation/examples.npz of `out`; the manifest is from `pipeline.run_manifest.build`.
     """
     names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
     parts = {name: manifest.get(name) or {} for name in names}
@@ -236,15 +230,12 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
 
 
 def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
-    """A small grid of examples as a PNG.
+    """A small grid of examples as a PNG; `UserError` where the file has none.
 
     Args:
         examples: evaluation/examples.npz of a run.
         out: the PNG.
         rows: number of examples, in turn from each group (best, median, worst, ...), every image once.
-
-    Raises:
-        UserError: there are no examples in the file.
     """
     loaded = _load(examples) or []
     turns = zip_longest(*([e for e in loaded if e["group"] == group] for group in GROUPS))

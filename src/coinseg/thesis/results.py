@@ -42,24 +42,22 @@ def record_of(name: str, row: Row, results: Sequence[Result], protocol: str, dat
     """One record of `tables`: the scores of a row on a data set under a protocol, one value for each seed.
 
     Args:
-        name: of the row.
-        row: its definition.
+        name, row: name and definition of the row.
         results: of each seed.
         protocol: "replica" (that of the thesis) or "honest" (mask-free).
         data: name of the data set.
         kind: "synthetic" or "real"; selects the figures of the thesis, which belong to "replica".
     """
     each = [scores_of(result, protocol) for result in results]
-    fid, cv, iou = row.thesis.get(kind, (None, None, None)) if protocol == "replica" else (None, None, None)
-    thesis = {score: value for score, value in (("fid", fid), ("cv", cv), ("iou", iou)) if value is not None}
+    figures = row.thesis.get(kind, ()) if protocol == "replica" else ()
+    thesis = {score: value for score, value in zip(("fid", "cv", "iou"), figures, strict=False) if value is not None}
     changes = ", ".join(f"{key} {value}" for key, value in row.coin.items())
     layers = sorted({str(r["layer"]) for r in results}) if row.method not in ("counterfactual", "rise") else []
     return {
         "method": name, "title": row.title, "protocol": protocol, "set": data, "seeds": len(results),
         "settings": ("Singla et al., " if row.singla else "") + changes + (f"layer {' / '.join(layers)}" if layers else ""),
         "scores": {score: [one.get(score) for one in each] for score in COLUMNS if any(score in one for one in each)},
-        "thesis": thesis,
-        "seconds": [result.get("training_s", 0.0) + result["scoring_s"] for result in results],
+        "thesis": thesis, "seconds": [result.get("training_s", 0.0) + result["scoring_s"] for result in results],
     }  # fmt: skip
 
 
@@ -85,11 +83,10 @@ def notes_of(facts: Mapping[str, Any], table: str, records: Sequence[Mapping[str
     ]
     if missing:
         notes.append(f"{', '.join(missing)}: left out, because CARL needs organ masks and the data have none.")
-    for line in orderings(records, "iou", ORDERINGS[table]):
-        if line["holds"] is not None:
-            verdict = "holds" if line["holds"] else "does not hold"
-            seeds = f"in {line['seeds_held']} of {line['seeds']} seeds"
-            notes.append(f"{line['protocol']}: {line['statement']}: {verdict} (IoU {line['by']:+.3f}; {seeds}).")
+    for o in orderings(records, "iou", ORDERINGS[table]):
+        verdict, seeds = "holds" if o["holds"] else "does not hold", f"in {o['seeds_held']} of {o['seeds']} seeds"
+        if o["holds"] is not None:
+            notes.append(f"{o['protocol']}: {o['statement']}: {verdict} (IoU {o['by']:+.3f}; {seeds}).")
     return notes
 
 
@@ -106,10 +103,8 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
     if not examples:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
     first = next(iter(examples.values()))
-    if table == "table1" and injected:
-        drawn.append(figure5(folder / "figure5.png", first.image, first.truth))
+    drawn = [figure5(folder / "figure5.png", first.image, first.truth)] if table == "table1" and injected else []
     comparisons = {
         "figure6": (("A", "B"), "Without and with perturbation"),
         "figure7": (("B", "F"), "Without and with skip connections"),
@@ -119,7 +114,7 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
         if all(name in examples for name in names):
             drawn.append(compare(folder / f"{stem}.png", [(name, examples[name]) for name in names], title, "replica"))
     if table == "table2":
-        shown = [(name, some(found, 3)) for name, found in examples.items() if name in TABLES[table]]
+        shown = [(name, some(each, 3)) for name, each in examples.items() if name in TABLES[table]]
         drawn += [figure9(folder / f"figure9-{protocol}.png", shown, protocol) for protocol in ("replica", "honest")]
         drawn.append(figure10(folder / "figure10.png", examples["COIN"], "honest"))
     return drawn
@@ -127,5 +122,5 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
 
 def some(examples: Examples, count: int) -> Examples:
     """The first `count` slices."""
-    values = {name: None if value is None else value[:count] for name, value in vars(examples).items()}
-    return Examples(**values)  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {name: None if value is None else value[:count] for name, value in vars(examples).items()}
+    return Examples(**arrays)

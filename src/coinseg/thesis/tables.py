@@ -51,14 +51,10 @@ def _moments(values: Sequence[float | None]) -> tuple[float | None, float | None
 
 
 def summarise(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One flat row for each record, in the same order.
+    """One flat row for each record, in the same order; `ValueError` where a score has not one value for each seed.
 
-    Returns:
-        The fields `ABOUT`; for every score `<score>_mean`, `_sd` (over n - 1, None with fewer than two values), `_n` (seeds with
-        a value) and, where the thesis has one, `_thesis`; and `seconds_mean`.
-
-    Raises:
-        ValueError: a score has not one value for each seed.
+    A row has the fields `ABOUT`, `seconds_mean`, and for every score `<score>_mean`, `_sd` (over n - 1, None with fewer than two
+    values), `_n` (seeds with a value) and, where the thesis has one, `_thesis`.
     """
     rows = []
     for record in map(_clean, records):
@@ -77,17 +73,15 @@ def summarise(records: Iterable[Record]) -> list[dict[str, Any]]:
 def orderings(
     records: Iterable[Record], score: str, pairs: Sequence[tuple[str, str, str]], direction: str = "up"
 ) -> list[dict[str, Any]]:
-    """Which orderings of the thesis hold.
+    """Which orderings of the thesis hold, for every protocol, set and pair.
+
+    `holds`: the mean of `better` is strictly better (None: no value); `by`: how much; `seeds_held` of the `seeds` with both.
 
     Args:
         records: see above; every protocol and set is compared by itself.
         score: the score to compare.
         pairs: (worse method, better method, the statement in words).
         direction: "up" when a higher score is better, else "down".
-
-    Returns:
-        For every protocol, set and pair: `holds` (the mean of `better` is strictly better; None when one has no value),
-        `by` (how much better on average), `seeds_held` of the `seeds` in which both have a value.
     """
     sign, groups = {"up": 1, "down": -1}[direction], _groups(map(_clean, records))
     lines = []

@@ -18,15 +18,7 @@ Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
-    """Targets whose pixels next to a mask are `IGNORED`; outside of it only, as a small lesion has no inside to spare.
-
-    Args:
-        masks: (n, S, S) bool.
-        band: width of the band in pixels; 0 is none.
-
-    Returns:
-        (n, S, S) uint8, see `PseudoMasks`.
-    """
+    """Targets (n, S, S) uint8 of masks (n, S, S) bool; pixels up to `band` pixels outside a mask are `IGNORED`."""
     target = masks.astype(np.uint8)
     if band:
         target[ndimage.binary_dilation(masks, IN_PLANE, band) & ~masks] = IGNORED
