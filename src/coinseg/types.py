@@ -16,14 +16,11 @@ from jaxtyping import Bool, Float, Num
 if TYPE_CHECKING:
     from torch import Tensor
 
-Slice = Float[np.ndarray, "height width"]
-"""One grey image, in source units as read or in [0, 1] as stored."""
-SliceMask = Bool[np.ndarray, "height width"]
-"""True inside."""
+Slice = Float[np.ndarray, "height width"]  # One grey image, in source units as read or in [0, 1] as stored
+SliceMask = Bool[np.ndarray, "height width"]  # True inside
 Scan = Num[np.ndarray, "slices height width"]
 """A volume in canonical orientation: slices from inferior to superior, row 0 anterior, column 0 the patient's right."""
-ScanMask = Bool[np.ndarray, "slices height width"]
-"""True inside, on the grid of a `Scan`."""
+ScanMask = Bool[np.ndarray, "slices height width"]  # True inside, on the grid of a `Scan`
 
 
 @dataclass(frozen=True)

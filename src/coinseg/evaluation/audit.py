@@ -39,7 +39,7 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
     if found.counterfactual is None or found.after is None:
         return dict.fromkeys((*names, "flipped_images"))
     flipped = np.flatnonzero((found.before >= level) & (found.after < level))
-    turned = np.zeros((len(names), len(flipped)), bool)
+    turned = np.zeros((2 if organs is None else 4, len(flipped)), bool)
     for block in metrics.blocks_of(np.arange(len(flipped))):
         members = flipped[block]
         image, counterfactual, mask = found.image[members], found.counterfactual[members], masks[members]
@@ -47,11 +47,10 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         if organs is not None:
             organ = with_rim(organs[found.rows[members]].astype(bool))
             regions += [organ, ~organ]
-        for row, region in zip(turned, regions, strict=False):
+        for row, region in zip(turned, regions, strict=True):
             row[block] = ask(pasted(image, counterfactual, region)) < level
-    known = len(names) if organs is not None else 2
-    shares = [float(row.mean()) if i < known and len(flipped) else None for i, row in enumerate(turned)]
-    return dict(zip(names, shares, strict=True)) | {"flipped_images": float(len(flipped))}
+    shares = [float(row.mean()) for row in turned] if len(flipped) else []
+    return dict.fromkeys(names) | dict(zip(names, shares, strict=False)) | {"flipped_images": float(len(flipped))}
 
 
 def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | None) -> dict[str, np.ndarray]:

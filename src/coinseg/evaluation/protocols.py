@@ -1,18 +1,8 @@
-"""The two scoring protocols: `thesis_protocol` ("replica" in JSON and tables) and `mask_free` ("honest" there).
+"""The two scoring protocols: `thesis_protocol` ("replica" in files; thesis 3.7, 4.2) and `mask_free` ("honest").
 
-|                 | `thesis_protocol` (thesis 3.7, 4.2)                  | `mask_free`                                          |
-|-----------------|------------------------------------------------------|------------------------------------------------------|
-| images          | labelled abnormal                                    | all abnormal ones; normal ones for false positives   |
-| explained       | all of them                                          | those f calls abnormal: the others have no mask      |
-| map             | of the method                                        | mean with its mirror image, guided filter            |
-| threshold       | the best one on these masks: an oracle               | from training images without any mask                |
-| post-processing | opening, closing, largest component;                 | the same for every method (settings `masks`)         |
-|                 | counterfactual methods only                          |                                                      |
-| CV              | images with f(X) > 0.8                               | the same, after `gated`                              |
-| realism         | all images against their counterfactuals: unchanged  | counterfactuals of abnormal ones against images      |
-|                 | normal images lower it                               | labelled normal                                      |
-
-Every score is a number or None.
+"replica": all images labelled abnormal; the best threshold on these very masks (an oracle); only masks of counterfactual methods
+are cleaned. "honest": all abnormal images, and normal ones for false positives, after `gated`; maps are the mean with the mirror
+image, filtered; a threshold chosen without masks, and one cleaning (settings `masks`) for every method.
 """
 
 from collections.abc import Iterator

@@ -195,8 +195,6 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
     parts = {name: manifest.get(name) or {} for name in names}
     settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
-    inside = (settings.get("data") or {}).get("split_by") == "slice"
-    called_from = (settings.get("classifier") or {}).get("threshold", 0.5)
     attributed = settings.get("method", "counterfactual") != "counterfactual"
     stages = ("classifier",) if attributed else ("classifier", "coin")
     stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
@@ -208,7 +206,9 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("page.html.jinja").render(
-        **parts, m=manifest, inside=inside, called_from=called_from, doubt=DOUBT, attributed=attributed, level=level, drawn=drawn,
+        **parts, m=manifest, doubt=DOUBT, attributed=attributed, level=level, drawn=drawn,
+        inside=(settings.get("data") or {}).get("split_by") == "slice",
+        called_from=(settings.get("classifier") or {}).get("threshold", 0.5),
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
         shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
         sizes=scores.get(SIZES) or [], counts=[scores.get(name) for name in COUNTS],

@@ -239,14 +239,13 @@ def on_phantom(settings: Settings) -> Settings:
 def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple[list[Path], list[dict[str, Any]]]:
     """Run every row of a table for every seed and write table and figures; returns their files and the records (see `tables`).
 
+    `UserError` where data or settings cannot be used, or the Inception weights of FID are not there.
+
     Args:
         job: see `Job`.
         table: "table1", "table2" or "table3".
         name: of the data set, for the title.
         report: progress.
-
-    Raises:
-        UserError: data or settings cannot be used, or the Inception weights of FID are not there.
     """
     if job.fid:
         realism.inception(job.fid_features, job.fid)  # refused now, not after hours

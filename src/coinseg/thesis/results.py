@@ -9,6 +9,7 @@ from .rows import ORDERINGS, TABLES, Row
 from .tables import Columns, orderings
 
 Result = Mapping[str, Any]  # The contents of a row.json
+SIZES = ("tiny", "small", "medium", "large")
 COLUMNS: Columns = {
     "iou": ("IoU", "up", ".3f"),
     "iou_oracle": ("IoU, oracle threshold", "up", ".3f"),
@@ -17,16 +18,12 @@ COLUMNS: Columns = {
     "auprc": ("pixel AUPRC", "up", ".3f"),
     "false_positive_area": ("area marked on normals", "down", ".4f"),
     "lesions_touched": ("lesions touched", "up", ".2f"),
-    "found_tiny": ("found, tiny", "up", ".2f"),
-    "found_small": ("found, small", "up", ".2f"),
-    "found_medium": ("found, medium", "up", ".2f"),
-    "found_large": ("found, large", "up", ".2f"),
+    **{f"found_{size}": (f"found, {size}", "up", ".2f") for size in SIZES},
     "cv": ("CV", "up", ".3f"),
     "flip_rate": ("flip rate", "up", ".3f"),
     "fid": ("FID", "down", ".3f"),
     "fd_f": ("fd_f", "down", ".2f"),
 }
-SIZES = ("tiny", "small", "medium", "large")
 _NAMES = {"iou_mask_free": "iou", "dice_per_image": "dice"}
 
 

@@ -126,7 +126,8 @@ def _cell(row: Record, score: str, form: str, best: str | None, seeds: int) -> C
 def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[list[Cell]]]:
     """Headings and cells of a table; a column without any number is left out."""
     seeds = max(row["seeds"] for row in group)
-    headings, rows = ["method", "what it is"], [[(str(row["method"]), False), (_what(row), False)] for row in group]
+    about = [(str(row["method"]), "; ".join(str(row[name]) for name in ("title", "settings") if row[name])) for row in group]
+    headings, rows = ["method", "what it is"], [[(words, False) for words in pair] for pair in about]
     for score, (heading, direction, form) in columns.items():
         if all(row.get(f"{score}_mean") is None and row.get(f"{score}_thesis") is None for row in group):
             continue
@@ -140,10 +141,6 @@ def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[li
                 theirs = row.get(f"{score}_thesis")
                 line.append(("" if theirs is None else f"({format(theirs, form)})", False))
     return headings, rows
-
-
-def _what(row: Record) -> str:
-    return "; ".join(str(row[name]) for name in ("title", "settings") if row[name])
 
 
 def _seeds(group: Sequence[Record]) -> str:
@@ -195,11 +192,6 @@ def _latex(title: str, rows: Sequence[Record], columns: Columns, notes: Sequence
     return "\n".join(lines)
 
 
-def _csv(rows: Sequence[Record]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return csv_text([names, *([row.get(name) for name in names] for row in rows)])
-
-
 def write_table(
     folder: Path, stem: str, title: str, records: Sequence[Record], columns: Columns, notes: Sequence[str] = ()
 ) -> list[Path]:
@@ -217,8 +209,9 @@ def write_table(
         raise UserError(f"no results for {stem}", "results of at least one method", "finish the runs first")
     rows = summarise(records)
     whole = {"table": stem, "title": title, "rows": rows, "per_seed": _clean(list(records)), "notes": list(notes)}
-    shown = title, rows, columns, notes
-    for kind, text in {"md": _markdown(*shown), "csv": _csv(rows), "tex": _latex(*shown)}.items():
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    csv, shown = csv_text([names, *([row.get(name) for name in names] for row in rows)]), (title, rows, columns, notes)
+    for kind, text in {"md": _markdown(*shown), "csv": csv, "tex": _latex(*shown)}.items():
         write_text(folder / f"{stem}.{kind}", text)
     write_json(folder / f"{stem}.json", whole)
     return [folder / f"{stem}.{kind}" for kind in ("md", "csv", "json", "tex")]

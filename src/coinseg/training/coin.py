@@ -116,7 +116,8 @@ def train_coin(
 ) -> Generator:
     """Train the generator of COIN, or of Singla et al. (`coin.conditions`), against a frozen classifier, or load it.
 
-    The generator (its moving average when coin.ema > 0) is in evaluation mode: X -> X_cf, (B, 1, S, S) in [-1, 1].
+    The generator (its moving average when coin.ema > 0) is in evaluation mode: X -> X_cf, (B, 1, S, S) in [-1, 1]. `UserError`
+    where the side of the images does not suit coin.depth, organ masks are missing, or a loss is no longer finite.
 
     Args:
         store: the prepared slices, or a `Dataset` of arrays; images and labels are read, and organ masks where coin.regions asks.
@@ -124,9 +125,6 @@ def train_coin(
         settings: seed, anomaly, coin, engine and classifier.threshold (for the monitor) are read.
         folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; None writes nothing.
         report: progress.
-
-    Raises:
-        UserError: the side of the images does not suit coin.depth, organ masks are missing, or a loss is no longer finite.
     """
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)

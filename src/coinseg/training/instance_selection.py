@@ -6,7 +6,6 @@ docs/decisions/0004-hospital-data.md has the reasons; selected slices are called
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,11 +128,8 @@ def _select(
 def _probability(view: SliceStore, settings: Settings, folder: Path, report: Report, number: int) -> np.ndarray:
     """f(X) of the held-out slices of a view of the store, (n,), by classifier `number` of 2 * `ROUNDS`, trained on the others."""
     steps = max(1, round(FOLD_STEPS * settings.classifier.steps))
-
-    def progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        report("witnesses", number * steps + done, 2 * ROUNDS * steps, values)
-
     shorter = replace(settings, classifier=replace(settings.classifier, steps=steps))
-    f = train_classifier(view, shorter, folder / f"round{number // 2}_fold{number % 2}", progress)
+    before, whole, place = number * steps, 2 * ROUNDS * steps, folder / f"round{number // 2}_fold{number % 2}"
+    f = train_classifier(view, shorter, place, lambda _, done, total, values: report("witnesses", before + done, whole, values))
     slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
     return predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]

@@ -83,15 +83,14 @@ class Monitor:
     @staticmethod
     def warnings(facts: Mapping[str, float]) -> list[str]:
         """What a user should know before trusting the masks, from what `look` returned."""
-        lines = []
-        if facts["probe_flip_rate"] < 0.5:
-            few = f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal"
-            lines.append(f"{few}: train longer (coin.steps) or raise coin.classifier")
-        if facts["probe_change_normal"] > 0.1:
-            lines.append("normal images are changed by more than 10% on average: raise coin.identity or lower coin.lr")
-        if facts["probe_change_abnormal"] < 1e-4:
-            lines.append("the generator changes nothing: lower coin.identity and coin.tv")
-        return lines
+        few = f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal"
+        much = "normal images are changed by more than 10% on average"
+        checks = {
+            f"{few}: train longer (coin.steps) or raise coin.classifier": facts["probe_flip_rate"] < 0.5,
+            f"{much}: raise coin.identity or lower coin.lr": facts["probe_change_normal"] > 0.1,
+            "the generator changes nothing: lower coin.identity and coin.tv": facts["probe_change_abnormal"] < 1e-4,
+        }
+        return [warning for warning, wrong in checks.items() if wrong]
 
 
 def save_sample(path: Path, x: Tensor, counterfactual: Tensor) -> None:
