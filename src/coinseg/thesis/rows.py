@@ -14,17 +14,13 @@ SCALES: dict[str, Settings] = {
     # For two CPU cores: the recipe of `coinseg run` on small slices with few steps, but with the fusion tanh(X + delta) and both
     # terms of L_idt of the thesis; template and share of the peak are those of docs/research/thesis.md.
     "small": replace(
-        _DEFAULT,
-        data=replace(_DEFAULT.data, size=48),
-        anomaly=AnomalySettings(template=15),
-        classifier=replace(_DEFAULT.classifier, name="small", steps=400),
-        coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300),
-        masks=replace(_DEFAULT.masks, peak=0.35),
-        attribution=AttributionSettings(masks=300),
+        _DEFAULT, data=replace(_DEFAULT.data, size=48), anomaly=AnomalySettings(template=15),
+        classifier=replace(_DEFAULT.classifier, name="small", steps=400), attribution=AttributionSettings(masks=300),
+        coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300), masks=replace(_DEFAULT.masks, peak=0.35),
     ),
     # 256x256 with the authors' networks, losses and lengths, for a GPU.
     "paper": replace(_THESIS, attribution=AttributionSettings(masks=6000, probability=0.1)),
-}
+}  # fmt: skip
 
 # The differences of Singla et al. to COIN (runs of the authors: KL weight 1, no total variation).
 SINGLA: dict[str, dict[str, Any]] = {"small": {"conditions": 2, "tv": 0.0}}

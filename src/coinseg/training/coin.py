@@ -38,16 +38,9 @@ LAYER_IMAGES = 32  # Training images that a CAM's layer is chosen on
 
 
 class CoinStep:
-    """A training step of generator and discriminator, with what it changes.
+    """A training step of generator and discriminator, with what it changes; networks and the frozen f are on the device.
 
     `averaged` is the moving average of the generator; `latest` has every loss, those of the generator of its last update.
-
-    Args:
-        slices: images and labels to train on.
-        f: the frozen classifier, on the device.
-        generator, discriminator: to train, on the device.
-        fabric: device and precision.
-        settings: coin and engine are read.
     """
 
     def __init__(

@@ -26,14 +26,7 @@ SHOWN = 8  # Of these in a sample picture
 class Monitor:
     """Looks at the same few training images again and again; in the first process alone, which logs and reports.
 
-    Args:
-        slices: images and image labels.
-        f: the frozen classifier.
-        averaged: the moving average of the generator in training.
-        fabric: the device.
-        settings: seed, classifier.threshold, coin.steps and engine.sample_every are read.
-        stage: receives sample pictures and lines of the log.
-        report: progress, and warnings in the second half of the training.
+    The stage receives sample pictures and lines of the log, `report` also warnings in the second half of the training.
     """
 
     def __init__(
