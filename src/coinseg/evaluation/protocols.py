@@ -95,8 +95,8 @@ def _pooled(predicted: np.ndarray, truth: np.ndarray, members: np.ndarray) -> fl
     """`metrics.pooled_iou` of some images by index, block by block."""
     both, either = 0, 0
     for block in metrics.blocks_of(members):
-        both += int((predicted[block] & truth[block]).sum())
-        either += int((predicted[block] | truth[block]).sum())
+        masks, true = predicted[block], truth[block]
+        both, either = both + int((masks & true).sum()), either + int((masks | true).sum())
     return both / either if either else None
 
 

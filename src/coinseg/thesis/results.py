@@ -80,10 +80,10 @@ def notes_of(facts: Mapping[str, Any], table: str, records: Sequence[Mapping[str
     ]
     if missing:
         notes.append(f"{', '.join(missing)}: left out, because CARL needs organ masks and the data have none.")
-    for o in orderings(records, "iou", ORDERINGS[table]):
-        verdict, seeds = "holds" if o["holds"] else "does not hold", f"in {o['seeds_held']} of {o['seeds']} seeds"
-        if o["holds"] is not None:
-            notes.append(f"{o['protocol']}: {o['statement']}: {verdict} (IoU {o['by']:+.3f}; {seeds}).")
+    for order in orderings(records, "iou", ORDERINGS[table]):
+        verdict, seeds = "holds" if order["holds"] else "does not hold", f"in {order['seeds_held']} of {order['seeds']} seeds"
+        if order["holds"] is not None:
+            notes.append(f"{order['protocol']}: {order['statement']}: {verdict} (IoU {order['by']:+.3f}; {seeds}).")
     return notes
 
 

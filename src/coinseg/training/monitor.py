@@ -71,7 +71,7 @@ class Monitor:
             save_sample(self.stage.file(f"samples/{name}.png"), self.images[:SHOWN].cpu(), counterfactual[:SHOWN].cpu())
         changes = {word: change[self.labels == label] for word, label in (("abnormal", 1), ("normal", 0))}
         flipped = {"probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0}
-        return flipped | {f"probe_change_{word}": float(of.mean()) if len(of) else 0.0 for word, of in changes.items()}
+        return flipped | {f"probe_change_{word}": float(part.mean()) if len(part) else 0.0 for word, part in changes.items()}
 
     @staticmethod
     def warnings(facts: Mapping[str, float]) -> list[str]:
