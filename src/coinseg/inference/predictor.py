@@ -14,6 +14,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.case import LoadedCase
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.intensity import Window
+from coinseg.networks.imagenet import enlarged
 from coinseg.parts.base import Part
 from coinseg.runtime.devices import CHUNK, to_device
 from coinseg.runtime.forward import forward
@@ -122,7 +123,8 @@ class Predictor:
 
     def logits(self, images: Tensor) -> np.ndarray:
         """The logits of f and of the ensemble, (B, 2) float32, of images (B, 1, S, S) in [-1, 1]."""
-        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device)).numpy()
+        side = enlarged(images.shape[-1])  # at which the largest of the classifiers may see them
+        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device, side)).numpy()
 
     def scores(self, logits: np.ndarray, chains: np.ndarray | None = None, places: np.ndarray | None = None) -> ImageScores:
         """Image scores from `logits` (n, 2); with the scan (`chains`) and the place of each slice, (n,), its neighbours are asked as well."""
