@@ -1,8 +1,7 @@
 """Errors that a user can correct, and the exit codes of the command line.
 
-Everything a user can cause (a missing folder, a corrupt file, an unknown setting) is a `UserError`: one line with what was found,
-what is required and what to do. The command line prints that line and exits with code 2. It does the same when the system refuses
-something (`OSError`: a full disk, a missing input) or memory runs out. Any other exception is a defect of coinseg.
+The command line prints one line and exits with code 2 for a `UserError`, for an `OSError` with a number (a full disk, a missing
+input) and when memory runs out. Any other exception is a defect of coinseg.
 """
 
 import errno
@@ -13,11 +12,11 @@ from contextlib import contextmanager
 EXIT_DONE, EXIT_DEFECT, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE, EXIT_TERMINATED = 0, 1, 2, 130, 141, 143
 """Exit codes; as in a shell the last three are 128 + SIGINT, SIGPIPE (the reader of a pipe is gone) and SIGTERM."""
 LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ENXIO)
 _ADVICE = (
     ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "room on the disk", "free some or choose another output"),
     (LOCKED, "inputs that may be read and an output that may be written", "mend that"),
-    (GONE, "inputs and an output that stay where they are", "put it back"),
+    (_GONE, "inputs and an output that stay where they are", "put it back"),
     ((errno.EMFILE, errno.ENFILE), "more open files", "raise `ulimit -n`"),
 )
 """What the system requires and what to do, by error number."""
@@ -31,13 +30,7 @@ def plain(text: str, most: int = 2000) -> str:
 
 
 class UserError(Exception):
-    """A problem with the input or the settings, in words for the person who can correct it.
-
-    Args:
-        got: what was found, with the path or value in it.
-        required: what coinseg needs instead.
-        do: the next step for the user.
-    """
+    """A problem that the user can correct: what was found (with its path or value), what is required instead, what to do."""
 
     def __init__(self, got: str, required: str, do: str) -> None:
         self.got, self.required, self.do = got, required, do
@@ -98,8 +91,7 @@ def out_of_memory(error: BaseException) -> bool:
         return True
     # torch is not imported here, so its errors are known by name and text; on the CPU it raises a plain RuntimeError.
     words = ("DefaultCPUAllocator", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-    text = str(error) if isinstance(error, RuntimeError) else ""
-    return type(error).__name__ == "OutOfMemoryError" or any(word in text for word in words)
+    return type(error).__name__ == "OutOfMemoryError" or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
 def _first_line(error: BaseException) -> str:

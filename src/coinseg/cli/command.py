@@ -12,14 +12,7 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a command.
-
-    Args:
-        words: the whole command line, for manifests.
-        settings: of the call, complete and without faults; None for a command that takes none.
-        report: progress.
-        commands: every command -> what it does.
-    """
+    """One call of a command: its words for manifests, its complete settings (None without), progress, and all commands."""
 
     words: str
     settings: Any
@@ -29,17 +22,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line.
-
-    Args:
-        name: of it, as it is typed.
-        act: called with the `Call` and the values of the arguments by name.
-        what: it does, in a line.
-        example: of its use.
-        arguments: the table of its arguments, asked for when the command is called: it may import what it needs.
-        defaults: gives the settings it takes, at their defaults; None where it takes none.
-        groups: of settings that must fit one another for it; () is all.
-    """
+    """A command of the command line; see `command`."""
 
     name: str
     act: Callable[..., None]
@@ -47,14 +30,22 @@ class Command:
     example: str
     arguments: Callable[[], Sequence[Argument]]
     defaults: Callable[[], Any] | None
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...]
 
 
 def command(
     what: str, example: str, arguments: Sequence[Argument] | Callable[[], Sequence[Argument]],
     defaults: Callable[[], Any] | None = None, groups: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., None]], Command]:  # fmt: skip
-    """Decorator: makes a function a command of its name; arguments as in `Command`."""
+    """Decorator: makes a function, which takes the `Call` and the arguments by name, a command of its name.
+
+    Args:
+        what: the command does, in a line.
+        example: one call.
+        arguments: its table, or a function that imports what it needs and returns it.
+        defaults: returns the settings it takes, at their defaults; None where it takes none.
+        groups: of settings that must fit one another for it; () is all.
+    """
     table = arguments if callable(arguments) else lambda: arguments
     return lambda act: Command(act.__name__.replace("_", "-"), act, what, example, table, defaults, groups)
 
@@ -66,9 +57,8 @@ def arg(*names: str, **options: Any) -> Argument:
 
 def path(*names: str, help: str, required: bool = True) -> Argument:
     """A row that takes a path; None where an option that is not required is not given."""
-    if not names[0].startswith("-"):
-        return arg(*names, type=Path, help=help)
-    return arg(*names, type=Path, help=help, **({"required": True} if required else {"default": None}))
+    needed = {"required": required} if names[0].startswith("-") else {}
+    return arg(*names, type=Path, help=help, **needed)
 
 
 def flag(name: str, help: str) -> Argument:

@@ -1,6 +1,7 @@
 """The commands that need no run of their own: a phantom, masks of new scans, and what can be said of data and of coinseg."""
 
-import json
+from collections.abc import Callable
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ from coinseg.config.schema import Settings
 from coinseg.errors import plain
 
 from .command import DATA, JSON, OWN_CLASSIFIER, Call, arg, command, flag, path
+
+SCANS = "a volume (NIfTI, NRRD, MetaImage), a DICOM folder or .zip (FOLDER#KEY for one series), an image, or a folder of them"
+TRUST = "also how far to trust each voxel, in percent, 50 at the border: a file like the mask, or a folder"
 
 
 def _phantom_settings() -> Any:
@@ -17,11 +21,10 @@ def _phantom_settings() -> Any:
 
 
 @command(
-    "make a procedural CT cohort in TotalSegmentator layout",
-    "coinseg phantom out/phantom --patients 24 --lesions masses",
-    [path("out", help="folder to write"), arg("--processes", type=int, default=0, help="processes; 0 is one for each core")],
+    "make a procedural CT cohort in TotalSegmentator layout", "coinseg phantom out/phantom --patients 24 --lesions masses",
+    (path("out", help="folder to write"), arg("--processes", type=int, default=0, help="processes; 0 is one for each core")),
     _phantom_settings,
-)
+)  # fmt: skip
 def phantom(call: Call, out: Path, processes: int) -> None:
     """Write a phantom cohort."""
     from coinseg.data.phantom.cohort import write_cohort
@@ -30,31 +33,18 @@ def phantom(call: Call, out: Path, processes: int) -> None:
     print(f"phantom cohort of {call.settings.patients} patients in {out}")
 
 
-@command(
-    "segment a scan, an image or a folder of them",
-    "coinseg segment -i scan.nii.gz -o mask.nii.gz --model out/run",
-    [
-        path(
-            "-i",
-            "--input",
-            help="a volume (NIfTI, NRRD, MetaImage), a DICOM folder or .zip (FOLDER#KEY for one series), an image, or a folder "
-            "of them",
-        ),
-        path("-o", "--output", help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks"),
-        path("--model", help="the output folder of a run"),
-        OWN_CLASSIFIER,
-        arg("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region"),
-        arg("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on"),
-        flag("--overwrite", "replace masks that exist"),
-        path(
-            "--confidence",
-            required=False,
-            help="also how far to trust each voxel, in percent, 50 at the border: a file like the mask, or a folder",
-        ),
-        path("--counterfactual", required=False, help="also the volume without the lesion, in HU (.nii.gz)"),
-        path("--difference", required=False, help="also how much the generator changed, in HU (.nii.gz)"),
-    ],
-)
+@command("segment a scan, an image or a folder of them", "coinseg segment -i scan.nii.gz -o mask.nii.gz --model out/run", (
+    path("-i", "--input", help=SCANS),
+    path("-o", "--output", help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks"),
+    path("--model", help="the output folder of a run"),
+    OWN_CLASSIFIER,
+    arg("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region"),
+    arg("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on"),
+    flag("--overwrite", "replace masks that exist"),
+    path("--confidence", required=False, help=TRUST),
+    path("--counterfactual", required=False, help="also the volume without the lesion, in HU (.nii.gz)"),
+    path("--difference", required=False, help="also how much the generator changed, in HU (.nii.gz)"),
+))  # fmt: skip
 def segment(call: Call, input: Path, output: Path, model: Path, organ: list[Path], **more: Any) -> None:
     """Write the masks of scans; the other arguments are those of `segment_path` by name."""
     from coinseg.pipeline.segment import failure, segment_path
@@ -71,28 +61,23 @@ def segment(call: Call, input: Path, output: Path, model: Path, organ: list[Path
 
 
 @command(
-    "say what is recognised in a data set; nothing is written",
-    "coinseg inspect my_images --json",
-    [DATA, JSON],
-    Settings,
+    "say what is recognised in a data set; nothing is written", "coinseg inspect my_images --json", (DATA, JSON), Settings,
     groups=("data", "anomaly"),
-)
+)  # fmt: skip
 def inspect(call: Call, data_path: Path, json: bool) -> None:
     """Print what `inspect.inspect` finds."""
     from .inspect import inspect, lines
 
-    found = inspect(data_path, call.settings)
-    _print(found, lines(found), json)
+    _print(inspect(data_path, call.settings), lines, json)
 
 
-@command("list commands, methods, layouts, presets and every setting", "coinseg info --json", [JSON])
+@command("list commands, methods, layouts, presets and every setting", "coinseg info --json", (JSON,))
 def info(call: Call, json: bool) -> None:
     """Print what `info.info` lists."""
     from .info import info, lines
 
-    found = info(call.commands)
-    _print(found, lines(found), json)
+    _print(info(call.commands), lines, json)
 
 
-def _print(found: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    print(json.dumps(found, indent=2, allow_nan=False) if as_json else "\n".join(map(plain, lines)))
+def _print(facts: dict[str, Any], lines: Callable[[dict[str, Any]], list[str]], as_json: bool) -> None:
+    print(dumps(facts, indent=2, allow_nan=False) if as_json else "\n".join(map(plain, lines(facts))))

@@ -28,41 +28,39 @@ def _seconds(step: Callable[[], object]) -> float:
 
 
 def seconds_per_step(settings: Settings) -> tuple[float, float, float, float]:
-    """Seconds of one step of the classifier, of COIN, of the student and of the second opinion, measured on random images."""
+    """Seconds of one step of classifier, COIN, student and the classifier on ImageNet features, measured on random images."""
     fabric, size = make_fabric(settings.engine), settings.data.size
     f = to_device(build(settings.classifier), fabric)
     generator, discriminator = (to_device(module(settings.coin), fabric) for module in (Generator, Discriminator))
-    few = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
-    classifier = _seconds(lambda: f(few).mean().backward())
+    batch = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
+    classifier = _seconds(lambda: f(batch).mean().backward())
     f.eval().requires_grad_(False)
     method = coin if settings.coin.conditions == 1 else singla
-    x = few[: settings.coin.batch] if len(few) >= settings.coin.batch else few
+    x = batch[: settings.coin.batch]
 
     def step() -> None:
-        made = method.generate(x, generator, f, settings.coin)
-        torch.stack(list(method.generator_losses(x, made, generator, discriminator, f, settings.coin).values())).sum().backward()
-        method.discriminator_loss(x, made, discriminator).backward()
+        fakes = method.generate(x, generator, f, settings.coin)
+        torch.stack(list(method.generator_losses(x, fakes, generator, discriminator, f, settings.coin).values())).sum().backward()
+        method.discriminator_loss(x, fakes, discriminator).backward()
 
     student = to_device(build_student(settings.student.networks), fabric)
     opinion = to_device(build(replace(opinion_settings(settings).classifier, weights=None)), fabric)
-    taught = (torch.rand(settings.student.networks, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
+    stack = (torch.rand(settings.student.networks, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
     return (
-        classifier,
-        _seconds(step) * settings.coin.batch / len(x),
-        _seconds(lambda: student(taught).mean().backward()),
-        _seconds(lambda: opinion(taught[0]).mean().backward()),
-    )
+        classifier, _seconds(step) * settings.coin.batch / len(x),
+        _seconds(lambda: student(stack).mean().backward()), _seconds(lambda: opinion(stack[0]).mean().backward()),
+    )  # fmt: skip
 
 
 def describe(work: Workspace) -> str:
     """A summary in lines; raises `UserError` for anything that would stop the run."""
     settings, cohort = work.settings, work.cohort
     needed = work.check()
-    labels = [case.label for case in cohort.cases]
+    labels, source = [case.label for case in cohort.cases], cohort.label_source
     classifier, step, student, opinion = seconds_per_step(settings)
-    taught = settings.student.steps if has_student(work.settings) else 0
-    asked = settings.student.imagenet_steps if has_student(work.settings) and asks_opinion(settings) else 0
-    pairs = settings.student.teachers if taught else 1
+    student_steps = settings.student.steps if has_student(settings) else 0
+    opinion_steps = settings.student.imagenet_steps if has_student(settings) and asks_opinion(settings) else 0
+    pairs = settings.student.teachers if student_steps else 1
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
@@ -70,27 +68,24 @@ def describe(work: Workspace) -> str:
     total = (
         classifier * (searched + pairs * settings.classifier.steps)
         + step * pairs * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
-        + student * taught
-        + opinion * asked
+        + student * student_steps
+        + opinion * opinion_steps
     )
     search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
     times = f"{pairs} times " if pairs > 1 else ""
-    student_line = f", {taught} of {student:.2f} s" if taught else ""
-    student_line += f", {asked} of {opinion:.2f} s" if asked else ""
-    patients = len({c.patient for c in cohort.cases})
+    extra = "".join(f", {n} of {seconds:.2f} s" for n, seconds in ((student_steps, student), (opinion_steps, opinion)) if n)
     outputs = {
-        "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": taught,
-        "opinion": asked, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
+        "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": student_steps,
+        "opinion": opinion_steps, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
     }  # fmt: skip
     lines = [
-        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {patients} patients",
-        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere "
-        f"({cohort.label_source})",
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
         f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, "
-        f"{times}{settings.coin.steps} of {step:.2f} s{student_line}: about {total / 60:.0f} min here",
+        f"{times}{settings.coin.steps} of {step:.2f} s{extra}: about {total / 60:.0f} min here",
         f"would write {work.root}/{{{', '.join(name for name, is_written in outputs.items() if is_written)}}}",
     ]
     return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

@@ -8,17 +8,13 @@ from coinseg.runtime.locks import claimed, require_apart
 from .command import OWN_CLASSIFIER, Call, arg, command, flag, path
 
 
-@command(
-    "a run in one folder that loads anywhere, without the data",
-    "coinseg export out/run -o out/model --onnx",
-    [
-        path("run", help="the output folder of a run"),
-        path("-o", "--out", help="the folder to write"),
-        OWN_CLASSIFIER,
-        flag("--onnx", "also f.onnx and generator.onnx, checked against torch"),
-        flag("--overwrite", "replace an earlier export"),
-    ],
-)
+@command("a run in one folder that loads anywhere, without the data", "coinseg export out/run -o out/model --onnx", (
+    path("run", help="the output folder of a run"),
+    path("-o", "--out", help="the folder to write"),
+    OWN_CLASSIFIER,
+    flag("--onnx", "also f.onnx and generator.onnx, checked against torch"),
+    flag("--overwrite", "replace an earlier export"),
+))  # fmt: skip
 def export(call: Call, run: Path, out: Path, classifier: str | None, onnx: bool, overwrite: bool) -> None:
     """Write the folder and print what is in it."""
     from coinseg.export.folder import export_run
@@ -27,27 +23,21 @@ def export(call: Call, run: Path, out: Path, classifier: str | None, onnx: bool,
     print(f"{len(manifest['files'])} files, {manifest['bytes'] / 1e6:.1f} MB in {out}: {', '.join(manifest['files'])}")
     if checked := manifest["onnx"]:
         line = f"onnx: {checked['images']} images, the logit of f differs by {checked['largest_logit']:.2g} at most"
-        if checked["largest_difference"] is not None:
-            line += f", the difference map by {checked['largest_difference']:.2g}; every mask pixel agrees"
-            line += f" ({checked['mask_pixels']} inside)"
+        if (largest := checked["largest_difference"]) is not None:
+            line += f", the difference map by {largest:.2g}; every mask pixel agrees ({checked['mask_pixels']} inside)"
         print(line)
-    if manifest["needs"]:
-        print(
-            f"note: the classifier is your own; the module {manifest['needs']} must be importable and named where this is loaded"
-        )
+    if module := manifest["needs"]:
+        print(f"note: the classifier is your own; the module {module} must be importable and named where this is loaded")
 
 
-@command(
-    "a mask as DICOM segmentation of the series its scan comes from",
-    "coinseg export-seg mask.nii.gz --dicom series -o mask.dcm",
-    [
-        path("mask", help="the mask on the grid of its scan (.nii.gz)"),
-        path("--dicom", help="folder of the series the scan comes from"),
-        path("-o", "--out", help="the .dcm file to write"),
-        arg("--label", default="Lesion", help="of the segment, for people"),
-        flag("--overwrite", "replace the output"),
-    ],
-)
+@command("a mask as DICOM segmentation of the series its scan comes from",
+    "coinseg export-seg mask.nii.gz --dicom series -o mask.dcm", (
+    path("mask", help="the mask on the grid of its scan (.nii.gz)"),
+    path("--dicom", help="folder of the series the scan comes from"),
+    path("-o", "--out", help="the .dcm file to write"),
+    arg("--label", default="Lesion", help="of the segment, for people"),
+    flag("--overwrite", "replace the output"),
+))  # fmt: skip
 def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overwrite: bool) -> None:
     """Write the DICOM segmentation."""
     from coinseg.data.readers.volume import read_geometry, read_mask
@@ -62,21 +52,18 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overw
     print(f"{int(voxels.sum())} voxels on {int(voxels.any((1, 2)).sum())} of {len(datasets)} images written to {out}")
 
 
-@command(
-    "masks as nnU-Net training data, uncertain pixels marked ignore",
-    "coinseg export-nnunet out/run -o Dataset101_lesion --band 2",
-    [
-        path("source", help="a run folder, or a folder of scans (with --masks)"),
-        path("--masks", required=False, help="masks as `coinseg segment` leaves them for the folder of scans"),
-        path("-o", "--out", help="the folder to write, DatasetXXX_name"),
-        arg("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore"),
-        path("--differences", required=False, help="difference maps of the scans, for --between"),
-        arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
-        arg("--channel", default="CT", help="channel name, by which nnU-Net normalises"),
-        arg("--label", default="lesion", help="name of the lesion"),
-        flag("--overwrite", "replace an earlier data set made by coinseg"),
-    ],
-)
+@command("masks as nnU-Net training data, uncertain pixels marked ignore",
+    "coinseg export-nnunet out/run -o Dataset101_lesion --band 2", (
+    path("source", help="a run folder, or a folder of scans (with --masks)"),
+    path("--masks", required=False, help="masks as `coinseg segment` leaves them for the folder of scans"),
+    path("-o", "--out", help="the folder to write, DatasetXXX_name"),
+    arg("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore"),
+    path("--differences", required=False, help="difference maps of the scans, for --between"),
+    arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
+    arg("--channel", default="CT", help="channel name, by which nnU-Net normalises"),
+    arg("--label", default="lesion", help="name of the lesion"),
+    flag("--overwrite", "replace an earlier data set made by coinseg"),
+))  # fmt: skip
 def export_nnunet(
     call: Call, source: Path, masks: Path | None, out: Path, band: float, differences: Path | None, between: list[float] | None,
     channel: str, label: str, overwrite: bool,
@@ -85,11 +72,8 @@ def export_nnunet(
     from coinseg.export.nnunet import Uncertain, cases_in, cases_of_run, write_nnunet
 
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
-        raise UserError(
-            f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}",
-            "a band of 0 or more; --between LOW HIGH with --differences and --masks",
-            "mend them",
-        )
+        got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
+        raise UserError(got, "a band of 0 or more; --between LOW HIGH with --differences and --masks", "mend them")
     cases = cases_in(source, masks, differences) if masks else cases_of_run(source)
     require_apart([out], filter(None, (source if masks else None, masks, differences, *(c.image for c in cases))))
     about = write_nnunet(out, cases, Uncertain(band, (between[0], between[1]) if between else None), channel, label, overwrite)

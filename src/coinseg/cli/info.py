@@ -18,15 +18,9 @@ CLASSIFIERS = (
 
 
 def info(commands: dict[str, str]) -> dict[str, Any]:
-    """Everything in plain JSON types (keys: docs/guide/manifest.md).
-
-    Args:
-        commands: name -> what it does, as the command line knows them.
-    """
+    """Everything in plain JSON types (keys: docs/guide/manifest.md); commands as name -> what it does."""
     return {
-        "schema": SCHEMA,
-        "version": version("coinseg"),
-        "commands": commands,
+        "schema": SCHEMA, "version": version("coinseg"), "commands": commands,
         "exit_codes": {
             "0": "done",
             "2": "the input, the settings or the machine (a full disk, no memory) are at fault; one line on stderr",
@@ -35,49 +29,38 @@ def info(commands: dict[str, str]) -> dict[str, Any]:
             "141": "the reader of the output went away",
             "143": "ended by SIGTERM",
         },
-        "methods": list(METHODS),
-        "layouts": list(LAYOUTS),
-        "classifiers": CLASSIFIERS,
+        "methods": list(METHODS), "layouts": list(LAYOUTS), "classifiers": CLASSIFIERS,
         "presets": {name: differences(Settings(), preset) for name, preset in PRESETS.items()},
-        "settings": settings_list(Settings()),
-    }
+        "settings": [
+            {
+                "name": each.name, "type": _type_name(each.hint), "choices": choices_of(each.hint),
+                "range": each.range and [each.range.low, each.range.high], "unit": (each.range and each.range.unit) or None,
+                "default": list(each.value) if isinstance(each.value, tuple) else each.value, "about": each.about,
+            }
+            for each in declarations(Settings())
+        ],
+    }  # fmt: skip
 
 
-def settings_list(settings: Settings) -> list[dict[str, Any]]:
-    """One entry for each setting: name (dotted), type, choices (of a choice of words, else null), range, unit, default, about."""
-    return [
-        {
-            "name": each.name, "type": type_name(each.hint), "choices": choices_of(each.hint),
-            "range": each.range and [each.range.low, each.range.high], "unit": (each.range and each.range.unit) or None,
-            "default": list(each.value) if isinstance(each.value, tuple) else each.value, "about": each.about,
-        }
-        for each in declarations(settings)
-    ]  # fmt: skip
-
-
-def type_name(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     """A type hint in words: "int", "a list of words", "one of auto, hu", "... or number"."""
-    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    named = {str: "word", int: "integer", float: "number", bool: "true or false", type(None): "null"}
-    words = []
-    for part in parts:
-        if choices := choices_of(part):
-            words.append(f"one of {', '.join(choices)}")
-        else:
-            words.append(named.get(part) or ("list of words" if get_origin(part) is tuple else str(part)))
-    return " or ".join(words)
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_type_name, get_args(hint)))
+    if choices := choices_of(hint):
+        return f"one of {', '.join(choices)}"
+    names = {str: "word", int: "integer", float: "number", bool: "true or false", type(None): "null"}
+    return names.get(hint) or ("list of words" if get_origin(hint) is tuple else str(hint))
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(facts: dict[str, Any]) -> list[str]:
     """What `info` says, for a person."""
-    said = [f"coinseg {found['version']}", "", "commands"]
-    said += [f"  {name:<18} {what}" for name, what in found["commands"].items()]
-    said += ["", f"methods      {', '.join(found['methods'])}", f"layouts      {', '.join(found['layouts'])}"]
-    said += [f"classifiers  {found['classifiers']}", ""]
-    for name, changed in found["presets"].items():
-        said.append(f"preset {name}: {'; '.join(changed) or 'the defaults below'}")
-    said += ["", "settings (--NAME VALUE, or in YAML)"]
-    for one in found["settings"]:
+    text = [f"coinseg {facts['version']}", "", "commands"]
+    text += [f"  {name:<18} {what}" for name, what in facts["commands"].items()]
+    text += ["", f"methods      {', '.join(facts['methods'])}", f"layouts      {', '.join(facts['layouts'])}"]
+    text += [f"classifiers  {facts['classifiers']}", ""]
+    text += [f"preset {name}: {'; '.join(changed) or 'the defaults below'}" for name, changed in facts["presets"].items()]
+    text += ["", "settings (--NAME VALUE, or in YAML)"]
+    for one in facts["settings"]:
         span = f", {one['range'][0]:g} to {one['range'][1]:g}{' ' + one['unit'] if one['unit'] else ''}" if one["range"] else ""
-        said += [f"  {one['name']} = {one['default']}   ({one['type']}{span})", f"      {one['about']}"]
-    return said
+        text += [f"  {one['name']} = {one['default']}   ({one['type']}{span})", f"      {one['about']}"]
+    return text

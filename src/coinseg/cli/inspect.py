@@ -12,7 +12,6 @@ import numpy as np
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
-from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
 from coinseg.data.slices.case import kind_of_intensity, labelled_per_scan
@@ -25,61 +24,48 @@ SAMPLE = 200
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
-    """Everything that can be said of a data set by names and headers, and the values of one scan (keys: docs/guide/manifest.md).
-
-    Args:
-        data: a folder or a CSV, as for `coinseg run`.
-        settings: `data` says how it is read; `anomaly.kind` whether labels of one class are enough.
-
-    Raises:
-        UserError: the data as a whole cannot be used, as in `read_layout`, or no header that was looked at is readable.
-    """
+    """Describe a data set (keys: docs/guide/manifest.md); `UserError` where it cannot be used or no header is readable."""
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     require_views(cohort, settings.data)
     cases = cohort.cases
-    looked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
-    native, broken = _native(looked)
+    sample = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
+    native, broken = _native(sample)
     if native["slices"] is None:
         raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
     return {
-        "schema": SCHEMA,
-        "data": str(data),
-        "layout": cohort.layout,
-        "cases": len(cases),
-        "patients": len({case.patient for case in cases}),
-        "volumes": sum(case.volume for case in cases),
-        "images": sum(not case.volume for case in cases),
-        "intensity": kind_of_intensity(cohort, settings.data),
-        "native": native,
+        "schema": SCHEMA, "data": str(data), "layout": cohort.layout,
+        "cases": len(cases), "patients": len({case.patient for case in cases}),
+        "volumes": sum(case.volume for case in cases), "images": sum(not case.volume for case in cases),
+        "intensity": kind_of_intensity(cohort, settings.data), "native": native,
         "labels": _labels(cases, settings.data.label_level if settings.anomaly.kind == "none" else "slice"),
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
         "problems": [*cohort.problems, *broken],
-    }
+    }  # fmt: skip
 
 
-def _native(looked: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
-    """Ranges over the cases that were looked at, and one line for each that cannot be read or whose mask does not fit."""
+def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
+    """Ranges over a sample of the cases, and one line for each that cannot be read or whose mask does not fit."""
     shapes: list[tuple[int, int, int]] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []
-    for case in looked:
+    for case in sample:
         try:
-            shape, grid = _shape_and_grid(case)
-        except UserError as error:
-            problems.append(f"{case.id}: {error}")
-            continue
-        shapes.append(shape)
-        spacings += [grid.spacing] if grid else []
-        try:
+            grid = read_geometry(case.image) if case.volume else None
+            shape = grid.canonical_shape if grid else (1, *image_size(case.image))
+            shapes.append(shape)
+            spacings += [grid.spacing] if grid else []
             for mask in (*case.organ, *case.lesion):
-                _require_fits(mask.path, shape, grid)
+                if grid:
+                    on_one_grid(mask.path, read_geometry(mask.path), grid)
+                else:
+                    require_size(mask.path, image_size(mask.path), shape[1:])
         except UserError as error:
             problems.append(f"{case.id}: {error}")
     return {
-        "looked_at": len(looked),
+        "looked_at": len(sample),
         "slices": _range(shape[0] for shape in shapes),
         "rows": _range(shape[1] for shape in shapes),
         "columns": _range(shape[2] for shape in shapes),
@@ -87,27 +73,8 @@ def _native(looked: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
     }, problems
 
 
-def _shape_and_grid(case: Case) -> tuple[tuple[int, int, int], Geometry | None]:
-    """(slices, rows, columns) from the header, and the grid of a volume."""
-    if not case.volume:
-        return (1, *image_size(case.image)), None
-    grid = read_geometry(case.image)
-    return grid.canonical_shape, grid
-
-
-def _require_fits(mask: Path, shape: tuple[int, int, int], grid: Geometry | None) -> None:
-    """`UserError` when a mask does not lie on its image, as when it is read."""
-    if grid:
-        on_one_grid(mask, read_geometry(mask), grid)
-    else:
-        require_size(mask, image_size(mask), shape[1:])
-
-
 def _labels(cases: Sequence[Case], level: str) -> dict[str, Any]:
-    """How many cases are labelled how, and the share of abnormal ones among the labels that are given.
-
-    Single slices are not told from scans here; a scan of one used slice is its slice for a run (`data.label_level` "auto").
-    """
+    """Numbers of cases by label, and the share of abnormal ones among the given labels; a scan of one slice counts as a scan."""
     by_slice = [case for case in cases if case.slice_labels]
     whole = [case.label for case in cases if not case.slice_labels]
     slices = [label for case in by_slice for label in case.slice_labels.values()]
@@ -124,42 +91,42 @@ def _labels(cases: Sequence[Case], level: str) -> dict[str, Any]:
 
 def _range(values: Iterable[float]) -> list[float] | None:
     """[smallest, largest], None of nothing."""
-    found = list(values)
-    return [min(found), max(found)] if found else None
+    numbers = list(values)
+    return [min(numbers), max(numbers)] if numbers else None
 
 
-def lines(found: dict[str, Any]) -> list[str]:
+def lines(facts: dict[str, Any]) -> list[str]:
     """What `inspect` found, for a person."""
-    labels, native = found["labels"], found["native"]
+    labels, native = facts["labels"], facts["native"]
     share = labels["share_abnormal"]
-    what = f"{labels['normal']} normal, {labels['abnormal']} abnormal"
+    counts = f"{labels['normal']} normal, {labels['abnormal']} abnormal"
     if labels["by_slice"]:
-        what += f", {labels['by_slice']} by slice ({labels['slices_normal']} normal, {labels['slices_abnormal']} abnormal slices)"
+        counts += (
+            f", {labels['by_slice']} by slice ({labels['slices_normal']} normal, {labels['slices_abnormal']} abnormal slices)"
+        )
     if labels["from_lesion_masks"]:
-        what += f", {labels['from_lesion_masks']} from lesion masks once they are read"
+        counts += f", {labels['from_lesion_masks']} from lesion masks once they are read"
     if labels["unknown"]:
-        what += f", {labels['unknown']} unknown"
-    organ = found["organ_masks"]
-    sample = "" if native["looked_at"] == found["cases"] else f" (headers of {native['looked_at']} of {found['cases']} cases)"
-    slices = f"{_shown(native['slices'])} slices of " if found["volumes"] else ""
-    of = f", slices of {found['series']} scans: neighbouring slices can help decide" if found["series"] else ""
-    said = [
-        f"data       {found['data']}: layout {found['layout']}",
-        f"cases      {found['cases']} of {found['patients']} patients: {found['volumes']} volumes, {found['images']} images{of}",
+        counts += f", {labels['unknown']} unknown"
+    organ, lesion, intensity, volumes = (facts[name] for name in ("organ_masks", "lesion_masks", "intensity", "volumes"))
+    sample = "" if native["looked_at"] == facts["cases"] else f" (headers of {native['looked_at']} of {facts['cases']} cases)"
+    slices = f"{_shown(native['slices'])} slices of " if volumes else ""
+    series = f", slices of {facts['series']} scans: neighbouring slices can help decide" if facts["series"] else ""
+    text = [
+        f"data       {facts['data']}: layout {facts['layout']}",
+        f"cases      {facts['cases']} of {facts['patients']} patients: {volumes} volumes, {facts['images']} images{series}",
         f"native     {slices}{_shown(native['rows'])} x {_shown(native['columns'])} pixels (rows x columns){sample}",
     ]
     if native["spacing_mm"]:
-        said.append(f"spacing    {' x '.join(_shown(native['spacing_mm'][axis]) for axis in 'zyx')} mm (z, y, x)")
-    said += [
-        f"labels     {what}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
-        f"source     {found['label_source']}",
+        text.append(f"spacing    {' x '.join(_shown(native['spacing_mm'][axis]) for axis in 'zyx')} mm (z, y, x)")
+    text += [
+        f"labels     {counts}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
+        f"source     {facts['label_source']}",
         *([f"per scan   {per_scan_rule(labels['abnormal_per_scan'])}"] if labels["abnormal_per_scan"] else []),
-        f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), "
-        f"lesion masks in {found['lesion_masks']['cases']}",
-        f"intensity  {found['intensity']}"
-        + (" (MR or the like)" if found["intensity"] == "percentile" and found["volumes"] else ""),
+        f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {lesion['cases']}",
+        f"intensity  {intensity}" + (" (MR or the like)" if intensity == "percentile" and volumes else ""),
     ]
-    return said + [f"problem    {problem}" for problem in found["problems"]]
+    return text + [f"problem    {problem}" for problem in facts["problems"]]
 
 
 def per_scan_rule(scans: int) -> str:

@@ -1,8 +1,4 @@
-"""The command line: parse, call, print. Every setting of `coinseg.config.schema` is an option.
-
-Exit codes: 0 done; 2 the input, the settings or the machine are at fault (one line says what and what to do); 130 Ctrl-C; 141 the
-reader of the output went away; 143 SIGTERM.
-"""
+"""The command line: parse, call, print. Every setting of `coinseg.config.schema` is an option; exit codes are in `errors`."""
 
 import os
 import re
@@ -27,7 +23,7 @@ from coinseg.runtime.signals import signals_heard
 from . import commands, export_commands, stage_commands
 from .command import Call, Command
 from .progress import ConsoleReport
-from .setting_words import SEE_HELP, Split, given, split
+from .setting_words import SEE_HELP, given, split
 
 DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segmentation masks by counterfactual inpainting.
 
@@ -36,14 +32,11 @@ DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segme
   coinseg segment -i scan.nii.gz -o mask.nii.gz --model OUT
 
 Research software, not a medical device."""
-COMMANDS: dict[str, Command] = {
-    each.name: each
-    for each in (
-        commands.phantom, stage_commands.run, stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin,
-        stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect,
-        commands.info, export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
-    )
-}  # fmt: skip
+COMMANDS: dict[str, Command] = {each.name: each for each in (
+    commands.phantom, stage_commands.run, stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin,
+    stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect,
+    commands.info, export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
+)}  # fmt: skip
 
 
 class Parser(ArgumentParser):
@@ -62,7 +55,7 @@ class _Formatter(DefaultHelpFormatter):
 
 
 def _starting_settings(name: str, words: list[str]) -> Any:
-    """What the settings of a call are without its options: those of an existing run folder, else of the preset that is named."""
+    """The settings of a call without its options: those of an existing run folder, else of the preset that is named."""
     base = COMMANDS[name].defaults
     if base is None or name in ("phantom", "inspect"):
         return base and base()
@@ -81,11 +74,9 @@ def _starting_settings(name: str, words: list[str]) -> Any:
 
 
 def build_parser(words: list[str], settings: Any = None) -> Parser:
-    """The parser of all commands; only the one that is called gets its arguments, which keeps `--help` quick.
+    """The parser of all commands; only the one that is called by `words` gets its arguments, which keeps `--help` quick.
 
-    Args:
-        words: of the command line.
-        settings: shown as defaults by --help and --print_config; None adds no settings, which are never parsed here.
+    Settings are never parsed here; where they are given, --help and --print_config show them as defaults.
     """
     parser = Parser(prog="coinseg", description=DESCRIPTION, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"coinseg {version('coinseg')}")
@@ -118,6 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
                 _run(list(sys.argv[1:] if arguments is None else arguments))
         finally:
             sys.stdout.flush()
+        return EXIT_DONE
     except BrokenPipeError as error:
         # The reader (`| head`) has what it wanted; Python's own last flush must not meet the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -127,19 +119,6 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"coinseg: {'error: ' if exit_code(error) == EXIT_USER else ''}{one_line(error)}", file=sys.stderr)
         return exit_code(error)
-    return EXIT_DONE
-
-
-def _settings(name: str, words: list[str], parted: Split) -> Any:
-    """The settings of a call, without any fault.
-
-    A module of its own that settings.yaml or a --config names is run only when the command line names it, too.
-    """
-    settings, faults = judged(parted.values, _starting_settings(name, words), COMMANDS[name].groups)
-    refuse([*parted.faults, *faults])
-    if isinstance(settings, Settings):
-        require_named(settings.classifier, given(words, "--classifier.name"), "--classifier.name")
-    return settings
 
 
 def _run(words: list[str]) -> None:
@@ -150,12 +129,16 @@ def _run(words: list[str]) -> None:
     called = COMMANDS.get(name)
     if called and called.defaults is not None:
         own = [options.get("dest", names[-1].lstrip("-").replace("-", "_")) for names, options in called.arguments()]
-        parted = split(rest, called.defaults(), own)
-        settings, rest = _settings(name, rest, parted), parted.rest
+        parts = split(rest, called.defaults(), own)
+        settings, faults = judged(parts.values, _starting_settings(name, rest), called.groups)
+        refuse([*parts.faults, *faults])
+        if isinstance(settings, Settings):  # a module that a file names is run only when the command line names it, too
+            require_named(settings.classifier, given(rest, "--classifier.name"), "--classifier.name")
+        rest = parts.rest
     shown = settings if any(word == "-h" or re.match("--(help|print_config)", word) for word in rest) else None
     parsed = build_parser(words, shown).parse_args([*words[:1], *rest] or ["--help"])
     options = parsed[name].as_dict()
     options.pop("config", None)
     with ConsoleReport() as report:
-        what = {command: each.what for command, each in COMMANDS.items()}
-        COMMANDS[name].act(Call(shlex.join(["coinseg", *words]), settings, report, what), **options)
+        about = {command: each.what for command, each in COMMANDS.items()}
+        COMMANDS[name].act(Call(shlex.join(["coinseg", *words]), settings, report, about), **options)

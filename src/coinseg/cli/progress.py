@@ -1,10 +1,8 @@
 """Progress for people: a bar with time left on a terminal, a line now and then elsewhere. The library itself is silent."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
-from types import TracebackType
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -15,15 +13,13 @@ NAMES = {
     "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices",
     "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
-OF = " of "
-"""Between a stage and whose it is, where there are several: "coin of teacher-2"."""
 LINE_EVERY = 20.0
 """Seconds between lines where there is no terminal."""
 
 
 def _title(stage: str) -> str:
-    name, of, whose = stage.partition(OF)
-    return NAMES.get(name, name) + of + whose
+    name, of, owner = stage.partition(" of ")  # "coin of teacher-2"
+    return NAMES.get(name, name) + of + owner
 
 
 class ConsoleReport:
@@ -39,12 +35,12 @@ class ConsoleReport:
         self._first: dict[str, tuple[float, int]] = {}
         self._last_line = 0.0
 
-    def __enter__(self) -> ConsoleReport:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.console.is_terminal:
             self._bars.stop()
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,12 @@ from coinseg.config.renamed import RENAMED, with_new_names
 from coinseg.errors import UserError
 from coinseg.runtime.files import plain_yaml, read_yaml
 
+SEE_HELP = ("arguments that --help lists", "see `coinseg COMMAND --help`")
+
 
 @dataclass
 class Split:
-    """The words of a command line in two.
-
-    Args:
-        rest: words that are no settings, for the argument parser.
-        values: the settings, nested.
-        faults: options there are none of, or without a value.
-    """
+    """Words for the argument parser, nested settings, and the faults: unknown options and options without a value."""
 
     rest: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
@@ -42,50 +39,44 @@ def split(words: Sequence[str], base: Any, own: Iterable[str]) -> Split:
     """
     own = (*own, "help", "print_config")
     groups = [f.name for f in fields(base) if is_dataclass(getattr(base, f.name))]
-    lists = {each.name for each in declarations(base) if isinstance(each.value, tuple)}
-    names = [each.name for each in declarations(base)]
-    found, coming = Split(), list(words)
+    is_list = {each.name: isinstance(each.value, tuple) for each in declarations(base)}
+    names = list(is_list)
+    result, coming = Split(), list(words)
     while coming:
         word = coming.pop(0)
         option, attached, value = word.partition("=")
-        name = (
-            _whole(option[2:], [*names, *RENAMED, *groups, "config"], own) if option.startswith("--") and option != "--" else None
-        )
+        name = _full_name(option[2:], [*names, *RENAMED, *groups, "config"], own) if option.startswith("--") else None
         if name is None:
-            found.rest.append(word)
+            result.rest.append(word)
             continue
         end = next((i for i, each in enumerate(coming) if each.startswith("--")), len(coming))
-        given = [value] if attached else coming[: end if name in lists else 1]
+        given = [value] if attached else coming[: end if is_list.get(name) else 1]
         if not given or (not attached and end == 0):
-            found.faults.append(Fault((name,), f"argument {option}: expected one argument", *SEE_HELP))
+            result.faults.append(Fault((name,), f"argument {option}: expected one argument", *SEE_HELP))
             continue
         coming = coming if attached else coming[len(given) :]
         if name == "config":
             values = _mapping(given[0], option)
-            mine = {key: values.pop(key) for key in list(values) if key in own}
-            found.rest += [f"--config={json.dumps(mine)}"] if mine else []
+            arguments = {key: values.pop(key) for key in list(values) if key in own}
+            result.rest += [f"--config={json.dumps(arguments)}"] if arguments else []
         elif name in groups:
             values = {name: _mapping(given[0], option)}
         elif name in names or name in RENAMED:
-            values = {name: _items(given, option) if name in lists else given[0]}
+            values = {name: _items(given, option) if is_list.get(name) else given[0]}
         else:
-            found.faults.append(unknown(name, names))
+            result.faults.append(unknown(name, names))
             continue
-        found.values = merged(found.values, with_new_names(_nested(values)))
-    return found
+        result.values = _merged(result.values, with_new_names(_nested(values)))
+    return result
 
 
-SEE_HELP = ("arguments that --help lists", "see `coinseg COMMAND --help`")
-
-
-def _whole(name: str, settings: list[str], own: Sequence[str]) -> str | None:
+def _full_name(name: str, settings: list[str], own: Sequence[str]) -> str | None:
     """The name an option stands for, also where it is cut short; None where it is an argument of the command."""
-    dashed = [each.replace("_", "-") for each in own]
-    if name in settings or name in own or name in dashed:
-        return name if name in settings else None
-    begun = [each for each in [*settings, *own, *dashed] if each.startswith(name)]
-    if any(each in begun for each in [*own, *dashed]):
+    if name in settings:
+        return name
+    if any(each.startswith(name) or each.replace("_", "-").startswith(name) for each in own):
         return None
+    begun = [each for each in settings if each.startswith(name)]
     return begun[0] if len(begun) == 1 else name
 
 
@@ -94,7 +85,7 @@ def _mapping(word: str, option: str) -> Any:
     if os.path.isfile(word):
         return read_yaml(Path(word))
     values = _plain(word, option)
-    if option.startswith("--c") and "--config".startswith(option) and not isinstance(values, dict):
+    if "--config".startswith(option) and not isinstance(values, dict):
         raise UserError(f"{option} {word} does not exist", "a YAML file of settings", "mend the path")
     return values
 
@@ -124,21 +115,21 @@ def _nested(values: dict[Any, Any]) -> dict[Any, Any]:
     for name, value in values.items():
         for part in reversed(name.split(".")) if isinstance(name, str) else [name]:
             value = {part: value}
-        nested = merged(nested, value)
+        nested = _merged(nested, value)
     return nested
 
 
-def merged(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
+def _merged(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
     """Two nested mappings in one; the second counts."""
     both = dict(first)
     for name, value in second.items():
         inside = both.get(name)
-        both[name] = merged(inside, value) if isinstance(inside, dict) and isinstance(value, dict) else value
+        both[name] = _merged(inside, value) if isinstance(inside, dict) and isinstance(value, dict) else value
     return both
 
 
 def given(words: Sequence[str], *names: str) -> str | None:
     """The last value of an option, as `--option VALUE` or `--option=VALUE`; None where it is not given."""
-    values = [word.partition("=")[2] for word in words if word.partition("=")[0] in names and "=" in word]
-    values += [value for name, value in zip(words, words[1:], strict=False) if name in names]
+    values = [word.partition("=")[2] for word in words if word.startswith(tuple(f"{name}=" for name in names))]
+    values += [value for name, value in pairwise(words) if name in names]
     return values[-1] if values else None

@@ -26,10 +26,8 @@ FOLDER = (path("out", help="the run folder"), *SHARED)
 
 @command(
     "the whole path: data in, masks and a report out; the same command resumes",
-    "coinseg run my_images -o out/run --data.size 96",
-    NEW,
-    Settings,
-)
+    "coinseg run my_images -o out/run --data.size 96", NEW, Settings,
+)  # fmt: skip
 def run(call: Call, **place: Any) -> None:
     """Train everything, score it, write the masks and the report."""
     _in_folder(call, "run", None, **place)
@@ -84,12 +82,10 @@ def _reproduce_arguments() -> Sequence[Argument]:
 
 @command(
     "a table of the thesis: every row trained and scored, in the thesis' protocol and an honest one",
-    "coinseg reproduce table2 --data my_images -o out/tables --seeds 3",
-    _reproduce_arguments,
-    Settings,
-)
+    "coinseg reproduce table2 --data my_images -o out/tables --seeds 3", _reproduce_arguments, Settings,
+)  # fmt: skip
 def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more: Any) -> None:
-    """Train and score the rows of a table; the other arguments are those of the command line by name."""
+    """Train and score the rows of a table; `more` are the other arguments of the command line by name."""
     from coinseg.pipeline import run_folder
     from coinseg.runtime.process_group import rank_info
     from coinseg.thesis import reproduce as tables
@@ -98,70 +94,57 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
         raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
     settings, seeds, slices, overwrite = call.settings, more["seeds"], more["slices"], more["overwrite"]
     refuse(of_tables(settings))
-    data, on_phantom = data_path or out / "phantom", data_path is None
-    if on_phantom:
+    if data_path is None:
         settings = tables.on_phantom(settings)
     if seeds < 1 or slices < 0:
         raise UserError(f"--seeds {seeds}, --slices {slices}", "1 seed or more, 0 slices or more", "mend them")
-    data = run_folder.resolve(data, out, settings, overwrite)
+    data = run_folder.resolve(data_path or out / "phantom", out, settings, overwrite)
     with locked(out):
         run_folder.resolve(data, out, settings, overwrite)  # once more: another process may have made it since
         run_folder.write_settings(data, out, settings)
-        if on_phantom:
+        if data_path is None:
             from coinseg.data.phantom.cohort import write_cohort
 
             write_cohort(data, tables.PHANTOM, 0, lambda done, total: call.report("phantom", done, total, {}))
         job = tables.Job(data, out, settings, more["scale"], seeds, slices, more["fid"], more["fid_features"], overwrite)
         files, records = tables.reproduce(job, table, more["name"] or data.name, call.report)
     for record in records:
-        values = [value for value in record["scores"].get("iou", []) if value is not None]
-        shown = f"{sum(values) / len(values):.3f}" if values else "none"
+        ious = [iou for iou in record["scores"].get("iou", []) if iou is not None]
+        shown = f"{sum(ious) / len(ious):.3f}" if ious else "none"
         print(f"  {record['protocol']:<8} {record['method']:<28} IoU {shown}")
-    print("\n".join(str(file) for file in files))
+    print("\n".join(map(str, files)))
 
 
 def _in_folder(
     call: Call, name: str, tell: Callable[[Any, Any], None] | None, out: Path, overwrite: bool, dry_run: bool, preset: str,
     data_path: Path | None = None,
 ) -> None:  # fmt: skip
-    """Do the stages of a command in a run folder, alone or as one of several processes.
+    """Do the stages of a command, alone or as one of several processes; `tell` prints the result of `_work`, None writes it.
 
-    Args:
-        call: of the command.
-        name: of the command.
-        tell: prints what the stages left, given the workspace and what `_work` returned; None writes masks and report.
-        out: the run folder.
-        overwrite: whether results of other settings or data may be replaced.
-        dry_run: describe the work instead.
-        preset: is in the settings already.
-        data_path: the data; None are those that the run folder was made with.
+    The preset is in the settings already; without data_path the data are those that the run folder was made with.
     """
     from coinseg.pipeline import run_folder
     from coinseg.pipeline.run import Workspace
     from coinseg.runtime.process_group import process_group, rank_info
     from coinseg.runtime.stage import silent
 
-    here, settings = rank_info(), call.settings
-
-    def resolved() -> Path:
-        return run_folder.resolve(data_path, out, settings, overwrite)
-
+    here, place = rank_info(), (data_path, out, call.settings, overwrite)
     if dry_run:
         from .dry_run import describe
 
         if here.is_main:
-            print(describe(Workspace(resolved(), out, settings, call.report)))
+            print(describe(Workspace(run_folder.resolve(*place), out, call.settings, call.report)))
         return
     with process_group(here) as others:
         if not here.is_main:
-            data, settings = others.broadcast((Path(), settings))
+            data, settings = others.broadcast((Path(), call.settings))
             _work(Workspace(data, out, settings, silent), name)
             return
-        work = Workspace(resolved(), out, settings, call.report)
+        work = Workspace(run_folder.resolve(*place), out, call.settings, call.report)
         with locked(out):
-            resolved()  # Once more: another process may have made the folder since.
+            run_folder.resolve(*place)  # once more: another process may have made the folder since
             work.start(overwrite)
-            others.broadcast((work.data, settings))
+            others.broadcast((work.data, call.settings))
             if tell is None:
                 _write_report(work, name, call.words)
             else:
@@ -169,11 +152,7 @@ def _in_folder(
 
 
 def _work(work: Any, name: str) -> Any:
-    """Train what a command needs, in every process; of `run` and `report` the first process scores and all write the masks.
-
-    Returns:
-        The prepared slices, f and the generator, the trained run, or the run with its scores and the table of its masks.
-    """
+    """Train what a command needs, in every process; of `run` and `report` the first process scores and all write the masks."""
     from coinseg.pipeline import run as stages
     from coinseg.runtime.process_group import current
 
@@ -189,10 +168,7 @@ def _work(work: Any, name: str) -> Any:
 
 
 def _write_report(work: Any, name: str, words: str) -> None:
-    """Train, score, write masks, report and manifest, and print a summary.
-
-    While a run goes on there is no manifest: whoever finds one has that of a command that ended.
-    """
+    """Train, score, write masks, report and manifest, and print a summary; while a run goes on there is no manifest."""
     from coinseg.pipeline import manifest, run_manifest
     from coinseg.report.page import write_report
 
@@ -227,15 +203,15 @@ def _line(values: dict[str, Any]) -> str:
 def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
     from coinseg.pipeline.run_manifest import SCORES
 
-    scores, data, outputs = contents["scores"], contents["data"], contents["outputs"]
+    scores, data = contents["scores"], contents["data"]
     print(f"\n{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
     optional = [name for name in ("auroc_scans", "posterior_auroc") if scores[name] is not None]  # of images there are none
     for name in (*SCORES, *optional):
-        value = scores[name]
-        shown = f"{value:.3f}" if value is not None else f"none ({scores['null_because'][name]})"
+        shown = f"none ({scores['null_because'][name]})" if scores[name] is None else f"{scores[name]:.3f}"
         print(f"  {name:<20} {shown}{'   (tuned on the masks it is scored with)' if name == 'iou_oracle' else ''}")
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
     for warning in contents["warnings"][:10]:
         print(f"  warning: {plain(warning)}")
-    print(f"masks     {root / 'masks'} ({outputs['mask_count']}), how far to trust each pixel in {root / 'confidence'}")
+    count = contents["outputs"]["mask_count"]
+    print(f"masks     {root / 'masks'} ({count}), how far to trust each pixel in {root / 'confidence'}")
     print(f"manifest  {root / 'manifest.json'}\nreport    {page}")

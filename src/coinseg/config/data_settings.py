@@ -21,19 +21,14 @@ class DataSettings:
     organ: tuple[str, ...] = setting((), """regions of interest: TotalSegmentator class names ("kidney_left"), labels of nnU-Net's
         or the Decathlon's dataset.json or of KiTS by name ("kidney"), or label values ("1") of an organ label map. In such data
         "kidney+malignant" is one region: a label map's kidney ends where its tumour begins.""")
-    organ_from: str | None = setting(None, """another folder with the organ masks, arranged like the data (the thesis re-predicted
-        its kidneys).""")
-    lesion: tuple[str, ...] = setting((), """names or label values of the lesion, as for organ; all of them together are the
-        lesion. Used for scoring, and where slices have no image label for making one: nnU-Net and Decathlon data need it then,
-        KiTS takes the tumour.""")
-    study_type: str = setting("abdomen", """TotalSegmentator scans are kept when study_type in meta.csv contains this word; ""
-        keeps all.""")
+    organ_from: str | None = setting(None, "another folder with the organ masks, arranged like the data.")
+    lesion: tuple[str, ...] = setting((), """names or label values of the lesion, as for organ; together they are the lesion. For
+        scoring, and to label slices without an image label: nnU-Net and Decathlon data need it then, KiTS takes the tumour.""")
+    study_type: str = setting("abdomen", """keep TotalSegmentator scans with this word in study_type of meta.csv; "" is all.""")
     normal: tuple[str, ...] = setting((), "folders of normal images, relative to the data, for the plain-folder layout.")
     abnormal: tuple[str, ...] = setting((), "folders of abnormal images, relative to the data, for the plain-folder layout.")
-    masks: str | None = setting(None, """folder of lesion masks for scoring, relative to the data; a mask has the name of its
-        image.""")
-    axis: Axis = setting("axial", """volumes are cut into slices across this axis of the patient. Labels by slice number are those
-        of axial slices.""")
+    masks: str | None = setting(None, "folder of lesion masks for scoring, relative to the data, named like their images.")
+    axis: Axis = setting("axial", "volumes are cut into slices across this axis. Labels by slice number are of axial slices.")
     size: int = setting(256, "side of the prepared square slices in pixels.", Range(1, 4096, "px"))
     spacing: float = setting(0.0, """mm of the patient for each pixel of a prepared slice, which then shows size * spacing mm
         around the centre of the slice (roi "none") or of the organ, with air or black beyond the scan; a case whose organ is
@@ -41,19 +36,16 @@ class DataSettings:
     roi: Literal["none", "organ", "each"] = setting("none", """"none" keeps the whole slice, "organ" crops one square around all
         organ regions together, "each" one square around each region (left and right kidney), only for injected anomalies, whose
         labels belong to the crop.""")
-    roi_margin: float = setting(0.15, """room around the organ region, as a fraction of the region's longer side; not read where
-        spacing is set.""", Range(0, 10))
+    roi_margin: float = setting(0.15, """room around the organ, as a fraction of its longer side; unused with
+        spacing.""", Range(0, 10))
     min_organ_px: int = setting(32, "a slice is kept when its organ mask has at least this many native pixels.", PIXELS)
     min_lesion_px: int = setting(0, """where image labels are made from lesion masks, a slice is abnormal when its lesion has more
-        native pixels than this (0; the authors took 1000 at 512x512 for their hospital data). Given labels (tables, folders)
-        always win over masks.""", PIXELS)
+        native pixels than this (0; the authors took 1000 at 512x512 for hospital data). Given labels win over masks.""", PIXELS)
     small_lesions: Literal["normal", "drop"] = setting("normal", """what a slice with a smaller lesion is: "normal" on both sides
-        of the split (as in the authors' runs), or "drop": left out of training, and abnormal on the held-out side, whatever the
-        lesion's size.""")
+        of the split (as in the authors' runs), or "drop": left out of training, and abnormal on the held-out side.""")
     label_level: Literal["auto", "slice", "scan"] = setting("auto", """what the label 1 of a whole volume says: "slice", every
         slice of it is abnormal; "scan", some slice is, and training looks for those (docs/decisions/0004-hospital-data.md);
-        "auto" is "scan" where no slice of the volume has a label of its own. A label 0 counts for every slice; images always have
-        labels of their own.""")
+        "auto" is "scan" where no slice of the volume has a label. A label 0 counts for every slice; images have their own.""")
     intensity: Literal["auto", "hu", "percentile"] = setting("auto", """"hu" clips to the foreground fingerprint; "percentile"
         scales every image, or scan, by its own percentiles; "auto" takes "hu" for volumes with values below -100, as CT has
         them.""")
@@ -63,10 +55,8 @@ class DataSettings:
         are then used, to split only).""")
     split_by: Literal["patient", "slice", "hash"] = setting("patient", """"patient" draws the patients to hold out; "slice" splits
         inside patients when there is only one (scores are then optimistic); "hash" puts every patient by a hash of its id, for
-        all seeds and settings alike, into the three fifths for training, a fifth to choose on, or a fifth for the last table
-        alone.""")
-    held_out: Literal["validation", "test"] = setting("validation", """which fifth is held out where split_by is "hash": the other
-        one takes no part at all.""")
+        all seeds and settings alike, into the three fifths for training, a fifth to choose on, or a fifth for the last table.""")
+    held_out: Literal["validation", "test"] = setting("validation", """fifth held out by split_by "hash"; the other is unused.""")
 
 
 @described
@@ -74,11 +64,10 @@ class DataSettings:
 class AnomalySettings:
     """The thesis' synthetic anomaly, injected into normal slices (thesis 3.6.3)."""
 
-    kind: Literal["none", "blob"] = setting("none", """"blob" injects a deformed Gaussian blob inside the organ, "none" uses the
-        labels of the data.""")
+    kind: Literal["none", "blob"] = setting("none", """"blob" injects a deformed Gaussian blob, "none" uses labels of the
+        data.""")
     probability: float = setting(0.65, "share of slices that get one.", SHARE)
-    template: int = setting(20, """side of the blob's square template in pixels of the prepared slice (20 at 256x256 in the
-        thesis).""", Range(1, 8192, "px"))
+    template: int = setting(20, "side of the blob's square template (thesis: 20 at 256x256).", Range(1, 8192, "px"))
     sigma: float = setting(0.4, "standard deviation of the Gaussian on a [-1, 1] grid over the template.", Range(0.001, 100))
     alpha: float = setting(0.9, "height of the blob on the [0, 1] image.", Range(-100, 100))
     level: float = setting(0.25, "the mask is where the deformed unit-height blob exceeds this.", Range(-100, 100))

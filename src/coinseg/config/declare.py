@@ -9,13 +9,9 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers a setting may be: wide enough for any use, and narrow enough that none of a stranger's file fills the machine.
+    """The numbers a setting may be, in a unit such as "px"; `above` excludes `low` itself.
 
-    Args:
-        low: smallest number.
-        high: largest number.
-        unit: of the number, such as "px" or "mm"; "" where it has none.
-        above: whether `low` itself is excluded.
+    Ranges are narrow enough that no number from a stranger's file fills the machine.
     """
 
     low: float
@@ -39,15 +35,7 @@ SIDE, PIXELS = Range(0, 1023, "px"), Range(0, 2**31, "px")
 
 @dataclass(frozen=True)
 class Declaration:
-    """One setting as it is declared.
-
-    Args:
-        name: dotted, such as "coin.width".
-        hint: type of the value.
-        value: the default, or what stands in the settings that are looked at.
-        about: meaning.
-        range: of a number; None for other values.
-    """
+    """One setting: dotted name ("coin.width"), type, value or default, meaning, and the range of a number."""
 
     name: str
     hint: Any
@@ -57,13 +45,7 @@ class Declaration:
 
 
 def setting(default: Any, about: str, limits: Range | None = None) -> Any:
-    """A field of a settings class.
-
-    Args:
-        default: value where none is given.
-        about: meaning, in one or more lines.
-        limits: the numbers it may be; None where it is no number.
-    """
+    """A field of a settings class: its default, its meaning and, of a number, its range."""
     return field(default=default, metadata={"about": " ".join(about.split()), "range": limits})
 
 

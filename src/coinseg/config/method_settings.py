@@ -28,8 +28,7 @@ class ClassifierSettings:
     scale: float = setting(0.1, "largest change of scale.", Range(0, 0.99))
     rotate: float = setting(10.0, "largest rotation in degrees.", Range(0, 360, "degrees"))
     blur: float = setting(1.0, "largest Gaussian blur (sigma, pixels) used as augmentation; 0 is off.", Range(0, 100, "px"))
-    noise: float = setting(0.05, """largest standard deviation of added Gaussian noise on the [-1, 1] image; 0 is
-        off.""", Range(0, 100))
+    noise: float = setting(0.05, "largest sigma of added Gaussian noise on the [-1, 1] image; 0 is off.", Range(0, 100))
     balanced: bool = setting(True, "draw normal and abnormal images equally often.")
     threshold: float = setting(0.5, "an image is abnormal when f(X) >= threshold.", SHARE)
 
@@ -40,8 +39,7 @@ class CoinSettings:
     """The counterfactual method: COIN (thesis 3.2, 3.3), or Singla et al. (3.1) with two conditions or more."""
 
     conditions: int = setting(1, """1 is COIN: every image is asked to look normal. N >= 2 is Singla et al.: [0, 1] is cut into N
-        bins, the generator is told which bin f(X_cf) shall fall into, and it can remove an anomaly as well as add
-        one.""", Range(1, 1000))
+        bins, the generator is told which bin f(X_cf) shall fall into, and it can also add an anomaly.""", Range(1, 1000))
     regions: Literal["none", "organ"] = setting("none", """what the reconstruction loss averages over: "none" all pixels alike
         (L_1), "organ" the organ and the background each on its own (CARL, 3.1.5). Never a lesion mask.""")
     width: int = setting(8, "channels at full resolution; doubles at every level of the encoder.", Range(1, 2048))
@@ -50,8 +48,7 @@ class CoinSettings:
     discriminator_width: int = setting(8, "channels of the discriminator's first block.", Range(1, 2048))
     discriminator_depth: int = setting(4, "residual blocks of the discriminator that halve the side.", Range(1, 12))
     fusion: Literal["bounded", "tanh", "none"] = setting("bounded", """how the perturbation meets the image: "bounded" is exactly
-        the identity at zero, "tanh" is the thesis' tanh(X + delta), "none" is no perturbation: the decoder paints the whole
-        image, tanh(delta).""")
+        the identity at zero, "tanh" is the thesis' tanh(X + delta), with "none" the image is tanh(delta).""")
     adversarial: float = setting(1.0, "weight of the data consistency loss.", FACTOR)
     classifier: float = setting(5.0, "weight of the classifier consistency loss.", FACTOR)
     identity: float = setting(4.0, "weight of the forward self-consistency loss.", FACTOR)
@@ -78,8 +75,7 @@ class AttributionSettings:
     grid: int = setting(8, "cells of a RISE mask along each side (8 in the authors' runs, 7 in the paper).", Range(1, 256))
     probability: float = setting(0.5, """share of RISE's cells that stay visible (0.1 in the authors' runs, 0.5 in the
         paper).""", Range(0, 1, "share", above=True))
-    batch: int = setting(128, """images per forward pass of f at most; on a CPU no more than its caches hold the features
-        of.""", BATCH)
+    batch: int = setting(128, "images per forward pass of f at most; fewer on a CPU, by its caches.", BATCH)
 
 
 @described
@@ -94,56 +90,43 @@ class MaskSettings:
         (`masks/decision_flip.py`); a number in (0, 1] is used as it is.""", Range(0, 1, above=True))
     quantile: float = setting(0.98, """the quantile for "normals".""", SHARE)
     peak: float = setting(0.4, """a pixel must also exceed this share of the peak of its image's difference; 0 is off. Of what a
-        student gives, this share is enough where the classifiers together call the image abnormal; elsewhere, and with 0, a half
-        is required.""", SHARE)
+        student gives, this share is enough where the classifiers call the image abnormal; else, and with 0, a half.""", SHARE)
     hflip: bool = setting(True, "average the difference over the image and its mirror image.")
-    refine: Literal["none", "guided"] = setting("guided", """"guided" smooths the difference along the edges of the image (guided
-        filter) before the threshold.""")
+    refine: Literal["none", "guided"] = setting("guided", """"guided" is a guided filter by the image before the threshold.""")
     opening: int = setting(3, """side of the square of the morphological opening in pixels; 0 is off. This, closing and keep are
         for what a method finds; what a student draws is taken as it is (`masks/student_maps.py`).""", SIDE)
     closing: int = setting(3, "side of the square of the morphological closing in pixels; 0 is off.", SIDE)
-    keep: Literal["largest", "all"] = setting("largest", """"largest" keeps the largest connected component (thesis), "all" every
-        one of at least min_px.""")
+    keep: Literal["largest", "all"] = setting("largest", """"largest" component (thesis), or "all" of at least min_px.""")
     min_px: int = setting(4, "components smaller than this are dropped.", PIXELS)
     min_ml: float = setting(0.0, """of a volume also 3-D components smaller than this are dropped, once its slices are together; 0
-        is off. Voxels that share a face, an edge or a corner are connected. Scores of slices are not touched by this and
-        keep_3d.""", Range(0, 1e6, "ml"))
-    keep_3d: Literal["largest", "all"] = setting("all", """"largest" keeps the largest 3-D component of a volume, "all" every one
-        of at least min_ml.""")
+        is off. Voxels that share a face, edge or corner are connected. Scores of slices do not change.""", Range(0, 1e6, "ml"))
+    keep_3d: Literal["largest", "all"] = setting("all", """"largest" 3-D component of a volume, or "all" of at least min_ml.""")
 
 
 @described
 @dataclass(frozen=True)
 class StudentSettings:
-    """The network that learns from the masks of a counterfactual method and draws the final ones.
+    """The network that learns from a method's masks and draws the final ones (docs/decisions/0007-default-recipe.md)."""
 
-    Why: docs/decisions/0007-default-recipe.md.
-    """
-
-    steps: int = setting(600, "optimiser steps; 0 is no student, and masks are read from the difference alone.",
-        Range(0, 10**9, "steps"))
+    steps: int = setting(600, "optimiser steps; 0 is no student: masks come from the difference alone.", Range(0, 10**9, "steps"))
     networks: int = setting(2, """networks that are trained independently and averaged; every second one is also trained on
         synthetic lesions.""", Range(1, 16))
     batch: int = setting(16, "images per step for each of them, half of them labelled normal.", Range(2, 8192, "images"))
     lr: float = setting(1e-3, "learning rate of Adam.", FACTOR)
-    trust: float = setting(0.5, """lowest confidence of a pseudo-mask that is learnt from (`masks/confidence.py`), for which
-        `masks.hflip` must be on.""", SHARE)
+    trust: float = setting(0.5, "lowest confidence of a pseudo-mask that is learnt from (`masks/confidence.py`).", SHARE)
     band: int = setting(0, "width of a band around a pseudo-mask whose pixels are left out of the loss.", SIDE)
-    teachers: int = setting(2, """pairs of classifier and generator that make the pseudo-masks, each trained from a seed of its
-        own.""", Range(1, 100))
+    teachers: int = setting(2, "classifier-generator pairs that make the pseudo-masks, each from its own seed.", Range(1, 100))
     border_weight: float = setting(1.0, """weight of the image, against the difference, for the border of a pseudo-mask
         (`masks/border.py`); 0 leaves the pseudo-masks as they are, concavities included.""", FACTOR)
-    per_image: float = setting(0.5, """share of the log Dice loss that is taken in each image, where a small lesion counts as
-        much as a large one, and not over the batch; not of networks that are trained on synthetic lesions.""", SHARE)
+    per_image: float = setting(0.5, """share of the log Dice loss that is taken in each image, where a small lesion counts as much
+        as a large one, and not over the batch; not of networks that are trained on synthetic lesions.""", SHARE)
     synthetic_lesions: float = setting(0.5, """share of the normal images of a batch that get a synthetic lesion, which f takes
         for one (`parts/synthetic_lesions.py`), for the networks that are trained on them; 0 makes none.""", SHARE)
-    imagenet_steps: int = setting(600, """steps of one more classifier, on ImageNet features, which joins the ensemble that
-        gives the image score (`inference/image_score.py`); 0 leaves it out.""", Range(0, 10**9, "steps"))
-    gate: float = setting(0.4, """images whose ensemble probability is below this get an empty mask
-        (`inference/image_score.py`); lower than `classifier.threshold`, because the student also sees images
-        that the classifiers doubt.""", SHARE)
-    slice_hmm: bool = setting(True, """smooth the image scores over the slices of a scan (`parts/slice_hmm.py`), where slices
-        were labelled one by one.""")
+    imagenet_steps: int = setting(600, """steps of one more classifier, on ImageNet features, which joins the ensemble that gives
+        the image score (`inference/image_score.py`); 0 leaves it out.""", Range(0, 10**9, "steps"))
+    gate: float = setting(0.4, """images whose ensemble probability is below this get an empty mask (`inference/image_score.py`);
+        lower than `classifier.threshold`, because the student also sees images that the classifiers doubt.""", SHARE)
+    slice_hmm: bool = setting(True, "smooth image scores over the slices of a scan with labels by slice (`parts/slice_hmm.py`).")
     patchcore_quantile: float = setting(0.999, """quantile of nearest-neighbour distances among normal patches of different
         patients above which a patch is anomalous; wide anomalous regions are added to the masks of abnormal images
         (`parts/patchcore.py`); 0 is off.""", SHARE)

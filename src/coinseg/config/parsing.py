@@ -1,6 +1,6 @@
 """Settings as people give them: read from nested mappings, compared; and the presets."""
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from coinseg.errors import UserError
@@ -32,15 +32,10 @@ PRESETS: dict[str, Settings] = {
 
 
 def settings_from(values: dict[str, Any], base: Settings = _DEFAULT) -> Settings:
-    """Settings from nested dictionaries (YAML, JSON, the command line).
-
-    Args:
-        values: name -> value, or -> the values of a group.
-        base: what is missing keeps its value from here.
+    """Settings from nested dictionaries (YAML, JSON); what is missing keeps its value from `base`.
 
     Raises:
-        UserError: one for everything that is wrong: unknown names (with the nearest known ones), values of the wrong type or out
-            of their range, and settings that do not fit one another.
+        UserError: one for everything that is wrong: unknown names, values of the wrong type or out of range, and misfits.
     """
     settings, faults = judged(values, base)
     refuse(faults)
@@ -65,19 +60,16 @@ def own_module(settings: ClassifierSettings) -> str | None:
 
 
 def require_named(settings: ClassifierSettings, named: str | None, how: str) -> None:
-    """Raise `UserError` where a file names a module of its own and the user does not: it would run whatever code it likes.
+    """Raise `UserError` where settings of a file name a module of their own, whose code is run, and the user does not.
 
     Args:
         settings: as read from the file.
         named: the factory the user names.
-        how: to name one.
+        how: the option that names one.
     """
     if own_module(settings) and settings.name != named:
-        raise UserError(
-            f"the classifier is '{settings.name}', a module of its own, and the command does not name it"[:500],
-            f"{how} {settings.name}",
-            "add it if you trust that module: its code is run",
-        )
+        got = f"the classifier is '{settings.name}', a module of its own, and the command does not name it"[:500]
+        raise UserError(got, f"{how} {settings.name}", "add it if you trust that module: its code is run")
 
 
 def setting_names() -> list[str]:
@@ -85,39 +77,31 @@ def setting_names() -> list[str]:
     return [each.name for each in declarations(_DEFAULT)]
 
 
-def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+def differences(one: Any, other: Any) -> list[str]:
     """What differs between two settings, as "name: one -> other"; the engine is never part of it."""
-    found = []
-    for f in fields(one):
-        a, b = getattr(one, f.name), getattr(other, f.name)
-        if is_dataclass(a):
-            found += [] if f.name == "engine" else differences(a, b, f"{prefix}{f.name}.")
-        elif a != b:
-            found.append(f"{prefix}{f.name}: {a} -> {b}")
-    return found
+    pairs = zip(declarations(one), declarations(other), strict=True)
+    return [f"{a.name}: {a.value} -> {b.value}" for a, b in pairs if a.value != b.value and not a.name.startswith("engine.")]
 
 
 OPINION = "opinion"
-"""The folder of the second opinion, in that of the run."""
+"""Folder of the classifier on ImageNet features, in the folder of the run."""
 
 
 def teacher_folders(settings: Settings) -> list[str]:
-    """Where the teachers of a student beside the first are kept, in the folder of the run."""
+    """Folders of the second and further teachers of a student, in the folder of the run."""
     return [f"teacher-{number}" for number in range(2, settings.student.teachers + 1)]
 
 
 def asks_opinion(settings: Settings) -> bool:
-    """Whether a classifier on ImageNet's features is to be asked; not where f is somebody's own and no classifier is trained."""
+    """Whether the classifier on ImageNet features is trained; not where f is given and no classifier is trained."""
     return settings.student.imagenet_steps > 0 and settings.classifier.steps > 0
 
 
 def opinion_settings(settings: Settings) -> Settings:
-    """Those of a run with the classifier on ImageNet's features in the place of its own; what it is shown is changed alike.
-
-    Its rates are those of the student, which begins with the same features.
-    """
-    own = replace(
-        settings.classifier, name="imagenet", weights="imagenet", steps=settings.student.imagenet_steps, lr=settings.student.lr,
-        weight_decay=1e-2, batch=settings.student.batch,
+    """The settings of the classifier on ImageNet features, with the rates of the student, which begins with the same ones."""
+    student = settings.student
+    classifier = replace(
+        settings.classifier, name="imagenet", weights="imagenet", steps=student.imagenet_steps, lr=student.lr, weight_decay=1e-2,
+        batch=student.batch,
     )  # fmt: skip
-    return replace(settings, classifier=own)
+    return replace(settings, classifier=classifier)

@@ -1,9 +1,7 @@
-"""Settings read from nested mappings: every fault in them is found, and what is right is kept.
-
-A fault is a value of the wrong type, a number outside of its range, or a name there is none of.
-"""
+"""Settings read from nested mappings: every fault in them is found (unknown name, wrong type or range); the rest is kept."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -20,14 +18,7 @@ WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with settings.
-
-    Args:
-        names: the settings it is about, dotted.
-        got: the values that are wrong.
-        required: what is needed instead.
-        do: the next step for the user.
-    """
+    """What is wrong with the settings of these dotted names, in the words of a `UserError`."""
 
     names: tuple[str, ...]
     got: str
@@ -46,12 +37,7 @@ def refuse(faults: Iterable[Fault]) -> None:
 
 
 def read(values: dict[str, Any], base: Group) -> tuple[Group, list[Fault]]:
-    """The settings of nested dictionaries, and every fault in them; what is missing or wrong keeps the value of `base`.
-
-    Args:
-        values: name -> value, or -> the values of a group; renamed settings are known by their old names, too.
-        base: the settings to start from.
-    """
+    """The settings of nested dictionaries, and every fault in them; what is missing or wrong keeps the value of `base`."""
     faults: list[Fault] = []
     return _filled(base, with_new_names(values), "", faults), faults
 
@@ -59,9 +45,8 @@ def read(values: dict[str, Any], base: Group) -> tuple[Group, list[Fault]]:
 def _filled(base: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
     if not isinstance(values, dict):
         name = prefix.rstrip(".")
-        faults.append(
-            Fault((name,), f"{name or 'the settings'} is {_shown(values)}", "a mapping of settings", "see --print_config")
-        )
+        got = f"{name or 'the settings'} is {_shown(values)}"
+        faults.append(Fault((name,), got, "a mapping of settings", "see --print_config"))
         return base
     known, hints = {f.name: f for f in fields(base)}, get_type_hints(type(base))
     changed = {}
@@ -86,11 +71,9 @@ def _fault_of(name: str, given: Any, value: Any, hint: Any, limits: Range | None
         return Fault((name,), f"{name} is {_shown(value)}", wanted, "mend the setting")
     if limits is None or not isinstance(value, int | float) or limits.holds(value):
         return None
-    words = ", ".join(choices_of(hint) or [])
+    required = " or ".join(filter(None, (", ".join(choices_of(hint) or []), str(limits))))
     got = f"{name} is {given if isinstance(given, str) else _shown(given)}"
-    return Fault(
-        (name,), got, f"{words} or {limits}" if words else str(limits), "mend it" if limits.above else "mend the setting"
-    )
+    return Fault((name,), got, required, "mend it" if limits.above else "mend the setting")
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:
@@ -102,10 +85,8 @@ def _as_hinted(value: Any, hint: Any) -> Any:
         value = WORDS.get(value.lower(), value) if bool in parts else value
         for number in (int, float):
             if number in parts and isinstance(value, str):
-                try:
+                with suppress(ValueError):
                     value = number(value)
-                except ValueError:
-                    continue
     elif value == "null" and type(None) in parts:
         return None
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -129,9 +110,8 @@ def _shown(value: Any) -> str:
 
 def unknown(name: str, known: list[str]) -> Fault:
     """The fault of a setting there is none of, with the nearest name."""
-    leaf = {k.rsplit(".", 1)[-1]: k for k in known}
-    near = get_close_matches(name, known, 1, 0.5) or [
-        leaf[m] for m in get_close_matches(name.rsplit(".", 1)[-1], list(leaf), 1, 0.5)
-    ]
+    by_leaf = {k.rsplit(".", 1)[-1]: k for k in known}
+    near = get_close_matches(name, known, 1, 0.5)
+    near = near or [by_leaf[leaf] for leaf in get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, 0.5)]
     do = f"did you mean '{near[0]}'?" if near else "see --print_config"
     return Fault((name,), f"unknown setting '{name}'", "a name that --print_config shows", do)

@@ -17,7 +17,7 @@ RENAMED: dict[str, str] = {
 RENAMED_VALUES: dict[tuple[str, str], str] = {("masks.threshold", "flip"): "decision_flip"}
 """(New dotted name, old value) -> new value."""
 GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
-"""Classes of settings that have new names in them -> the group they are."""
+"""Class of settings with renamed fields -> its group."""
 _told: set[str] = set()
 
 
@@ -26,32 +26,26 @@ def with_new_names(values: Any) -> Any:
     if not isinstance(values, dict):
         return values
     values = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
-    found = []
+    groups = {name: value for name, value in values.items() if isinstance(value, dict)}
+    changes = []
     for old, new in RENAMED.items():
         group, _, leaf = old.rpartition(".")
-        inside = values.get(group)
-        if isinstance(inside, dict) and leaf in inside:
-            inside.setdefault(new.rpartition(".")[2], inside.pop(leaf))
-            found.append(f"{old} is now {new}")
+        if leaf in groups.get(group, ()):
+            groups[group].setdefault(new.rpartition(".")[2], groups[group].pop(leaf))
+            changes.append(f"{old} is now {new}")
     for (name, old), new in RENAMED_VALUES.items():
         group, _, leaf = name.rpartition(".")
-        inside = values.get(group)
-        if isinstance(inside, dict) and inside.get(leaf) == old:
-            inside[leaf] = new
-            found.append(f"{name} {old} is now {name} {new}")
-    tell(found)
+        if groups.get(group, {}).get(leaf) == old:
+            groups[group][leaf] = new
+            changes.append(f"{name} {old} is now {name} {new}")
+    if fresh := [line for line in changes if line not in _told]:
+        _told.update(fresh)
+        print(f"coinseg: old names of settings, read until the next release: {', '.join(fresh)}", file=sys.stderr)
     return values
 
 
-def tell(renamed: list[str]) -> None:
-    """One line on standard error about names that have not been told of in this process."""
-    if fresh := [line for line in renamed if line not in _told]:
-        _told.update(fresh)
-        print(f"coinseg: old names of settings, read until the next release: {', '.join(fresh)}", file=sys.stderr)
-
-
 def hashed(part: Any) -> dict[str, Any]:
-    """A group of settings for a key, by the names it had when the first run folders were made: their keys stay what they are."""
+    """A group of settings by its oldest names, for a key: the keys of existing run folders must not change."""
     group, values = GROUPS.get(type(part).__name__, ""), asdict(part)
     old_names = {new.rpartition(".")[2]: old.rpartition(".")[2] for old, new in RENAMED.items() if new.startswith(f"{group}.")}
     old_values = {(name, new): old for (name, old), new in RENAMED_VALUES.items()}

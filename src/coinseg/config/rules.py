@@ -1,8 +1,4 @@
-"""Which settings do not fit one another: every rule that needs no data, a function of the settings, asked before any work.
-
-What needs the data (organ masks, views, labels of both classes) or the machine (a GPU, the number of processes) is asked where
-these are known.
-"""
+"""Which settings do not fit one another: rules that need no data, as functions of the settings, checked before any work."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -37,10 +33,12 @@ def of_side(size: int, coin: CoinSettings) -> Iterator[Fault]:
     halvings = max(coin.depth, coin.discriminator_depth)
     if size % 2**coin.depth or size < 2**halvings:
         fitting = max(2**halvings, round(size / 2**coin.depth) * 2**coin.depth)
-        yield Fault(
-            ("data.size", "coin.depth", "coin.discriminator_depth"), f"data.size is {size} and coin.depth is {coin.depth}",
-            f"a side that is a multiple of {2**coin.depth}", f"set data.size to {fitting} or lower coin.depth",
-        )  # fmt: skip
+        names, got = (
+            ("data.size", "coin.depth", "coin.discriminator_depth"),
+            f"data.size is {size} and coin.depth is {coin.depth}",
+        )
+        do = f"set data.size to {fitting} or lower coin.depth"
+        yield Fault(names, got, f"a side that is a multiple of {2**coin.depth}", do)
     if not 0 <= coin.skips <= coin.depth - 1:
         required = f"0 to coin.depth - 1 = {coin.depth - 1}"
         yield Fault(("coin.skips", "coin.depth"), f"coin.skips is {coin.skips}", required, "lower coin.skips")
@@ -48,13 +46,11 @@ def of_side(size: int, coin: CoinSettings) -> Iterator[Fault]:
 
 def of_classifier(classifier: ClassifierSettings) -> Iterator[Fault]:
     """Pretrained weights for a classifier that reads none."""
-    installed = classifier.name == classifier.weights == "imagenet"
-    if classifier.weights is not None and not installed and (classifier.name in OWN or ":" in classifier.name):
-        yield Fault(
-            ("classifier.name", "classifier.weights"),
-            f"classifier.weights is {classifier.weights} and classifier.name is {classifier.name}, which does not read it",
-            "a timm model's name beside its weights, or imagenet for both", "mend one of the two",
-        )  # fmt: skip
+    name, weights = classifier.name, classifier.weights
+    if weights is not None and not name == weights == "imagenet" and (name in OWN or ":" in name):
+        got = f"classifier.weights is {weights} and classifier.name is {name}, which does not read it"
+        required = "a timm model's name beside its weights, or imagenet for both"
+        yield Fault(("classifier.name", "classifier.weights"), got, required, "mend one of the two")
 
 
 def of_region(data: DataSettings, injected: bool) -> Iterator[Fault]:
@@ -79,12 +75,10 @@ def of_ranges(group: str, part: Any) -> list[Fault]:
 def of_student(settings: Settings) -> Iterator[Fault]:
     """A student of a counterfactual method without mirror images, which say how far its masks can be trusted."""
     if settings.method == COUNTERFACTUAL and settings.student.steps and not settings.masks.hflip:
-        yield Fault(
-            ("method", "student.steps", "masks.hflip"),
-            f"masks.hflip is false and student.steps is {settings.student.steps}",
-            "mirror images for a student, which learns only from masks that can be trusted",
-            "set masks.hflip to true, or student.steps to 0",
-        )  # fmt: skip
+        got = f"masks.hflip is false and student.steps is {settings.student.steps}"
+        required = "mirror images for a student, which learns only from masks that can be trusted"
+        do = "set masks.hflip to true, or student.steps to 0"
+        yield Fault(("method", "student.steps", "masks.hflip"), got, required, do)
 
 
 def of_engine(engine: EngineSettings) -> Iterator[Fault]:
@@ -118,22 +112,18 @@ def judged(values: dict[str, Any], base: Group, groups: Sequence[str] = ()) -> t
     Args:
         values: name -> value, or -> the values of a group.
         base: what is missing or wrong keeps its value from here.
-        groups: the only ones that are asked whether they fit, such as "data"; () is all.
+        groups: only rules among these groups, such as "data", are checked; () is all.
     """
     settings, faults = read(values, base)
-    if not isinstance(settings, Settings):
-        return settings, faults
     wrong = {name for fault in faults for name in fault.names}
-    fitting = (fault for rule in RULES for fault in rule(settings))
-    return settings, faults + [
-        fault
-        for fault in fitting
-        if not wrong & set(fault.names) and (not groups or {name.split(".")[0] for name in fault.names} <= set(groups))
-    ]
+    for fault in (fault for rule in RULES for fault in rule(settings)) if isinstance(settings, Settings) else ():
+        if wrong.isdisjoint(fault.names) and (not groups or {name.split(".")[0] for name in fault.names} <= set(groups)):
+            faults.append(fault)
+    return settings, faults
 
 
 def faults(settings: Settings) -> list[Fault]:
-    """Everything that is wrong with settings, whoever made them."""
+    """Everything that is wrong with settings."""
     return judged(settings.as_dict(), Settings())[1]
 
 

@@ -1,7 +1,6 @@
 """Settings: frozen dataclasses, one per stage; every one can be set in YAML or on the command line.
 
-A run is one `Settings`; nothing else in coinseg holds a default. How settings are read is in `parsing.py`, which of them do not
-fit one another in `rules.py`.
+A run is one `Settings`; they are read by `parsing.py` and must fit one another by `rules.py`.
 """
 
 # A declaration reads as one paragraph: one argument a line would hide the meaning.
@@ -34,9 +33,8 @@ class EngineSettings:
     accelerator: Literal["auto", "cpu", "cuda"] = setting("auto", """"auto", "cpu" or "cuda".""")
     precision: str = setting("32-true", """Lightning Fabric precision, such as "32-true" or "bf16-mixed".""")
     compile: bool = setting(False, "compile the classifier and the generator with torch.compile.")
-    threads: int = setting(0, """CPU threads; 0 is what OMP_NUM_THREADS says, or without it the number that convolves quickest
-        when it is tried; a run folder keeps the number it was begun with (threads.json), so that a resumed run rounds its sums
-        alike.""", Range(0, 1024))
+    threads: int = setting(0, """CPU threads; 0 is what OMP_NUM_THREADS says, or without it the number that convolves quickest; a
+        run folder keeps its number (threads.json), so that a resumed run rounds its sums alike.""", Range(0, 1024))
     checkpoint_every: int = setting(250, "steps between checkpoints.", STEPS)
     sample_every: int = setting(250, "steps between sample pictures.", STEPS)
     tensorboard: bool = setting(True, "write TensorBoard event files beside stats.jsonl.")

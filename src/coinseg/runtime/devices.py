@@ -34,38 +34,25 @@ def device_of(where: torch.device | HasDevice) -> torch.device:
     return where if isinstance(where, torch.device) else where.device
 
 
-def _accelerator(settings: EngineSettings) -> str:
-    """Set the threads; return "cuda" or "cpu"; `UserError` where there is no such device."""
+def choose_device(settings: EngineSettings) -> torch.device:
+    """Set the threads and return the device (`UserError` without it); each process of a node gets its own GPU if it can."""
     torch.set_num_threads(settings.threads or threads())
     if settings.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.accelerator is cuda and no GPU is visible", "a CUDA device", "set engine.accelerator to cpu")
-    return "cuda" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def choose_device(settings: EngineSettings) -> torch.device:
-    """Return the device of the settings, for work without training; each process of a node gets its own GPU if it can.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if _accelerator(settings) == "cpu":
+    if settings.accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", rank_info().local % torch.cuda.device_count())
 
 
 def make_fabric(settings: EngineSettings) -> Fabric:
-    """Return a Fabric with the device and precision of the settings; each process of a node gets its own GPU if it can.
-
-    Raises:
-        UserError: there is no such device or precision.
-    """
+    """Return a Fabric with the device (`choose_device`) and precision of the settings; `UserError` where there is none such."""
     from lightning_fabric import Fabric  # it imports much that asking a trained model does not need
 
-    accelerator = _accelerator(settings)
+    device = choose_device(settings)
     refuse(of_engine(settings))
-    devices = [rank_info().local % torch.cuda.device_count()] if accelerator == "cuda" else 1
+    devices = 1 if device.index is None else [device.index]
     try:
-        return Fabric(accelerator=accelerator, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
+        return Fabric(accelerator=device.type, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
     except (ValueError, ImportError) as error:
         raise UserError(f"engine.precision is '{settings.precision}'", "a precision of Lightning Fabric", str(error)) from error
 

@@ -1,14 +1,7 @@
 """Data-parallel training: each process has a part of every batch, and the result is that of one process with the whole batch.
 
-    part        every n-th image of the batch; every process draws the random numbers of the whole batch
-    forward     batch normalisation has the statistics of the whole batch (`batch_norm`)
-    backward    gradients are averaged over the processes, one sum for each network and step (`average`)
-    state       weights, optimisers, moving averages and spectral norms follow from these, so they are equal everywhere; the
-                main process writes checkpoints, pictures and logs (`stage.Stage`)
-
 Every loss is a mean over its batch, so with parts of equal size plain averages are exact; only the order of sums differs.
-DistributedDataParallel is not used, because the losses call generator and discriminator several times a step, with and without
-gradients; SyncBatchNorm is not, because it needs a GPU. With one process nothing in this file does anything.
+DistributedDataParallel does not suit losses that call a network several times a step, and SyncBatchNorm needs a GPU.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -136,12 +129,7 @@ def over_whole_batch(network: T) -> T:
 
 
 def augmented(augment: nn.Module, images: Tensor) -> Tensor:
-    """Augment the part of this process with its share of the random parameters of the whole batch.
-
-    Args:
-        augment: Kornia's augmentations in a row, each of which draws for every image.
-        images: the part (B, C, H, W), see `RankInfo.share`.
-    """
+    """Apply Kornia's augmentations to the part (B, C, H, W) of this process, with the random parameters of the whole batch."""
     here = current().here
     if here.count == 1:
         return augment(images)

@@ -30,8 +30,7 @@ def _plain(value: Any) -> Any:
 
 def key_of(value: Any) -> str:
     """Return a short hash of a value that JSON can hold; equal values have equal keys on every machine."""
-    text = json.dumps(value, sort_keys=True, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
 
 
 PART, LOCK = ".part-", ".lock"
@@ -39,8 +38,7 @@ _HALF = re.compile(rf"{re.escape(PART)}\d+-")
 
 
 def _aside(path: Path) -> Path:
-    # The suffix stays, because writers choose the format by it.
-    return path.with_name(f"{PART}{os.getpid()}-{path.name}")
+    return path.with_name(f"{PART}{os.getpid()}-{path.name}")  # the suffix stays: writers choose the format by it
 
 
 def _remove(path: Path) -> None:
@@ -84,11 +82,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield a path to write an output of the user to, as `written_aside` does.
-
-    Raises:
-        UserError: `path` exists and `overwrite` is not set, or it cannot be written.
-    """
+    """Yield a path to write an output to, as `written_aside` does; `UserError` where it exists or cannot be written."""
     if path.exists() and (path.is_dir() or not overwrite):
         raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
     try:
@@ -100,8 +94,7 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with written_aside(path) as part:
-        # Python reads a file name that is not UTF-8 as lone surrogates, which cannot be encoded.
+    with written_aside(path) as part:  # file names that are not UTF-8 have lone surrogates, which cannot be encoded
         part.write_text(text, encoding="utf-8", errors="replace", newline="")
 
 
@@ -117,8 +110,7 @@ def read_json(path: Path, *keys: str) -> Any:
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(f"{path} is not readable as JSON ({why})", "a file coinseg wrote", "remove it and run again") from error
-    if keys and not (isinstance(value, dict) and set(keys) <= value.keys()):
-        missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing := [key for key in keys if not isinstance(value, dict) or key not in value]:
         raise UserError(f"{path} has no {missing[0]}", "a file coinseg wrote, whole", "take the folder as coinseg left it")
     return value
 
@@ -127,8 +119,7 @@ def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
     """Read a mapping of plain values from YAML.
 
     Raises:
-        UserError: the file is no mapping, lacks one of the keys, or has tags (which make objects) or aliases (with which a small
-            file can fill the memory).
+        UserError: it is no mapping, lacks one of the keys, has tags (which make objects) or aliases (which can fill the memory).
     """
     import yaml
 
@@ -143,12 +134,7 @@ def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def plain_yaml(text: str) -> Any:
-    """The plain values of a YAML text.
-
-    Raises:
-        ValueError: it has aliases.
-        yaml.YAMLError: it is no YAML, or has tags that make objects.
-    """
+    """The plain values of a YAML text; `ValueError` for aliases, `YAMLError` for other faults and tags that make objects."""
     import yaml
 
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
@@ -181,13 +167,9 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the partial files of killed processes below a folder that the caller has `locked`.
-
-    The process id in a name is not checked, because another process may have it by now, or it is of another machine.
-    """
-    for part in list(folder.rglob(f"{PART}*")):
-        if _HALF.match(part.name):
-            _remove(part)
+    """Remove the partial files of killed processes, of whatever process id, below a folder that the caller has `locked`."""
+    for part in [path for path in folder.rglob(f"{PART}*") if _HALF.match(path.name)]:
+        _remove(part)
 
 
 def holds_nothing(folder: Path) -> bool:
@@ -197,10 +179,9 @@ def holds_nothing(folder: Path) -> bool:
 
 @contextmanager
 def directory_written_aside(path: Path) -> Iterator[Path]:
-    """Yield an empty sibling directory that replaces `path` when the block succeeds.
+    """Yield an empty sibling directory that replaces `path` when the block succeeds; partial files of killed processes go.
 
-    The old directory is moved away and then removed, so `path` is always the old directory, the new one, or (for an instant)
-    missing. The caller must hold the place (`locked`, `claimed`); partial files of killed processes are removed.
+    `path` is always the old directory, the new one, or (for an instant) missing. The caller must hold it (`locked`, `claimed`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _aside(path)
@@ -231,8 +212,7 @@ def remove_parts_of(path: Path) -> None:
 
 def require_room(folder: Path, needed: int, what: str) -> None:
     """Raise `UserError` when the disk of `folder` has less than `needed` bytes free for `what`."""
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
     if free < needed:
         got = f"{needed / 1e9:.2f} GB are needed for {what} in {folder} and {free / 1e9:.2f} GB are free"
         raise UserError(got, "room on the disk", "free some space or choose another output folder")

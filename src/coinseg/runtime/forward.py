@@ -17,7 +17,7 @@ T = TypeVar("T")
 def forward(
     network: Callable[[Tensor], T], images: Tensor, device: torch.device, side: int | None = None, most: int = CHUNK
 ) -> list[T]:
-    """Run a network on images, a batch at a time, without gradients.
+    """Run a network on images, a batch at a time, without gradients, and return the results of the batches in order.
 
     Args:
         network: images (b, C, S, S) on the device -> anything.
@@ -25,9 +25,6 @@ def forward(
         device: where the network is.
         side: at which the network sees the images, where it enlarges them.
         most: images in one batch at most; on a CPU fewer where a batch would leave its caches.
-
-    Returns:
-        The results of the batches, in order.
     """
     most = cpu_batch(images, most, side) if device.type == "cpu" else most
     with torch.no_grad():
@@ -37,12 +34,8 @@ def forward(
 def forward_hflip(
     network: Callable[[Tensor], Tensor], images: Tensor, device: torch.device, side: int | None = None, most: int = CHUNK
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of images and of their mirror images, the latter mirrored back; see `forward`.
-
-    Returns:
-        Two arrays (B, S, S).
-    """
-    own, other = (
+    """Maps (B, S, S) of images and of their mirror images, the latter mirrored back; see `forward`."""
+    straight, flipped = (
         torch.cat([maps.cpu() for maps in forward(network, views, device, side, most)]) for views in (images, images.flip(-1))
     )
-    return own.numpy(), other.flip(-1).numpy()
+    return straight.numpy(), flipped.flip(-1).numpy()

@@ -34,11 +34,7 @@ def _held(file: Path, place: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock `folder` (made when missing) until the block or the process ends, and remove partial files of killed processes.
-
-    Raises:
-        UserError: another process holds it.
-    """
+    """Lock `folder` (made when missing; `UserError` if another process holds it) and remove partial files of killed processes."""
     file = folder / LOCK
     with _held(file, folder):
         try:
@@ -50,13 +46,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """Lock a folder as `locked` does, and record in it what its files belong to.
-
-    Args:
-        folder: the folder.
-        name: name of the record.
-        of: content of the record.
-        overwrite: whether the folder may have belonged to something else.
+    """Lock a folder as `locked` does, and record in its file `name` what its files are `of`, with `overwrite` also anew.
 
     Raises:
         UserError: the folder is a file, has other files, or belongs to something else and `overwrite` is not set.
@@ -65,35 +55,31 @@ def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Itera
         raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
     with locked(folder):
         record = read_json(folder / name) if (folder / name).exists() else None
-        full, do = any(path.name not in (name, LOCK) for path in folder.iterdir()), "choose another --confidence"
-        if full and record is None:
-            raise UserError(f"{folder} has something else in it", "an empty folder, or none", do)
-        if full and record != of and not overwrite:
-            raise UserError(f"{folder} is of other masks", "a folder of its own", f"{do}, or give --overwrite")
+        if any(path.name not in (name, LOCK) for path in folder.iterdir()):
+            if record is None:
+                raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
+            if record != of and not overwrite:
+                do = "choose another --confidence, or give --overwrite"
+                raise UserError(f"{folder} is of other masks", "a folder of its own", do)
         write_json(folder / name, of)
         yield
 
 
 class Claim:
-    """The outputs that one command has locked.
+    """The outputs (`places`) that one command has locked by a lock file.
 
-    Args:
-        file: the lock file. It lists the outputs from `begin` on, so that after a kill the same command may replace them.
-        places: the outputs.
-        overwrite: whether existing outputs may be replaced.
+    The file lists them from `begin` on, so that after a kill the same command may replace them, as with `overwrite`.
     """
 
     def __init__(self, file: Path, places: Sequence[Path], overwrite: bool) -> None:
         self.file, self.places = file, [place.absolute() for place in places]
-        self.names = [str(place) for place in self.places]
         listed = file.read_text(encoding="utf-8").splitlines()
         self._was_killed, self._before = bool(listed), self._inodes()
-        self.may_replace = overwrite or listed == self.names
-        """Whether existing outputs may be replaced: with `overwrite`, or when the same command was killed before."""
+        self.may_replace = overwrite or listed == list(map(str, self.places))
 
     def begin(self) -> None:
         """Record that outputs are moved into place from now on."""
-        self.file.write_text("\n".join(self.names), encoding="utf-8")
+        self.file.write_text("\n".join(map(str, self.places)), encoding="utf-8")
         self.may_replace = True
 
     def _inodes(self) -> list[int | None]:
@@ -107,11 +93,7 @@ class Claim:
 
 @contextmanager
 def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
-    """Lock the outputs (files or a folder) that one command writes whole and then moves into place; see `Claim`.
-
-    Raises:
-        UserError: another process holds the first of them.
-    """
+    """Lock outputs (`Claim`) that are moved into place whole; `UserError` where another process holds the first of them."""
     file = places[0].with_name(f"{LOCK}-{places[0].name}")
     with _held(file, places[0]):
         claim = Claim(file, places, overwrite)

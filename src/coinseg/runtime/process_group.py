@@ -1,7 +1,6 @@
 """The processes of one job that torchrun or srun started: the rank of this one, and broadcast, gather and barrier among all.
 
-Small objects pass between them by gloo, which needs no GPU; sums for training are in `distributed`. A process that ends early
-closes its connections, so the processes that wait for it get an error at once.
+Small objects pass between them by gloo, which needs no GPU; sums for training are in `distributed`.
 """
 
 import os
@@ -30,13 +29,7 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class RankInfo:
-    """The rank of this process.
-
-    Args:
-        rank: 0 to count - 1 over all nodes.
-        count: number of processes.
-        local: rank on this node, which is the number of its GPU.
-    """
+    """The rank (0 to count - 1) of this process among `count`, and its local rank on this node, the number of its GPU."""
 
     rank: int = 0
     count: int = 1
@@ -88,15 +81,7 @@ class ProcessGroup:
 
     def broadcast(self, value: T) -> T:
         """Return the value of the main process."""
-        if self.here.count == 1:
-            return value
-        from torch import distributed
-
-        self.barrier()
-        values: list[Any] = [value]
-        with one_line_errors():
-            distributed.broadcast_object_list(values, src=0)
-        return values[0]
+        return self._exchanged("broadcast_object_list", [value], 0)[0]
 
     def on_main(self, make: Callable[[], T]) -> T:
         """Call `make` in the main process only, and return its result in all."""
@@ -104,14 +89,16 @@ class ProcessGroup:
 
     def all_gather(self, value: T) -> list[T]:
         """Return the values of all processes, by rank."""
-        if self.here.count == 1:
-            return [value]
-        from torch import distributed
+        return self._exchanged("all_gather_object", [value] * self.here.count, value)
 
-        self.barrier()
-        values: list[Any] = [None] * self.here.count
-        with one_line_errors():
-            distributed.all_gather_object(values, value)
+    def _exchanged(self, collective: str, values: list[T], argument: Any) -> list[T]:
+        """Fill in values by a collective function of torch.distributed."""
+        if self.here.count > 1:
+            from torch import distributed
+
+            self.barrier()
+            with one_line_errors():
+                getattr(distributed, collective)(values, argument)
         return values
 
     def barrier(self) -> None:
@@ -133,11 +120,7 @@ def current() -> ProcessGroup:
 
 @contextmanager
 def process_group(here: RankInfo) -> Iterator[ProcessGroup]:
-    """Connect the processes of one job.
-
-    Raises:
-        UserError: a process did not start or ended early; also later, while waiting.
-    """
+    """Connect the processes of one job; `UserError` where one did not start or ended early, also later, while waiting."""
     global _current
     if here.count == 1:
         yield ProcessGroup(here)
@@ -172,16 +155,10 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def workers(count: int, option: str) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes on this machine.
-
-    They ignore Ctrl-C, so they finish their present task, and end with this process at the latest; tasks must write whole files.
-
-    Args:
-        count: number of processes.
-        option: the command line option for it, for error lines.
+    """Yield a pool of `count` processes on this machine, which finish their present task on Ctrl-C; tasks must write whole files.
 
     Raises:
-        UserError: a process died.
+        UserError: a process died; its `do` names the command line option for the number.
     """
     pool = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker)
     try:

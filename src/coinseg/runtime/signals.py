@@ -1,8 +1,6 @@
-"""Ctrl-C and SIGTERM: the first signal lets a training finish its step, the second one ends it at once.
+"""Ctrl-C and SIGTERM: in a `patient` block the first one waits until the step is done and its checkpoint is written.
 
-In a `patient` block the first signal waits until the step is done and its checkpoint is written. The second signal, and every
-signal elsewhere, is raised where the program stands; after that the system ends the process. kill -9 leaves no other files behind
-(docs/decisions/0006-nothing-lost.md), but loses the open step.
+The second signal, and every signal elsewhere, is raised where the program stands (docs/decisions/0006-nothing-lost.md).
 """
 
 import signal
@@ -25,15 +23,9 @@ class _State:
 
 @contextmanager
 def signals_heard() -> Iterator[None]:
-    """Handle both signals while the block runs, in the main thread only, as Python requires.
-
-    A signal that the caller ignores (nohup, a background job of a shell) stays ignored.
-    """
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, _on_signal)
+    """Handle both signals in the main thread while the block runs; a signal that the caller ignores (nohup) stays ignored."""
+    here = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, _on_signal) for number in here if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:

@@ -31,26 +31,22 @@ def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> No
 
 @dataclass
 class Stage:
-    """One training: its checkpoint while it runs, its weights and facts once it is done, its log.
-
-    All is kept in a folder; without one only the facts are, in memory. Of several processes the first writes, and all go by what
-    it finds there.
+    """One training: its checkpoint while it runs, its weights and facts once it is done, its log. The main process writes.
 
     Args:
-        folder: of this stage alone; None writes nothing.
+        folder: of this stage alone; None writes nothing and keeps only the facts, in memory.
         key: what the result depends on; weights and checkpoints of another key are not used.
         tensorboard: also write TensorBoard event files.
+        seconds: spent by earlier, interrupted runs of this stage.
     """
 
     folder: Path | None
     key: str
     tensorboard: bool = False
     seconds: float = 0.0
-    """Spent by earlier, interrupted runs of this stage."""
 
     def __post_init__(self) -> None:
-        self._began = time.perf_counter()
-        self._resumed = 0
+        self._began, self._resumed = time.perf_counter(), 0
         self._events: Any = None
         self._facts: dict[str, Any] = {}
 
@@ -66,7 +62,7 @@ class Stage:
         return self.folder / name
 
     def finished(self) -> bool:
-        """Whether the weights of this very key are there; all processes come here."""
+        """Whether the weights of this key are there; all processes call it."""
         if self.folder is None:
             return False
         done = self.file("stage.json")
@@ -76,22 +72,25 @@ class Stage:
         return current().broadcast(finished)
 
     def resume(self) -> dict[str, Any] | None:
-        """The last checkpoint of this key; all processes come here.
-
-        None to begin anew, where there is none, or one of another key or with weights that are NaN: whatever is there is deleted.
-        """
+        """The last checkpoint of this key, all finite; otherwise None, and what is there is deleted. All processes call it."""
         if self.folder is None:
             return None
         checkpoint = self.file("checkpoint.pt")
         state = load_checkpoint(checkpoint) if checkpoint.exists() else None
         state = state if state is not None and state.get("key") == self.key and not not_finite(state) else None
-        _require_shared(self.folder, None if state is None else state["step"])
+        step = None if state is None else state["step"]
+        if (first := current().broadcast(step)) != step:
+            got = f"the first process goes on after step {first or 0} and this one after {step or 0}"
+            raise UserError(got, f"the same {self.folder} for all of them", "choose -o on a disk that all processes share")
         if state is not None:
             self.seconds, self._resumed = state["seconds"], state["step"]
-        if self.is_main and state is not None:
-            self._cut_log(state["step"])
-        elif self.is_main:
-            # The word that it is done goes first: what is left of another key must not pass for a whole.
+        log = self.file("stats.jsonl")
+        if self.is_main and state is not None and log.exists():  # the steps after the checkpoint are done again
+            kept = [line for line in read_stats(log) if line["step"] <= state["step"]]
+            with written_aside(log) as part:
+                part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        elif self.is_main and state is None:
+            # stage.json goes first: what is left of another key must not pass for a whole.
             for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
                 self.file(name).unlink(missing_ok=True)
             for name in ("samples", "tensorboard"):
@@ -105,11 +104,7 @@ class Stage:
             yield from range(start, total)
 
     def due(self, step: int, every: int) -> bool:
-        """Whether to `save` after `step` steps: every so many, or because a signal asks for it.
-
-        Of several processes only the first listens: it needs the others until its checkpoint is written, and they learn of it
-        when it has gone.
-        """
+        """Whether to `save` after `step` steps: every so many, or because the main process received a signal."""
         return step % every == 0 or (self.is_main and interruption.asked())
 
     def save(self, step: int, setting: str, **state: Any) -> None:
@@ -118,17 +113,13 @@ class Stage:
         Args:
             step: how many steps are done.
             setting: which lowering may keep weights finite, for the error.
-            state: what `resume` shall return, beside "key", "step" and "seconds".
-
-        Raises:
-            UserError: what was trained is no longer finite; the last checkpoint stays.
+            state: what `resume` shall return, beside "key", "step" and "seconds"; where it is not finite, `UserError`.
         """
         if not self.is_main:
             return
         require_sound(state, step, setting)
         if self.folder is not None:
-            # Written by Python, whose errors say what the system refused (a full disk).
-            buffer = io.BytesIO()
+            buffer = io.BytesIO()  # written by Python, whose errors say what the system refused (a full disk)
             torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, buffer)
             with written_aside(self.file("checkpoint.pt")) as part:
                 part.write_bytes(buffer.getbuffer())
@@ -140,13 +131,10 @@ class Stage:
         """Write the weights as safetensors, then stage.json; drop the checkpoint; obey a signal that waits.
 
         Args:
-            module: what was trained.
+            module: what was trained; where it is not finite, `UserError`.
             name: of the file of weights.
             setting: which lowering may keep weights finite, for the error.
             facts: what `facts` shall return, beside "key" and "seconds".
-
-        Raises:
-            UserError: the weights are no longer finite.
         """
         if self.is_main:
             tensors = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
@@ -178,39 +166,17 @@ class Stage:
             return
         with self.file("stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
-        if self.tensorboard:
-            for name, value in values.items():
-                self._writer().add_scalar(name, value, step)
-
-    def _spent(self) -> float:
-        return round(self.seconds + time.perf_counter() - self._began, 2)
-
-    def _writer(self) -> Any:
-        if not self._events:
+        if self.tensorboard and not self._events:
             from torch.utils.tensorboard import SummaryWriter
 
             # Of an earlier, killed run steps beyond its checkpoint may be there: they are done again.
             purge = self._resumed + 1 if self._resumed else None
             self._events = SummaryWriter(str(self.file("tensorboard")), purge_step=purge)
-        return self._events
+        for name, value in values.items() if self.tensorboard else ():
+            self._events.add_scalar(name, value, step)
 
-    def _cut_log(self, step: int) -> None:
-        """Drop the lines after the checkpoint: those steps are done again."""
-        log = self.file("stats.jsonl")
-        if log.exists():
-            kept = [line for line in read_stats(log) if line["step"] <= step]
-            with written_aside(log) as part:
-                part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-
-
-def _require_shared(folder: Path, step: int | None) -> None:
-    """Raise `UserError` where a process finds another checkpoint than the first one does."""
-    if (first := current().broadcast(step)) != step:
-        raise UserError(
-            f"the first process goes on after step {first or 0} and this one after {step or 0}",
-            f"the same {folder} for all of them",
-            "choose -o on a disk that all processes share",
-        )
+    def _spent(self) -> float:
+        return round(self.seconds + time.perf_counter() - self._began, 2)
 
 
 def read_stats(path: Path) -> list[dict[str, float]]:
@@ -225,28 +191,21 @@ def read_stats(path: Path) -> list[dict[str, float]]:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, as plain tensors and numbers (no code is run); raises `UserError` for anything else."""
+    required, do = "a checkpoint coinseg wrote", "remove it to start this stage anew"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a file that is not its own
-        raise UserError(
-            f"{path} is not a checkpoint ({type(error).__name__})",
-            "a checkpoint coinseg wrote",
-            "remove it to start this stage anew",
-        ) from error
+        raise UserError(f"{path} is not a checkpoint ({type(error).__name__})", required, do) from error
     if not isinstance(state, dict) or "step" not in state:
-        raise UserError(f"{path} is a file of something else", "a checkpoint coinseg wrote", "remove it to start this stage anew")
+        raise UserError(f"{path} is a file of something else", required, do)
     return state
 
 
 def require_finite(values: Mapping[str, float], step: int, setting: str) -> None:
     """Raise `UserError` when a loss is NaN or infinite."""
-    wrong = [name for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise UserError(
-            f"{', '.join(wrong)} became {values[wrong[0]]} at step {step}",
-            "finite losses",
-            f"lower {setting} or use precision 32-true",
-        )
+    if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
+        got = f"{', '.join(wrong)} became {values[wrong[0]]} at step {step}"
+        raise UserError(got, "finite losses", f"lower {setting} or use precision 32-true")
 
 
 def not_finite(state: Any) -> bool:
@@ -260,8 +219,5 @@ def not_finite(state: Any) -> bool:
 def require_sound(state: Mapping[str, Any], step: int | str, setting: str) -> None:
     """Raise `UserError` when what was trained holds NaN or infinity."""
     if wrong := [name for name, part in state.items() if not_finite(part)]:
-        raise UserError(
-            f"{', '.join(wrong[:3])} of the training became NaN or infinite before step {step}",
-            "finite weights",
-            f"lower {setting} or use precision 32-true",
-        )
+        got = f"{', '.join(wrong[:3])} of the training became NaN or infinite before step {step}"
+        raise UserError(got, "finite weights", f"lower {setting} or use precision 32-true")

@@ -7,59 +7,34 @@ import numpy as np
 
 
 class Stream(IntEnum):
-    """What random numbers are drawn for.
+    """What random numbers are drawn for: the last word of the entropy [seed, ..., value] of NumPy's `SeedSequence`.
 
-    A value is the last word of the entropy [seed, ..., value] that NumPy's `SeedSequence` is given. It fills up with zeros, so
-    [s, 4] and [s, 4, 0] are the same stream: no entropy may end with an index that can be 0.
+    NumPy fills up with zeros, so [s, 4] and [s, 4, 0] are the same stream: no entropy may end with an index that can be 0.
     """
 
-    SPLIT = 0
-    """Patients that are held out; also the two folds of `training/instance_selection.py`."""
-    BALANCED_BATCH = 1
-    """Slices of a training step, half of them abnormal; by step."""
-    EPOCH_ORDER = 2
-    """Permutation of the training slices; by epoch."""
-    MONITOR = 3
-    """Images that the generator's training is watched on."""
-    THRESHOLD = 4
-    """Images that the threshold of masks is chosen on."""
-    CAM_LAYER = 5
-    """Images that the layer of a CAM is chosen on."""
-    STUDENT_BATCH = 6
-    """Slices of a step of the student; by step."""
-    SYNTHETIC_LESIONS = 7
-    """Synthetic lesions for the student."""
-    PATCHCORE = 8
-    """Images and patches of the memory bank."""
-    ANOMALY = 9
-    """The injected anomaly; by slice (row of the store) and epoch."""
+    SPLIT = 0  # patients that are held out; also the two folds of `training/instance_selection.py`
+    BALANCED_BATCH = 1  # slices of a training step, half of them abnormal; by step
+    EPOCH_ORDER = 2  # permutation of the training slices; by epoch
+    MONITOR = 3  # images that the generator's training is watched on
+    THRESHOLD = 4  # images that the threshold of masks is chosen on
+    CAM_LAYER = 5  # images that the layer of a CAM is chosen on
+    STUDENT_BATCH = 6  # slices of a step of the student; by step
+    SYNTHETIC_LESIONS = 7  # synthetic lesions for the student
+    PATCHCORE = 8  # images and patches of the memory bank
+    ANOMALY = 9  # the injected anomaly; by slice (row of the store) and epoch
 
-    CLASSIFIER_WEIGHTS = -1 % 2**31
-    """Initial weights of f; this and what follows are for `seed_step`."""
-    GENERATOR_WEIGHTS = -2 % 2**31
-    """Initial weights of generator and discriminator."""
-    STUDENT_WEIGHTS = -3 % 2**31
-    """Initial weights of the student."""
+    CLASSIFIER_WEIGHTS = -1 % 2**31  # initial weights of f; this and what follows are for `seed_step`
+    GENERATOR_WEIGHTS = -2 % 2**31  # initial weights of generator and discriminator
+    STUDENT_WEIGHTS = -3 % 2**31  # initial weights of the student
 
 
 def random_stream(stream: Stream, seed: int, *indices: int) -> np.random.Generator:
-    """A fresh NumPy generator of a stream.
-
-    Args:
-        stream: what the numbers are for.
-        seed: of the run.
-        indices: which of several draws this is, such as the step; 0 or more.
-    """
+    """A fresh NumPy generator of a stream; the seed is that of the run, the indices (0 or more) say which draw, as the step."""
     return np.random.default_rng([seed, *indices, stream])
 
 
 def seed_step(seed: int, step: int) -> None:
-    """Seed PyTorch (and Python) for a training step, so that a resumed run repeats an uninterrupted one.
-
-    Args:
-        seed: of the run.
-        step: number of the step, or the `Stream` of initial weights.
-    """
+    """Seed PyTorch and Python for a training step, or for the `Stream` of initial weights, so that a resumed run repeats."""
     import torch  # not above: reading and splitting data needs no PyTorch
 
     value = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

@@ -2,6 +2,7 @@
 
 import os
 import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,26 +31,16 @@ def convolve_once() -> None:
 
 
 def quickest(available: int, work: Callable[[], None] = convolve_once, clock: Callable[[], float] = time.perf_counter) -> int:
-    """Return the fastest of 1, 2, 4, ... and `available` threads, the smaller number when the gain is small.
-
-    Args:
-        available: the most threads to try.
-        work: the function that is timed.
-        clock: seconds.
-    """
+    """Return the fastest of 1, 2, 4, ... and `available` threads for `work`, the smaller number when the gain is small."""
     tried = sorted({2**i for i in range(available.bit_length()) if 2**i <= available} | {available})
     previous, best, best_time = torch.get_num_threads(), 1, float("inf")
     try:
         for count in tried:
             torch.set_num_threads(count)
             work()
-            times = []
-            for _ in range(TURNS):
-                start = clock()
-                work()
-                times.append(clock() - start)
-            if min(times) < GAIN * best_time:
-                best, best_time = count, min(times)
+            fastest = min(timeit.repeat(work, timer=clock, repeat=TURNS, number=1))
+            if fastest < GAIN * best_time:
+                best, best_time = count, fastest
     finally:
         torch.set_num_threads(previous)
     return best
@@ -64,10 +55,9 @@ def threads() -> int:
 
 
 def keep_threads(folder: Path) -> None:
-    """Use the number of threads that a run folder records, or record the present one.
+    """Use the number of threads that a run folder records, or record the present one where this machine has not so many.
 
-    Threads decide the order of sums, so a resumed run must use the same number to give the same bytes as an uninterrupted one. A
-    number that this machine does not have is replaced.
+    Threads decide the order of sums, so a resumed run must use the same number to give the same bytes.
     """
     file = folder / FILE
     kept = int(read_json(file)["threads"]) if file.exists() else 0
@@ -77,9 +67,6 @@ def keep_threads(folder: Path) -> None:
 
 
 def cpu_batch(x: torch.Tensor, most: int, side: int | None = None) -> int:
-    """Return the images like x (B, C, H, W) per forward pass: `most`, on a CPU at most `CACHED_PIXELS`; results are the same.
-
-    A network that enlarges its images counts by the side at which it sees them.
-    """
+    """Return the images like x (B, C, H, W) per forward pass: `most`, on a CPU at most `CACHED_PIXELS` at the side seen."""
     pixels = x.shape[-2] * x.shape[-1] if side is None else side * side
     return most if x.is_cuda else max(1, min(most, CACHED_PIXELS // pixels))
