@@ -18,19 +18,12 @@ from .shared import few, is_value, lies_inside, organ_root
 
 @dataclass(frozen=True)
 class Description:
-    """The content of dataset.json.
+    """The content of dataset.json; what is not given is None."""
 
-    Args:
-        names: label values by name, without the background.
-        ending: suffix of every image and label map.
-        training: number of cases; None when it is not given.
-        listed: image and label map of every case, as named; None without such a list (nnU-Net 2 has none).
-    """
-
-    names: Names
-    ending: str
-    training: int | None
-    listed: tuple[tuple[str, str], ...] | None
+    names: Names  # label values by name, without the background
+    ending: str  # suffix of every image and label map
+    training: int | None  # number of cases
+    listed: tuple[tuple[str, str], ...] | None  # image and label map of every case; nnU-Net 2 has no such list
 
 
 def describe(path: Path) -> Description:
@@ -46,10 +39,8 @@ def describe(path: Path) -> Description:
         labels = {str(name): value for value, name in labels.items()}
     names = {name: _values(path, name, value) for name, value in labels.items()}
     training = content.get("numTraining")
-    return Description(
-        {name: values for name, values in names.items() if any(values)}, ending,
-        training if isinstance(training, int) else None, _listed(path, content),
-    )  # fmt: skip
+    foreground = {name: values for name, values in names.items() if any(values)}
+    return Description(foreground, ending, training if isinstance(training, int) else None, _listed(path, content))
 
 
 def described_cohort(
@@ -58,15 +49,14 @@ def described_cohort(
     settings: DataSettings,
     about: Description,
     scans: Sequence[tuple[str, Path, Path]],
-    problems: Sequence[str],
+    problems: list[str],
 ) -> Cohort:
-    """Return the cohort of a data set with a dataset.json.
+    """Return the cohort of the data at `root` with a dataset.json.
 
-    `data.organ_from` may be a folder of other label maps for the organs, or have them in its labelsTr; a dataset.json in it names
-    their structures.
+    `data.organ_from` holds label maps of the organs, or has them in its labelsTr; its own dataset.json names their structures.
 
     Args:
-        layout: its name.
+        layout: name of the layout.
         root: the data.
         settings: organ, organ_from and lesion are read.
         about: the dataset.json of the data.
@@ -74,8 +64,8 @@ def described_cohort(
         problems: what is wrong with the files.
     """
     organs = organ_root(root, settings)
-    own_json = organs is not None and (organs / "dataset.json").is_file()
-    organ_names = describe(organs / "dataset.json").names if organs and own_json else about.names
+    organ_json = organs / "dataset.json" if organs else None
+    organ_names = describe(organ_json).names if organ_json and organ_json.is_file() else about.names
     regions = Regions.asked_for(settings, about.names, organ_names, "dataset.json")
     if organs and (organs / "labelsTr").is_dir():
         organs = organs / "labelsTr"
@@ -98,9 +88,8 @@ def _wrong(got: str, required: str) -> UserError:
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing", "the dataset.json of nnU-Net or the Decathlon", "add it, or set another data.layout"
-        )
+        required = "the dataset.json of nnU-Net or the Decathlon"
+        raise UserError(f"{path} is missing", required, "add it, or set another data.layout")
     try:
         if path.stat().st_size > MAX_TABLE:
             raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_TABLE}")

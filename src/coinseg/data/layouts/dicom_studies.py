@@ -1,18 +1,12 @@
 """A cohort of DICOM series: one folder or .zip for each case; recognised by such a folder or .zip.
 
-    data/
-      p1/              DICOM files of any name, at any depth: one series
-      p2.zip           the same, packed
-      labels.csv       case,label or case,slice,label; optional patient      (optional when anomalies are injected)
-      patients.csv     case,patient                                          (optional, instead of the column patient)
-      masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
+    p1/, p2.zip      DICOM files of any name, at any depth: one series; they may also lie in the only folder of the data
+    labels.csv       case,label or case,slice,label; optional patient      (any name; in the data or beside them)
+    patients.csv     case,patient                                          (optional, instead of the column patient)
+    masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
 
-The cases may also lie in the only folder of data/. The table of labels may have another name, and may lie beside data/ when it
-names its cases. A table names a case by its folder, by a folder in it (`p1/venous`) or by one series of several (`p1#3`, see
-`readers.paths`); the latter two become cases of their own. It may also name it by StudyInstanceUID, SeriesInstanceUID,
-AccessionNumber or PatientID, in a column of such a name (`KEYS`) or in the column case: every case with that identifier gets
-the label, and no identifier is ever shown. Slices are counted from inferior (0) to superior. Without a column patient the
-patient is a hash of PatientID, so that two scans of one patient stay together.
+A table names a case by its folder, by a folder in it (`p1/venous`), by one series of several (`p1#3`, see `readers.paths`), or by
+a DICOM identifier, see `KEYS`, which is never shown. Without a column patient the patient is a hash of PatientID.
 """
 
 import re
@@ -30,19 +24,7 @@ from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
 from .shared import few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
-from .tables import (
-    CASE,
-    LABEL,
-    PATIENT,
-    Given,
-    columns_in,
-    first_of,
-    header_of,
-    labels_by_case,
-    patients_by_case,
-    read_table,
-    tables_in,
-)
+from .tables import CASE, LABEL, PATIENT, Given, columns_in, header_of, labels_by_case, patients_by_case, read_table, tables_in
 
 _TABLE = "labels.csv"
 _TAGS = (
@@ -62,7 +44,7 @@ class _Scans:
 
     @cached_property
     def by_identifier(self) -> dict[str, list[str]]:
-        """Names of scans by identifier; reads the headers, so it is used only when a table names something that is no folder."""
+        """Names of scans by identifier; reads the headers, so only where a table names something that is no folder."""
         from coinseg.data.readers.dicom import identifiers_of
 
         names: dict[str, list[str]] = {}
@@ -76,7 +58,7 @@ class _Scans:
         return [key] if key in self.by_name else self.by_identifier.get(key, [])
 
     def matched(self, rows: Mapping[str, _T], table: Path) -> dict[str, _T]:
-        """Return the rows of a table, given by cell, by name of the scan; `UserError` when two rows of one scan differ."""
+        """Return the rows by name of the scan; `UserError` when two rows of one scan differ."""
         matched: dict[str, _T] = {}
         for key, row in rows.items():
             for name in self.named(key):
@@ -112,12 +94,9 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:
         problems.append(f"no table names patients: {own_patients(cases)}")
-    if table:
-        source = f"image labels from {table.name}{beside}, by {_key_column(table)}"
-    else:
-        columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
-        source = f"no table with {columns}{columns_in(root)}"
-    return Cohort("dicom", tuple(cases), source, tuple(problems))
+    columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
+    source = f"image labels from {table.name}{beside}, by {_key_column(table)}" if table else f"no table with {columns}"
+    return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems))
 
 
 def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _Scans:
@@ -134,15 +113,13 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
         if key is not None and (scan := scans.get(parent)):
             scans[name] = scan.with_name(f"{scan.name}#{key}")
             replaced.add(parent)
-        elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, name) and is_dicom(root / name):
+        elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, Path(name).parts) and is_dicom(root / name):
             scans[name] = root / name
             replaced.add(parent)
     return _Scans({name: scan for name, scan in scans.items() if name not in replaced})
 
 
-def _is_inside(scan: Path, name: str) -> bool:
-    """Return whether the name is that of a folder in the folder of a scan."""
-    parts = Path(name).parts
+def _is_inside(scan: Path, parts: tuple[str, ...]) -> bool:
     return len(parts) > 1 and ".." not in parts and scan.joinpath(*parts[1:]).is_dir()
 
 
@@ -163,7 +140,7 @@ def _is_series(path: Path) -> bool:
 
 
 def _table_in(folder: Path) -> Path | None:
-    """Return the table of labels in a folder: labels.csv, or the only one with a column of cases and one of labels."""
+    """Return the table of labels in a folder: labels.csv, or the only one that fits."""
     return folder / _TABLE if (folder / _TABLE).is_file() else _one_of(_fitting(folder))
 
 
@@ -192,7 +169,8 @@ def _is_about(table: Path, scans: _Scans) -> bool:
 
 
 def _key_column(table: Path) -> str:
-    return first_of(KEYS, header_of(table)) or "case"
+    header = header_of(table)
+    return next((key for key in KEYS if key in header), "case")
 
 
 def _shown(keys: list[str], table: Path) -> str:

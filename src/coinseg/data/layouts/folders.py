@@ -1,13 +1,9 @@
 """Plain folders of normal and of abnormal images or volumes; recognised by the name of such a folder.
 
-    data/
-      normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
-      abnormal/b.png        or bad, defect, ...
-      abnormal/c.png
-      abnormal/c_mask.png   a mask beside its image, or
-      masks/b.png           by the name of its image (masks/abnormal/b.png where two images share one);
-                            another folder with data.masks
-      organ_masks/a.png     optional, likewise; another folder with data.organ_from
+    normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
+    abnormal/b.png        or bad, defect, ...
+    abnormal/b_mask.png   a mask beside its image, or masks/b.png, masks/abnormal/b.png (data.masks)
+    organ_masks/a.png     optional, likewise (data.organ_from)
 
 Both folders may also lie in `images/`. Every file is its own patient; for DICOM the patient is a hash of PatientID.
 """
@@ -64,14 +60,9 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
         place, inside = place_of(path, root), path.relative_to(folder)
         # A normal image takes no mask by its bare name: normal/001.png and abnormal/001.png would share masks/001.png.
         places = (place, folder.name / inside) if label == 0 else (place, folder.name / inside, inside)
-        lesion = masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask"))
-        case = safe_id(place)
-        cases.append(
-            Case(
-                id=case, patient=patient_of(path, case), image=path, volume=is_volume(path), label=label,
-                organ=masks.organ_sources(masks.organ(path, place)), lesion=masks.lesion_sources(lesion),
-            )
-        )  # fmt: skip
+        lesion = masks.lesion_sources(masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask")))
+        case, organ = safe_id(place), masks.organ_sources(masks.organ(path, place))
+        cases.append(Case(case, patient_of(path, case), path, is_volume(path), label, organ=organ, lesion=lesion))
     return cases
 
 

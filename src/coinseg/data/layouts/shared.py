@@ -1,7 +1,4 @@
-"""What all layouts share: files in a folder, ids and patients of cases, and names in error lines.
-
-Hidden files are left out (macOS leaves `._x.nii.gz` beside `x.nii.gz`).
-"""
+"""What all layouts share: visible files in a folder, ids and patients of cases, and names in error lines."""
 
 import difflib
 import hashlib
@@ -31,10 +28,9 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return images and volumes at any depth, sorted, without hidden files and folders.
+    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume.
 
-    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed. Links are
-    followed, but not to a folder that was visited before, since they may lead in circles.
+    Links are followed, but not to a folder that was visited before, since they may lead in circles.
     """
     files: list[Path] = []
     visited = {folder.resolve()}
@@ -117,10 +113,7 @@ def safe_id(place: PurePath | str) -> str:
 
 
 def lies_inside(folder: Path, name: str) -> bool:
-    """Return whether a name in a table stays below a folder: no `..` that leads out, no absolute path, no impossible name.
-
-    Only the text of the path is checked: a link that somebody made in the folder is followed.
-    """
+    """Return whether the text of a name stays below a folder: no `..` that leads out, no absolute path, no impossible name."""
     path = os.path.normpath(folder.absolute() / name)
     possible = "\0" not in name and all(len(part.encode(errors="replace")) < 256 for part in PurePath(name).parts)
     return possible and len(path) < 4096 and Path(path).is_relative_to(os.path.normpath(folder.absolute()))

@@ -1,13 +1,8 @@
 """The layout of the TotalSegmentator dataset, one patient per scan; recognised by a folder with a ct.nii.gz.
 
-    data/
-      meta.csv                        image_id;...;study_type   (optional: which scans are kept)
-      labels.csv                      image_id,slice,label      (optional: image labels; without slice, of whole scans)
-      s0001/
-        ct.nii.gz
-        segmentations/
-          kidney_left.nii.gz          named by data.organ or data.lesion, without the suffix
-          kidney_tumor.nii.gz
+    meta.csv      image_id;...;study_type   (optional: which scans are kept)
+    labels.csv    image_id,slice,label      (optional: image labels; without slice, of whole scans)
+    s0001/        ct.nii.gz, segmentations/kidney_left.nii.gz (named by data.organ or data.lesion, without the suffix)
 
 `data.organ_from` is another such tree for the organ masks; there `segmentations/` may be left out.
 """
@@ -83,9 +78,8 @@ def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
 
 def _masks(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource]:
     """Return the masks of the classes that exist, each from the first folder that has it."""
-    paths = {name: [place / f"{name}.nii.gz" for place in places] for name in names}
-    existing = {name: next((path for path in tried if path.is_file()), None) for name, tried in paths.items()}
-    return {name: MaskSource(path) for name, path in existing.items() if path}
+    paths = [(name, place / f"{name}.nii.gz") for name in names for place in reversed(places)]
+    return {name: MaskSource(path) for name, path in paths if path.is_file()}
 
 
 def _require_classes(names: Sequence[str], places: dict[str, list[Path]], setting: str) -> None:
@@ -94,8 +88,6 @@ def _require_classes(names: Sequence[str], places: dict[str, list[Path]], settin
     if missing and places:
         files = [path for folders in places.values() for folder in folders for path in visible(folder)]
         known = {stem_of(path) for path in files if is_volume(path)} - {"ct"}
-        got, required = (
-            f"data.{setting} names {missing[0]!r}, which no scan has a mask of",
-            f"a known class ({nearest(missing[0], known)})",
-        )
-        raise UserError(got, required, "correct the name, or set data.organ_from" if setting == "organ" else "correct the name")
+        got, do = f"data.{setting} names {missing[0]!r}, which no scan has a mask of", "correct the name"
+        do += ", or set data.organ_from" if setting == "organ" else ""
+        raise UserError(got, f"a known class ({nearest(missing[0], known)})", do)

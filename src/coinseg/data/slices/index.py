@@ -9,13 +9,10 @@ import numpy as np
 
 from coinseg.runtime.files import FORMULA
 
-COLUMNS = (
-    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split",
-    "top", "left", "height", "width",
-)  # fmt: skip
-BLOCK = 10_000
-"""Lines of an index that are read together."""
 _TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
+COLUMNS = (*_TEXT, "slice", "region", "label", "weak", "lesion_px", "truth", "split", *_EDGES)
+BLOCK = 10_000
+"""Lines that are read together: as Python objects a line takes ten times the room it has in arrays."""
 
 
 def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -27,15 +24,12 @@ def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def _quoted(row: Mapping[str, object]) -> dict[str, str]:
-    """Names as a spreadsheet cannot take for formulas; reading takes exactly this quote off again."""
+    """Return names that a spreadsheet cannot take for formulas; reading takes exactly this quote off again."""
     return {c: f"'{row[c]}" if str(row[c]).startswith((*FORMULA, "'")) else str(row[c]) for c in _TEXT}
 
 
 def read_index(path: Path) -> dict[str, np.ndarray]:
-    """The columns of an index.csv, by name: (slices,) text, float64 or int64.
-
-    Read in blocks: as Python objects a line takes ten times the room it has in arrays.
-    """
+    """Read the columns of an index.csv, by name: (slices,) text, float64 or int64."""
     kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
     blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
