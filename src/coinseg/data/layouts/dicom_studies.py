@@ -27,10 +27,8 @@ from .shared import few, folders_in, lies_inside, own_patients, patient_of, safe
 from .tables import CASE, LABEL, PATIENT, Given, columns_in, header_of, labels_by_case, patients_by_case, read_table, tables_in
 
 _TABLE = "labels.csv"
-_TAGS = (
-    "studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid", "accessionnumber", "accession_number",
-    "patientid",
-)  # fmt: skip
+_UIDS = ("studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid")
+_TAGS = (*_UIDS, "accessionnumber", "accession_number", "patientid")
 KEYS = (*CASE, "id", "study", "study_id", "scan", "series", *_TAGS, *PATIENT)
 """Names of the column of cases, in any case; the first that a table has is read."""
 _T = TypeVar("_T")
@@ -54,7 +52,6 @@ class _Scans:
         return names
 
     def named(self, key: str) -> list[str]:
-        """Return the names of the scans that a cell of a table names."""
         return [key] if key in self.by_name else self.by_identifier.get(key, [])
 
     def matched(self, rows: Mapping[str, _T], table: Path) -> dict[str, _T]:
@@ -75,7 +72,7 @@ def fits_dicom(root: Path) -> bool:
 def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each folder or .zip with DICOM files, or for each folder or series in one that the table names."""
     masks = MasksByName.under(root, settings, settings.masks)
-    table = _table_in(root)
+    table = root / _TABLE if (root / _TABLE).is_file() else _one_of(_fitting(root))
     given = labels_by_case(table, KEYS) if table else {}
     scans = _scans_in(root, masks, given)
     if not scans.by_name:
@@ -89,7 +86,9 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
     cases, problems = masks.matched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
-        problems.append(f"{table.name} names {_shown(missing, table)}: there is no such scan")
+        private = _key_column(table) in (*_TAGS, *PATIENT)  # identifiers are only counted
+        names = f"{len(missing)} identifiers" if private else few(public_name(key) for key in missing)
+        problems.append(f"{table.name} names {names}: there is no such scan")
     if table and (left := [name for name in scans.by_name if name not in labels]):
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:
@@ -100,7 +99,7 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
 
 
 def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _Scans:
-    """Return the scans of `root`, or of the only folder in it; a folder or series that is named replaces the scan it is in."""
+    """Return the scans of `root`, or of its only folder; a folder or series that is named replaces the scan it is in."""
     scans = _entries(root, masks)
     only = next(iter(scans.values())) if len(scans) == 1 else None
     if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] == only.name for name in named):
@@ -139,11 +138,6 @@ def _is_series(path: Path) -> bool:
     return is_dicom(path) if path.is_dir() else path.suffix.lower() == ARCHIVE and may_hold_slices(path)
 
 
-def _table_in(folder: Path) -> Path | None:
-    """Return the table of labels in a folder: labels.csv, or the only one that fits."""
-    return folder / _TABLE if (folder / _TABLE).is_file() else _one_of(_fitting(folder))
-
-
 def _fitting(folder: Path) -> list[Path]:
     """Return the tables with a column of cases and one of labels, without those that cannot be read."""
     fitting = []
@@ -162,7 +156,6 @@ def _one_of(tables: list[Path]) -> Path | None:
 
 
 def _is_about(table: Path, scans: _Scans) -> bool:
-    """Return whether a table that lies beside the data names any of the scans."""
     with suppress(UserError):
         return any(scans.named(row[_key_column(table)]) for _, row in read_table(table))
     return False
@@ -171,11 +164,6 @@ def _is_about(table: Path, scans: _Scans) -> bool:
 def _key_column(table: Path) -> str:
     header = header_of(table)
     return next((key for key in KEYS if key in header), "case")
-
-
-def _shown(keys: list[str], table: Path) -> str:
-    """Name cells of a table in a message; identifiers are only counted."""
-    return f"{len(keys)} identifiers" if _key_column(table) in (*_TAGS, *PATIENT) else few(public_name(key) for key in keys)
 
 
 def _patients(root: Path, table: Path | None, scans: _Scans) -> dict[str, str]:
@@ -187,8 +175,6 @@ def _patients(root: Path, table: Path | None, scans: _Scans) -> dict[str, str]:
 
 def _case(name: str, scan: Path, given: Given, patients: Mapping[str, str], masks: MasksByName) -> Case:
     case, place = safe_id(name), Path(name)
-    return Case(
-        id=case, patient=patients.get(name) or patient_of(scan, case), image=scan, volume=True, label=given.label,
-        slice_labels=given.slices, organ=masks.organ_sources(masks.organ(scan, place)),
-        lesion=masks.lesion_sources(masks.lesion(scan, place)),
-    )  # fmt: skip
+    patient = patients.get(name) or patient_of(scan, case)
+    organ, lesion = masks.organ_sources(masks.organ(scan, place)), masks.lesion_sources(masks.lesion(scan, place))
+    return Case(case, patient, scan, True, given.label, given.slices, organ, lesion)

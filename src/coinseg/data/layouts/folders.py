@@ -31,13 +31,11 @@ def fits_folders(root: Path) -> bool:
 
 def list_folders(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each file in the folders of both classes."""
-    if settings.normal or settings.abnormal:
-        classes = [[root / name for name in names] for names in (settings.normal, settings.abnormal)]
-    else:
+    classes = [[root / name for name in names] for names in (settings.normal, settings.abnormal)]
+    if not (settings.normal or settings.abnormal):
         classes = [_by_name(root, names) for names in (_NORMAL, _ABNORMAL)]
     masks = MasksByName.under(root, settings, settings.masks)
-    pairs = [(label, folder) for label, folders in enumerate(classes) for folder in folders]
-    cases = [case for label, folder in pairs for case in _cases_in(root, folder, label, masks)]
+    cases = [c for label, folders in enumerate(classes) for folder in folders for c in _cases_in(root, folder, label, masks)]
     _require_masks(settings, cases)
     cases, problems = masks.matched(cases)
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)

@@ -20,8 +20,7 @@ from coinseg.types import Case, Cohort, MaskSource
 from .shared import few, is_value, nearest, safe_id
 from .tables import Given, labels_by_case, patients_by_case
 
-Names = Mapping[str, tuple[int, ...]]
-"""Label values by the name of a structure, without the background."""
+Names = Mapping[str, tuple[int, ...]]  # label values by the name of a structure, without the background
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,7 @@ def cohort_of(
             lines.append(f"{table} does not name {few(missing)}: {otherwise}")
     for scan in scans:
         given = labels.get(scan.name, Given())
-        known = given.label is not None or bool(given.slices)
-        problem = _problem(scan, regions, known)
+        problem = _problem(scan, regions, labelled=given != Given())
         lines += [f"{scan.name}: {problem}"] if problem else []
         if not problem.startswith("skipped"):
             cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
@@ -114,9 +112,6 @@ def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:
 
 
 def _case(scan: MapScan, regions: Regions, given: Given, patient: str) -> Case:
-    lesion = regions.lesion and scan.lesions.is_file()
-    return Case(
-        id=safe_id(scan.name), patient=patient, image=scan.image, volume=True, label=given.label, slice_labels=given.slices,
-        organ=tuple(MaskSource(scan.organs, values) for values in regions.organs),
-        lesion=(MaskSource(scan.lesions, regions.lesion),) if lesion else (),
-    )  # fmt: skip
+    organ = tuple(MaskSource(scan.organs, values) for values in regions.organs)
+    lesion = (MaskSource(scan.lesions, regions.lesion),) if regions.lesion and scan.lesions.is_file() else ()
+    return Case(safe_id(scan.name), patient, scan.image, True, given.label, given.slices, organ, lesion)

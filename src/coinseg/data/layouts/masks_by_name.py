@@ -18,8 +18,7 @@ from coinseg.types import Case, MaskSource
 from .shared import few, files_in, is_value, organ_root, without_suffix
 
 _MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
-_Index = dict[tuple[str, bool], Path]
-"""Masks by relative name without suffix and whether they are volumes."""
+_Index = dict[tuple[str, bool], Path]  # masks by relative name without suffix and whether they are volumes
 
 
 @dataclass(frozen=True)

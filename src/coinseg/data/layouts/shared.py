@@ -13,8 +13,7 @@ from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES,
 from coinseg.errors import UserError
 from coinseg.types import Case
 
-_LONGEST = 140
-"""Bytes of an id: with the endings of outputs it must still be a file name (255)."""
+_LONGEST = 140  # bytes of an id: with the endings of outputs it must still be a file name (255)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -16,12 +16,9 @@ from coinseg.errors import UserError
 
 from .shared import few, is_value, visible
 
-CASE = ("image_id", "case", "case_id")
-"""Names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`."""
-PATIENT = ("patient", "patient_id", "subject")
-"""Names of the column of patients."""
-LABEL = ("label", "class_label", "abnormal", "y", "target")
-"""Names of the column of image labels."""
+CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
+PATIENT = ("patient", "patient_id", "subject")  # names of the column of patients
+LABEL = ("label", "class_label", "abnormal", "y", "target")  # names of the column of image labels
 _LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
 
 
@@ -49,10 +46,8 @@ def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise UserError(f"{path} has the column {repeated[0]} twice", "columns with different names", "rename or drop one")
     for number, cells in enumerate(_cells(path)[1:], start=2):
         if len(cells) > len(header):
-            what, do = (
-                f"has {len(cells)} cells and the header {len(header)}",
-                "correct the row; put text with a separator in quotes",
-            )
+            what = f"has {len(cells)} cells and the header {len(header)}"
+            do = "correct the row; put text with a separator in quotes"
             raise row_error(path, number, what, "no more cells than columns", do)
         texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
         if any(texts):

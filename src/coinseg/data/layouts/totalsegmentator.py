@@ -8,7 +8,6 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
@@ -49,8 +48,8 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
             given = labels.get(name, Given())
             if settings.lesion and not lesion and given == Given():
                 problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
-            case = Case(safe_id(name), name, scan, volume=True, label=given.label, slice_labels=given.slices)
-            cases.append(replace(case, organ=tuple(organ.values()), lesion=tuple(lesion.values())))
+            masks = tuple(organ.values()), tuple(lesion.values())
+            cases.append(Case(safe_id(name), name, scan, True, given.label, given.slices, *masks))
     source = "image labels from labels.csv, column label" if labels else "no image labels in the data"
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
 
@@ -77,7 +76,7 @@ def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
 
 
 def _masks(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource]:
-    """Return the masks of the classes that exist, each from the first folder that has it."""
+    """Return the masks that exist, each from the first folder that has it."""
     paths = [(name, place / f"{name}.nii.gz") for name in names for place in reversed(places)]
     return {name: MaskSource(path) for name, path in paths if path.is_file()}
 

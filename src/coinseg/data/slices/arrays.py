@@ -14,8 +14,7 @@ from .intensity import Window
 from .split import TRAINING, split
 from .store import SliceStore
 
-LEAST_SIDE = 8
-"""Pixels along the side of an image."""
+LEAST_SIDE = 8  # pixels along the side of an image
 
 
 class Dataset(SliceStore):

@@ -17,8 +17,7 @@ from coinseg.types import Case, Cohort, MaskSource
 from . import intensity
 from .crop import Box, Cut, cuts
 
-FAT_HU = -100
-"""Fat and air are below; there is some around every organ."""
+FAT_HU = -100  # fat and air are below; there is some around every organ
 
 
 @dataclass(frozen=True)

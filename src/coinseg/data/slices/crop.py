@@ -16,8 +16,7 @@ from PIL import Image
 from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 
-MAX_PIXELS = 2**26
-"""A box of more native pixels than this comes of a wrong voxel size."""
+MAX_PIXELS = 2**26  # a box of more native pixels than this comes of a wrong voxel size
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from .split import TRAINING
 from .store import SliceStore
 from .synthetic_anomaly import inject
 
-UNKNOWN = -1
-"""The label of a held-out slice that only its scan has a label for, and no mask decides."""
+UNKNOWN = -1  # the label of a held-out slice that only its scan has a label for, and no mask decides
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,13 @@
-"""The index of a store: index.csv, one line for each slice, and its columns as arrays."""
+"""The index of a store: index.csv, one line for each slice, and its columns as arrays.
+
+series, slice    the scan, the case itself where it is a volume, and the number along it
+region           the organ region, -1 for all together
+label            0 or 1; of a small lesion 0 where `data.small_lesions` is "normal", 1 where it is "drop"
+weak             1 where label 1 is only that of the scan (`data.label_level`): the lesion may be in another slice
+lesion_px        native lesion pixels of the whole slice, -1 without a mask; truth is 1 where the mask is known
+split            `TRAINING`, `VALIDATION` or `LEFT_OUT`
+top, left, height, width    the box in the native slice, in pixels
+"""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -11,8 +20,7 @@ from coinseg.runtime.files import FORMULA
 
 _TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
 COLUMNS = (*_TEXT, "slice", "region", "label", "weak", "lesion_px", "truth", "split", *_EDGES)
-BLOCK = 10_000
-"""Lines that are read together: as Python objects a line takes ten times the room it has in arrays."""
+BLOCK = 10_000  # lines that are read together: as Python objects a line takes ten times the room it has in arrays
 
 
 def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

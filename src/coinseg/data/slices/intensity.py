@@ -10,8 +10,7 @@ import numpy as np
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 HU_MIN, HU_MAX = -1024, 3071
-BODY_HU = -500
-"""Without an organ mask, voxels above this are foreground."""
+BODY_HU = -500  # without an organ mask, voxels above this are foreground
 CODES = 65535
 
 

@@ -21,8 +21,7 @@ from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
 
-MOST_READERS = 8
-"""Cases that are read and cut at the same time at most; each holds a scan with its masks."""
+MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
 T = TypeVar("T")
 R = TypeVar("R")
 

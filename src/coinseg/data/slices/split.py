@@ -13,8 +13,7 @@ from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Cohort
 
 TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
-Row = Mapping[str, Any]
-"""A row of the index, see `store.py`."""
+Row = Mapping[str, Any]  # a row of the index, see `store.py`
 
 
 def split(

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-IGNORED = 2
-"""In a target: a pixel that the loss leaves out."""
+IGNORED = 2  # in a target: a pixel that the loss leaves out
 
 
 @dataclass(frozen=True)
