@@ -56,10 +56,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each row; masks are named in the row, or found by name in folders beside the table."""
     table = table_of(root)
     if table is None:
-        required = f"one .csv with a column {' or '.join(COLUMNS['file'])}"
-        raise UserError(
-            f"{root} is or holds no table to read{columns_in(root)}", required, "name it labels.csv, or give its path"
-        )
+        got = f"{root} is or holds no table to read{columns_in(root)}"
+        raise UserError(got, f"one .csv with a column {' or '.join(COLUMNS['file'])}", "name it labels.csv, or give its path")
     header, rows = header_of(table), read_table(table)
     column = {role: name for role, names in COLUMNS.items() if (name := first_of(names, header))}
     if "file" not in column:

@@ -1,7 +1,6 @@
 """dataset.json, with which nnU-Net and the Medical Segmentation Decathlon describe a data set, and the cohort it describes."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,21 +43,14 @@ def describe(path: Path) -> Description:
 
 
 def described_cohort(
-    layout: str,
-    root: Path,
-    settings: DataSettings,
-    about: Description,
-    scans: Sequence[tuple[str, Path, Path]],
-    problems: list[str],
+    layout: str, root: Path, settings: DataSettings, about: Description, scans: list[tuple[str, Path, Path]], problems: list[str]
 ) -> Cohort:
     """Return the cohort of the data at `root` with a dataset.json.
-
-    `data.organ_from` holds label maps of the organs, or has them in its labelsTr; its own dataset.json names their structures.
 
     Args:
         layout: name of the layout.
         root: the data.
-        settings: organ, organ_from and lesion are read.
+        settings: organ, lesion and organ_from (label maps of organs, in it or its labelsTr, with or without a dataset.json).
         about: the dataset.json of the data.
         scans: name, image and label map of every case, sorted.
         problems: what is wrong with the files.
@@ -102,7 +94,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
-    """Return the label values of one structure: a whole number or a list of them (a region)."""
     values = value if isinstance(value, list) and value else [value]
     if not all((type(v) is int and 0 <= v < 2**31) or (isinstance(v, str) and is_value(v)) for v in values):
         raise _wrong(f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them")

@@ -123,7 +123,6 @@ def _is_inside(scan: Path, parts: tuple[str, ...]) -> bool:
 
 
 def _entries(folder: Path, masks: MasksByName) -> dict[str, Path]:
-    """Return folders and archives with DICOM files, by name."""
     scans: dict[str, Path] = {}
     for path in visible(folder):
         if path in masks.folders or not _is_series(path):

@@ -9,6 +9,7 @@ Both folders may also lie in `images/`. Every file is its own patient; for DICOM
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
@@ -58,9 +59,10 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
         place, inside = place_of(path, root), path.relative_to(folder)
         # A normal image takes no mask by its bare name: normal/001.png and abnormal/001.png would share masks/001.png.
         places = (place, folder.name / inside) if label == 0 else (place, folder.name / inside, inside)
-        lesion = masks.lesion_sources(masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask")))
-        case, organ = safe_id(place), masks.organ_sources(masks.organ(path, place))
-        cases.append(Case(case, patient_of(path, case), path, is_volume(path), label, organ=organ, lesion=lesion))
+        mask = masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask"))
+        case = Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path), label)
+        organ, lesion = masks.organ_sources(masks.organ(path, place)), masks.lesion_sources(mask)
+        cases.append(replace(case, organ=organ, lesion=lesion))
     return cases
 
 

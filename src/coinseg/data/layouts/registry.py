@@ -49,7 +49,6 @@ LAYOUTS = {
 
 
 def _known() -> str:
-    """Name all layouts, for error lines."""
     *first, last = (f"{name} ({layout.example})" for name, layout in LAYOUTS.items())
     return f"{', '.join(first)} or {last}"
 

@@ -27,12 +27,9 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume.
-
-    Links are followed, but not to a folder that was visited before, since they may lead in circles.
-    """
+    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume."""
     files: list[Path] = []
-    visited = {folder.resolve()}
+    visited = {folder.resolve()}  # links may lead in circles
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".") and not _is_repeated(Path(place, name), visited)]
         paths = [Path(place, name) for name in names if not name.startswith(".")]

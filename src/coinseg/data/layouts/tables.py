@@ -36,11 +36,7 @@ def header_of(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Read a table as (row number, cells by column name); the header is row 1, missing cells are empty.
-
-    Raises:
-        UserError: there is no row, a column name occurs twice, or a row has more cells than the header.
-    """
+    """Read a table as (row number from 2, cells by column name), missing cells empty; `UserError` for no row or a wrong one."""
     header, rows = header_of(path), []
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise UserError(f"{path} has the column {repeated[0]} twice", "columns with different names", "rename or drop one")

@@ -25,8 +25,8 @@ Point = Sequence[Any]  # (x, y, z) in mm: numbers, or arrays that broadcast
 
 
 @dataclass(frozen=True)
-class PhantomSettings:
-    """The settings of a phantom cohort; the command line shows these texts.
+class PhantomSettings:  # the command line shows this docstring
+    """The settings of a phantom cohort.
 
     Args:
         patients: number of patients.

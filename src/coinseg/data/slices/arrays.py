@@ -89,7 +89,6 @@ def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int) 
 
 
 def _array(values: Any) -> np.ndarray:
-    """Return an array or a tensor, of any device and type, as an array."""
     if not isinstance(values, Tensor):
         return np.asarray(values)
     values = values.detach().cpu()

@@ -53,8 +53,7 @@ class LoadedCase:
     def require_fits(self, settings: DataSettings) -> None:
         """Raise `UserError` where a slice of fixed millimetres cannot hold the organ."""
         if settings.spacing:
-            for _ in self.cuts(settings):
-                pass
+            list(self.cuts(settings))
 
 
 def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:

@@ -103,7 +103,6 @@ class TrainingSlices:
 
     @cached_property
     def _classes(self) -> list[np.ndarray]:
-        """The positions of the normal and of the abnormal slices."""
         labels = self.labels()
         return [np.flatnonzero(labels == c) for c in (0, 1)]
 

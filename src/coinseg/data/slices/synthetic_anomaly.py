@@ -33,16 +33,13 @@ def centre(organ: SliceMask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def inject(image: Slice, organ: SliceMask, settings: AnomalySettings, rng: np.random.Generator) -> tuple[Slice, SliceMask]:
-    """With `settings.probability`, add a blob of height alpha inside the organ (thesis 3.6.3).
+    """With a probability, add a blob inside the organ (thesis 3.6.3); return the image, and the mask of the blob or an empty one.
 
     Args:
         image: values in [0, 1]; not modified.
         organ: where the centre may lie; where it is empty nothing is injected.
         settings: probability, template, sigma, alpha and level are read.
         rng: generator of the slice and epoch.
-
-    Returns:
-        The image in [0, 1] and the mask of the anomaly, empty where nothing was injected.
     """
     mask = np.zeros(image.shape, dtype=bool)
     if rng.random() >= settings.probability or not organ.any():
