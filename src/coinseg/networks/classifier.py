@@ -23,8 +23,7 @@ from .layers import ResidualBlock, convolution, normalisation
 from .weights import load_weights, require_fits
 
 SMALL_WIDTHS = (16, 32, 64, 128)
-LOCAL_WIDTHS = (16, 32, 64)
-"""Names of networks that are built here."""
+LOCAL_WIDTHS = (16, 32, 64)  # names of networks that are built here
 WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights in a checkpoint."""
 

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from coinseg.errors import UserError
 
-NAME = "tf_efficientnet_lite0"
-"""EfficientNet-Lite0: without squeeze and excitation, so features are local."""
+NAME = "tf_efficientnet_lite0"  # EfficientNet-Lite0: without squeeze and excitation, so features are local
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-LEVELS = 5
-"""Number of feature maps, at 1/2, 1/4, ... 1/32 of the side."""
-DEEPEST = 2**LEVELS
-"""Stride of the last one."""
+LEVELS = 5  # number of feature maps, at 1/2, 1/4, ... 1/32 of the side.
+DEEPEST = 2**LEVELS  # stride of the last one
 
 
 def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from .imagenet import encoder, enlarged, load_imagenet, resized
 from .weights import load_weights
 
-DECODER = (128, 64, 32, 16, 16)
-"""Channels of the decoder, from 1/16 of the side to the full side."""
-FULL = 16
-"""Channels at full resolution."""
+DECODER = (128, 64, 32, 16, 16)  # channels of the decoder, from 1/16 of the side to the full side
+FULL = 16  # channels at full resolution
 
 
 class StudentNetwork(nn.Module):

@@ -1,12 +1,7 @@
 """Read volumes of any format in one canonical orientation, and write masks and scans back on the grid of their source.
 
-Inside coinseg a volume is (slices, rows, columns): slices run from inferior to superior, row 0 is anterior and
-column 0 is the patient's right, as a radiologist sees a slice. Nothing is resampled: an oblique volume is turned to its
-closest axes, and a mask is written back voxel by voxel.
-
-    .nii, .nii.gz          nifti     read and written
-    .nrrd, .mha, .mhd      itk       read; .nrrd and .mha written
-    DICOM                  dicom     read: a folder, a .zip of one, FOLDER#KEY for one series of several, one .dcm file
+Inside coinseg a volume is (slices, rows, columns): slices run from inferior to superior, row 0 is anterior and column 0 is the
+patient's right. Nothing is resampled: an oblique volume is turned to its closest axes. Formats: `nifti`, `itk` and `dicom`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,42 +21,27 @@ from .geometry import MAX_SHIFT, Geometry, corners_apart, same_place
 from .paths import VOLUME_SUFFIXES, is_dicom
 from .voxels import Opened
 
-_ROUNDING = 0.1
-"""Largest distance of a label stored as float from a whole number; above it labels are interpolated or probabilities."""
-WRITTEN = (*nifti.SUFFIXES, ".nrrd", ".mha")
-"""Suffixes of volumes that can be written; a .mhd would be two files."""
+_ROUNDING = 0.1  # largest distance of a label stored as float from a whole number; interpolated labels lie farther off
+WRITTEN = (*nifti.SUFFIXES, ".nrrd", ".mha")  # suffixes of volumes that can be written; a .mhd would be two files
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan in canonical orientation.
+    """A scan in canonical orientation."""
 
-    Args:
-        scan: (slices, rows, columns), int16 or float32, slope and intercept of the file applied.
-        spacing: (dz, dy, dx) in mm.
-        geometry: the grid of the file.
-    """
-
-    scan: Scan
-    spacing: tuple[float, float, float]
-    geometry: Geometry
+    scan: Scan  # (slices, rows, columns), int16 or float32, slope and intercept of the file applied
+    spacing: tuple[float, float, float]  # (dz, dy, dx) in mm
+    geometry: Geometry  # the grid of the file
 
 
 @dataclass(frozen=True)
 class Sliced:
-    """A scan that is computed one slice at a time while it is written; `np.asarray` computes all of it.
+    """A scan that is computed one slice at a time while it is written; `np.asarray` computes all of it."""
 
-    Args:
-        shape: canonical (slices, rows, columns).
-        dtype: int16, float32 or uint8.
-        axis: the axis across which its slices lie.
-        slice: computes the slice of an index in the `turned` array.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    axis: Axis
-    slice: Callable[[int], np.ndarray]
+    shape: tuple[int, ...]  # canonical (slices, rows, columns)
+    dtype: np.dtype  # int16, float32 or uint8
+    axis: Axis  # the axis across which its slices lie
+    slice: Callable[[int], np.ndarray]  # computes the slice of an index in the `turned` array
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         whole = np.empty(self.shape, self.dtype)
@@ -79,8 +59,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume as int16 (HU in CT) when the scaled values are integers that fit, else as float32.
 
     Raises:
-        UserError: the file is missing, corrupt, not three-dimensional, too large, or holds NaN or infinity; for DICOM see
-            `dicom.open_series`.
+        UserError: the file is missing, corrupt, not three-dimensional, too large, or holds NaN; see also `dicom.open_series`.
     """
     opened = _open(path)
     return Volume(opened.geometry.to_canonical(opened.voxels()), opened.geometry.spacing, opened.geometry)
@@ -117,15 +96,12 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
 
 
 def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
-    """Return the grid of the mask at `path`, turned like the grid of its scan.
+    """Return the grid of the mask at `path`, turned like that of its scan; `UserError` when they differ.
 
     Args:
         path: the mask.
         grid: its grid.
         like: the grid of the scan.
-
-    Raises:
-        UserError: the grids differ.
     """
     if grid.shape[:3] == like.shape[:3] and same_place(corners_apart(grid.affine, like.affine, grid.shape[:3]), grid, like):
         grid = like  # At exactly 45 degrees rounding would decide which axes are closest.
@@ -158,10 +134,7 @@ def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool =
 
 
 def write_scan(path: Path, scan: Scan | Sliced, geometry: Geometry, overwrite: bool = False) -> None:
-    """Write a canonical int16, float32 or uint8 scan on the grid of its source; arguments and errors as in `write_mask`.
-
-    A `Sliced` scan is computed one slice at a time, if the slices of a NIfTI file lie across the same axis.
-    """
+    """Write a canonical int16, float32 or uint8 scan on the grid of its source; arguments and errors as in `write_mask`."""
     if scan.dtype not in (np.dtype(np.int16), np.dtype(np.float32), np.dtype(np.uint8)):
         raise ValueError(f"a scan is written as int16, float32 or uint8, not {scan.dtype}")
     _write(path, scan, geometry, overwrite)
@@ -182,7 +155,7 @@ def _write(path: Path, canonical: np.ndarray | Sliced, geometry: Geometry, overw
 
 
 def _stored_slices(canonical: np.ndarray | Sliced, geometry: Geometry) -> Iterator[np.ndarray]:
-    """Yield the slices of the file, each in its order of axes."""
+    """Yield the slices of the file in its order of axes; only a `Sliced` scan across the same axis is computed one by one."""
     axis, order = geometry.slices_of_file
     if isinstance(canonical, Sliced) and canonical.axis != axis:
         canonical = np.asarray(canonical)

@@ -12,8 +12,7 @@ from .layer_choice import best_layer, deletion_insertion
 from .layers import candidate_layers, layer_named
 from .rise import rise, rise_scores
 
-METHODS = (*KINDS, "rise")
-"""Names of the attribution methods."""
+METHODS = (*KINDS, "rise")  # names of the attribution methods
 
 __all__ = [
     "METHODS", "best_layer", "cam", "candidate_layers", "deletion_insertion", "layer_named", "rise", "rise_scores", "saliency",

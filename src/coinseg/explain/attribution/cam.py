@@ -24,8 +24,7 @@ from coinseg.runtime.threads import cpu_batch
 
 from .layers import activations, activations_and_gradients, layer_named, logits_with, still
 
-FLAT = 1e-6
-"""A map that varies by less than this share of its largest value counts as constant."""
+FLAT = 1e-6  # a map that varies by less than this share of its largest value counts as constant
 
 
 def normalised(maps: Tensor) -> Tensor:
@@ -138,8 +137,7 @@ KINDS: dict[str, Callable[[nn.Module, Tensor, nn.Module, int], Tensor]] = {
     "hirescam": partial(library, "HiResCAM"),
     "xgradcam": partial(library, "XGradCAM"),
     "fem": partial(library, "FEM"),
-}
-"""Every class activation map by its name."""
+}  # every class activation map by its name
 
 
 def unknown_method(name: str, known: list[str]) -> UserError:

@@ -6,10 +6,8 @@ from torch import Tensor, nn
 from .cam import cam
 from .layers import candidate_layers, still
 
-BLUR = 0.1
-"""Standard deviation of the strong blur as a share of the longer side."""
-STEPS = 10
-"""Number of steps of a deletion or insertion curve."""
+BLUR = 0.1  # standard deviation of the strong blur as a share of the longer side
+STEPS = 10  # number of steps of a deletion or insertion curve
 
 
 def blurred(x: Tensor) -> Tensor:

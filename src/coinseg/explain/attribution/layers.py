@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from coinseg.errors import UserError
 
-STAGE_SIDES = 3
-"""A module that holds maps of at least this many sizes holds stages; with fewer it is a stage or a block."""
+STAGE_SIDES = 3  # a module that holds maps of at least this many sizes holds stages; with fewer it is a stage or a block
 
 
 @contextmanager
