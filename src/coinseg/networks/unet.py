@@ -16,10 +16,7 @@ FULL = 16  # channels at full resolution
 
 
 class StudentNetwork(nn.Module):
-    """A U-Net with the ImageNet encoder and one more level, convolutions of the image at full resolution, for small lesions.
-
-    Images are enlarged first, see `enlarged`.
-    """
+    """A U-Net with the ImageNet encoder and, for small lesions, convolutions of the enlarged image at full resolution."""
 
     def __init__(self) -> None:
         from monai.networks.blocks import Convolution
@@ -45,11 +42,7 @@ class StudentNetwork(nn.Module):
 
 
 class Student(nn.Module):
-    """The networks of an ensemble, each trained on batches of its own.
-
-    Args:
-        members: number of networks.
-    """
+    """An ensemble of `members` networks, each trained on batches of its own."""
 
     def __init__(self, members: int) -> None:
         super().__init__()
@@ -66,12 +59,7 @@ def sides(side: int) -> tuple[int, ...]:
 
 
 class Mean(nn.Module):
-    """A trained student: the mean probability over its networks and several sides of the image, as a logit.
-
-    Args:
-        student: the networks.
-        seen: side of an image -> the sides at which it is segmented.
-    """
+    """A trained student: the mean probability, as a logit, over its networks and the sides `seen` of an image."""
 
     def __init__(self, student: Student, seen: Callable[[int], Sequence[int]] = sides) -> None:
         super().__init__()
