@@ -53,10 +53,7 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
     Args:
         mask: (slices, rows, columns), canonical.
         affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_affine`).
-        datasets: single-frame images with position, orientation and spacing, in any order.
-
-    Raises:
-        UserError: an image does not lie on slices of the mask, voxel by voxel, or part of the mask lies on no image.
+        datasets: single-frame images; `UserError` when one does not lie on voxels of the mask, or part of that lies on none.
     """
     inverse = np.linalg.inv(affine)
     covered = np.zeros(mask.shape, bool)
@@ -103,11 +100,8 @@ def write_dicom_seg(
         out: the .dcm file.
         affine: of a canonical mask, see `frames_of`.
         label: of the segment.
-        overwrite: replace `out`.
+        overwrite: replace `out`; else it is a `UserError`, like a mask that does not fit, or a series without its elements.
         begin: called before `out` is created.
-
-    Raises:
-        UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks required elements.
     """
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")

@@ -74,8 +74,8 @@ def export_run(
     """Export a finished run to a folder that `coinseg.load` and `coinseg segment --model` take.
 
     Args:
-        root: the output folder of `coinseg run`; not modified.
-        out: the new folder.
+        root: the output folder of `coinseg run`; `UserError` when it is no finished run.
+        out: the new folder; `UserError` when it is taken.
         overwrite: replace an earlier export.
         onnx: also write the networks as ONNX, checked against torch, see `to_onnx.write_onnx`.
         classifier: the factory of your own classifier, see `coinseg.load`.
@@ -83,8 +83,6 @@ def export_run(
     Returns:
         "files" relative to the folder, their "bytes", the result of "onnx", and "needs", a module to import, or None.
 
-    Raises:
-        UserError: `root` is no finished run, `out` is taken, or the ONNX networks do not agree with torch.
     """
     if out.resolve() == root.resolve():
         raise UserError(f"-o is the run {out} itself", "another folder", "choose another -o")

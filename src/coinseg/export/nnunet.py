@@ -1,8 +1,6 @@
-"""Masks as training data for nnU-Net (raw data, version 2), with uncertain pixels labelled `ignore`.
+"""Masks as training data for nnU-Net (raw data, version 2): 0 background, 1 lesion, 2 ignore (must be the highest label).
 
-OUT/dataset.json
-OUT/imagesTr/CASE_0000.nii.gz   the scan, on its own grid
-OUT/labelsTr/CASE.nii.gz        0 background, 1 lesion, 2 ignore (nnU-Net requires the highest label)
+Files: OUT/dataset.json, OUT/imagesTr/CASE_0000.nii.gz and OUT/labelsTr/CASE.nii.gz, both on the grid of the scan.
 """
 
 import shutil
@@ -69,14 +67,11 @@ def write_nnunet(
 
     Args:
         out: the folder; nnU-Net finds it as `DatasetXXX_name`.
-        cases: scans and masks, volumes only.
+        cases: volumes and masks; `UserError` for none, a plain image, ids that are not unique, or a file that does not fit.
         uncertain: pixels to label `ignore`; None for none, then there is no such label.
         channel: selects the normalisation of nnU-Net ("CT" clips to a fingerprint, others take z-scores).
         label: name of the lesion.
-        overwrite: replace an earlier data set of coinseg.
-
-    Raises:
-        UserError: `out` is taken, no cases, a plain image, ids that are not unique, or a file that does not fit.
+        overwrite: replace an earlier data set of coinseg; else it is a `UserError`.
     """
     uncertain = uncertain or Uncertain(0.0)
     marked = uncertain.band > 0 or uncertain.between is not None

@@ -84,15 +84,12 @@ def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     posterior.onnx -> "logit" (batch,) of the image score; novelty.onnx -> "novelty" (batch, S, S), above 1 anomalous.
 
     Args:
-        run: on the CPU; of an attribution only f is written.
+        run: on the CPU; of an attribution only f is written. `UserError` when that fails, or masks or logits differ.
         folder: receives the files.
         probes: images (B, 1, S, S) in [-1, 1] for the comparison.
 
     Returns:
         The largest differences of logits (shares of 1 + |logit|) and maps, and pixels; None but for logits of an attribution.
-
-    Raises:
-        UserError: a library is missing, a network cannot be written as ONNX, or masks or logits differ.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)

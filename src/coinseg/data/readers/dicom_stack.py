@@ -39,16 +39,8 @@ class Frame:
     inter: float  # intercept of the same
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Frames from the first to the last slice, and their grid with the axes column, row, slice."""
-
-    frames: tuple[Frame, ...]
-    geometry: Geometry
-
-
-def stack_of(path: Path, series: Sequence[Header]) -> Stack:
-    """Return the stack of one series, sorted along its normal; `UserError` unless it is even, straight, grey, of one size."""
+def stack_of(path: Path, series: Sequence[Header]) -> tuple[list[Frame], Geometry]:
+    """Return the sorted slices and the grid (column, row, slice) of a series; `UserError` unless even, straight, grey, alike."""
     for member, header in series:
         if header.get("SamplesPerPixel", 1) != 1 or not str(header.get("PhotometricInterpretation", "MONO")).startswith("MONO"):
             raise UserError(f"{path}: {public_name(member)} is a colour image", "grey slices", "leave colour images out")
@@ -65,7 +57,7 @@ def stack_of(path: Path, series: Sequence[Header]) -> Stack:
         raise _no_geometry(path, "axes without an inverse")
     shape = (*frames[0].size[::-1], len(frames))
     require_fits(path, shape, 4)  # what is kept at most, float32
-    return Stack(tuple(frames), geometry_in_mm(TO_RAS @ affine, shape))
+    return frames, geometry_in_mm(TO_RAS @ affine, shape)
 
 
 def _no_geometry(path: Path, what: str) -> UserError:

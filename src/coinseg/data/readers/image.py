@@ -34,8 +34,7 @@ def is_image(path: Path) -> bool:
 def read_image(path: Path) -> Slice:
     """Read an image as float32 (H, W) in source units (0-255 for 8 bits, 0-65535 for 16); colour becomes ITU-R 601 luminance.
 
-    Raises:
-        UserError: the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
+    `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with _reading(path):
         grey = _grey(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))

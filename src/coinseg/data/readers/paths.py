@@ -114,7 +114,7 @@ def members(place: Path) -> Iterator[Members]:
     elif place.suffix.lower() == ARCHIVE:
         try:
             archive = zipfile.ZipFile(place)
-        except Exception as error:  # as above
+        except Exception as error:
             raise UserError(f"{place} cannot be read as an archive", "an intact .zip", "copy or download it again") from error
         with archive:
             _require_safe(place, archive)

@@ -58,8 +58,7 @@ def is_volume(path: Path) -> bool:
 def read_volume(path: Path) -> Volume:
     """Read a volume as int16 (HU in CT) when the scaled values are integers that fit, else as float32.
 
-    Raises:
-        UserError: the file is missing, corrupt, not three-dimensional, too large, or holds NaN; see also `dicom.open_series`.
+    `UserError` when it is missing, corrupt, not three-dimensional, too large, or holds NaN; see also `dicom.open_series`.
     """
     opened = _open(path)
     return Volume(opened.geometry.to_canonical(opened.voxels()), opened.geometry.spacing, opened.geometry)
@@ -78,8 +77,7 @@ def peek_shape(path: Path) -> tuple[int, int, int]:
 def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     """Read a mask as bool (slices, rows, columns) on the canonical grid of `like`; labels stored as floats are rounded.
 
-    Raises:
-        UserError: as in `read_volume`, and when the mask has another grid or its values are no labels.
+    `UserError` as in `read_volume`, and when the mask has another grid or its values are no labels.
     """
     opened = _open(source.path)
     grid = on_one_grid(source.path, opened.geometry, like)
@@ -121,14 +119,10 @@ def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool =
     """Write a canonical bool mask as uint8 0/1 on the grid of its source (array order, affine, shape, codes of NIfTI).
 
     Args:
-        path: the new file; its suffix is the format (.nii.gz, .nii, .nrrd or .mha).
-        mask: (slices, rows, columns).
+        path: the new file, with a suffix of `WRITTEN`; `UserError` when it cannot be written.
+        mask: (slices, rows, columns); `ValueError` when that is not the shape of the geometry.
         geometry: the grid of the source.
-        overwrite: whether an existing file is replaced.
-
-    Raises:
-        UserError: `path` exists and `overwrite` is not set, has no suffix of `WRITTEN`, or cannot be written.
-        ValueError: the mask does not have the shape of the geometry.
+        overwrite: whether an existing file is replaced; else it is a `UserError`.
     """
     _write(path, np.asarray(mask, dtype=bool).view(np.uint8), geometry, overwrite)
 

@@ -98,10 +98,7 @@ def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) 
     Args:
         path: the file, for error lines.
         raw: the voxels as stored; returned itself where nothing changes.
-        slope, inter: the scale.
-
-    Raises:
-        UserError: voxels are NaN or infinite.
+        slope, inter: the scale; `UserError` when scaled voxels are NaN or infinite.
     """
     if raw.dtype.kind in "iu" and (slope, inter) == (1.0, 0.0):
         fits = raw.min() >= np.iinfo(np.int16).min and raw.max() <= np.iinfo(np.int16).max

@@ -1,8 +1,7 @@
 """Class activation maps (thesis 2.2.1, 3.5) of one layer of f.
 
-Symbols: X images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps of the layer (B, C, h, w). A
-method takes (f, X, layer, images per forward pass) to maps (B, h, w), at least 0. pytorch-grad-cam's own Ablation-CAM replaces
-channels by -1e7 where A can be negative, its Eigen-CAMs have a random sign and hold (h * w)^2 numbers: these are written here.
+X are images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps (B, C, h, w). A method takes (f, X,
+layer, batch) to maps (B, h, w), at least 0. Ablation-CAM and Eigen-CAM of pytorch-grad-cam are unstable, so ours are used.
 """
 
 from collections.abc import Callable

@@ -52,11 +52,7 @@ def deletion_insertion(f: nn.Module, x: Tensor, saliency: Tensor, steps: int = S
 def best_layer(kind: str, f: nn.Module, x: Tensor, batch: int) -> tuple[str, dict[str, float]]:
     """Return the candidate layer with the largest mean of insertion minus deletion area, and this score of every candidate.
 
-    Args:
-        kind: a name in `cam.KINDS`.
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
-        x: training images labelled abnormal, (B, 1, H, W).
-        batch: images per forward pass of f.
+    Arguments as in `cam.cam`; x are training images labelled abnormal.
     """
     scores = {}
     for name in candidate_layers(f, x):

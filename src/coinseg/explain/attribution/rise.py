@@ -15,15 +15,12 @@ from .layers import still
 
 
 def random_grids(settings: AttributionSettings, size: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
-    """Return the random numbers of N masks, drawn on the CPU, so that a seed gives the same on every device.
+    """Return grids (N, grid, grid) bool, True for visible, and shifts (N, 2) in pixels, rows and columns, drawn on the CPU.
 
     Args:
         settings: masks N, grid and probability.
         size: (H, W) of the images.
-        seed: of the generator.
-
-    Returns:
-        Grids (N, grid, grid) bool, True for visible, and shifts (N, 2) in pixels, rows and columns, below the side of a cell.
+        seed: gives the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     grids = torch.rand(settings.masks, settings.grid, settings.grid, generator=generator) < settings.probability
@@ -87,12 +84,5 @@ def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: in
 
 
 def rise(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:
-    """Return RISE scaled to [0, 1] in each image, (B, H, W); zeros where the map is constant.
-
-    Args:
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,); used in evaluation mode and left as it was.
-        x: images (B, 1, H, W) in [-1, 1].
-        settings: masks, grid, probability and batch.
-        seed: of the masks.
-    """
+    """Return RISE scaled to [0, 1] in each image, (B, H, W); arguments as in `attribution.saliency`."""
     return normalised(rise_scores(f, x, settings, seed))

@@ -48,15 +48,10 @@ def generator_losses(
     x: Tensor, made: Generated, generator: Callable[..., Tensor], discriminator: Callable[..., Tensor], f: Logits,
     weights: CoinSettings, regions: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The weighted terms of L_G (thesis 3.1.2), by name.
+    """The weighted terms of L_G (thesis 3.1.2), by name; other arguments as in `coin.generator_losses`.
 
     Args:
-        x: images (B, C, ...) in [-1, 1].
-        made: their counterfactuals, see `generate`.
-        generator: (X, condition) -> X_cf.
-        discriminator: (images, condition) -> logits of "real", (B,).
-        f: images -> logits of "abnormal", (B,).
-        weights: of the terms; a term of weight 0 is not computed.
+        generator, discriminator: (images, condition) -> X_cf, and -> logits of "real", (B,).
         regions: S_j (B, J, ...) of CARL, never a lesion mask; None for L_1 over all pixels.
     """
     terms: dict[str, Tensor] = {}
