@@ -39,8 +39,8 @@ def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None =
         abnormal = probability >= threshold
         saliency = torch.zeros(len(x), *x.shape[2:], device=x.device)
         if abnormal.any():
-            some = x[abnormal]
-            saliency[abnormal] = attribution.saliency(settings.method, f, some, settings.attribution, settings.seed, layer)
+            maps = attribution.saliency(settings.method, f, x[abnormal], settings.attribution, settings.seed, layer)
+            saliency[abnormal] = maps
         return Explanation(probability, saliency)
 
     return attribute

@@ -122,8 +122,7 @@ def write_dicom_seg(
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
         missing = re.search(r"has no attribute '(\w+)'", str(error))
-        why = f"it has no {missing[1]}" if missing else type(error).__name__
-        got = f"the series cannot carry a segmentation ({why})"
+        got = f"the series cannot carry a segmentation ({f'it has no {missing[1]}' if missing else type(error).__name__})"
         required = "single-frame images of one series with patient, study, frame of reference and geometry"
         raise UserError(got, required, "export the series again from its archive") from None
 

@@ -74,14 +74,13 @@ def write_nnunet(
         overwrite: replace an earlier data set of coinseg; else it is a `UserError`.
     """
     uncertain = uncertain or Uncertain(0.0)
-    marked = uncertain.band > 0 or uncertain.between is not None
     if not cases or len({case.id for case in cases}) < len(cases):
         raise UserError(f"{len(cases)} cases, {len({case.id for case in cases})} names", "scans with unique names", "rename some")
     if label in ("background", "ignore"):
         raise UserError(f"the lesion is named {label!r}", "another name than background and ignore", "mend --label")
     about = {
         "channel_names": {"0": channel},
-        "labels": {"background": 0, label: LESION} | ({"ignore": IGNORE} if marked else {}),
+        "labels": {"background": 0, label: LESION} | ({"ignore": IGNORE} if uncertain.band > 0 or uncertain.between else {}),
         "numTraining": len(cases), "file_ending": ENDING, "coinseg": version("coinseg"),
     }  # fmt: skip
     with new_folder(out, overwrite, "dataset.json") as part:

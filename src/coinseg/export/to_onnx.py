@@ -50,9 +50,8 @@ class _Counterfactual(nn.Module):
         self.generator, self.conditions = generator, conditions
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.conditions == 1:
-            return self.generator(image)
-        return self.generator(image, torch.zeros_like(image[:, 0, 0, 0], dtype=torch.long))
+        normal = () if self.conditions == 1 else (torch.zeros_like(image[:, 0, 0, 0], dtype=torch.long),)
+        return self.generator(image, *normal)
 
 
 class _Session(nn.Module):

@@ -136,8 +136,7 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} is missing", "a file of pretrained weights", "set classifier.weights")
     try:
-        safe = path.suffix == ".safetensors"
-        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
         state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), state)
         if not state or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it holds more than tensors")

@@ -37,8 +37,7 @@ class StudentNetwork(nn.Module):
         """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1], enlarged to the side `seen` (by default `enlarged`)."""
         side = x.shape[-1]
         x = resized(x, seen or enlarged(side)).contiguous(memory_format=torch.channels_last)
-        logits = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
-        return resized(logits, side)
+        return resized(self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1))), side)
 
 
 class Student(nn.Module):

@@ -42,8 +42,7 @@ def require_views(cohort: Cohort, settings: DataSettings) -> None:
         require_volumes("the data are plain images", settings)
     if not (math.isfinite(settings.spacing) and settings.spacing >= 0):
         raise UserError(f"data.spacing is {settings.spacing}", "mm per pixel, or 0", "set it to 0 for a plain resize")
-    numbered = [case.id for case in cohort.cases if case.slice_labels]
-    if settings.axis != "axial" and numbered:
+    if settings.axis != "axial" and (numbered := [case.id for case in cohort.cases if case.slice_labels]):
         got = f"data.axis is {settings.axis} and {numbered[0]} has labels by slice number, which are those of axial slices"
         required = "labels of whole scans, or lesion masks to make them from"
         raise UserError(got, required, "set data.axis to axial, or leave the slice numbers out of the table")

@@ -32,8 +32,7 @@ class Geometry:
     @property
     def canonical_shape(self) -> tuple[int, int, int]:
         """(slices, rows, columns)."""
-        across = self._turn[:, 0].astype(int)
-        columns, rows, slices = (self.shape[int(np.flatnonzero(across == axis)[0])] for axis in range(3))
+        columns, rows, slices = (self.shape[axis] for axis in np.argsort(self._turn[:, 0]))
         return slices, rows, columns
 
     @property

@@ -72,11 +72,9 @@ def _check_meta(path: Path, start: bytes) -> None:
     fields: dict[str, str] = {}
     for line in start.split(b"\n"):
         name, equals, value = (part.strip() for part in line.decode("latin-1").partition("="))
-        if not equals or len(line) > _LINE or not name.isidentifier() or name in fields:
+        if "ElementDataFile" in fields or not equals or len(line) > _LINE or not name.isidentifier() or name in fields:
             break
         fields[name] = value
-        if name == "ElementDataFile":
-            break
     sides, dims = fields.get("NDims", ""), fields.get("DimSize", "").split()
     lengths = [(name, 1) for name in _VECTORS] + [(name, 2) for name in _MATRICES]
     wrong = [n for n, power in lengths if n in fields and len(fields[n].split()) != len(dims) ** power]

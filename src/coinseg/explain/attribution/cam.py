@@ -1,7 +1,8 @@
 """Class activation maps (thesis 2.2.1, 3.5) of one layer of f.
 
 X are images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps (B, C, h, w). A method takes (f, X,
-layer, batch) to maps (B, h, w), at least 0. Ablation-CAM and Eigen-CAM of pytorch-grad-cam are unstable, so ours are used.
+layer, batch) to maps (B, h, w), at least 0. Not of pytorch-grad-cam are Ablation-CAM (it puts -1e7 into channels) and the
+Eigen-CAMs (of random sign).
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -36,12 +36,10 @@ def still(f: nn.Module) -> Iterator[None]:
 @contextmanager
 def hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Forward hooks that are removed afterwards, also after an error."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
