@@ -1,21 +1,13 @@
 """PatchCore: regions of an abnormal image that no normal image resembles are added to what the student marks.
 
-Where a lesion covers a third of an image, changing its most telling edge is enough to turn f: the counterfactual leaves the rest, and so
-does a student of such masks. A memory bank of features of patches of normal training images knows better (Roth et al. 2022, "Towards
-total recall in industrial anomaly detection", section 3). The anomaly score of a patch p of another image is
-
-    score(p) = mean distance of its feature to the `NEAREST` nearest features of the memory bank / limit
-
-and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients. Only image labels are
-used. A feature has a wide field of view, so that a small lesion has a halo of anomalous patches: only regions that go well beyond what
-the student marks are added (`beyond`). Measured in docs/research/patchcore.md, study 24.
+Where a lesion is large, changing its edge is enough to turn f, and the rest stays unmarked. A memory bank of features of patches
+of normal training images finds it (Roth et al. 2022, "Towards total recall in industrial anomaly detection", section 3); only
+image labels are used. Measured in docs/research/patchcore.md, study 24.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -38,41 +30,24 @@ from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part, Views
 
-SIDE = 384
-"""Images are enlarged to this side; the last features of the encoder are then those of 12 x 12 patches."""
-FEATURES = 320
-"""Channels of the last features of the encoder."""
-NEAREST = 3
-"""Neighbours in the memory bank whose distances are averaged."""
-BATCH = 8
-"""Images in one forward pass: enlarged they take much memory."""
-MEMORY = 5000
-"""Patches in the memory bank, rounded up to as many of each image."""
-IMAGES = 400
-"""Normal images the patches come from, at most."""
-ASKED = 200
-"""Abnormal training images on which it is decided whether the part is worth its time, at most."""
-WORTH = 1 / 20
-"""Share of them that must have a region to add; with fewer the regions are chance, and the part is not kept."""
-HALO = 1 / 8
-"""How far around a lesion patches are anomalous because of it, as a share of the side."""
-WIDE = 1 / 16
-"""Radius of the disc that must fit into a region outside of the halo, as a share of the side."""
+SIDE = 384  # images are enlarged to this side; the last features of the encoder are then those of 12 x 12 patches
+FEATURES = 320  # channels of the last features of the encoder
+NEAREST = 3  # neighbours in the memory bank whose distances are averaged
+BATCH = 8  # images in one forward pass: enlarged they take much memory
+MEMORY = 5000  # patches in the memory bank, rounded up to as many of each image
+IMAGES = 400  # normal images the patches come from, at most
+ASKED = 200  # abnormal training images, at most, on which it is decided whether the part is worth its time
+WORTH = 1 / 20  # share of them that must have a region to add; with fewer the regions are chance, and the part is not kept
+HALO = 1 / 8  # how far around a lesion patches are anomalous because of it, as a share of the side
+WIDE = 1 / 16  # radius of the disc that must fit into a region outside of the halo, as a share of the side
+UNREACHABLE = 1e9  # a limit that no distance reaches
 SQUARE = np.ones((3, 3), bool)
-UNREACHABLE = 1e9
-"""A limit that no distance reaches."""
 
 
 def distances(features: Tensor, bank: Tensor, barred: Tensor | None = None) -> Tensor:
-    """Mean distance to the `NEAREST` nearest features of the bank.
+    """Mean distance (m,) of features (m, C) to the `NEAREST` nearest of a bank (n, C); infinite where fewer count.
 
-    Args:
-        features: (m, C).
-        bank: (n, C).
-        barred: (m, n) bool, features of the bank that do not count for a feature.
-
-    Returns:
-        (m,); infinite where fewer than `NEAREST` count.
+    Features of the bank that are `barred`, (m, n) bool, do not count for a feature.
     """
     squares = (features**2).sum(1, keepdim=True) + (bank**2).sum(1) - 2 * features @ bank.T
     if barred is not None:
@@ -81,12 +56,7 @@ def distances(features: Tensor, bank: Tensor, barred: Tensor | None = None) -> T
 
 
 class MemoryBank(nn.Module):
-    """Features of patches of normal images.
-
-    Args:
-        features: (n, C).
-        limit: the distance with the anomaly score 1, above 0.
-    """
+    """Features (n, C) of patches of normal images, and the distance with the anomaly score 1, above 0."""
 
     def __init__(self, features: Tensor, limit: float) -> None:
         super().__init__()
@@ -114,10 +84,11 @@ class FeatureExtractor(nn.Module):
 
 
 class PatchCore(Part):
-    """The equation above as a part of the recipe.
+    """Adds anomalous regions to the student's maps. The anomaly score of a patch p is
 
-    Args:
-        bank: of the normal training images.
+        score(p) = mean distance of its feature to the `NEAREST` nearest features of the memory bank / limit
+
+    and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients.
     """
 
     name, folder, weights, onnx = "patchcore", "novelty", "model.safetensors", "novelty"
@@ -137,11 +108,11 @@ class PatchCore(Part):
         return settings.student.patchcore_quantile > 0
 
     @classmethod
-    def fit(cls, learning: Learning) -> PatchCore | None:
+    def fit(cls, learning: Learning) -> Self | None:
         """Fill the memory bank, or load the one of the same key.
 
-        None where the normal images are of fewer than two patients, as nobody could be compared with, or fewer than `WORTH` of the
-        abnormal images have a region that goes beyond what the student marks.
+        None where the normal images are of fewer than two patients, so that none can be compared, or fewer than `WORTH` of the
+        abnormal images have a region to add.
         """
         slices, settings = learning.slices, learning.settings
         labels, patients = slices.labels(), slices.store.index["patient"][slices.rows]
@@ -159,9 +130,7 @@ class PatchCore(Part):
         return cls.load(settings, {}, learning.root) if learning.root is not None else part
 
     @classmethod
-    def _fill(
-        cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage
-    ) -> PatchCore:
+    def _fill(cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage) -> Self:
         """Fill the memory bank, count the images it adds regions to, and finish the stage."""
         slices, settings, rng = learning.slices, learning.settings, random_stream(Stream.PATCHCORE, learning.settings.seed)
         normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
@@ -177,7 +146,7 @@ class PatchCore(Part):
         return part
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> PatchCore:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read the memory bank; the encoder's weights come with coinseg."""
         path = root / cls.folder / "model.safetensors"
         try:
@@ -201,11 +170,10 @@ class PatchCore(Part):
 
 
 def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
-    """Connected anomalous regions that are more than the halo of a marked one: a disc of radius `WIDE` fits in farther than `HALO` from it.
+    """Connected anomalous regions that go well beyond the halo of what is marked; a feature has a wide field of view.
 
-    Args:
-        anomalous: (B, S, S) bool. The disc must fit into the image: between a small lesion and a corner its halo would seem wide.
-        marked: (B, S, S) bool, what the student marks.
+    A disc of radius `WIDE` must fit into them farther than `HALO` from a mark. It must also fit into the image, because the halo
+    between a small lesion and a corner would seem wide. Both arrays are (B, S, S) bool, `marked` is what the student marks.
     """
     kept, (halo, radius) = np.zeros_like(anomalous), (round(share * anomalous.shape[-1]) for share in (HALO, WIDE))
     for result, region, mask in zip(kept, anomalous, marked, strict=True):
@@ -219,15 +187,12 @@ def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
 
 
 def add_anomalous_regions(maps: np.ndarray, scores: np.ndarray, level: float) -> np.ndarray:
-    """Maps of a student with the anomalous regions that go beyond what it marks.
+    """Maps (B, S, S) in [0, 1] of a student with the anomalous regions that go beyond what it marks; nowhere below `maps`.
 
     Args:
         maps: (B, S, S) in [0, 1].
         scores: anomaly scores of the same images, (B, S, S).
         level: what a pixel inside exceeds.
-
-    Returns:
-        (B, S, S) in [0, 1], nowhere below `maps`.
     """
     regions = beyond(scores > 1, maps > level)
     return np.maximum(maps, np.where(regions, np.clip(level * scores, 0, 1), 0)).astype(maps.dtype)

@@ -1,8 +1,7 @@
 """Synthetic lesions: further examples for the student, drawn into normal images, so that their border is known.
 
-The least change that turns f is often the brightest part of a large lesion, and a student of such masks learns to leave out the rest. A
-synthetic lesion is patchy, fainter or brighter, of another shape, and all of it is learnt. Only those that f calls abnormal are kept.
-Measured in docs/research/student.md, study 22.
+A pseudo-mask is often only the brightest part of a large lesion, and its student learns to leave out the rest. A synthetic lesion
+is patchy, fainter or brighter, and all of it is learnt. Measured in docs/research/student.md, study 22.
 """
 
 from collections.abc import Callable
@@ -21,22 +20,14 @@ from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part
 
-TRIES = 2400
-"""Lesions drawn at most; f may call few of them abnormal."""
-ENOUGH = 1000
-"""Kept lesions after which no more are drawn."""
-LEAST_PIXELS = 9
-"""Of a lesion that is kept; at the edge of the body little of one may be left."""
-AREA = (-0.5, 1.0)
-"""Range of the logarithm of its area over that of the pseudo-mask."""
-STRENGTH = (0.3, 1.2)
-"""Range of its contrast over that of the pseudo-mask, uniform on a logarithmic scale."""
-SHIFT = 1 / 16
-"""Standard deviation of its distance from the pseudo-mask, as a share of the side."""
-BODY = -0.9
-"""Pixels up to this, in [-1, 1], are air around the body, where no lesion is drawn."""
-MARGIN = 1 / 32
-"""Distance from that air, as a share of the side."""
+TRIES = 2400  # lesions drawn at most; f may call few of them abnormal
+ENOUGH = 1000  # kept lesions after which no more are drawn
+LEAST_PIXELS = 9  # of a lesion that is kept; at the edge of the body little of one may be left
+AREA = (-0.5, 1.0)  # range of the logarithm of its area over that of the pseudo-mask
+STRENGTH = (0.3, 1.2)  # range of its contrast over that of the pseudo-mask, uniform on a logarithmic scale
+SHIFT = 1 / 16  # standard deviation of its distance from the pseudo-mask, as a share of the side
+BODY = -0.9  # pixels up to this, in [-1, 1], are air around the body, where no lesion is drawn
+MARGIN = 1 / 32  # distance from that air, as a share of the side
 
 
 class SyntheticLesions(Part):
@@ -52,10 +43,8 @@ class SyntheticLesions(Part):
     @classmethod
     def examples(cls, learning: Learning, pseudo_masks: PseudoMasks) -> Examples:
         """Lesions like those of the pseudo-masks, which f takes for lesions."""
-        level = learning.settings.classifier.threshold
-        return synthetic_lesions(
-            learning.slices, pseudo_masks, learning.probability, level, learning.settings.seed, learning.report
-        )
+        level, seed = learning.settings.classifier.threshold, learning.settings.seed
+        return synthetic_lesions(learning.slices, pseudo_masks, learning.probability, level, seed, learning.report)
 
 
 def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
@@ -69,13 +58,12 @@ def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
 def synthetic_lesion(image: np.ndarray, mask: np.ndarray, rise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw a lesion into an image, near the place of a pseudo-mask.
 
-    An ellipse with a wavy border, cut off at the air around the body; brighter than the image (darker where `rise` is below 0) by
-    `STRENGTH` of the pseudo-mask's contrast and by patches of it; some of the texture below it still shows:
+    An ellipse with a wavy border (up to 0.45 of smooth noise on one radius), cut off at the air around the body:
 
         X' = clip(X + w t (blur(X) - X) + w s p, -1, 1)
 
     w is the shape with a soft border, t how much of the texture is lost (0 to 0.6), s the rise times `STRENGTH`, p the patches
-    (mean 1, 0.25 to 1.8). In the places of the ellipse the distance from its centre is below one radius, less up to 0.45 of smooth noise.
+    (mean 1, 0.25 to 1.8).
 
     Args:
         image: (S, S) in [-1, 1]; not modified.
@@ -116,7 +104,7 @@ def synthetic_lesions(
     slices: TrainingSlices, pseudo_masks: PseudoMasks, probability: Callable[[Tensor], np.ndarray], level: float, seed: int,
     report: Report,
 ) -> Examples:  # fmt: skip
-    """Draw lesions into normal images, each after a pseudo-mask; keep those that f calls abnormal in images it calls normal without them.
+    """Draw lesions into normal images, each after a pseudo-mask; keep those that make f call a normal image abnormal.
 
     Args:
         slices: of the training side; images only.
@@ -131,13 +119,10 @@ def synthetic_lesions(
     """
     rng = random_stream(Stream.SYNTHETIC_LESIONS, seed)
     indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
-    rises = [
-        rise_of(image, mask)
-        for start in range(0, len(indices), CHUNK)
-        for image, mask in zip(
-            slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy(), masks[start : start + CHUNK], strict=True
-        )
-    ]
+    rises: list[float] = []
+    for start in range(0, len(indices), CHUNK):
+        marked = slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy()
+        rises += map(rise_of, marked, masks[start : start + CHUNK])
     side = slices.store.size
     images, shapes = [torch.zeros(0, 1, side, side)], [np.zeros((0, *masks.shape[1:]), bool)]
     for start in range(0, TRIES, CHUNK):
