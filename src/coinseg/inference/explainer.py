@@ -48,7 +48,6 @@ class Explainer:
         settings: of the run; method, attribution, masks and the threshold of f are read.
         f: images (B, 1, S, S) in [-1, 1] -> logits (B,).
         generator: X -> X_cf; None for an attribution.
-        device: the device.
         layer: of f, which a CAM looks at; None where the settings name it.
     """
 
@@ -93,16 +92,14 @@ class Explainer:
 
     def counterfactual(self, images: Tensor) -> Tensor:
         """X_cf (B, 1, S, S) in [-1, 1] of all images; f is not asked."""
-        if self.generator is None:
+        if (generator := self.generator) is None:
             raise ValueError("an attribution has no counterfactual")
-        generator = self.generator
         return torch.cat(forward(lambda x: generator(x).clamp(-1, 1).cpu(), images, self.device))
 
     def saliency(self, images: Tensor) -> Tensor:
         """The map of the method, (B, S, S) in [0, 1], of all images; see `Explanation.saliency`."""
-        if self.generator is None:
+        if (generator := self.generator) is None:
             return self.explain(images, inpaint_all=True).saliency
-        generator = self.generator
         return torch.cat(forward(lambda x: coin.difference(x, generator(x).clamp(-1, 1)).cpu(), images, self.device))
 
     def differences(self, images: Tensor, asked: np.ndarray, saliency: Tensor | None = None) -> Differences:

@@ -87,10 +87,7 @@ class ImageScores:
 
 
 def prior_shift(slices: TrainingSlices, settings: Settings) -> float:
-    """The logit of the share of abnormal images among the training images.
-
-    0 where f did not learn from balanced batches, and where f was not trained here, so that its share is not known.
-    """
+    """The logit of the share of abnormal training images; 0 where f did not learn, here, from balanced batches."""
     if not slices.balances(settings.classifier.balanced) or settings.classifier.steps == 0:
         return 0.0
     labels = slices.labels()

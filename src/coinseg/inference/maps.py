@@ -82,10 +82,10 @@ class NativeMaps:
         return Sliced(self.scan.shape, np.dtype(np.float32), self.axis, self._difference)
 
     def _counterfactual(self, index: int) -> np.ndarray:
-        native = turned(self.scan, self.axis)[index]
+        native, range_hu = turned(self.scan, self.axis)[index], self.window.high - self.window.low
         result = native.copy()
         for box, change, _ in self._painted.get(index, ()):
-            pasted = box.paste(change * self._width, native.shape)
+            pasted = box.paste(change * range_hu, native.shape)
             touched = np.abs(pasted) >= UNTOUCHED_HU
             painted = native.astype(np.float32) + pasted
             if native.dtype.kind in "iu":
@@ -95,9 +95,5 @@ class NativeMaps:
         return result
 
     def _difference(self, index: int) -> np.ndarray:
-        height, width = turned(self.scan, self.axis).shape[1:]
-        return _highest(((box, refined * self._width) for box, _, refined in self._painted.get(index, ())), height, width)
-
-    @property
-    def _width(self) -> float:
-        return self.window.high - self.window.low
+        (height, width), range_hu = turned(self.scan, self.axis).shape[1:], self.window.high - self.window.low
+        return _highest(((box, refined * range_hu) for box, _, refined in self._painted.get(index, ())), height, width)

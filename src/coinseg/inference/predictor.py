@@ -26,12 +26,9 @@ from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentS
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the images of a run were prepared.
+    """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
 
-    Args:
-        kind: "hu" or "percentile", how intensities were stored.
-        window: how stored intensities become [0, 1].
-        organs: whether slices were chosen by an organ mask.
+    `organs` says whether slices were chosen by an organ mask.
     """
 
     kind: str
@@ -45,10 +42,8 @@ class Predictor:
 
     Args:
         explainer: f and the method, with the settings of the run.
-        preparation: of its images.
         threshold: of the refined difference, in [0, 1]; with a student it made the pseudo-masks.
         image_score: whether an image is abnormal.
-        segmenter: makes the masks.
         parts: optional parts of the recipe, in the order of `parts.table`.
     """
 

@@ -42,7 +42,6 @@ class Segmentation:
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
         confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.hflip`.
         image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
-        pixel_confidence: of every voxel.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in HU, where they were asked for.
     """
@@ -121,9 +120,7 @@ def _scores(predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[
 
 
 def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
-    """Segment loaded cases together: their slices share the batches.
-
-    With `maps` also paint the counterfactual and the difference; where a student makes the masks, the generator is asked for them.
+    """Segment loaded cases, whose slices share the batches; with `maps` also paint the counterfactual and the difference.
 
     Raises:
         UserError: there is no counterfactual in HU.
@@ -136,10 +133,7 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
         for start in range(0, len(slices), CHUNK):
             _segment_chunk(predictor, slices[start : start + CHUNK], scores[start : start + CHUNK], results)
     masks = predictor.settings.masks
-    return [
-        one if one.geometry is None else replace(one, mask=clean_volume(one.mask, one.geometry.voxel_ml, masks))
-        for one in results
-    ]
+    return [replace(one, mask=clean_volume(one.mask, grid.voxel_ml, masks)) if (grid := one.geometry) else one for one in results]
 
 
 def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: ImageScores, results: Sequence[Segmentation]) -> None:

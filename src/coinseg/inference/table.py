@@ -78,9 +78,8 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
     columns = ["case", "mask", "pixels", "volume_ml", "components", *TOLD]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
-    lines: list[list[Any]] = [
-        columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{'xyz'[axis]}_mm" for end, axis in index]
-    ]
+    boxes = [f"{end}_{axis}" for end, axis in index] + [f"{end}_{'xyz'[axis]}_mm" for end, axis in index]
+    lines: list[list[Any]] = [columns + boxes]
     for row in rows:
         cells = [int(cell) if isinstance(cell := row.get(name), bool) else cell for name in columns]
         for box in (row.get("box") or {}, row.get("box_mm") or {}):

@@ -21,10 +21,8 @@ class Learning:
 
     Args:
         slices: images and image labels of the training side.
-        settings: of the run.
         key: of all that the masks depend on; a part whose key is unchanged is not fitted again.
         root: the folder of the run; a part keeps its files in `root / part.folder`. None keeps nothing.
-        report: progress.
         train_classifier: settings, folder, name for progress -> a frozen classifier trained on the same slices.
         probability: images (B, 1, S, S) in [-1, 1] -> mean f(X) of the ensemble, (B,) in [0, 1].
         segment: images likewise -> masks (B, S, S) bool of the predictor as it is before this part is added.

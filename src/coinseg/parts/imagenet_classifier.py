@@ -49,5 +49,4 @@ class ImageNetClassifier(Part):
         return cls(load_classifier(classifier, root / cls.folder / "classifier" / "model.safetensors"))
 
     def score(self, logits: Tensor, x: Tensor) -> Tensor:
-        """The equation of the class, (B,)."""
         return (1 - WEIGHT) * logits + WEIGHT * self.network(x)

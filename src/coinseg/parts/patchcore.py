@@ -5,7 +5,7 @@ of normal training images finds it (Roth et al. 2022, "Towards total recall in i
 image labels are used. Measured in docs/research/patchcore.md, study 24.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +17,6 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.errors import UserError
 from coinseg.masks.student_maps import LEVEL
 from coinseg.networks.imagenet import encoder, load_imagenet
@@ -41,7 +40,6 @@ WORTH = 1 / 20  # share of them that must have a region to add; with fewer the r
 HALO = 1 / 8  # how far around a lesion patches are anomalous because of it, as a share of the side
 WIDE = 1 / 16  # radius of the disc that must fit into a region outside of the halo, as a share of the side
 UNREACHABLE = 1e9  # a limit that no distance reaches
-SQUARE = np.ones((3, 3), bool)
 
 
 def distances(features: Tensor, bank: Tensor, barred: Tensor | None = None) -> Tensor:
@@ -104,7 +102,6 @@ class PatchCore(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.patchcore_quantile` above 0."""
         return settings.student.patchcore_quantile > 0
 
     @classmethod
@@ -114,7 +111,7 @@ class PatchCore(Part):
         None where the normal images are of fewer than two patients, so that none can be compared, or fewer than `WORTH` of the
         abnormal images have a region to add.
         """
-        slices, settings = learning.slices, learning.settings
+        slices = learning.slices
         labels, patients = slices.labels(), slices.store.index["patient"][slices.rows]
         normals, abnormals = (np.flatnonzero(labels == label) for label in (0, 1))
         if len(set(patients[normals].tolist())) < 2 or not len(abnormals):
@@ -127,18 +124,17 @@ class PatchCore(Part):
             current().barrier()
         if not stage.facts()["kept"]:
             return None
-        return cls.load(settings, {}, learning.root) if learning.root is not None else part
+        return cls.load(learning.settings, {}, learning.root) if learning.root is not None else part
 
     @classmethod
     def _fill(cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage) -> Self:
         """Fill the memory bank, count the images it adds regions to, and finish the stage."""
-        slices, settings, rng = learning.slices, learning.settings, random_stream(Stream.PATCHCORE, learning.settings.seed)
+        rng = random_stream(Stream.PATCHCORE, learning.settings.seed)
         normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
         total = len(normals) + len(abnormals)
-        bank = _memory_bank(slices, normals, patients[normals], settings, rng, lambda n: learning.report("novelty", n, total, {}))
+        bank = _memory_bank(learning, normals, patients[normals], rng, total)
         part, regions = cls(bank), 0
-        later = _forward(part, slices, abnormals, settings, lambda n: learning.report("novelty", len(normals) + n, total, {}))
-        for images, scores in later:
+        for images, scores in _forward(part, learning, abnormals, len(normals), total):
             regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
         share = round(regions / len(abnormals), 4)
         facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
@@ -181,7 +177,7 @@ def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
             continue
         rest = region & (ndimage.distance_transform_edt(~mask) > halo if mask.any() else True)
         seeds = ndimage.distance_transform_edt(np.pad(rest, 1))[1:-1, 1:-1] > radius
-        labels = ndimage.label(region, SQUARE)[0]
+        labels = ndimage.label(region, np.ones((3, 3), bool))[0]
         result |= region & np.isin(labels, np.unique(labels[seeds]))
     return kept
 
@@ -199,26 +195,25 @@ def add_anomalous_regions(maps: np.ndarray, scores: np.ndarray, level: float) ->
 
 
 def _forward(
-    network: nn.Module, slices: TrainingSlices, indices: np.ndarray, settings: Settings, on_progress: Callable[[int], None]
+    network: nn.Module, learning: Learning, indices: np.ndarray, done: int, total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, a chunk at a time, and what a network gives for them."""
-    device = choose_device(settings.engine)
+    """Images, a chunk at a time, and what a network gives for them; `done` of `total` images come before them."""
+    device = choose_device(learning.settings.engine)
     to_device(network, device)
     for start in range(0, len(indices), CHUNK):
-        images = slices.batch(indices[start : start + CHUNK]).image
+        images = learning.slices.batch(indices[start : start + CHUNK]).image
         yield images, torch.cat([part.cpu() for part in forward(network, images, device, SIDE, BATCH)])
-        on_progress(min(start + CHUNK, len(indices)))
+        learning.report("novelty", done + min(start + CHUNK, len(indices)), total, {})
 
 
 def _memory_bank(
-    slices: TrainingSlices, indices: np.ndarray, patients: np.ndarray, settings: Settings, rng: np.random.Generator,
-    on_progress: Callable[[int], None],
-) -> MemoryBank:  # fmt: skip
+    learning: Learning, indices: np.ndarray, patients: np.ndarray, rng: np.random.Generator, total: int
+) -> MemoryBank:
     """A memory bank of random patches, as many of each image, `MEMORY` together, and its limit."""
     each = -(-MEMORY // len(indices))
     patches = [
         features[torch.from_numpy(rng.permutation(len(features))[:each])]
-        for _, batch in _forward(FeatureExtractor(), slices, indices, settings, on_progress)
+        for _, batch in _forward(FeatureExtractor(), learning, indices, 0, total)
         for features in batch.flatten(1, 2)
     ]
     features = torch.cat(patches)
@@ -226,5 +221,5 @@ def _memory_bank(
     parts = torch.arange(len(features)).split(1000)
     far = torch.cat([distances(features[part], features, owners[part][:, None] == owners[None]) for part in parts])
     known = far[far.isfinite()]  # none where all patches are of one patient: then nothing is anomalous
-    limit = float(np.quantile(known.numpy(), settings.student.patchcore_quantile)) if len(known) else UNREACHABLE
+    limit = float(np.quantile(known.numpy(), learning.settings.student.patchcore_quantile)) if len(known) else UNREACHABLE
     return MemoryBank(features, max(limit, 1e-6))

@@ -32,14 +32,13 @@ class SliceHMM(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.slice_hmm`."""
         return settings.student.slice_hmm
 
     @classmethod
     def fit(cls, learning: Learning) -> Self | None:
-        """Count the transitions in the labels of the training slices; None where slices have no labels of their own.
+        """Count the transitions in the labels of the training slices.
 
-        That is so with injected anomalies, and where a whole scan has one label.
+        None where slices have no labels of their own: with injected anomalies, and where a whole scan has one label.
         """
         slices = learning.slices
         if slices.anomaly.kind != "none" or slices.weak().any():
@@ -49,7 +48,6 @@ class SliceHMM(Part):
 
     @classmethod
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
-        """The transitions of model.json."""
         rows = state.get("transitions")
         if not is_bearable(rows, list[list[float]]) or not are_transitions(rows):  # type: ignore[arg-type]
             got = f"{root / 'model.json'} has wrong transitions"
@@ -57,11 +55,9 @@ class SliceHMM(Part):
         return cls(np.array(rows))
 
     def state(self) -> dict[str, Any]:
-        """The transitions as lists."""
         return {"transitions": self.transitions.tolist()}
 
     def smooth(self, logits: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """See `smooth`."""
         return smooth(logits, scans, places, self.transitions)
 
 

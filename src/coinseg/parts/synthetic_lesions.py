@@ -4,18 +4,13 @@ A pseudo-mask is often only the brightest part of a large lesion, and its studen
 is patchy, fainter or brighter, and all of it is learnt. Measured in docs/research/student.md, study 22.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.runtime.devices import CHUNK
-from coinseg.runtime.stage import Report
 from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part
@@ -42,9 +37,32 @@ class SyntheticLesions(Part):
 
     @classmethod
     def examples(cls, learning: Learning, pseudo_masks: PseudoMasks) -> Examples:
-        """Lesions like those of the pseudo-masks, which f takes for lesions."""
-        level, seed = learning.settings.classifier.threshold, learning.settings.seed
-        return synthetic_lesions(learning.slices, pseudo_masks, learning.probability, level, seed, learning.report)
+        """Lesions after the pseudo-masks in normal images; only those that make f call such an image abnormal are kept.
+
+        There are at most a few more than `ENOUGH`, and the same ones for the same seed.
+        """
+        slices, level = learning.slices, learning.settings.classifier.threshold
+        rng = random_stream(Stream.SYNTHETIC_LESIONS, learning.settings.seed)
+        indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
+        rises: list[float] = []
+        for start in range(0, len(indices), CHUNK):
+            marked = slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy()
+            rises += map(rise_of, marked, masks[start : start + CHUNK])
+        images = [torch.zeros(0, 1, slices.store.size, slices.store.size)]
+        shapes = [np.zeros((0, *masks.shape[1:]), bool)]
+        for start in range(0, TRIES, CHUNK):
+            empty = slices.batch(rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))).image
+            after = rng.integers(len(indices), size=len(empty))
+            pairs = [synthetic_lesion(e, masks[i], rises[i], rng) for e, i in zip(empty[:, 0].numpy(), after, strict=True)]
+            drawn, shape = torch.from_numpy(np.stack([p[0] for p in pairs]))[:, None], np.stack([p[1] for p in pairs])
+            kept = (learning.probability(drawn) >= level) & (learning.probability(empty) < level)
+            kept &= shape.sum((1, 2)) >= LEAST_PIXELS
+            images.append(drawn[kept])
+            shapes.append(shape[kept])
+            learning.report("drawn lesions", min(start + CHUNK, TRIES), TRIES, {})
+            if sum(map(len, shapes)) >= ENOUGH:
+                break
+        return Examples(torch.cat(images), np.concatenate(shapes))
 
 
 def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
@@ -98,42 +116,3 @@ def _waves(rng: np.random.Generator, side: int, width: float) -> np.ndarray:
     """Smooth noise of unit standard deviation, (side, side)."""
     noise = ndimage.gaussian_filter(rng.standard_normal((side, side)), width, mode="wrap")
     return noise / noise.std()
-
-
-def synthetic_lesions(
-    slices: TrainingSlices, pseudo_masks: PseudoMasks, probability: Callable[[Tensor], np.ndarray], level: float, seed: int,
-    report: Report,
-) -> Examples:  # fmt: skip
-    """Draw lesions into normal images, each after a pseudo-mask; keep those that make f call a normal image abnormal.
-
-    Args:
-        slices: of the training side; images only.
-        pseudo_masks: whose contrast and size the lesions take.
-        probability: images (B, 1, S, S) in [-1, 1] -> f(X), (B,) in [0, 1].
-        level: f(X) from which an image is abnormal.
-        seed: of all draws.
-        report: progress.
-
-    Returns:
-        At most a few more than `ENOUGH`; the same for the same arguments.
-    """
-    rng = random_stream(Stream.SYNTHETIC_LESIONS, seed)
-    indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
-    rises: list[float] = []
-    for start in range(0, len(indices), CHUNK):
-        marked = slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy()
-        rises += map(rise_of, marked, masks[start : start + CHUNK])
-    side = slices.store.size
-    images, shapes = [torch.zeros(0, 1, side, side)], [np.zeros((0, *masks.shape[1:]), bool)]
-    for start in range(0, TRIES, CHUNK):
-        empty = slices.batch(rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))).image
-        after = rng.integers(len(indices), size=len(empty))
-        pairs = [synthetic_lesion(e, masks[i], rises[i], rng) for e, i in zip(empty[:, 0].numpy(), after, strict=True)]
-        drawn, drawn_masks = torch.from_numpy(np.stack([p[0] for p in pairs]))[:, None], np.stack([p[1] for p in pairs])
-        kept = (probability(drawn) >= level) & (probability(empty) < level) & (drawn_masks.sum((1, 2)) >= LEAST_PIXELS)
-        images.append(drawn[kept])
-        shapes.append(drawn_masks[kept])
-        report("drawn lesions", min(start + CHUNK, TRIES), TRIES, {})
-        if sum(map(len, shapes)) >= ENOUGH:
-            break
-    return Examples(torch.cat(images), np.concatenate(shapes))

@@ -121,10 +121,9 @@ def together(cases: Sequence[Case]) -> list[list[int]]:
             series.setdefault((case.series is None, case.series or case.id), []).append(i)
     groups: list[list[int]] = []
     for members in series.values():
-        if groups and len(groups[-1]) < TOGETHER:
-            groups[-1] += members
-        else:
-            groups.append(list(members))
+        if not groups or len(groups[-1]) >= TOGETHER:
+            groups.append([])
+        groups[-1] += members
     return [[i] for i, case in enumerate(cases) if case.volume] + groups
 
 

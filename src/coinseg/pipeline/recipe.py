@@ -3,7 +3,7 @@
 Every stage is loaded where it is there for the same data and settings. Nothing here reads a lesion mask.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
-from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
@@ -149,8 +148,10 @@ def _with_student(job: Job, first: Predictor, key: str) -> Predictor:
     report, student_key = job.report, with_student(key, job.settings)
     learning = Learning(slices, job.settings, student_key, job.root, report, classify, ensemble.probability, first.masks)
     kinds, folder = parts_of(job.settings), job.folder("student")
-    examples = partial(_examples, kinds, learning)
-    student = train_student(slices, ensemble.pseudo_masks, job.settings, key, folder, report, examples)
+    student = train_student(
+        slices, ensemble.pseudo_masks, job.settings, key, folder, report,
+        lambda masks: [examples for kind in kinds if (examples := kind.examples(learning, masks)) is not None],
+    )  # fmt: skip
     if student is None:
         return first
     shift, classifiers, parts = prior_shift(slices, job.settings), [other.f for other in others], list[Part]()
@@ -159,7 +160,3 @@ def _with_student(job: Job, first: Predictor, key: str) -> Predictor:
         part = kind.fit(replace(learning, segment=predictor_with(parts).masks))
         parts += [] if part is None else [part]
     return predictor_with(parts)
-
-
-def _examples(kinds: Sequence[type[Part]], learning: Learning, pseudo_masks: PseudoMasks) -> list[Examples]:
-    return [examples for kind in kinds if (examples := kind.examples(learning, pseudo_masks)) is not None]

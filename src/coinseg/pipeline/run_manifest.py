@@ -25,16 +25,12 @@ def inputs_of(run: Run) -> list[dict[str, Any]]:
     file, key = run.work.root / "inputs.json", run.store.meta["key"]
     if file.exists() and (stored := read_json(file, "key", "inputs"))["key"] == key:
         return list(stored["inputs"])
-    inputs = [
-        {"case": case.id, "role": role, "path": str(path), "sha256": sha256_of(path)}
-        for case in run.work.cohort.cases
-        for role, files in (
-            ("image", [case.image]),
-            ("organ", [m.path for m in case.organ]),
-            ("lesion", [m.path for m in case.lesion]),
-        )
-        for path in dict.fromkeys(files)
-    ]
+    inputs: list[dict[str, Any]] = []
+    for case in run.work.cohort.cases:
+        files = {"image": [case.image], "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
+        for role, paths in files.items():
+            facts_of = {"case": case.id, "role": role}
+            inputs += [facts_of | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
     write_json(file, {"key": key, "inputs": inputs})
     return inputs
 

@@ -89,8 +89,12 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     if to_file and not rank_info().is_main:
         return 0, []
     maps = {target: name for name in ("counterfactual", "difference") if (target := getattr(request, name))}
-    if maps:
-        _require_places(source, [out, *maps])
+    if maps and not is_volume(source):
+        got = f"--counterfactual or --difference was given for {source}"
+        raise UserError(got, "one volume", "ask for the masks of the others alone")
+    for place in maps:
+        if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
+            raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
     predictor = load(request.model, request.accelerator, request.classifier)
     if to_file:
         _segment_file(predictor, request, maps)
@@ -134,19 +138,8 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
 
 def failure(written: int, failed: Sequence[str]) -> UserError | None:
     """What a command ends with when inputs failed."""
-    if not failed:
-        return None
     got = f"{len(failed)} of {written + len(failed)} inputs failed: {'; '.join(failed[:5])}"
-    return UserError(got, "readable inputs", "mend or remove them")
-
-
-def _require_places(source: Path, places: list[Path]) -> None:
-    if not is_volume(source):
-        got = f"--counterfactual or --difference was given for {source}"
-        raise UserError(got, "one volume", "ask for the masks of the others alone")
-    for target in places[1:]:
-        if not target.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, *places)}) <= len(places):
-            raise UserError(f"a map would go to {target}", "a name of its own that ends in .nii.gz", "choose such a name")
+    return UserError(got, "readable inputs", "mend or remove them") if failed else None
 
 
 def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[str]]:
