@@ -29,8 +29,8 @@ def inputs_of(run: Run) -> list[dict[str, Any]]:
     for case in run.work.cohort.cases:
         files = {"image": [case.image], "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
         for role, paths in files.items():
-            facts_of = {"case": case.id, "role": role}
-            inputs += [facts_of | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
+            common = {"case": case.id, "role": role}
+            inputs += [common | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
     write_json(file, {"key": key, "inputs": inputs})
     return inputs
 
