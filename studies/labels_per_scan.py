@@ -27,6 +27,7 @@ from coinseg.evaluation.evaluate import evaluate
 from coinseg.inference.image_score import ImageScores
 from coinseg.metrics.overlap import classification_scores, scan_scores
 from coinseg.pipeline import run as stages
+from coinseg.pipeline.recipe import train_pair
 from coinseg.runtime.devices import make_fabric
 from coinseg.training.classifier import predict
 from coinseg.types import Explanation, Maps
@@ -93,7 +94,7 @@ def witnesses(store: SliceStore) -> str:
 
 def score(work: Workspace, data: Path, out: Path, way: str) -> str:
     """AUROC of f over slices and scans nobody has seen."""
-    store, (f, _) = stages.job_of(work).store, stages.train_pair(work, "classifier")
+    store, (f, _) = stages.job_of(work).store, train_pair(stages.job_of(work), "classifier")
     test = TrainingSlices(unseen(data, out, store, TRAINING), BASE.anomaly, 0)
     p, _ = predict(f, test, np.arange(len(test)), make_fabric(BASE.engine))
     truth = (test.store.index["lesion_px"] > 0).astype(int)

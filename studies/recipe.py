@@ -50,7 +50,8 @@ from coinseg.evaluation.evaluate import evaluate, explain_all
 from coinseg.evaluation.protocols import sweep
 from coinseg.explain.attribution import candidate_layers
 from coinseg.inference.predictor import Predictor
-from coinseg.pipeline.run import Run, train, train_pair
+from coinseg.pipeline.recipe import train_pair
+from coinseg.pipeline.run import Run, job_of, train
 from coinseg.report.page import examples_figure
 from coinseg.runtime.files import read_json, write_json
 from coinseg.training.student import train_student
@@ -312,7 +313,7 @@ def main() -> None:
         space = workspace(source, work, sys.argv[4], seed, "test")
         if command == "train":
             space.start()
-            train_pair(space)
+            train_pair(job_of(space))
         elif command == "student":
             print(train(space).predictor.student is not None)
         elif command in ("score", "final", "ceiling"):

@@ -16,45 +16,73 @@ from jaxtyping import Bool, Float, Num
 if TYPE_CHECKING:
     from torch import Tensor
 
-Slice = Float[np.ndarray, "height width"]  # One grey image, in source units as read or in [0, 1] as stored
-SliceMask = Bool[np.ndarray, "height width"]  # True inside
+Slice = Float[np.ndarray, "height width"]
+"""One grey image, in source units as read or in [0, 1] as stored."""
+SliceMask = Bool[np.ndarray, "height width"]
+"""True inside."""
 Scan = Num[np.ndarray, "slices height width"]
 """A volume in canonical orientation: slices from inferior to superior, row 0 anterior, column 0 the patient's right."""
-ScanMask = Bool[np.ndarray, "slices height width"]  # True inside, on the grid of a `Scan`
+ScanMask = Bool[np.ndarray, "slices height width"]
+"""True inside, on the grid of a `Scan`."""
 
 
 @dataclass(frozen=True)
 class MaskSource:
-    """A mask on disk."""
+    """A mask on disk.
 
-    path: Path  # a mask or label map on the grid of its image
-    values: tuple[int, ...] = ()  # label values that count as inside; empty means everything above 0
+    Args:
+        path: a mask or label map on the grid of its image.
+        values: label values that count as inside; empty means everything above 0.
+    """
+
+    path: Path
+    values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan or one plain image of a layout; no voxel has been read yet."""
+    """One scan or one plain image of a layout; no voxel has been read yet.
 
-    id: str  # unique within the cohort, safe as a file name
-    patient: str  # cases of one patient are on the same side of the split
-    image: Path  # the volume (a file, a DICOM folder or archive, `FOLDER#KEY` for one of its series) or the image file
-    volume: bool  # whether `image` is a volume
-    label: int | None = None  # 0 normal, 1 abnormal, None unknown; of a volume the label of every slice not in `slice_labels`
-    slice_labels: Mapping[int, int] = field(default_factory=dict)  # of slices of a volume by index, 0 the most inferior
-    organ: tuple[MaskSource, ...] = ()  # one mask for each organ region (left and right kidney are two)
-    lesion: tuple[MaskSource, ...] = ()  # masks whose union is the ground truth; read for scoring only
-    series: str | None = None  # name of the scan that a plain image is a slice of, unique in the cohort; None if unknown
-    place: int = 0  # number of the image along that scan
+    Args:
+        id: unique within the cohort, safe as a file name.
+        patient: cases of one patient are on the same side of the split.
+        image: the volume (a file, a DICOM folder or archive, `FOLDER#KEY` for one of its series) or the image file.
+        volume: whether `image` is a volume.
+        label: 0 normal, 1 abnormal, None unknown; of a volume the label of every slice not in `slice_labels`.
+        slice_labels: labels of slices of a volume by index, from inferior (0) to superior.
+        organ: one mask for each organ region (left and right kidney are two).
+        lesion: masks whose union is the ground truth; read for scoring only.
+        series: name of the scan that a plain image is a slice of, unique in the cohort; None if unknown.
+        place: number of the image along that scan.
+    """
+
+    id: str
+    patient: str
+    image: Path
+    volume: bool
+    label: int | None = None
+    slice_labels: Mapping[int, int] = field(default_factory=dict)
+    organ: tuple[MaskSource, ...] = ()
+    lesion: tuple[MaskSource, ...] = ()
+    series: str | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cases of a data set."""
+    """The cases of a data set.
 
-    layout: str  # name of the layout
-    cases: tuple[Case, ...]  # sorted by id
-    label_source: str  # where the image labels come from, in words for the manifest
-    problems: tuple[str, ...] = ()  # one line for each skipped case or other problem
+    Args:
+        layout: name of the layout.
+        cases: sorted by id.
+        label_source: where the image labels come from, in words for the manifest.
+        problems: one line for each skipped case or other problem.
+    """
+
+    layout: str
+    cases: tuple[Case, ...]
+    label_source: str
+    problems: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -64,13 +92,20 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The explanations of a batch of images X (B, C, ...)."""
+    """The explanations of a batch of images X (B, C, ...).
 
-    probability: Tensor  # f(X) in [0, 1], (B,)
-    # In [0, 1], (B, ...): |X - X_cf| / 2, the mean over channels; the map of an attribution, stretched to [0, 1] for each image.
+    Args:
+        probability: f(X) in [0, 1], (B,).
+        saliency: in [0, 1], (B, ...): |X - X_cf| / 2, the mean over channels, of a counterfactual method; the map of an
+            attribution, stretched to [0, 1] for each image.
+        counterfactual: X_cf in [-1, 1], (B, C, ...); X itself where the generator did not run. None for an attribution.
+        counterfactual_probability: f(X_cf) in [0, 1], (B,). None for an attribution.
+    """
+
+    probability: Tensor
     saliency: Tensor
-    counterfactual: Tensor | None = None  # X_cf in [-1, 1], (B, C, ...), X itself where G did not run; None: attribution
-    counterfactual_probability: Tensor | None = None  # f(X_cf) in [0, 1], (B,). None for an attribution.
+    counterfactual: Tensor | None = None
+    counterfactual_probability: Tensor | None = None
 
     def painted(self) -> tuple[Tensor, Tensor]:
         """Return X_cf and f(X_cf) of a counterfactual method; `ValueError` for an attribution."""
@@ -81,10 +116,17 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Maps:
-    """The maps of B images, from which masks are read."""
+    """The maps of B images, from which masks are read.
 
-    values: np.ndarray  # in [0, 1], (B, S, S): refined differences, or the output of a student
-    # Threshold of each map, in [0, 1], (B,), NaN where f calls an image normal; None: one threshold, or a share of the peak.
+    Args:
+        values: in [0, 1], (B, S, S): refined differences, or the output of a student.
+        levels: threshold of each map, in [0, 1], (B,), NaN where f calls an image normal; None for a threshold that all images
+            share, or that is a share of the peak.
+        agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None without mirror images.
+        image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None without a student.
+    """
+
+    values: np.ndarray
     levels: np.ndarray | None = None
-    agreement: np.ndarray | None = None  # Dice of the masks of an image and its mirror image, (B,); None without the latter
-    image_score: np.ndarray | None = None  # P(abnormal | X) of the ensemble, in [0, 1], (B,); None without a student
+    agreement: np.ndarray | None = None
+    image_score: np.ndarray | None = None

@@ -78,9 +78,10 @@ def describe(work: Workspace) -> str:
         "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": student_steps,
         "opinion": opinion_steps, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
     }  # fmt: skip
+    patients, unknown = len({case.patient for case in cohort.cases}), labels.count(None)
     lines = [
-        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {len({c.patient for c in cohort.cases})} patients",
-        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {labels.count(None)} by slice or from elsewhere ({source})",
+        f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {patients} patients",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {unknown} by slice or from elsewhere ({source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",

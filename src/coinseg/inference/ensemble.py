@@ -6,7 +6,7 @@ The other generators are asked about training images only; afterwards the first 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
@@ -36,8 +36,11 @@ class Ensemble:
     @cached_property
     def pairs(self) -> list[DifferenceSegmenter]:
         """All of them; the other thresholds are chosen when they are first needed, together with the other processes."""
-        chosen = [current().on_main(lambda other=other: other.choose_threshold(self.slices).value) for other in self.others]  # type: ignore[misc]
+        chosen = [current().on_main(partial(self._threshold, other)) for other in self.others]
         return [self.first, *(DifferenceSegmenter(*pair) for pair in zip(self.others, chosen, strict=True))]
+
+    def _threshold(self, other: Explainer) -> float:
+        return other.choose_threshold(self.slices).value
 
     def probability(self, images: Tensor) -> np.ndarray:
         """The mean f(X) of images (B, 1, S, S) in [-1, 1], (B,) in [0, 1]."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from coinseg.config.parsing import asks_opinion
 from coinseg.config.reading import refuse
@@ -123,11 +122,6 @@ def job_of(work: Workspace) -> recipe.Job:
     """The job of the recipe: where only scans are labelled, the slices that are not trained on are left out."""
     store = select_instances(prepare_slices(work), work.settings, work.root / "witnesses", work.report)
     return recipe.Job(store, work.settings, work.root, work.report)
-
-
-def train_pair(work: Workspace, until: str = "coin") -> tuple[nn.Module, nn.Module | None]:
-    """The classifier f and the generator, see `recipe.train_pair`."""
-    return recipe.train_pair(job_of(work), until)
 
 
 def train(work: Workspace) -> Run:

@@ -106,7 +106,8 @@ def _tables(out: Path, settings: PhantomSettings) -> None:
     if settings.lesions == "masses":
         rows = ["image_id,slice,label"]
         for name in names:
-            mask = np.asarray(nib.load(out / name / "segmentations" / "kidney_tumor.nii.gz").dataobj)  # type: ignore[attr-defined]
+            file = out / name / "segmentations" / "kidney_tumor.nii.gz"
+            mask = np.asarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
             rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
         write_text(out / "labels.csv", "\n".join(rows) + "\n")
     rows = [_META]
