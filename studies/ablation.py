@@ -1,4 +1,4 @@
-"""The table "What each part is worth" of docs/research/results.md: the final masks with one part of the recipe left out at a time.
+"""The table "What each part is worth" of docs/research/results.md: the final masks with one part left out at a time.
 
     python studies/ablation.py DATA WORK FIFTH SET SEED...
 
@@ -12,79 +12,59 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from recipe import workspace
+from runs import at_one_size, batches_of, figures, held_out, masks_with, networks, rebuilt, without_student, workspace
 from torch import nn
 
 from coinseg.config.schema import MaskSettings
-from coinseg.data.slices.dataset import ScoredSlices
-from coinseg.data.slices.split import VALIDATION
-from coinseg.inference.image_score import ImageScore
-from coinseg.inference.scans import Run
-from coinseg.masks.postprocess import masks_of
-from coinseg.metrics.overlap import mean_dice, pooled_iou
-from coinseg.networks.unet import Mean, Student, sides
+from coinseg.inference.predictor import Predictor
+from coinseg.networks.unet import Mean, Student
+from coinseg.pipeline.run import train
 
 
-def members(student: Mean, some: slice) -> Mean:
-    """A student of some of the members of another."""
-    kept = list(student.student.members)[some]
+def some_of(student: Mean, some: slice) -> Mean:
+    """A student of some of the networks of another."""
     fewer = Student(0)
-    fewer.members = nn.ModuleList(kept)
+    fewer.members = nn.ModuleList(list(student.student.members)[some])
     return Mean(fewer, student.seen).eval()
 
 
-def variants(run: Run) -> dict[str, tuple[Run, MaskSettings]]:
+def variants(run: Predictor) -> dict[str, tuple[Predictor, MaskSettings]]:
     """Every variant by its name, and how its masks are cleaned."""
-    student, posterior, clean = run.student, run.posterior, run.cleaning
-    if not isinstance(student, Mean) or not isinstance(posterior, ImageScore):
-        raise SystemExit("the run has no student")
-    classifiers = list(posterior.classifiers)
-    level = replace(run.settings, masks=replace(run.settings.masks, peak=0.0))
-    gate = replace(run.settings, student=replace(run.settings.student, gate=run.settings.classifier.threshold))
+    student, settings = networks(run), run.settings
+    half = replace(settings, masks=replace(settings.masks, peak=0.0))
+    gate = replace(settings, student=replace(settings.student, gate=settings.classifier.threshold))
     changed = {
         "all of it": run,
-        "one image size (study 28)": replace(run, student=Mean(student.student, lambda side: sides(side)[:1]).eval()),
-        "each slice alone (study 27)": replace(run, steps=None),
-        "no ImageNet classifier (study 26)": replace(run, posterior=ImageScore(classifiers, posterior.shift).eval()),
-        "no PatchCore (study 24)": replace(run, novelty=None),
-        "not the share of abnormal images (study 23)": replace(
-            run, posterior=ImageScore(classifiers, 0.0, posterior.opinion).eval()
-        ),
-        "f alone says which images (study 23)": replace(run, posterior=ImageScore(classifiers[:1], 0.0).eval(), steps=None),
-        "a gate of 0.5 (study 23)": replace(run, settings=gate),
-        "without the network of synthetic lesions (study 22)": replace(run, student=members(student, slice(0, 1))),
-        "that network alone (study 22)": replace(run, student=members(student, slice(1, 2))),
+        "one image size (study 28)": at_one_size(run),
+        "each slice alone (study 27)": rebuilt(run, ["slice_hmm"]),
+        "no ImageNet classifier (study 26)": rebuilt(run, ["imagenet_classifier"]),
+        "no PatchCore (study 24)": rebuilt(run, ["patchcore"]),
+        "not the share of abnormal images (study 23)": rebuilt(run, shift=0.0),
+        "f alone says which images (study 23)": rebuilt(run, ["imagenet_classifier", "slice_hmm"], others=[], shift=0.0),
+        "a gate of 0.5 (study 23)": run.with_settings(gate),
+        "without the network of synthetic lesions (study 22)": rebuilt(run, student=some_of(student, slice(0, 1))),
+        "that network alone (study 22)": rebuilt(run, student=some_of(student, slice(1, 2))),
+        "a half, not 40 % of the student's own peak (study 18)": run.with_settings(half),
     }
-    made = {name: (one, one.cleaning) for name, one in changed.items()}
-    made["a half, not 40 % of the student's own peak (study 18)"] = (replace(run, settings=level), replace(clean, peak=0.0))
-    made["cleaned as a difference is (study 25)"] = (run, run.settings.masks)
-    made["COIN, refined: no student (study 15)"] = (replace(run, student=None), run.settings.masks)
-    return made
+    cleaned = {name: (one, one.segmenter.cleaning) for name, one in changed.items()}
+    cleaned["cleaned as a difference is (study 25)"] = (run, settings.masks)
+    cleaned["COIN, refined: no student (study 15)"] = (without_student(run), settings.masks)
+    return cleaned
 
 
 def main() -> None:
     """See the top of this file."""
     source, work, fifth, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     for seed in map(int, sys.argv[5:]):
-        space = workspace(source, work, name, seed, "test")
-        at = space if fifth == "test" else replace(workspace(source, work, name, seed, fifth), root=space.root / fifth)
-        slices = ScoredSlices(at.store, at.settings.anomaly, seed, VALIDATION)
-        batches = [slices.scored(np.arange(i, min(i + 64, len(slices)))) for i in range(0, len(slices), 64)]
-        truth, label = (np.concatenate([getattr(b, part) for b in batches]) for part in ("truth", "label"))
-        ill = (label == 1) | truth.any((1, 2))
-        normal = (label == 0) & ~ill
-        for what, (run, clean) in variants(space.run).items():
-            known = run.posterior_of(slices)
-            masks = []
-            for batch in batches:
-                explained, refined = run.evidence(batch.image, posterior=known(batch.rows))
-                masks.append(masks_of(refined, run.levels(explained), clean))
-            found = np.concatenate(masks)
-            print(
-                f"| {name}, seed {seed}, {fifth} | {what} | {pooled_iou(found[ill], truth[ill]):.3f} | {mean_dice(found[ill], truth[ill]):.3f} "
-                f"| {100 * found[normal].mean():.3f} % |",
-                flush=True,
-            )
+        run = train(workspace(source, work, name, seed, "test")).predictor
+        slices = held_out(source, work, name, seed, fifth)
+        batches, truth, label = batches_of(slices)
+        abnormal = (label == 1) | truth.any((1, 2))
+        for variant, (one, cleaning) in variants(run).items():
+            scores_of = one.scores_of(slices)
+            masks = np.concatenate([masks_with(one, b.image, scores_of(b.rows), cleaning) for b in batches])
+            shown = figures(masks, truth, abnormal, (label == 0) & ~abnormal)
+            print(f"| {name}, seed {seed}, {fifth} | {variant} | {' | '.join(shown)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,17 @@ import numpy as np
 
 from coinseg import Settings, Workspace
 from coinseg.data.layouts.registry import read_layout
-from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.evaluation.evaluate import evaluate
+from coinseg.inference.image_score import ImageScores
 from coinseg.metrics.overlap import classification_scores, scan_scores
+from coinseg.pipeline import run as stages
+from coinseg.pipeline.recipe import train_pair
 from coinseg.runtime.devices import make_fabric
 from coinseg.training.classifier import predict
+from coinseg.types import Explanation, Maps
 
 BASE = Settings()
 BASE = replace(
@@ -34,9 +38,10 @@ BASE = replace(
     data=replace(BASE.data, lesion=("tumour",), size=64),
     classifier=replace(BASE.classifier, name="small", steps=400),
     coin=replace(BASE.coin, steps=300),
+    student=replace(BASE.student, steps=0),
     engine=replace(BASE.engine, threads=1, tensorboard=False),
 )
-WAYS = {"witnesses": ("scans", "auto"), "inherited": ("scans", "slice"), "true": ("slices", "auto")}
+WAYS: dict[str, tuple[str, Any]] = {"witnesses": ("scans", "auto"), "inherited": ("scans", "slice"), "true": ("slices", "auto")}
 
 
 def cut(phantom: Path, out: Path) -> None:
@@ -46,8 +51,9 @@ def cut(phantom: Path, out: Path) -> None:
     for folder in sorted(p for p in phantom.iterdir() if p.is_dir()):
         ct: Any = nib.load(folder / "ct.nii.gz")
         masks = {
-            p.name.removesuffix(".nii.gz"): np.asarray(nib.load(p).dataobj) > 0 for p in (folder / "segmentations").iterdir()
-        }  # type: ignore[attr-defined]
+            p.name.removesuffix(".nii.gz"): np.asarray(nib.load(p).dataobj) > 0  # type: ignore[attr-defined]
+            for p in (folder / "segmentations").iterdir()
+        }
         for kidney in ("kidney_left", "kidney_right"):
             where = np.argwhere(masks[kidney])
             (x0, y0, z0), (x1, y1, z1) = where.min(0), where.max(0) + 1
@@ -77,41 +83,52 @@ def unseen(data: Path, out: Path, store: SliceStore, side: int) -> SliceStore:
     return test
 
 
-def found(store: SliceStore) -> str:
-    """The witnesses against the masks."""
+def witnesses(store: SliceStore) -> str:
+    """The selected slices against the masks."""
     training = (store.index["weak"] == 1) & (store.index["split"] != VALIDATION)
     kept, truth = training & (store.index["split"] == TRAINING), store.index["lesion_px"] > 0
     recall = (kept & truth).sum() / (training & truth).sum()
-    return f"weak {training.sum()}, abnormal {truth[training].mean():.3f}; kept {kept.sum()}, {truth[kept].mean():.3f}, recall {recall:.3f}"
+    shares = f"weak {training.sum()}, abnormal {truth[training].mean():.3f}; kept {kept.sum()}, {truth[kept].mean():.3f}"
+    return f"{shares}, recall {recall:.3f}"
 
 
 def score(work: Workspace, data: Path, out: Path, way: str) -> str:
     """AUROC of f over slices and scans nobody has seen."""
-    test = TrainingSlices(unseen(data, out, work.store, TRAINING), BASE.anomaly, 0)
-    p, _ = predict(work.f, test, np.arange(len(test)), make_fabric(BASE.engine))
+    store, (f, _) = stages.job_of(work).store, train_pair(stages.job_of(work), "classifier")
+    test = TrainingSlices(unseen(data, out, store, TRAINING), BASE.anomaly, 0)
+    p, _ = predict(f, test, np.arange(len(test)), make_fabric(BASE.engine))
     truth = (test.store.index["lesion_px"] > 0).astype(int)
     scans = scan_scores(p, truth, test.store.index["case"])["auroc_scans"]
     shown = f"AUROC of slices {classification_scores(p, truth)['auroc']:.3f}, of scans {scans:.3f}"
-    return f"{shown}; {found(work.store)}" if way == "witnesses" else shown
+    return f"{shown}; {witnesses(store)}" if way == "witnesses" else shown
 
 
 def masks(work: Workspace, data: Path, out: Path, way: str) -> str:
     """Scores of the masks of slices nobody has seen; the masks come from a threshold that saw no mask."""
-    run = work.run
-    test = ScoredSlices(unseen(data, out, work.store, VALIDATION), BASE.anomaly, 0, VALIDATION)
-    scores = evaluate(test, lambda b: run.differences(b.image), run.threshold, work.settings, work.root / "unseen")
+    run = stages.train(work)
+    predictor = run.predictor
+    test = ScoredSlices(unseen(data, out, run.store, VALIDATION), BASE.anomaly, 0, VALIDATION)
+
+    def evidence(batch: ScoredBatch) -> tuple[Explanation, Maps]:
+        return predictor.evidence(batch.image, ImageScores.of_f(predictor.probability(batch.image)))
+
+    scores = evaluate(test, evidence, predictor.threshold, work.settings, work.root / "unseen")
     names = ("iou_mask_free", "iou_oracle", "dice_per_image", "auprc", "lesions_touched", "normals_marked", "flip_rate")
     return ", ".join(f"{name} {scores[name]:.3f}" for name in names)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """See the top of this file."""
     task, *places = sys.argv[1:]
     if task == "cut":
-        cut(Path(places[0]), Path(places[1]))
-    else:
-        train, data, out = map(Path, places[:3])
-        for seed in map(int, places[3:]):
-            for way, (labels, level) in WAYS.items():
-                settings = replace(BASE, seed=seed, data=replace(BASE.data, label_level=level))
-                work = Workspace(train / labels, out / f"{way}{seed}", settings)
-                print(f"seed {seed} {way:<10}", {"score": score, "masks": masks}[task](work, data, out, way), flush=True)
+        return cut(Path(places[0]), Path(places[1]))
+    train, data, out = map(Path, places[:3])
+    for seed in map(int, places[3:]):
+        for way, (labels, level) in WAYS.items():
+            settings = replace(BASE, seed=seed, data=replace(BASE.data, label_level=level))
+            work = Workspace(train / labels, out / f"{way}{seed}", settings)
+            print(f"seed {seed} {way:<10}", {"score": score, "masks": masks}[task](work, data, out, way), flush=True)
+
+
+if __name__ == "__main__":
+    main()

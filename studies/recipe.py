@@ -1,11 +1,13 @@
-"""The figures of docs/research/results.md: every set, three seeds, the default recipe of `coinseg run`; only the image size is chosen per set.
+"""The figures of docs/research/results.md: every set, three seeds, the default recipe of `coinseg run`.
 
-    python studies/recipe.py data DATA WORK              the tables of the magnetic tiles, by tile and by photograph, and the phantom
+Only the image size is chosen per set.
+
+    python studies/recipe.py data DATA WORK          the tables of the magnetic tiles, by tile and by photograph, and the phantom
     python studies/recipe.py train DATA WORK SET SEED... f and COIN
     python studies/recipe.py student DATA WORK SET SEED... the student
     python studies/recipe.py score DATA WORK SET SEED... the student, and scores on the validation fifth
     python studies/recipe.py final DATA WORK SET SEED... the same runs, read on the test fifth
-    python studies/recipe.py ceiling DATA WORK SET SEED...      the student's network taught the true masks, read on the test fifth
+    python studies/recipe.py ceiling DATA WORK SET SEED...    the student's network taught the true masks, read on the test fifth
     python studies/recipe.py cysts DATA WORK phantom SEED...    the phantom's cysts once more (`final` counts them too)
     python studies/recipe.py attributions DATA WORK SET SEED...     LayerCAM, ScoreCAM and RISE at their best thresholds
     python studies/recipe.py pictures DATA WORK SET SEED FILE       best, median, worst, normal, missed and false alarm, as PNG
@@ -20,49 +22,51 @@ import csv
 import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
+from runs import (
+    DEFECTS,
+    SETS,
+    at_one_size,
+    batches_of,
+    coin_alone,
+    evidence,
+    held_out,
+    rebuilt,
+    scored,
+    without_student,
+    workspace,
+)
 from torch import Tensor, nn
 
-from coinseg import Workspace
-from coinseg.config.parsing import settings_from
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.intensity import signed
-from coinseg.data.slices.split import VALIDATION
 from coinseg.evaluation.evaluate import evaluate, explain_all
 from coinseg.evaluation.protocols import sweep
 from coinseg.explain.attribution import candidate_layers
-from coinseg.networks.unet import Mean, sides
+from coinseg.inference.predictor import Predictor
+from coinseg.pipeline.recipe import train_pair
+from coinseg.pipeline.run import Run, job_of, train
 from coinseg.report.page import examples_figure
 from coinseg.runtime.files import read_json, write_json
 from coinseg.training.student import train_student
 
-DEFECTS = ("Blowhole", "Break", "Crack", "Fray")
-SETS: dict[str, dict[str, Any]] = {
-    "lgg": {"data": {"size": 64}},
-    "liver": {"data": {"size": 64, "roi": "organ"}, "anomaly": {"kind": "blob"}},
-    "phantom": {"data": {"size": 64, "roi": "organ", "organ": ["kidney_left", "kidney_right"], "lesion": ["kidney_tumor"]}},
-    "tiles": {"data": {"size": 96}},
-    "photographs": {"data": {"size": 96}},
-    **{name: {"data": {"size": 64}} for name in DEFECTS},
-    "lgg96": {"data": {"size": 96}},
-}  # fmt: skip
 STEPS = (
-    "COIN", "COIN, refined", "student, one size, each slice alone", "student, one size", "student", "ceiling", "ceiling, no classifier asked",
+    "COIN", "COIN, refined", "student, one size, each slice alone", "student, one size", "student", "ceiling",
+    "ceiling, no classifier asked",
 )  # fmt: skip
 KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc")
 AUDITED = ("COIN, refined", "student")
 """Steps whose flips and shortcuts are asked for (audit.json)."""
-FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
 
 
 def tiles(source: Path, out: Path, classes: tuple[str, ...], alone: bool = False) -> None:
-    """A table of the tiles in which the photographs of one tile are one patient (their numbers lie within 100 of each other), or each is one."""
+    """A table of the tiles. Photographs of one tile (numbers within 100 of each other) are one patient, or each is (`alone`)."""
     rows: list[list[str]] = [["file", "label", "patient", "mask"]]
     for kind in ("Free", *classes):
         files = sorted((source / "images" / kind).glob("*.jpg"), key=lambda p: (_number(p), p.name))
@@ -97,132 +101,116 @@ def data(source: Path, work: Path) -> None:
         )  # fmt: skip
 
 
-def workspace(source: Path, work: Path, name: str, seed: int, held_out: str = "validation") -> Workspace:
-    """A run of a set, in the folder of its name, seed and fifth."""
-    values: dict[str, Any] = defaultdict(dict, {key: dict(value) for key, value in SETS[name].items()})
-    values["data"] |= {"split_by": "hash", "held_out": held_out}
-    settings = replace(settings_from(dict(values)), seed=seed)
-    settings = replace(settings, engine=replace(settings.engine, threads=1, tensorboard=False))
-    folder = source / FOLDERS[name] if name in FOLDERS else work / "data" / name
-    return Workspace(folder, work / f"{name}-{seed}", settings)
-
-
 # --- what is scored -----------------------------------------------------------------------------------------------
 
 
+def steps_of(run: Run) -> dict[str, Predictor]:
+    """f and COIN alone, with its masks cleaned, and with the student.
+
+    Where too few masks can be trusted there is no student, and "COIN, refined" is the final row.
+    """
+    predictor, settings = run.predictor, run.work.settings
+    training = TrainingSlices(run.store, settings.anomaly, settings.seed)
+    plain = coin_alone(predictor, training, refine="none", hflip=False, peak=0.0)
+    steps = {"COIN": plain, "COIN, refined": without_student(predictor)}
+    if predictor.student is not None:
+        one_size = at_one_size(predictor)
+        alone = rebuilt(one_size, ["slice_hmm"])
+        steps |= {"student, one size, each slice alone": alone, "student, one size": one_size, "student": predictor}
+    return steps
+
+
+def ceilings(run: Run) -> dict[str, Predictor]:
+    """The student that was taught the true masks, asked as the student is, and about every image."""
+    taught, settings = rebuilt(run.predictor, ["patchcore"], student=ceiling(run)), run.predictor.settings
+    masks, student = replace(settings.masks, peak=0.0), replace(settings.student, gate=0.0)
+    everywhere = replace(settings, masks=masks, student=student)
+    return {"ceiling": taught, "ceiling, no classifier asked": taught.with_settings(everywhere)}
+
+
+def asking(run: Predictor) -> Callable[[np.ndarray], np.ndarray]:
+    """f(X) of images in [0, 1], (B, S, S) -> (B,)."""
+    return lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy()
+
+
 def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool = False) -> None:
-    """The steps of a set on one fifth: f and COIN alone, with its masks cleaned, and with the student; or (`true`) the ceiling.
+    """The steps of a set on one fifth (`steps_of`), or those of the ceiling (`true`).
 
     The networks are those of the run on the three training fifths, whichever fifth is scored.
     """
     trained = workspace(source, work, name, seed, "test")
     trained.start()
-    run, out = trained.run, trained.root / fifth
-    # The other fifth is prepared beside the run; its window and its training side are the same.
-    scored = replace(workspace(source, work, name, seed, fifth), root=trained.root if fifth == "test" else out)
-    if scored.store.window != trained.store.window:
+    run, slices = train(trained), held_out(source, work, name, seed, fifth)
+    if slices.store.window != run.store.window:
         raise SystemExit("the two fifths were prepared with different windows")
-    slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
-    bare = replace(run.settings, masks=replace(run.settings.masks, refine="none", hflip=False, peak=0.0))
-    plain = replace(run, settings=bare, student=None)
-    plain.threshold = plain.choose_threshold(TrainingSlices(trained.store, bare.anomaly, seed)).value
-    steps = {"COIN": plain, "COIN, refined": replace(run, student=None)}
-    if run.student is not None:  # where too few masks can be trusted there is none, and "COIN, refined" is the final row
-        before = replace(run, student=Mean(cast(Mean, run.student).student, lambda side: sides(side)[:1]))
-        steps |= {"student, one size, each slice alone": replace(before, steps=None), "student, one size": before, "student": run}
-    if true:
-        taught = replace(run, student=ceiling(trained), novelty=None)
-        alone = replace(
-            run.settings, masks=replace(run.settings.masks, peak=0.0), student=replace(run.settings.student, gate=0.0)
-        )
-        steps = {"ceiling": taught, "ceiling, no classifier asked": replace(taught, settings=alone)}
-    for step, one in steps.items():
-        file = out / step / "scores.json"
+    for step, one in (ceilings(run) if true else steps_of(run)).items():
+        file = trained.root / fifth / step / "scores.json"
         if not file.exists():
-            known = one.posterior_of(slices)
-            evaluate(
-                slices,
-                lambda batch, one=one, known=known: one.evidence(batch.image, posterior=known(batch.rows)),
-                one.level,
-                replace(one.settings, masks=one.cleaning),
-                file.parent,
-                ask=(lambda unit, one=one: one.probability(torch.from_numpy(signed(unit))[:, None]).numpy())
-                if step in AUDITED
-                else None,
-            )
-        made = read_json(file)
-        print(name, seed, fifth, step, {key: made[key] for key in KEPT}, flush=True)
+            settings = replace(one.settings, masks=one.segmenter.cleaning)
+            ask = asking(one) if step in AUDITED else None
+            evaluate(slices, evidence(one, slices), one.segmenter.level, settings, file.parent, ask=ask)
+        scores = read_json(file)
+        print(name, seed, fifth, step, {key: scores[key] for key in KEPT}, flush=True)
 
 
 def cysts(source: Path, work: Path, seed: int, fifth: str) -> dict[str, float]:
-    """The phantom's benign cysts: in which share of the slices that have one it is marked at all; all, and those labelled normal."""
-    trained = workspace(source, work, "phantom", seed, "test")
-    scored = workspace(source, work, "phantom", seed, fifth)
-    data = replace(scored.settings.data, lesion=("kidney_cyst",))
-    scored = replace(scored, root=trained.root / f"cysts-{fifth}", settings=replace(scored.settings, data=data))
-    slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
+    """The phantom's benign cysts: in which share of the slices that have one it is marked; all, and those labelled normal."""
+    run = train(workspace(source, work, "phantom", seed, "test"))
+    space = workspace(source, work, "phantom", seed, fifth)
+    data = replace(space.settings.data, lesion=("kidney_cyst",))
+    slices = scored(replace(space, root=run.work.root / f"cysts-{fifth}", settings=replace(space.settings, data=data)))
     rows: list[tuple[str, bool, bool]] = []
-    known = trained.run.posterior_of(slices)
-    for start in range(0, len(slices), 64):
-        batch = slices.scored(np.arange(start, min(start + 64, len(slices))))
-        touched, has = (
-            (trained.run.marked(batch.image, known(batch.rows)).masks & batch.truth).any((1, 2)),
-            batch.truth.any((1, 2)),
-        )
+    scores_of = run.predictor.scores_of(slices)
+    for batch in batches_of(slices)[0]:
+        masks = run.predictor.segment_images(batch.image, scores_of(batch.rows)).masks
+        touched, has_cyst = (masks & batch.truth).any((1, 2)), batch.truth.any((1, 2))
         patients, normal = slices.store.index["patient"][batch.rows], slices.store.index["label"][batch.rows] == 0
-        rows += [(str(patients[i]), bool(normal[i]), bool(touched[i])) for i in np.flatnonzero(has)]
-    found: dict[str, float] = {}
+        rows += [(str(patients[i]), bool(normal[i]), bool(touched[i])) for i in np.flatnonzero(has_cyst)]
+    counts: dict[str, float] = {}
     for name, some in (("all", rows), ("labelled_normal", [row for row in rows if row[1]])):
         marked = {patient: any(t for p, _, t in some if p == patient) for patient, _, _ in some}
-        found[f"slices_{name}"], found[f"slices_{name}_marked"] = len(some), float(np.mean([t for _, _, t in some]))
-        found[f"patients_{name}"], found[f"patients_{name}_marked"] = len(marked), float(np.mean(list(marked.values())))
-    return found
+        counts[f"slices_{name}"], counts[f"slices_{name}_marked"] = len(some), float(np.mean([t for _, _, t in some]))
+        counts[f"patients_{name}"], counts[f"patients_{name}_marked"] = len(marked), float(np.mean(list(marked.values())))
+    return counts
 
 
 def attributions(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
-    """LayerCAM and ScoreCAM at the last layer of each side of f (`candidate_layers`), and RISE: what the best threshold on the true masks would give them."""
-    trained = workspace(source, work, name, seed, "test")
-    scored = replace(workspace(source, work, name, seed, fifth), root=trained.root if fifth == "test" else trained.root / fifth)
-    slices = ScoredSlices(scored.store, scored.settings.anomaly, seed, VALIDATION)
-    layers = candidate_layers(trained.f, slices.batch(np.arange(1)).image)
-    file, rows = trained.root / fifth / "attributions.json", {}
+    """LayerCAM and ScoreCAM at the last layer of each side of f (`candidate_layers`), and RISE: IoU at the best threshold."""
+    run = train(workspace(source, work, name, seed, "test"))
+    predictor, slices = run.predictor, held_out(source, work, name, seed, fifth)
+    layers = candidate_layers(predictor.f, slices.batch(np.arange(1)).image)
+    rows = {}
     for method, layer in [*((m, x) for m in ("layercam", "scorecam") for x in layers), ("rise", "last")]:
         for refined in ("none", "guided"):
             settings = replace(
-                trained.settings, method=method, attribution=replace(trained.settings.attribution, layer=layer),
-                masks=replace(trained.settings.masks, refine=refined, hflip=False),
+                predictor.settings, method=method, attribution=replace(predictor.settings.attribution, layer=layer),
+                masks=replace(predictor.settings.masks, refine=refined, hflip=False),
             )  # fmt: skip
-            run = replace(trained.run, settings=settings, generator=None, student=None)
-            found = explain_all(slices, lambda batch, run=run: run.differences(batch.image), lambda done, total: None)
-            members = np.flatnonzero(found.abnormal & found.known)
-            best = sweep(found.refined, found.truth, 0.5, settings, members)
+            explainer = replace(predictor.explainer, settings=settings, generator=None)
+            one = Predictor.of(explainer, predictor.preparation, predictor.threshold)
+            found = explain_all(slices, evidence(one, slices), lambda done, total: None)
+            best = sweep(found.refined, found.truth, 0.5, settings, np.flatnonzero(found.abnormal & found.known))
             rows[f"{method} {layer} {refined}"] = best
             print(name, seed, fifth, method, layer, refined, best, flush=True)
-    write_json(file, rows)
+    write_json(run.work.root / fifth / "attributions.json", rows)
 
 
-def ceiling(space: Workspace) -> nn.Module:
+def ceiling(run: Run) -> nn.Module:
     """The student's network, taught the true masks of the same images for the same time; what no weak method has."""
-    slices = ScoredSlices(space.store, space.settings.anomaly, space.settings.seed)
+    settings = run.work.settings
+    slices = ScoredSlices(run.store, settings.anomaly, settings.seed)
     true: dict[bytes, np.ndarray] = {}
-    for start in range(0, len(slices), 64):
-        batch = slices.scored(np.arange(start, min(start + 64, len(slices))))
+    for batch in batches_of(slices)[0]:
         true |= {image.numpy().tobytes(): mask for image, mask in zip(batch.image, batch.truth, strict=True)}
 
     def masks(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return np.stack([true[image.numpy().tobytes()] for image in images]), np.ones(len(images))
 
-    made = train_student(
-        TrainingSlices(space.store, space.settings.anomaly, space.settings.seed),
-        masks,
-        lambda images: np.zeros(len(images)),
-        replace(space.settings, student=replace(space.settings.student, synthetic_lesions=0.0)),
-        "truth",
-        space.root / "ceiling",
-    )
-    if made is None:
+    plain = replace(settings, student=replace(settings.student, synthetic_lesions=0.0))
+    student = train_student(slices, masks, plain, "truth", run.work.root / "ceiling")
+    if student is None:
         raise SystemExit("too few masks for the ceiling")
-    return made
+    return student
 
 
 def minutes(run: Path, step: str) -> dict[str, float]:
@@ -242,7 +230,7 @@ def _minutes(stage: Path) -> float:
 
 
 def table(work: Path, out: Path) -> None:
-    """studies/recipe.json: a row for every set, fifth and step, over the seeds there are; and the same as a table on the screen."""
+    """studies/recipe.json: a row for every set, fifth and step, over the seeds there are; the same as a table on the screen."""
     rows: list[dict[str, Any]] = []
     for name in SETS:
         for fifth in ("validation", "test"):
@@ -286,8 +274,9 @@ def table(work: Path, out: Path) -> None:
                 row["share_of_ceiling"] = round(float(np.mean(own) / np.mean(list(of.values()))), 3)
         iou, mean = row["scores"]["iou_mask_free"], row["mean"]
         print(
-            f"| {row['set']} | {row['fifth']} | {row['step']} | {mean['iou_mask_free']:.3f} ({', '.join(f'{v:.3f}' for v in iou)}) | "
-            f"{mean['iou_oracle']:.3f} | {mean['dice_per_image']:.3f} | {100 * mean['false_positive_area']:.3f} % | {mean['auroc']:.3f} | "
+            f"| {row['set']} | {row['fifth']} | {row['step']} | "
+            f"{mean['iou_mask_free']:.3f} ({', '.join(f'{v:.3f}' for v in iou)}) | {mean['iou_oracle']:.3f} | "
+            f"{mean['dice_per_image']:.3f} | {100 * mean['false_positive_area']:.3f} % | {mean['auroc']:.3f} | "
             f"{row.get('share_of_ceiling', '')} | {'; '.join(str(m['all']) for m in row.get('minutes', []))} |"
         )
     write_json(out, rows)
@@ -304,7 +293,8 @@ def by_defect(slices: Path) -> dict[str, dict[str, float]]:
         areas = np.array([float(row["mask_px"]) + float(row["truth_px"]) for row in own])
         both = dice * areas / 2  # Dice is twice what both share over the sum of their areas
         found[" + ".join(kinds)] = {
-            "images": len(own), "iou": round(float(both.sum() / max(areas.sum() - both.sum(), 1)), 4), "dice": round(float(dice.mean()), 4),
+            "images": len(own), "iou": round(float(both.sum() / max(areas.sum() - both.sum(), 1)), 4),
+            "dice": round(float(dice.mean()), 4),
         }  # fmt: skip
     return found
 
@@ -323,9 +313,9 @@ def main() -> None:
         space = workspace(source, work, sys.argv[4], seed, "test")
         if command == "train":
             space.start()
-            space.train("train-coin")
+            train_pair(job_of(space))
         elif command == "student":
-            print(space.run.student is not None)
+            print(train(space).predictor.student is not None)
         elif command in ("score", "final", "ceiling"):
             fifth = "validation" if command == "score" else "test"
             score(source, work, sys.argv[4], seed, fifth, command == "ceiling")

@@ -1,4 +1,4 @@
-"""What can be done to a valid example of a layout, and the rows of what is answered then (`tests/data/test_broken_layouts.py`)."""
+"""What can be done to a valid example of a layout, and what is answered then (`tests/data/test_broken_layouts.py`)."""
 
 from __future__ import annotations
 

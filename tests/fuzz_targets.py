@@ -128,8 +128,10 @@ def _arguments(path: Path) -> None:
 
 def _command(folder: Path) -> Path:
     words = [
-        "inspect", "nowhere", "--data.size", "64", "--coin.steps=5", "--data.organ", "a", "b", "--masks.threshold", "0.5", "--json",
-        "--data.axis", "coronal", "--seed", "1", "--classifier.lr", "1e-3", "--data.normal=['a']", "--engine.tensorboard", "false",
+        "inspect", "nowhere", "--data.size", "64", "--coin.steps=5", "--data.organ", "a", "b", "--masks.threshold", "0.5",
+            "--json",
+        "--data.axis", "coronal", "--seed", "1", "--classifier.lr", "1e-3", "--data.normal=['a']", "--engine.tensorboard",
+            "false",
     ]  # fmt: skip
     (folder / "words").write_text("\n".join(words))
     return folder / "words"
@@ -167,8 +169,10 @@ TARGETS: dict[str, Target] = {
     "command line": Target(_command, _arguments),
 }  # fmt: skip
 ODD = (
-    b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"nan", b"inf", b"1e999", b"-1", b"0", b"..",
-    b"/", b"9" * 20, b"9" * 5000, b"\r\n", b"\n", b",", b'"', b"{", b"[" * 500, b"null", b"true", b"&a", b"*a", b"!!python/object:os.system ",
+    b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"nan", b"inf", b"1e999", b"-1",
+        b"0", b"..",
+    b"/", b"9" * 20, b"9" * 5000, b"\r\n", b"\n", b",", b'"', b"{", b"[" * 500, b"null", b"true", b"&a", b"*a",
+        b"!!python/object:os.system ",
     b"--", b"=", b"\x1b[2J", b"\xed\xa0\x80", b":", b"#", b"'", b"[]", b"{}", b"-", b" ",
 )  # fmt: skip
 """What breaks readers: extremes of numbers, what is no number, and words of the formats."""

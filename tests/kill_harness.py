@@ -38,7 +38,8 @@ from writers import make_run, make_scan
 torch.set_num_threads(1)
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink")
 SHORT = [
-    *TINY, "--engine.checkpoint_every", "2", "--engine.sample_every", "3", "--engine.accelerator", "cpu", "--coin.generator_every", "3"
+    *TINY, "--engine.checkpoint_every", "2", "--engine.sample_every", "3", "--engine.accelerator", "cpu",
+        "--coin.generator_every", "3"
 ]  # fmt: skip
 Command = list[str]
 
@@ -234,7 +235,7 @@ class Trials:
         shutil.copytree(self.before, self.out, dirs_exist_ok=True)
 
     def kill(self, at: int | float) -> tuple[str, str, bool]:
-        """Kill before change `at` (int) or after `at` seconds (float): moment, outcome, whether the command had ended by itself."""
+        """Kill before change `at` (int) or after `at` seconds (float): moment, outcome, whether the command ended by itself."""
         self._restore()
         reader, notes = os.pipe()
 

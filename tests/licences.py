@@ -41,7 +41,8 @@ def runtime() -> dict[str, Distribution]:
 
 
 def licence_of(package: Distribution) -> str:
-    """What a package says of its licence: an expression, else its classifiers, else one short line, else its licence file's first."""
+    """What a package says of its licence: an expression, else its classifiers, else one short line, else its licence file's
+    first."""
     about = package.metadata
     classifiers = [c.split(" :: ")[-1] for c in about.get_all("Classifier") or [] if c.startswith("License :: ")]
     line = (about.get("License") or "").strip()

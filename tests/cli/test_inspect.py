@@ -72,13 +72,15 @@ def test_volumes_by_slice_with_spacing(tmp_path: Path) -> None:
 
 # layout -> cases, patients, (slices, rows, columns) as [smallest, largest], spacing as said, labels as said, masks
 EVERY_LAYOUT = {
-    "totalsegmentator": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 by slice (8 normal, 8 abnormal slices); 50%", 4),
+    "totalsegmentator": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm",
+        "4 by slice (8 normal, 8 abnormal slices); 50%", 4),
     "nnunet": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
     "decathlon": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
     "kits": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
     "csv": (8, 4, ([1, 1], [40, 40], [40, 44]), None, "4 normal, 4 abnormal; 50% of the given labels are abnormal", 4),
     "folders": (8, 8, ([1, 1], [40, 40], [44, 44]), None, "4 normal, 4 abnormal; 50% of the given labels are abnormal", 4),
-    "dicom": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "2 normal, 2 abnormal; 50% of the given labels are abnormal", 2),
+    "dicom": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm",
+        "2 normal, 2 abnormal; 50% of the given labels are abnormal", 2),
 }  # fmt: skip
 
 

@@ -22,7 +22,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"method": "layercm"}, f"method is 'layercm'; required: one of {', '.join(METHODS)}; did you mean layercam?"),
     (
         {"method": "rise", "masks": {"threshold": "decision_flip"}},
-        "masks.threshold is decision_flip and method is rise; required: method counterfactual for it; leave masks.threshold as it is",
+        "masks.threshold is decision_flip and method is rise; required: method counterfactual for it; "
+        "leave masks.threshold as it is",
     ),
     (
         {"data": {"size": 50}},
@@ -117,7 +118,7 @@ def test_all_faults_come_together_and_none_follows_from_another() -> None:
 
 def test_settings_made_in_python_are_judged_like_those_of_a_file(tmp_path: Path) -> None:
     base = Settings()
-    wrong = replace(base, masks=replace(base.masks, threshold=2.0), coin=replace(base.coin, width=0), seed=1.5)  # type: ignore[arg-type]
+    wrong = replace(base, masks=replace(base.masks, threshold=2.0), coin=replace(base.coin, width=0), seed=1.5)  # type: ignore
     assert [fault.names for fault in faults(wrong)] == [("seed",), ("coin.width",), ("masks.threshold",)]
     with pytest.raises(UserError, match="3 settings are wrong"):
         Workspace(tmp_path / "no data are read", tmp_path / "out", wrong).check()

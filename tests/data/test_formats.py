@@ -39,8 +39,7 @@ from coinseg.data.slices.case import load_case
 from coinseg.data.slices.store import store_key
 from coinseg.errors import UserError
 from coinseg.pipeline.run import Workspace, train
-from coinseg.pipeline.segment import inputs, mask_name, segment_path
-from coinseg.runtime.stage import silent
+from coinseg.pipeline.segment import Request, inputs, mask_name, segment_path
 from coinseg.types import MaskSource
 from conftest import tiny_settings
 from writers import (
@@ -690,17 +689,17 @@ def test_segment_takes_every_format(tmp_path: Path, images: Path) -> None:
     write_series(folder / "a", array)
     write_itk(folder / "b.nrrd", array, PLAIN)
     for out in ("m.nii.gz", "m.nrrd", "m.mha"):
-        assert segment_path(folder / "a", tmp_path / out, work.root, [], False, "cpu", silent) == (1, [])
+        assert segment_path(Request(folder / "a", tmp_path / out, work.root, accelerator="cpu")) == (1, [])
     masks = [read_mask(MaskSource(tmp_path / out), read_geometry(folder / "a")) for out in ("m.nii.gz", "m.nrrd", "m.mha")]
     assert np.array_equal(masks[0], masks[1])
     assert np.array_equal(masks[0], masks[2])
     with pytest.raises(UserError, match="lies inside"):
-        segment_path(folder / "a", folder / "a" / "m.nii.gz", work.root, [], False, "cpu", silent)
-    segment_path(folder / "a#3", tmp_path / "n.nii", work.root, [], False, "cpu", silent)
+        segment_path(Request(folder / "a", folder / "a" / "m.nii.gz", work.root, accelerator="cpu"))
+    segment_path(Request(folder / "a#3", tmp_path / "n.nii", work.root, accelerator="cpu"))
     with pytest.raises(UserError, match=r"a name that ends in \.nii\.gz or \.nii or \.nrrd or \.mha"):
-        segment_path(folder / "a#3", tmp_path / "n", work.root, [], False, "cpu", silent)
+        segment_path(Request(folder / "a#3", tmp_path / "n", work.root, accelerator="cpu"))
     (folder / "broken.mha").write_bytes(b"hello")
-    written, failed = segment_path(folder, tmp_path / "all", work.root, [], False, "cpu", silent)
+    written, failed = segment_path(Request(folder, tmp_path / "all", work.root, accelerator="cpu"))
     assert (written, len(failed)) == (2, 1)
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == [
         "a.nii.gz", "b.nii.gz", "index.csv", "index.json", "manifest.json",

@@ -136,7 +136,8 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
     pytest.importorskip("onnxscript")
     settings = tiny_settings()
     settings = replace(
-        settings, coin=replace(settings.coin, depth=1, skips=0), classifier=replace(settings.classifier, name="test_export:TinyNetwork")
+        settings, coin=replace(settings.coin, depth=1, skips=0), classifier=replace(settings.classifier,
+            name="test_export:TinyNetwork")
     )  # fmt: skip
     root = make_run(tmp_path / "run", settings, "percentile")
     run, folder = coinseg.load(root, classifier="test_export:TinyNetwork"), tmp_path / "onnx"

@@ -12,7 +12,8 @@ import coinseg
 
 ROOT = Path(coinseg.__file__).parent
 ROOMS = {
-    "cli": "config data.layouts data.phantom data.readers data.slices errors explain explain.counterfactual export networks pipeline report runtime thesis training types",
+    "cli": "config data.layouts data.phantom data.readers data.slices errors explain explain.counterfactual export "
+    "networks pipeline report runtime thesis training types",
     "config": "errors",
     "runtime": "config errors",
     "metrics": "errors",
@@ -29,9 +30,11 @@ ROOMS = {
     "parts": "config data.slices errors masks networks runtime",
     "inference": "config data.readers data.slices errors explain explain.counterfactual masks networks parts runtime types",
     "evaluation": "config data.slices masks metrics runtime types",
-    "pipeline": "config data.layouts data.readers data.slices errors evaluation explain inference masks parts runtime training types",
+    "pipeline": "config data.layouts data.readers data.slices errors evaluation explain inference masks parts runtime training "
+    "types",
     "report": "config errors masks metrics runtime",
-    "thesis": "config data.layouts data.phantom data.slices errors evaluation explain explain.attribution explain.counterfactual inference masks metrics report runtime training types",
+    "thesis": "config data.layouts data.phantom data.slices errors evaluation explain explain.attribution "
+    "explain.counterfactual inference masks metrics report runtime training types",
     "export": "config data.layouts data.readers data.slices errors inference masks pipeline runtime types",
     "errors": "",
     "types": "",
@@ -99,20 +102,24 @@ NEVER_IMPORTED = {
     "pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "subprocess", "tarfile", "xml", "lxml", "socket", "http",
     "ftplib", "requests", "httpx", "urllib.request", "code", "codeop", "runpy", "ctypes",
 }  # fmt: skip
-"""What unpickles, starts programs, unpacks, parses XML or opens connections; libraries that need such things do them themselves."""
+"""What unpickles, starts programs, unpacks, parses XML or opens connections; libraries that need it do it themselves."""
 NEVER_CALLED = {
-    "eval", "exec", "compile", "__import__", "input", "os.system", "os.popen", "os.execv", "os.spawnl", "yaml.load", "yaml.load_all",
-    "yaml.unsafe_load", "yaml.full_load", "yaml.safe_load_all", "torch.jit.load", "torch.hub.load", "torch.hub.download_url_to_file",
+    "eval", "exec", "compile", "__import__", "input", "os.system", "os.popen", "os.execv", "os.spawnl",
+    "yaml.load", "yaml.load_all",
+    "yaml.unsafe_load", "yaml.full_load", "yaml.safe_load_all", "torch.jit.load", "torch.hub.load",
+    "torch.hub.download_url_to_file",
     "torch.package", "tempfile.mktemp", "pd.read_pickle", "np.fromregex", "sitk.ReadImage",
 }  # fmt: skip
 ONLY_WITH = {
-    "torch.load": {"weights_only=True"}, "torch.hub.load_state_dict_from_url": {"weights_only=True"}, "np.load": {"allow_pickle=False"},
+    "torch.load": {"weights_only=True"}, "torch.hub.load_state_dict_from_url": {"weights_only=True"},
+    "np.load": {"allow_pickle=False"},
     "Image.open": {"formats=_DECODERS"},
 }  # fmt: skip
 """Calls that are safe with one argument and not without."""
 ONLY_IN = {
     "yaml.safe_load": {"files.py"}, "json.loads": {"files.py", "dataset_json.py", "segment.py", "stage.py"},
-    "json.load": set(), "nib.load": {"cohort.py"}, "nibabel.load": set(), "dcmread": {"dicom.py"}, "pydicom.dcmread": set(), "zipfile.ZipFile": {"paths.py"},
+    "json.load": set(), "nib.load": {"cohort.py"}, "nibabel.load": set(), "dcmread": {"dicom.py"}, "pydicom.dcmread": set(),
+    "zipfile.ZipFile": {"paths.py"},
     "import_module": {"__init__.py", "to_onnx.py"}, "importlib.import_module": {"classifier.py"},
     "timm.create_model": {"classifier.py", "imagenet.py"}, "FrechetInceptionDistance": {"frechet.py"},
 }  # fmt: skip
@@ -129,7 +136,7 @@ def unsafe(path: Path) -> list[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-        found += [f"{node.lineno}: import {n}" for n in names if {n, n.split(".")[0]} & NEVER_IMPORTED]  # type: ignore[attr-defined]
+        found += [f"{node.lineno}: import {n}" for n in names if {n, n.split(".")[0]} & NEVER_IMPORTED]  # type: ignore
     for call in _calls(path):
         name, given = ast.unparse(call.func), {ast.unparse(k) for k in call.keywords}
         wrong = name in NEVER_CALLED or not ONLY_WITH.get(name, given) <= given
@@ -150,8 +157,10 @@ def test_no_code_runs_from_data_or_weights(path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "import pickle", "from joblib import load", "import xml.etree.ElementTree", "from urllib.request import urlopen", "eval('1')",
-        "torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f)", "np.load(f, allow_pickle=True)", "yaml.load(f, Loader=L)",
+        "import pickle", "from joblib import load", "import xml.etree.ElementTree", "from urllib.request import urlopen",
+        "eval('1')",
+        "torch.load(f)", "torch.load(f, weights_only=False)", "np.load(f)", "np.load(f, allow_pickle=True)",
+        "yaml.load(f, Loader=L)",
         "torch.jit.load(f)", "archive.extractall(x)", "run(x, shell=True)", "tempfile.mktemp()", "Image.open(f)", "json.load(f)",
         "timm.create_model(n, pretrained_cfg_overlay={'file': f})", "importlib.import_module(n)", "nib.load(f)", "os.system(x)",
     ],

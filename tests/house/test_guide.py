@@ -9,7 +9,9 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from test_architecture import arrows
@@ -54,6 +56,27 @@ def test_the_way_of_the_data_names_functions_that_are_there() -> None:
     for file, name in steps:
         names = {getattr(node, "name", "") for node in ast.parse((SOURCE / file).read_text(encoding="utf-8")).body}
         assert name in names, f"{file} has no {name}"
+
+
+def test_the_blocks_about_arrays_run_and_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("coinseg.training.student.LEAST", 1)
+    rng, labels = np.random.default_rng(0), np.arange(24) % 2
+    images = rng.normal(0.4, 0.05, (24, 32, 32)) + 0.3 * labels[:, None, None] * (np.indices((32, 32)) < 9).all(0)
+    base = tiny_settings()
+    student = replace(base.student, steps=2, trust=0.0, imagenet_steps=0)
+    names: dict[str, Any] = {
+        "images": np.clip(images, 0, 1), "labels": labels, "patients": np.arange(24) // 3, "torch": torch,
+        "settings": replace(base, classifier=replace(base.classifier, threshold=0.0), student=student),
+    }  # fmt: skip
+    for block in re.findall(r"```python\n(.*?)```", (GUIDE / "arrays.md").read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, names)
+    assert names["predictor"].student is not None
+    assert names["masks"].shape == (4, 32, 32)
+    assert names["counterfactual"].shape == names["explanation"].counterfactual.shape == (4, 1, 32, 32)
+    with torch.no_grad():  # f alone is the f of the predictor
+        torch.testing.assert_close(names["f"](names["x"]), names["predictor"].f(names["x"]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_toy_part_is_trained_saved_loaded_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The licences of what is installed with coinseg: none that reaches further than itself, and the list is what the packages say."""
+"""The licences of what is installed with coinseg: none reaches further than itself, and the list is what packages say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every relative link of a document, and every path of the repository that it names, leads to a file; so do the paths in docstrings and comments."""
+"""Every relative link of a document, and every path of the repository that it names, leads to a file; so do the paths in
+docstrings and comments."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 FROM_ROOT = re.compile(r"(?<![\w./-])(?:src|tests|docs|studies|benchmarks)/[\w./-]*\.(?:py|md|json|png|ya?ml|txt)\b")
 """A path of the repository, wherever it stands."""
 NAMED = re.compile(r"`([\w./-]+\.(?:py|md))(?: [^`]*)?`")
-"""A file of code or text in backticks: a path from the root or beside the document, or the name of a file somewhere in the repository."""
+"""A file of code or text in backticks: a path from the root or beside the document, or the name of a file somewhere in the
+repository."""
 
 
 def missing(document: Path, text: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""Every command of README.md and of the tables of docs/guide is run on tiny data, as it stands there but for paths and a few sizes; so are the Python blocks.
+"""Every command of README.md and of the tables of docs/guide is run on tiny data, as it stands there but for paths and a few
+sizes; so are the Python blocks.
 
 A new row needs an example here: what the row starts with, and a function that makes its data in a folder and says what the words
 of the command that stand for files (DATA, OUT, `scan.nii.gz`, ...) are there.
@@ -125,7 +126,7 @@ TO_OTHERS: dict[str, Example] = {
 }
 OUTPUTS = ("mask.nii.gz", "mask.dcm", "c.nii.gz", "cf.nii.gz", "d.nii.gz", "model", "Dataset101_lesion")
 NO_COMMAND = ("index.csv", "the same commands", "torchrun")
-"""What the second cell of a row without a command to run here has in it: files of a run, what other rows do, several processes."""
+"""In the second cell of a row without a command to run here: files of a run, what other rows do, several processes."""
 
 
 def page(name: str) -> str:

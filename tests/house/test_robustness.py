@@ -1,4 +1,5 @@
-"""Every kind of bad input of `bad_inputs`: exit code 2, one line, nothing run, nothing written, no memory eaten; and the document."""
+"""Every kind of bad input of `bad_inputs`: exit code 2, one line, nothing run, nothing written, no memory eaten; and the
+document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A trained run with every part: on one device wherever it comes from, the same from its folder, and nothing wrong is taken for it."""
+"""A trained run with every part: on one device wherever it comes from, the same from its folder, and nothing wrong is taken for
+it."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ def tensors_of(predictor: Predictor) -> dict[int, Tensor]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run with a student and all parts, as it was built; `moved` are the ids of all networks that inference moved to its device."""
+    """A run with a student and all parts, as it was built; `moved` are the ids of all networks that inference moved to its
+    device."""
 
     work: Workspace
     predictor: Predictor

@@ -41,7 +41,8 @@ def test_the_posterior_by_hand() -> None:
     ).tolist() == pytest.approx([0.75 * 2 - 0.25 * 6 + 0.5] * 2)
     both = ImageScore([SameLogit(1.0), SameLogit(3.0)], 0.5, [ImageNetClassifier(SameLogit(-6.0))]).both(images)
     assert both.tolist() == pytest.approx(np.array([[1.0, 0.75 * 2 - 0.25 * 6 + 0.5]] * 2))
-    # A sign that 8 of 10 abnormal and 2 of 10 normal images have: 0.8 where every second image is abnormal, and where one of ten is
+    # A sign that 8 of 10 abnormal and 2 of 10 normal images have: 0.8 where every second image is abnormal, and where one of
+    # ten is
     # 0.8 * 0.1 / (0.8 * 0.1 + 0.2 * 0.9) = 4/13.
     asked = ImageScore([SameLogit(math.log(0.8 / 0.2))], math.log(0.1 / 0.9))
     assert torch.sigmoid(asked(images))[0].item() == pytest.approx(4 / 13)
@@ -67,7 +68,8 @@ def images_of(n: int, settings: Settings) -> Tensor:
 
 
 def taught(tmp_path: Path) -> Path:
-    """A run with a student and two teachers; every image is called abnormal, so that six steps of f leave something to learn from."""
+    """A run with a student and two teachers; every image is called abnormal, so that six steps of f leave something to learn
+    from."""
     settings = tiny_settings()
     settings = replace(
         settings,

@@ -1,4 +1,5 @@
-"""A predictor asks each network for what is needed and no more, reads a file once, and does nothing when one of its properties is read."""
+"""A predictor asks each network for what is needed and no more, reads a file once, and does nothing when one of its properties
+is read."""
 
 from __future__ import annotations
 

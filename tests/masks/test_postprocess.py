@@ -123,7 +123,8 @@ def test_quantile_of_the_normals_by_hand() -> None:
 def test_normals_do_not_look_at_the_abnormals_and_otsu_not_at_the_normals() -> None:
     a, b, c = noise(0, 2, 5, 5), noise(1, 2, 5, 5), noise(2, 2, 5, 5)
     for rule, other in (("normals", [(a, b), (a, c)]), ("otsu", [(b, a), (c, a)])):
-        found = [choose_threshold(normals, abnormals, MaskSettings(threshold=rule)).value for normals, abnormals in other]  # type: ignore[arg-type]
+        settings = MaskSettings(threshold=rule)  # type: ignore
+        found = [choose_threshold(normals, abnormals, settings).value for normals, abnormals in other]
         assert found[0] == found[1]
 
 

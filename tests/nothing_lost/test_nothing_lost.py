@@ -176,13 +176,15 @@ def writing_commands(data: Path, out: Path) -> dict[str, list[str]]:
         "phantom": ["phantom", str(out / "ct"), "--patients", "1", "--slices", "4", "--size", "32", "--processes", "1"],
         "segment file": ["segment", "-i", scan, "-o", str(out / "m.nii.gz"), *model],
         "segment maps": ["segment", "-i", scan, "-o", str(out / "n.nii.gz"), "--difference", str(out / "d.nii.gz"), *model],
-        "segment image": ["segment", "-i", str(data / "images" / "abnormal" / "i01.png"), "-o", str(out / "m.png"), "--model", str(data / "model2")],
+        "segment image": ["segment", "-i", str(data / "images" / "abnormal" / "i01.png"), "-o", str(out / "m.png"), "--model",
+            str(data / "model2")],
         "segment series": ["segment", "-i", str(data / "series"), "-o", str(out / "s.nii.gz"), *model],
         "segment zip": ["segment", "-i", str(data / "series.zip"), "-o", str(out / "z.nii.gz"), *model],
         "segment folder": ["segment", "-i", str(data / "scans"), "-o", str(out / "masks"), *model],
         "export": ["export", str(data / "model"), "-o", str(out / "exported")],
         "export-seg": ["export-seg", str(data / "mask.nii.gz"), "--dicom", str(data / "series"), "-o", str(out / "m.dcm")],
-        "export-nnunet": ["export-nnunet", str(data / "scans"), "--masks", str(data / "masks"), "-o", str(out / "Dataset101_lesion")],
+        "export-nnunet": ["export-nnunet", str(data / "scans"), "--masks", str(data / "masks"), "-o",
+            str(out / "Dataset101_lesion")],
     }  # fmt: skip
 
 
@@ -253,7 +255,8 @@ def test_what_the_system_refuses_in_words() -> None:
         for code in (errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EMFILE, errno.EIO)
     }
     assert found[errno.ENOSPC] == (
-        "No space left on device (a/b); required: room on the disk; free some or choose another output, then give the same command again"
+        "No space left on device (a/b); required: room on the disk; free some or choose another output, "
+        "then give the same command again"
     )
     assert "may be written" in found[errno.EROFS]
     assert "stay where they are" in found[errno.ENOENT]

@@ -22,7 +22,6 @@ from coinseg.pipeline import segment as batch
 from coinseg.runtime import devices
 from coinseg.runtime import process_group as processes
 from coinseg.runtime.process_group import ProcessGroup, RankInfo, rank_info
-from coinseg.runtime.stage import silent
 from writers import make_run, make_scan
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"}
@@ -151,7 +150,7 @@ def test_processes_that_do_not_share_the_output_are_found_out(tmp_path: Path, mo
     monkeypatch.setattr(batch, "rank_info", lambda: RankInfo(0, 2, 0))
     monkeypatch.setattr(batch, "process_group", lambda here: nullcontext(ProcessGroup(RankInfo())))
     with pytest.raises(UserError, match=r"does not say what became of 1 inputs, b\.nii\.gz among them; required: an output"):
-        batch.segment_path(scans, tmp_path / "out", root, [], False, "cpu", silent)
+        batch.segment_path(batch.Request(scans, tmp_path / "out", root, accelerator="cpu"))
 
 
 @pytest.mark.parametrize(("local", "gpus", "device"), [(0, 1, 0), (3, 4, 3), (3, 2, 1)])

@@ -98,7 +98,8 @@ def test_markdown_says_it(tmp_path: Path) -> None:
     assert cells(text)[:4] == [
         ["method", "what it is", "FID ↓", "thesis", "CV ↑", "IoU ↑", "thesis"],
         ["---", "---", *["---:"] * 5],
-        ["A", "Singla et al.\\*; skips 0, masks yes", "–", "(1.6190)", "**100.0% ± 0.0% (n = 2)**", "0.600 ± 0.100", "(0.020)"],
+        ["A", "Singla et al.\\*; skips 0, masks yes", "–", "(1.6190)",
+            "**100.0% ± 0.0% (n = 2)**", "0.600 ± 0.100", "(0.020)"],
         [
             "COIN", "title of COIN; skips 0, masks yes", "**0.0030 ± 0.0000 (n = 2)**", "", "50.0% ± 0.0%",
             "**0.700 ± 0.000**", "(0.646)",

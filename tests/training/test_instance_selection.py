@@ -18,7 +18,8 @@ from coinseg.data.slices.dataset import UNKNOWN, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.metrics.overlap import classification_scores, scan_scores
-from coinseg.pipeline.run import Workspace, counts, job_of, prepare_slices, train, train_pair, warnings
+from coinseg.pipeline.recipe import train_pair
+from coinseg.pipeline.run import Workspace, counts, job_of, prepare_slices, train, warnings
 from coinseg.training import instance_selection as witnesses
 from coinseg.training.instance_selection import find_instances, select_instances, two_folds
 from coinseg.types import Case
@@ -235,7 +236,7 @@ def test_a_weak_classifier_is_told_by_its_scans(tmp_path: Path) -> None:
         scans(tmp_path / "data", 10), tmp_path / "out", replace(settings, data=replace(settings.data, validation=0.4))
     )
     work.start()
-    train_pair(work, until="classifier")
+    train_pair(job_of(work), until="classifier")
     file = work.root / "classifier" / "stage.json"
     made = json.loads(file.read_text())
     assert made["scores"]["auroc"] is None

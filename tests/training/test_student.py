@@ -89,7 +89,7 @@ def test_a_student_keeps_the_size() -> None:
 def test_a_student_says_the_mean_of_what_its_members_say() -> None:
     made = student.build_student(2).eval()
     for number, member in enumerate(made.members):
-        torch.nn.init.normal_(member.head.weight, generator=torch.Generator().manual_seed(number))  # type: ignore[operator, union-attr]
+        torch.nn.init.normal_(member.head.weight, generator=torch.Generator().manual_seed(number))  # type: ignore
     images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         apart = torch.sigmoid(made(torch.stack([images, images])))[:, :, 0]
@@ -104,7 +104,7 @@ def test_a_student_says_the_mean_of_what_its_members_say() -> None:
 def test_a_student_is_asked_at_two_sides() -> None:
     assert [student.sides(side) for side in (32, 64, 96, 256)] == [(32,), (96, 128), (128, 160), (352, 480)]
     made = student.build_student(1).eval()
-    torch.nn.init.normal_(made.members[0].head.weight, generator=torch.Generator().manual_seed(0))  # type: ignore[operator, union-attr, arg-type]
+    torch.nn.init.normal_(made.members[0].head.weight, generator=torch.Generator().manual_seed(0))  # type: ignore
     images = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         apart = torch.stack([torch.sigmoid(made.members[0](images, seen))[:, 0] for seen in (96, 128)])

@@ -1,6 +1,7 @@
 """Random bytes for every reader, and random values for every setting: an answer or a `UserError`, never anything else.
 
-The examples are the same in every run. `COINSEG_FUZZ=2000 pytest tests/untrusted/test_fuzz.py` draws so many new ones for each target;
+The examples are the same in every run. `COINSEG_FUZZ=2000 pytest tests/untrusted/test_fuzz.py` draws so many new ones for
+each target;
 `benchmarks/fuzz.py` goes on for hours, and survives readers that end the process (docs/research/fuzz.md).
 """
 
@@ -59,7 +60,8 @@ def test_any_bytes_are_refused_by_a_reader(name: str, tmp_path_factory: pytest.T
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda inner: st.lists(inner,
+        max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 

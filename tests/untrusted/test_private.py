@@ -26,7 +26,8 @@ from examples import LPS, hounsfield, labelled, save, text
 from writers import write_series
 
 SECRET = {
-    "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711081547", "PatientBirthDate": "19440817", "StudyDate": "20110922",
+    "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711081547", "PatientBirthDate": "19440817",
+        "StudyDate": "20110922",
     "AccessionNumber": "ACC-SENTINEL-7", "InstitutionName": "SENTINEL CLINIC", "ReferringPhysicianName": "SENTINELDOC^OTTO",
     "OperatorsName": "SENTINELOP", "StudyInstanceUID": "1.2.826.0.1.3680043.5551212789", "PatientAddress": "SENTINEL STREET 5",
     "OtherPatientIDs": "OTHER-SENTINEL", "PatientComments": "SENTINEL comment", "StudyID": "SENTINEL-STUDY",

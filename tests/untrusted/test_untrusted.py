@@ -1,4 +1,4 @@
-"""What strangers' files may not do: choose what else is read, run a module, unpickle, claim a size; and what must still be read."""
+"""What strangers' files may not do: choose what is read, run a module, unpickle, claim a size; and what must be read."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def test_a_module_of_its_own_is_run_only_when_it_is_named(
     (tmp_path / "their_module.py").write_text(
         "import pathlib, torch\npathlib.Path(__file__).with_name('RAN').touch()\n"
         "def make():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(1))\n"
-        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.head = torch.nn.Conv2d(1, 1, 3)\n"
+        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.head = torch.nn.Conv2d(1, 1, 3)\n"
         "    def forward(self, x):\n        return self.head(x).mean((1, 2, 3))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -128,9 +129,13 @@ def test_links_in_circles_and_pipes_end(tmp_path: Path) -> None:
 
 
 NAMES = [
-    "imagesTr", "labelsTr", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "dataset.json", "case_00001/imaging.nii.gz", "s1/ct.nii.gz",
-    "s1/segmentations/kidney.nii.gz", "meta.csv", "labels.csv", "patients.csv", "normal/a.png", "abnormal/a.png", "abnormal/b.png", "masks/a.png", "images/normal/x.tif",
-    "p1/a.dcm", "p2.zip", "0/x.png", "1/y.png", "organs/a.png", ".hidden/a.png", "a/b/c/d.nrrd", "x.mhd", "normal/a/b.jpg", "s1", "masks",
+    "imagesTr", "labelsTr", "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "dataset.json", "case_00001/imaging.nii.gz",
+    "s1/ct.nii.gz",
+    "s1/segmentations/kidney.nii.gz", "meta.csv", "labels.csv", "patients.csv", "normal/a.png", "abnormal/a.png",
+    "abnormal/b.png", "masks/a.png",
+    "images/normal/x.tif",
+    "p1/a.dcm", "p2.zip", "0/x.png", "1/y.png", "organs/a.png", ".hidden/a.png", "a/b/c/d.nrrd", "x.mhd", "normal/a/b.jpg", "s1",
+    "masks",
 ]  # fmt: skip
 CONTENTS = [
     b"",

@@ -45,15 +45,12 @@ def phantom(call: Call, out: Path, processes: int) -> None:
     path("--counterfactual", required=False, help="also the volume without the lesion, in HU (.nii.gz)"),
     path("--difference", required=False, help="also how much the generator changed, in HU (.nii.gz)"),
 ))  # fmt: skip
-def segment(call: Call, input: Path, output: Path, model: Path, organ: list[Path], **more: Any) -> None:
-    """Write the masks of scans; the other arguments are those of `segment_path` by name."""
-    from coinseg.pipeline.segment import failure, segment_path
+def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
+    """Write the masks of scans; the other arguments are fields of `Request`."""
+    from coinseg.pipeline.segment import Request, failure, segment_path
     from coinseg.runtime.process_group import rank_info
 
-    done, failed = segment_path(
-        input, output, model, organ, more["overwrite"], more["accelerator"], call.report, more["counterfactual"],
-        more["difference"], more["confidence"], call.words, more["classifier"],
-    )  # fmt: skip
+    done, failed = segment_path(Request(input, output, report=call.report, command=call.words, **asked))
     if rank_info().is_main:
         print(f"{done} mask{'s' if done != 1 else ''} written to {output}")
         if error := failure(done, failed):

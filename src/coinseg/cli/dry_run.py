@@ -56,14 +56,12 @@ def describe(work: Workspace) -> str:
     """A summary in lines; raises `UserError` for anything that would stop the run."""
     settings, cohort = work.settings, work.cohort
     needed = work.check()
-    labels = [case.label for case in cohort.cases]
-    normal, abnormal, others = (labels.count(label) for label in (0, 1, None))
+    labels, source = [case.label for case in cohort.cases], cohort.label_source
     classifier, step, student, opinion = seconds_per_step(settings)
     student_steps = settings.student.steps if has_student(settings) else 0
     opinion_steps = settings.student.imagenet_steps if has_student(settings) and asks_opinion(settings) else 0
     pairs = settings.student.teachers if student_steps else 1
     every = settings.coin.generator_every
-    patients = len({case.patient for case in cohort.cases})
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
     searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
@@ -80,9 +78,10 @@ def describe(work: Workspace) -> str:
         "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": student_steps,
         "opinion": opinion_steps, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
     }  # fmt: skip
+    patients, unknown = len({case.patient for case in cohort.cases}), labels.count(None)
     lines = [
         f"data       {work.data}: layout {cohort.layout}, {len(cohort.cases)} cases of {patients} patients",
-        f"labels     {normal} normal, {abnormal} abnormal, {others} by slice or from elsewhere ({cohort.label_source})",
+        f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {unknown} by slice or from elsewhere ({source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",

@@ -153,13 +153,14 @@ def _in_folder(
 
 def _work(work: Any, name: str) -> Any:
     """Train what a command needs, in every process; of `run` and `report` the first process scores and all write the masks."""
+    from coinseg.pipeline import recipe
     from coinseg.pipeline import run as stages
     from coinseg.runtime.process_group import current
 
     if name == "prepare":
         return stages.prepare_slices(work)
     if name in ("train-classifier", "train-coin"):
-        return stages.train_pair(work, until="classifier" if name == "train-classifier" else "coin")
+        return recipe.train_pair(stages.job_of(work), until="classifier" if name == "train-classifier" else "coin")
     trained = stages.train(work)
     if name == "evaluate":
         return trained

@@ -48,7 +48,7 @@ def stored_settings(values: dict[str, Any]) -> Settings:
     Raises:
         UserError: an unknown name, a value of the wrong type or out of its range.
     """
-    settings, faults = read(values, _DEFAULT)
+    settings, faults = read(values, _DEFAULT, aloud=False)
     refuse(faults)
     return settings
 

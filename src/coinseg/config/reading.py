@@ -36,10 +36,16 @@ def refuse(faults: Iterable[Fault]) -> None:
         raise UserError(f"{len(every)} settings are wrong: {each}", "settings in their ranges that fit one another", "mend each")
 
 
-def read(values: dict[str, Any], base: Group) -> tuple[Group, list[Fault]]:
-    """The settings of nested dictionaries, and every fault in them; what is missing or wrong keeps the value of `base`."""
+def read(values: dict[str, Any], base: Group, aloud: bool = True) -> tuple[Group, list[Fault]]:
+    """The settings of nested dictionaries, and every fault in them.
+
+    Args:
+        values: name -> value, or -> the values of a group.
+        base: what is missing or wrong keeps its value from here.
+        aloud: say which names are old ones; not where coinseg wrote them.
+    """
     faults: list[Fault] = []
-    return _filled(base, with_new_names(values), "", faults), faults
+    return _filled(base, with_new_names(values, aloud), "", faults), faults
 
 
 def _filled(base: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:

@@ -21,7 +21,7 @@ GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
 _told: set[str] = set()
 
 
-def with_new_names(values: Any) -> Any:
+def with_new_names(values: Any, aloud: bool = True) -> Any:
     """Nested settings by their new names and values; where old and new stand side by side, the new one counts."""
     if not isinstance(values, dict):
         return values

@@ -13,8 +13,7 @@ from coinseg.metrics import overlap as metrics
 
 from .protocols import Explained
 
-RIM = 1 / 16
-"""Radius by which an organ is dilated, as a share of the side."""
+RIM = 1 / 16  # Radius by which an organ is dilated, as a share of the side
 
 
 def with_rim(organ: np.ndarray) -> np.ndarray:
@@ -25,7 +24,9 @@ def with_rim(organ: np.ndarray) -> np.ndarray:
 
 
 def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: Ask, level: float) -> dict[str, float | None]:
-    """Which part of X_cf is enough to flip f, over the images that X_cf flips from abnormal to normal.
+    """The shares of the images that X_cf flips to normal which flip with X_cf pasted into one part of X only, and their number.
+
+    None where there is no such image, and for organ parts without organs.
 
     Args:
         found: held-out slices, explained by a counterfactual method.
@@ -33,16 +34,12 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         organs: organ masks of the whole store, (slices, S, S), or None; they are dilated, see `with_rim`.
         ask: f.
         level: an image is abnormal when f is at least this.
-
-    Returns:
-        The shares of these images that flip with X_cf pasted into a part of X only: `mask_alone`, `outside_mask_alone`,
-        `organ_alone`, `outside_organ_alone` (None without organs), and their number, `flipped_images`. None without any.
     """
     names = ("mask_alone", "outside_mask_alone", "organ_alone", "outside_organ_alone")
     if found.counterfactual is None or found.after is None:
         return dict.fromkeys((*names, "flipped_images"))
     flipped = np.flatnonzero((found.before >= level) & (found.after < level))
-    turned = np.zeros((len(names), len(flipped)), bool)
+    turned = np.zeros((2 if organs is None else 4, len(flipped)), bool)
     for block in metrics.blocks_of(np.arange(len(flipped))):
         members = flipped[block]
         image, counterfactual, mask = found.image[members], found.counterfactual[members], masks[members]
@@ -50,11 +47,10 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
         if organs is not None:
             organ = with_rim(organs[found.rows[members]].astype(bool))
             regions += [organ, ~organ]
-        for row, region in zip(turned, regions, strict=False):
+        for row, region in zip(turned, regions, strict=True):
             row[block] = ask(pasted(image, counterfactual, region)) < level
-    known = len(names) if organs is not None else 2
-    shares = [float(row.mean()) if i < known and len(flipped) else None for i, row in enumerate(turned)]
-    return dict(zip(names, shares, strict=True)) | {"flipped_images": float(len(flipped))}
+    shares = [float(row.mean()) for row in turned] if len(flipped) else []
+    return dict.fromkeys(names) | dict(zip(names, shares, strict=False)) | {"flipped_images": float(len(flipped))}
 
 
 def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -77,21 +73,14 @@ def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | Non
 
 
 def shortcuts(found: Explained, made: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """How well each cue alone predicts the labels, and how f correlates with it on normal images, which have no lesion.
+    """How well each cue (see `cues`) alone predicts the labels, and how f correlates with it on normal images.
 
-    Args:
-        found: the slices.
-        made: see `cues`.
-
-    Returns:
-        Rows of `cue`, `auroc` (of cue and labels, in [0.5, 1], either direction) and `follows` (rank correlation of f and the
-        cue on normal images, in [-1, 1]); None where it cannot be computed.
+    Rows of `cue`, `auroc` (in [0.5, 1], either direction) and `follows` (rank correlation in [-1, 1]); None where undefined.
     """
     rows = []
     for cue, values in made.items():
-        known = found.label >= 0
+        known, normal = found.label >= 0, found.normal
         alone = metrics.classification_scores(values[known], found.label[known], 0.5)["auroc"]
-        normal = found.normal
         rows.append({
             "cue": cue, "auroc": None if alone is None else max(alone, 1 - alone),
             "follows": metrics.rank_correlation(found.before[normal], values[normal]),

@@ -1,9 +1,4 @@
-"""Scores on the held-out side: the only place where lesion masks meet predictions.
-
-The threshold comes in from outside (chosen without masks). The oracle, which tunes a threshold on the very masks it is
-scored with, exists only to say how far the mask-free one is from the best possible, and is named oracle everywhere. What
-is counted and how is in `protocols.py`.
-"""
+"""Scores on the held-out side: the only place where lesion masks meet predictions; what is counted is in `protocols.py`."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,25 +20,19 @@ from coinseg.types import Explanation, Maps
 from .audit import Ask, audit, mistakes
 from .protocols import Explained, mask_free
 
-EXAMPLES = 4
-"""Pictures of each kind: best, median, worst, normal."""
-BYTES = 22
-"""Of the maps of a pixel that is scored: three in single, one in double precision, two masks."""
+EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
+BYTES = 22  # Of the maps of a pixel that is scored: three in single, one in double precision, two masks
 Explain = Callable[[ScoredBatch], tuple[Explanation, Maps]]
 """Slices -> their explanation and the maps that masks are read from; it looks at images and labels, never at masks."""
 
 
 def explain_all(
-    slices: ScoredSlices,
-    explain: Explain,
-    report: Callable[[int, int], None],
-    members: np.ndarray | None = None,
+    slices: ScoredSlices, explain: Explain, report: Callable[[int, int], None], members: np.ndarray | None = None,
     folder: Path | None = None,
-) -> Explained:
+) -> Explained:  # fmt: skip
     """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1].
 
-    The maps of a large held-out side do not fit into memory (22 bytes a pixel): with a folder they lie there, as files that are
-    mapped into it, and whoever is done with them removes the folder.
+    With a folder the maps (22 bytes a pixel) lie there as memory-mapped files, which the caller removes.
     """
     members = np.arange(len(slices)) if members is None else members
     whole: dict[str, np.ndarray] = {}
@@ -68,7 +57,7 @@ def explain_all(
 
 
 def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None) -> np.ndarray:
-    """Room for an array in memory, or in a file where there are pixels in it and a folder for them."""
+    """An array in memory, or in a file where it has pixels and there is a folder for them."""
     if folder is None or len(shape) == 1:
         return np.empty(shape, kind)
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,30 +78,28 @@ def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
 def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5) -> list[tuple[str, int]]:
     """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals, then errors of f.
 
-    Without masks there is no ranking: abnormal slices at even distances instead; without labels by slice either, of the slices
-    nobody has labelled those with the highest f.
+    Without masks abnormal slices at even distances instead; without labels those with the highest f of the unlabelled slices.
     """
+
+    def spread(indices: np.ndarray, count: int) -> np.ndarray:
+        return indices[np.linspace(0, len(indices) - 1, count).astype(int)]
+
     scored = np.flatnonzero(found.known & found.truth.any((1, 2)))
-    abnormal = np.flatnonzero(found.label == 1)
-    chosen: list[tuple[str, int]] = []
+    abnormal, normal, unknown = (np.flatnonzero(c) for c in (found.label == 1, found.normal, found.label < 0))
+    groups: list[tuple[str, np.ndarray]] = []
     if len(scored):
         values = [metrics.dice(predicted[i], found.truth[i]) or 0.0 for i in scored]
         order = scored[np.argsort(values, kind="stable")]
-        middle = max(0, len(order) // 2 - EXAMPLES // 2)
-        chosen += [("best", int(i)) for i in order[::-1][:EXAMPLES]]
-        chosen += [("median", int(i)) for i in order[middle : middle + EXAMPLES]]
-        chosen += [("worst", int(i)) for i in order[:EXAMPLES]]
+        middle = order[max(0, len(order) // 2 - EXAMPLES // 2) :]
+        groups += [("best", order[::-1][:EXAMPLES]), ("median", middle[:EXAMPLES]), ("worst", order[:EXAMPLES])]
     elif len(abnormal):
-        chosen += [("abnormal", int(i)) for i in abnormal[np.linspace(0, len(abnormal) - 1, 2 * EXAMPLES).astype(int)]]
-    elif (found.label < 0).any():
-        unknown = np.flatnonzero(found.label < 0)
-        chosen += [("unknown", int(i)) for i in unknown[np.argsort(-found.before[unknown], kind="stable")][: 2 * EXAMPLES]]
-    normal = np.flatnonzero(found.normal)
+        groups.append(("abnormal", spread(abnormal, 2 * EXAMPLES)))
+    elif len(unknown):
+        groups.append(("unknown", unknown[np.argsort(-found.before[unknown], kind="stable")][: 2 * EXAMPLES]))
     if len(normal):
-        chosen += [("normal", int(i)) for i in normal[np.linspace(0, len(normal) - 1, EXAMPLES).astype(int)]]
-    for group, members in zip(("missed", "alarm"), mistakes(found, level, EXAMPLES), strict=True):
-        chosen += [(group, int(i)) for i in members]
-    return chosen
+        groups.append(("normal", spread(normal, EXAMPLES)))
+    groups += zip(("missed", "alarm"), mistakes(found, level, EXAMPLES), strict=True)
+    return [(group, int(i)) for group, indices in groups for i in indices]
 
 
 def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray | None:
@@ -137,32 +124,35 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
 def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
     """slices.csv: a line of names, and one for each slice."""
     rows: list[list[Any]] = [[
-        "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful", "truth_px", "dice",
+        "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful",
+        "truth_px", "dice",
     ]]  # fmt: skip
     for i, row in enumerate(found.rows):
-        known = bool(found.known[i])
+        doubt, truth = doubtful(float(sure[i])), found.truth[i]
         rows.append([
             str(index["case"][row]), str(index["patient"][row]), index["slice"][row], index["region"][row],
             found.label[i] if found.label[i] >= 0 else "",
-            f"{found.before[i]:.4f}", "" if found.after is None else f"{found.after[i]:.4f}",
-            "" if found.posterior is None else f"{found.posterior[i]:.4f}", int(predicted[i].sum()),
-            f"{sure[i]:.4f}" if np.isfinite(sure[i]) else "", "" if (doubt := doubtful(float(sure[i]))) is None else int(doubt), int(found.truth[i].sum()) if known else "", metrics.dice(predicted[i], found.truth[i]) if known else "",
+            *("" if values is None else f"{values[i]:.4f}" for values in (found.before, found.after, found.posterior)),
+            int(predicted[i].sum()), "" if doubt is None else f"{sure[i]:.4f}", "" if doubt is None else int(doubt),
+            *((int(truth.sum()), metrics.dice(predicted[i], truth)) if found.known[i] else ("", "")),
         ])  # fmt: skip
     return rows
 
 
 def evaluate(
-    slices: ScoredSlices,
-    explain: Explain,
-    threshold: float,
-    settings: Settings,
-    folder: Path,
-    report: Callable[[int, int], None] = lambda done, total: None,
-    ask: Ask | None = None,
-) -> dict[str, Any]:
+    slices: ScoredSlices, explain: Explain, threshold: float, settings: Settings, folder: Path,
+    report: Callable[[int, int], None] = lambda done, total: None, ask: Ask | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json.
 
-    `settings.masks` is how maps are cleaned, so `Inference.cleaning` where they are a run's.
+    Args:
+        slices: the side, with masks.
+        explain: see `Explain`.
+        threshold: on the maps, chosen without masks.
+        settings: masks (how maps are cleaned), classifier and student are read.
+        folder: receives the files.
+        report: progress.
+        ask: f, for the audit.
     """
     with _maps_in(folder / "maps", slices) as maps:
         found = explain_all(slices, explain, report, folder=maps)
@@ -188,9 +178,8 @@ def _score(
     scores |= metrics.scan_scores(found.before, given, index["series"][found.rows])
     if scores["auroc_scans"] is None:
         single = len(set(index["series"][found.rows])) == len(found.rows)
-        scores["null_because"]["auroc_scans"] = (
-            "every image is a scan of its own" if single else "only one class of scans is held out"
-        )
+        reason = "every image is a scan of its own" if single else "only one class of scans is held out"
+        scores["null_because"]["auroc_scans"] = reason
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index)))
     chosen = choose_examples(found, predicted, settings.classifier.threshold)
@@ -199,24 +188,17 @@ def _score(
     images = found.image[positions]
     painted = np.full_like(images, np.nan) if found.counterfactual is None else found.counterfactual[positions]
     after = np.full_like(found.before, np.nan) if found.after is None else found.after
-    # What a student gives (only it asks for the posterior) is a probability; beside its masks is shown what the method itself found.
+    # A student's map is a probability; beside its masks the difference of the method itself is shown.
     difference = found.refined if found.posterior is None else found.saliency
     levels = levels_of(found.refined[positions], found.levels(threshold, positions), settings.masks.peak)
     with written_aside(folder / "examples.npz") as part:
         np.savez_compressed(
-            part,
-            group=np.array([group for group, _ in chosen], dtype=str),
+            part, group=np.array([group for group, _ in chosen], dtype=str),
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
-            image=images.astype(np.float16),
-            counterfactual=painted.astype(np.float16),
-            difference=difference[positions].astype(np.float16),
-            mask=predicted[positions],
-            truth=found.truth[positions],
-            known=found.known[positions],
-            before=found.before[positions],
-            after=after[positions],
-            confidence=sure[positions],
+            image=images.astype(np.float16), counterfactual=painted.astype(np.float16),
+            difference=difference[positions].astype(np.float16), mask=predicted[positions], truth=found.truth[positions],
+            known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],
             sure=of_pixels(found.refined[positions], levels).astype(np.float16),
-        )
+        )  # fmt: skip
     write_json(folder / "scores.json", scores)
     return scores

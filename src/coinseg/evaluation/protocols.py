@@ -1,18 +1,8 @@
-"""The two scoring protocols: `thesis_protocol` ("replica" in JSON and tables) and `mask_free` ("honest" there).
+"""The two scoring protocols: `thesis_protocol` ("replica" in files; thesis 3.7, 4.2) and `mask_free` ("honest").
 
-|                 | `thesis_protocol` (thesis 3.7, 4.2)                  | `mask_free`                                          |
-|-----------------|------------------------------------------------------|------------------------------------------------------|
-| images          | labelled abnormal                                    | all abnormal ones; normal ones for false positives   |
-| explained       | all of them                                          | those f calls abnormal: the others have no mask      |
-| map             | of the method                                        | mean with its mirror image, guided filter            |
-| threshold       | the best one on these masks: an oracle               | from training images without any mask                |
-| post-processing | opening, closing, largest component;                 | the same for every method (settings `masks`)         |
-|                 | counterfactual methods only                          |                                                      |
-| CV              | images with f(X) > 0.8                               | the same, after `gated`                              |
-| realism         | all images against their counterfactuals: unchanged  | counterfactuals of abnormal ones against images      |
-|                 | normal images lower it                               | labelled normal                                      |
-
-Every score is a number or None.
+"replica": all images labelled abnormal; the best threshold on these very masks (an oracle); only masks of counterfactual methods
+are cleaned. "honest": all abnormal images, and normal ones for false positives, after `gated`; maps are the mean with the mirror
+image, filtered; a threshold chosen without masks, and one cleaning (settings `masks`) for every method.
 """
 
 from collections.abc import Iterator
@@ -29,43 +19,26 @@ from coinseg.metrics import overlap as metrics
 THESIS_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
 THESIS_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
 ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
-ORACLE_PEAKS = np.linspace(0.025, 1, 40)
-"""`sweep` tries one threshold for all images, and one share of the peak of each image."""
+ORACLE_PEAKS = np.linspace(0.025, 1, 40)  # `sweep` tries one threshold for all images, and one share of the peak of each image
 
 
 @dataclass(frozen=True)
 class Explained:
-    """Explanations of n held-out slices.
+    """Explanations of n held-out slices."""
 
-    Args:
-        rows: of the store, (n,).
-        label: image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one.
-        before: f(X), (n,).
-        image: (n, S, S) in [0, 1].
-        saliency: the map of the method, (n, S, S) in [0, 1].
-        refined: the map after mirror average and guided filter, (n, S, S) in [0, 1].
-        truth: (n, S, S) bool.
-        known: whether the truth is known, (n,) bool.
-        after: f(X_cf), (n,); None for an attribution.
-        counterfactual: X_cf, (n, S, S) in [0, 1]; None for an attribution.
-        agreement: Dice of the masks of an image and its mirror image, (n,); None without mirror images.
-        posterior: image scores of the ensemble, (n,); None without a student.
-        level: thresholds of the maps, (n,), NaN where f calls the image normal; None with one threshold, or a share of the peak.
-    """
-
-    rows: np.ndarray
-    label: np.ndarray
-    before: np.ndarray
-    image: np.ndarray
-    saliency: np.ndarray
-    refined: np.ndarray
-    truth: np.ndarray
-    known: np.ndarray
-    after: np.ndarray | None = None
-    counterfactual: np.ndarray | None = None
-    agreement: np.ndarray | None = None
-    posterior: np.ndarray | None = None
-    level: np.ndarray | None = None
+    rows: np.ndarray  # of the store, (n,)
+    label: np.ndarray  # image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one
+    before: np.ndarray  # f(X), (n,)
+    image: np.ndarray  # (n, S, S) in [0, 1]
+    saliency: np.ndarray  # the map of the method, (n, S, S) in [0, 1]
+    refined: np.ndarray  # the map after mirror average and guided filter, (n, S, S) in [0, 1]
+    truth: np.ndarray  # (n, S, S) bool
+    known: np.ndarray  # whether the truth is known, (n,) bool
+    after: np.ndarray | None = None  # f(X_cf), (n,); None for an attribution
+    counterfactual: np.ndarray | None = None  # X_cf, (n, S, S) in [0, 1]; None for an attribution
+    agreement: np.ndarray | None = None  # Dice of the masks of an image and its mirror image, (n,); None without mirror images
+    posterior: np.ndarray | None = None  # image scores of the ensemble, (n,); None without a student
+    level: np.ndarray | None = None  # thresholds of the maps, (n,), NaN: f says normal; None: one rule for all
 
     def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
         """The threshold of the images with indices `of`, as an argument of `masks_of`."""
@@ -93,10 +66,8 @@ def gated(found: Explained, level: float) -> Explained:
     keep = called[:, None, None]
     changed: dict[str, Any] = {"saliency": found.saliency * keep, "refined": found.refined * keep}
     if found.counterfactual is not None and found.after is not None:
-        changed |= {
-            "counterfactual": np.where(keep, found.counterfactual, found.image),
-            "after": np.where(called, found.after, found.before),
-        }
+        changed["counterfactual"] = np.where(keep, found.counterfactual, found.image)
+        changed["after"] = np.where(called, found.after, found.before)
     return replace(found, **changed)
 
 
@@ -155,19 +126,17 @@ def sweep(
 def mask_free(found: Explained, predicted: np.ndarray, threshold: float, settings: Settings) -> dict[str, Any]:
     """Every score of the mask-free protocol ("honest"), and under `null_because` the reason for every None.
 
-    Arrays over pixels may be memory maps: they are read in blocks.
-
     Args:
-        found: gated explanations.
+        found: gated explanations; memory maps are read in blocks.
         predicted: their masks, (n, S, S) bool, made without any lesion mask.
         threshold: of the masks, for `sweep`.
         settings: masks, classifier and student are read.
     """
-    abnormal, normal = found.abnormal, found.normal
+    abnormal, normal, truth = found.abnormal, found.normal, found.truth
     scored = abnormal & found.known
-    members, truth = np.flatnonzero(scored), found.truth
-    marked = predicted.sum((1, 2))
-    level = settings.classifier.threshold
+    members = np.flatnonzero(scored)
+    marked, level = predicted.sum((1, 2)), settings.classifier.threshold
+    groups = {"abnormal": abnormal, "scored": scored, "normal": normal, "unknown": found.label < 0}
 
     def pairs() -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
         return (predicted[i] for i in members), (truth[i] for i in members)
@@ -190,10 +159,7 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
         **metrics.classification_scores(found.before, found.label, level),
         **{f"posterior_{name}": value for name, value in posterior.items()},
         **_trust(found, predicted),
-        "slices_abnormal": int(abnormal.sum()),
-        "slices_scored": int(scored.sum()),
-        "slices_normal": int(normal.sum()),
-        "slices_unknown": int((found.label < 0).sum()),
+        **{f"slices_{name}": int(group.sum()) for name, group in groups.items()},
         "hd95_slices": measured,
         "lesions_by_size": metrics.lesions_by_size(*pairs(), metrics.size_edges(truth.shape[-1])),
     }

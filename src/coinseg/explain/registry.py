@@ -15,12 +15,12 @@ from coinseg.types import Explanation
 from . import attribution
 
 METHODS = (COUNTERFACTUAL, *attribution.METHODS)
+# Images (B, 1, S, S) in [-1, 1] and a threshold -> their explanation; an image with f(X) below it is not explained.
 Explain = Callable[[Tensor, float], Explanation]
-"""Images (B, 1, S, S) in [-1, 1] and a threshold -> their explanation; an image with f(X) below it is not explained."""
 
 
 def explain_with(settings: Settings, f: nn.Module, generator: nn.Module | None = None, layer: str | None = None) -> Explain:
-    """The explanation method of the settings.
+    """Return the explanation method of the settings.
 
     Args:
         settings: method, attribution and seed are read.

@@ -20,52 +20,40 @@ from coinseg.types import ScanMask
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-MAX_SHIFT = 0.1
-"""Largest distance, in voxels, of a pixel of the series from a voxel of the mask."""
+MAX_SHIFT = 0.1  # largest distance, in voxels, of a pixel of the series from a voxel of the mask
 ALLOWED_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName",
-)  # fmt: skip
-"""Type 2 elements that a SEG repeats from its series: required, but they may be empty."""
-_OF_PATIENTS = (0x0010, 0x0012, 0x0032, 0x0038)
-"""Groups of elements about patient, trial, request and visit."""
+)  # fmt: skip  # type 2 elements that a SEG repeats from its series: required, but they may be empty
+_OF_PATIENTS = (0x0010, 0x0012, 0x0032, 0x0038)  # groups of elements about patient, trial, request and visit
+# Elements of these groups that are repeated: the identifiers of the study, and the marks of de-identification.
 _KEPT = (*ALLOWED_EMPTY, "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
-"""Elements of these groups that are repeated: the identifiers of the study, and the marks of de-identification."""
-_RAS = np.array([-1.0, -1.0, 1.0])
-"""Signs of the axes: DICOM has LPS, NIfTI RAS coordinates."""
+_RAS = np.array([-1.0, -1.0, 1.0])  # signs of the axes: DICOM has LPS, NIfTI RAS coordinates
 
 
 def read_series(folder: Path) -> list[Dataset]:
-    """The images of the only series in a folder, without pixels, in the order of their file names.
-
-    Raises:
-        UserError: no folder, no DICOM image in it, or several series.
-    """
+    """Read the images of the only series in a folder, without pixels, by file name; `UserError` when there is not one."""
     from coinseg.data.readers.dicom import read_header
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "the folder of the DICOM series the scan comes from", "mend --dicom")
     series: dict[str, list[Dataset]] = defaultdict(list)
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        dataset = read_header(path)
-        if dataset is not None and "ImagePositionPatient" in dataset and "Rows" in dataset:
+        if (dataset := read_header(path)) is not None and "ImagePositionPatient" in dataset and "Rows" in dataset:
             series[str(dataset.get("SeriesInstanceUID", ""))].append(dataset)
     if len(series) != 1:
-        contents = "no DICOM image" if not series else f"{len(series)} series"
-        raise UserError(f"{folder} holds {contents}", "the images of one series", "name the folder of one series")
+        got = f"{folder} holds {f'{len(series)} series' if series else 'no DICOM image'}"
+        raise UserError(got, "the images of one series", "name the folder of one series")
     return next(iter(series.values()))
 
 
 def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -> np.ndarray:
-    """The part of a mask that lies on each image of a series, (images, Rows, Columns) bool, in the order of `datasets`.
+    """Return the part of a mask that lies on each image of a series, (images, Rows, Columns) bool, in their order.
 
     Args:
         mask: (slices, rows, columns), canonical.
         affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_affine`).
-        datasets: single-frame images with position, orientation and spacing, in any order.
-
-    Raises:
-        UserError: an image does not lie on slices of the mask, voxel by voxel, or part of the mask lies on no image.
+        datasets: single-frame images; `UserError` when one does not lie on voxels of the mask, or part of that lies on none.
     """
     inverse = np.linalg.inv(affine)
     covered = np.zeros(mask.shape, bool)
@@ -77,11 +65,8 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
         covered[z, y, x] = True
         frames.append(mask[z, y, x])
     if left := int((mask & ~covered).sum()):
-        raise UserError(
-            f"{left} of {int(mask.sum())} voxels inside the mask lie on no image of the series",
-            "one image for every slice of the mask",
-            "name the complete series",
-        )
+        got = f"{left} of {int(mask.sum())} voxels inside the mask lie on no image of the series"
+        raise UserError(got, "one image for every slice of the mask", "name the complete series")
     return np.stack(frames)
 
 
@@ -97,11 +82,9 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
     nearest = np.rint(exact).astype(int)
     outside = (nearest < 0).any() or (nearest >= np.array(shape)[::-1, None, None]).any()
     if outside or np.abs(exact - nearest).max() > MAX_SHIFT:
-        raise UserError(
-            f"image {_name(dataset)} of the series does not lie on voxels of the mask",
-            f"a mask on the grid of the series, within {MAX_SHIFT} voxels",
-            "name the series the scan was converted from",
-        )
+        got = f"image {_name(dataset)} of the series does not lie on voxels of the mask"
+        required = f"a mask on the grid of the series, within {MAX_SHIFT} voxels"
+        raise UserError(got, required, "name the series the scan was converted from")
     return nearest
 
 
@@ -117,11 +100,8 @@ def write_dicom_seg(
         out: the .dcm file.
         affine: of a canonical mask, see `frames_of`.
         label: of the segment.
-        overwrite: replace `out`.
+        overwrite: replace `out`; else it is a `UserError`, like a mask that does not fit, or a series without its elements.
         begin: called before `out` is created.
-
-    Raises:
-        UserError: `out` exists or is no .dcm, the mask does not fit the series, or the series lacks required elements.
     """
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
@@ -130,9 +110,7 @@ def write_dicom_seg(
     if any(int(dataset.get("NumberOfFrames") or 1) > 1 for dataset in source_datasets):
         raise UserError("the series is a multi-frame image", "one file for each slice", "convert it to single frames")
     try:
-        frames = np.asarray(mask, bool)
-        if affine is not None:
-            frames = frames_of(frames, affine, source_datasets)
+        frames = np.asarray(mask, bool) if affine is None else frames_of(np.asarray(mask, bool), affine, source_datasets)
         series = (len(source_datasets), source_datasets[0].Rows, source_datasets[0].Columns)
         if frames.shape != series:
             raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
@@ -144,12 +122,9 @@ def write_dicom_seg(
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
         missing = re.search(r"has no attribute '(\w+)'", str(error))
-        why = f"it has no {missing[1]}" if missing else type(error).__name__
-        raise UserError(
-            f"the series cannot carry a segmentation ({why})",
-            "single-frame images of one series with patient, study, frame of reference and geometry",
-            "export the series again from its archive",
-        ) from None
+        got = f"the series cannot carry a segmentation ({f'it has no {missing[1]}' if missing else type(error).__name__})"
+        required = "single-frame images of one series with patient, study, frame of reference and geometry"
+        raise UserError(got, required, "export the series again from its archive") from None
 
 
 def _name(dataset: Dataset) -> str:
@@ -165,9 +140,8 @@ def _completed(dataset: Dataset) -> Dataset:
     whole.update(dataset)
     if hasattr(dataset, "file_meta"):
         whole.file_meta = dataset.file_meta
-    for name in ALLOWED_EMPTY:
-        if name not in whole:
-            setattr(whole, name, "")
+    for name in (name for name in ALLOWED_EMPTY if name not in whole):
+        setattr(whole, name, "")
     return whole
 
 

@@ -1,8 +1,6 @@
-"""Masks as training data for nnU-Net (raw data, version 2), with uncertain pixels labelled `ignore`.
+"""Masks as training data for nnU-Net (raw data, version 2): 0 background, 1 lesion, 2 ignore (must be the highest label).
 
-OUT/dataset.json
-OUT/imagesTr/CASE_0000.nii.gz   the scan, on its own grid
-OUT/labelsTr/CASE.nii.gz        0 background, 1 lesion, 2 ignore (nnU-Net requires the highest label)
+Files: OUT/dataset.json, OUT/imagesTr/CASE_0000.nii.gz and OUT/labelsTr/CASE.nii.gz, both on the grid of the scan.
 """
 
 import shutil
@@ -32,39 +30,24 @@ ENDING = ".nii.gz"
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One scan for nnU-Net.
+    """One scan for nnU-Net."""
 
-    Args:
-        id: unique, safe as a file name.
-        image: the volume.
-        mask: on the grid of the image; None for a scan without a lesion.
-        difference: a map on the grid of the image, for `Uncertain.between`.
-    """
-
-    id: str
-    image: Path
-    mask: Path | None
-    difference: Path | None = None
+    id: str  # unique, safe as a file name
+    image: Path  # the volume
+    mask: Path | None  # on the grid of the image; None for a scan without a lesion
+    difference: Path | None = None  # a map on the grid of the image, for `Uncertain.between`
 
 
 @dataclass(frozen=True)
 class Uncertain:
-    """Pixels that are labelled `ignore`.
+    """Pixels that are labelled `ignore`."""
 
-    Args:
-        band: distance from the border of the mask in pixels, within each slice; 0 for none.
-        between: range of the difference, the first included, the second not; None for none.
-    """
-
-    band: float = 1.0
-    between: tuple[float, float] | None = None
+    band: float = 1.0  # distance from the border of the mask in pixels, within each slice; 0 for none
+    between: tuple[float, float] | None = None  # range of the difference, the first included, the second not; None for none
 
 
 def ring(mask: ScanMask, band: float) -> ScanMask:
-    """The pixels within `band` pixels of the border of a mask (slices, H, W), slice by slice.
-
-    Of a component that has no pixels farther from the border only the outer side is uncertain.
-    """
+    """Return the pixels within `band` pixels of the border of a mask (slices, H, W); of small components the outer ones."""
     uncertain = np.zeros(mask.shape, bool)
     for z in np.flatnonzero(mask.any((1, 2))) if band > 0 else ():
         inside = mask[z]
@@ -80,31 +63,24 @@ def write_nnunet(
     out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None, channel: str = "CT", label: str = "lesion",
     overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write an nnU-Net raw data set, atomically.
+    """Write an nnU-Net raw data set, atomically, and return its dataset.json.
 
     Args:
         out: the folder; nnU-Net finds it as `DatasetXXX_name`.
-        cases: scans and masks, volumes only.
+        cases: volumes and masks; `UserError` for none, a plain image, ids that are not unique, or a file that does not fit.
         uncertain: pixels to label `ignore`; None for none, then there is no such label.
         channel: selects the normalisation of nnU-Net ("CT" clips to a fingerprint, others take z-scores).
         label: name of the lesion.
-        overwrite: replace an earlier data set of coinseg.
-
-    Returns:
-        dataset.json: channel_names, labels, numTraining, file_ending, coinseg (version).
-
-    Raises:
-        UserError: `out` is taken, no cases, a plain image, ids that are not unique, or a file that does not fit.
+        overwrite: replace an earlier data set of coinseg; else it is a `UserError`.
     """
     uncertain = uncertain or Uncertain(0.0)
-    marked = uncertain.band > 0 or uncertain.between is not None
     if not cases or len({case.id for case in cases}) < len(cases):
         raise UserError(f"{len(cases)} cases, {len({case.id for case in cases})} names", "scans with unique names", "rename some")
     if label in ("background", "ignore"):
         raise UserError(f"the lesion is named {label!r}", "another name than background and ignore", "mend --label")
     about = {
         "channel_names": {"0": channel},
-        "labels": {"background": 0, label: LESION} | ({"ignore": IGNORE} if marked else {}),
+        "labels": {"background": 0, label: LESION} | ({"ignore": IGNORE} if uncertain.band > 0 or uncertain.between else {}),
         "numTraining": len(cases), "file_ending": ENDING, "coinseg": version("coinseg"),
     }  # fmt: skip
     with new_folder(out, overwrite, "dataset.json") as part:
@@ -128,12 +104,10 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
     if uncertain.between is not None and case.mask is not None:
         if case.difference is None:
             raise UserError(f"{case.id} has no difference map", "one for every mask", "make them with segment --difference")
-        difference = read_volume(case.difference)
-        if difference.scan.shape != labels.shape:
-            fault = f"{case.difference} has shape {difference.scan.shape}"
-            raise UserError(fault, f"{labels.shape}", "give the map of this scan")
-        low, high = uncertain.between
-        labels[(difference.scan >= low) & (difference.scan < high)] = IGNORE
+        difference = read_volume(case.difference).scan
+        if difference.shape != labels.shape:
+            raise UserError(f"{case.difference} has shape {difference.shape}", f"{labels.shape}", "give the map of this scan")
+        labels[(difference >= uncertain.between[0]) & (difference < uncertain.between[1])] = IGNORE
     image = root / "imagesTr" / f"{case.id}_0000{ENDING}"
     if case.image.name.endswith(ENDING):
         shutil.copyfile(case.image, image)
@@ -143,15 +117,10 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
 
 
 def cases_of_run(root: Path) -> list[TrainingCase]:
-    """The cases of a finished run: those with a mask, and volumes labelled normal, without one.
-
-    Raises:
-        UserError: no run, a run whose data are missing, or one without masks of volumes.
-    """
-    file = root / "settings.yaml"
-    if not file.is_file():
+    """Return the cases of a finished run: those with a mask, and volumes labelled normal; `UserError` without masks or data."""
+    if not (root / "settings.yaml").is_file():
         raise UserError(f"{root} is not a coinseg run", "a run folder, or a folder of scans with --masks", "mend the path")
-    stored = read_yaml(file, "data", "settings")
+    stored = read_yaml(root / "settings.yaml", "data", "settings")
     settings = stored_settings(stored["settings"])
     cohort = read_layout(Path(str(stored["data"])), settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
@@ -163,7 +132,7 @@ def cases_of_run(root: Path) -> list[TrainingCase]:
 
 
 def cases_in(images: Path, masks: Path, differences: Path | None = None) -> list[TrainingCase]:
-    """The volumes of a folder that have a mask in another one.
+    """Return the volumes of a folder that have a mask in another one; `UserError` when there are none.
 
     Args:
         images: the folder of the scans.

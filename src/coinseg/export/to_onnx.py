@@ -20,16 +20,15 @@ from coinseg.inference.predictor import Predictor
 from coinseg.masks.postprocess import masks_of
 
 PROBES = 8
-TOLERANCE = 1e-3
-"""Largest accepted difference of a logit (as a share of 1 + |logit|) and of the difference map in [0, 1]."""
+TOLERANCE = 1e-3  # largest accepted difference of a logit (as a share of 1 + |logit|) and of the difference map in [0, 1]
 
 
 def _library(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        required = "onnx, onnxruntime and onnxscript for --onnx"
-        raise UserError(f"the library {name} is not installed", required, "pip install 'coinseg[onnx]'") from error
+        got, required = f"the library {name} is not installed", "onnx, onnxruntime and onnxscript for --onnx"
+        raise UserError(got, required, "pip install 'coinseg[onnx]'") from error
 
 
 class _Logits(nn.Module):
@@ -51,9 +50,8 @@ class _Counterfactual(nn.Module):
         self.generator, self.conditions = generator, conditions
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.conditions == 1:
-            return self.generator(image)
-        return self.generator(image, torch.zeros_like(image[:, 0, 0, 0], dtype=torch.long))
+        normal = () if self.conditions == 1 else (torch.zeros_like(image[:, 0, 0, 0], dtype=torch.long),)
+        return self.generator(image, *normal)
 
 
 class _Session(nn.Module):
@@ -68,7 +66,7 @@ class _Session(nn.Module):
 
 
 def probe_images(root: Path, run: Predictor) -> Tensor:
-    """Test images (B, 1, S, S) in [-1, 1]: prepared slices of the run folder `root` if they exist, else smooth noise."""
+    """Return test images (B, 1, S, S) in [-1, 1]: prepared slices of the run folder `root` if there are any, else noise."""
     size = run.settings.data.size
     if (root / "slices" / "store.json").is_file():
         store = SliceStore(root / "slices")
@@ -81,26 +79,20 @@ def probe_images(root: Path, run: Predictor) -> Tensor:
 def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Write the networks of a run as ONNX and compare them with torch; every input is "image" (batch, 1, S, S) in [-1, 1].
 
-    Files: f.onnx -> "logit" (batch,); generator.onnx -> "counterfactual"; with a student student.onnx -> "logits"
-    (batch, 1, S, S), above 0 inside, posterior.onnx -> "logit" (batch,) of the image score, and novelty.onnx -> "novelty"
-    (batch, S, S), above 1 anomalous.
+    f.onnx -> "logit" (batch,); generator.onnx -> "counterfactual"; student.onnx -> "logits" (batch, 1, S, S), above 0 inside;
+    posterior.onnx -> "logit" (batch,) of the image score; novelty.onnx -> "novelty" (batch, S, S), above 1 anomalous.
 
     Args:
-        run: on the CPU; of an attribution only f is written.
+        run: on the CPU; of an attribution only f is written. `UserError` when that fails, or masks or logits differ.
         folder: receives the files.
         probes: images (B, 1, S, S) in [-1, 1] for the comparison.
 
     Returns:
-        "images"; "largest_logit", the largest difference of a logit as a share of 1 + |logit|; "largest_difference" of the map
-        in [0, 1]; "mask_pixels" of the probes; "mask_pixels_that_differ", 0. The last three are None for an attribution.
-
-    Raises:
-        UserError: a library is missing, a network cannot be written as ONNX, or masks or logits differ.
+        The largest differences of logits (shares of 1 + |logit|) and maps, and pixels; None but for logits of an attribution.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
-    size = run.settings.data.size
-    score = run.image_score
+    size, score = run.settings.data.size, run.image_score
     _write(_Logits(run.f.get_submodule("network")), folder / "f.onnx", "logit", size)
     if run.generator is not None:
         _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", size)
@@ -147,34 +139,28 @@ def compare(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
         "largest_difference": None, "mask_pixels": None, "mask_pixels_that_differ": None,
     }  # fmt: skip
     if run.generator is not None:
-        asked = np.ones(len(probes))  # all are asked about, at one level
+        every = np.ones(len(probes))  # all are segmented, at one level
         both = [_of_sessions(run, folder), run]
-        maps = [one.segmenter.maps(probes, ImageScores(asked, asked, asked)).values for one in both]
+        maps = [one.segmenter.maps(probes, ImageScores(every, every, every)).values for one in both]
         masks = [masks_of(values, run.segmenter.level, run.segmenter.cleaning) for values in maps]
         result["largest_difference"] = float(np.abs(maps[0] - maps[1]).max())
-        result["mask_pixels"] = int(masks[1].sum())
-        result["mask_pixels_that_differ"] = int((masks[0] != masks[1]).sum())
-    near = all(value <= TOLERANCE for value in (result["largest_logit"], result["largest_difference"] or 0.0))  # not for NaN
-    if not near or result["mask_pixels_that_differ"]:
-        raise UserError(
-            f"the ONNX networks differ from torch: a logit by {result['largest_logit']:.2g}, the difference map by "
-            f"{result['largest_difference'] or 0:.2g}, {result['mask_pixels_that_differ'] or 0} mask pixels of {probes.numel()}",
-            f"the same masks, and differences below {TOLERANCE:g}",
-            "export without --onnx, or with other versions of torch and onnx",
-        )
+        result["mask_pixels"], result["mask_pixels_that_differ"] = int(masks[1].sum()), int((masks[0] != masks[1]).sum())
+    logit, difference, pixels = (result[key] or 0 for key in ("largest_logit", "largest_difference", "mask_pixels_that_differ"))
+    if not (logit <= TOLERANCE and difference <= TOLERANCE) or pixels:  # also for NaN
+        got = f"the ONNX networks differ from torch: a logit by {logit:.2g}, the difference map by {difference:.2g}, "
+        got += f"{pixels} mask pixels of {probes.numel()}"
+        do = "export without --onnx, or with other versions of torch and onnx"
+        raise UserError(got, f"the same masks, and differences below {TOLERANCE:g}", do)
     return result
 
 
 def _write(network: nn.Module, path: Path, output: str, size: int) -> None:
     """Write one network with a dynamic batch as one file, without names of source files."""
-    onnx = _library("onnx")
-    example = torch.zeros(2, 1, size, size)
-    output_of_exporter = io.StringIO()
-    silence = contextlib.redirect_stdout(output_of_exporter), contextlib.redirect_stderr(output_of_exporter)
+    onnx, silenced = _library("onnx"), io.StringIO()
     try:
-        with silence[0], silence[1], torch.no_grad():
+        with contextlib.redirect_stdout(silenced), contextlib.redirect_stderr(silenced), torch.no_grad():
             torch.onnx.export(
-                network.eval(), (example,), str(path), dynamo=True, verbose=False, external_data=False,
+                network.eval(), (torch.zeros(2, 1, size, size),), str(path), dynamo=True, verbose=False, external_data=False,
                 input_names=["image"], output_names=[output], dynamic_shapes=({0: torch.export.Dim("batch")},),
             )  # fmt: skip
     except Exception as error:  # the exporter raises many kinds for a user's own network

@@ -1,4 +1,4 @@
-"""A trained run as a folder: model.json and the weights beside it. No code comes from it: weights are safetensors, settings plain values."""
+"""A trained run as a folder: model.json and weights as safetensors; no code is read from it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any, Literal
 from beartype.door import is_bearable
 
 from coinseg.config.parsing import require_named, stored_settings, teacher_folders
-from coinseg.config.schema import Settings
 from coinseg.data.slices.intensity import Window
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
@@ -32,24 +31,24 @@ _Number = int | float
 _KEYS: dict[str, Any] = {
     "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number], "organs": bool, "threshold": _Number,
 }  # fmt: skip
+# Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (_Number | None, None), "parts": (dict[str, dict], {}),
 }  # fmt: skip
-"""Keys that older runs do not have: their kind and what is meant then."""
+# Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
     "opinion": (bool, False), "novelty": (bool, False), "steps": (list[list[float]] | None, None),
 }  # fmt: skip
-"""Keys of schema 1 that `parts` took the place of, likewise."""
 
 
 def save(predictor: Predictor, root: Path) -> None:
     """Write what `load` needs beside the weights (`weights_of`)."""
-    preparation, taught = predictor.preparation, predictor.student is not None
+    preparation, has_student = predictor.preparation, predictor.student is not None
     write_json(root / MODEL, {
         "schema": SCHEMA, "settings": predictor.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
         "window": [preparation.window.low, preparation.window.high], "threshold": predictor.threshold,
-        "layer": predictor.explainer.layer, "student": taught,
-        "prior_shift": predictor.image_score.shift if taught else None,
+        "layer": predictor.explainer.layer, "student": has_student,
+        "prior_shift": predictor.image_score.shift if has_student else None,
         "parts": {part.name: part.state() for part in predictor.parts},
     })  # fmt: skip
 
@@ -60,8 +59,7 @@ def weights_of(root: Path) -> list[str]:
     settings = stored_settings(model["settings"])
     names = [F, GENERATOR] if settings.method == COUNTERFACTUAL else [F]
     if model["student"]:
-        asked = teacher_folders(settings) if model["prior_shift"] is not None else []
-        names += [STUDENT, *(Path(name) / F for name in asked)]
+        names += [STUDENT, *(Path(name) / F for name in teacher_folders(settings) if model["prior_shift"] is not None)]
         names += [Path(part.folder) / part.weights for part in table.PARTS if part.weights and part.name in model["parts"]]
     return [name.as_posix() for name in names]
 
@@ -79,11 +77,13 @@ def read_model(path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
     if not wrong:
         low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
-        wrong += ["window"] if not -1e9 < low < high < 1e9 else []
-        wrong += ["prior_shift"] if not abs(model["prior_shift"] or 0) < 1e3 else []
-        wrong += ["threshold"] if not 0 <= model["threshold"] <= 2 else []
-        wrong += ["steps"] if "steps" in optional and model["steps"] is not None and not are_transitions(model["steps"]) else []
-        wrong += ["parts"] if not set(model["parts"]) <= {part.name for part in table.PARTS} else []
+        in_range = {
+            "window": -1e9 < low < high < 1e9, "prior_shift": abs(model["prior_shift"] or 0) < 1e3,
+            "threshold": 0 <= model["threshold"] <= 2,
+            "steps": "steps" not in optional or model["steps"] is None or are_transitions(model["steps"]),
+            "parts": set(model["parts"]) <= {part.name for part in table.PARTS},
+        }  # fmt: skip
+        wrong = [key for key, right in in_range.items() if not right]
     if wrong:
         raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
     return _upgraded(model)
@@ -106,8 +106,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     Args:
         root: the output folder of `coinseg run` or `coinseg export`.
         accelerator: "cpu" or "cuda" instead of what the run was trained on.
-        classifier: "package.module:factory" where the run was trained with one of your own; its code is run, so a folder that
-            names one is refused unless you name it too.
+        classifier: "package.module:factory" of your own classifier, whose code is run; required where the run names one.
 
     Raises:
         UserError: the folder is not a run, its weights do not fit its settings, or it names a module that is not named here.
@@ -118,8 +117,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     model = read_model(root / MODEL)
     settings = stored_settings(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
-    # The trained weights are here; pretrained ones are not looked for.
-    wanted = replace(settings.classifier, weights=None)
+    wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
     f = load_classifier(wanted, root / F)
     generator = None
     if settings.method == COUNTERFACTUAL:
@@ -133,13 +131,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         return Predictor.of(explainer, preparation, model["threshold"])
     require_fits(lambda: Student(settings.student.networks), root / STUDENT, "student")
     student = load_student(root / STUDENT, settings.student.networks)
-    if model["prior_shift"] is None:  # runs from before decision 0023: f alone decides
-        return Predictor.of(explainer, preparation, model["threshold"], student, parts=_parts(settings, model, root))
-    others = [load_classifier(wanted, root / name / F) for name in teacher_folders(settings)]
-    return Predictor.of(
-        explainer, preparation, model["threshold"], student, others, model["prior_shift"], _parts(settings, model, root)
-    )
-
-
-def _parts(settings: Settings, model: dict[str, Any], root: Path) -> list[Any]:
-    return [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]
+    others, shift = [], 0.0
+    if model["prior_shift"] is not None:  # None in runs from before decision 0023: f alone decides
+        others, shift = [load_classifier(wanted, root / name / F) for name in teacher_folders(settings)], model["prior_shift"]
+    parts = [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]
+    return Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts)

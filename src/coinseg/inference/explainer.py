@@ -20,8 +20,7 @@ from coinseg.runtime.forward import forward
 from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Explanation
 
-THRESHOLD_IMAGES = 400
-"""Training images the threshold is read from; a tenth of it for an attribution, which takes longer for each."""
+THRESHOLD_IMAGES = 400  # training images the threshold is read from; a tenth of it for an attribution, which is slower
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class Explainer:
         settings: of the run; method, attribution, masks and the threshold of f are read.
         f: images (B, 1, S, S) in [-1, 1] -> logits (B,).
         generator: X -> X_cf; None for an attribution.
-        device: the device.
         layer: of f, which a CAM looks at; None where the settings name it.
     """
 
@@ -71,20 +69,17 @@ class Explainer:
         """Raise `UserError` unless images are (B, 1, S, S) with a side that the generator can halve."""
         halvings = 2**self.settings.coin.depth
         if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % halvings:
-            raise UserError(
-                f"images of shape {tuple(images.shape)}", f"(B, 1, S, S) with S a multiple of {halvings}", "reshape them"
-            )
+            got, needed = f"images of shape {tuple(images.shape)}", f"(B, 1, S, S) with S a multiple of {halvings}"
+            raise UserError(got, needed, "reshape them")
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
         return torch.cat(forward(lambda x: probabilities(self.f, x).cpu(), images, self.device))
 
     def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
-        """Explain images (B, 1, S, S) in [-1, 1] by the method of the settings.
+        """Explain images (B, 1, S, S) in [-1, 1], with `inpaint_all` also those that f calls normal.
 
-        Args:
-            images: S is `settings.data.size` for the scores to hold; any multiple of 2 ** coin.depth works.
-            inpaint_all: explain images that f calls normal too.
+        S is `settings.data.size` for the scores to hold; any multiple of 2 ** coin.depth works.
 
         Raises:
             UserError: the shape does not fit.
@@ -96,24 +91,19 @@ class Explainer:
         return Explanation(**{name: torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in present})
 
     def counterfactual(self, images: Tensor) -> Tensor:
-        """X_cf (B, 1, S, S) in [-1, 1] of images whatever f says of them; f is not asked."""
-        if self.generator is None:
+        """X_cf (B, 1, S, S) in [-1, 1] of all images; f is not asked."""
+        if (generator := self.generator) is None:
             raise ValueError("an attribution has no counterfactual")
-        generator = self.generator
         return torch.cat(forward(lambda x: generator(x).clamp(-1, 1).cpu(), images, self.device))
 
     def saliency(self, images: Tensor) -> Tensor:
-        """The map of the method, (B, S, S) in [0, 1], of images whatever f says of them; see `Explanation.saliency`."""
-        if self.generator is None:
+        """The map of the method, (B, S, S) in [0, 1], of all images; see `Explanation.saliency`."""
+        if (generator := self.generator) is None:
             return self.explain(images, inpaint_all=True).saliency
-        generator = self.generator
         return torch.cat(forward(lambda x: coin.difference(x, generator(x).clamp(-1, 1)).cpu(), images, self.device))
 
     def differences(self, images: Tensor, asked: np.ndarray, saliency: Tensor | None = None) -> Differences:
-        """Differences, refined along the edges of the image.
-
-        With `masks.hflip` the difference is the mean of that of an image and that of its mirror image: what the generator changes for
-        reasons of its own differs between the two, and the lesion does not.
+        """Differences, refined along the edges of the image; with `masks.hflip` the mean of those of image and mirror image.
 
         Args:
             images: (B, 1, S, S) in [-1, 1].
@@ -137,11 +127,11 @@ class Explainer:
         """The threshold of the refined difference, from training images and their image labels alone."""
         labels, rng = slices.labels(), random_stream(Stream.THRESHOLD, self.settings.seed)
         counterfactual = self.settings.method == COUNTERFACTUAL
-        rule = rule_of(self.settings.masks, counterfactual)
+        few = THRESHOLD_IMAGES if counterfactual else THRESHOLD_IMAGES // 10
         refined = {0: np.zeros((0, 1, 1)), 1: np.zeros((0, 1, 1))}
         # One rule looks at normal images, the other at abnormal ones; a number at none.
-        for label in {"normals": (0,), "decision_flip": (0,), "otsu": (1,)}.get(str(rule), ()):
-            few = THRESHOLD_IMAGES if counterfactual else THRESHOLD_IMAGES // 10
+        rule = str(rule_of(self.settings.masks, counterfactual))
+        for label in {"normals": (0,), "decision_flip": (0,), "otsu": (1,)}.get(rule, ()):
             indices = np.sort(rng.permutation(np.flatnonzero(labels == label))[:few])
             if len(indices):
                 refined[label] = self.differences(slices.batch(indices).image, np.ones(len(indices), bool)).mean

@@ -1,20 +1,13 @@
-"""Whether an image is abnormal at all: the score of the ensemble of classifiers, corrected to the share of abnormal images.
+"""The image score: P(abnormal | X) of the ensemble of classifiers, corrected to the share of abnormal images.
 
-A classifier learns from batches that are half abnormal (`classifier.balanced`), so its probability holds where every second image is
-abnormal. Bayes' rule moves its odds to the share of abnormal images among the training images (Saerens, Latinne, Decaestecker 2002,
-equation 2.4):
-
-    logit P(abnormal | X) = 1/K sum_k logit f_k(X) + logit(share)          logit(1/2) is 0
-
-of the K classifiers of the ensemble; parts of the recipe may change the mean before the share is added. It decides which images are
-marked and is not what COIN turns: the first f still explains. Measured in docs/research/image-score.md (study 23) and docs/research/student.md (study 26).
+It decides which images are marked and is not what COIN turns: the first f still explains. Measured in
+docs/research/image-score.md (study 23) and docs/research/student.md (study 26).
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,7 +20,11 @@ from coinseg.parts.base import Part
 
 
 class ImageScore(nn.Module):
-    """The equation above.
+    """Classifiers learn from batches that are half abnormal; Bayes' rule moves their odds to the share among the training images.
+
+        logit P(abnormal | X) = 1/K sum_k logit f_k(X) + logit(share)          logit(1/2) is 0
+
+    (Saerens, Latinne, Decaestecker 2002, equation 2.4.) Parts of the recipe may change the mean before the share is added.
 
     Args:
         classifiers: f_1 ... f_K, each images (B, 1, S, S) in [-1, 1] -> logits (B,); the first one explains.
@@ -54,7 +51,7 @@ class ImageScore(nn.Module):
 
 @dataclass(frozen=True)
 class ImageScores:
-    """What is known of B images before anything is marked in them.
+    """Scores of B images, which are known before anything is marked in them.
 
     Args:
         probability: f(X) of the first classifier, (B,) float32 in [0, 1].
@@ -71,33 +68,26 @@ class ImageScores:
             object.__setattr__(self, "given", np.full(len(self.probability), np.nan))
 
     @classmethod
-    def of_f(cls, probability: Tensor) -> ImageScores:
+    def of_f(cls, probability: Tensor) -> Self:
         """Scores where f alone decides, (B,)."""
         return cls(probability.numpy(), probability.numpy())
 
     @classmethod
-    def of_logits(cls, logits: np.ndarray, smoothed: np.ndarray | None = None) -> ImageScores:
-        """Scores of the two logits of `ImageScore.both`, (B, 2) float32; `smoothed` (B,) takes the place of the ensemble's."""
+    def of_logits(cls, logits: np.ndarray, smoothed: np.ndarray | None = None) -> Self:
+        """Scores of the logits of `ImageScore.both`, (B, 2) float32; `smoothed` (B,) replaces those of the ensemble."""
         ensemble = logits[:, 1].astype(np.float64) if smoothed is None else smoothed
         return cls(torch.sigmoid(torch.from_numpy(logits[:, 0])).numpy(), expit(ensemble).astype(np.float32))
 
     def abnormal(self, level: float) -> np.ndarray:
-        """Which images count as abnormal, (B,) bool: those with the given label 1; without a label those with at least this score.
-
-        A label stands beside the score and not in it: the student is not asked whether there is a lesion where somebody has said so.
-        """
+        """Which images count as abnormal, (B,) bool: given label 1, or no given label and a score of at least `level`."""
         return np.where(np.isnan(self.given), self.ensemble >= level, self.given == 1)
 
-    def __getitem__(self, rows: slice | np.ndarray) -> ImageScores:
-        return ImageScores(self.probability[rows], self.ensemble[rows], self.given[rows])
+    def __getitem__(self, rows: slice | np.ndarray) -> Self:
+        return type(self)(self.probability[rows], self.ensemble[rows], self.given[rows])
 
 
 def prior_shift(slices: TrainingSlices, settings: Settings) -> float:
-    """The logit of the share of abnormal images among the training images.
-
-    0 where f did not learn from balanced batches (those of injected anomalies have the share of all images), and where f was not trained
-    here, so that nobody knows its share.
-    """
+    """The logit of the share of abnormal training images; 0 where f did not learn, here, from balanced batches."""
     if not slices.balances(settings.classifier.balanced) or settings.classifier.steps == 0:
         return 0.0
     labels = slices.labels()

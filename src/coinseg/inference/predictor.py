@@ -1,10 +1,9 @@
 """A trained run, complete when it is made: it segments images and scans, and explains images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.case import LoadedCase
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.intensity import Window
+from coinseg.networks.imagenet import enlarged
 from coinseg.parts.base import Part
 from coinseg.runtime.devices import CHUNK, to_device
 from coinseg.runtime.forward import forward
@@ -27,12 +27,9 @@ from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentS
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the images of a run were prepared.
+    """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
 
-    Args:
-        kind: "hu" or "percentile", how intensities were stored.
-        window: how stored intensities become [0, 1].
-        organs: whether slices were chosen by an organ mask.
+    `organs` says whether slices were chosen by an organ mask.
     """
 
     kind: str
@@ -46,10 +43,8 @@ class Predictor:
 
     Args:
         explainer: f and the method, with the settings of the run.
-        preparation: of its images.
         threshold: of the refined difference, in [0, 1]; with a student it made the pseudo-masks.
         image_score: whether an image is abnormal.
-        segmenter: makes the masks.
         parts: optional parts of the recipe, in the order of `parts.table`.
     """
 
@@ -68,14 +63,10 @@ class Predictor:
     def of(
         cls, explainer: Explainer, preparation: Preparation, threshold: float, student: nn.Module | None = None,
         others: Sequence[nn.Module] = (), shift: float = 0.0, parts: Sequence[Part] = (),
-    ) -> Predictor:  # fmt: skip
-        """A predictor of what was trained; without a student the difference makes the masks, and f alone decides in which images.
+    ) -> Self:  # fmt: skip
+        """A predictor; with a student, images (B, 1, S, S) -> logits of every pixel, that makes the masks.
 
-        Args:
-            explainer, preparation, threshold, parts: see the class.
-            student: images (B, 1, S, S) -> logits of every pixel.
-            others: the classifiers of the ensemble beside f.
-            shift: see `ImageScore`.
+        `others` are the classifiers of the ensemble beside f; `shift`: see `ImageScore`.
         """
         segmenter: Segmenter = DifferenceSegmenter(explainer, threshold)
         if student is not None:
@@ -83,7 +74,7 @@ class Predictor:
         score = ImageScore([explainer.f, *others], shift, parts)
         return cls(explainer, preparation, threshold, score, segmenter, tuple(parts))
 
-    def with_settings(self, settings: Settings) -> Predictor:
+    def with_settings(self, settings: Settings) -> Self:
         """The same networks, asked with other settings (thresholds, cleaning, gate)."""
         explainer, segmenter = replace(self.explainer, settings=settings), self.segmenter
         if isinstance(segmenter, StudentSegmenter):
@@ -92,7 +83,7 @@ class Predictor:
 
     @property
     def settings(self) -> Settings:
-        """Of the run."""
+        """The settings of the run."""
         return self.explainer.settings
 
     @property
@@ -110,8 +101,6 @@ class Predictor:
         """The network that makes the masks, images -> logits of every pixel; None where the difference does."""
         return self.segmenter.student if isinstance(self.segmenter, StudentSegmenter) else None
 
-    # --- images ---------------------------------------------------------------------------------------------------------
-
     def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
         """Explain images (B, 1, S, S) in [-1, 1]; see `Explainer.explain`."""
         return self.explainer.explain(images, inpaint_all)
@@ -122,10 +111,11 @@ class Predictor:
 
     def logits(self, images: Tensor) -> np.ndarray:
         """The logits of f and of the ensemble, (B, 2) float32, of images (B, 1, S, S) in [-1, 1]."""
-        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device)).numpy()
+        side = enlarged(images.shape[-1])  # at which the largest of the classifiers may see them
+        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device, side)).numpy()
 
     def scores(self, logits: np.ndarray, chains: np.ndarray | None = None, places: np.ndarray | None = None) -> ImageScores:
-        """Image scores from `logits` (n, 2); with the scan (`chains`) and the place of each slice, (n,), its neighbours are asked as well."""
+        """Image scores from `logits` (n, 2); with the scan (`chains`) and place of each slice, (n,), its neighbours count too."""
         if chains is None or places is None:
             return ImageScores.of_logits(logits)
         smoothed = logits[:, 1].astype(np.float64)
@@ -143,7 +133,7 @@ class Predictor:
         return lambda rows: scores[positions[rows]]
 
     def segment_images(self, images: Tensor, scores: ImageScores | None = None) -> SegmentedImages:
-        """Masks of images (B, 1, S, S) in [-1, 1] with confidences; `scores` are found where they are not known.
+        """Masks of images (B, 1, S, S) in [-1, 1] with confidences; `scores` are computed where they are not given.
 
         Raises:
             UserError: the shape does not fit.
@@ -159,8 +149,6 @@ class Predictor:
         """The explanation of images and the maps that their masks are read from; what scoring looks at."""
         explanation = self.explain(images)
         return explanation, self.segmenter.maps(images, scores, explanation.saliency)
-
-    # --- scans ----------------------------------------------------------------------------------------------------------
 
     def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> scans.Segmentation:
         """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.

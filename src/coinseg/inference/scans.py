@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,6 @@ class Segmentation:
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
         confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.hflip`.
         image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
-        pixel_confidence: of every voxel.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in HU, where they were asked for.
     """
@@ -57,16 +56,16 @@ class Segmentation:
 
     @classmethod
     def empty(cls, predictor: Predictor, case: LoadedCase, maps: bool) -> Segmentation:
-        """Of a case nothing of which was looked at yet."""
+        """An empty mask, to be filled in."""
         axis, shape = predictor.settings.data.axis, case.scan.shape
         f, confidence, score = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(3))
         painted = NativeMaps(case.scan, axis, predictor.preparation.window) if maps else None
         return cls(np.zeros(shape, bool), f, confidence, score, ConfidenceMap(shape, axis), case.geometry, painted)
 
     def row(self, axis: Axis) -> dict[str, float | bool | None]:
-        """What the table of masks says beside the size of the mask; `axis` is that of the slices."""
-        whole = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
-        return told(highest(self.probability), highest(self.image_score), whole)
+        """The columns `TOLD` of the table of masks; `axis` is that of the slices."""
+        confidence = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
+        return told(highest(self.probability), highest(self.image_score), confidence)
 
     def write(self, out: Path, overwrite: bool = False) -> None:
         """Write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
@@ -83,56 +82,45 @@ class Segmentation:
             write_scan(out, self.pixel_confidence.percent, self.geometry, overwrite)
 
 
-@dataclass(frozen=True)
-class _Slices:
-    """The prepared slices of some cases: the case and the place of each, its pixels as stored, and its label where one was given."""
+class _Slice(NamedTuple):
+    """A prepared slice: the index of its case, where it lies, its stored pixels (S, S), and its given label (NaN: none)."""
 
-    owners: np.ndarray
-    cuts: list[Cut]
-    pixels: list[np.ndarray]
-    given: np.ndarray
+    owner: int
+    cut: Cut
+    pixels: np.ndarray
+    given: float
 
 
-def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> _Slices:
+def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[_Slice]:
     data, kind = predictor.settings.data, predictor.preparation.kind
-    owners: list[int] = []
-    cuts: list[Cut] = []
-    pixels: list[np.ndarray] = []
-    given: list[int | None] = []
-    for number, case in enumerate(cases):
-        encoded, scan = encoder(case.scan, kind), turned(case.scan, data.axis)
-        used = list(case.cuts(data))
-        owners += [number] * len(used)
-        cuts += used
-        given += [case.given(cut.index, data.label_level, len(used)) for cut in used]
-        pixels += [cut_pixels(encoded(scan[cut.index]), cut.box, data.size, kind) for cut in used]
-    return _Slices(np.array(owners, int), cuts, pixels, np.array([np.nan if label is None else label for label in given], float))
+    slices = []
+    for owner, case in enumerate(cases):
+        encoded, scan, cuts = encoder(case.scan, kind), turned(case.scan, data.axis), list(case.cuts(data))
+        for cut in cuts:
+            label = case.given(cut.index, data.label_level, len(cuts))
+            pixels = cut_pixels(encoded(scan[cut.index]), cut.box, data.size, kind)
+            slices.append(_Slice(owner, cut, pixels, np.nan if label is None else label))
+    return slices
 
 
-def _images(predictor: Predictor, pixels: Sequence[np.ndarray]) -> Tensor:
-    """Prepared slices (S, S) as images (B, 1, S, S) in [-1, 1]."""
-    return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack(pixels))))[:, None]
+def _images(predictor: Predictor, slices: Sequence[_Slice]) -> Tensor:
+    """Images (B, 1, S, S) in [-1, 1]."""
+    return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack([one.pixels for one in slices]))))[:, None]
 
 
-def _scores(predictor: Predictor, cases: Sequence[LoadedCase], slices: _Slices) -> ImageScores:
-    """The image score of every slice; slices of one case, or of one series of plain images, are neighbours. Labels are added."""
-    chunks = range(0, len(slices.cuts), CHUNK)
-    logits = np.concatenate([predictor.logits(_images(predictor, slices.pixels[i : i + CHUNK])) for i in chunks])
-    series = [case.case if case.case and case.case.series else None for case in cases]
-    owners = [(one.series if (one := series[i]) else i, cut.region) for i, cut in zip(slices.owners, slices.cuts, strict=True)]
-    numbers = {chain: number for number, chain in enumerate(dict.fromkeys(owners))}
-    places = [one.place if (one := series[i]) else cut.index for i, cut in zip(slices.owners, slices.cuts, strict=True)]
-    scores = predictor.scores(logits, np.array([numbers[chain] for chain in owners]), np.array(places))
-    return replace(scores, given=slices.given)
+def _scores(predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[_Slice]) -> ImageScores:
+    """The scores and given labels of slices; those of one case, or of one series of plain images, are neighbours."""
+    logits = [predictor.logits(_images(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
+    in_series = [case.case if case.case and case.case.series else None for case in cases]
+    chains = [(case.series if (case := in_series[one.owner]) else one.owner, one.cut.region) for one in slices]
+    numbers = {chain: number for number, chain in enumerate(dict.fromkeys(chains))}
+    places = [case.place if (case := in_series[one.owner]) else one.cut.index for one in slices]
+    scores = predictor.scores(np.concatenate(logits), np.array([numbers[chain] for chain in chains]), np.array(places))
+    return replace(scores, given=np.array([one.given for one in slices], float))
 
 
 def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool = False) -> list[Segmentation]:
-    """Segment loaded cases together.
-
-    Args:
-        predictor: of the run.
-        cases: whose slices share the batches.
-        maps: also paint the counterfactual and the difference; the generator is asked for it where a student makes the masks.
+    """Segment loaded cases, whose slices share the batches; with `maps` also paint the counterfactual and the difference.
 
     Raises:
         UserError: there is no counterfactual in HU.
@@ -140,25 +128,19 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
     if maps:
         require_maps(predictor)
     slices, results = _cut(predictor, cases), [Segmentation.empty(predictor, case, maps) for case in cases]
-    if slices.cuts:
+    if slices:
         scores = _scores(predictor, cases, slices)
-        for start in range(0, len(slices.cuts), CHUNK):
-            part = slice(start, start + CHUNK)
-            _segment_chunk(predictor, _images(predictor, slices.pixels[part]), scores[part], slices, part, results)
-    return [
-        one
-        if one.geometry is None
-        else replace(one, mask=clean_volume(one.mask, one.geometry.voxel_ml, predictor.settings.masks))
-        for one in results
-    ]
+        for start in range(0, len(slices), CHUNK):
+            _segment_chunk(predictor, slices[start : start + CHUNK], scores[start : start + CHUNK], results)
+    masks = predictor.settings.masks
+    return [replace(one, mask=clean_volume(one.mask, grid.voxel_ml, masks)) if (grid := one.geometry) else one for one in results]
 
 
-def _segment_chunk(
-    predictor: Predictor, images: Tensor, scores: ImageScores, slices: _Slices, part: slice, results: Sequence[Segmentation]
-) -> None:
+def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: ImageScores, results: Sequence[Segmentation]) -> None:
     """Segment some slices and put them into the results of their cases."""
-    segmented, axis = predictor.segment_images(images, scores), predictor.settings.data.axis
-    for i, (owner, cut) in enumerate(zip(slices.owners[part], slices.cuts[part], strict=True)):
+    images, axis = _images(predictor, slices), predictor.settings.data.axis
+    segmented = predictor.segment_images(images, scores)
+    for i, (owner, cut, _, _) in enumerate(slices):
         one = results[owner]
         one.pixel_confidence.add(cut, segmented.pixel_confidence[i])
         native = turned(one.mask, axis)[cut.index]
@@ -176,7 +158,7 @@ def _segment_chunk(
         painted[torch.from_numpy(asked)] = predictor.explainer.counterfactual(images[asked])
     # What a student gives is a probability, not a difference.
     refined = segmented.maps.values if predictor.student is None else predictor.explainer.differences(images, asked).mean
-    for i, (owner, cut) in enumerate(zip(slices.owners[part], slices.cuts[part], strict=True)):
+    for i, (owner, cut, _, _) in enumerate(slices):
         if (native_maps := results[owner].maps) is not None:
             native_maps.add(cut, ((painted[i, 0] - images[i, 0]) / 2).numpy(), refined[i])
 
@@ -189,16 +171,14 @@ def load(predictor: Predictor, path: Path, organ: Sequence[MaskSource] = ()) -> 
     """
     data = predictor.settings.data
     if data.roi != "none" and not organ:
-        raise UserError(
-            f"no organ mask for {path} and the run was trained on the region around the organ (data.roi {data.roi})",
-            "the organ mask of the scan",
-            "give it with --organ",
-        )
-    if predictor.preparation.kind == "hu" and is_image(path):
+        got = f"no organ mask for {path} and the run was trained on the region around the organ (data.roi {data.roi})"
+        raise UserError(got, "the organ mask of the scan", "give it with --organ")
+    volume = not is_image(path)
+    if predictor.preparation.kind == "hu" and not volume:
         raise UserError(f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan")
-    if is_image(path):
+    if not volume:
         require_volumes(f"{path} is a plain image", data)
-    return load_case(Case(path.name, path.name, path, volume=not is_image(path), organ=tuple(organ)), with_lesion=False)
+    return load_case(Case(path.name, path.name, path, volume=volume, organ=tuple(organ)), with_lesion=False)
 
 
 def require_maps(predictor: Predictor) -> None:

@@ -1,7 +1,7 @@
 """How a mask comes about: image -> image score -> segmenter -> threshold -> clean mask.
 
-There are two segmenters behind one protocol: one reads the mask off the difference |X - X_cf| (or the map of an attribution), the other
-asks the student that learnt from such masks. `segment` is the rest of the way, the same for both.
+Of the two segmenters one reads the mask off the difference |X - X_cf| (or the map of an attribution), the other asks the student
+that learnt from such masks. `segment` is the rest of the way, the same for both.
 """
 
 from collections.abc import Sequence
@@ -31,60 +31,49 @@ from .image_score import ImageScores
 
 
 class Segmenter(Protocol):
-    """What makes maps that masks are read from.
-
-    Attributes:
-        level: what a pixel of a map must exceed to be inside, in [0, 1], where the maps do not say it image by image.
-        cleaning: what is done with the pixels inside.
-    """
+    """What makes maps that masks are read from."""
 
     @property
-    def level(self) -> float: ...
+    def level(self) -> float:
+        """What a pixel of a map must exceed to be inside, in [0, 1], where the maps do not say it image by image."""
 
     @property
-    def cleaning(self) -> MaskSettings: ...
+    def cleaning(self) -> MaskSettings:
+        """What is done with the pixels inside."""
 
     def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
         """The maps of images (B, 1, S, S) in [-1, 1]; `saliency` (B, S, S) is that of the method, where it is known already."""
-        ...
 
 
 @dataclass(frozen=True)
 class DifferenceSegmenter:
-    """Reads masks off the refined difference.
-
-    Args:
-        explainer: f and the method.
-        threshold: what a pixel must exceed, in [0, 1].
-    """
+    """Reads masks off the refined difference; a pixel inside exceeds the threshold, in [0, 1]."""
 
     explainer: Explainer
     threshold: float
 
     @property
     def level(self) -> float:
-        """The threshold."""
         return self.threshold
 
     @property
     def cleaning(self) -> MaskSettings:
-        """`settings.masks`."""
         return self.explainer.settings.masks
 
     def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
         """The mean refined differences; 0 where f calls an image normal."""
         asked = scores.probability >= self.explainer.settings.classifier.threshold
-        found = self.explainer.differences(images, asked, saliency)
-        levels = self._flip_levels(images, found)
-        if found.other is None:
-            return Maps(found.mean, levels)
+        differences = self.explainer.differences(images, asked, saliency)
+        levels, own, other = self._flip_levels(images, differences), differences.own, differences.other
+        if other is None:
+            return Maps(differences.mean, levels)
         agreed = np.zeros(len(images), np.float32)
         if asked.any():
-            here = self.threshold if levels is None else levels[asked]
-            agreed[asked] = agreement(*(masks_of(maps[asked], here, self.cleaning) for maps in (found.own, found.other)))
-        return Maps(found.mean, levels, agreed)
+            level = self.threshold if levels is None else levels[asked]
+            agreed[asked] = agreement(*(masks_of(maps[asked], level, self.cleaning) for maps in (own, other)))
+        return Maps(differences.mean, levels, agreed)
 
-    def _flip_levels(self, images: Tensor, found: Differences) -> np.ndarray | None:
+    def _flip_levels(self, images: Tensor, differences: Differences) -> np.ndarray | None:
         """What a pixel of each map must exceed, (B,), where `masks.threshold` is "flip"; NaN in images f calls normal."""
         explainer, settings = self.explainer, self.explainer.settings
         if rule_of(settings.masks, settings.method == COUNTERFACTUAL) != "decision_flip":
@@ -94,24 +83,17 @@ class DifferenceSegmenter:
             pixels = torch.from_numpy(signed(unit))[:, None]
             return (explainer.probability(pixels).numpy() + explainer.probability(pixels.flip(-1)).numpy()) / 2
 
-        levels, asked = np.full(len(images), np.nan, np.float32), found.asked
+        levels, asked, maps = np.full(len(images), np.nan, np.float32), differences.asked, differences.mean
         if asked.any():
             image, painted = (x[:, 0].numpy() / 2 + 0.5 for x in (images[asked], explainer.counterfactual(images[asked])))
-            flips = flip_levels(image, painted, found.mean[asked], ask, settings.classifier.threshold)
-            levels[asked] = with_peaks(flips, self.threshold, settings.masks.peak * peaks(found.mean[asked]))
+            flips = flip_levels(image, painted, maps[asked], ask, settings.classifier.threshold)
+            levels[asked] = with_peaks(flips, self.threshold, settings.masks.peak * peaks(maps[asked]))
         return levels
 
 
 @dataclass(frozen=True)
 class StudentSegmenter:
-    """Asks the student about images that the image score, or a given label, calls abnormal; the counterfactual is not needed.
-
-    Args:
-        student: images (B, 1, S, S) -> logits of every pixel.
-        parts: of the recipe.
-        settings: of the run.
-        device: the device.
-    """
+    """Asks the student, images (B, 1, S, S) -> logits of every pixel, about images that their score or label calls abnormal."""
 
     student: nn.Module
     parts: Sequence[Part]
@@ -131,7 +113,7 @@ class StudentSegmenter:
     def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
         """The mean over an image and its mirror image; 0 below `student.gate`.
 
-        Where the score calls an image abnormal the maps are rescaled to their peak (`rescale_to_peak`), and parts may add to them.
+        The maps of abnormal images are rescaled to their peak (`rescale_to_peak`), and parts may add to them.
         """
         asked = scores.abnormal(self.settings.student.gate)
         mean, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
@@ -149,12 +131,9 @@ class StudentSegmenter:
 
 @dataclass(frozen=True)
 class SegmentedImages:
-    """Masks of B images of S x S pixels.
+    """Masks (B, S, S) bool of B images, their scores, and the maps that they were read from.
 
     Args:
-        scores: of the images.
-        maps: which the masks were read from.
-        masks: (B, S, S) bool.
         confidence: of the masks, (B,) in [0, 1]; NaN where one is empty, or `masks.hflip` is off.
         pixel_confidence: that a pixel is inside, (B, S, S) float32 in [0, 1]; 0.5 at the border of the mask.
     """

@@ -14,17 +14,11 @@ from coinseg.types import ScanMask
 
 SCHEMA = 1
 JSON, CSV = "index.json", "index.csv"
-_AXES = ("x", "y", "z")
-TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful")
-"""What a row says beside the numbers of the mask itself; see `told`."""
+TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful")  # in a row beside the numbers of the mask; see `told`
 
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
-    """Size and place of a mask.
-
-    Args:
-        mask: canonical (slices, rows, columns) bool; (1, rows, columns) for a plain image.
-        geometry: of the volume; None for a plain image, which has no millimetres.
+    """Size and place of a mask, canonical (slices, rows, columns) bool; `geometry` is None for a plain image, (1, rows, columns).
 
     Returns:
         pixels; volume_ml (null for an image); components (connected by faces, edges or corners, in 3-D for a volume);
@@ -76,7 +70,7 @@ def highest(probability: np.ndarray) -> float | None:
 
 
 def told(highest_f: float | None, highest_posterior: float | None, confidence: float | None) -> dict[str, float | bool | None]:
-    """What a row says beside the numbers of the mask: the highest f and posterior of its slices, its confidence, and whether that is doubtful."""
+    """The columns `TOLD` of a row: the highest f and posterior of its slices, the confidence, and whether that is doubtful."""
     return dict(zip(TOLD, (highest_f, highest_posterior, confidence, doubtful(confidence)), strict=True))
 
 
@@ -84,14 +78,13 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
     columns = ["case", "mask", "pixels", "volume_ml", "components", *TOLD]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
-    header = columns + [f"{end}_{axis}" for end, axis in index] + [f"{end}_{_AXES[axis]}_mm" for end, axis in index]
-    lines: list[list[Any]] = [header]
+    boxes = [f"{end}_{axis}" for end, axis in index] + [f"{end}_{'xyz'[axis]}_mm" for end, axis in index]
+    lines: list[list[Any]] = [columns + boxes]
     for row in rows:
         cells = [int(cell) if isinstance(cell := row.get(name), bool) else cell for name in columns]
-        for name in ("box", "box_mm"):
-            box = row.get(name) or {}
-            cells += [(box.get(end) or [])[axis : axis + 1] for end, axis in index]
-        lines.append([cell[0] if isinstance(cell, list) and cell else None if isinstance(cell, list) else cell for cell in cells])
+        for box in (row.get("box") or {}, row.get("box_mm") or {}):
+            cells += [corner[axis] if axis < len(corner := box.get(end) or []) else None for end, axis in index]
+        lines.append(cells)
     return csv_text(lines)
 
 

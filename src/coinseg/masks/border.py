@@ -1,51 +1,35 @@
-"""The border of a mask, fitted to the intensities of the image.
+"""The border of a mask, fitted to the intensities of the image (docs/research/student.md, studies 18 and 19).
 
-The smallest change that turns f leaves parts of large lesions unchanged and changes pixels around small ones: on LGG, masks of
-the smallest third of lesions had as many pixels outside the lesion as inside, and masks of the largest third missed two fifths
-(docs/research/ideas.md). Each pixel near the border is therefore compared with the certain inside of the mask and with its
-surroundings (docs/research/student.md, study 18, 0021-further.md). Concavities and holes are filled, because cysts and cavities in a
-tumour are no evidence for f (docs/research/student.md, study 19).
+The smallest change that turns f leaves parts of large lesions unchanged and changes pixels around small ones. So each pixel near
+the border is compared with the certain inside of the mask and with its surroundings.
 """
 
 import numpy as np
 from scipy import ndimage
 
+from coinseg.metrics.overlap import EIGHT
+
 from .postprocess import peaks
 
-HAZE = 5.0
-"""Pixels: width of the change around a lesion. Lesions of at most this radius get a higher level."""
-RISE = 0.2
-"""Largest increase of that level, as a share of the peak."""
-LARGE = 8.0
-"""Pixels: radius from which on a mask may also gain pixels; smaller masks only lose some."""
-SURE = 0.6
-"""Share of the peak above which a pixel is inside, whatever its intensity."""
-NEAR = 0.6
-"""Distance from the mask up to which pixels may be added, in radii of the mask."""
-RING = 0.5
-"""Width of the surroundings, in radii of the mask."""
-SPREAD = 0.4
-"""Distance from the level, as a share of the peak, that counts as much as a resemblance of 1 at weight 1."""
-QUIET = 0.02
-"""Smallest standard deviation of intensities in [-1, 1] that is used, for flat regions."""
-CAP = 2.0
-"""Log-likelihood ratio that is a resemblance of 1."""
-FEWEST = 4
-"""Smallest number of pixels from which intensities are estimated."""
-BAY = 1.0
-"""Radius of the disc of the closing, in radii of the mask."""
-SQUARE = np.ones((3, 3), bool)
+HAZE = 5.0  # Pixels: width of the change around a lesion. Lesions of at most this radius get a higher level.
+RISE = 0.2  # Largest increase of that level, as a share of the peak
+LARGE = 8.0  # Pixels: radius from which on a mask may also gain pixels; smaller masks only lose some
+SURE = 0.6  # Share of the peak above which a pixel is inside, whatever its intensity
+NEAR = 0.6  # Distance from the mask up to which pixels may be added, in radii of the mask
+RING = 0.5  # Width of the surroundings, in radii of the mask
+SPREAD = 0.4  # Distance from the level, as a share of the peak, that counts as much as a resemblance of 1 at weight 1
+QUIET = 0.02  # Smallest standard deviation of intensities in [-1, 1] that is used, for flat regions
+CAP = 2.0  # Log-likelihood ratio that is a resemblance of 1
+FEWEST = 4  # Smallest number of pixels from which intensities are estimated
+BAY = 1.0  # Radius of the disc of the closing, in radii of the mask
 
 
 def resemblance(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Log-likelihood ratio of each pixel for the intensities inside against those outside (two normal distributions), smoothed.
+    """Smoothed log-likelihood ratio of inside to outside intensities, clipped at `CAP` and scaled: (H, W) in [-1, 1].
 
     Args:
         image: (H, W) in [-1, 1].
-        inside, outside: (H, W) bool, the pixels each distribution is estimated from (median and median absolute deviation).
-
-    Returns:
-        (H, W), clipped at `CAP` and scaled to [-1, 1]: 1 is like the inside, -1 like the outside.
+        inside, outside: pixels (H, W) bool from whose median and median absolute deviation each normal distribution is made.
     """
 
     def negative_log_likelihood(pixels: np.ndarray) -> np.ndarray:
@@ -69,7 +53,7 @@ def fit_border(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: f
     """
     fitted = np.zeros_like(masks)
     for i in np.flatnonzero(masks.any((1, 2))):
-        labels, count = ndimage.label(masks[i], SQUARE)
+        labels, count = ndimage.label(masks[i], EIGHT)
         for component in (labels == n for n in range(1, count + 1)):
             others = masks[i] & ~component
             fitted[i] |= fill_concavities(_fit_component(images[i], maps[i], component, others, share, weight))
@@ -94,10 +78,10 @@ def _radius(mask: np.ndarray) -> float:
 def _fit_component(
     image: np.ndarray, difference: np.ndarray, mask: np.ndarray, others: np.ndarray, share: float, weight: float
 ) -> np.ndarray:
-    """One component (H, W) of a mask, fitted to the image, without holes.
+    """One component (H, W) of a mask, without holes; unchanged with fewer than `FEWEST` pixels to compare with.
 
     A pixel near the mask is inside where (difference / peak - level) / `SPREAD` + weight * resemblance > 0, with
-    level = share + `RISE` * exp(-(radius / `HAZE`)^2). With fewer than `FEWEST` pixels to compare with, the mask is unchanged.
+    level = share + `RISE` * exp(-(radius / `HAZE`)^2).
     """
     peak, radius = float(peaks(difference[None])[0]), _radius(mask)
     level = share + RISE * np.exp(-((radius / HAZE) ** 2))
@@ -111,5 +95,5 @@ def _fit_component(
         like = np.minimum(like, 0)
     fitted = ((difference / peak - level) / SPREAD + weight * like > 0) & near & ~others & (difference > level / 2 * peak)
     fitted = ndimage.binary_opening(fitted, np.ones((2, 2))) | core
-    labels, _ = ndimage.label(fitted, SQUARE)
+    labels, _ = ndimage.label(fitted, EIGHT)
     return ndimage.binary_fill_holes(labels == np.bincount(labels[core]).argmax())

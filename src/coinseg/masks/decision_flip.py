@@ -1,48 +1,34 @@
 """A threshold from the decision of f: the smallest region of the counterfactual that makes f call the image normal.
 
-    flip  = the level l of the smallest {d > l} with f(X outside of it, X_cf inside) < 1/2, mean over an image and its mirror
-    level = sqrt(flip * share of the peak of d)
-
-`flip` alone cuts too tightly where part of a lesion is enough for f, and too widely where f needs more than the lesion. The share
-of the peak errs for other reasons, and the geometric mean of both is better than either (docs/research/thresholds.md). No lesion
-mask is used.
+flip  = the level l of the smallest {d > l} with f(X outside of it, X_cf inside) < 1/2, mean over an image and its mirror
+level = sqrt(flip * share of the peak of d), better than either alone (docs/research/thresholds.md)
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-Ask = Callable[[np.ndarray], np.ndarray]
-"""Images (n, S, S) in [0, 1] -> f(X), (n,)."""
-SMALLEST = 4
-"""Pixels of the smallest region."""
-LARGEST = 0.25
-"""Area of the largest region, as a share of the image."""
-REGIONS = 16
-"""Number of regions tried, their areas evenly spaced on a logarithmic scale."""
+Ask = Callable[[np.ndarray], np.ndarray]  # Images (n, S, S) in [0, 1] -> f(X), (n,)
+SMALLEST = 4  # Pixels of the smallest region
+LARGEST = 0.25  # Area of the largest region, as a share of the image
+REGIONS = 16  # Number of regions tried, their areas evenly spaced on a logarithmic scale
 
 
 def pasted(image: np.ndarray, counterfactual: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """X_cf inside a region and X outside.
-
-    Args:
-        image, counterfactual: X and X_cf, (n, S, S).
-        region: (n, S, S) bool.
-    """
+    """X_cf inside a region and X outside, all (n, S, S), the region bool."""
     return np.where(region, counterfactual, image)
 
 
 def flip_levels(image: np.ndarray, counterfactual: np.ndarray, maps: np.ndarray, ask: Ask, normal: float) -> np.ndarray:
-    """The level of the smallest region {map > level} whose counterfactual makes f call the image normal.
+    """The level of the smallest region {map > level} whose counterfactual makes f call the image normal, (n,).
+
+    It is NaN where f calls the image normal already, or where no region tried is enough.
 
     Args:
         image, counterfactual: (n, S, S) in [0, 1].
         maps: the difference, (n, S, S) in [0, 1].
         ask: f.
         normal: an image is normal when f is below this.
-
-    Returns:
-        (n,); NaN where f calls the image normal already, or where no region tried is enough.
     """
     height, width = maps.shape[-2:]
     areas = np.unique(np.rint(np.geomspace(SMALLEST, max(SMALLEST, LARGEST * height * width), REGIONS)).astype(int))

@@ -11,20 +11,11 @@ from coinseg.config.schema import MaskSettings
 
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 """Connectivity of a stack of images: the 4 neighbours of a pixel in its own image."""
-SLAB = 16
-"""Number of slices whose 3-D components are labelled together."""
+SLAB = 16  # Number of slices whose 3-D components are labelled together
 
 
 def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
-    """Binary opening, closing, and removal of small components (or of all but the largest), image by image.
-
-    Args:
-        masks: (H, W) or (n, H, W) bool.
-        settings: opening, closing, keep and min_px are read.
-
-    Returns:
-        bool, the same shape.
-    """
+    """Binary opening, closing, and removal of small components (or all but the largest) of masks ((n,) H, W) bool, by image."""
     stack = masks.reshape(-1, *masks.shape[-2:]).astype(bool)
     if settings.opening:
         stack = ndimage.binary_opening(stack, np.ones((1, settings.opening, settings.opening)))
@@ -53,15 +44,12 @@ def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
 
 
 def clean_volume(mask: np.ndarray, voxel_ml: float, settings: MaskSettings) -> np.ndarray:
-    """Remove small 3-D components of a scan's mask, or all but the largest.
+    """Remove small 3-D components of a scan's mask, or all but the largest, of equal ones the first; 26 neighbours are connected.
 
     Args:
-        mask: (slices, H, W) bool; 26 neighbours are connected.
+        mask: (slices, H, W) bool; returned itself where the settings keep everything.
         voxel_ml: volume of a voxel in millilitres.
         settings: min_ml and keep_3d are read.
-
-    Returns:
-        bool, the same shape (`mask` itself where the settings keep everything); of equally large components the first stays.
     """
     if not settings.min_ml and settings.keep_3d == "all":
         return mask
@@ -78,10 +66,7 @@ def clean_volume(mask: np.ndarray, voxel_ml: float, settings: MaskSettings) -> n
 
 
 def _pieces(mask: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """First slice and component labels of every slab; labels are unique over all slabs, 0 is the background.
-
-    A slab is `SLAB` slices and the first slice of the next slab. Labels of a whole large scan would take twice its memory.
-    """
+    """First slice and component labels (0: background) of every slab: `SLAB` slices and the first slice of the next slab."""
     highest = 0
     for start in range(0, len(mask), SLAB):
         labels, count = ndimage.label(mask[start : start + SLAB + 1], np.ones((3, 3, 3)))
@@ -126,10 +111,7 @@ def masks_of(refined: np.ndarray, threshold: float | np.ndarray, settings: MaskS
 
 
 def levels_of(refined: np.ndarray, threshold: float | np.ndarray, share: float) -> np.ndarray:
-    """The level of each map, (n,): max(threshold, share * peak of the map).
-
-    The change around a lesion is wide where the change is strong. One threshold for all images would mark the surroundings in
-    images of strong changes or miss lesions in the others; the thesis scales every map to [0, 1] for this reason (4.2).
+    """The level of each map, (n,): max(threshold, share * peak of the map), as strong changes are also wide (thesis 4.2).
 
     Args:
         refined: (n, H, W) in [0, 1].

@@ -14,15 +14,10 @@ from coinseg.errors import UserError
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on the refined difference.
+    """A threshold on the refined difference."""
 
-    Args:
-        value: in [0, 1]; a pixel above it is inside.
-        rule: how it was chosen, in words for the report.
-    """
-
-    value: float
-    rule: str
+    value: float  # in [0, 1]; a pixel above it is inside
+    rule: str  # how it was chosen, in words for the report
 
 
 def rule_of(settings: MaskSettings, counterfactual: bool) -> Literal["normals", "otsu", "decision_flip"] | float:
@@ -40,14 +35,13 @@ def choose_threshold(
 ) -> Threshold:
     """A threshold from image labels: a quantile of the differences of normal images, or Otsu on those of abnormal ones.
 
+    `UserError` where there are no images of the class that the rule needs, or the number is outside (0, 1].
+
     Args:
         normals: refined differences of training images labelled normal, (n, H, W), inpainted whatever f says.
         abnormals: the same of training images labelled abnormal.
         settings: threshold and quantile are read.
         counterfactual: whether the method is a counterfactual one, see `rule_of`.
-
-    Raises:
-        UserError: there are no images of the class that the rule needs, or the number is outside (0, 1].
     """
     rule = rule_of(settings, counterfactual)
     if isinstance(rule, float | int):

@@ -1,7 +1,7 @@
 """Realism of counterfactuals (thesis 3.7.1): FID, and the Frechet distance on the features of the classifier f.
 
-Both are |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) with the means and covariances of the features of two sets of images.
-They grow when there are fewer images: compare only values over the same number. With fewer than two images they are None.
+Both are |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) with the means and covariances of the features of two sets of images,
+and grow when there are fewer images: compare only values over the same number. With fewer than two images they are None.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def _check_file(weights: Path) -> None:
     except FileNotFoundError as error:
         raise UserError(f"{weights} is missing", WEIGHTS_FILE, f"mend the path, {ALTERNATIVE}") from error
     except Exception as error:  # torch.load raises many kinds for a broken file
-        raise UserError(
-            f"{weights} cannot be read as weights ({type(error).__name__})", WEIGHTS_FILE, f"fetch it again, {ALTERNATIVE}"
-        ) from error
+        fault = f"{weights} cannot be read as weights ({type(error).__name__})"
+        raise UserError(fault, WEIGHTS_FILE, f"fetch it again, {ALTERNATIVE}") from error
     if not isinstance(state, dict):
         raise UserError(f"{weights} holds a {type(state).__name__}", WEIGHTS_FILE, f"use that file, {ALTERNATIVE}")
 
@@ -48,31 +47,25 @@ def _check_download() -> None:
     try:
         torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, check_hash=True, weights_only=True)
     except Exception as error:  # no network, a proxy's page instead of the file, a full disk, a half-written cache
-        raise UserError(
-            f"the Inception weights could not be fetched from {url} ({type(error).__name__}: {error})",
-            f"a network, or {WEIGHTS_FILE} as a local file",
-            f"give the path of that file, {ALTERNATIVE}",
-        ) from error
+        fault = f"the Inception weights could not be fetched from {url} ({type(error).__name__}: {error})"
+        wanted = f"a network, or {WEIGHTS_FILE} as a local file"
+        raise UserError(fault, wanted, f"give the path of that file, {ALTERNATIVE}") from error
 
 
 def inception(features: int, weights: Path | str | None) -> FrechetInceptionDistance:
-    """The empty FID metric of torchmetrics; call it early, so that bad settings are refused before a long computation.
-
-    Raises:
-        UserError: no such layer, or no readable weights.
-    """
+    """The empty FID metric of torchmetrics, early; `UserError` where there is no such layer or there are no readable weights."""
     if features not in FEATURES:
         raise UserError(f"FID on {features} features", f"one of {', '.join(map(str, FEATURES))}", "use 2048, as the thesis")
     if weights is None:
         raise UserError("FID without Inception weights", f"{WEIGHTS_FILE} or '{DOWNLOAD}'", f"give one, {ALTERNATIVE}")
-    if weights == DOWNLOAD:
+    path = None if weights == DOWNLOAD else str(Path(weights))
+    if path is None:
         _check_download()
     else:
-        _check_file(Path(weights))
+        _check_file(Path(path))
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     try:
-        path = None if weights == DOWNLOAD else str(Path(weights))
         return FrechetInceptionDistance(features, feature_extractor_weights_path=path)
     except (RuntimeError, TypeError, AttributeError) as error:  # what load_state_dict raises for other tensors
         fault = f"{weights} holds the weights of another network"
@@ -104,10 +97,7 @@ def fid(real: np.ndarray, fake: np.ndarray, features: int = 2048, weights: Path 
     Args:
         real, fake: images (n, H, W) and (m, H, W) in [0, 1].
         features: 2048 is the usual FID, 768 that of the authors' figures; values of different layers do not compare.
-        weights: the file of torch-fidelity's Inception weights, or "download".
-
-    Raises:
-        UserError: see `inception`.
+        weights: the file of torch-fidelity's Inception weights, or "download"; `UserError` as `inception`.
     """
     if min(len(real), len(fake)) < 2:
         return None
@@ -115,14 +105,10 @@ def fid(real: np.ndarray, fake: np.ndarray, features: int = 2048, weights: Path 
 
 
 class PenultimateFeatures(nn.Module):
-    """The input of f's last linear layer: images (B, 1, H, W) -> features (B, d) float64 on the CPU.
+    """The input of f's last linear layer that runs: images (B, 1, H, W) -> features (B, d) float64 on the CPU.
 
-    The last layer is the last one that runs. Features at several positions (tokens, pixels) are averaged. For a network
-    without linear layers it is the spatial mean of the input of the last convolution. f runs in evaluation mode; its mode,
-    running statistics and hooks are afterwards as before.
-
-    Args:
-        f: a module from images to logits.
+    Features at several positions (tokens, pixels) are averaged; without linear layers it is the mean of the input of the last
+    convolution. f runs in evaluation mode; its mode, running statistics and hooks are afterwards as before.
     """
 
     def __init__(self, f: nn.Module) -> None:
@@ -155,28 +141,21 @@ class PenultimateFeatures(nn.Module):
                 module.training = True
         features = inputs.get("linear", inputs.get("convolution"))
         if features is None or len(features) != len(x):
-            raise UserError(
-                "a classifier without features to compare"
-                if features is None
-                else f"{len(features)} features of {len(x)} images",
-                "a linear layer or a convolution that runs once with all images",
-                "leave fd_f out for this classifier",
-            )
+            none = "a classifier without features to compare"
+            fault = none if features is None else f"{len(features)} features of {len(x)} images"
+            wanted = "a linear layer or a convolution that runs once with all images"
+            raise UserError(fault, wanted, "leave fd_f out for this classifier")
         return features.cpu().double()
 
 
 def classifier_distance(f: nn.Module, real: Tensor, fake: Tensor) -> float | None:
-    """fd_f, the Frechet distance on `PenultimateFeatures` of f: the formula of FID without the Inception network.
+    """fd_f, the Frechet distance on `PenultimateFeatures` of f. It is not FID: its scale depends on f, so compare for one f only.
 
-    It is not FID. Its scale depends on f, so it compares counterfactuals of one f only; it does not see what f does not see; and
-    the generator was trained against this f, so a low value means that counterfactuals look normal to f, not to a person.
+    The generator was trained against this f: a low value means that counterfactuals look normal to f, not to a person.
 
     Args:
-        f: the classifier, on any device.
+        f: the classifier, on any device; `UserError` where it has no features to compare, or they are not finite.
         real, fake: images (n, 1, H, W) and (m, 1, H, W) in [-1, 1].
-
-    Raises:
-        UserError: f has no features to compare, or they are not finite.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 

@@ -7,16 +7,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-TAU = 0.8
-"""Least change of f for a counterfactual to count as valid (thesis 3.7.2)."""
-SIZE_SHARES = (0.001, 0.005, 0.02)
-"""Borders of the size classes tiny, small, medium and large, as shares of the image area."""
-FOUND_SHARE = 0.1
-"""Smallest share of a lesion's pixels that must be marked for the lesion to count as found."""
-BLOCK = 256
-"""Images whose pixels are counted together."""
-EIGHT = np.ones((3, 3), bool)
-"""Connectivity of lesions: 8 neighbours."""
+TAU = 0.8  # Least change of f for a counterfactual to count as valid (thesis 3.7.2)
+SIZE_SHARES = (0.001, 0.005, 0.02)  # Borders of the size classes tiny, small, medium and large, as shares of the image area
+FOUND_SHARE = 0.1  # Smallest share of a lesion's pixels that must be marked for the lesion to count as found
+BLOCK = 256  # Images whose pixels are counted together
+EIGHT = np.ones((3, 3), bool)  # Connectivity of lesions: 8 neighbours
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -46,18 +41,14 @@ def _outline(mask: np.ndarray, spacing: tuple[float, float]) -> np.ndarray:
 def hd95(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, float] = (1, 1)) -> float | None:
     """95 % Hausdorff distance: max(P95 of d(a, B) over a in A, P95 of d(b, A) over b in B), A and B the two outlines.
 
-    An outline has the pixels that have one of their 4 neighbours outside the mask or outside the image.
+    An outline has the pixels with one of their 4 neighbours outside the mask or the image. None when one mask is empty.
 
     Args:
         predicted, truth: (H, W) bool.
         spacing: size of a pixel, (rows, columns); the distance is in its unit.
-
-    Returns:
-        At least 0; None when one mask is empty.
     """
-    # Measured on one core: MONAI's compute_hausdorff_distance(percentile=95) gives the same number (2e-6 over 341 random
-    # pairs, its float32) but takes 5 s to import and 7 ms a pair; distance maps of the whole image take 1 ms at 64 x 64
-    # and 12 ms at 256 x 256; the nearest points of the outlines alone take 1 and 3 ms, and are as exact.
+    # Measured on one core: MONAI's compute_hausdorff_distance(percentile=95) gives the same number (2e-6 over 341 random pairs,
+    # its float32) but takes 5 s to import and 7 ms a pair at 64 x 64; the nearest points of the outlines take 1 ms.
     if not (predicted.any() and truth.any()):
         return None
     a, b = _outline(predicted, spacing), _outline(truth, spacing)
@@ -67,10 +58,7 @@ def hd95(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, float] 
 def mean_hd95(
     predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray], spacing: tuple[float, float] = (1, 1)
 ) -> tuple[float | None, int]:
-    """The mean of `hd95` over the n pairs of masks (H, W) of which neither is empty, and the number of those pairs.
-
-    Report both: a method that marks nothing on hard images has fewer pairs and a better mean.
-    """
+    """The mean of `hd95` over the pairs of masks (H, W) of which neither is empty, and their number; report both."""
     values = [value for p, t in zip(predicted, truth, strict=True) if (value := hd95(p, t, spacing)) is not None]
     return _ratio(sum(values), len(values)), len(values)
 
@@ -83,15 +71,12 @@ def blocks_of(indices: np.ndarray) -> list[np.ndarray]:
 def pixel_auprc(saliency: np.ndarray, truth: np.ndarray, indices: np.ndarray | None = None) -> float | None:
     """Average precision over the pixels of all images together: the sum over levels k of precision_k (recall_k - recall_(k-1)).
 
-    Pixels of equal saliency share one level, so a constant map scores the share of lesion pixels.
+    Pixels of equal saliency share one level, so a constant map scores the share of lesion pixels. None when the truth is empty.
 
     Args:
         saliency: (n, H, W) floats; only their order counts.
         truth: (n, H, W) bool.
         indices: of the images to score; None is all.
-
-    Returns:
-        In [0, 1]; None when the truth is empty.
     """
     # Measured on 1000 images of 96 x 96: torchmetrics' binary_average_precision gives the same to 1e-9 (its float32) but takes
     # 4 times as long and 445 MB more; blocks need next to nothing, and the arrays may lie on disk.
@@ -108,23 +93,18 @@ def pixel_auprc(saliency: np.ndarray, truth: np.ndarray, indices: np.ndarray | N
 
 
 def best_threshold(
-    saliency: np.ndarray,
-    truth: np.ndarray,
-    thresholds: Sequence[float] | np.ndarray,
+    saliency: np.ndarray, truth: np.ndarray, thresholds: Sequence[float] | np.ndarray,
     masks_of: Callable[[np.ndarray, float], np.ndarray] | None = None,
-) -> tuple[float | None, float | None]:
+) -> tuple[float | None, float | None]:  # fmt: skip
     """Oracle: max over thresholds t of `pooled_iou`(saliency > t, truth), and the first threshold that reaches it (thesis 4.2).
 
-    The threshold is tuned on the masks it is scored with, so this is an upper bound, not a result.
+    It is tuned on the masks it is scored with: an upper bound, not a result. (None, None) when all masks are always empty.
 
     Args:
         saliency: (n, H, W) floats; compared with the threshold as float64.
         truth: (n, H, W) bool.
         thresholds: in any order.
         masks_of: (saliency, threshold) -> masks (n, H, W), where a mask is not just saliency > threshold; slower.
-
-    Returns:
-        (None, None) when at every threshold both masks are empty.
     """
     if masks_of:
         reached = [pooled_iou(masks_of(saliency, float(t)), truth) for t in thresholds]
@@ -153,28 +133,21 @@ def size_edges(side: int, shares: Sequence[float] = SIZE_SHARES) -> tuple[int, .
 def lesions_by_size(
     predicted: Iterable[np.ndarray], truth: Iterable[np.ndarray], edges: Sequence[int]
 ) -> list[dict[str, float | None]]:
-    """Detection rate and Dice of lesions by size.
+    """Detection rate and Dice of lesions (8-connected components of the truth) by size class, from small to large.
 
-    A lesion is an 8-connected component of the truth in one image. It is touched when one of its pixels is marked, found when
-    at least `FOUND_SHARE` of them are. Its Dice is with the components of the prediction that touch it, 0 when none does.
+    A lesion is touched when one of its pixels is marked, found when at least `FOUND_SHARE` of them are. Its Dice is with the
+    components of the prediction that touch it. Each row has from_px (included), to_px (excluded) and numbers of lesions.
 
     Args:
         predicted, truth: n masks (H, W) bool.
         edges: in pixels, ascending, see `size_edges`; k edges make k + 1 classes.
-
-    Returns:
-        For each class, from small to large: from_px (included), to_px (excluded; None for no end), the numbers of lesions,
-        touched and found ones, and mean_dice (None without lesions).
     """
     lesions = [lesion for p, t in zip(predicted, truth, strict=True) for lesion in _lesions(p, t)]
     rows: list[dict[str, float | None]] = []
     for low, high in zip((0, *edges), (*edges, None), strict=True):
         here = [lesion for lesion in lesions if low <= lesion[0] and (high is None or lesion[0] < high)]
         rows.append({
-            "from_px": low,
-            "to_px": high,
-            "lesions": len(here),
-            "touched": sum(marked > 0 for _, marked, _ in here),
+            "from_px": low, "to_px": high, "lesions": len(here), "touched": sum(marked > 0 for _, marked, _ in here),
             "found": sum(marked / px >= FOUND_SHARE for px, marked, _ in here),
             "mean_dice": _ratio(sum(d for _, _, d in here), len(here)),
         })  # fmt: skip
@@ -197,38 +170,29 @@ def _lesions(predicted: np.ndarray, truth: np.ndarray) -> list[tuple[int, int, f
 def counterfactual_validity(before: np.ndarray, after: np.ndarray, tau: float = TAU) -> float | None:
     """CV of 3.7.2: among images with f(X) > tau, the share with |f(X) - f(X_cf)| > tau.
 
-    Images with f(X) <= tau cannot change by more than tau, so they are left out, as in the authors' figures for COIN.
-
     Args:
         before, after: f(X) and f(X_cf), (n,) in [0, 1].
-        tau: in [0, 1].
+        tau: in [0, 1]; images with f(X) <= tau cannot change by more and are left out, as in the authors' figures.
     """
     confident = before > tau
     return _ratio((np.abs(before - after)[confident] > tau).sum(), confident.sum())
 
 
 def flip_rate(before: np.ndarray, after: np.ndarray, threshold: float = 0.5) -> float | None:
-    """Among images with f(X) >= threshold, the share with f(X_cf) < threshold.
-
-    Args:
-        before, after: f(X) and f(X_cf), (n,) in [0, 1].
-        threshold: of f.
-    """
+    """Among images with f(X) >= threshold, the share with f(X_cf) < threshold; `before` and `after` are (n,) in [0, 1]."""
     abnormal = before >= threshold
     return _ratio((after[abnormal] < threshold).sum(), abnormal.sum())
 
 
 def classification_scores(probability: np.ndarray, label: np.ndarray, threshold: float = 0.5) -> dict[str, float | None]:
-    """AUROC, accuracy and expected calibration error (15 bins) of a binary classifier.
+    """AUROC (None with one class), accuracy and expected calibration error (15 bins) of a binary classifier.
+
+    All are None where some labels are unknown and the others of one class, the normal one: an accuracy on it would mislead.
 
     Args:
         probability: (n,) in [0, 1].
         label: (n,), 0 or 1; below 0 is unknown and left out.
         threshold: of the accuracy.
-
-    Returns:
-        `auroc` (None with one class only), `accuracy` and `calibration_error`. All None where some labels are unknown and the
-        others are of one class: it is then the normal one, and an accuracy on normals alone would mislead.
     """
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
@@ -246,15 +210,12 @@ def classification_scores(probability: np.ndarray, label: np.ndarray, threshold:
 
 
 def scan_scores(probability: np.ndarray, label: np.ndarray, scan: np.ndarray) -> dict[str, float | None]:
-    """AUROC over scans: max f(X) over the slices of a scan against max label over them.
+    """AUROC over scans, max f(X) over their slices against max label; None with one class, or where every scan is one image.
 
     Args:
         probability: f(X) of slices, (n,).
         label: of slices, 0 or 1, (n,); that of the scan where a slice has none.
         scan: the scan of each slice, (n,).
-
-    Returns:
-        `auroc_scans`; None with one class of scans only, or where every scan is a single image (`auroc` says the same then).
     """
     names, scan_of = np.unique(scan, return_inverse=True)
     if len(names) == len(scan):
@@ -277,15 +238,7 @@ def rank_correlation(confidence: np.ndarray, overlap: np.ndarray) -> float | Non
 def risk_area(confidence: np.ndarray, overlap: np.ndarray) -> float | None:
     """Area under the risk-coverage curve (Geifman, El-Yaniv 2017): mean over k of the mean risk of the k most confident masks.
 
-    The risk of a mask is 1 - IoU; masks of equal confidence have their mean risk. With a constant confidence the area is the
-    mean risk of all masks.
-
-    Args:
-        confidence: (n,).
-        overlap: IoU of each mask, (n,) in [0, 1].
-
-    Returns:
-        In [0, 1], lower is better; None without masks.
+    The risk is 1 - `overlap`, the IoU (n,) of each mask; equal confidences (n,) share their mean risk. Lower is better.
     """
     if not len(confidence):
         return None

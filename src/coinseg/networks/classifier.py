@@ -24,17 +24,11 @@ from .weights import load_weights, require_fits
 
 SMALL_WIDTHS = (16, 32, 64, 128)
 LOCAL_WIDTHS = (16, 32, 64)
-"""Names of networks that are built here."""
-WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Keys under which training scripts keep the weights in a checkpoint."""
+WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys under which training scripts keep the weights
 
 
 class Classifier(nn.Module):
-    """The classifier f: images (B, 1, H, W) in [-1, 1] -> logits (B,); above 0 is abnormal.
-
-    Args:
-        network: any module from images to one logit, (B,) or (B, 1).
-    """
+    """The classifier f: images (B, 1, H, W) in [-1, 1] -> logits (B,), above 0 abnormal, from any network of one logit."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -44,11 +38,9 @@ class Classifier(nn.Module):
         """Logits (B,)."""
         logits = self.network(x)
         if logits.numel() != len(x):
-            raise UserError(
-                f"the classifier returned shape {tuple(logits.shape)} for {len(x)} images",
-                "one logit for each image, (B,) or (B, 1)",
-                "wrap it so that only the logit of 'abnormal' is returned",
-            )
+            got = f"the classifier returned shape {tuple(logits.shape)} for {len(x)} images"
+            do = "wrap it so that only the logit of 'abnormal' is returned"
+            raise UserError(got, "one logit for each image, (B,) or (B, 1)", do)
         return logits.reshape(len(x))
 
     def frozen(self) -> Classifier:
@@ -57,13 +49,9 @@ class Classifier(nn.Module):
 
 
 class SmallNetwork(nn.Module):
-    """Four residual blocks that halve the side by average pooling, then the mean over pixels and one logit.
+    """Four residual blocks that halve the side, then the mean over pixels and one logit; `dims` 2 for slices, 3 for volumes.
 
-    Without strides and maximum pooling the gradient with respect to the image, from which the generator learns, is smooth. On
-    `lgg-flair-2d` it learned far better than a ResNet of the same widths with strides (docs/research/first-results.md).
-
-    Args:
-        dims: 2 for slices, 3 for volumes.
+    Average pooling without strides keeps the gradient with respect to the image smooth (docs/research/first-results.md).
     """
 
     def __init__(self, dims: int = 2) -> None:
@@ -76,20 +64,13 @@ class SmallNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of images (B, 1, ...) in [-1, 1]."""
-        features = torch.relu(self.norm(self.blocks(self.stem(x))))
-        return self.head(features.flatten(2).mean(-1))
+        return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))).flatten(2).mean(-1))
 
 
 class LocalNetwork(nn.Module):
-    """A map of local logits at a quarter of the side; the logit of the image is the mean of the highest ones.
+    """A map of local logits at a quarter of the side; the mean of the highest share `pooling` in (0, 1] is the image's logit.
 
-    This is the pooling of multiple-instance learning. With features averaged over the whole image, f turns normal when enough of
-    a lesion is removed; here the whole lesion has to be. The receptive field of 34 pixels keeps evidence local
-    (docs/research/classifier.md, study 12).
-
-    Args:
-        pooling: share of the map whose mean is the logit, in (0, 1]; 1 is the mean over the image.
-        dims: 2 for slices, 3 for volumes.
+    f then turns normal only when the whole lesion is removed (multiple-instance learning; docs/research/classifier.md, study 12).
     """
 
     def __init__(self, pooling: float, dims: int = 2) -> None:
@@ -98,9 +79,8 @@ class LocalNetwork(nn.Module):
         widths = (LOCAL_WIDTHS[0], *LOCAL_WIDTHS)
         self.stem = convolution(dims, 1, widths[0])
         last = len(LOCAL_WIDTHS) - 1
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(dims, a, b, "down" if i < last else None) for i, (a, b) in enumerate(pairwise(widths)))
-        )
+        blocks = (ResidualBlock(dims, a, b, "down" if i < last else None) for i, (a, b) in enumerate(pairwise(widths)))
+        self.blocks = nn.Sequential(*blocks)
         self.norm = normalisation(dims, widths[-1])
         self.head = convolution(dims, widths[-1], 1, kernel=1)
         nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most positions are normal
@@ -116,10 +96,9 @@ class LocalNetwork(nn.Module):
 
 
 class ImageNetNetwork(nn.Module):
-    """The ImageNet encoder, the mean of its features over the image, and one logit; images are enlarged first.
+    """The ImageNet encoder, the mean of its features over the enlarged image, and one logit.
 
-    A second classifier for the image score: pretrained, it needs a few hundred steps and makes other errors than f. Its features
-    are too coarse to localise, so it is not explained.
+    A second classifier for the image score, which makes other errors than f; too coarse to localise, so it is not explained.
     """
 
     def __init__(self) -> None:
@@ -138,22 +117,17 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
 
     if not timm.is_model(settings.name.split(".")[0]):
         near = get_close_matches(settings.name, timm.list_models(), 3)
-        raise UserError(
-            f"classifier.name is '{settings.name}'",
-            "'local', 'small', a timm model, or 'package.module:factory'",
-            f"did you mean one of {', '.join(near)}?" if near else "see timm.list_models()",
-        )
+        do = f"did you mean one of {', '.join(near)}?" if near else "see timm.list_models()"
+        required = "'local', 'small', a timm model, or 'package.module:factory'"
+        raise UserError(f"classifier.name is '{settings.name}'", required, do)
     options: dict[str, Any] = {"in_chans": 1, "num_classes": 1}
     if settings.weights and settings.weights != "timm":
         overlay = {"state_dict": _pretrained(Path(settings.weights)), "custom_load": False}
         try:
             return timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
         except (RuntimeError, KeyError, AttributeError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{settings.weights} does not fit {settings.name} ({str(error).strip().splitlines()[0][:200]})",
-                "pretrained weights of this very model",
-                "set classifier.weights or classifier.name",
-            ) from error
+            got = f"{settings.weights} does not fit {settings.name} ({str(error).strip().splitlines()[0][:200]})"
+            raise UserError(got, "pretrained weights of this very model", "set classifier.weights or classifier.name") from error
     return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
 
 
@@ -162,17 +136,14 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{path} is missing", "a file of pretrained weights", "set classifier.weights")
     try:
-        safe = path.suffix == ".safetensors"
-        state: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
         state = next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), state)
         if not state or not all(isinstance(value, Tensor) for value in state.values()):
             raise TypeError("it holds more than tensors")
     except Exception as error:  # the readers raise many kinds for a broken file
-        raise UserError(
-            f"{path} cannot be read as weights ({type(error).__name__})",
-            "safetensors, or a .pth of tensors alone; anything that would run code is refused",
-            "save its state_dict as safetensors",
-        ) from error
+        got = f"{path} cannot be read as weights ({type(error).__name__})"
+        required = "safetensors, or a .pth of tensors alone; anything that would run code is refused"
+        raise UserError(got, required, "save its state_dict as safetensors") from error
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 

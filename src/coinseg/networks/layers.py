@@ -1,7 +1,4 @@
-"""Residual blocks of SNGAN (Miyato et al. 2018), written once for 2-D and 3-D (thesis 3.1.1).
-
-The generator, the discriminator and the small classifier are made of them.
-"""
+"""Residual blocks of SNGAN (Miyato et al. 2018) for 2-D and 3-D (thesis 3.1.1): generator, discriminator, own classifiers."""
 
 from typing import Literal, cast
 
@@ -39,13 +36,7 @@ def normalisation(dims: int, channels: int) -> nn.Module:
 
 
 class ConditionalNorm(nn.Module):
-    """Batch normalisation whose gain and shift are looked up by the condition (Dumoulin et al. 2017; thesis 3.1.1).
-
-    Args:
-        dims: 2 for slices, 3 for volumes.
-        channels: of the features.
-        conditions: their number.
-    """
+    """Batch normalisation whose gain and shift are looked up by the condition (Dumoulin et al. 2017; thesis 3.1.1)."""
 
     def __init__(self, dims: int, channels: int, conditions: int) -> None:
         super().__init__()
@@ -74,10 +65,7 @@ def _weights(conv: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 3-tap convolution and average pooling by 2 as one 4-tap convolution of stride 2.
-
-    It needs 16 instead of 36 products per output pixel (2-D) and no map at the full side.
-    """
+    """A 3-tap convolution and average pooling by 2 as one 4-tap convolution of stride 2, with fewer products and memory."""
     weight, bias = _weights(conv)
     dims = weight.ndim - 2
     return _STRIDED[dims](x, _widened(weight) / 2**dims, bias, stride=2, padding=1)
@@ -86,8 +74,7 @@ def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
 def upsample_then_convolve(x: Tensor, conv: nn.Module) -> Tensor:
     """Nearest upsampling by 2 and a 3-tap convolution as one 4-tap transposed convolution of stride 2."""
     weight, bias = _weights(conv)
-    spatial = list(range(2, weight.ndim))
-    kernel = _widened(weight).flip(spatial).transpose(0, 1)
+    kernel = _widened(weight).flip(list(range(2, weight.ndim))).transpose(0, 1)
     return _TRANSPOSED[weight.ndim - 2](x, kernel, bias, stride=2, padding=1)
 
 
@@ -97,8 +84,7 @@ class ResidualBlock(nn.Module):
     Args:
         dims: 2 for slices, 3 for volumes.
         inputs, outputs: channels.
-        resample: "down" halves the side after the last convolution (average pooling), "up" doubles it before the
-            first one (nearest neighbour), None keeps it.
+        resample: "down" halves the side after the last convolution, "up" doubles it before the first one, None keeps it.
         norm: batch normalisation before each ReLU (encoder, decoder); the discriminator has none.
         spectral: spectral normalisation of every convolution (discriminator).
         conditions: 2 or more for normalisation by condition (the decoder of Singla et al.).

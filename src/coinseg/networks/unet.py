@@ -11,17 +11,12 @@ from torch import Tensor, nn
 from .imagenet import encoder, enlarged, load_imagenet, resized
 from .weights import load_weights
 
-DECODER = (128, 64, 32, 16, 16)
-"""Channels of the decoder, from 1/16 of the side to the full side."""
-FULL = 16
-"""Channels at full resolution."""
+DECODER = (128, 64, 32, 16, 16)  # channels of the decoder, from 1/16 of the side to the full side
+FULL = 16  # channels at full resolution
 
 
 class StudentNetwork(nn.Module):
-    """A U-Net with the ImageNet encoder and one more level, convolutions of the image at full resolution, for small lesions.
-
-    Images are enlarged first, see `enlarged`.
-    """
+    """A U-Net with the ImageNet encoder and, for small lesions, convolutions of the enlarged image at full resolution."""
 
     def __init__(self) -> None:
         from monai.networks.blocks import Convolution
@@ -42,16 +37,11 @@ class StudentNetwork(nn.Module):
         """Logits (B, 1, S, S) of images (B, 1, S, S) in [-1, 1], enlarged to the side `seen` (by default `enlarged`)."""
         side = x.shape[-1]
         x = resized(x, seen or enlarged(side)).contiguous(memory_format=torch.channels_last)
-        logits = self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1)))
-        return resized(logits, side)
+        return resized(self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1))), side)
 
 
 class Student(nn.Module):
-    """The networks of an ensemble, each trained on batches of its own.
-
-    Args:
-        members: number of networks.
-    """
+    """An ensemble of `members` networks, each trained on batches of its own."""
 
     def __init__(self, members: int) -> None:
         super().__init__()
@@ -68,12 +58,7 @@ def sides(side: int) -> tuple[int, ...]:
 
 
 class Mean(nn.Module):
-    """A trained student: the mean probability over its networks and several sides of the image, as a logit.
-
-    Args:
-        student: the networks.
-        seen: side of an image -> the sides at which it is segmented.
-    """
+    """A trained student: the mean probability, as a logit, over its networks and the sides `seen` of an image."""
 
     def __init__(self, student: Student, seen: Callable[[int], Sequence[int]] = sides) -> None:
         super().__init__()

@@ -12,9 +12,7 @@ from coinseg.errors import UserError
 
 
 def require_fits(make: Callable[[], nn.Module], path: Path, what: str) -> None:
-    """Raise `UserError` unless a safetensors file has exactly the tensors of a module.
-
-    Only the header is read and the module is built on the "meta" device, so wrong settings cannot take up memory.
+    """Raise `UserError` unless a safetensors file has exactly the tensors of a module, without memory for either.
 
     Args:
         make: builds the module.
@@ -27,8 +25,8 @@ def require_fits(make: Callable[[], nn.Module], path: Path, what: str) -> None:
     except UserError:
         raise
     except (RuntimeError, NotImplementedError, OverflowError, ValueError, TypeError) as error:
-        fault = f"the settings of the {what} are impossible ({type(error).__name__})"
-        raise UserError(fault, "those of a run", "train again") from error
+        got = f"the settings of the {what} are impossible ({type(error).__name__})"
+        raise UserError(got, "those of a run", "train again") from error
     try:
         with safe_open(path, "pt") as file:
             stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -36,15 +34,11 @@ def require_fits(make: Callable[[], nn.Module], path: Path, what: str) -> None:
         raise UserError(f"{path} is missing", f"a trained {what}", "train it first, or point at another run") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a checkpoint ({error})", f"a {what} saved by coinseg", "train it again") from error
-    wrong = sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n))
-    if wrong:
-        name = wrong[0]
-        raise UserError(
-            f"{path} is a checkpoint of another architecture ({len(wrong)} tensors differ, first {name}: "
-            f"{stored.get(name, 'absent')} in the file, {expected.get(name, 'absent')} in the model)",
-            f"a {what} with the settings of this run",
-            "use the settings it was trained with, or train again",
-        )
+    if wrong := sorted(n for n in expected.keys() | stored.keys() if expected.get(n) != stored.get(n)):
+        here, there = stored.get(wrong[0], "absent"), expected.get(wrong[0], "absent")
+        got = f"{path} is a checkpoint of another architecture ({len(wrong)} tensors differ, first {wrong[0]}: "
+        do = "use the settings it was trained with, or train again"
+        raise UserError(f"{got}{here} in the file, {there} in the model)", f"a {what} with the settings of this run", do)
 
 
 def load_weights(module: nn.Module, path: Path, what: str) -> None:

@@ -1,7 +1,5 @@
 """What a part of the recipe is: a module with hooks, each of which does nothing unless the part says otherwise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +21,8 @@ class Learning:
 
     Args:
         slices: images and image labels of the training side.
-        settings: of the run.
         key: of all that the masks depend on; a part whose key is unchanged is not fitted again.
         root: the folder of the run; a part keeps its files in `root / part.folder`. None keeps nothing.
-        report: progress.
         train_classifier: settings, folder, name for progress -> a frozen classifier trained on the same slices.
         probability: images (B, 1, S, S) in [-1, 1] -> mean f(X) of the ensemble, (B,) in [0, 1].
         segment: images likewise -> masks (B, S, S) bool of the predictor as it is before this part is added.
@@ -41,7 +37,7 @@ class Learning:
     probability: Callable[[Tensor], np.ndarray]
     segment: Callable[[Tensor], np.ndarray]
 
-    def folder(self, part: type[Part]) -> Path | None:
+    def folder(self, part: type["Part"]) -> Path | None:
         """Where a part keeps its files."""
         return None if self.root is None else self.root / part.folder
 
@@ -92,12 +88,12 @@ class Part(nn.Module):
 
     @classmethod
     def fit(cls, learning: Learning) -> Self | None:
-        """Learn, or load what was learnt from the same; None where there is nothing to learn from, or nothing to keep."""
+        """Learn, or load what was learnt with the same key; None where there is nothing to learn from, or nothing to keep."""
         return None
 
     @classmethod
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
-        """Read a part that was saved in the folder of a run; `UserError` where its files are those of something else."""
+        """Read a part that was saved in the folder of a run; `UserError` where its files do not fit."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
@@ -109,12 +105,9 @@ class Part(nn.Module):
         return logits
 
     def smooth(self, logits: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Change the logits (n,) of slices by those of their neighbours.
+        """Change the logits (n,) float64 of slices by those of their neighbours: of the same value in `scans`, (n,).
 
-        Args:
-            logits: of the image score, (n,) float64.
-            scans: which scan, and region of it, each slice is of, (n,).
-            places: its number along the scan, (n,) integers.
+        `places` (n,) is the integer number of each along its scan.
         """
         return logits
 

@@ -1,21 +1,13 @@
 """PatchCore: regions of an abnormal image that no normal image resembles are added to what the student marks.
 
-Where a lesion covers a third of an image, changing its most telling edge is enough to turn f: the counterfactual leaves the rest, and so
-does a student of such masks. A memory bank of features of patches of normal training images knows better (Roth et al. 2022, "Towards
-total recall in industrial anomaly detection", section 3). The anomaly score of a patch p of another image is
-
-    score(p) = mean distance of its feature to the `NEAREST` nearest features of the memory bank / limit
-
-and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients. Only image labels are
-used. A feature has a wide field of view, so that a small lesion has a halo of anomalous patches: only regions that go well beyond what
-the student marks are added (`beyond`). Measured in docs/research/patchcore.md, study 24.
+Where a lesion is large, changing its edge is enough to turn f, and the rest stays unmarked. A memory bank of features of patches
+of normal training images finds it (Roth et al. 2022, "Towards total recall in industrial anomaly detection", section 3); only
+image labels are used. Measured in docs/research/patchcore.md, study 24.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -25,7 +17,6 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.errors import UserError
 from coinseg.masks.student_maps import LEVEL
 from coinseg.networks.imagenet import encoder, load_imagenet
@@ -38,41 +29,23 @@ from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part, Views
 
-SIDE = 384
-"""Images are enlarged to this side; the last features of the encoder are then those of 12 x 12 patches."""
-FEATURES = 320
-"""Channels of the last features of the encoder."""
-NEAREST = 3
-"""Neighbours in the memory bank whose distances are averaged."""
-BATCH = 8
-"""Images in one forward pass: enlarged they take much memory."""
-MEMORY = 5000
-"""Patches in the memory bank, rounded up to as many of each image."""
-IMAGES = 400
-"""Normal images the patches come from, at most."""
-ASKED = 200
-"""Abnormal training images on which it is decided whether the part is worth its time, at most."""
-WORTH = 1 / 20
-"""Share of them that must have a region to add; with fewer the regions are chance, and the part is not kept."""
-HALO = 1 / 8
-"""How far around a lesion patches are anomalous because of it, as a share of the side."""
-WIDE = 1 / 16
-"""Radius of the disc that must fit into a region outside of the halo, as a share of the side."""
-SQUARE = np.ones((3, 3), bool)
-UNREACHABLE = 1e9
-"""A limit that no distance reaches."""
+SIDE = 384  # images are enlarged to this side; the last features of the encoder are then those of 12 x 12 patches
+FEATURES = 320  # channels of the last features of the encoder
+NEAREST = 3  # neighbours in the memory bank whose distances are averaged
+BATCH = 8  # images in one forward pass: enlarged they take much memory
+MEMORY = 5000  # patches in the memory bank, rounded up to as many of each image
+IMAGES = 400  # normal images the patches come from, at most
+ASKED = 200  # abnormal training images, at most, on which it is decided whether the part is worth its time
+WORTH = 1 / 20  # share of them that must have a region to add; with fewer the regions are chance, and the part is not kept
+HALO = 1 / 8  # how far around a lesion patches are anomalous because of it, as a share of the side
+WIDE = 1 / 16  # radius of the disc that must fit into a region outside of the halo, as a share of the side
+UNREACHABLE = 1e9  # a limit that no distance reaches
 
 
 def distances(features: Tensor, bank: Tensor, barred: Tensor | None = None) -> Tensor:
-    """Mean distance to the `NEAREST` nearest features of the bank.
+    """Mean distance (m,) of features (m, C) to the `NEAREST` nearest of a bank (n, C); infinite where fewer count.
 
-    Args:
-        features: (m, C).
-        bank: (n, C).
-        barred: (m, n) bool, features of the bank that do not count for a feature.
-
-    Returns:
-        (m,); infinite where fewer than `NEAREST` count.
+    Features of the bank that are `barred`, (m, n) bool, do not count for a feature.
     """
     squares = (features**2).sum(1, keepdim=True) + (bank**2).sum(1) - 2 * features @ bank.T
     if barred is not None:
@@ -81,12 +54,7 @@ def distances(features: Tensor, bank: Tensor, barred: Tensor | None = None) -> T
 
 
 class MemoryBank(nn.Module):
-    """Features of patches of normal images.
-
-    Args:
-        features: (n, C).
-        limit: the distance with the anomaly score 1, above 0.
-    """
+    """Features (n, C) of patches of normal images, and the distance with the anomaly score 1, above 0."""
 
     def __init__(self, features: Tensor, limit: float) -> None:
         super().__init__()
@@ -114,10 +82,11 @@ class FeatureExtractor(nn.Module):
 
 
 class PatchCore(Part):
-    """The equation above as a part of the recipe.
+    """Adds anomalous regions to the student's maps. The anomaly score of a patch p is
 
-    Args:
-        bank: of the normal training images.
+        score(p) = mean distance of its feature to the `NEAREST` nearest features of the memory bank / limit
+
+    and the limit is a quantile of the same distances of the bank's own patches, each to those of *other* patients.
     """
 
     name, folder, weights, onnx = "patchcore", "novelty", "model.safetensors", "novelty"
@@ -133,17 +102,16 @@ class PatchCore(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.patchcore_quantile` above 0."""
         return settings.student.patchcore_quantile > 0
 
     @classmethod
-    def fit(cls, learning: Learning) -> PatchCore | None:
+    def fit(cls, learning: Learning) -> Self | None:
         """Fill the memory bank, or load the one of the same key.
 
-        None where the normal images are of fewer than two patients, as nobody could be compared with, or fewer than `WORTH` of the
-        abnormal images have a region that goes beyond what the student marks.
+        None where the normal images are of fewer than two patients, so that none can be compared, or fewer than `WORTH` of the
+        abnormal images have a region to add.
         """
-        slices, settings = learning.slices, learning.settings
+        slices = learning.slices
         labels, patients = slices.labels(), slices.store.index["patient"][slices.rows]
         normals, abnormals = (np.flatnonzero(labels == label) for label in (0, 1))
         if len(set(patients[normals].tolist())) < 2 or not len(abnormals):
@@ -156,20 +124,17 @@ class PatchCore(Part):
             current().barrier()
         if not stage.facts()["kept"]:
             return None
-        return cls.load(settings, {}, learning.root) if learning.root is not None else part
+        return cls.load(learning.settings, {}, learning.root) if learning.root is not None else part
 
     @classmethod
-    def _fill(
-        cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage
-    ) -> PatchCore:
+    def _fill(cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage) -> Self:
         """Fill the memory bank, count the images it adds regions to, and finish the stage."""
-        slices, settings, rng = learning.slices, learning.settings, random_stream(Stream.PATCHCORE, learning.settings.seed)
+        rng = random_stream(Stream.PATCHCORE, learning.settings.seed)
         normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
         total = len(normals) + len(abnormals)
-        bank = _memory_bank(slices, normals, patients[normals], settings, rng, lambda n: learning.report("novelty", n, total, {}))
+        bank = _memory_bank(learning, normals, patients[normals], rng, total)
         part, regions = cls(bank), 0
-        later = _forward(part, slices, abnormals, settings, lambda n: learning.report("novelty", len(normals) + n, total, {}))
-        for images, scores in later:
+        for images, scores in _forward(part, learning, abnormals, len(normals), total):
             regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
         share = round(regions / len(abnormals), 4)
         facts = {"places": len(bank.features), "limit": bank.limit.item(), "share": share, "kept": share >= WORTH}
@@ -177,7 +142,7 @@ class PatchCore(Part):
         return part
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> PatchCore:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read the memory bank; the encoder's weights come with coinseg."""
         path = root / cls.folder / "model.safetensors"
         try:
@@ -201,11 +166,10 @@ class PatchCore(Part):
 
 
 def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
-    """Connected anomalous regions that are more than the halo of a marked one: a disc of radius `WIDE` fits in farther than `HALO` from it.
+    """Connected anomalous regions that go well beyond the halo of what is marked; a feature has a wide field of view.
 
-    Args:
-        anomalous: (B, S, S) bool. The disc must fit into the image: between a small lesion and a corner its halo would seem wide.
-        marked: (B, S, S) bool, what the student marks.
+    A disc of radius `WIDE` must fit into them farther than `HALO` from a mark. It must also fit into the image, because the halo
+    between a small lesion and a corner would seem wide. Both arrays are (B, S, S) bool, `marked` is what the student marks.
     """
     kept, (halo, radius) = np.zeros_like(anomalous), (round(share * anomalous.shape[-1]) for share in (HALO, WIDE))
     for result, region, mask in zip(kept, anomalous, marked, strict=True):
@@ -213,47 +177,43 @@ def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
             continue
         rest = region & (ndimage.distance_transform_edt(~mask) > halo if mask.any() else True)
         seeds = ndimage.distance_transform_edt(np.pad(rest, 1))[1:-1, 1:-1] > radius
-        labels = ndimage.label(region, SQUARE)[0]
+        labels = ndimage.label(region, np.ones((3, 3), bool))[0]
         result |= region & np.isin(labels, np.unique(labels[seeds]))
     return kept
 
 
 def add_anomalous_regions(maps: np.ndarray, scores: np.ndarray, level: float) -> np.ndarray:
-    """Maps of a student with the anomalous regions that go beyond what it marks.
+    """Maps (B, S, S) in [0, 1] of a student with the anomalous regions that go beyond what it marks; nowhere below `maps`.
 
     Args:
         maps: (B, S, S) in [0, 1].
         scores: anomaly scores of the same images, (B, S, S).
         level: what a pixel inside exceeds.
-
-    Returns:
-        (B, S, S) in [0, 1], nowhere below `maps`.
     """
     regions = beyond(scores > 1, maps > level)
     return np.maximum(maps, np.where(regions, np.clip(level * scores, 0, 1), 0)).astype(maps.dtype)
 
 
 def _forward(
-    network: nn.Module, slices: TrainingSlices, indices: np.ndarray, settings: Settings, on_progress: Callable[[int], None]
+    network: nn.Module, learning: Learning, indices: np.ndarray, done: int, total: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, a chunk at a time, and what a network gives for them."""
-    device = choose_device(settings.engine)
+    """Images, a chunk at a time, and what a network gives for them; `done` of `total` images come before them."""
+    device = choose_device(learning.settings.engine)
     to_device(network, device)
     for start in range(0, len(indices), CHUNK):
-        images = slices.batch(indices[start : start + CHUNK]).image
+        images = learning.slices.batch(indices[start : start + CHUNK]).image
         yield images, torch.cat([part.cpu() for part in forward(network, images, device, SIDE, BATCH)])
-        on_progress(min(start + CHUNK, len(indices)))
+        learning.report("novelty", done + min(start + CHUNK, len(indices)), total, {})
 
 
 def _memory_bank(
-    slices: TrainingSlices, indices: np.ndarray, patients: np.ndarray, settings: Settings, rng: np.random.Generator,
-    on_progress: Callable[[int], None],
-) -> MemoryBank:  # fmt: skip
+    learning: Learning, indices: np.ndarray, patients: np.ndarray, rng: np.random.Generator, total: int
+) -> MemoryBank:
     """A memory bank of random patches, as many of each image, `MEMORY` together, and its limit."""
     each = -(-MEMORY // len(indices))
     patches = [
         features[torch.from_numpy(rng.permutation(len(features))[:each])]
-        for _, batch in _forward(FeatureExtractor(), slices, indices, settings, on_progress)
+        for _, batch in _forward(FeatureExtractor(), learning, indices, 0, total)
         for features in batch.flatten(1, 2)
     ]
     features = torch.cat(patches)
@@ -261,5 +221,5 @@ def _memory_bank(
     parts = torch.arange(len(features)).split(1000)
     far = torch.cat([distances(features[part], features, owners[part][:, None] == owners[None]) for part in parts])
     known = far[far.isfinite()]  # none where all patches are of one patient: then nothing is anomalous
-    limit = float(np.quantile(known.numpy(), settings.student.patchcore_quantile)) if len(known) else UNREACHABLE
+    limit = float(np.quantile(known.numpy(), learning.settings.student.patchcore_quantile)) if len(known) else UNREACHABLE
     return MemoryBank(features, max(limit, 1e-6))

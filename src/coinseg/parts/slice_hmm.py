@@ -1,23 +1,12 @@
 """Slice HMM: neighbouring slices of a scan correct the image score of a slice, as most lesions go through several slices.
 
-The slices of a scan are a hidden Markov chain with the states normal and abnormal. The transition probabilities are counted in the
-labels of the training slices; the image score of a slice is the evidence for its state (Rabiner 1989, "A tutorial on hidden Markov
-models", equations 19 to 27). With p_i the image score of slice i by itself, T the 2 x 2 transitions and s the share of abnormal slices:
-
-    e_i = logit p_i - logit s                                          evidence of X_i without the share
-    a_i = P(y_i | slices before) = expit(logit a_(i-1) + t e_(i-1)) after one transition T,   a_1 = s
-    b_i = P(y_i | slices behind), the same from the other end
-    logit P(y_i | scan) = logit a_i + logit b_i - logit s + e_i        s is contained in a_i and in b_i
-
-t is `TRUST`, less than 1, because neighbours look alike: where f is wrong about one it is often wrong about the next. A slice without
-neighbours keeps p_i. Only image labels are used. Measured in docs/research/image-score.md, study 27.
+The slices of a scan are a hidden Markov chain with the states normal and abnormal (Rabiner 1989, "A tutorial on hidden Markov
+models", equations 19 to 27). Only image labels are used. Measured in docs/research/image-score.md, study 27.
 """
-
-from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from beartype.door import is_bearable
@@ -28,18 +17,12 @@ from coinseg.errors import UserError
 
 from .base import Learning, Part
 
-TRUST = 0.25
-"""Weight of the evidence of other slices, in [0, 1]."""
-LEAST = 20
-"""Pairs of neighbouring slices below which no transitions are counted."""
+TRUST = 0.25  # weight of the evidence of other slices, in [0, 1]; neighbours look alike, so f is wrong about both at once
+LEAST = 20  # pairs of neighbouring slices below which no transitions are counted
 
 
 class SliceHMM(Part):
-    """The equation above as a part of the recipe.
-
-    Args:
-        transitions: see `count_transitions`.
-    """
+    """`smooth` as a part of the recipe, with transitions (2, 2) from `count_transitions`."""
 
     name, folder = "slice_hmm", "slice_hmm"
 
@@ -49,15 +32,13 @@ class SliceHMM(Part):
 
     @classmethod
     def asked_for(cls, settings: Settings) -> bool:
-        """`student.slice_hmm`."""
         return settings.student.slice_hmm
 
     @classmethod
-    def fit(cls, learning: Learning) -> SliceHMM | None:
+    def fit(cls, learning: Learning) -> Self | None:
         """Count the transitions in the labels of the training slices.
 
-        None where slices have no labels of their own: anomalies are injected into each slice by itself, and nobody knows which slices of a
-        scan with one label are abnormal.
+        None where slices have no labels of their own: with injected anomalies, and where a whole scan has one label.
         """
         slices = learning.slices
         if slices.anomaly.kind != "none" or slices.weak().any():
@@ -66,28 +47,24 @@ class SliceHMM(Part):
         return None if transitions is None else cls(transitions)
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> SliceHMM:
-        """The transitions of model.json."""
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         rows = state.get("transitions")
         if not is_bearable(rows, list[list[float]]) or not are_transitions(rows):  # type: ignore[arg-type]
-            raise UserError(
-                f"{root / 'model.json'} has wrong transitions", "a file coinseg wrote", "take the folder as coinseg left it"
-            )
+            got = f"{root / 'model.json'} has wrong transitions"
+            raise UserError(got, "a file coinseg wrote", "take the folder as coinseg left it")
         return cls(np.array(rows))
 
     def state(self) -> dict[str, Any]:
-        """The transitions as lists."""
         return {"transitions": self.transitions.tolist()}
 
     def smooth(self, logits: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """See `smooth`."""
         return smooth(logits, scans, places, self.transitions)
 
 
 def count_transitions(labels: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray | None:
-    """Estimate the transition probabilities between neighbouring slices.
+    """Estimate the transition probabilities between neighbours, (2, 2), rows and columns: normal, abnormal.
 
-    Every pair of neighbours counts in both directions, and each kind of pair once more than it occurs (Laplace), so that none is impossible.
+    Pairs count in both directions, and each kind once more than it occurs (Laplace).
 
     Args:
         labels: of slices, (n,), 0 or 1; pairs with any other are not counted.
@@ -95,7 +72,7 @@ def count_transitions(labels: np.ndarray, scans: np.ndarray, places: np.ndarray)
         places: their number along the scan, (n,) integers.
 
     Returns:
-        (2, 2), rows: normal, abnormal; None with fewer than `LEAST` pairs, or where one class has none.
+        None with fewer than `LEAST` pairs, or where one class has none.
     """
     pairs = np.zeros((2, 2))
     for members in chains(scans, places):
@@ -109,7 +86,7 @@ def count_transitions(labels: np.ndarray, scans: np.ndarray, places: np.ndarray)
 
 
 def are_transitions(rows: list[list[float]]) -> bool:
-    """Whether somebody's numbers can be what `counted` returns: two rows of two probabilities, none of them 0, that add up to 1."""
+    """Whether these are two rows of two probabilities, none of them 0, that add up to 1."""
     return [len(row) for row in rows] == [2, 2] and all(p > 0 for row in rows for p in row) and np.allclose(np.sum(rows, 1), 1)
 
 
@@ -120,37 +97,39 @@ def chains(scans: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
 
 
 def smooth(logits: np.ndarray, scans: np.ndarray, places: np.ndarray, transitions: np.ndarray) -> np.ndarray:
-    """Smooth the image scores of slices, in any order, by the equation above.
+    """Smooth the image scores p_i of slices, in any order. T: the transitions; s: the share of abnormal slices; t = `TRUST`.
+
+        e_i = logit p_i - logit s                                          evidence of X_i without the share
+        a_i = P(y_i | slices before) = expit(logit a_(i-1) + t e_(i-1)) after one transition T,   a_1 = s
+        b_i = P(y_i | slices behind), the same from the other end
+        logit P(y_i | scan) = logit a_i + logit b_i - logit s + e_i        s is contained in a_i and in b_i
+
+    A slice without neighbours keeps p_i.
 
     Args:
         logits: of the p_i, (n,).
         scans: which scan each belongs to, (n,).
         places: their number along the scan, (n,) integers; a gap takes as many transitions.
-        transitions: see `counted`.
-
-    Returns:
-        (n,) float64.
+        transitions: see `count_transitions`.
     """
     share = transitions[0, 1] / (transitions[0, 1] + transitions[1, 0])
     evidence = np.asarray(logits, np.float64) - logit(share)
-    found = np.empty(len(evidence))
+    smoothed = np.empty(len(evidence))
     for members in chains(scans, places):
-        gaps = np.diff(places[members])
-        own = evidence[members]
+        gaps, own = np.diff(places[members]), evidence[members]
         before = _forward(own, gaps, transitions, share)
         behind = _forward(own[::-1], gaps[::-1], transitions, share)[::-1]
-        found[members] = before + behind - logit(share) + own  # the share is in both
-    return found
+        smoothed[members] = before + behind - logit(share) + own
+    return smoothed
 
 
 def _forward(evidence: np.ndarray, gaps: np.ndarray, transitions: np.ndarray, share: float) -> np.ndarray:
     """Log-odds (n,) of each slice of a chain given the slices before it; `gaps` (n - 1,) are the steps between them."""
-    found = np.empty(len(evidence))
-    abnormal = share
-    for i, said in enumerate(evidence):
+    log_odds, abnormal = np.empty(len(evidence)), share
+    for i, own in enumerate(evidence):
         if i:
             normal_stays, abnormal_stays = np.linalg.matrix_power(transitions, int(gaps[i - 1]))[[0, 1], [0, 1]]
             abnormal = abnormal * abnormal_stays + (1 - abnormal) * (1 - normal_stays)
-        found[i] = logit(abnormal)
-        abnormal = expit(found[i] + TRUST * said)
-    return found
+        log_odds[i] = logit(abnormal)
+        abnormal = expit(log_odds[i] + TRUST * own)
+    return log_odds

@@ -1,42 +1,28 @@
 """Synthetic lesions: further examples for the student, drawn into normal images, so that their border is known.
 
-The least change that turns f is often the brightest part of a large lesion, and a student of such masks learns to leave out the rest. A
-synthetic lesion is patchy, fainter or brighter, of another shape, and all of it is learnt. Only those that f calls abnormal are kept.
-Measured in docs/research/student.md, study 22.
+A pseudo-mask is often only the brightest part of a large lesion, and its student learns to leave out the rest. A synthetic lesion
+is patchy, fainter or brighter, and all of it is learnt. Measured in docs/research/student.md, study 22.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.runtime.devices import CHUNK
-from coinseg.runtime.stage import Report
 from coinseg.runtime.streams import Stream, random_stream
 
 from .base import Learning, Part
 
-TRIES = 2400
-"""Lesions drawn at most; f may call few of them abnormal."""
-ENOUGH = 1000
-"""Kept lesions after which no more are drawn."""
-LEAST_PIXELS = 9
-"""Of a lesion that is kept; at the edge of the body little of one may be left."""
-AREA = (-0.5, 1.0)
-"""Range of the logarithm of its area over that of the pseudo-mask."""
-STRENGTH = (0.3, 1.2)
-"""Range of its contrast over that of the pseudo-mask, uniform on a logarithmic scale."""
-SHIFT = 1 / 16
-"""Standard deviation of its distance from the pseudo-mask, as a share of the side."""
-BODY = -0.9
-"""Pixels up to this, in [-1, 1], are air around the body, where no lesion is drawn."""
-MARGIN = 1 / 32
-"""Distance from that air, as a share of the side."""
+TRIES = 2400  # lesions drawn at most; f may call few of them abnormal
+ENOUGH = 1000  # kept lesions after which no more are drawn
+LEAST_PIXELS = 9  # of a lesion that is kept; at the edge of the body little of one may be left
+AREA = (-0.5, 1.0)  # range of the logarithm of its area over that of the pseudo-mask
+STRENGTH = (0.3, 1.2)  # range of its contrast over that of the pseudo-mask, uniform on a logarithmic scale
+SHIFT = 1 / 16  # standard deviation of its distance from the pseudo-mask, as a share of the side
+BODY = -0.9  # pixels up to this, in [-1, 1], are air around the body, where no lesion is drawn
+MARGIN = 1 / 32  # distance from that air, as a share of the side
 
 
 class SyntheticLesions(Part):
@@ -51,11 +37,32 @@ class SyntheticLesions(Part):
 
     @classmethod
     def examples(cls, learning: Learning, pseudo_masks: PseudoMasks) -> Examples:
-        """Lesions like those of the pseudo-masks, which f takes for lesions."""
-        level = learning.settings.classifier.threshold
-        return synthetic_lesions(
-            learning.slices, pseudo_masks, learning.probability, level, learning.settings.seed, learning.report
-        )
+        """Lesions after the pseudo-masks in normal images; only those that make f call such an image abnormal are kept.
+
+        There are at most a few more than `ENOUGH`, and the same ones for the same seed.
+        """
+        slices, level = learning.slices, learning.settings.classifier.threshold
+        rng = random_stream(Stream.SYNTHETIC_LESIONS, learning.settings.seed)
+        indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
+        rises: list[float] = []
+        for start in range(0, len(indices), CHUNK):
+            marked = slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy()
+            rises += map(rise_of, marked, masks[start : start + CHUNK])
+        images = [torch.zeros(0, 1, slices.store.size, slices.store.size)]
+        shapes = [np.zeros((0, *masks.shape[1:]), bool)]
+        for start in range(0, TRIES, CHUNK):
+            empty = slices.batch(rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))).image
+            after = rng.integers(len(indices), size=len(empty))
+            pairs = [synthetic_lesion(e, masks[i], rises[i], rng) for e, i in zip(empty[:, 0].numpy(), after, strict=True)]
+            drawn, shape = torch.from_numpy(np.stack([p[0] for p in pairs]))[:, None], np.stack([p[1] for p in pairs])
+            kept = (learning.probability(drawn) >= level) & (learning.probability(empty) < level)
+            kept &= shape.sum((1, 2)) >= LEAST_PIXELS
+            images.append(drawn[kept])
+            shapes.append(shape[kept])
+            learning.report("drawn lesions", min(start + CHUNK, TRIES), TRIES, {})
+            if sum(map(len, shapes)) >= ENOUGH:
+                break
+        return Examples(torch.cat(images), np.concatenate(shapes))
 
 
 def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
@@ -69,13 +76,12 @@ def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
 def synthetic_lesion(image: np.ndarray, mask: np.ndarray, rise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw a lesion into an image, near the place of a pseudo-mask.
 
-    An ellipse with a wavy border, cut off at the air around the body; brighter than the image (darker where `rise` is below 0) by
-    `STRENGTH` of the pseudo-mask's contrast and by patches of it; some of the texture below it still shows:
+    An ellipse with a wavy border (up to 0.45 of smooth noise on one radius), cut off at the air around the body:
 
         X' = clip(X + w t (blur(X) - X) + w s p, -1, 1)
 
     w is the shape with a soft border, t how much of the texture is lost (0 to 0.6), s the rise times `STRENGTH`, p the patches
-    (mean 1, 0.25 to 1.8). In the places of the ellipse the distance from its centre is below one radius, less up to 0.45 of smooth noise.
+    (mean 1, 0.25 to 1.8).
 
     Args:
         image: (S, S) in [-1, 1]; not modified.
@@ -110,45 +116,3 @@ def _waves(rng: np.random.Generator, side: int, width: float) -> np.ndarray:
     """Smooth noise of unit standard deviation, (side, side)."""
     noise = ndimage.gaussian_filter(rng.standard_normal((side, side)), width, mode="wrap")
     return noise / noise.std()
-
-
-def synthetic_lesions(
-    slices: TrainingSlices, pseudo_masks: PseudoMasks, probability: Callable[[Tensor], np.ndarray], level: float, seed: int,
-    report: Report,
-) -> Examples:  # fmt: skip
-    """Draw lesions into normal images, each after a pseudo-mask; keep those that f calls abnormal in images it calls normal without them.
-
-    Args:
-        slices: of the training side; images only.
-        pseudo_masks: whose contrast and size the lesions take.
-        probability: images (B, 1, S, S) in [-1, 1] -> f(X), (B,) in [0, 1].
-        level: f(X) from which an image is abnormal.
-        seed: of all draws.
-        report: progress.
-
-    Returns:
-        At most a few more than `ENOUGH`; the same for the same arguments.
-    """
-    rng = random_stream(Stream.SYNTHETIC_LESIONS, seed)
-    indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
-    rises = [
-        rise_of(image, mask)
-        for start in range(0, len(indices), CHUNK)
-        for image, mask in zip(
-            slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy(), masks[start : start + CHUNK], strict=True
-        )
-    ]
-    side = slices.store.size
-    images, shapes = [torch.zeros(0, 1, side, side)], [np.zeros((0, *masks.shape[1:]), bool)]
-    for start in range(0, TRIES, CHUNK):
-        empty = slices.batch(rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))).image
-        after = rng.integers(len(indices), size=len(empty))
-        pairs = [synthetic_lesion(e, masks[i], rises[i], rng) for e, i in zip(empty[:, 0].numpy(), after, strict=True)]
-        drawn, drawn_masks = torch.from_numpy(np.stack([p[0] for p in pairs]))[:, None], np.stack([p[1] for p in pairs])
-        kept = (probability(drawn) >= level) & (probability(empty) < level) & (drawn_masks.sum((1, 2)) >= LEAST_PIXELS)
-        images.append(drawn[kept])
-        shapes.append(drawn_masks[kept])
-        report("drawn lesions", min(start + CHUNK, TRIES), TRIES, {})
-        if sum(map(len, shapes)) >= ENOUGH:
-            break
-    return Examples(torch.cat(images), np.concatenate(shapes))

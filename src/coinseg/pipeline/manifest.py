@@ -25,28 +25,22 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
     """What every manifest begins with: schema, kind, version, command, created (UTC), status, versions."""
     state = {0: "done", 130: "interrupted", 143: "interrupted"}.get(exit_code(error), "failed")
     return {
-        "schema": SCHEMA,
-        "kind": kind,
-        "version": version("coinseg"),
-        "command": command,
+        "schema": SCHEMA, "kind": kind, "version": version("coinseg"), "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": {"state": state, "exit_code": exit_code(error), "error": None if error is None else one_line(error)},
         "versions": {"python": platform.python_version(), "platform": sys.platform} | {name: version(name) for name in LIBRARIES},
-    }
+    }  # fmt: skip
 
 
 def model_of(root: Path) -> dict[str, Any]:
     """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights it is made of."""
-    names = ["model.json", *weights_of(root)]
-    return {
-        "path": str(root.resolve()),
-        "method": read_json(root / "model.json", "settings")["settings"]["method"],
-        "sha256": {name: sha256_of(root / name) for name in names},
-    }
+    digests = {name: sha256_of(root / name) for name in ["model.json", *weights_of(root)]}
+    method = read_json(root / "model.json", "settings")["settings"]["method"]
+    return {"path": str(root.resolve()), "method": method, "sha256": digests}
 
 
 def write_failed(root: Path, settings: Settings, command: str, error: BaseException) -> None:
-    """Leave manifest.json of a run that did not end well: what stopped it, and null for all it did not come to."""
+    """Leave manifest.json of a run that failed: the error, and null for everything it did not reach."""
     unknown = dict.fromkeys(("data", "inputs", "model", "timings_s", "scores", "audit", "threshold", "outputs"))
     given = {"seed": settings.seed, "settings": as_yaml(settings.as_dict())}
     with suppress(OSError):  # the disk may be what failed
@@ -59,21 +53,14 @@ def write_segmented(
     """Leave manifest.json beside the masks of a folder.
 
     Args:
-        out: the folder of the masks.
-        source: the folder of the scans.
-        model: the run folder.
+        out, source, model: the folders of the masks, of the scans and of the run.
         records: of every input: path (below `source`), state, mask (below `out`), sha256, error.
-        command: the command line.
-        processes: how many shared the work.
-        error: what the command ends with.
+        command, processes, error: the command line, how many processes shared the work, and what the command ends with.
     """
-    made = {record["mask"] for record in records if record["mask"]}
+    masks = {record["mask"] for record in records if record["mask"]}
     write_json(out / MANIFEST, facts("segment", command, error) | {
-        "source": str(source.resolve()),
-        "model": model_of(model),
-        "inputs": list(records),
+        "source": str(source.resolve()), "model": model_of(model), "inputs": list(records),
         "failed": [record["path"] for record in records if record["state"] == "failed"],
-        "outputs": {"mask_count": len(made)} | ({"mask_index": "index.json", "mask_table": "index.csv"} if made else {}),
-        "processes": processes,
-        "warnings": [],
+        "outputs": {"mask_count": len(masks)} | ({"mask_index": "index.json", "mask_table": "index.csv"} if masks else {}),
+        "processes": processes, "warnings": [],
     })  # fmt: skip

@@ -26,20 +26,15 @@ from coinseg.runtime.files import write_text, written_aside
 from coinseg.runtime.process_group import current
 from coinseg.types import Case
 
-TOGETHER = 32
-"""Plain images segmented together, or more where a series has more."""
+TOGETHER = 32  # plain images segmented together, or more where a series has more
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """Writes masks.
+    """Writes masks of `predictor` to `folder`; `report` is told how many of how many are done.
 
-    Args:
-        predictor: makes them.
-        folder: receives them.
-        confidences: receives the confidence of each of their pixels, in percent, under the same names.
-        report: how many of how many are done.
+    `confidences` is the folder for the confidence of each of their pixels, in percent, under the same names.
     """
 
     predictor: Predictor
@@ -48,7 +43,7 @@ class MaskFiles:
     report: Callable[[int, int], None]
 
     def begin(self, key: str) -> None:
-        """Say in the folder what its masks depend on, and remove those of anything else with what says how far to trust them."""
+        """Write the key of the masks into the folder; masks of another key are removed, and their confidences."""
         marker = self.folder / "key.txt"
         if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
             (self.folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
@@ -58,11 +53,9 @@ class MaskFiles:
         self.confidences.mkdir(exist_ok=True)
 
     def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
-        """Masks of whole cases: NIfTI on the grid of the scan, PNG of the size of the image. Returns a row of `scan_table` for each.
+        """Masks of the `wanted` cases: NIfTI on the grid of the scan, PNG of the size of the image; a row of the table for each.
 
-        Args:
-            cases: of a cohort; of plain images those of a scan are asked together, as they are where they are scored.
-            wanted: which of them a mask is written of.
+        Images of one series are segmented together, because they are neighbours.
 
         Raises:
             UserError: a file is gone that was there when the case was prepared.
@@ -79,7 +72,7 @@ class MaskFiles:
         return self._in_groups(parts, lambda group: self._slices(slices, group))
 
     def _in_groups(self, groups: Sequence[list[int]], write: Callable[[list[int]], list[Row]]) -> list[Row]:
-        """The rows that `write` gives for groups of things by their number, group after group; processes share the groups."""
+        """The rows that `write` gives for groups of indices, in order; processes share the groups."""
         own, ends = {}, np.cumsum([len(group) for group in groups])
         for number in current().here.share(range(len(groups))):
             self.report(int(ends[number]) - len(groups[number]), int(ends[-1]))
@@ -88,52 +81,49 @@ class MaskFiles:
         return [row for number in sorted(rows) for row in rows[number]]
 
     def _cases(self, cases: list[Case], wanted: Callable[[Case], bool]) -> list[Row]:
-        written: list[Row] = []
-        for case, found in zip(*segmented(self.predictor, cases), strict=True):
+        rows: list[Row] = []
+        for case, segmentation in zip(*segmented(self.predictor, cases), strict=True):
             if not wanted(case):
                 continue
             out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
             confidence = self.confidences / out.name
             if not (out.exists() and confidence.exists()):
-                found.write_confidence(confidence, overwrite=True)
-                found.write(out, overwrite=True)
-            row = {"case": case.id, "mask": out.name} | found.row(self.predictor.settings.data.axis)
-            written.append(row | measure(found.mask, found.geometry))
-        return written
+                segmentation.write_confidence(confidence, overwrite=True)
+                segmentation.write(out, overwrite=True)
+            row = {"case": case.id, "mask": out.name} | segmentation.row(self.predictor.settings.data.axis)
+            rows.append(row | measure(segmentation.mask, segmentation.geometry))
+        return rows
 
     def _slices(self, slices: ScoredSlices, group: list[int]) -> list[Row]:
-        written: list[Row] = []
+        rows: list[Row] = []
         batch = slices.scored(np.array(group))
-        made = self.predictor.segment_images(batch.image)
-        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), made.masks, strict=True)):
+        segmented_images = self.predictor.segment_images(batch.image)
+        image_score = segmented_images.maps.image_score
+        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), segmented_images.masks, strict=True)):
             name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
-            write_image_map(self.confidences / f"{name}_mask.png", percent(made.pixel_confidence[i]), overwrite=True)
+            confidences = percent(segmented_images.pixel_confidence[i])
+            write_image_map(self.confidences / f"{name}_mask.png", confidences, overwrite=True)
             write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
             with written_aside(self.folder / f"{name}_image.png") as part:
                 Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
-            confidence = of_scan(made.confidence[i : i + 1], mask.sum(keepdims=True)[0])
-            score = made.maps.image_score
-            of = told(
-                highest(made.scores.probability[i : i + 1]),
-                None if score is None else highest(score[i : i + 1]),
-                confidence,
-            )
-            written.append({"case": name, "mask": f"{name}_mask.png"} | of | measure(mask[None], None))
-        return written
+            confidence = of_scan(segmented_images.confidence[i : i + 1], mask.sum(keepdims=True)[0])
+            posterior = None if image_score is None else highest(image_score[i : i + 1])
+            facts = told(highest(segmented_images.scores.probability[i : i + 1]), posterior, confidence)
+            rows.append({"case": name, "mask": f"{name}_mask.png"} | facts | measure(mask[None], None))
+        return rows
 
 
 def together(cases: Sequence[Case]) -> list[list[int]]:
-    """Groups of cases, by number, that are segmented together: a volume by itself, of plain images whole series, some `TOGETHER` images."""
+    """Groups of case indices that are segmented together: each volume alone, plain images in whole series, `TOGETHER` or more."""
     series: dict[tuple[bool, str], list[int]] = {}
     for i, case in enumerate(cases):
         if not case.volume:
             series.setdefault((case.series is None, case.series or case.id), []).append(i)
     groups: list[list[int]] = []
     for members in series.values():
-        if groups and len(groups[-1]) < TOGETHER:
-            groups[-1] += members
-        else:
-            groups.append(list(members))
+        if not groups or len(groups[-1]) >= TOGETHER:
+            groups.append([])
+        groups[-1] += members
     return [[i] for i, case in enumerate(cases) if case.volume] + groups
 
 

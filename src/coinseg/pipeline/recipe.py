@@ -3,7 +3,7 @@
 Every stage is loaded where it is there for the same data and settings. Nothing here reads a lesion mask.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
-from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
@@ -36,20 +35,15 @@ from coinseg.training.keys import result_key, with_student
 from coinseg.training.pseudo_masks import LEAST
 from coinseg.training.student import train_student
 
-SEEDS_APART = 1_000_003
-"""Between the seeds of the pairs of one ensemble; more than seeds that people try one after another are apart."""
+SEEDS_APART = 1_000_003  # between the seeds of the pairs of one ensemble; more than between seeds that people try in turn
 THRESHOLD = "threshold.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a recipe works on.
+    """What a recipe works on; no lesion mask is read from `store`, and organ masks only where `coin.regions` asks for them.
 
-    Args:
-        store: the prepared slices; images, image labels and patients are read, and organ masks where `coin.regions` asks for them.
-        settings: of the run.
-        root: the folder that keeps every stage; None keeps nothing.
-        report: progress.
+    `root` is the folder that keeps every stage; None keeps nothing.
     """
 
     store: SliceStore
@@ -68,7 +62,7 @@ class Job:
 
 
 def has_student(settings: Settings) -> bool:
-    """Whether there is to be a student: it needs masks of a counterfactual method, and to know which of them to trust."""
+    """Whether a student is trained: it needs a counterfactual method, and `masks.hflip` for the confidence of its masks."""
     return settings.method == COUNTERFACTUAL and settings.masks.hflip and settings.student.steps > 0
 
 
@@ -81,7 +75,7 @@ def train_pair(job: Job, until: str = "coin") -> tuple[nn.Module, nn.Module | No
 
 
 def build(job: Job) -> Predictor:
-    """Train, or load, everything that the settings ask for. With a root model.json is left there, so that `coinseg.load` reads it."""
+    """Train, or load, everything that the settings ask for; with a root the predictor is saved there for `coinseg.load`."""
     f, generator = train_pair(job)
     layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
     explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer)
@@ -101,7 +95,7 @@ def train(data: SliceStore, settings: Settings | None = None, report: Report = s
 
     Args:
         data: `coinseg.Dataset(images, labels)`, or a store of prepared slices.
-        settings: of the run; None takes the defaults. `data.size` is that of the images.
+        settings: of the run; None is the defaults. `data.size` becomes that of the images.
         report: progress: stage, steps done, steps in all, the latest losses.
 
     Raises:
@@ -114,17 +108,17 @@ def train(data: SliceStore, settings: Settings | None = None, report: Report = s
 
 
 def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
-    """The contents of threshold.json."""
+    """The contents of threshold.json, chosen anew where it is of another key."""
     key = with_student(key, job.settings) if has_student(job.settings) else key
     file = job.folder(THRESHOLD)
     if file is not None and file.exists() and (kept := read_json(file)).get("key") == key:
         return dict(kept)
     threshold, peak = explainer.choose_threshold(job.slices), job.settings.masks.peak
     rule = threshold.rule + (f"; in each image also {peak:.0%} of the peak of its own difference" if peak else "")
-    chosen = {"key": key, "value": threshold.value, "rule": rule}
+    contents = {"key": key, "value": threshold.value, "rule": rule}
     if file is not None:
-        write_json(file, chosen)
-    return chosen
+        write_json(file, contents)
+    return contents
 
 
 def _others(job: Job, first: Explainer) -> list[Explainer]:
@@ -151,23 +145,18 @@ def _with_student(job: Job, first: Predictor, key: str) -> Predictor:
     def classify(settings: Settings, folder: Path | None, name: str) -> nn.Module:
         return train_classifier(job.store, settings, folder, partial(_report_of, job.report, name))
 
-    learning = Learning(
-        slices, job.settings, with_student(key, job.settings), job.root, job.report, classify, ensemble.probability, first.masks
-    )
-    kinds = parts_of(job.settings)
+    report, student_key = job.report, with_student(key, job.settings)
+    learning = Learning(slices, job.settings, student_key, job.root, report, classify, ensemble.probability, first.masks)
+    kinds, folder = parts_of(job.settings), job.folder("student")
     student = train_student(
-        slices, ensemble.pseudo_masks, job.settings, key, job.folder("student"), job.report, partial(_examples, kinds, learning)
-    )
+        slices, ensemble.pseudo_masks, job.settings, key, folder, report,
+        lambda masks: [examples for kind in kinds if (examples := kind.examples(learning, masks)) is not None],
+    )  # fmt: skip
     if student is None:
         return first
     shift, classifiers, parts = prior_shift(slices, job.settings), [other.f for other in others], list[Part]()
-    made = partial(Predictor.of, explainer, first.preparation, first.threshold, student, classifiers, shift)
+    predictor_with = partial(Predictor.of, explainer, first.preparation, first.threshold, student, classifiers, shift)
     for kind in kinds:
-        part = kind.fit(replace(learning, segment=made(parts).masks))
+        part = kind.fit(replace(learning, segment=predictor_with(parts).masks))
         parts += [] if part is None else [part]
-    return made(parts)
-
-
-def _examples(kinds: Sequence[type[Part]], learning: Learning, pseudo_masks: PseudoMasks) -> list[Examples]:
-    """What the parts add to the training of the student."""
-    return [examples for kind in kinds if (examples := kind.examples(learning, pseudo_masks)) is not None]
+    return predictor_with(parts)

@@ -1,8 +1,7 @@
 """A run folder, stage by stage: data -> slices (-> instances) -> the recipe -> scores -> masks.
 
-Every stage knows what it depends on (a key over files and settings), skips itself when its result is there, and goes on from its last
-checkpoint when it was killed; so the same command, given again, finishes the run. A stage is a function: what trains, writes, or waits
-for other processes of the job is called by name. All processes of a job call the same stages in the same order.
+Every stage has a key (over the files and settings it depends on), is skipped when its result is there, and resumes from its last
+checkpoint; so the same command, given again, finishes the run. All processes of a job call the same stages in the same order.
 """
 
 import time
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from coinseg.config.parsing import asks_opinion
 from coinseg.config.reading import refuse
@@ -43,22 +41,13 @@ from . import recipe
 from .mask_files import MaskFiles
 from .run_folder import changes, write_settings
 
-FORMAT = 2
-"""Of what is written beside scores and masks; raised where an older run has less, so that it is made once more. Nothing is trained again."""
-FINISHED = ("manifest.json", "report.html", "model.json")
-"""What a folder has once its run has ended: `segment` takes it for a model then."""
+FORMAT = 2  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
+FINISHED = ("manifest.json", "report.html", "model.json")  # in a folder whose run has ended: `segment` takes it for a model
 
 
 @dataclass
 class Workspace:
-    """One run folder.
-
-    Args:
-        data: what the user pointed at.
-        root: the output folder.
-        settings: of the run.
-        report: progress.
-    """
+    """One run: the user's `data`, the output folder `root`, the settings, and where progress is reported."""
 
     data: Path
     root: Path
@@ -90,13 +79,10 @@ class Workspace:
         return needed
 
     def start(self, overwrite: bool = True) -> None:
-        """Check, then write the settings down with the data they belong to; what says that a run of others ended goes first.
-
-        Args:
-            overwrite: whether results of data that have changed since may be replaced.
+        """Check, then write settings.yaml; `FINISHED` files of other data or settings are removed first.
 
         Raises:
-            UserError: see `check`; or the data have changed, and there are results of what they were.
+            UserError: see `check`; or the data have changed, there are results of what they were, and `overwrite` is False.
         """
         self.check()
         file, slices = self.root / "settings.yaml", self.root / "slices"
@@ -112,14 +98,7 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose predictor is trained; it is complete when it is made.
-
-    Args:
-        work: its folder.
-        store: the slices that were trained on and are scored.
-        predictor: of the recipe.
-        key: what its masks and scores depend on.
-    """
+    """A trained run: its folder, its slices, its predictor, and the key of what its masks and scores depend on."""
 
     work: Workspace
     store: SliceStore
@@ -145,11 +124,6 @@ def job_of(work: Workspace) -> recipe.Job:
     return recipe.Job(store, work.settings, work.root, work.report)
 
 
-def train_pair(work: Workspace, until: str = "coin") -> tuple[nn.Module, nn.Module | None]:
-    """The classifier f and the generator, see `recipe.train_pair`."""
-    return recipe.train_pair(job_of(work), until)
-
-
 def train(work: Workspace) -> Run:
     """Everything that learns."""
     job = job_of(work)
@@ -159,7 +133,6 @@ def train(work: Workspace) -> Run:
 
 
 def _kept(file: Path, key: str) -> dict[str, Any] | None:
-    """What a file holds, where it is of this key."""
     kept = read_json(file) if file.exists() else None
     return kept if kept and kept.get("key") == key else None
 
@@ -185,7 +158,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
 
 def masks_key(run: Run) -> str:
-    """What the masks of the user's own cases depend on: also on which labels were given, and not made from lesion masks."""
+    """The key of the masks of the user's own cases: they also depend on the labels that were given."""
     given = current().on_main(lambda: [(c.id, c.label, sorted(c.slice_labels.items())) for c in run.work.cohort.cases])
     return key_of([run.key, given, FORMAT])
 
@@ -193,11 +166,8 @@ def masks_key(run: Run) -> str:
 def write_masks(run: Run) -> dict[str, Any]:
     """Masks of the user's own cases, in their own geometry, under masks/, with an index; resumes where it stopped.
 
-    Under confidence/ is the confidence of each of their pixels, in percent, under the same names. Masks of another key are removed before
-    the first one is written, so that whatever is there is of the key in key.txt.
-
-    Cases labelled normal as a whole have no mask to make. Where anomalies were injected the user's scans have none, so the held-out
-    slices are written with their masks instead, as PNG. Several processes share the cases; all call this.
+    The confidence of each pixel, in percent, is under confidence/. Cases labelled normal as a whole get no mask; with injected
+    anomalies the held-out slices are written instead, as PNG. All processes call this and share the cases.
     """
     work, others, key = run.work, current(), masks_key(run)
     folder, confidences = work.root / "masks", work.root / "confidence"
@@ -207,12 +177,12 @@ def write_masks(run: Run) -> dict[str, Any]:
     files = MaskFiles(run.predictor, folder, confidences, work.step("masks"))
     others.on_main(lambda: files.begin(key))
     if work.settings.anomaly.kind != "none":
-        written = files.of_slices(run.held_out())
+        rows = files.of_slices(run.held_out())
     else:
-        every = others.on_main(lambda: work.cohort.cases)
-        written = files.of_cases(every, lambda case: case.label != 0 or 1 in case.slice_labels.values())
+        cases = others.on_main(lambda: work.cohort.cases)
+        rows = files.of_cases(cases, lambda case: case.label != 0 or 1 in case.slice_labels.values())
     seconds = round(time.perf_counter() - began, 2)
-    return write_table(folder, written, key=key, seconds=seconds) if others.here.is_main else {}
+    return write_table(folder, rows, key=key, seconds=seconds) if others.here.is_main else {}
 
 
 def warnings(run: Run) -> list[str]:
@@ -222,9 +192,8 @@ def warnings(run: Run) -> list[str]:
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)
     scores = Stage(root / "classifier", "").facts()["scores"]
-    auroc, units = scores["auroc"], "patients"
-    if auroc is None:  # no labels by slice
-        auroc, units = scores["auroc_scans"], "scans"
+    # Without labels by slice only scans have an AUROC.
+    auroc, units = (scores["auroc_scans"], "scans") if scores["auroc"] is None else (scores["auroc"], "patients")
     if auroc is not None and auroc < 0.7:
         lines.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out {units}): the masks can be no better than it")
     if run.work.settings.data.split_by == "slice":
@@ -234,8 +203,7 @@ def warnings(run: Run) -> list[str]:
 
 def counts(run: Run) -> dict[str, Any]:
     """The data in numbers, for the manifest."""
-    store, settings = run.store, run.work.settings
-    index, meta = store.index, store.meta
+    store, settings, index, meta = run.store, run.work.settings, run.store.index, run.store.meta
     searched = meta.get("witnesses")
     sides = [TrainingSlices(store, settings.anomaly, settings.seed, side) for side in (TRAINING, VALIDATION)]
     # Slices trained on as abnormal, and held-out ones labelled so (not only their scan); injected ones as first drawn.

@@ -15,7 +15,7 @@ from coinseg.runtime.files import holds_nothing, read_yaml, write_text
 
 
 def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -> Path:
-    """The data of a run folder; other settings than it was made with are refused, and other data where no slices were prepared yet.
+    """The data of a run folder.
 
     Raises:
         UserError: `out` holds something else, was made with other data or settings (unless `overwrite`), lies inside the
@@ -28,11 +28,9 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
         # Where slices are prepared, they say whether data at another place are others (`Workspace.start`).
         elsewhere = None if (out / "slices" / "store.json").exists() else data
         if (changed := changes(file, elsewhere, settings)) and not overwrite:
-            raise UserError(
-                f"{out} exists and was made with other settings ({'; '.join(changed[:4])})",
-                "the same settings to go on with it",
-                "choose another -o, or give --overwrite to redo what depends on them",
-            )
+            got = f"{out} exists and was made with other settings ({'; '.join(changed[:4])})"
+            fix = "choose another -o, or give --overwrite to redo what depends on them"
+            raise UserError(got, "the same settings to go on with it", fix)
         data = data or Path(str(read_yaml(file, "data")["data"]))
     elif out.exists() and not holds_nothing(out):
         raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
@@ -49,9 +47,10 @@ def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
     if not file.exists():
         return []
     stored = read_yaml(file, "data", "settings")
-    other = data is not None and data.resolve() != Path(str(stored["data"]))
-    found = differences(stored_settings(stored["settings"]), settings)
-    return [f"data: {stored['data']} -> {data and data.resolve()}", *found] if other else found
+    changed = differences(stored_settings(stored["settings"]), settings)
+    if data is not None and data.resolve() != Path(str(stored["data"])):
+        changed = [f"data: {stored['data']} -> {data.resolve()}", *changed]
+    return changed
 
 
 def write_settings(data: Path, root: Path, settings: Settings) -> None:

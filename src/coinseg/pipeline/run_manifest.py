@@ -13,8 +13,9 @@ from .run import Run, counts, warnings
 from .run_folder import as_yaml
 
 OUTPUTS = {
-    "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv", "confidence": "confidence", "model": "model.json",
-    "settings": "settings.yaml", "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
+    "report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv",
+    "confidence": "confidence", "model": "model.json", "settings": "settings.yaml",
+    "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
 }  # fmt: skip
 SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
 
@@ -22,20 +23,16 @@ SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area"
 def inputs_of(run: Run) -> list[dict[str, Any]]:
     """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
     file, key = run.work.root / "inputs.json", run.store.meta["key"]
-    if file.exists() and (made := read_json(file, "key", "inputs"))["key"] == key:
-        return list(made["inputs"])
-    found = [
-        {"case": case.id, "role": role, "path": str(path), "sha256": sha256_of(path)}
-        for case in run.work.cohort.cases
-        for role, paths in (
-            ("image", [case.image]),
-            ("organ", [m.path for m in case.organ]),
-            ("lesion", [m.path for m in case.lesion]),
-        )
-        for path in dict.fromkeys(paths)
-    ]
-    write_json(file, {"key": key, "inputs": found})
-    return found
+    if file.exists() and (stored := read_json(file, "key", "inputs"))["key"] == key:
+        return list(stored["inputs"])
+    inputs: list[dict[str, Any]] = []
+    for case in run.work.cohort.cases:
+        files = {"image": [case.image], "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
+        for role, paths in files.items():
+            common = {"case": case.id, "role": role}
+            inputs += [common | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
+    write_json(file, {"key": key, "inputs": inputs})
+    return inputs
 
 
 def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str, float]:
@@ -47,17 +44,17 @@ def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str
 
     # An attribution trains nothing after the classifier.
     pair = ("classifier", "coin") if run.predictor.generator is not None else ("classifier",)
-    found = {"prepare": run.store.meta["seconds"]}
-    found |= {"witnesses": searched["seconds"]} if (searched := run.store.meta.get("witnesses")) else {}
-    found |= {name: seconds(name) for name in pair}
+    stages = {"prepare": run.store.meta["seconds"]}
+    stages |= {"witnesses": searched["seconds"]} if (searched := run.store.meta.get("witnesses")) else {}
+    stages |= {name: seconds(name) for name in pair}
     if run.predictor.student is not None:
         if others := teacher_folders(settings):
-            found["teachers"] = sum(seconds(name, stage) for name in others for stage in pair)
-        found["student"] = seconds("student")
+            stages["teachers"] = sum(seconds(name, stage) for name in others for stage in pair)
+        stages["student"] = seconds("student")
         for part in parts_of(settings):  # also one that was fitted and not kept
-            stages = sorted((root / part.folder).rglob("stage.json"))
-            found |= {part.folder: sum(float(read_json(stage)["seconds"]) for stage in stages)} if stages else {}
-    return found | {"evaluate": scores["seconds"], "masks": masks["seconds"]}
+            if files := sorted((root / part.folder).rglob("stage.json")):
+                stages[part.folder] = sum(float(read_json(file)["seconds"]) for file in files)
+    return stages | {"evaluate": scores["seconds"], "masks": masks["seconds"]}
 
 
 def threshold_of(run: Run) -> dict[str, Any]:
@@ -66,43 +63,26 @@ def threshold_of(run: Run) -> dict[str, Any]:
     if run.predictor.student is None:
         method = "difference" if run.predictor.generator is not None else "attribution"
         return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
-    taught = read_json(run.work.root / "student" / "stage.json")
+    student = read_json(run.work.root / "student" / "stage.json")
     rule = (
-        f"half of what the student gives a pixel; it learnt from {taught['trusted']} of {taught['abnormal']} masks, "
+        f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks, "
         f"made with {threshold['value']:.4f}: {threshold['rule']}"
     )
-    return {
-        "value": run.predictor.segmenter.level,
-        "rule": rule + "".join(part.rule for part in run.predictor.parts),
-        "of": "student",
-    }
+    rule += "".join(part.rule for part in run.predictor.parts)
+    return {"value": run.predictor.segmenter.level, "rule": rule, "of": "student"}
 
 
 def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:
-    """The manifest of a finished run.
+    """The manifest of a finished run, with what `evaluate` and `write_masks` returned, and the command line.
 
-    Args:
-        run: the trained run.
-        scores: of `evaluate`.
-        masks: of `write_masks`.
-        command: the command line.
-
-    Returns:
-        What `facts` has, and seed, settings, data, inputs, model, timings_s, scores (those of `SCORES` and more; null
-        with its reason in null_because), audit, threshold, outputs (relative to the folder), warnings.
+    It has what `facts` has, and seed, settings, data, inputs, model, timings_s, scores (null with the reason in null_because),
+    audit, threshold, outputs (relative to the folder) and warnings.
     """
     root, settings = run.work.root, run.work.settings
     return {
-        **facts("run", command, None),
-        "seed": settings.seed,
-        "settings": as_yaml(settings.as_dict()),
-        "data": counts(run),
-        "inputs": inputs_of(run),
-        "model": model_of(root),
-        "timings_s": timings(run, scores, masks),
+        **facts("run", command, None), "seed": settings.seed, "settings": as_yaml(settings.as_dict()),
+        "data": counts(run), "inputs": inputs_of(run), "model": model_of(root), "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
-        "threshold": threshold_of(run),
-        "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
-        "warnings": warnings(run),
-    }
+        "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])}, "warnings": warnings(run),
+    }  # fmt: skip

@@ -1,7 +1,6 @@
-"""report.html: scores, examples, training curves and settings of a run, in one file.
+"""report.html: scores, examples, training curves and settings of a run, in one file without script or other sources.
 
-Pictures are data URIs, there is no script, and the page's content security policy forbids other sources. jinja2 escapes every
-text, because file names can contain anything.
+jinja2 escapes every text, because file names can contain anything.
 """
 
 import base64
@@ -28,11 +27,9 @@ from coinseg.runtime.stage import read_stats
 
 from .pictures import COLOURS, grey, heat, overlay
 
-Example = dict[str, Any]
-"""One row of examples.npz."""
+Example = dict[str, Any]  # One row of examples.npz
 Stats = list[dict[str, float]]
-INK = "#7a7d82"
-"""Colour of text in figures: readable on white and on black."""
+INK = "#7a7d82"  # Colour of text in figures: readable on white and on black
 GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
 FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
 PIXELS = "confidence of pixels"
@@ -191,20 +188,13 @@ def _plain(value: Any) -> str:
 
 
 def write_report(out: Path, manifest: dict[str, Any]) -> Path:
-    """Write report.html of a run folder; missing files are named on the page.
+    """Write report.html of a run folder and return its path; missing files are named on the page.
 
-    Args:
-        out: the run folder; classifier/stats.jsonl, coin/stats.jsonl and evaluation/examples.npz are read.
-        manifest: see `coinseg.pipeline.run_manifest.build`.
-
-    Returns:
-        The path of the page.
+    It reads */stats.jsonl and evaluation/examples.npz of `out`; the manifest is from `pipeline.run_manifest.build`.
     """
     names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
     parts = {name: manifest.get(name) or {} for name in names}
     settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
-    inside = (settings.get("data") or {}).get("split_by") == "slice"
-    called_from = (settings.get("classifier") or {}).get("threshold", 0.5)
     attributed = settings.get("method", "counterfactual") != "counterfactual"
     stages = ("classifier",) if attributed else ("classifier", "coin")
     stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
@@ -216,7 +206,9 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("page.html.jinja").render(
-        **parts, m=manifest, inside=inside, called_from=called_from, doubt=DOUBT, attributed=attributed, level=level, drawn=drawn,
+        **parts, m=manifest, doubt=DOUBT, attributed=attributed, level=level, drawn=drawn,
+        inside=(settings.get("data") or {}).get("split_by") == "slice",
+        called_from=(settings.get("classifier") or {}).get("threshold", 0.5),
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
         shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
         sizes=scores.get(SIZES) or [], counts=[scores.get(name) for name in COUNTS],
@@ -238,15 +230,12 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
 
 
 def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
-    """A small grid of examples as a PNG.
+    """A small grid of examples as a PNG; `UserError` where the file has none.
 
     Args:
         examples: evaluation/examples.npz of a run.
         out: the PNG.
         rows: number of examples, in turn from each group (best, median, worst, ...), every image once.
-
-    Raises:
-        UserError: there are no examples in the file.
     """
     loaded = _load(examples) or []
     turns = zip_longest(*([e for e in loaded if e["group"] == group] for group in GROUPS))

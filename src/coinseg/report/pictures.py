@@ -15,12 +15,9 @@ COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28
 """The colours of the thesis' figures: green, red, yellow."""
 WHITE = (255, 255, 255)
 OPACITY = 0.5
-DPI = 100
-"""Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels."""
-SMALL, LARGE = 9, 11
-"""Font sizes in points."""
-MARGIN = 10
-"""Pixels around a sheet."""
+DPI = 100  # Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels
+SMALL, LARGE = 9, 11  # Font sizes in points
+MARGIN = 10  # Pixels around a sheet
 Colour = tuple[int, int, int]
 Legend = tuple[tuple[Colour, str], ...]
 
@@ -45,15 +42,12 @@ def _cases(mask: np.ndarray, truth: np.ndarray) -> Iterator[tuple[np.ndarray, Co
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> np.ndarray:
-    """A mask against its truth, in the colours of the thesis, semi-transparent over the grey image.
+    """A mask against its truth, in the colours of the thesis, semi-transparent over the grey image: (H, W, 3) uint8.
 
     Args:
         image: (H, W) in [0, 1].
         mask: (H, W) bool, predicted.
         truth: (H, W) bool; None when it is unknown, then only the outline of the mask is drawn.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     rgb = _shades(image)
     if truth is None:
@@ -97,40 +91,24 @@ def heat(image: np.ndarray, difference: np.ndarray, top: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a sheet.
+    """One row of a sheet."""
 
-    Args:
-        label: written vertically at the left.
-        pictures: (H, W, 3) uint8, one for each column, all of one shape.
-        captions: a line under each picture, or none.
-    """
-
-    label: str
-    pictures: tuple[np.ndarray, ...]
-    captions: tuple[str, ...] = ()
+    label: str  # written vertically at the left
+    pictures: tuple[np.ndarray, ...]  # (H, W, 3) uint8, one for each column, all of one shape
+    captions: tuple[str, ...] = ()  # a line under each picture, or none
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Pictures in rows and columns.
+    """Pictures in rows and columns."""
 
-    Args:
-        title: above everything.
-        groups: columns that belong together: (heading over them or "", heading of each).
-        rows: from top to bottom.
-        legend: colours and their meaning.
-        ramp: the colour scale, (h, w, 3) uint8, and the meaning of its ends; or None.
-        side: pixels of the longer side of a picture; None chooses a readable multiple of the side of the array.
-        together: number of rows without a gap between them.
-    """
-
-    title: str
-    groups: tuple[tuple[str, tuple[str, ...]], ...]
-    rows: tuple[Row, ...]
-    legend: Legend = ()
-    ramp: tuple[np.ndarray, str] | None = None
-    side: int | None = None
-    together: int = 1
+    title: str  # above everything
+    groups: tuple[tuple[str, tuple[str, ...]], ...]  # columns that belong together: (heading over them or "", heading of each)
+    rows: tuple[Row, ...]  # from top to bottom
+    legend: Legend = ()  # colours and their meaning
+    ramp: tuple[np.ndarray, str] | None = None  # the colour scale, (h, w, 3) uint8, and the meaning of its ends; or None
+    side: int | None = None  # pixels of the longer side of a picture; None chooses a readable multiple of the side of the array
+    together: int = 1  # number of rows without a gap between them
 
 
 def _letters(width: float, size: float = SMALL) -> int:

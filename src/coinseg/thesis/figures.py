@@ -1,7 +1,7 @@
 """The figures of the thesis: several methods on the same slices, one PNG each.
 
-The differences of a figure share one colour scale. Saliency has one scale for each method, because a difference and an
-attribution have no common unit. The value of the brightest colour is written in every figure.
+The differences of a figure share one colour scale; saliency has one for each method, because a difference and an attribution have
+no common unit. The value of the brightest colour is written in every figure.
 """
 
 from collections.abc import Sequence
@@ -14,39 +14,25 @@ from coinseg.errors import UserError
 from coinseg.report.pictures import COLOURS, WHITE, Legend, Row, Sheet, confusion, contour, draw, grey, heat, overlay
 from coinseg.runtime.files import written_aside
 
-PROTOCOLS = {"replica": "mask_replica", "honest": "mask_honest"}
-"""Protocol -> the field of `Examples` with its masks."""
+PROTOCOLS = {"replica": "mask_replica", "honest": "mask_honest"}  # Protocol -> the field of `Examples` with its masks
 LEGEND: Legend = tuple(zip(COLOURS, ("true positive", "false positive", "false negative"), strict=True))
-MARGIN = 0.6
-"""Margin around a lesion in figure 9, in its longer sides."""
+MARGIN = 0.6  # Margin around a lesion in figure 9, in its longer sides
 RAMP = np.linspace(0, 1, 120)[None]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The results of one method on n slices, the same slices for every method of a figure.
+    """The results of one method on n slices, the same slices for every method of a figure."""
 
-    Args:
-        name: names of the slices, (n,) str.
-        image: (n, H, W) in [0, 1].
-        truth: (n, H, W) bool.
-        saliency: (n, H, W) in [0, 1].
-        mask_replica: masks of the thesis' protocol, (n, H, W) bool.
-        mask_honest: masks of the mask-free protocol, (n, H, W) bool.
-        before: f(X), (n,).
-        counterfactual: (n, H, W) in [0, 1]; None for attributions.
-        after: f(X_cf), (n,); None for attributions.
-    """
-
-    name: np.ndarray
-    image: np.ndarray
-    truth: np.ndarray
-    saliency: np.ndarray
-    mask_replica: np.ndarray
-    mask_honest: np.ndarray
-    before: np.ndarray
-    counterfactual: np.ndarray | None = None
-    after: np.ndarray | None = None
+    name: np.ndarray  # names of the slices, (n,) str
+    image: np.ndarray  # (n, H, W) in [0, 1]
+    truth: np.ndarray  # (n, H, W) bool
+    saliency: np.ndarray  # (n, H, W) in [0, 1]
+    mask_replica: np.ndarray  # masks of the thesis' protocol, (n, H, W) bool
+    mask_honest: np.ndarray  # masks of the mask-free protocol, (n, H, W) bool
+    before: np.ndarray  # f(X), (n,)
+    counterfactual: np.ndarray | None = None  # (n, H, W) in [0, 1]; None for attributions
+    after: np.ndarray | None = None  # f(X_cf), (n,); None for attributions
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -146,9 +132,8 @@ def compare(path: Path, rows: Sequence[tuple[str, Examples]], title: str, protoc
         protocol: whose masks, a key of `PROTOCOLS`.
     """
     first = _same_slices(rows)
-    masks = [_masks(examples, protocol) for _, examples in rows]
+    masks, tops = [_masks(e, protocol) for _, e in rows], [_top(e.saliency) for _, e in rows]
     groups, lines = [], []
-    tops = [_top(examples.saliency) for _, examples in rows]
     for (label, examples), top in zip(rows, tops, strict=True):
         second = f"saliency (top {top:#.2g})" if examples.counterfactual is None else "counterfactual"
         groups.append((label, ("input", second, "mask against truth")))
@@ -201,9 +186,8 @@ def figure10(path: Path, examples: Examples, protocol: str = "replica") -> Path:
     counterfactual, masks = examples.counterfactual, _masks(examples, protocol)
     if counterfactual is None:
         raise UserError("examples of an attribution", "examples with counterfactual images", "choose a counterfactual method")
-    changes = _change(examples.image, counterfactual)
+    changes, lines = _change(examples.image, counterfactual), []
     top = _top(changes)
-    lines = []
     for i, (name, image) in enumerate(zip(examples.name, examples.image, strict=True)):
         truth = examples.truth[i].astype(bool)
         shown = (grey(image), grey(counterfactual[i]), contour(changes[i] / top, truth), overlay(image, masks[i], truth))

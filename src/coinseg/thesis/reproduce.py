@@ -1,11 +1,7 @@
 """`coinseg reproduce`: train and score every row of a table of the thesis under both protocols, for every seed.
 
-    OUT/phantom/                    made when no data are given
-    OUT/seed0/slices, classifier    shared by all rows and tables of a seed
-    OUT/seed0/rows/<row>/           coin/ (where a generator was trained), row.json, examples.npz
-    OUT/table1.{md,csv,json,tex}    and figures/
-
-A finished row is not computed again; an interrupted one continues from its last checkpoint.
+OUT/seed0 has slices and the classifier, which all rows of a seed share, and rows/<row>/ with coin/, row.json and examples.npz; in
+OUT are table1.{md,csv,json,tex} and figures/. A finished row is kept; an interrupted one goes on from its last checkpoint.
 """
 
 import re
@@ -49,53 +45,33 @@ from .results import COLUMNS, draw, notes_of, record_of
 from .rows import TABLES, Row, Scale, settings_of
 from .tables import write_table
 
-PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")
-"""The cohort that is generated when no data are given."""
+PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")  # The cohort that is generated when no data are given
 FORMAT = 2
-EXAMPLES = 6
-"""Number of slices in the figures: abnormal ones, sampled with the seed, the same for every method."""
+EXAMPLES = 6  # Number of slices in the figures: abnormal ones, sampled with the seed, the same for every method
 
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments of `coinseg reproduce`.
+    """The arguments of `coinseg reproduce`."""
 
-    Args:
-        data: the data set.
-        out: output folder.
-        settings: those of the scale with the user's changes; their seed is not used.
-        scale: selects the changes of Singla et al.
-        seeds: number of seeds; each has its own split, classifier and generators.
-        slices: largest number of held-out slices to score, sampled with the seed, the same for every method; 0 is all.
-        fid: Inception weights for FID: a file, "download", or None for no FID.
-        fid_features: width of the Inception features.
-        overwrite: whether results of data that have changed since may be replaced.
-    """
-
-    data: Path
-    out: Path
-    settings: Settings
-    scale: Scale
-    seeds: int
-    slices: int
-    fid: str | None
-    fid_features: int
-    overwrite: bool = True
+    data: Path  # the data set
+    out: Path  # output folder
+    settings: Settings  # those of the scale with the user's changes; their seed is not used
+    scale: Scale  # selects the changes of Singla et al
+    seeds: int  # number of seeds; each has its own split, classifier and generators
+    slices: int  # largest number of held-out slices to score, sampled with the seed, the same for every method; 0 is all
+    fid: str | None  # Inception weights for FID: a file, "download", or None for no FID
+    fid_features: int  # width of the Inception features
+    overwrite: bool = True  # whether results of data that have changed since may be replaced
 
 
 @dataclass
 class Seed:
-    """One seed of a job: its slices, its classifier, its rows.
+    """One seed of a job: its slices, its classifier, its rows."""
 
-    Args:
-        job: the arguments of the command.
-        number: the seed.
-        report: progress.
-    """
-
-    job: Job
-    number: int
-    report: Report = silent
+    job: Job  # the arguments of the command
+    number: int  # the seed
+    report: Report = silent  # progress
 
     def __post_init__(self) -> None:
         self.settings = replace(self.job.settings, seed=self.number)
@@ -111,9 +87,8 @@ class Seed:
         self.members = np.sort(order[: self.job.slices or None])
 
     def _named(self, what: str) -> Report:
-        return lambda stage, done, total, values: self.report(
-            stage if stage.startswith("warning") else f"seed {self.number}, {what}", done, total, values
-        )
+        name = f"seed {self.number}, {what}"
+        return lambda stage, *progress: self.report(stage if stage.startswith("warning") else name, *progress)
 
     def _step(self, what: str) -> Any:
         return lambda done, total: self.report(f"seed {self.number}, {what}", done, total, {})
@@ -177,11 +152,10 @@ class Seed:
         began = time.perf_counter()
         threshold = explainer.choose_threshold(TrainingSlices(self.store, settings.anomaly, settings.seed))
         found = explain_all(self.slices, lambda batch: explained(explainer, batch), self._step(f"{name}, scores"), self.members)
-        level = settings.classifier.threshold
-        kept = gated(found, level)
+        kept = gated(found, settings.classifier.threshold)
         masks = masks_of(kept.refined, threshold.value, settings.masks)
         scores = {"replica": thesis_protocol(found), "honest": mask_free(kept, masks, threshold.value, settings)}
-        for protocol, value in self._realism(found, kept, level).items():
+        for protocol, value in self._realism(found, kept, settings.classifier.threshold).items():
             scores[protocol] |= value
         cut = scores["replica"]["threshold"]
         thesis = thesis_masks(found.saliency, 1.0 if cut is None else cut, found.counterfactual is not None)
@@ -194,10 +168,9 @@ class Seed:
         if found.counterfactual is None or kept.counterfactual is None:
             return {}
         called = kept.abnormal & (kept.before >= level)
-        honest = (kept.image[kept.normal], kept.counterfactual[called])
-        pairs = {"replica": (found.image, found.counterfactual), "honest": honest}
         scores: dict[str, dict[str, float | None]] = {}
-        for protocol, (real, fake) in pairs.items():
+        honest = (kept.image[kept.normal], kept.counterfactual[called])
+        for protocol, (real, fake) in {"replica": (found.image, found.counterfactual), "honest": honest}.items():
             scores[protocol] = {"fd_f": realism.classifier_distance(self.f, as_images(real), as_images(fake))}
             if self.job.fid:
                 scores[protocol]["fid"] = realism.fid(real, fake, self.job.fid_features, self.job.fid)
@@ -208,23 +181,17 @@ class Seed:
         chosen = np.sort(np.random.default_rng([self.number, 7]).permutation(abnormal)[:EXAMPLES])
         if not len(chosen):
             return
-        index = self.store.index
-        names = [f"{index['case'][row]}, slice {index['slice'][row]}" for row in found.rows[chosen]]
-        examples = Examples(
+        cases, numbers = self.store.index["case"], self.store.index["slice"]
+        names = [f"{cases[row]}, slice {numbers[row]}" for row in found.rows[chosen]]
+        save_examples(folder / "examples.npz", Examples(
             np.array(names), found.image[chosen], found.truth[chosen], found.saliency[chosen], thesis[chosen],
             honest_masks[chosen], found.before[chosen],
             None if found.counterfactual is None else np.clip(found.counterfactual[chosen], 0, 1),
             None if found.after is None else found.after[chosen],
-        )  # fmt: skip
-        save_examples(folder / "examples.npz", examples)
+        ))  # fmt: skip
 
     def both_directions(self, name: str, settings: Settings, folder: Path) -> list[Path]:
-        """Draw Singla et al. on an abnormal and a normal image: the anomaly removed, and one added (thesis 3.1).
-
-        Args:
-            name, settings: of the row.
-            folder: receives the figures.
-        """
+        """Draw Singla et al. on an abnormal and a normal image into `folder`: the anomaly removed, and one added (thesis 3.1)."""
         generator = train_coin(self.store, self.f, settings, self.place_of(name, settings) / "coin")
         device = choose_device(settings.engine)
         to_device(generator, device)
@@ -270,19 +237,15 @@ def on_phantom(settings: Settings) -> Settings:
 
 
 def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple[list[Path], list[dict[str, Any]]]:
-    """Run every row of a table for every seed and write the table and its figures.
+    """Run every row of a table for every seed and write table and figures; returns their files and the records (see `tables`).
+
+    `UserError` where data or settings cannot be used, or the Inception weights of FID are not there.
 
     Args:
         job: see `Job`.
         table: "table1", "table2" or "table3".
         name: of the data set, for the title.
         report: progress.
-
-    Returns:
-        The files written and the records they were written from (see `tables`).
-
-    Raises:
-        UserError: data or settings cannot be used, or the Inception weights of FID are not there.
     """
     if job.fid:
         realism.inception(job.fid_features, job.fid)  # refused now, not after hours
@@ -293,11 +256,8 @@ def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple
             results.setdefault(row, []).append(seed.row(row, settings))
     rows = seeds[0].rows_of(table)
     injected = job.settings.anomaly.kind != "none"
-    records = [
-        record_of(row, rows[row][0], by_seed, protocol, name, "synthetic" if injected else "real")
-        for protocol in ("replica", "honest")
-        for row, by_seed in results.items()
-    ]
+    kind, protocols = "synthetic" if injected else "real", ("replica", "honest")
+    records = [record_of(row, rows[row][0], each, p, name, kind) for p in protocols for row, each in results.items()]
     steps, size = job.settings.coin.steps, job.settings.data.size
     facts = {"scale": job.scale, "size": size, "steps": steps, "slices": job.slices, "seeds": job.seeds}
     notes = notes_of(facts, table, records, [row for row in TABLES[table] if row not in rows and "each" not in row])

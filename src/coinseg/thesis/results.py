@@ -8,8 +8,8 @@ from .figures import Examples, compare, figure5, figure9, figure10, load_example
 from .rows import ORDERINGS, TABLES, Row
 from .tables import Columns, orderings
 
-Result = Mapping[str, Any]
-"""The contents of a row.json."""
+Result = Mapping[str, Any]  # The contents of a row.json
+SIZES = ("tiny", "small", "medium", "large")
 COLUMNS: Columns = {
     "iou": ("IoU", "up", ".3f"),
     "iou_oracle": ("IoU, oracle threshold", "up", ".3f"),
@@ -18,16 +18,12 @@ COLUMNS: Columns = {
     "auprc": ("pixel AUPRC", "up", ".3f"),
     "false_positive_area": ("area marked on normals", "down", ".4f"),
     "lesions_touched": ("lesions touched", "up", ".2f"),
-    "found_tiny": ("found, tiny", "up", ".2f"),
-    "found_small": ("found, small", "up", ".2f"),
-    "found_medium": ("found, medium", "up", ".2f"),
-    "found_large": ("found, large", "up", ".2f"),
+    **{f"found_{size}": (f"found, {size}", "up", ".2f") for size in SIZES},
     "cv": ("CV", "up", ".3f"),
     "flip_rate": ("flip rate", "up", ".3f"),
     "fid": ("FID", "down", ".3f"),
     "fd_f": ("fd_f", "down", ".2f"),
 }
-SIZES = ("tiny", "small", "medium", "large")
 _NAMES = {"iou_mask_free": "iou", "dice_per_image": "dice"}
 
 
@@ -43,24 +39,22 @@ def record_of(name: str, row: Row, results: Sequence[Result], protocol: str, dat
     """One record of `tables`: the scores of a row on a data set under a protocol, one value for each seed.
 
     Args:
-        name: of the row.
-        row: its definition.
+        name, row: name and definition of the row.
         results: of each seed.
         protocol: "replica" (that of the thesis) or "honest" (mask-free).
         data: name of the data set.
         kind: "synthetic" or "real"; selects the figures of the thesis, which belong to "replica".
     """
     each = [scores_of(result, protocol) for result in results]
-    fid, cv, iou = row.thesis.get(kind, (None, None, None)) if protocol == "replica" else (None, None, None)
-    thesis = {score: value for score, value in (("fid", fid), ("cv", cv), ("iou", iou)) if value is not None}
+    figures = row.thesis.get(kind, ()) if protocol == "replica" else ()
+    thesis = {score: value for score, value in zip(("fid", "cv", "iou"), figures, strict=False) if value is not None}
     changes = ", ".join(f"{key} {value}" for key, value in row.coin.items())
     layers = sorted({str(r["layer"]) for r in results}) if row.method not in ("counterfactual", "rise") else []
     return {
         "method": name, "title": row.title, "protocol": protocol, "set": data, "seeds": len(results),
         "settings": ("Singla et al., " if row.singla else "") + changes + (f"layer {' / '.join(layers)}" if layers else ""),
         "scores": {score: [one.get(score) for one in each] for score in COLUMNS if any(score in one for one in each)},
-        "thesis": thesis,
-        "seconds": [result.get("training_s", 0.0) + result["scoring_s"] for result in results],
+        "thesis": thesis, "seconds": [result.get("training_s", 0.0) + result["scoring_s"] for result in results],
     }  # fmt: skip
 
 
@@ -86,11 +80,10 @@ def notes_of(facts: Mapping[str, Any], table: str, records: Sequence[Mapping[str
     ]
     if missing:
         notes.append(f"{', '.join(missing)}: left out, because CARL needs organ masks and the data have none.")
-    for line in orderings(records, "iou", ORDERINGS[table]):
-        if line["holds"] is not None:
-            verdict = "holds" if line["holds"] else "does not hold"
-            seeds = f"in {line['seeds_held']} of {line['seeds']} seeds"
-            notes.append(f"{line['protocol']}: {line['statement']}: {verdict} (IoU {line['by']:+.3f}; {seeds}).")
+    for order in orderings(records, "iou", ORDERINGS[table]):
+        verdict, seeds = "holds" if order["holds"] else "does not hold", f"in {order['seeds_held']} of {order['seeds']} seeds"
+        if order["holds"] is not None:
+            notes.append(f"{order['protocol']}: {order['statement']}: {verdict} (IoU {order['by']:+.3f}; {seeds}).")
     return notes
 
 
@@ -107,10 +100,8 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
     if not examples:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
     first = next(iter(examples.values()))
-    if table == "table1" and injected:
-        drawn.append(figure5(folder / "figure5.png", first.image, first.truth))
+    drawn = [figure5(folder / "figure5.png", first.image, first.truth)] if table == "table1" and injected else []
     comparisons = {
         "figure6": (("A", "B"), "Without and with perturbation"),
         "figure7": (("B", "F"), "Without and with skip connections"),
@@ -120,7 +111,7 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
         if all(name in examples for name in names):
             drawn.append(compare(folder / f"{stem}.png", [(name, examples[name]) for name in names], title, "replica"))
     if table == "table2":
-        shown = [(name, some(found, 3)) for name, found in examples.items() if name in TABLES[table]]
+        shown = [(name, some(each, 3)) for name, each in examples.items() if name in TABLES[table]]
         drawn += [figure9(folder / f"figure9-{protocol}.png", shown, protocol) for protocol in ("replica", "honest")]
         drawn.append(figure10(folder / "figure10.png", examples["COIN"], "honest"))
     return drawn
@@ -128,5 +119,5 @@ def draw(rows: Mapping[str, Path], table: str, folder: Path, injected: bool) -> 
 
 def some(examples: Examples, count: int) -> Examples:
     """The first `count` slices."""
-    values = {name: None if value is None else value[:count] for name, value in vars(examples).items()}
-    return Examples(**values)  # type: ignore[arg-type]
+    arrays: dict[str, Any] = {name: None if value is None else value[:count] for name, value in vars(examples).items()}
+    return Examples(**arrays)

@@ -7,55 +7,39 @@ from coinseg.config.parsing import PRESETS
 from coinseg.config.schema import AnomalySettings, AttributionSettings, Settings
 
 Scale = Literal["small", "paper"]
+Figures = tuple[float | None, float | None, float | None]  # FID, CV, IoU; None where there is none
 _DEFAULT, _THESIS = PRESETS["default"], PRESETS["thesis"]
 
 SCALES: dict[str, Settings] = {
     # For two CPU cores: the recipe of `coinseg run` on small slices with few steps, but with the fusion tanh(X + delta) and both
     # terms of L_idt of the thesis; template and share of the peak are those of docs/research/thesis.md.
     "small": replace(
-        _DEFAULT,
-        data=replace(_DEFAULT.data, size=48),
-        anomaly=AnomalySettings(template=15),
-        classifier=replace(_DEFAULT.classifier, name="small", steps=400),
-        coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300),
-        masks=replace(_DEFAULT.masks, peak=0.35),
-        attribution=AttributionSettings(masks=300),
+        _DEFAULT, data=replace(_DEFAULT.data, size=48), anomaly=AnomalySettings(template=15),
+        classifier=replace(_DEFAULT.classifier, name="small", steps=400), attribution=AttributionSettings(masks=300),
+        coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300), masks=replace(_DEFAULT.masks, peak=0.35),
     ),
     # 256x256 with the authors' networks, losses and lengths, for a GPU.
     "paper": replace(_THESIS, attribution=AttributionSettings(masks=6000, probability=0.1)),
-}
+}  # fmt: skip
 
 # The differences of Singla et al. to COIN (runs of the authors: KL weight 1, no total variation).
-SINGLA: dict[str, dict[str, Any]] = {
-    "small": {"conditions": 2, "tv": 0.0},
-    "paper": {"conditions": 2, "tv": 0.0, "classifier": 1.0},
-}
+SINGLA: dict[str, dict[str, Any]] = {"small": {"conditions": 2, "tv": 0.0}}
+SINGLA["paper"] = {**SINGLA["small"], "classifier": 1.0}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table.
+    """One row of a table."""
 
-    Args:
-        title: its description.
-        coin: changes to the settings `coin`.
-        singla: whether the changes of `SINGLA` come first.
-        method: "counterfactual" or an attribution.
-        layer: of an attribution; "each" makes one row for each layer of f.
-        thesis: the figures of the thesis: data set -> (FID, CV, IoU), None where there is none.
-    """
-
-    title: str
-    coin: dict[str, Any] = field(default_factory=dict)
-    singla: bool = False
-    method: str = "counterfactual"
-    layer: str = "last"
-    thesis: dict[str, tuple[float | None, float | None, float | None]] = field(default_factory=dict)
+    title: str  # its description
+    coin: dict[str, Any] = field(default_factory=dict)  # changes to the settings `coin`
+    singla: bool = False  # whether the changes of `SINGLA` come first
+    method: str = "counterfactual"  # "counterfactual" or an attribution
+    layer: str = "last"  # of an attribution; "each" makes one row for each layer of f
+    thesis: dict[str, Figures] = field(default_factory=dict)  # data set -> the figures of the thesis
 
 
-def _totalsegmentator(
-    fid: float | None, cv: float | None, iou: float
-) -> dict[str, tuple[float | None, float | None, float | None]]:
+def _totalsegmentator(fid: float | None, cv: float | None, iou: float) -> dict[str, Figures]:
     return {"synthetic": (fid, cv, iou)}
 
 
@@ -138,6 +122,5 @@ def settings_of(row: Row, base: Settings, scale: Scale) -> Settings:
     if "skips" in changes:
         changes["skips"] = min(changes["skips"], base.coin.depth - 1)
     layer = base.attribution.layer if row.layer == "each" else row.layer
-    return replace(
-        base, method=row.method, coin=replace(base.coin, **changes), attribution=replace(base.attribution, layer=layer)
-    )
+    attribution = replace(base.attribution, layer=layer)
+    return replace(base, method=row.method, coin=replace(base.coin, **changes), attribution=attribution)

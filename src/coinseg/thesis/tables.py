@@ -19,10 +19,8 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import csv_text, write_json, write_text
 
 Record = Mapping[str, Any]
-Columns = Mapping[str, tuple[str, str, str]]
-"""Score -> (heading, best direction "up", "down" or "", format of a number)."""
-Cell = tuple[str, bool]
-"""Text, and whether it is bold."""
+Columns = Mapping[str, tuple[str, str, str]]  # Score -> (heading, best direction "up", "down" or "", format of a number)
+Cell = tuple[str, bool]  # Text, and whether it is bold
 ABOUT = ("method", "title", "settings", "protocol", "set", "seeds")
 ARROWS = {"up": "↑", "down": "↓", "": ""}
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
@@ -53,14 +51,10 @@ def _moments(values: Sequence[float | None]) -> tuple[float | None, float | None
 
 
 def summarise(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One flat row for each record, in the same order.
+    """One flat row for each record, in the same order; `ValueError` where a score has not one value for each seed.
 
-    Returns:
-        The fields `ABOUT`; for every score `<score>_mean`, `_sd` (over n - 1, None with fewer than two values), `_n` (seeds with
-        a value) and, where the thesis has one, `_thesis`; and `seconds_mean`.
-
-    Raises:
-        ValueError: a score has not one value for each seed.
+    A row has the fields `ABOUT`, `seconds_mean`, and for every score `<score>_mean`, `_sd` (over n - 1, None with fewer than two
+    values), `_n` (seeds with a value) and, where the thesis has one, `_thesis`.
     """
     rows = []
     for record in map(_clean, records):
@@ -79,17 +73,15 @@ def summarise(records: Iterable[Record]) -> list[dict[str, Any]]:
 def orderings(
     records: Iterable[Record], score: str, pairs: Sequence[tuple[str, str, str]], direction: str = "up"
 ) -> list[dict[str, Any]]:
-    """Which orderings of the thesis hold.
+    """Which orderings of the thesis hold, for every protocol, set and pair.
+
+    `holds`: the mean of `better` is strictly better (None: no value); `by`: how much; `seeds_held` of the `seeds` with both.
 
     Args:
         records: see above; every protocol and set is compared by itself.
         score: the score to compare.
         pairs: (worse method, better method, the statement in words).
         direction: "up" when a higher score is better, else "down".
-
-    Returns:
-        For every protocol, set and pair: `holds` (the mean of `better` is strictly better; None when one has no value),
-        `by` (how much better on average), `seeds_held` of the `seeds` in which both have a value.
     """
     sign, groups = {"up": 1, "down": -1}[direction], _groups(map(_clean, records))
     lines = []
@@ -134,7 +126,8 @@ def _cell(row: Record, score: str, form: str, best: str | None, seeds: int) -> C
 def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[list[Cell]]]:
     """Headings and cells of a table; a column without any number is left out."""
     seeds = max(row["seeds"] for row in group)
-    headings, rows = ["method", "what it is"], [[(str(row["method"]), False), (_what(row), False)] for row in group]
+    about = [(str(row["method"]), "; ".join(str(row[name]) for name in ("title", "settings") if row[name])) for row in group]
+    headings, rows = ["method", "what it is"], [[(words, False) for words in pair] for pair in about]
     for score, (heading, direction, form) in columns.items():
         if all(row.get(f"{score}_mean") is None and row.get(f"{score}_thesis") is None for row in group):
             continue
@@ -148,10 +141,6 @@ def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[li
                 theirs = row.get(f"{score}_thesis")
                 line.append(("" if theirs is None else f"({format(theirs, form)})", False))
     return headings, rows
-
-
-def _what(row: Record) -> str:
-    return "; ".join(str(row[name]) for name in ("title", "settings") if row[name])
 
 
 def _seeds(group: Sequence[Record]) -> str:
@@ -203,11 +192,6 @@ def _latex(title: str, rows: Sequence[Record], columns: Columns, notes: Sequence
     return "\n".join(lines)
 
 
-def _csv(rows: Sequence[Record]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return csv_text([names, *([row.get(name) for name in names] for row in rows)])
-
-
 def write_table(
     folder: Path, stem: str, title: str, records: Sequence[Record], columns: Columns, notes: Sequence[str] = ()
 ) -> list[Path]:
@@ -225,8 +209,9 @@ def write_table(
         raise UserError(f"no results for {stem}", "results of at least one method", "finish the runs first")
     rows = summarise(records)
     whole = {"table": stem, "title": title, "rows": rows, "per_seed": _clean(list(records)), "notes": list(notes)}
-    shown = title, rows, columns, notes
-    for kind, text in {"md": _markdown(*shown), "csv": _csv(rows), "tex": _latex(*shown)}.items():
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    csv, shown = csv_text([names, *([row.get(name) for name in names] for row in rows)]), (title, rows, columns, notes)
+    for kind, text in {"md": _markdown(*shown), "csv": csv, "tex": _latex(*shown)}.items():
         write_text(folder / f"{stem}.{kind}", text)
     write_json(folder / f"{stem}.json", whole)
     return [folder / f"{stem}.{kind}" for kind in ("md", "csv", "json", "tex")]

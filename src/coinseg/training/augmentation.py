@@ -13,15 +13,8 @@ def augmentation(settings: ClassifierSettings) -> nn.Module:
     if settings.flip:
         steps += [K.RandomHorizontalFlip(), K.RandomVerticalFlip()]
     if settings.shift or settings.scale or settings.rotate:
-        steps.append(
-            K.RandomAffine(
-                settings.rotate,
-                (settings.shift, settings.shift),
-                (1 - settings.scale, 1 + settings.scale),
-                padding_mode="border",
-                p=0.9,
-            )
-        )
+        shifts, scales = (settings.shift, settings.shift), (1 - settings.scale, 1 + settings.scale)
+        steps.append(K.RandomAffine(settings.rotate, shifts, scales, padding_mode="border", p=0.9))
     if settings.blur:
         steps.append(K.RandomGaussianBlur((5, 5), (0.1, settings.blur), p=0.5))
     if settings.noise:

@@ -35,15 +35,13 @@ WEIGHTS = "model.safetensors"
 def train_classifier(store: SliceStore, settings: Settings, folder: Path | None = None, report: Report = silent) -> Classifier:
     """Train f on image labels, or load it where it was trained on the same data with the same settings.
 
+    f is returned frozen: images (B, 1, S, S) in [-1, 1] -> logits (B,), above 0 abnormal.
+
     Args:
         store: the prepared slices, or a `Dataset` of arrays; only images and labels are read.
         settings: seed, anomaly, classifier and engine are read.
-        folder: receives model.safetensors, stage.json with the scores on held-out slices, stats.jsonl; with None nothing is
-            written.
+        folder: receives model.safetensors, stage.json with the scores on held-out slices, stats.jsonl; None writes nothing.
         report: progress.
-
-    Returns:
-        f, frozen: images (B, 1, S, S) in [-1, 1] -> logits (B,), above 0 abnormal.
     """
     stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
@@ -86,16 +84,13 @@ def _scores(f: Classifier, store: SliceStore, settings: Settings) -> dict[str, A
 
 
 def predict(f: nn.Module, slices: TrainingSlices, indices: np.ndarray, fabric: Fabric) -> tuple[np.ndarray, np.ndarray]:
-    """f(X) and image labels of slices, with the anomalies of epoch 0; several processes share the work.
+    """f(X) in [0, 1], (n,) float32, and labels, (n,) int64, of slices, with the anomalies of epoch 0; processes share the work.
 
     Args:
         f: images -> logits.
         slices: one side of the split.
         indices: which of them, (n,).
         fabric: the device.
-
-    Returns:
-        f(X) in [0, 1], (n,) float32, and labels, (n,) int64.
     """
     rank = current().here
     shared = rank.share(indices)
@@ -112,17 +107,13 @@ def predict(f: nn.Module, slices: TrainingSlices, indices: np.ndarray, fabric: F
 
 
 def score_classifier(f: nn.Module, slices: TrainingSlices, fabric: Fabric, threshold: float) -> dict[str, float | None]:
-    """Scores of f on one side of the split.
+    """AUROC, accuracy and calibration error over slices with a label of their own, and AUROC over scans; None where undefined.
 
     Args:
         f: images -> logits.
         slices: one side of the split.
         fabric: the device.
         threshold: f(X) from which an image counts as abnormal, for the accuracy.
-
-    Returns:
-        AUROC, accuracy and calibration error over slices with a label of their own, and AUROC over scans; None where it is
-        undefined.
     """
     probability, labels = predict(f, slices, np.arange(len(slices)), fabric)
     by_slice = classification_scores(probability, np.where(slices.weak(), UNKNOWN, labels), threshold)

@@ -34,23 +34,13 @@ from .monitor import Monitor
 from .schedule import averaging
 
 WEIGHTS = "generator.safetensors"
-LAYER_IMAGES = 32
-"""Training images that a CAM's layer is chosen on."""
+LAYER_IMAGES = 32  # Training images that a CAM's layer is chosen on
 
 
 class CoinStep:
-    """A training step of generator and discriminator, with what it changes.
+    """A training step of generator and discriminator, with what it changes; networks and the frozen f are on the device.
 
-    Args:
-        slices: images and labels to train on.
-        f: the frozen classifier, on the device.
-        generator, discriminator: to train, on the device.
-        fabric: device and precision.
-        settings: coin and engine are read.
-
-    Attributes:
-        averaged: the moving average of the generator.
-        latest: every loss, scalar; those of the generator are of its last update.
+    `averaged` is the moving average of the generator; `latest` has every loss, those of the generator of its last update.
     """
 
     def __init__(
@@ -62,9 +52,8 @@ class CoinStep:
         self.method = coin if s.conditions == 1 else singla
         self.generator, self.discriminator = generator, discriminator
         self.averaged = AveragedModel(generator, multi_avg_fn=averaging(s.ema), use_buffers=True)
-        self.optimisers = [
-            torch.optim.Adam(m.parameters(), lr=s.lr, betas=(s.beta1, s.beta2)) for m in (generator, discriminator)
-        ]
+        modules, betas = (generator, discriminator), (s.beta1, s.beta2)
+        self.optimisers = [torch.optim.Adam(module.parameters(), lr=s.lr, betas=betas) for module in modules]
         g, self.g_optimiser = fabric.setup(compiled(generator, settings.engine), self.optimisers[0])
         # Not compiled: spectral normalisation updates itself in place between its two passes of a step.
         d, self.d_optimiser = fabric.setup(discriminator, self.optimisers[1])
@@ -120,19 +109,15 @@ def train_coin(
 ) -> Generator:
     """Train the generator of COIN, or of Singla et al. (`coin.conditions`), against a frozen classifier, or load it.
 
+    The generator (its moving average when coin.ema > 0) is in evaluation mode: X -> X_cf, (B, 1, S, S) in [-1, 1]. `UserError`
+    where the side of the images does not suit coin.depth, organ masks are missing, or a loss is no longer finite.
+
     Args:
-        store: the prepared slices, or a `Dataset` of arrays; only images and labels are read, and organ masks where coin.regions
-            asks.
+        store: the prepared slices, or a `Dataset` of arrays; images and labels are read, and organ masks where coin.regions asks.
         f: images (B, 1, S, S) in [-1, 1] -> logits (B,); it is frozen, its weights stay.
         settings: seed, anomaly, coin, engine and classifier.threshold (for the monitor) are read.
-        folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; with None nothing is written.
+        folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; None writes nothing.
         report: progress.
-
-    Returns:
-        The generator (its moving average when coin.ema > 0) in evaluation mode: X -> X_cf, (B, 1, S, S) in [-1, 1].
-
-    Raises:
-        UserError: the side of the images does not suit coin.depth, organ masks are missing, or a loss is no longer finite.
     """
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
@@ -155,19 +140,13 @@ def train_coin(
 
 
 def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Path | None = None) -> str | None:
-    """Choose the layer for a CAM where `attribution.layer` is "best", on training images labelled abnormal.
-
-    It is the layer whose maps, inserted and deleted pixel by pixel, move f the most (`attribution.best_layer`); no lesion mask is
-    used.
+    """The layer a CAM looks at where attribution.layer is "best", else None: that with the best `attribution.best_layer`.
 
     Args:
         store: the prepared slices.
         f: the frozen classifier.
         settings: seed, anomaly, method, attribution, coin and masks are read.
-        folder: receives layer.json with the scores of all layers; a choice for the same inputs is read from there. None keeps nothing.
-
-    Returns:
-        The name of the layer; None where none is to be chosen.
+        folder: keeps layer.json with the scores of all layers, which is read for the same inputs; None keeps nothing.
     """
     if settings.method not in KINDS or settings.attribution.layer != "best":
         return None

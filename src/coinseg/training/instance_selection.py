@@ -1,14 +1,11 @@
 """Labels per scan: which slices of an abnormal scan are abnormal? (Multiple-instance learning: scans are bags, slices instances.)
 
-Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients:
-one that had seen the scan would recognise it and call all of its slices abnormal. Slices that score above nearly every slice of
-normal scans are selected and trained on as abnormal; the other slices of abnormal scans are left out, as nobody labelled them
-normal. Lesion masks are not used. Reasons: docs/decisions/0004-hospital-data.md, which calls selected slices witnesses, as
-files do.
+Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients.
+Slices that score above nearly every slice of normal scans are trained on as abnormal, the others of abnormal scans left out.
+docs/decisions/0004-hospital-data.md has the reasons; selected slices are called witnesses there and in files.
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,30 +25,23 @@ from .classifier import predict, train_classifier
 from .keys import stage_key
 
 FILE = "witnesses.json"
-QUANTILE = 0.95
-"""Quantile of f(X) over slices of normal scans that a selected slice exceeds."""
-FOLD_STEPS = 0.5
-"""Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients."""
-ROUNDS = 2
-"""The second round trains on the slices that the first has selected."""
+QUANTILE = 0.95  # Quantile of f(X) over slices of normal scans that a selected slice exceeds
+FOLD_STEPS = 0.5  # Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients
+ROUNDS = 2  # The second round trains on the slices that the first has selected
 INHERITED = (
     "labels are per scan, and there are too few training patients of both classes to look for the abnormal slices: every slice "
     "of an abnormal scan was trained on as abnormal; add scans"
-)
-"""The warning where nothing could be selected."""
+)  # The warning where nothing could be selected
 
 
 def find_instances(probability: np.ndarray, scan: np.ndarray, label: np.ndarray, quantile: float = QUANTILE) -> np.ndarray:
-    """Select slices of abnormal scans: those above nearly all normal slices, and the highest of each scan.
+    """Select slices of abnormal scans, (n,) bool: those above nearly all normal slices, and the highest of each scan.
 
     Args:
         probability: f(X) by a classifier that has not seen the slices, (n,).
         scan: the scan of every slice, (n,).
         label: that of the scan, 0 or 1, (n,).
         quantile: of f(X) over the normal slices, which a selected slice exceeds.
-
-    Returns:
-        (n,) bool; never a normal slice.
     """
     abnormal = label == 1
     selected = abnormal & (probability > np.quantile(probability[label == 0], quantile))
@@ -63,15 +53,12 @@ def find_instances(probability: np.ndarray, scan: np.ndarray, label: np.ndarray,
 
 
 def two_folds(patients: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray | None:
-    """Two folds, by patient and stratified by label.
+    """Two folds by patient, stratified by label: 0 or 1 for every slice, (n,); None where a fold would lack a class.
 
     Args:
         patients: of every slice, (n,).
         label: of every slice, 0 or 1, (n,).
         seed: decides the folds.
-
-    Returns:
-        0 or 1 for every slice, (n,); None where a fold would lack one of the classes.
     """
     if len(set(patients.tolist())) < 2:
         return None
@@ -82,26 +69,22 @@ def two_folds(patients: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray 
 
 
 def select_instances(store: SliceStore, settings: Settings, folder: Path, report: Report = silent) -> SliceStore:
-    """Leave out the weak training slices that are not selected.
+    """The store to train on, without the weak slices that are not selected; witnesses.json as its `meta["witnesses"]`.
+
+    With too few training patients for two folds every weak slice stays (`INHERITED`); without weak slices it is `store` itself.
 
     Args:
         store: the prepared slices; images, image labels and which of them are weak are read.
         settings: seed, anomaly, classifier and engine are read.
         folder: receives witnesses.json and the classifiers; an interrupted selection goes on from the last checkpoint.
         report: progress.
-
-    Returns:
-        The store to train on, with the contents of witnesses.json as `meta["witnesses"]`; `store` itself without weak slices.
-        With too few training patients for two folds every weak slice stays (`INHERITED`).
     """
     training = np.flatnonzero(store.index["split"] == TRAINING)
     weak = training[store.index["weak"][training] == 1]
     if not len(weak):
         return store
-    key = stage_key(
-        "instances", settings, contents=store.meta["contents"], quantile=QUANTILE, fold_steps=FOLD_STEPS, rounds=ROUNDS
-    )
-    file = folder / FILE
+    constants = {"quantile": QUANTILE, "fold_steps": FOLD_STEPS, "rounds": ROUNDS}
+    key, file = stage_key("instances", settings, contents=store.meta["contents"], **constants), folder / FILE
     selection = current().broadcast(read_json(file) if file.exists() else None)
     if selection is None or selection["key"] != key:
         selection = current().broadcast({"key": key, **_select(store, settings, folder, report, training, weak)})
@@ -145,11 +128,8 @@ def _select(
 def _probability(view: SliceStore, settings: Settings, folder: Path, report: Report, number: int) -> np.ndarray:
     """f(X) of the held-out slices of a view of the store, (n,), by classifier `number` of 2 * `ROUNDS`, trained on the others."""
     steps = max(1, round(FOLD_STEPS * settings.classifier.steps))
-
-    def progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        report("witnesses", number * steps + done, 2 * ROUNDS * steps, values)
-
     shorter = replace(settings, classifier=replace(settings.classifier, steps=steps))
-    f = train_classifier(view, shorter, folder / f"round{number // 2}_fold{number % 2}", progress)
+    before, whole, place = number * steps, 2 * ROUNDS * steps, folder / f"round{number // 2}_fold{number % 2}"
+    f = train_classifier(view, shorter, place, lambda _, done, total, values: report("witnesses", before + done, whole, values))
     slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
     return predict(f, slices, np.arange(len(slices)), make_fabric(settings.engine))[0]

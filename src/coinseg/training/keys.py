@@ -1,7 +1,4 @@
-"""What every trained stage depends on, in one table; a stage whose key is unchanged is not trained again.
-
-The keys of version 1 are those that coinseg had before there were versions, so that older run folders are still recognised.
-"""
+"""What every trained stage depends on; a stage whose key is unchanged is not trained again. Keys of version 1 omit it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,23 +15,16 @@ from coinseg.runtime.files import key_of
 
 DEFAULT_THRESHOLD = 0.5
 """`classifier.threshold` in keys of f, whatever it is: f is trained without it. Older keys had it, and this is its default."""
-NOT_HASHED = object()
-"""For `Dependencies.unread`: the setting was never part of a key."""
+NOT_HASHED = object()  # For `Dependencies.unread`: the setting was never part of a key
 
 
 @dataclass(frozen=True)
 class Dependencies:
-    """What one stage depends on.
+    """What one stage depends on; raise `version` with every change that leads to other weights (an equation, a random stream)."""
 
-    Args:
-        version: of its algorithm. Raise it with every change that leads to other weights (an equation, an initialisation, a
-            random stream): what was trained before is then trained again.
-        inputs: names of sections of `Settings`, and of what the stage is given beside them; in the order of the hash.
-        unread: section -> settings in it that its training does not read, with the value that is hashed in their place.
-    """
-
-    version: int
-    inputs: tuple[str, ...]
+    version: int  # of its algorithm
+    inputs: tuple[str, ...]  # sections of `Settings`, and what the stage is given beside them; in the order of the hash
+    # Section -> settings in it that its training does not read, with the value that is hashed in their place.
     unread: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -43,27 +33,19 @@ STAGES = {
     "instances": Dependencies(1, ("contents", "classifier", "seed", "quantile", "fold_steps", "rounds"), _F_UNREAD),
     "classifier": Dependencies(1, ("contents", "anomaly", "classifier", "seed"), _F_UNREAD),
     "generator": Dependencies(1, ("contents", "anomaly", "f", "coin", "seed")),
-    "student": Dependencies(
-        1,
-        ("teacher", "student", "seed"),
-        # Read once masks are made with the student; `gate` was hashed with the default of its time.
-        {"student": {"gate": 0.0, "novelty": NOT_HASHED, "opinion": NOT_HASHED, "neighbours": NOT_HASHED}},
-    ),
-}
+    # Its other settings are read once masks are made with it; `gate` was hashed with the default of its time.
+    "student": Dependencies(1, ("teacher", "student", "seed"), {
+        "student": {"gate": 0.0, "novelty": NOT_HASHED, "opinion": NOT_HASHED, "neighbours": NOT_HASHED},
+    }),
+}  # fmt: skip
 """The trained stages. "contents" is the data's digest (`store.meta`), "f" that of the classifier's weights, "teacher" the key of
 what makes the pseudo-masks."""
+# Of the injected anomaly (`data/slices/synthetic_anomaly.py` and its random stream), for every stage that sees it.
 ANOMALY_VERSION = 2
-"""Of the injected anomaly (`data/slices/synthetic_anomaly.py` and its random stream), for every stage that sees it."""
 
 
 def stage_key(stage: str, settings: Settings, **given: Any) -> str:
-    """The key of a stage.
-
-    Args:
-        stage: a name in `STAGES`.
-        settings: of the run.
-        given: its inputs that are no settings.
-    """
+    """The key of a stage in `STAGES`; `given` are its inputs that are no settings."""
     needs = STAGES[stage]
     hashed = [given[name] if name in given else _section(name, settings, needs.unread.get(name, {})) for name in needs.inputs]
     return key_of([*hashed, needs.version] if needs.version > 1 else hashed)

@@ -14,8 +14,7 @@ from coinseg.runtime.streams import seed_step
 
 from .schedule import one_cycle
 
-LOG_EVERY = 10
-"""Steps between two lines of the log."""
+LOG_EVERY = 10  # Steps between two lines of the log
 Step = Callable[[int], Mapping[str, Tensor]]
 """The number of a step, from 0 -> the losses (scalars) of that step, after the optimisers have made theirs."""
 
@@ -24,21 +23,17 @@ def fit(
     name: str, stage: Stage, parts: Mapping[str, Any], step: Step, settings: Settings, report: Report, decay: bool = True,
     after_step: Callable[[int], None] = lambda done: None,
 ) -> None:  # fmt: skip
-    """Train to the last step, from the last checkpoint of the stage where there is one.
+    """Train to the last step, from the last checkpoint of the stage where there is one; `UserError` when a loss is not finite.
 
     Args:
         name: "classifier", "coin" or "student": the section of the settings whose steps and lr are read, and the name in reports.
         stage: receives checkpoints and the log.
-        parts: what a step changes, by name, for checkpoints: networks, optimisers (whose learning rate is set here), dictionaries
-            of tensors.
+        parts: what a step changes, by name: networks, optimisers (whose learning rate is set here), dictionaries of tensors.
         step: see `Step`. The random numbers of PyTorch are seeded before each.
         settings: seed, engine and the section `name` are read.
         report: progress, every `LOG_EVERY` steps.
         decay: let the learning rate follow `one_cycle`; else it is constant.
         after_step: called with the number of steps that are done, after the log and before a checkpoint.
-
-    Raises:
-        UserError: a loss or a weight is no longer finite.
     """
     section, setting = getattr(settings, name), f"{name}.lr"
     optimisers, start = [part for part in parts.values() if isinstance(part, Optimizer)], 0

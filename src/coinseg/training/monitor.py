@@ -19,23 +19,14 @@ from coinseg.runtime.files import written_aside
 from coinseg.runtime.stage import Report, Stage
 from coinseg.runtime.streams import Stream, random_stream
 
-PROBE = 64
-"""Training images that are looked at, half of them abnormal."""
-SHOWN = 8
-"""Of these in a sample picture."""
+PROBE = 64  # Training images that are looked at, half of them abnormal
+SHOWN = 8  # Of these in a sample picture
 
 
 class Monitor:
     """Looks at the same few training images again and again; in the first process alone, which logs and reports.
 
-    Args:
-        slices: images and image labels.
-        f: the frozen classifier.
-        averaged: the moving average of the generator in training.
-        fabric: the device.
-        settings: seed, classifier.threshold, coin.steps and engine.sample_every are read.
-        stage: receives sample pictures and lines of the log.
-        report: progress, and warnings in the second half of the training.
+    The stage receives sample pictures and lines of the log, `report` also warnings in the second half of the training.
     """
 
     def __init__(
@@ -68,8 +59,7 @@ class Monitor:
 
     def look(self, name: str) -> dict[str, float]:
         """Share of abnormal images that flip, and mean absolute change on [0, 1]; writes the sample picture `name`."""
-        generator = self.averaged.module
-        was_training = generator.training
+        generator, was_training = self.averaged.module, self.averaged.module.training
         generator.eval()
         explained = coin.explain(self.images, generator, self.f, threshold=0.0)
         generator.train(was_training)
@@ -78,38 +68,26 @@ class Monitor:
         change = explained.saliency.flatten(1).mean(1).cpu().numpy()
         called = before >= self.threshold
         if self.stage.folder:
-            path = self.stage.file(f"samples/{name}.png")
-            save_sample(path, self.images[:SHOWN].cpu(), counterfactual[:SHOWN].cpu())
-        return {
-            "probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0,
-            "probe_change_abnormal": float(change[self.labels == 1].mean()) if (self.labels == 1).any() else 0.0,
-            "probe_change_normal": float(change[self.labels == 0].mean()) if (self.labels == 0).any() else 0.0,
-        }
+            save_sample(self.stage.file(f"samples/{name}.png"), self.images[:SHOWN].cpu(), counterfactual[:SHOWN].cpu())
+        changes = {word: change[self.labels == label] for word, label in (("abnormal", 1), ("normal", 0))}
+        flipped = {"probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0}
+        return flipped | {f"probe_change_{word}": float(part.mean()) if len(part) else 0.0 for word, part in changes.items()}
 
     @staticmethod
     def warnings(facts: Mapping[str, float]) -> list[str]:
         """What a user should know before trusting the masks, from what `look` returned."""
-        lines = []
-        if facts["probe_flip_rate"] < 0.5:
-            lines.append(
-                f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal: train longer (coin.steps) "
-                "or raise coin.classifier"
-            )
-        if facts["probe_change_normal"] > 0.1:
-            lines.append("normal images are changed by more than 10% on average: raise coin.identity or lower coin.lr")
-        if facts["probe_change_abnormal"] < 1e-4:
-            lines.append("the generator changes nothing: lower coin.identity and coin.tv")
-        return lines
+        few = f"only {facts['probe_flip_rate']:.0%} of abnormal images flip to normal"
+        much = "normal images are changed by more than 10% on average"
+        checks = {
+            f"{few}: train longer (coin.steps) or raise coin.classifier": facts["probe_flip_rate"] < 0.5,
+            f"{much}: raise coin.identity or lower coin.lr": facts["probe_change_normal"] > 0.1,
+            "the generator changes nothing: lower coin.identity and coin.tv": facts["probe_change_abnormal"] < 1e-4,
+        }
+        return [warning for warning, wrong in checks.items() if wrong]
 
 
 def save_sample(path: Path, x: Tensor, counterfactual: Tensor) -> None:
-    """Write a PNG with X, X_cf and |X - X_cf| in three rows.
-
-    Args:
-        path: the file.
-        x: images (n, 1, S, S) in [-1, 1].
-        counterfactual: X_cf, alike.
-    """
+    """Write a PNG with X, X_cf (both (n, 1, S, S) in [-1, 1]) and |X - X_cf| in three rows."""
     rows = [x[:, 0] / 2 + 0.5, counterfactual[:, 0] / 2 + 0.5, (x - counterfactual)[:, 0].abs().clamp(max=1)]
     grid = torch.cat([torch.cat(list(row), dim=1) for row in rows])
     pixels = (grid.clamp(0, 1) * 255).round().byte().numpy()

@@ -12,22 +12,13 @@ from coinseg.data.slices.student_data import IGNORED, PseudoMasks
 from coinseg.masks.postprocess import IN_PLANE
 from coinseg.runtime.devices import CHUNK
 
-LEAST = 20
-"""Pseudo-masks, or synthetic lesions, that are needed at least to learn from them."""
+LEAST = 20  # Pseudo-masks, or synthetic lesions, that are needed at least to learn from them
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and confidence (B,) in [0, 1], NaN where f calls the image normal."""
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
-    """Targets whose pixels next to a mask are `IGNORED`; outside of it only, as a small lesion has no inside to spare.
-
-    Args:
-        masks: (n, S, S) bool.
-        band: width of the band in pixels; 0 is none.
-
-    Returns:
-        (n, S, S) uint8, see `PseudoMasks`.
-    """
+    """Targets (n, S, S) uint8 of masks (n, S, S) bool; pixels up to `band` pixels outside a mask are `IGNORED`."""
     target = masks.astype(np.uint8)
     if band:
         target[ndimage.binary_dilation(masks, IN_PLANE, band) & ~masks] = IGNORED

@@ -8,10 +8,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def averaging(decay: float) -> Callable[..., None]:
-    """The exponential moving average of weights for `AveragedModel`, corrected for its start.
+    """The exponential moving average of weights for `AveragedModel`, corrected for its start; with decay 0 the last weights.
 
-    After n updates the weights w_i count (1 - decay) decay^(n - i) / (1 - decay^n) each, as in Adam's moments (Kingma, Ba 2015,
-    section 3); without the correction w_1 would count a third after 100 updates with decay 0.99. With decay 0 it is w_n.
+    After n updates the weights w_i count (1 - decay) decay^(n - i) / (1 - decay^n) each (as Adam's moments; Kingma, Ba 2015).
     """
 
     def update(averaged: Any, latest: Any, updates: Any) -> None:
@@ -22,7 +21,7 @@ def averaging(decay: float) -> Callable[..., None]:
 
 
 def one_cycle(step: int, steps: int, warmup: float = 0.1) -> float:
-    """The learning rate at a step as a share of the largest one: linear warm-up from 0.001, then half a cosine down to 0.001.
+    """The learning rate at a step (from 0) as a share of the largest: linear warm-up from 0.001, half a cosine down to 0.001.
 
     Args:
         step: its number, from 0.

@@ -1,9 +1,7 @@
 """Training of the student, which learns from the pseudo-masks of the counterfactual method and draws the final masks.
 
-The generator explains one image at a time and errs here and there; a network that learns from all its masks together keeps what
-they have in common. No mask of an expert is used: images labelled normal are taught as empty; of those labelled abnormal only the
-ones with a confident pseudo-mask are taught (`pseudo_masks.py`). Every second network also learns synthetic lesions
-(`synthetic_lesions.py`): cautious and generous networks are better together than either (docs/research/student.md, study 22).
+Images labelled normal are taught as empty, of those labelled abnormal only the ones with a confident pseudo-mask; no mask of an
+expert is used. Every second network also learns synthetic lesions (docs/research/student.md, study 22).
 """
 
 from collections.abc import Callable, Sequence
@@ -31,27 +29,22 @@ from .pseudo_masks import LEAST, Masks, collect_pseudo_masks
 from .schedule import averaging
 
 WEIGHTS = "model.safetensors"
-EMA = 0.99
-"""Decay of the moving average of the weights."""
-SMOOTH = 0.01
-"""Pixels that are added to both sides of the Dice coefficient."""
+EMA = 0.99  # Decay of the moving average of the weights
+SMOOTH = 0.01  # Pixels that are added to both sides of the Dice coefficient
 
 
 def augment(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate, mirror, scale and shift image and target alike; then change brightness, contrast and noise of the image.
 
-    Args:
-        image: (B, 1, S, S) in [-1, 1].
-        target: (B, 1, S, S) of 0, 1 and `IGNORED`.
+    The image is (B, 1, S, S) in [-1, 1], the target alike of 0, 1 and `IGNORED`.
     """
     n = len(image)
     draw = torch.rand(n, 5) * 2 - 1
     angle, scale = draw[:, 0] * 0.35, 1 + 0.2 * draw[:, 1]
     mirror = torch.where(draw[:, 2] < 0, -scale, scale)
-    rows = (torch.cos(angle) * mirror, -torch.sin(angle) * scale, draw[:, 3] * 0.1), (
-        torch.sin(angle) * mirror, torch.cos(angle) * scale, draw[:, 4] * 0.1,
-    )  # fmt: skip
-    theta = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    first = torch.stack([torch.cos(angle) * mirror, -torch.sin(angle) * scale, draw[:, 3] * 0.1], 1)
+    second = torch.stack([torch.sin(angle) * mirror, torch.cos(angle) * scale, draw[:, 4] * 0.1], 1)
+    theta = torch.stack([first, second], 1)
     grid = F.affine_grid(theta, list(image.shape), align_corners=False)
     image = F.grid_sample(image, grid, padding_mode="border", align_corners=False)
     target = F.grid_sample(target, grid, mode="nearest", padding_mode="zeros", align_corners=False)
@@ -63,15 +56,12 @@ def augment(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tensor:
-    """Binary cross-entropy minus log Dice, over the pixels that are not `IGNORED`.
-
-    Log Dice and not 1 - Dice, which is flat where nothing is marked: with small lesions training would stay there.
+    """Binary cross-entropy minus log Dice, over the pixels that are not `IGNORED`; 1 - Dice is flat where nothing is marked.
 
     Args:
         logits: (B, 1, S, S).
         target: (B, 1, S, S) of 0, 1 and `IGNORED`.
-        per_image: share of log Dice that is the mean over the images with a lesion, where a small lesion counts as much as a
-            large one; the rest is log Dice of all pixels of the batch together.
+        per_image: share of log Dice that is the mean over images with a lesion; the rest is log Dice of all pixels of the batch.
     """
     valid, inside = (target != IGNORED).float(), (target == 1).float()
     entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * valid).mean()
@@ -93,12 +83,9 @@ def _joined(examples: Sequence[Examples]) -> Examples | None:
 
 
 def _batch(
-    slices: TrainingSlices,
-    pseudo_masks: PseudoMasks,
-    lesions: Examples | None,
-    settings: StudentSettings,
+    slices: TrainingSlices, pseudo_masks: PseudoMasks, lesions: Examples | None, settings: StudentSettings,
     rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Images and targets (B, 1, S, S): half with pseudo-masks, half normal; of these a share with synthetic lesions."""
     half, side = settings.batch // 2, slices.store.size
     chosen = rng.choice(len(pseudo_masks.indices), half)
@@ -119,20 +106,18 @@ def train_student(
     slices: TrainingSlices, masks: Masks, settings: Settings, teacher: str = "", folder: Path | None = None,
     report: Report = silent, examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: (),
 ) -> nn.Module | None:  # fmt: skip
-    """Train the student, or load it where it was trained on the same masks.
+    """Train the student, or load it where it was trained on the same masks; None where too few masks are trusted.
+
+    The student (its moving average) is in evaluation mode: images (B, 1, S, S) in [-1, 1] -> logits alike.
 
     Args:
         slices: the training side; images and image labels.
         masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
         settings: seed, student and engine are read.
         teacher: key of everything that `masks` depends on; not needed without a folder.
-        folder: receives model.safetensors, stage.json and stats.jsonl; with None nothing is written.
+        folder: receives model.safetensors, stage.json and stats.jsonl; None writes nothing.
         report: progress.
         examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
-
-    Returns:
-        The student (its moving average) in evaluation mode: images (B, 1, S, S) in [-1, 1] -> logits alike. None where too few
-        masks are trusted, which stage.json says.
     """
     s, fabric = settings.student, make_fabric(settings.engine)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)

@@ -1,14 +1,11 @@
 """A table with one row for each image, volume or slice of a volume; recognised by a column of files (see `COLUMNS`).
 
-    data/
-      labels.csv            file,label,patient,slice,mask,organ     (only file is required)
-      images/a.png          named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one of its series)
-      masks/a.png           used when the table has no column mask
-      organ_masks/a.png     used when the table has no column organ
+    labels.csv                      file,label,patient,slice,mask,organ     (only file is required)
+    images/a.png                    named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one series)
+    masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
 
-An image with patient and slice belongs to a scan, and slice is its number along it. A row of a volume with slice labels that
-slice alone, counted from 0, inferior first. Paths are relative to the table or to `images` beside it. They may not lead out of
-the folder of the table, because the table may come from somebody else.
+An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first.
+Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
 import re
@@ -52,27 +49,21 @@ def table_of(root: Path) -> Path | None:
     if root.is_file():
         return root if root.suffix.lower() == ".csv" else None
     fitting = {path.name.lower(): path for path in tables_in(root) if set(COLUMNS["file"]) & set(header_of(path))}
-    only = next(iter(fitting.values())) if len(fitting) == 1 else None
-    return fitting.get("labels.csv") or fitting.get("slices.csv") or only
+    return fitting.get("labels.csv") or fitting.get("slices.csv") or (fitting.popitem()[1] if len(fitting) == 1 else None)
 
 
 def list_table(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each row; masks are named in the row, or found by name in folders beside the table."""
     table = table_of(root)
     if table is None:
-        got, required = (
-            f"{root} is or holds no table to read{columns_in(root)}",
-            f"one .csv with a column {' or '.join(COLUMNS['file'])}",
-        )
-        raise UserError(got, required, "name it labels.csv, or give its path")
+        got = f"{root} is or holds no table to read{columns_in(root)}"
+        raise UserError(got, f"one .csv with a column {' or '.join(COLUMNS['file'])}", "name it labels.csv, or give its path")
     header, rows = header_of(table), read_table(table)
     column = {role: name for role, names in COLUMNS.items() if (name := first_of(names, header))}
     if "file" not in column:
-        raise UserError(
-            f"{table} has the columns {few(header)}",
-            f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab",
-            "rename one; where the table is about DICOM studies give the folder they are in",
-        )
+        required = f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab"
+        do = "rename one; where the table is about DICOM studies give the folder they are in"
+        raise UserError(f"{table} has the columns {few(header)}", required, do)
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
     cases, problems = masks.matched(_whole_scans(table, listed))
@@ -80,9 +71,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     if {"slice", "patient"} <= column.keys():
         cases, alone = _along_scans(cases)
-        if alone:
-            what = f"their {column['slice']} is no whole number, or twice in one patient"
-            problems.append(f"{alone} images of {table.name} are taken by themselves: {what}")
+        what = f"their {column['slice']} is no whole number, or twice in one patient"
+        problems += [f"{alone} images of {table.name} are taken by themselves: {what}"] if alone else []
     if "label" not in column:
         what = f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
         return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
@@ -122,28 +112,22 @@ def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
         if not (case.volume and case.label is None) or (first := joined.setdefault(case.id, case)) is case:
             firsts.append(case)
             continue
-        got = ""
         if replace(first, slice_labels={}) != replace(case, slice_labels={}):
-            got, required = f"name {case.image} with different patients or masks", "the same in every row"
-        elif any(first.slice_labels.get(index, label) != label for index, label in case.slice_labels.items()):
-            got, required = f"contradict each other about {case.image}", "one label per slice"
-        if got:
-            raise UserError(f"rows of {table} {got}", required, "correct the rows")
+            got = f"rows of {table} name {case.image} with different patients or masks"
+            raise UserError(got, "the same in every row", "correct the rows")
+        if any(first.slice_labels.get(index, label) != label for index, label in case.slice_labels.items()):
+            got = f"rows of {table} contradict each other about {case.image}"
+            raise UserError(got, "one label per slice", "correct the rows")
         joined[case.id] = replace(first, slice_labels={**first.slice_labels, **case.slice_labels})
     return [joined.get(case.id, case) for case in firsts]
 
 
 def _along_scans(cases: list[Case]) -> tuple[list[Case], int]:
-    """Return the cases with their numbers along scans, and how many plain images belong to no scan.
-
-    A series in which two images have one number is no scan. Where all numbers have one step (5, 10, 15) the step becomes 1.
-    """
+    """Number images along their scans, in steps of 1; also return how many belong to none (two images with one number)."""
     times = Counter((case.series, case.place) for case in cases)
     unclear = {series for (series, _), count in times.items() if count > 1}
     cases = [replace(case, series=None, place=0) if case.series in unclear else case for case in cases]
-    first: dict[str | None, int] = {}
-    for case in cases:
-        first[case.series] = min(case.place, first.get(case.series, case.place))
+    first = {case.series: case.place for case in sorted(cases, key=lambda case: -case.place)}
     step = gcd(*(case.place - first[case.series] for case in cases)) or 1
     if step > 1:
         cases = [replace(case, place=(case.place - first[case.series]) // step) for case in cases]
@@ -155,14 +139,10 @@ def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",))
     if not cell:
         return None
     if not lies_inside(table.parent, cell):
-        what, do = (
-            f"names {cell}, which lies outside of the folder of the table",
-            "move the table above them, or link their folder beside it",
-        )
+        do = "move the table above them, or link their folder beside it"
+        what = f"names {cell}, which lies outside of the folder of the table"
         raise row_error(table, number, what, "files below that folder", do)
-    for suffix in suffixes:
-        for base in (table.parent, table.parent / "images"):
-            path = base / (cell + suffix)
-            if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
-                return path
+    for path in (base / (cell + suffix) for suffix in suffixes for base in (table.parent, table.parent / "images")):
+        if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
+            return path
     raise row_error(table, number, f"names {cell}, which is missing", "an existing file")

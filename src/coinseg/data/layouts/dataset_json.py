@@ -1,7 +1,6 @@
 """dataset.json, with which nnU-Net and the Medical Segmentation Decathlon describe a data set, and the cohort it describes."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,12 @@ from .shared import few, is_value, lies_inside, organ_root
 
 @dataclass(frozen=True)
 class Description:
-    """The content of dataset.json.
+    """The content of dataset.json; what is not given is None."""
 
-    Args:
-        names: label values by name, without the background.
-        ending: suffix of every image and label map.
-        training: number of cases; None when it is not given.
-        listed: image and label map of every case, as named; None without such a list (nnU-Net 2 has none).
-    """
-
-    names: Names
-    ending: str
-    training: int | None
-    listed: tuple[tuple[str, str], ...] | None
+    names: Names  # label values by name, without the background
+    ending: str  # suffix of every image and label map
+    training: int | None  # number of cases
+    listed: tuple[tuple[str, str], ...] | None  # image and label map of every case; nnU-Net 2 has no such list
 
 
 def describe(path: Path) -> Description:
@@ -46,36 +38,26 @@ def describe(path: Path) -> Description:
         labels = {str(name): value for value, name in labels.items()}
     names = {name: _values(path, name, value) for name, value in labels.items()}
     training = content.get("numTraining")
-    return Description(
-        {name: values for name, values in names.items() if any(values)}, ending,
-        training if isinstance(training, int) else None, _listed(path, content),
-    )  # fmt: skip
+    foreground = {name: values for name, values in names.items() if any(values)}
+    return Description(foreground, ending, training if isinstance(training, int) else None, _listed(path, content))
 
 
 def described_cohort(
-    layout: str,
-    root: Path,
-    settings: DataSettings,
-    about: Description,
-    scans: Sequence[tuple[str, Path, Path]],
-    problems: Sequence[str],
+    layout: str, root: Path, settings: DataSettings, about: Description, scans: list[tuple[str, Path, Path]], problems: list[str]
 ) -> Cohort:
-    """Return the cohort of a data set with a dataset.json.
-
-    `data.organ_from` may be a folder of other label maps for the organs, or have them in its labelsTr; a dataset.json in it names
-    their structures.
+    """Return the cohort of the data at `root` with a dataset.json.
 
     Args:
-        layout: its name.
+        layout: name of the layout.
         root: the data.
-        settings: organ, organ_from and lesion are read.
+        settings: organ, lesion and organ_from (label maps of organs, in it or its labelsTr, with or without a dataset.json).
         about: the dataset.json of the data.
         scans: name, image and label map of every case, sorted.
         problems: what is wrong with the files.
     """
     organs = organ_root(root, settings)
-    own_json = organs is not None and (organs / "dataset.json").is_file()
-    organ_names = describe(organs / "dataset.json").names if organs and own_json else about.names
+    organ_json = organs / "dataset.json" if organs else None
+    organ_names = describe(organ_json).names if organ_json and organ_json.is_file() else about.names
     regions = Regions.asked_for(settings, about.names, organ_names, "dataset.json")
     if organs and (organs / "labelsTr").is_dir():
         organs = organs / "labelsTr"
@@ -98,9 +80,8 @@ def _wrong(got: str, required: str) -> UserError:
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(
-            f"{path} is missing", "the dataset.json of nnU-Net or the Decathlon", "add it, or set another data.layout"
-        )
+        required = "the dataset.json of nnU-Net or the Decathlon"
+        raise UserError(f"{path} is missing", required, "add it, or set another data.layout")
     try:
         if path.stat().st_size > MAX_TABLE:
             raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_TABLE}")
@@ -113,7 +94,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
-    """Return the label values of one structure: a whole number or a list of them (a region)."""
     values = value if isinstance(value, list) and value else [value]
     if not all((type(v) is int and 0 <= v < 2**31) or (isinstance(v, str) and is_value(v)) for v in values):
         raise _wrong(f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them")

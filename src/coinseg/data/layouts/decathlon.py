@@ -1,15 +1,11 @@
 """The Medical Segmentation Decathlon (MSD), one task such as Task03_Liver; recognised by a dataset.json that lists imagesTr.
 
-    data/
-      dataset.json               {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "2": "cancer"},
-                                  "training": [{"image": "./imagesTr/liver_0.nii.gz", "label": "./labelsTr/liver_0.nii.gz"}]}
-      imagesTr/liver_0.nii.gz    images of several channels (4-D, Task01 and Task05) are refused when they are read
-      labelsTr/liver_0.nii.gz    label map; its structures are named by data.organ and data.lesion, see `label_maps`
-      imagesTs/                  has no labels, not read
-      labels.csv                 image_id,slice,label or image_id,label      (optional: image labels; they win over masks)
-      patients.csv               case,patient                                (optional; without it one patient per scan)
+    dataset.json               {"labels": {"0": "background", "1": "liver", "2": "cancer"},
+                                "training": [{"image": "./imagesTr/liver_0.nii.gz", "label": "./labelsTr/liver_0.nii.gz"}]}
+    imagesTr/liver_0.nii.gz    images of several channels (4-D, Task01 and Task05) are refused when they are read
+    labelsTr/liver_0.nii.gz    label map; labels.csv and patients.csv: see `label_maps`
 
-Only what `training` lists is read. `data.organ_from`: see `dataset_json.described_cohort`.
+Only what `training` lists is read; `data.organ_from`: see `dataset_json.described_cohort`.
 """
 
 from pathlib import Path

@@ -1,18 +1,12 @@
 """A cohort of DICOM series: one folder or .zip for each case; recognised by such a folder or .zip.
 
-    data/
-      p1/              DICOM files of any name, at any depth: one series
-      p2.zip           the same, packed
-      labels.csv       case,label or case,slice,label; optional patient      (optional when anomalies are injected)
-      patients.csv     case,patient                                          (optional, instead of the column patient)
-      masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
+    p1/, p2.zip      DICOM files of any name, at any depth: one series; they may also lie in the only folder of the data
+    labels.csv       case,label or case,slice,label; optional patient      (any name; in the data or beside them)
+    patients.csv     case,patient                                          (optional, instead of the column patient)
+    masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
 
-The cases may also lie in the only folder of data/. The table of labels may have another name, and may lie beside data/ when it
-names its cases. A table names a case by its folder, by a folder in it (`p1/venous`) or by one series of several (`p1#3`, see
-`readers.paths`); the latter two become cases of their own. It may also name it by StudyInstanceUID, SeriesInstanceUID,
-AccessionNumber or PatientID, in a column of such a name (`KEYS`) or in the column case: every case with that identifier gets
-the label, and no identifier is ever shown. Slices are counted from inferior (0) to superior. Without a column patient the
-patient is a hash of PatientID, so that two scans of one patient stay together.
+A table names a case by its folder, by a folder in it (`p1/venous`), by one series of several (`p1#3`, see `readers.paths`), or by
+a DICOM identifier, see `KEYS`, which is never shown. Without a column patient the patient is a hash of PatientID.
 """
 
 import re
@@ -30,25 +24,11 @@ from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
 from .shared import few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
-from .tables import (
-    CASE,
-    LABEL,
-    PATIENT,
-    Given,
-    columns_in,
-    first_of,
-    header_of,
-    labels_by_case,
-    patients_by_case,
-    read_table,
-    tables_in,
-)
+from .tables import CASE, LABEL, PATIENT, Given, columns_in, header_of, labels_by_case, patients_by_case, read_table, tables_in
 
 _TABLE = "labels.csv"
-_TAGS = (
-    "studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid", "accessionnumber", "accession_number",
-    "patientid",
-)  # fmt: skip
+_UIDS = ("studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid")
+_TAGS = (*_UIDS, "accessionnumber", "accession_number", "patientid")
 KEYS = (*CASE, "id", "study", "study_id", "scan", "series", *_TAGS, *PATIENT)
 """Names of the column of cases, in any case; the first that a table has is read."""
 _T = TypeVar("_T")
@@ -62,7 +42,7 @@ class _Scans:
 
     @cached_property
     def by_identifier(self) -> dict[str, list[str]]:
-        """Names of scans by identifier; reads the headers, so it is used only when a table names something that is no folder."""
+        """Names of scans by identifier; reads the headers, so only where a table names something that is no folder."""
         from coinseg.data.readers.dicom import identifiers_of
 
         names: dict[str, list[str]] = {}
@@ -72,11 +52,10 @@ class _Scans:
         return names
 
     def named(self, key: str) -> list[str]:
-        """Return the names of the scans that a cell of a table names."""
         return [key] if key in self.by_name else self.by_identifier.get(key, [])
 
     def matched(self, rows: Mapping[str, _T], table: Path) -> dict[str, _T]:
-        """Return the rows of a table, given by cell, by name of the scan; `UserError` when two rows of one scan differ."""
+        """Return the rows by name of the scan; `UserError` when two rows of one scan differ."""
         matched: dict[str, _T] = {}
         for key, row in rows.items():
             for name in self.named(key):
@@ -93,7 +72,7 @@ def fits_dicom(root: Path) -> bool:
 def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each folder or .zip with DICOM files, or for each folder or series in one that the table names."""
     masks = MasksByName.under(root, settings, settings.masks)
-    table = _table_in(root)
+    table = root / _TABLE if (root / _TABLE).is_file() else _one_of(_fitting(root))
     given = labels_by_case(table, KEYS) if table else {}
     scans = _scans_in(root, masks, given)
     if not scans.by_name:
@@ -107,21 +86,20 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
     cases, problems = masks.matched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
-        problems.append(f"{table.name} names {_shown(missing, table)}: there is no such scan")
+        private = _key_column(table) in (*_TAGS, *PATIENT)  # identifiers are only counted
+        names = f"{len(missing)} identifiers" if private else few(public_name(key) for key in missing)
+        problems.append(f"{table.name} names {names}: there is no such scan")
     if table and (left := [name for name in scans.by_name if name not in labels]):
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:
         problems.append(f"no table names patients: {own_patients(cases)}")
-    if table:
-        source = f"image labels from {table.name}{beside}, by {_key_column(table)}"
-    else:
-        columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
-        source = f"no table with {columns}{columns_in(root)}"
-    return Cohort("dicom", tuple(cases), source, tuple(problems))
+    columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
+    source = f"image labels from {table.name}{beside}, by {_key_column(table)}" if table else f"no table with {columns}"
+    return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems))
 
 
 def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _Scans:
-    """Return the scans of `root`, or of the only folder in it; a folder or series that is named replaces the scan it is in."""
+    """Return the scans of `root`, or of its only folder; a folder or series that is named replaces the scan it is in."""
     scans = _entries(root, masks)
     only = next(iter(scans.values())) if len(scans) == 1 else None
     if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] == only.name for name in named):
@@ -134,20 +112,17 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
         if key is not None and (scan := scans.get(parent)):
             scans[name] = scan.with_name(f"{scan.name}#{key}")
             replaced.add(parent)
-        elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, name) and is_dicom(root / name):
+        elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, Path(name).parts) and is_dicom(root / name):
             scans[name] = root / name
             replaced.add(parent)
     return _Scans({name: scan for name, scan in scans.items() if name not in replaced})
 
 
-def _is_inside(scan: Path, name: str) -> bool:
-    """Return whether the name is that of a folder in the folder of a scan."""
-    parts = Path(name).parts
+def _is_inside(scan: Path, parts: tuple[str, ...]) -> bool:
     return len(parts) > 1 and ".." not in parts and scan.joinpath(*parts[1:]).is_dir()
 
 
 def _entries(folder: Path, masks: MasksByName) -> dict[str, Path]:
-    """Return folders and archives with DICOM files, by name."""
     scans: dict[str, Path] = {}
     for path in visible(folder):
         if path in masks.folders or not _is_series(path):
@@ -160,11 +135,6 @@ def _entries(folder: Path, masks: MasksByName) -> dict[str, Path]:
 
 def _is_series(path: Path) -> bool:
     return is_dicom(path) if path.is_dir() else path.suffix.lower() == ARCHIVE and may_hold_slices(path)
-
-
-def _table_in(folder: Path) -> Path | None:
-    """Return the table of labels in a folder: labels.csv, or the only one with a column of cases and one of labels."""
-    return folder / _TABLE if (folder / _TABLE).is_file() else _one_of(_fitting(folder))
 
 
 def _fitting(folder: Path) -> list[Path]:
@@ -185,19 +155,14 @@ def _one_of(tables: list[Path]) -> Path | None:
 
 
 def _is_about(table: Path, scans: _Scans) -> bool:
-    """Return whether a table that lies beside the data names any of the scans."""
     with suppress(UserError):
         return any(scans.named(row[_key_column(table)]) for _, row in read_table(table))
     return False
 
 
 def _key_column(table: Path) -> str:
-    return first_of(KEYS, header_of(table)) or "case"
-
-
-def _shown(keys: list[str], table: Path) -> str:
-    """Name cells of a table in a message; identifiers are only counted."""
-    return f"{len(keys)} identifiers" if _key_column(table) in (*_TAGS, *PATIENT) else few(public_name(key) for key in keys)
+    header = header_of(table)
+    return next((key for key in KEYS if key in header), "case")
 
 
 def _patients(root: Path, table: Path | None, scans: _Scans) -> dict[str, str]:
@@ -209,8 +174,6 @@ def _patients(root: Path, table: Path | None, scans: _Scans) -> dict[str, str]:
 
 def _case(name: str, scan: Path, given: Given, patients: Mapping[str, str], masks: MasksByName) -> Case:
     case, place = safe_id(name), Path(name)
-    return Case(
-        id=case, patient=patients.get(name) or patient_of(scan, case), image=scan, volume=True, label=given.label,
-        slice_labels=given.slices, organ=masks.organ_sources(masks.organ(scan, place)),
-        lesion=masks.lesion_sources(masks.lesion(scan, place)),
-    )  # fmt: skip
+    patient = patients.get(name) or patient_of(scan, case)
+    organ, lesion = masks.organ_sources(masks.organ(scan, place)), masks.lesion_sources(masks.lesion(scan, place))
+    return Case(case, patient, scan, True, given.label, given.slices, organ, lesion)

@@ -1,18 +1,15 @@
 """Plain folders of normal and of abnormal images or volumes; recognised by the name of such a folder.
 
-    data/
-      normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
-      abnormal/b.png        or bad, defect, ...
-      abnormal/c.png
-      abnormal/c_mask.png   a mask beside its image, or
-      masks/b.png           by the name of its image (masks/abnormal/b.png where two images share one);
-                            another folder with data.masks
-      organ_masks/a.png     optional, likewise; another folder with data.organ_from
+    normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
+    abnormal/b.png        or bad, defect, ...
+    abnormal/b_mask.png   a mask beside its image, or masks/b.png, masks/abnormal/b.png (data.masks)
+    organ_masks/a.png     optional, likewise (data.organ_from)
 
 Both folders may also lie in `images/`. Every file is its own patient; for DICOM the patient is a hash of PatientID.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
@@ -35,13 +32,11 @@ def fits_folders(root: Path) -> bool:
 
 def list_folders(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each file in the folders of both classes."""
-    if settings.normal or settings.abnormal:
-        classes = [[root / name for name in names] for names in (settings.normal, settings.abnormal)]
-    else:
+    classes = [[root / name for name in names] for names in (settings.normal, settings.abnormal)]
+    if not (settings.normal or settings.abnormal):
         classes = [_by_name(root, names) for names in (_NORMAL, _ABNORMAL)]
     masks = MasksByName.under(root, settings, settings.masks)
-    pairs = [(label, folder) for label, folders in enumerate(classes) for folder in folders]
-    cases = [case for label, folder in pairs for case in _cases_in(root, folder, label, masks)]
+    cases = [c for label, folders in enumerate(classes) for folder in folders for c in _cases_in(root, folder, label, masks)]
     _require_masks(settings, cases)
     cases, problems = masks.matched(cases)
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
@@ -64,14 +59,10 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
         place, inside = place_of(path, root), path.relative_to(folder)
         # A normal image takes no mask by its bare name: normal/001.png and abnormal/001.png would share masks/001.png.
         places = (place, folder.name / inside) if label == 0 else (place, folder.name / inside, inside)
-        lesion = masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask"))
-        case = safe_id(place)
-        cases.append(
-            Case(
-                id=case, patient=patient_of(path, case), image=path, volume=is_volume(path), label=label,
-                organ=masks.organ_sources(masks.organ(path, place)), lesion=masks.lesion_sources(lesion),
-            )
-        )  # fmt: skip
+        mask = masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask"))
+        case = Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path), label)
+        organ, lesion = masks.organ_sources(masks.organ(path, place)), masks.lesion_sources(mask)
+        cases.append(replace(case, organ=organ, lesion=lesion))
     return cases
 
 

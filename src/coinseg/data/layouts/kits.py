@@ -1,13 +1,10 @@
 """The Kidney Tumor Segmentation challenges (KiTS19, KiTS21, KiTS23); recognised by folders case_00000 with a scan or label map.
 
-    data/                        or in it data/ (KiTS19), kits21/data/ (KiTS21), dataset/ (KiTS23), as their repositories have it
-      case_00000/
-        imaging.nii.gz           stored as (slice, row, column): the affine says so
-        segmentation.nii.gz      1 kidney, 2 tumor, 3 cyst; aggregated_MAJ_seg.nii.gz (the raters' majority) in KiTS21
-      labels.csv                 image_id,slice,label or image_id,label      (optional: image labels; they win over masks)
-      patients.csv               case,patient                                (optional; without it one patient per case)
+    case_00000/imaging.nii.gz       stored as (slice, row, column): the affine says so
+    case_00000/segmentation.nii.gz  1 kidney, 2 tumor, 3 cyst; aggregated_MAJ_seg.nii.gz (the raters' majority) in KiTS21
 
-The tables are in the folder that is given. `data.organ_from` is another such tree for the organs.
+The cases may also lie in data/ (KiTS19), kits21/data/ or dataset/ (KiTS23); labels.csv and patients.csv do not (`label_maps`).
+`data.organ_from` is another such tree for the organs.
 """
 
 import re

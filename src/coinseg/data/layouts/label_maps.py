@@ -1,8 +1,10 @@
 """What nnU-Net, the Decathlon and KiTS share: one label map for each scan with named structures, and tables beside the scans.
 
-`data.organ` and `data.lesion` take names ("kidney"), label values ("1"), and several joined by + ("kidney+malignant"), which are
-one region, because in such maps the kidney ends where its tumour begins. Every entry of `data.organ` is a region of its own; all
-entries of `data.lesion` together are the lesion.
+    labels.csv      image_id,slice,label or image_id,label  (optional: image labels; they win over masks)
+    patients.csv    case,patient                            (optional; without it one patient per scan)
+
+`data.organ` and `data.lesion` take names ("kidney"), label values ("1"), and several joined by + ("kidney+malignant") as one
+region: the kidney ends where its tumour begins. An entry of `data.organ` is a region of its own; those of `data.lesion` are one.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ from coinseg.types import Case, Cohort, MaskSource
 from .shared import few, is_value, nearest, safe_id
 from .tables import Given, labels_by_case, patients_by_case
 
-Names = Mapping[str, tuple[int, ...]]
-"""Label values by the name of a structure, without the background."""
+Names = Mapping[str, tuple[int, ...]]  # label values by the name of a structure, without the background
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,13 @@ class Regions:
 
     @classmethod
     def asked_for(cls, settings: DataSettings, names: Names, organ_names: Names, where: str) -> Regions:
-        """Return the regions of `data.organ` and `data.lesion`.
+        """Return the regions of `data.organ` and `data.lesion`; `UserError` for one that is no structure of the maps.
 
         Args:
             settings: organ, organ_from and lesion are read.
             names: structures of the lesion maps.
             organ_names: structures of the organ maps.
             where: what names the structures, for error lines.
-
-        Raises:
-            UserError: a structure has no such name or value.
         """
         organs = tuple(values_of(text, organ_names, "organ", where) for text in settings.organ)
         lesion = {value for text in settings.lesion for value in values_of(text, names, "lesion", where)}
@@ -59,7 +57,7 @@ class Regions:
 
 
 def values_of(text: str, names: Names, setting: str, where: str) -> tuple[int, ...]:
-    """Return the label values of a name, of a value, or of several joined by +; arguments as in `Regions.asked_for`."""
+    """Return the label values of a name, of a value, or of several joined by +, of data.`setting`."""
     known = {value for named in names.values() for value in named}
     values: set[int] = set()
     for part in [text] if text in names else [part.strip() for part in text.split("+")]:
@@ -73,11 +71,11 @@ def values_of(text: str, names: Names, setting: str, where: str) -> tuple[int, .
 def cohort_of(
     layout: str, root: Path, scans: Sequence[MapScan], regions: Regions, unlabelled: str, problems: Sequence[str]
 ) -> Cohort:
-    """Return the cohort of scans with label maps; labels.csv and patients.csv in `root` are read.
+    """Return the cohort of scans with label maps.
 
     Args:
-        layout: its name.
-        root: where the tables are.
+        layout: name of the layout.
+        root: where labels.csv and patients.csv are.
         scans: sorted.
         regions: what to take from the maps.
         unlabelled: where image labels come from without labels.csv.
@@ -93,18 +91,16 @@ def cohort_of(
             lines.append(f"{table} does not name {few(missing)}: {otherwise}")
     for scan in scans:
         given = labels.get(scan.name, Given())
-        known = given.label is not None or bool(given.slices)
-        if problem := _problem(scan, regions, known):
-            lines.append(f"{scan.name}: {problem}")
-            if problem.startswith("skipped"):
-                continue
-        cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
+        problem = _problem(scan, regions, labelled=given != Given())
+        lines += [f"{scan.name}: {problem}"] if problem else []
+        if not problem.startswith("skipped"):
+            cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
     source = "image labels from labels.csv, column label" if labels else unlabelled
     return Cohort(layout, tuple(cases), source, tuple(lines))
 
 
-def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str | None:
-    """Describe what is wrong with the files of a scan; the text starts with "skipped" when the scan cannot be used."""
+def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:
+    """Describe what is wrong with the files of a scan, if anything; "skipped" comes first when the scan cannot be used."""
     if not scan.image.is_file():
         return f"skipped, no {scan.image.name}"
     if regions.organs and not scan.organs.is_file():
@@ -112,13 +108,10 @@ def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str | None:
     if regions.lesion and not scan.lesions.is_file():
         missing = f"no {scan.lesions.parent.name}/{scan.lesions.name}"
         return f"{missing}: its masks cannot be scored" if labelled else f"skipped, {missing} to make its labels from"
-    return None
+    return ""
 
 
 def _case(scan: MapScan, regions: Regions, given: Given, patient: str) -> Case:
-    lesion = regions.lesion and scan.lesions.is_file()
-    return Case(
-        id=safe_id(scan.name), patient=patient, image=scan.image, volume=True, label=given.label, slice_labels=given.slices,
-        organ=tuple(MaskSource(scan.organs, values) for values in regions.organs),
-        lesion=(MaskSource(scan.lesions, regions.lesion),) if lesion else (),
-    )  # fmt: skip
+    organ = tuple(MaskSource(scan.organs, values) for values in regions.organs)
+    lesion = (MaskSource(scan.lesions, regions.lesion),) if regions.lesion and scan.lesions.is_file() else ()
+    return Case(safe_id(scan.name), patient, scan.image, True, given.label, given.slices, organ, lesion)

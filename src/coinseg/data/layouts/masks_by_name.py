@@ -18,20 +18,12 @@ from coinseg.types import Case, MaskSource
 from .shared import few, files_in, is_value, organ_root, without_suffix
 
 _MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
-_Index = dict[tuple[str, bool], Path]
-"""Masks by relative name without suffix and whether they are volumes."""
+_Index = dict[tuple[str, bool], Path]  # masks by relative name without suffix and whether they are volumes
 
 
 @dataclass(frozen=True)
 class MasksByName:
-    """The masks of a data set, and the label values that count.
-
-    Args:
-        lesions: lesion masks.
-        organs: organ masks.
-        folders: the folders of both.
-        settings: `data.organ` and `data.lesion` are read as label values.
-    """
+    """The masks of a data set, the folders they are in, and the settings, whose organ and lesion are label values."""
 
     lesions: _Index
     organs: _Index
@@ -77,15 +69,11 @@ class MasksByName:
         return () if path is None else (MaskSource(path, values),)
 
     def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
-        """Return the usable cases and the problems of all.
-
-        Where some cases have an organ mask the others are skipped, because whole and cropped slices must not be mixed. A problem
-        are also lesion masks without an image, and abnormal cases without a lesion mask while others have one.
-        """
+        """Return the usable cases and the problems of all; where some have an organ mask the others are skipped."""
         if cases and self.settings.organ and not any(case.organ for case in cases):
             raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
         problems = []
-        if any(case.organ for case in cases):
+        if any(case.organ for case in cases):  # Whole and cropped slices must not be mixed.
             problems = [f"{case.id}: skipped, no organ mask" for case in cases if not case.organ]
             cases = [case for case in cases if case.organ]
         used = {source.path for case in cases for source in case.lesion}

@@ -1,14 +1,9 @@
 """nnU-Net's raw data (version 2 and 1), the layout of the thesis' hospital data (3.6.2); recognised by x_0000.nii.gz.
 
-    data/
-      dataset.json               {"channel_names": {"0": "CT"}, "labels": {"background": 0, "kidney": 1, "malignant": 2},
-                                  "numTraining": 591, "file_ending": ".nii.gz"}; a label may be a list of values
-      imagesTr/CASE_0000.nii.gz  channel 0; further channels are not read
-      labelsTr/CASE.nii.gz       label map; its structures are named by data.organ and data.lesion, see `label_maps`
-      labels.csv                 image_id,slice,label or image_id,label      (optional: image labels; they win over masks)
-      patients.csv               case,patient                                (optional; without it one patient per scan)
-
-`data.organ_from`: see `dataset_json.described_cohort`.
+dataset.json               {"labels": {"background": 0, "kidney": 1, "malignant": [2, 3]}, "numTraining": 591,
+                            "file_ending": ".nii.gz"}; `data.organ_from`: see `dataset_json.described_cohort`
+imagesTr/CASE_0000.nii.gz  channel 0; further channels are not read
+labelsTr/CASE.nii.gz       label map; labels.csv and patients.csv: see `label_maps`
 """
 
 import re
@@ -52,17 +47,15 @@ def _channels(folder: Path, about: Description) -> tuple[dict[str, list[int]], l
     channels: dict[str, list[int]] = defaultdict(list)
     others = []
     for path in visible(folder):
-        match = _CHANNEL.fullmatch(path.name.removesuffix(about.ending)) if path.name.endswith(about.ending) else None
-        if match:
+        name = path.name.removesuffix(about.ending)
+        if path.name.endswith(about.ending) and (match := _CHANNEL.fullmatch(name)):
             channels[match[1]].append(int(match[2]))
         else:
             others.append(path.name)
     if not any(0 in numbers for numbers in channels.values()):
-        raise UserError(
-            f"{folder} holds no image named CASE_0000{about.ending} ({few(path.name for path in visible(folder))})",
-            f"images with their channel and the file_ending of dataset.json ({about.ending})",
-            "rename the images or correct dataset.json",
-        )
+        got = f"{folder} holds no image named CASE_0000{about.ending} ({few(path.name for path in visible(folder))})"
+        required = f"images with their channel and the file_ending of dataset.json ({about.ending})"
+        raise UserError(got, required, "rename the images or correct dataset.json")
     problems = [f"imagesTr: {few(others)} left out, not named CASE_0000{about.ending}"] if others else []
     if several := sorted(case for case, numbers in channels.items() if len(numbers) > 1):
         problems.append(f"imagesTr has more than one channel of {few(several)}: only channel 0 is read")

@@ -1,10 +1,8 @@
 """The table of layouts: which one a folder is in, and whether the cases it lists can be used.
 
-To add a layout, write one file beside this one: its head says what lies where and how it is recognised, `fits_x(root)`
-recognises it and `list_x(root, settings)` lists its cases from names and tables, without opening an image. Then add one row to
-`LAYOUTS` below, before every layout that would also fit. `data.layout` auto finds it from then on; to let people name it,
-`DataSettings.layout` lists it as well. A skipped case is a line in `Cohort.problems`; `UserError` is for data that cannot be
-used at all.
+To add a layout, write `fits_x(root)` and `list_x(root, settings)`, which opens no image, in a file beside this one, and add a row
+to `LAYOUTS`, before every layout that would also fit, and its name to `DataSettings.layout`. A skipped case is a line in
+`Cohort.problems`; `UserError` is for data that cannot be used at all.
 """
 
 from collections import Counter
@@ -30,19 +28,12 @@ from .totalsegmentator import fits_scans, list_scans
 
 
 class Layout(NamedTuple):
-    """One way in which data lie on disk.
-
-    Args:
-        fits: whether the data under a folder are in this layout.
-        list: lists the cases.
-        example: what it is recognised by, in a few words for error lines.
-        names_lesions: whether masks name the lesion, so that `data.lesion` is needed where no table has labels.
-    """
+    """One way in which data lie on disk."""
 
     fits: Callable[[Path], bool]
     list: Callable[[Path, DataSettings], Cohort]
-    example: str
-    names_lesions: bool = False
+    example: str  # what it is recognised by, for error lines
+    names_lesions: bool = False  # whether `data.lesion` is needed where no table has labels
 
 
 LAYOUTS = {
@@ -58,7 +49,6 @@ LAYOUTS = {
 
 
 def _known() -> str:
-    """Name all layouts, as what is required of a folder in none of them."""
     *first, last = (f"{name} ({layout.example})" for name, layout in LAYOUTS.items())
     return f"{', '.join(first)} or {last}"
 
@@ -68,12 +58,11 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
 
     Args:
         root: a folder, or a .csv file.
-        settings: the settings of the data; min_lesion_px and small_lesions are read only to describe where labels come from.
+        settings: min_lesion_px and small_lesions are read only to describe where labels come from.
         one_class: accept labels of one class only, where anomalies will be injected.
 
     Raises:
-        UserError: no layout fits, a phantom cohort is not finished, a table has errors, ids are not unique, all labels are of one
-            class, or there are too few patients.
+        UserError: no layout fits, a table has errors, ids are not unique, or there are too few classes or patients.
     """
     if not root.exists():
         raise UserError(f"{root} does not exist", "a folder or a .csv file", "correct the path")
@@ -108,7 +97,7 @@ def _recognise(root: Path, settings: DataSettings) -> str:
 
 
 def _label_source(cohort: Cohort, settings: DataSettings) -> str:
-    """Describe where image labels come from, because whoever reads the scores must know when they are made from lesion masks."""
+    """Describe where image labels come from: whoever reads the scores must know when they are made from lesion masks."""
     if not any(case.label is None and case.lesion for case in cohort.cases):
         return cohort.label_source
     small = "normal" if settings.small_lesions == "normal" else "left out of training"
@@ -137,8 +126,5 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
         got = f"{counts[0]} normal and {counts[1]} abnormal labels are given in {root}"
         raise UserError(got, "labels of both classes", f"add the other class, or {inject}")
     if settings.split_by != "slice" and len({case.patient for case in cases}) < 2:
-        got, do = (
-            f"{root} has one patient only ({cases[0].patient})",
-            "add patients, or set data.split_by slice (scores are then optimistic)",
-        )
-        raise UserError(got, "two patients or more, to hold some out", do)
+        do = "add patients, or set data.split_by slice (scores are then optimistic)"
+        raise UserError(f"{root} has one patient only ({cases[0].patient})", "two patients or more, to hold some out", do)

@@ -1,7 +1,4 @@
-"""What all layouts share: files in a folder, ids and patients of cases, and names in error lines.
-
-Hidden files are left out (macOS leaves `._x.nii.gz` beside `x.nii.gz`).
-"""
+"""What all layouts share: visible files in a folder, ids and patients of cases, and names in error lines."""
 
 import difflib
 import hashlib
@@ -16,8 +13,7 @@ from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES,
 from coinseg.errors import UserError
 from coinseg.types import Case
 
-_LONGEST = 140
-"""Bytes of an id: with the endings of outputs it must still be a file name (255)."""
+_LONGEST = 140  # bytes of an id: with the endings of outputs it must still be a file name (255)
 
 
 def visible(folder: Path) -> list[Path]:
@@ -31,13 +27,9 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return images and volumes at any depth, sorted, without hidden files and folders.
-
-    A folder below `folder` with DICOM files in it is one volume, and so is a .zip of one; their files are not listed. Links are
-    followed, but not to a folder that was visited before, since they may lead in circles.
-    """
+    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume."""
     files: list[Path] = []
-    visited = {folder.resolve()}
+    visited = {folder.resolve()}  # links may lead in circles
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".") and not _is_repeated(Path(place, name), visited)]
         paths = [Path(place, name) for name in names if not name.startswith(".")]
@@ -117,10 +109,7 @@ def safe_id(place: PurePath | str) -> str:
 
 
 def lies_inside(folder: Path, name: str) -> bool:
-    """Return whether a name in a table stays below a folder: no `..` that leads out, no absolute path, no impossible name.
-
-    Only the text of the path is checked: a link that somebody made in the folder is followed.
-    """
+    """Return whether the text of a name stays below a folder: no `..` that leads out, no absolute path, no impossible name."""
     path = os.path.normpath(folder.absolute() / name)
     possible = "\0" not in name and all(len(part.encode(errors="replace")) < 256 for part in PurePath(name).parts)
     return possible and len(path) < 4096 and Path(path).is_relative_to(os.path.normpath(folder.absolute()))

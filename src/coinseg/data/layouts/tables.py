@@ -1,10 +1,7 @@
-"""Tables beside scans: image labels and patients by case.
+"""Tables beside scans, with commas, semicolons or tabs, and column names in any case.
 
-    labels.csv      image_id,slice,label    labels of single slices, counted from inferior (0) to superior
-    labels.csv      image_id,label          one label for every slice of a case
-    patients.csv    case,patient
-
-Column names are read in any case. The separator is a comma, a semicolon or a tab.
+labels.csv      image_id,slice,label    labels of slices from inferior (0) to superior; without slice, of every slice
+patients.csv    case,patient
 """
 
 import csv
@@ -19,12 +16,9 @@ from coinseg.errors import UserError
 
 from .shared import few, is_value, visible
 
-CASE = ("image_id", "case", "case_id")
-"""Names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`."""
-PATIENT = ("patient", "patient_id", "subject")
-"""Names of the column of patients."""
-LABEL = ("label", "class_label", "abnormal", "y", "target")
-"""Names of the column of image labels."""
+CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
+PATIENT = ("patient", "patient_id", "subject")  # names of the column of patients
+LABEL = ("label", "class_label", "abnormal", "y", "target")  # names of the column of image labels
 _LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
 
 
@@ -42,21 +36,14 @@ def header_of(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Read a table as (row number, cells by column name); the header is row 1, missing cells are empty.
-
-    Raises:
-        UserError: there is no row, a column name occurs twice, or a row has more cells than the header.
-    """
+    """Read a table as (row number from 2, cells by column name), missing cells empty; `UserError` for no row or a wrong one."""
     header, rows = header_of(path), []
-    repeated = [name for name, count in Counter(header).items() if name and count > 1]
-    if repeated:
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise UserError(f"{path} has the column {repeated[0]} twice", "columns with different names", "rename or drop one")
     for number, cells in enumerate(_cells(path)[1:], start=2):
         if len(cells) > len(header):
-            what, do = (
-                f"has {len(cells)} cells and the header {len(header)}",
-                "correct the row; put text with a separator in quotes",
-            )
+            what = f"has {len(cells)} cells and the header {len(header)}"
+            do = "correct the row; put text with a separator in quotes"
             raise row_error(path, number, what, "no more cells than columns", do)
         texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
         if any(texts):
@@ -115,12 +102,7 @@ def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
 
 
 def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
-    """Read the image labels of every case; empty without the table. A row with an empty label is skipped.
-
-    Args:
-        path: the table.
-        keys: names of the column of cases; the first that the table has is read.
-    """
+    """Read the image labels of every case from the first column of `keys`; empty without the table or the labels."""
     labels: dict[str, dict[int | None, int]] = defaultdict(dict)
     for number, row in read_table(path) if path.is_file() else []:
         case, label = row[_column(path, list(row), keys)], label_in(row[_column(path, list(row), LABEL)], path, number)
@@ -135,7 +117,7 @@ def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
 
 
 def patients_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, str]:
-    """Read the patient of every case; arguments as in `labels_by_case`, empty without the table."""
+    """Read the patient of every case, as `labels_by_case` does."""
     patients: dict[str, str] = {}
     for number, row in read_table(path) if path.is_file() else []:
         key = _column(path, list(row), keys)

@@ -1,19 +1,13 @@
 """The layout of the TotalSegmentator dataset, one patient per scan; recognised by a folder with a ct.nii.gz.
 
-    data/
-      meta.csv                        image_id;...;study_type   (optional: which scans are kept)
-      labels.csv                      image_id,slice,label      (optional: image labels; without slice, of whole scans)
-      s0001/
-        ct.nii.gz
-        segmentations/
-          kidney_left.nii.gz          named by data.organ or data.lesion, without the suffix
-          kidney_tumor.nii.gz
+    meta.csv      image_id;...;study_type   (optional: which scans are kept)
+    labels.csv    image_id,slice,label      (optional: image labels; without slice, of whole scans)
+    s0001/        ct.nii.gz, segmentations/kidney_left.nii.gz (named by data.organ or data.lesion, without the suffix)
 
 `data.organ_from` is another such tree for the organ masks; there `segmentations/` may be left out.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
@@ -54,8 +48,8 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
             given = labels.get(name, Given())
             if settings.lesion and not lesion and given == Given():
                 problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
-            case = Case(safe_id(name), name, scan, volume=True, label=given.label, slice_labels=given.slices)
-            cases.append(replace(case, organ=tuple(organ.values()), lesion=tuple(lesion.values())))
+            masks = tuple(organ.values()), tuple(lesion.values())
+            cases.append(Case(safe_id(name), name, scan, True, given.label, given.slices, *masks))
     source = "image labels from labels.csv, column label" if labels else "no image labels in the data"
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
 
@@ -82,10 +76,9 @@ def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
 
 
 def _masks(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource]:
-    """Return the masks of the classes that exist, each from the first folder that has it."""
-    paths = {name: [place / f"{name}.nii.gz" for place in places] for name in names}
-    existing = {name: next((path for path in tried if path.is_file()), None) for name, tried in paths.items()}
-    return {name: MaskSource(path) for name, path in existing.items() if path}
+    """Return the masks that exist, each from the first folder that has it."""
+    paths = [(name, place / f"{name}.nii.gz") for name in names for place in reversed(places)]
+    return {name: MaskSource(path) for name, path in paths if path.is_file()}
 
 
 def _require_classes(names: Sequence[str], places: dict[str, list[Path]], setting: str) -> None:
@@ -94,8 +87,6 @@ def _require_classes(names: Sequence[str], places: dict[str, list[Path]], settin
     if missing and places:
         files = [path for folders in places.values() for folder in folders for path in visible(folder)]
         known = {stem_of(path) for path in files if is_volume(path)} - {"ct"}
-        got, required = (
-            f"data.{setting} names {missing[0]!r}, which no scan has a mask of",
-            f"a known class ({nearest(missing[0], known)})",
-        )
-        raise UserError(got, required, "correct the name, or set data.organ_from" if setting == "organ" else "correct the name")
+        got, do = f"data.{setting} names {missing[0]!r}, which no scan has a mask of", "correct the name"
+        do += ", or set data.organ_from" if setting == "organ" else ""
+        raise UserError(got, f"a known class ({nearest(missing[0], known)})", do)

@@ -40,7 +40,7 @@ def paint_body(canvas: Canvas, body: Body) -> None:
 
 
 def _chest(canvas: Canvas, every: Box, phi: np.ndarray, depth: np.ndarray) -> None:
-    """Paint ribs, and the lowest recess of the lungs if the scan reaches it; phi and depth are those of `paint_body`."""
+    """Paint ribs, and the lowest recess of the lungs if the scan reaches it."""
     rng, z = canvas.rng, canvas.coordinates(every)[2]
     gap, slope = 28.0, 55.0  # ribs fall towards the front, so a slice cuts each one obliquely
     turn = (z + slope * phi - rng.uniform(48, 64)) / gap
@@ -169,8 +169,7 @@ def _liver(canvas: Canvas, body: Body, look: Look, size: float) -> None:
         part = lobe[lobe.shape[0] - room[0] :, :, : room[2]]
         liver[into] = np.maximum(liver[into], part)
     x, y, z = canvas.coordinates(whole, (4, body.spine, 0))
-    cleft = 2.5 - np.abs(x + 16 + 0.15 * y) - 0.4 * np.clip(y + rng.uniform(75, 95), 0, 99)
-    cleft = cleft - 0.2 * np.clip(z - 70, 0, 99)
+    cleft = 2.5 - np.abs(x + 16 + 0.15 * y) - 0.4 * np.clip(y + rng.uniform(75, 95), 0, 99) - 0.2 * np.clip(z - 70, 0, 99)
     liver = np.minimum(np.minimum(liver, np.hypot(x * 0.9, y) - 44), -cleft)
     tissue = look.liver + 3 * canvas.field(whole, 25.0)
     tissue += (look.vein - look.liver) * canvas.strands(whole, 30.0, 0.22)

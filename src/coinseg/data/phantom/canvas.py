@@ -1,8 +1,7 @@
 """The canvas of the phantom: implicit 3-D shapes, roughened by smooth noise, painted over each other.
 
-A shape is a signed distance in mm (positive inside); its edge is about one pixel wide. The later shape wins, in the scan and in
-the masks. The origin of the coordinates is between the kidneys: x grows to the patient's left (right in the picture), y to the
-back (down), z to the head.
+A shape is a signed distance in mm (positive inside). The origin of the coordinates is between the kidneys: x grows to the
+patient's left (right in the picture), y to the back (down), z to the head.
 """
 
 import math
@@ -13,10 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 FOV_MM = 380.0
-RECORD, LAST = "phantom.json", "meta.csv"
-"""The first and the last file of a cohort; it is unfinished while it has only the first one."""
-TUMOUR_PIXELS = 12
-"""A slice is abnormal when at least this many of its pixels are tumour."""
+RECORD, LAST = "phantom.json", "meta.csv"  # the first and the last file of a cohort
+TUMOUR_PIXELS = 12  # least number of tumour pixels in an abnormal slice
 ORGANS = ("kidney_left", "kidney_right", "liver", "spleen", "aorta")
 LESIONS = ("kidney_tumor", "kidney_cyst")
 BIT = {name: np.uint8(1 << i) for i, name in enumerate(ORGANS + LESIONS)}
@@ -24,12 +21,11 @@ KIDNEYS = int(BIT["kidney_left"] | BIT["kidney_right"])
 AIR, FAT, MUSCLE, GAS = -1000.0, -100.0, 55.0, -900.0
 
 Box = tuple[slice, slice, slice]
-Point = Sequence[Any]
-"""(x, y, z) in mm: numbers, or arrays that broadcast."""
+Point = Sequence[Any]  # (x, y, z) in mm: numbers, or arrays that broadcast
 
 
 @dataclass(frozen=True)
-class PhantomSettings:
+class PhantomSettings:  # the command line shows this docstring
     """The settings of a phantom cohort.
 
     Args:
@@ -52,7 +48,7 @@ class Canvas:
 
     Args:
         rng: the random generator of the patient.
-        settings: size and slices.
+        settings: size and slices are read.
         span: height of the scan in mm.
         shift: (x, y, z) of the centre of the scan in mm.
     """
@@ -62,10 +58,8 @@ class Canvas:
         self.shape = (settings.slices, settings.size, settings.size)
         pixel = FOV_MM / settings.size
         self.spacing = (span / settings.slices, pixel, pixel)
-        self.axes = [
-            (((np.arange(n) - (n - 1) / 2) * step) + middle).astype(np.float32)
-            for n, step, middle in zip(self.shape, self.spacing, shift[::-1], strict=True)
-        ]
+        grids = zip(self.shape, self.spacing, shift[::-1], strict=True)
+        self.axes = [(((np.arange(n) - (n - 1) / 2) * step) + middle).astype(np.float32) for n, step, middle in grids]
         self.hu = np.full(self.shape, AIR, np.float32)
         self.bits = np.zeros(self.shape, np.uint8)
         self.inside = np.full(self.shape, -99, np.float32)  # distance into the abdominal cavity, set by `paint_body`
@@ -114,7 +108,7 @@ class Canvas:
             radii: of the three axes in mm.
             turn: angle about z in radians.
             lump: amplitude of the roughness in mm.
-            cell: its scale in mm.
+            cell: scale of the roughness in mm.
             pad: margin of the box in mm.
         """
         wide = float(np.hypot(*radii[:2]) if turn else 0.0)

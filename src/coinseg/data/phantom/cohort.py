@@ -25,18 +25,11 @@ _META = "image_id;age;gender;institute;study_type;split;manufacturer;scanner_mod
 
 @dataclass(frozen=True)
 class PhantomPatient:
-    """One scan: row 0 is anterior, column 0 the patient's right, slice 0 inferior.
+    """One scan: row 0 is anterior, column 0 the patient's right, slice 0 inferior."""
 
-    Args:
-        scan: int16 Hounsfield units, (slices, rows, columns).
-        masks: bool, by TotalSegmentator class name, on the grid of the scan. Kidneys have their healthy outline; a tumour
-            overlaps its kidney and may reach out of it.
-        spacing: (slice, row, column) in mm.
-    """
-
-    scan: np.ndarray
-    masks: dict[str, np.ndarray]
-    spacing: tuple[float, float, float]
+    scan: np.ndarray  # int16 Hounsfield units, (slices, rows, columns)
+    masks: dict[str, np.ndarray]  # bool, by TotalSegmentator class name; a tumour overlaps its kidney and may reach out of it
+    spacing: tuple[float, float, float]  # (slice, row, column) in mm
 
 
 def make_patient(settings: PhantomSettings, index: int) -> PhantomPatient:
@@ -113,14 +106,15 @@ def _tables(out: Path, settings: PhantomSettings) -> None:
     if settings.lesions == "masses":
         rows = ["image_id,slice,label"]
         for name in names:
-            mask = np.asarray(nib.load(out / name / "segmentations" / "kidney_tumor.nii.gz").dataobj)  # type: ignore[attr-defined]
+            file = out / name / "segmentations" / "kidney_tumor.nii.gz"
+            mask = np.asarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
             rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
         write_text(out / "labels.csv", "\n".join(rows) + "\n")
     rows = [_META]
     for index, name in enumerate(names):
         rng = np.random.default_rng([settings.seed, index, 1])
-        who = f"{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
-        rows.append(f"{name};{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
+        who = f"{name};{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
+        rows.append(f"{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
     write_text(out / LAST, "\ufeff" + "\n".join(rows) + "\n")  # spreadsheets know UTF-8 by the mark before it
 
 
@@ -140,9 +134,8 @@ def write_cohort(
     with locked(out):
         _claim(out, settings)
         missing = [i for i in range(settings.patients) if not (out / _name(i)).exists()]
-        done = settings.patients - len(missing)
-        for _ in _run(out, settings, missing, processes or os.cpu_count() or 1):
-            done += 1
+        finished = _run(out, settings, missing, processes or os.cpu_count() or 1)
+        for done, _ in enumerate(finished, settings.patients - len(missing) + 1):
             if progress is not None:
                 progress(done, settings.patients)
         _tables(out, settings)
@@ -151,8 +144,7 @@ def write_cohort(
 def _run(out: Path, settings: PhantomSettings, missing: list[int], processes: int) -> Iterator[int]:
     """Write the missing patients, here or in processes, and yield the index of each finished one."""
     if processes == 1 or len(missing) < 2:
-        for index in missing:
-            yield _write_patient(out, settings, index)
+        yield from (_write_patient(out, settings, index) for index in missing)
         return
     with workers(min(processes, len(missing)), "--processes") as pool:
         for future in as_completed([pool.submit(_write_patient, out, settings, i) for i in missing]):

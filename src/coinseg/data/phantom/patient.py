@@ -7,21 +7,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Body:
-    """The build of one patient in mm.
+    """The build of one patient in mm."""
 
-    Args:
-        wide: half width of the trunk inside the fat.
-        deep: half depth of the same.
-        fat: thickness of the subcutaneous fat.
-        spine: y of the spine.
-        visceral: amount of fat around the organs.
-    """
-
-    wide: float
-    deep: float
-    fat: float
-    spine: float
-    visceral: float
+    wide: float  # half width of the trunk inside the fat
+    deep: float  # half depth
+    fat: float  # thickness of the subcutaneous fat
+    spine: float  # y of the spine
+    visceral: float  # amount of fat around the organs
 
 
 @dataclass(frozen=True)
@@ -37,14 +29,15 @@ class Look:
     pelvis: float
 
 
+_PHASES = (
+    ((32, 38), (29, 33), (38, 46), (36, 42), (52, 64), (44, 52), (2, 10)),  # without contrast agent
+    ((175, 220), (95, 125), (220, 300), (95, 140), (80, 100), (115, 150), (0, 10)),  # corticomedullary: dark pyramids
+    ((170, 210), (135, 165), (145, 190), (135, 165), (100, 130), (110, 140), (0, 10)),  # portal venous
+    ((140, 175), (130, 160), (120, 145), (115, 135), (90, 112), (92, 115), (5, 350)),  # excretory
+)
+
+
 def draw_look(rng: np.random.Generator, enhanced: bool) -> Look:
     """Draw a contrast phase; `enhanced` excludes scans without contrast agent."""
-    u = rng.uniform
     phase = rng.choice(4, p=(0.0, 0.35, 0.45, 0.2) if enhanced else (0.15, 0.3, 0.38, 0.17))
-    if phase == 0:
-        return Look(u(32, 38), u(29, 33), u(38, 46), u(36, 42), u(52, 64), u(44, 52), u(2, 10))
-    if phase == 1:  # corticomedullary: bright cortex and arteries, dark pyramids
-        return Look(u(175, 220), u(95, 125), u(220, 300), u(95, 140), u(80, 100), u(115, 150), u(0, 10))
-    if phase == 2:  # portal venous
-        return Look(u(170, 210), u(135, 165), u(145, 190), u(135, 165), u(100, 130), u(110, 140), u(0, 10))
-    return Look(u(140, 175), u(130, 160), u(120, 145), u(115, 135), u(90, 112), u(92, 115), u(5, 350))
+    return Look(*(rng.uniform(*limits) for limits in _PHASES[phase]))

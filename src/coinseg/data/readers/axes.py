@@ -1,12 +1,8 @@
-"""Turn the axes of a volume to the plane in which it is cut (`data.axis`), and back.
+"""Turn the axes of a volume to the plane in which it is cut (`data.axis`), and back. Both ways return views.
 
-    data.axis   slices run from           rows run from           columns run from
-    axial       inferior to superior      anterior to posterior   the patient's right to left
-    coronal     anterior to posterior     superior to inferior    the patient's right to left
-    sagittal    the patient's right to left   superior to inferior    anterior to posterior
-
-So the head is up and a coronal slice has the patient's right on its left, as radiologists see them. Both ways return views:
-writing into a turned mask changes the mask.
+axial       slices inferior to superior, rows anterior to posterior, columns right to left of the patient
+coronal     slices anterior to posterior, rows superior to inferior, columns right to left
+sagittal    slices right to left, rows superior to inferior, columns anterior to posterior
 """
 
 import math
@@ -19,14 +15,13 @@ from coinseg.errors import UserError
 from coinseg.types import Cohort
 
 T = TypeVar("T", int, float)
+# The canonical axes (0 slices, 1 rows, 2 columns) that become slices, rows and columns.
 _ORDER: dict[Axis, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
-"""The canonical axes (0 slices, 1 rows, 2 columns) that become slices, rows and columns."""
 
 
 def turned(canonical: np.ndarray, axis: Axis) -> np.ndarray:
     """Return a view of a canonical array (slices, rows, columns) whose slices lie across `axis`."""
-    upright = canonical if axis == "axial" else canonical[::-1]
-    return upright.transpose(_ORDER[axis])
+    return (canonical if axis == "axial" else canonical[::-1]).transpose(_ORDER[axis])
 
 
 def turned_back(view: np.ndarray, axis: Axis) -> np.ndarray:
@@ -47,11 +42,10 @@ def require_views(cohort: Cohort, settings: DataSettings) -> None:
         require_volumes("the data are plain images", settings)
     if not (math.isfinite(settings.spacing) and settings.spacing >= 0):
         raise UserError(f"data.spacing is {settings.spacing}", "mm per pixel, or 0", "set it to 0 for a plain resize")
-    numbered = [case.id for case in cohort.cases if case.slice_labels]
-    if settings.axis != "axial" and numbered:
+    if settings.axis != "axial" and (numbered := [case.id for case in cohort.cases if case.slice_labels]):
         got = f"data.axis is {settings.axis} and {numbered[0]} has labels by slice number, which are those of axial slices"
-        do = "set data.axis to axial, or leave the slice numbers out of the table"
-        raise UserError(got, "labels of whole scans, or lesion masks to make them from", do)
+        required = "labels of whole scans, or lesion masks to make them from"
+        raise UserError(got, required, "set data.axis to axial, or leave the slice numbers out of the table")
 
 
 def require_volumes(got: str, settings: DataSettings) -> None:

@@ -1,8 +1,7 @@
 """Find the DICOM series of a folder or a .zip, choose one, and read it in Hounsfield units; used through `volume`.
 
-Pixels are decoded by pydicom and its plugins GDCM (JPEG), pylibjpeg-openjpeg (JPEG 2000) and pyjpegls (JPEG-LS). No message has
-data of the patient: series are named by number and description, without words of the patient's name and id and without long
-numbers, files by `public_name`, and messages of decoders are not repeated.
+pydicom decodes with its plugins GDCM (JPEG), pylibjpeg-openjpeg (JPEG 2000) and pyjpegls (JPEG-LS). No message has data of the
+patient: descriptions of series lose words of the name and id and long numbers, and messages of decoders are not repeated.
 """
 
 import hashlib
@@ -22,9 +21,9 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLo
 from coinseg.errors import UserError
 
 from .dicom_frames import require_honest
-from .dicom_stack import Frame, Header, Stack, stack_of
+from .dicom_stack import Frame, Header, stack_of
 from .paths import Members, members, public_name, split_key
-from .voxels import Opened, broken, muted
+from .voxels import Opened, broken, fits_int16, muted
 
 _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns",
@@ -33,44 +32,36 @@ _TAGS = [
     "ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "PatientName",
     "StudyInstanceUID", "AccessionNumber",
 ]  # fmt: skip
-_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."
-"""Beginning of the SOP classes of secondary captures, compared after adding a dot."""
+_CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # beginning of the SOP classes of secondary captures, compared after adding a dot
+# The same for CT, MR and PET images, enhanced ones too; such a file without a size is cut off.
 _SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.10008.5.1.4.1.1.128.")
-"""The same for CT, MR and PET images, enhanced ones too; such a file without a size is cut off."""
-_DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")
-"""Modalities of objects that come with scans and are no scans."""
+_DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")  # modalities of objects that come with scans and are no scans
+# On bad bytes other plugins for RLE panic and for JPEG-LS end the process; those for JPEG 2000 fail on signed streams.
 _PLUGINS = {
     RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls",
 }  # fmt: skip
-"""On bad bytes other plugins for RLE panic and for JPEG-LS end the process; those for JPEG 2000 fail on signed streams."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SALT = "coinseg patient "
 _MOST = 8
-Series = dict[str, list[Header]]
-"""The files of every series, by its key."""
+Numbered = tuple[int, Frame]  # a frame and its place in the stack
+Series = dict[str, list[Header]]  # the files of every series, by its key
 
 
 def open_series(path: Path) -> Opened:
     """Read the headers of the only DICOM series of a folder, archive or file, or of the one that a `#KEY` names.
 
-    Raises:
-        UserError: there is no series or there are several, a file is broken, the geometry is missing, slices are missing,
-            repeated, unevenly spaced or of several orientations or sizes, the gantry is tilted, images are in colour, or an
-            archive is unsafe.
+    `UserError` for no series or several, broken files, unsafe archives, colour, or slices that are no even, straight stack.
     """
     place, _ = split_key(path)
     with members(place) as files:
         chosen = _choose(path, _series_in(place, files))
-    stack = stack_of(path, chosen)
-    return Opened(stack.geometry, lambda: _voxels(path, place, stack))
+    frames, geometry = stack_of(path, chosen)
+    return Opened(geometry, lambda: _voxels(path, place, frames))
 
 
 def patient_of(path: Path, default: str) -> str:
-    """Return a pseudonym of the patient: a hash of PatientID, the same in every scan and run; `default` without a PatientID.
-
-    It keeps the id out of tables and logs, but somebody who has the ids can compute it.
-    """
+    """Return a hash of PatientID, which somebody who has the ids can compute too; `default` without a PatientID."""
     place, key = split_key(path)
     try:
         with members(place) as files:
@@ -85,7 +76,7 @@ def patient_of(path: Path, default: str) -> str:
 def identifiers_of(path: Path) -> frozenset[str]:
     """Return what a table may name a scan by: the UIDs of study and series, AccessionNumber and PatientID of its first file.
 
-    They may be compared but never shown. Empty for a scan that cannot be read; reading it raises the error.
+    They may be compared but never shown; empty for a scan that cannot be read.
     """
     place, _ = split_key(path)
     try:
@@ -109,8 +100,7 @@ def read_header(path: Path) -> Dataset | None:
     """Read all tags of a DICOM file without its pixels; None for other files and for deflated tags."""
     try:
         with path.open("rb") as file, silent():
-            header = _tags_of(file)
-            if header is not None:
+            if (header := _tags_of(file)) is not None:
                 header.filename = path.name
             return header
     except Exception:  # pydicom raises almost anything on bad bytes
@@ -119,11 +109,11 @@ def read_header(path: Path) -> Dataset | None:
 
 def _tags_of(file: IO[bytes], **options: Any) -> Dataset | None:
     """Read the tags without pixels, None where they are deflated; every value is decoded here, so bad ones raise here."""
-    deflated = _DEFLATED in file.read(1024)
+    if _DEFLATED in file.read(1024):
+        return None
     file.seek(0)
-    header = None if deflated else dcmread(file, stop_before_pixels=True, **options)
-    if header is not None:
-        list(header.iterall())
+    header = dcmread(file, stop_before_pixels=True, **options)
+    list(header.iterall())
     return header
 
 
@@ -139,10 +129,9 @@ def _header(place: Path, member: str, files: Members) -> Dataset:
             sound = header is None or _is_sound(header)
     except Exception as error:  # pydicom and zipfile raise almost anything on bad bytes, with values in it.
         raise _broken(place, member, type(error).__name__) from None
-    if header is None:
-        raise _broken(place, member, "its tags are deflated, which could unpack to any size")
-    if not sound:
-        raise _broken(place, member, "its tags are cut off or it is no DICOM")
+    if header is None or not sound:
+        deflated = "its tags are deflated, which could unpack to any size"
+        raise _broken(place, member, deflated if header is None else "its tags are cut off or it is no DICOM")
     return header
 
 
@@ -156,13 +145,13 @@ def _is_sound(header: Dataset) -> bool:
 def _series_in(place: Path, files: Members) -> Series:
     """Return the images by series, without reports, structures and other objects without pixels."""
     headers = [(member, _header(place, member, files)) for member in files]
-    by_uid: dict[str, list[Header]] = {}
+    by_uid: Series = {}
     for member, header in headers:
         if header.get("Rows") and header.get("Columns"):
             by_uid.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((member, header))
     if not by_uid:
-        what = f"{len(headers)} DICOM files and no image" if headers else "no DICOM file"
-        raise UserError(f"{place} holds {what}", "the slices of one CT series", "correct the path or export the series")
+        got = f"{place} holds {f'{len(headers)} DICOM files and no image' if headers else 'no DICOM file'}"
+        raise UserError(got, "the slices of one CT series", "correct the path or export the series")
     given = [str(images[0][1].get("SeriesNumber")) for images in by_uid.values()]
     numbers = [number if re.fullmatch(r"\d{1,5}", number) else "" for number in given]
     keyed = {}
@@ -177,15 +166,12 @@ def _choose(path: Path, series: Series) -> list[Header]:
     place, key = split_key(path)
     listed = [_described(name, files) for name, files in series.items()]
     text = "; ".join(listed[:_MOST]) + (f"; and {len(listed) - _MOST} more" if len(listed) > _MOST else "")
-    if key is not None:
-        if key not in series:
-            raise UserError(f"{place} holds no series {key} (there are: {text})", "the key of a series", "correct the key")
-        chosen = series[key]
-    else:
-        scans = [name for name, files in series.items() if not _no_stack(files)]
-        if len(scans) > 1:
-            raise UserError(f"{place} holds {len(series)} DICOM series: {text}", "one series", f"choose one: {place}#{scans[0]}")
-        chosen = series[scans[0]] if scans else next(iter(series.values()))
+    if key is not None and key not in series:
+        raise UserError(f"{place} holds no series {key} (there are: {text})", "the key of a series", "correct the key")
+    scans = [key] if key is not None else [name for name, files in series.items() if not _no_stack(files)]
+    if len(scans) > 1:
+        raise UserError(f"{place} holds {len(series)} DICOM series: {text}", "one series", f"choose one: {place}#{scans[0]}")
+    chosen = series[scans[0]] if scans else next(iter(series.values()))
     if why := _no_stack(chosen):
         raise UserError(f"{path} holds only {why} ({text})", "a stack of CT slices", "export the original CT series")
     return chosen
@@ -203,12 +189,10 @@ def _no_stack(series: Sequence[Header]) -> str:
 
 
 def _described(key: str, series: Sequence[Header]) -> str:
-    """Describe a series in a message: key, modality, number of slices, and the part of its description that is not private."""
+    """Describe a series: key, modality, number of slices, and the part of its description that is not private."""
     header = series[0][1]
-    count = 0
-    for _, each in series:
-        frames = str(each.get("NumberOfFrames") or 1)
-        count += int(frames) if frames.isdecimal() else 1
+    frames = [str(each.get("NumberOfFrames") or 1) for _, each in series]
+    count = sum(int(number) if number.isdecimal() else 1 for number in frames)
     private = [w.lower() for tag in ("PatientName", "PatientID") for w in re.findall(r"[^\W_]+", str(header.get(tag) or ""))]
     words = re.findall(r"[\w.,+/-]+", str(header.get("SeriesDescription") or ""))
     safe = [w for w in words if not any(p in w.lower() for p in private) and len(re.findall(r"\d", w)) < 5]
@@ -217,13 +201,12 @@ def _described(key: str, series: Sequence[Header]) -> str:
     return f"{key} ({', '.join(fact for fact in facts if fact)})"
 
 
-def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
+def _voxels(path: Path, place: Path, frames: Sequence[Frame]) -> np.ndarray:
     """Read scaled voxels (columns, rows, slices), int16 when they are integers that fit, else float32."""
-    rows, columns = stack.frames[0].size
-    limits = np.iinfo(np.int16)
-    out: np.ndarray = np.empty((len(stack.frames), rows, columns), dtype=np.int16)
-    by_member: dict[str, list[tuple[int, Frame]]] = {}
-    for z, frame in enumerate(stack.frames):
+    rows, columns = frames[0].size
+    out: np.ndarray = np.empty((len(frames), rows, columns), dtype=np.int16)
+    by_member: dict[str, list[Numbered]] = {}
+    for z, frame in enumerate(frames):
         by_member.setdefault(frame.member, []).append((z, frame))
     with members(place) as files:
         for member, wanted in by_member.items():
@@ -231,16 +214,13 @@ def _voxels(path: Path, place: Path, stack: Stack) -> np.ndarray:
                 exact = pixels.astype(np.float64) * frame.slope + frame.inter
                 if not np.isfinite(exact).all():
                     raise UserError(f"{path} holds NaN or infinite voxels", "finite values", "leave the series out")
-                fits = (exact == np.rint(exact)).all() and exact.min() >= limits.min and exact.max() <= limits.max
-                if out.dtype == np.int16 and not fits:
+                if out.dtype == np.int16 and not fits_int16(exact):
                     out = out.astype(np.float32)
                 out[z] = exact
     return out.T
 
 
-def _decoded(
-    place: Path, member: str, files: Members, wanted: Sequence[tuple[int, Frame]]
-) -> Iterator[tuple[tuple[int, Frame], np.ndarray]]:
+def _decoded(place: Path, member: str, files: Members, wanted: Sequence[Numbered]) -> Iterator[tuple[Numbered, np.ndarray]]:
     """Yield the frames of one file as stored, with their place in the stack."""
     if member not in files:
         raise _broken(place, member, "it is gone")

@@ -5,12 +5,11 @@ import struct
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
 
-_SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
-"""Markers of JPEG and JPEG-LS that come before the size of a frame."""
+_SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS that come before the size of a frame
 
 
 def require_honest(dataset: Dataset) -> None:
-    """Raise `ValueError` when a compressed frame has another size than the tags, because decoders allocate what it claims."""
+    """Raise `ValueError` when a compressed frame claims another size than the tags; decoders allocate what it claims."""
     if not dataset.file_meta.TransferSyntaxUID.is_compressed:
         return
     expected = int(dataset.Rows), int(dataset.Columns)

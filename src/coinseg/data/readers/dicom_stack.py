@@ -1,7 +1,6 @@
 """From the headers of one DICOM series to its grid: sort its frames and check that they are one straight, even stack.
 
-DICOM's coordinates are LPS+ millimetres; inside coinseg affines are RAS+. Frames are sorted by their position along the
-normal of their plane; names and instance numbers are not used. No message has data of the patient.
+DICOM's coordinates are LPS+ millimetres; inside coinseg affines are RAS+. No message has data of the patient.
 """
 
 from collections.abc import Sequence
@@ -19,53 +18,29 @@ from .limits import MAX_PIXELS
 from .paths import public_name
 from .voxels import broken, invertible, require_fits
 
-_TURN = 1e-3
-"""Tolerance of direction cosines, within a series and from a right angle."""
-_TILT = 1.0
-"""Degrees between the stack and the normal of its slices that are allowed if the whole shift is below half a pixel."""
-_UNEVEN = 0.25
-"""Slice distances that a slice may be off its even position; positions are often rounded to 0.1 mm."""
-Header = tuple[str, Dataset]
-"""A file by its name below the scan's folder, and its tags without pixels."""
+_TURN = 1e-3  # tolerance of direction cosines, within a series and from a right angle
+_TILT = 1.0  # degrees between the stack and the normal of its slices that are allowed if the whole shift is below half a pixel
+_UNEVEN = 0.25  # slice distances that a slice may be off its even position; positions are often rounded to 0.1 mm
+Header = tuple[str, Dataset]  # a file by its name below the scan's folder, and its tags without pixels
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One slice.
+    """One slice."""
 
-    Args:
-        member: name of its file.
-        index: its frame in the file.
-        size: (rows, columns).
-        orientation: (2, 3): direction along a row (growing column) and along a column (growing row).
-        position: (3,), centre of the first pixel in LPS+ mm.
-        spacing: (2,), distance of rows and of columns in mm.
-        depth: distance of slices in mm from the header, if it has one.
-        slope: slope from stored values to Hounsfield units.
-        inter: intercept of the same.
-    """
-
-    member: str
-    index: int
-    size: tuple[int, int]
-    orientation: np.ndarray
-    position: np.ndarray
-    spacing: np.ndarray
-    depth: float | None
-    slope: float
-    inter: float
+    member: str  # name of its file
+    index: int  # its frame in the file
+    size: tuple[int, int]  # (rows, columns)
+    orientation: np.ndarray  # (2, 3): direction along a row (growing column) and along a column (growing row)
+    position: np.ndarray  # (3,), centre of the first pixel in LPS+ mm
+    spacing: np.ndarray  # (2,), distance of rows and of columns in mm
+    depth: float | None  # distance of slices in mm from the header, if it has one
+    slope: float  # from stored values to Hounsfield units
+    inter: float  # intercept of the same
 
 
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Frames from the first to the last slice, and their grid with the axes column, row, slice."""
-
-    frames: tuple[Frame, ...]
-    geometry: Geometry
-
-
-def stack_of(path: Path, series: Sequence[Header]) -> Stack:
-    """Return the stack of one series; `UserError` unless it is an evenly spaced, straight stack of grey slices of one size."""
+def stack_of(path: Path, series: Sequence[Header]) -> tuple[list[Frame], Geometry]:
+    """Return the sorted slices and the grid (column, row, slice) of a series; `UserError` unless even, straight, grey, alike."""
     for member, header in series:
         if header.get("SamplesPerPixel", 1) != 1 or not str(header.get("PhotometricInterpretation", "MONO")).startswith("MONO"):
             raise UserError(f"{path}: {public_name(member)} is a colour image", "grey slices", "leave colour images out")
@@ -73,20 +48,16 @@ def stack_of(path: Path, series: Sequence[Header]) -> Stack:
     _require_alike(path, frames)
     across, down = frames[0].orientation
     normal = np.cross(across, down)
-    depth = np.array([frame.position @ normal for frame in frames])
-    order = np.argsort(depth, kind="stable")
-    frames, depth = [frames[i] for i in order], depth[order]
-    _require_even(path, depth)
-    step = _step(path, frames, normal)
+    frames.sort(key=lambda frame: float(frame.position @ normal))
+    _require_even(path, np.array([frame.position @ normal for frame in frames]))
+    step, spacing = _step(path, frames, normal), frames[0].spacing
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1], affine[:3, 2] = across * frames[0].spacing[1], down * frames[0].spacing[0], step
-    affine[:3, 3] = frames[0].position
+    affine[:3] = np.stack([across * spacing[1], down * spacing[0], step, frames[0].position], axis=1)
     if not invertible(affine):
         raise _no_geometry(path, "axes without an inverse")
-    rows, columns = frames[0].size
-    shape = (columns, rows, len(frames))
+    shape = (*frames[0].size[::-1], len(frames))
     require_fits(path, shape, 4)  # what is kept at most, float32
-    return Stack(tuple(frames), geometry_in_mm(TO_RAS @ affine, shape))
+    return frames, geometry_in_mm(TO_RAS @ affine, shape)
 
 
 def _no_geometry(path: Path, what: str) -> UserError:
@@ -113,10 +84,9 @@ def _frames_of(path: Path, member: str, header: Dataset) -> list[Frame]:
 def _flat(frame: Dataset, shared: Dataset) -> Dataset:
     """Return the tags of one frame of an enhanced object as a plain slice has them; those of the frame win over shared ones."""
     flat = Dataset()
-    for groups in (shared, frame):
-        for macro in ("PlaneOrientation", "PlanePosition", "PixelMeasures", "PixelValueTransformation"):
-            for item in groups.get(f"{macro}Sequence") or []:
-                flat.update(item)
+    macros = ("PlaneOrientation", "PlanePosition", "PixelMeasures", "PixelValueTransformation")
+    for item in (item for groups in (shared, frame) for macro in macros for item in groups.get(f"{macro}Sequence") or []):
+        flat.update(item)
     return flat
 
 
@@ -131,8 +101,8 @@ def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) 
     if not finite or not (spacing > 0).all() or abs(across @ down) > _TURN:
         raise _no_geometry(path, f"impossible geometry in {public_name(member)}")
     if "ModalityLUTSequence" in header or (header.get("Modality") == "CT" and tags.get("RescaleIntercept") is None):
-        got = f"{path} has no RescaleIntercept in {public_name(member)}"
-        raise UserError(got, "slices that say how stored values become Hounsfield units", "export the original CT series")
+        required = "slices that say how stored values become Hounsfield units"
+        raise UserError(f"{path} has no RescaleIntercept in {public_name(member)}", required, "export the original CT series")
     if int(header.Rows) * int(header.Columns) > MAX_PIXELS:
         raise broken(f"{path}: {public_name(member)}", f"its header claims {header.Rows} x {header.Columns} pixels", "DICOM file")
     return Frame(
@@ -171,11 +141,8 @@ def _require_even(path: Path, depth: np.ndarray) -> None:
     gaps = np.diff(depth)
     usual = float(np.median(gaps))
     if repeated := int((gaps < max(1e-3, 0.02 * usual)).sum()):
-        got, do = (
-            f"{path} has {repeated} slices at the position of another one",
-            "export each phase or time point into its own folder",
-        )
-        raise UserError(got, "one slice at each position", f"remove copies, or {do}")
+        do = "remove copies, or export each phase or time point into its own folder"
+        raise UserError(f"{path} has {repeated} slices at the position of another one", "one slice at each position", do)
     widest = int(gaps.argmax())
     if gaps[widest] > 1.5 * usual:
         lost = max(round(float(gaps[widest]) / usual) - 1, 1)
@@ -183,8 +150,7 @@ def _require_even(path: Path, depth: np.ndarray) -> None:
         got = f"{path} lacks about {lost} slices between {depth[widest]:.1f} and {depth[widest + 1]:.1f} mm along its stack"
         got += f"{f' and has {more} more gaps' if more else ''} (the usual distance is {usual:.2f} mm)"
         raise UserError(got, "every slice of the series", "export it again")
-    even = np.linspace(depth[0], depth[-1], len(depth))
-    if np.abs(depth - even).max() > _UNEVEN * usual:
+    if np.abs(depth - np.linspace(depth[0], depth[-1], len(depth))).max() > _UNEVEN * usual:
         got = f"{path} has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart"
         raise UserError(got, "evenly spaced slices", "export a series with one slice distance, or resample it")
 

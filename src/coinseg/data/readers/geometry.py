@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import nibabel as nib
 import numpy as np
@@ -9,29 +10,19 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from coinseg.config.schema import Axis
 
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""From LPS+ coordinates (DICOM, ITK) to RAS+ (NIfTI, coinseg), and back."""
-MAX_SHIFT = 0.1
-"""Voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth."""
-_MAX_TURN = 0.5
-"""The same at the far corners for an affine that is stored as a quaternion, whose rounding is largest close to half a turn."""
-_MM = {1: 1000.0, 3: 0.001}
-"""Millimetres in a metre and a micron, by NIfTI code; anything else counts as millimetres."""
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+ coordinates (DICOM, ITK) to RAS+ (NIfTI, coinseg), and back
+MAX_SHIFT = 0.1  # voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth
+_MAX_TURN = 0.5  # the same at the far corners for an affine stored as a quaternion, which rounds most close to half a turn
+_MM = {1: 1000.0, 3: 0.001}  # millimetres in a metre and a micron, by NIfTI code; anything else counts as millimetres
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """The grid of a NIfTI file, with all that is needed to write onto it again.
+    """The grid of a file, with all that is needed to write onto it again."""
 
-    Args:
-        affine: (4, 4), voxel indices in the order of the file to RAS+ coordinates in its unit (usually mm).
-        shape: shape of the array as stored, trailing singletons included.
-        header: the binary NIfTI header of the source; its sform, qform and their codes are kept.
-    """
-
-    affine: np.ndarray
-    shape: tuple[int, ...]
-    header: bytes
+    affine: np.ndarray  # (4, 4), voxel indices in the order of the file to RAS+ coordinates in its unit (usually mm)
+    shape: tuple[int, ...]  # as stored, trailing singletons included
+    header: bytes  # the binary NIfTI header of the source; its sform, qform and their codes are kept
 
     @cached_property
     def _turn(self) -> np.ndarray:
@@ -41,8 +32,7 @@ class Geometry:
     @property
     def canonical_shape(self) -> tuple[int, int, int]:
         """(slices, rows, columns)."""
-        across = self._turn[:, 0].astype(int)
-        columns, rows, slices = (self.shape[int(np.flatnonzero(across == axis)[0])] for axis in range(3))
+        columns, rows, slices = (self.shape[axis] for axis in np.argsort(self._turn[:, 0]))
         return slices, rows, columns
 
     @property
@@ -105,8 +95,7 @@ def corners_apart(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) ->
         other: affine (4, 4) of the second.
         shape: of both arrays.
     """
-    sides = [(0, side - 1) for side in shape[:3]]
-    corners = np.array([(x, y, z, 1) for x in sides[0] for y in sides[1] for z in sides[2]], dtype=np.float64).T
+    corners = np.array([*product(*((0, side - 1) for side in shape[:3]), (1,))], dtype=np.float64).T
     return np.asarray(np.abs((np.linalg.inv(other) @ one @ corners - corners)[:3]).max(0))
 
 
@@ -118,7 +107,7 @@ def same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
 
 
 def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
-    """Return the grid of a file other than NIfTI from its affine (4, 4) to RAS+ mm, with the header of a NIfTI mask on it."""
+    """Return the grid of a file other than NIfTI, with a NIfTI header, from its affine (4, 4) to RAS+ mm."""
     header = nib.Nifti1Header() if max(shape) < 2**15 else nib.Nifti2Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")

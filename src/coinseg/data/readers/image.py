@@ -20,13 +20,10 @@ from coinseg.types import Slice, SliceMask
 from .limits import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-LUMINANCE = (0.299, 0.587, 0.114)
-"""ITU-R BT.601 weights of red, green and blue."""
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _TIFF = (".tif", ".tiff")
-_DECODERS = ("PNG", "JPEG", "TIFF", "BMP")
-"""The allowed decoders: Pillow goes by content, whatever the name is, and some others start programs (EPS: Ghostscript)."""
-# Nothing is printed about a bad TIFF, because the `UserError` tells it.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+_DECODERS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by content, not by name, and some other decoders start programs
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserError` tells what is wrong
 
 
 def is_image(path: Path) -> bool:
@@ -35,16 +32,12 @@ def is_image(path: Path) -> bool:
 
 
 def read_image(path: Path) -> Slice:
-    """Read an image as float32 (H, W) in source units (0-255 for 8 bits, 0-65535 for 16).
+    """Read an image as float32 (H, W) in source units (0-255 for 8 bits, 0-65535 for 16); colour becomes ITU-R 601 luminance.
 
-    Colour becomes ITU-R 601 luminance, alpha is ignored, palettes are looked up.
-
-    Raises:
-        UserError: the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
+    `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with _reading(path):
-        pixels = _read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path)
-        grey = _grey(pixels)
+        grey = _grey(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))
     if not np.isfinite(grey).all():
         raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
     return grey
@@ -56,8 +49,7 @@ def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = 
     Args:
         path: an image.
         shape: (H, W) of the image the mask belongs to; another shape is a `UserError`.
-        values: stored grey levels that count as inside; empty means every pixel brighter than half of the brightest one, which
-            fits 0/1, 0/255 and the soft edges of JPEG; an image of zeros is an empty mask.
+        values: grey levels that count as inside; empty means more than half of the brightest, for 0/1, 0/255 and soft edges.
     """
     grey = read_image(path)
     require_size(path, (grey.shape[0], grey.shape[1]), shape)
@@ -72,16 +64,12 @@ def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> N
 
 
 def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> None:
-    """Write a bool mask (H, W) as an 8-bit PNG, 0 outside and 255 inside.
-
-    Raises:
-        UserError: `path` exists and `overwrite` is not set, is no .png, or cannot be written.
-    """
+    """Write a bool mask (H, W) as an 8-bit PNG, 0 outside and 255 inside; errors as in `write_image_map`."""
     write_image_map(path, np.asarray(mask, dtype=bool).astype(np.uint8) * 255, overwrite)
 
 
 def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> None:
-    """Write values (H, W) uint8 as an 8-bit PNG; errors as in `write_image_mask`."""
+    """Write values (H, W) uint8 as an 8-bit PNG; `UserError` when `path` is taken, is no .png, or cannot be written."""
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} is no name of a mask", "a name ending in .png", "choose such a name")
     with new_file(path, overwrite) as part:
@@ -108,7 +96,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is no image coinseg reads", f"one of {', '.join(IMAGE_SUFFIXES)}", "convert it")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the `UserError` tells what is wrong
+            warnings.simplefilter("ignore")
             yield
     except UserError:
         raise
@@ -129,8 +117,7 @@ def _read_pillow(path: Path) -> np.ndarray:
             return np.asarray(image)
         if image.mode in ("1", "LA", "La"):
             return np.asarray(image.convert("LA" if image.mode != "1" else "L")).reshape(*image.size[::-1], -1)[..., 0]
-        # Through RGBA, because transparent pixels then keep their colour.
-        return np.asarray(image.convert("RGBA"))[..., :3]
+        return np.asarray(image.convert("RGBA"))[..., :3]  # through RGBA transparent pixels keep their colour
 
 
 def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
@@ -167,8 +154,7 @@ def _read_tiff(path: Path) -> np.ndarray:
                 pixels = page.asarray()
                 return np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels
             except ValueError as error:
-                # Without imagecodecs tifffile decodes few compressions; Pillow decodes the others.
-                if "imagecodecs" not in str(error):
+                if "imagecodecs" not in str(error):  # without it tifffile decodes few compressions; Pillow decodes the others
                     raise
         if page.bitspersample > 8 and (page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE):
             kind = tifffile.PHOTOMETRIC(page.photometric).name
@@ -180,10 +166,8 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     """Turn pixels (H, W) or (H, W, samples) to float32 (H, W): luminance of three or four samples, the first of one or two."""
     if pixels.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {pixels.dtype}")
-    if pixels.ndim == 2:
-        return pixels.astype(np.float32)
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4):
+    if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4)):
         raise ValueError(f"pixels of shape {pixels.shape}")
-    if pixels.shape[2] < 3:
-        return pixels[..., 0].astype(np.float32)
+    if pixels.ndim == 2 or pixels.shape[2] < 3:
+        return (pixels if pixels.ndim == 2 else pixels[..., 0]).astype(np.float32)
     return (pixels[..., :3].astype(np.float64) @ np.array(LUMINANCE)).astype(np.float32)

@@ -1,7 +1,4 @@
-"""Read and write NRRD and MetaImage files with SimpleITK; used through `volume`.
-
-ITK has LPS+ millimetres and coinseg RAS+, so the first two rows of an affine change their sign.
-"""
+"""Read and write NRRD and MetaImage files with SimpleITK, which has LPS+ millimetres; used through `volume`."""
 
 import math
 from pathlib import Path
@@ -37,8 +34,7 @@ def open_itk(path: Path) -> Opened:
 def save_itk(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
     """Write voxels `stored` in the order of `geometry` as .nrrd or .mha; `OSError` when that fails."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(stored.reshape(stored.shape[:3], order="A").T))
-    unit = geometry.millimetres
-    affine = TO_RAS @ geometry.affine
+    unit, affine = geometry.millimetres, TO_RAS @ geometry.affine
     spacing = np.sqrt((affine[:3, :3] ** 2).sum(0))
     image.SetSpacing((spacing * unit).tolist())
     image.SetOrigin((affine[:3, 3] * unit).tolist())
@@ -50,15 +46,14 @@ def save_itk(path: Path, stored: np.ndarray, geometry: Geometry) -> None:
 
 
 def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
-    """Return the checked grid of a header."""
     shape, kind = tuple(int(side) for side in reader.GetSize()), sitk.GetPixelIDValueAsString(reader.GetPixelID())
     require_three(path, shape)
     if reader.GetNumberOfComponents() != 1 or "complex" in kind or "vector" in kind:
         raise UserError(f"{path} has voxels of type {kind}", "plain numbers", "convert it to grey values")
     require_plausible(path, shape, _itemsize(reader), DEFLATE_LIMIT, WHAT)
     affine = np.eye(4)
-    sides = len(shape)
-    affine[:3, :3] = np.array(reader.GetDirection()).reshape(sides, sides)[:3, :3] * np.array(reader.GetSpacing()[:3])
+    direction = np.array(reader.GetDirection()).reshape(len(shape), len(shape))[:3, :3]
+    affine[:3, :3] = direction * np.array(reader.GetSpacing()[:3])
     affine[:3, 3] = reader.GetOrigin()[:3]
     if not invertible(affine):
         raise _broken(path, "its axes have no inverse")

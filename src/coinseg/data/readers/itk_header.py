@@ -1,7 +1,4 @@
-"""Checks of NRRD and MetaImage files that ITK leaves out; used through `itk`.
-
-They are about lists of a wrong length (MetaIO writes past its arrays there), voxels in other files, and checksums of voxels.
-"""
+"""Checks of NRRD and MetaImage files that ITK leaves out: lengths of lists, voxels in other files, checksums; used by `itk`."""
 
 import re
 import zlib
@@ -13,11 +10,9 @@ from .limits import MAX_BEHIND
 from .paths import voxel_file
 from .voxels import broken, require_three
 
-_HEADER = 2**16
-_LINE = 2000
-_FIELD, _PAIR = 500, 2**14
-"""Characters in a line of a NRRD header: of a field, and of a key := value, which holds notes of programs."""
-_BLOCK = 2**20
+_HEADER, _BLOCK = 2**16, 2**20
+_LINE = 2000  # characters in a line of a MetaImage header
+_FIELD, _PAIR = 500, 2**14  # characters in a line of a NRRD header: of a field, and of a key := value (notes of programs)
 _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 WHAT = "NRRD or MetaImage file"
@@ -25,26 +20,24 @@ WHAT = "NRRD or MetaImage file"
 
 def check_header(path: Path) -> None:
     """Raise `UserError` unless ITK can read the header of a .nrrd, .mha or .mhd safely."""
+    (_check_nrrd if path.suffix.lower() == ".nrrd" else _check_meta)(path, _start(path))
+
+
+def _start(path: Path) -> bytes:
     with path.open("rb") as file:
-        start = file.read(_HEADER)
-    if path.suffix.lower() == ".nrrd":
-        _check_nrrd(path, start)
-    else:
-        _check_meta(path, start)
+        return file.read(_HEADER)
 
 
 def check_voxels(path: Path, claimed: int) -> None:
     """Raise `UserError` when compressed voxels do not fit their checksum or the `claimed` bytes; others have no checksum."""
-    with path.open("rb") as file:
-        start = file.read(_HEADER)
+    start = _start(path)
     if path.suffix.lower() == ".nrrd":
         head = re.match(rb"(?s).*?\r?\n\r?\n", start)
         if head and re.search(rb"(?im)^encoding: *(gz|gzip)\s*$", head[0]):
             _inflate(path, path, head.end(), 31, claimed)
     elif re.search(rb"(?im)^CompressedData *= *true", start):
-        head = re.match(rb"(?s).*?^ElementDataFile[^\n]*\n", start, re.MULTILINE)
         local = path.suffix.lower() == ".mha"
-        if head:
+        if head := re.match(rb"(?s).*?^ElementDataFile[^\n]*\n", start, re.MULTILINE):
             _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15, claimed)
 
 
@@ -79,29 +72,19 @@ def _check_meta(path: Path, start: bytes) -> None:
     fields: dict[str, str] = {}
     for line in start.split(b"\n"):
         name, equals, value = (part.strip() for part in line.decode("latin-1").partition("="))
-        if not equals or len(line) > _LINE or not name.isidentifier() or name in fields:
+        if "ElementDataFile" in fields or not equals or len(line) > _LINE or not name.isidentifier() or name in fields:
             break
         fields[name] = value
-        if name == "ElementDataFile":
-            break
-    sides = fields.get("NDims", "")
-    dims = fields.get("DimSize", "").split()
+    sides, dims = fields.get("NDims", ""), fields.get("DimSize", "").split()
     lengths = [(name, 1) for name in _VECTORS] + [(name, 2) for name in _MATRICES]
     wrong = [n for n, power in lengths if n in fields and len(fields[n].split()) != len(dims) ** power]
     first = next((name for name in fields if name in (*_VECTORS, *_MATRICES, "NDims")), "")
     if "ElementDataFile" not in fields or not dims or sides != str(len(dims)) or wrong or first != "NDims":
-        why = f"its header has a wrong {wrong[0]}" if wrong else "it has no MetaImage header"
-        raise broken(path, why, WHAT)
+        raise broken(path, f"its header has a wrong {wrong[0]}" if wrong else "it has no MetaImage header", WHAT)
     if not all(re.fullmatch(r"[1-9]\d{0,9}", side) for side in dims):
         raise broken(path, "its header has a wrong DimSize", WHAT)
     require_three(path, tuple(int(side) for side in dims))
-    _check_place(path, fields["ElementDataFile"])
-
-
-def _check_place(path: Path, name: str) -> None:
-    """Raise `UserError` unless voxels lie in a .mha itself, or in one file beside a .mhd."""
-    if path.suffix.lower() == ".mha" and name.lower() == "local":
-        return
-    if path.suffix.lower() == ".mhd" and voxel_file(path).is_file() and voxel_file(path) != path:
-        return
-    raise UserError(f"{path} has its voxels elsewhere or nowhere", "a .mha, or a .mhd with one file beside it", "save it as .mha")
+    local = path.suffix.lower() == ".mha" and fields["ElementDataFile"].lower() == "local"
+    if not local and not (path.suffix.lower() == ".mhd" and voxel_file(path).is_file() and voxel_file(path) != path):
+        required = "a .mha, or a .mhd with one file beside it"
+        raise UserError(f"{path} has its voxels elsewhere or nowhere", required, "save it as .mha")

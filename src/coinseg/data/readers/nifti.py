@@ -20,10 +20,8 @@ from .limits import DEFLATE_LIMIT, MAX_BEHIND
 from .voxels import Opened, broken, invertible, muted, narrow, require_plausible, require_three
 
 SUFFIXES = (".nii.gz", ".nii")
-_WHAT = "NIfTI file"
-_DRAIN = 2**20
-_NIFTI2 = 540
-"""Bytes of the longer header."""
+_WHAT, _DRAIN = "NIfTI file", 2**20
+_NIFTI2 = 540  # bytes of the longer header
 _BROKEN = (
     OSError, EOFError, ValueError, OverflowError, zlib.error,
     nib.filebasedimages.ImageFileError, HeaderDataError, ImageDataError, WrapStructError,
@@ -55,9 +53,8 @@ def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geomet
     header = header_of(geometry.header)
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
-    # Extensions of the source and its range of display belong to other voxels.
     header.set_data_offset(0)
-    header["cal_min"], header["cal_max"] = 0, 0
+    header["cal_min"], header["cal_max"] = 0, 0  # the range of display belongs to other voxels
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     # nibabel writes the header; the array it gets is a view of one zero.
     image = kind(np.broadcast_to(np.zeros((), dtype), geometry.shape), geometry.affine, header)
@@ -83,7 +80,6 @@ def _header(start: bytes) -> nib.Nifti1Header:
 
 
 def _geometry(path: Path, header: nib.Nifti1Header) -> Geometry:
-    """Return the checked grid of a header."""
     shape = tuple(int(side) for side in header.get_data_shape())
     require_three(path, shape)
     if header.get_data_dtype().kind not in "iuf":
@@ -111,8 +107,7 @@ def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.nda
                     raise EOFError("it ends before its last voxel")
             behind = 0
             while more := len(stream.read(_DRAIN)):
-                behind += more
-                if behind > MAX_BEHIND:
+                if (behind := behind + more) > MAX_BEHIND:
                     raise ValueError(f"it has more than {MAX_BEHIND} bytes behind its last voxel")
         return whole.view(header.get_data_dtype()).reshape(shape, order="F")
     except (*_BROKEN, MemoryError) as error:

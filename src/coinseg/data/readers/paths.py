@@ -1,10 +1,8 @@
 """The files behind the path of a scan: one file, a folder of DICOM files, a .zip of one, or one series in either.
 
-    scan.nii.gz   scan.nrrd   scan.mha   scan.mhd       one volume
-    FOLDER        FOLDER.zip                            DICOM files of any name, at any depth
-    FOLDER#3      FOLDER.zip#3                          the series with the key 3 among several in it
-
-No DICOM is decoded here, and a .zip is read in memory, member by member, never unpacked to the disk.
+scan.nii.gz   scan.nrrd   scan.mha   scan.mhd       one volume
+FOLDER        FOLDER.zip                            DICOM files of any name, at any depth
+FOLDER#3      FOLDER.zip#3                          the series with the key 3 among several in it
 """
 
 import hashlib
@@ -16,20 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO
 
 from coinseg.errors import UserError
 
 from .limits import ARCHIVE_FREE, ARCHIVE_LIMIT, DEFLATE_LIMIT, MAX_BYTES, MAX_FILES
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-"""Suffixes of files that are one volume."""
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # suffixes of files that are one volume
 ARCHIVE = ".zip"
-SLICE_SUFFIXES = (".dcm", ".dicom", ".ima")
-"""Suffixes of files that must be DICOM; files with other names are DICOM when they have its mark."""
-Members = Mapping[str, Callable[[], IO[bytes]]]
-"""Files of a scan by their name below its folder, each with a function that opens it."""
-_PREAMBLE = 132
+SLICE_SUFFIXES = (".dcm", ".dicom", ".ima")  # files that must be DICOM; others are DICOM when they have its mark
+Members = Mapping[str, Callable[[], IO[bytes]]]  # files by their name below the scan's folder, each with what opens it
 _OTHERS = (*VOLUME_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".csv", ".json", ".txt", ".xml", ".raw", ".zraw")
 
 
@@ -44,19 +38,14 @@ def split_key(path: Path) -> tuple[Path, str | None]:
 def is_dicom(path: Path) -> bool:
     """Return whether a path is one DICOM file, an archive, or a folder with DICOM files at any depth."""
     place, _ = split_key(path)
-    if place.name.lower().endswith(_OTHERS):
-        return False
-    if place.is_dir():
+    name = place.name.lower()
+    if not name.endswith(_OTHERS) and place.is_dir():
         return any(_is_member(place / name) for name in _names_in(place))
-    return (
-        place.name.lower().endswith(ARCHIVE)
-        or (place.is_file() and _is_member(place))
-        or place.name.lower().endswith(SLICE_SUFFIXES)
-    )
+    return name.endswith((ARCHIVE, *SLICE_SUFFIXES)) or (place.is_file() and _is_member(place))
 
 
 def holds_slices(folder: Path) -> bool:
-    """Return whether a folder itself has DICOM files, not only the folders below."""
+    """Return whether a folder itself, not only a folder below, has DICOM files."""
     return any(_is_member(path) for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
 
 
@@ -83,16 +72,17 @@ def parts_of(path: Path) -> list[Path]:
 def sha256_of(path: Path) -> str | None:
     """Return the SHA-256 of a file, or of the lines that `sha256sum` prints for several files; None if one is missing."""
     place, _ = split_key(path)
-    lines = []
+    digests = {}
     try:
         for part in parts_of(path):
             with part.open("rb") as file:
-                lines.append((hashlib.file_digest(file, "sha256").hexdigest(), part.relative_to(place.parent).as_posix()))
+                digests[part.relative_to(place.parent).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
-    if len(lines) == 1 and not place.is_dir():
-        return lines[0][0]
-    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in lines).encode()).hexdigest() if lines else None
+    if len(digests) == 1 and not place.is_dir():
+        return next(iter(digests.values()))
+    lines = "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+    return hashlib.sha256(lines.encode()).hexdigest() if lines else None
 
 
 def voxel_file(header: Path) -> Path:
@@ -113,8 +103,7 @@ def public_name(name: str) -> str:
 def members(place: Path) -> Iterator[Members]:
     """Open the DICOM files of a folder, an archive or a single file, in the order of their names.
 
-    Raises:
-        UserError: the place is missing, an archive is broken, locked or unsafe, or nothing in it is DICOM.
+    A .zip is read in memory, never unpacked to the disk; `UserError` when it is broken, locked or unsafe.
     """
     if place.is_dir():
         names = _names_in(place)
@@ -125,7 +114,7 @@ def members(place: Path) -> Iterator[Members]:
     elif place.suffix.lower() == ARCHIVE:
         try:
             archive = zipfile.ZipFile(place)
-        except Exception as error:  # as above
+        except Exception as error:
             raise UserError(f"{place} cannot be read as an archive", "an intact .zip", "copy or download it again") from error
         with archive:
             _require_safe(place, archive)
@@ -136,13 +125,9 @@ def members(place: Path) -> Iterator[Members]:
 
 def _members_of(archive: zipfile.ZipFile) -> Members:
     names = sorted(i.filename for i in archive.infolist() if not i.is_dir() and _visible(i.filename))
-
-    def unpacked(name: str) -> BinaryIO:
-        # zipfile unpacks at most the size that was checked, and checks the checksum.
-        return io.BytesIO(archive.read(name))
-
     dicom = [name for name in names if not name.lower().endswith(_OTHERS) and _marked(name, partial(archive.open, name))]
-    return {name: partial(unpacked, name) for name in dicom}
+    # zipfile unpacks at most the size that was checked, and checks the checksum.
+    return {name: lambda name=name: io.BytesIO(archive.read(name)) for name in dicom}  # type: ignore[misc]
 
 
 def _require_safe(place: Path, archive: zipfile.ZipFile) -> None:
@@ -157,9 +142,11 @@ def _require_safe(place: Path, archive: zipfile.ZipFile) -> None:
     size, packed = sum(info.file_size for info in infos), place.stat().st_size
     most = DEFLATE_LIMIT if size <= ARCHIVE_FREE else ARCHIVE_LIMIT
     if size > MAX_BYTES or size > packed * most:
-        required = f"at most {MAX_BYTES // 2**30} GiB and {most} times its own size"
-        do = "pack one scan only, or unpack it and give the folder"
-        raise UserError(f"{place} would unpack from {packed} to {size} bytes", required, do)
+        got, required = (
+            f"{place} would unpack from {packed} to {size} bytes",
+            f"at most {MAX_BYTES // 2**30} GiB and {most} times",
+        )
+        raise UserError(got, f"{required} its own size", "pack one scan only, or unpack it and give the folder")
 
 
 def _require_few(place: Path, count: int) -> None:
@@ -168,7 +155,7 @@ def _require_few(place: Path, count: int) -> None:
 
 
 def _names_in(folder: Path) -> list[str]:
-    """Return the names below a folder of files at any depth, sorted, without hidden files and pipes (which block a reader)."""
+    """Return the names of files at any depth, sorted, without hidden files and pipes (which block a reader)."""
     files: list[Path] = []
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
@@ -190,10 +177,10 @@ def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
         return True
     try:
         with opener() as file:
-            return file.read(_PREAMBLE)[-4:] == b"DICM"
+            return file.read(132)[-4:] == b"DICM"
     except Exception:  # zipfile raises almost anything on a broken member
         return False
 
 
-def _opener(path: Path) -> Callable[[], BinaryIO]:
+def _opener(path: Path) -> Callable[[], IO[bytes]]:
     return lambda: path.open("rb")

@@ -1,12 +1,7 @@
 """Read volumes of any format in one canonical orientation, and write masks and scans back on the grid of their source.
 
-Inside coinseg a volume is (slices, rows, columns): slices run from inferior to superior, row 0 is anterior and
-column 0 is the patient's right, as a radiologist sees a slice. Nothing is resampled: an oblique volume is turned to its
-closest axes, and a mask is written back voxel by voxel.
-
-    .nii, .nii.gz          nifti     read and written
-    .nrrd, .mha, .mhd      itk       read; .nrrd and .mha written
-    DICOM                  dicom     read: a folder, a .zip of one, FOLDER#KEY for one series of several, one .dcm file
+Inside coinseg a volume is (slices, rows, columns): slices run from inferior to superior, row 0 is anterior and column 0 is the
+patient's right. Nothing is resampled: an oblique volume is turned to its closest axes. Formats: `nifti`, `itk` and `dicom`.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,42 +21,27 @@ from .geometry import MAX_SHIFT, Geometry, corners_apart, same_place
 from .paths import VOLUME_SUFFIXES, is_dicom
 from .voxels import Opened
 
-_ROUNDING = 0.1
-"""Largest distance of a label stored as float from a whole number; above it labels are interpolated or probabilities."""
-WRITTEN = (*nifti.SUFFIXES, ".nrrd", ".mha")
-"""Suffixes of volumes that can be written; a .mhd would be two files."""
+_ROUNDING = 0.1  # largest distance of a label stored as float from a whole number; interpolated labels lie farther off
+WRITTEN = (*nifti.SUFFIXES, ".nrrd", ".mha")  # suffixes of volumes that can be written; a .mhd would be two files
 
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A scan in canonical orientation.
+    """A scan in canonical orientation."""
 
-    Args:
-        scan: (slices, rows, columns), int16 or float32, slope and intercept of the file applied.
-        spacing: (dz, dy, dx) in mm.
-        geometry: the grid of the file.
-    """
-
-    scan: Scan
-    spacing: tuple[float, float, float]
-    geometry: Geometry
+    scan: Scan  # (slices, rows, columns), int16 or float32, slope and intercept of the file applied
+    spacing: tuple[float, float, float]  # (dz, dy, dx) in mm
+    geometry: Geometry  # the grid of the file
 
 
 @dataclass(frozen=True)
 class Sliced:
-    """A scan that is computed one slice at a time while it is written; `np.asarray` computes all of it.
+    """A scan that is computed one slice at a time while it is written; `np.asarray` computes all of it."""
 
-    Args:
-        shape: canonical (slices, rows, columns).
-        dtype: int16, float32 or uint8.
-        axis: the axis across which its slices lie.
-        slice: computes the slice of an index in the `turned` array.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    axis: Axis
-    slice: Callable[[int], np.ndarray]
+    shape: tuple[int, ...]  # canonical (slices, rows, columns)
+    dtype: np.dtype  # int16, float32 or uint8
+    axis: Axis  # the axis across which its slices lie
+    slice: Callable[[int], np.ndarray]  # computes the slice of an index in the `turned` array
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         whole = np.empty(self.shape, self.dtype)
@@ -78,9 +58,7 @@ def is_volume(path: Path) -> bool:
 def read_volume(path: Path) -> Volume:
     """Read a volume as int16 (HU in CT) when the scaled values are integers that fit, else as float32.
 
-    Raises:
-        UserError: the file is missing, corrupt, not three-dimensional, too large, or holds NaN or infinity; for DICOM see
-            `dicom.open_series`.
+    `UserError` when it is missing, corrupt, not three-dimensional, too large, or holds NaN; see also `dicom.open_series`.
     """
     opened = _open(path)
     return Volume(opened.geometry.to_canonical(opened.voxels()), opened.geometry.spacing, opened.geometry)
@@ -99,8 +77,7 @@ def peek_shape(path: Path) -> tuple[int, int, int]:
 def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     """Read a mask as bool (slices, rows, columns) on the canonical grid of `like`; labels stored as floats are rounded.
 
-    Raises:
-        UserError: as in `read_volume`, and when the mask has another grid or its values are no labels.
+    `UserError` as in `read_volume`, and when the mask has another grid or its values are no labels.
     """
     opened = _open(source.path)
     grid = on_one_grid(source.path, opened.geometry, like)
@@ -117,15 +94,12 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
 
 
 def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
-    """Return the grid of the mask at `path`, turned like the grid of its scan.
+    """Return the grid of the mask at `path`, turned like that of its scan; `UserError` when they differ.
 
     Args:
         path: the mask.
         grid: its grid.
         like: the grid of the scan.
-
-    Raises:
-        UserError: the grids differ.
     """
     if grid.shape[:3] == like.shape[:3] and same_place(corners_apart(grid.affine, like.affine, grid.shape[:3]), grid, like):
         grid = like  # At exactly 45 degrees rounding would decide which axes are closest.
@@ -145,23 +119,16 @@ def write_mask(path: Path, mask: ScanMask, geometry: Geometry, overwrite: bool =
     """Write a canonical bool mask as uint8 0/1 on the grid of its source (array order, affine, shape, codes of NIfTI).
 
     Args:
-        path: the new file; its suffix is the format (.nii.gz, .nii, .nrrd or .mha).
-        mask: (slices, rows, columns).
+        path: the new file, with a suffix of `WRITTEN`; `UserError` when it cannot be written.
+        mask: (slices, rows, columns); `ValueError` when that is not the shape of the geometry.
         geometry: the grid of the source.
-        overwrite: whether an existing file is replaced.
-
-    Raises:
-        UserError: `path` exists and `overwrite` is not set, has no suffix of `WRITTEN`, or cannot be written.
-        ValueError: the mask does not have the shape of the geometry.
+        overwrite: whether an existing file is replaced; else it is a `UserError`.
     """
     _write(path, np.asarray(mask, dtype=bool).view(np.uint8), geometry, overwrite)
 
 
 def write_scan(path: Path, scan: Scan | Sliced, geometry: Geometry, overwrite: bool = False) -> None:
-    """Write a canonical int16, float32 or uint8 scan on the grid of its source; arguments and errors as in `write_mask`.
-
-    A `Sliced` scan is computed one slice at a time, if the slices of a NIfTI file lie across the same axis.
-    """
+    """Write a canonical int16, float32 or uint8 scan on the grid of its source; arguments and errors as in `write_mask`."""
     if scan.dtype not in (np.dtype(np.int16), np.dtype(np.float32), np.dtype(np.uint8)):
         raise ValueError(f"a scan is written as int16, float32 or uint8, not {scan.dtype}")
     _write(path, scan, geometry, overwrite)
@@ -182,7 +149,7 @@ def _write(path: Path, canonical: np.ndarray | Sliced, geometry: Geometry, overw
 
 
 def _stored_slices(canonical: np.ndarray | Sliced, geometry: Geometry) -> Iterator[np.ndarray]:
-    """Yield the slices of the file, each in its order of axes."""
+    """Yield the slices of the file in its order of axes; only a `Sliced` scan across the same axis is computed one by one."""
     axis, order = geometry.slices_of_file
     if isinstance(canonical, Sliced) and canonical.axis != axis:
         canonical = np.asarray(canonical)

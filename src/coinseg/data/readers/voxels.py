@@ -19,15 +19,10 @@ from .paths import parts_of
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A volume whose header was read and checked.
-
-    Args:
-        geometry: its grid.
-        voxels: reads the voxels as stored, in the shape of the geometry: int16 or float32, see `narrow`.
-    """
+    """A volume whose header was read and checked."""
 
     geometry: Geometry
-    voxels: Callable[[], np.ndarray]
+    voxels: Callable[[], np.ndarray]  # reads the voxels as stored, in the shape of the geometry: int16 or float32, see `narrow`
 
 
 def broken(path: Path | str, why: object, what: str) -> UserError:
@@ -44,8 +39,8 @@ def broken(path: Path | str, why: object, what: str) -> UserError:
 def require_three(path: Path, shape: tuple[int, ...]) -> None:
     """Raise `UserError` unless the shape has three axes; further axes may have length 1."""
     if len(shape) < 3 or any(side != 1 for side in shape[3:]):
-        got = f"{path} has {len(shape)} dimensions {shape}"
-        raise UserError(got, "one three-dimensional volume", "split the series or leave it out")
+        got, required = f"{path} has {len(shape)} dimensions {shape}", "one three-dimensional volume"
+        raise UserError(got, required, "split the series or leave it out")
 
 
 def require_fits(path: Path, shape: tuple[int, ...], itemsize: int) -> int:
@@ -91,21 +86,22 @@ def invertible(affine: np.ndarray) -> bool:
     return not flat and bool(np.isfinite(io_orientation(affine)).all())
 
 
+def fits_int16(values: np.ndarray) -> bool:
+    """Return whether finite values are whole numbers in the range of int16."""
+    limits = np.iinfo(np.int16)
+    return bool((values == np.rint(values)).all() and values.min() >= limits.min and values.max() <= limits.max)
+
+
 def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) -> np.ndarray:
     """Return voxels (X, Y, Z, ...) times slope plus intercept: int16 when they are integers that fit, else float32.
 
     Args:
         path: the file, for error lines.
         raw: the voxels as stored; returned itself where nothing changes.
-        slope: slope of the scale.
-        inter: its intercept.
-
-    Raises:
-        UserError: voxels are NaN or infinite.
+        slope, inter: the scale; `UserError` when scaled voxels are NaN or infinite.
     """
-    limits = np.iinfo(np.int16)
     if raw.dtype.kind in "iu" and (slope, inter) == (1.0, 0.0):
-        fits = raw.min() >= limits.min and raw.max() <= limits.max
+        fits = raw.min() >= np.iinfo(np.int16).min and raw.max() <= np.iinfo(np.int16).max
         return raw.astype(np.int16 if fits else np.float32, copy=False)
 
     def exact(z: int) -> np.ndarray:
@@ -113,11 +109,10 @@ def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) 
         return raw[:, :, z].astype(np.float64) * slope + inter
 
     fits = True
-    for z in range(raw.shape[2]):
-        plane = exact(z)
+    for plane in map(exact, range(raw.shape[2])):
         if not np.isfinite(plane).all():
             raise UserError(f"{path} holds NaN or infinite voxels", "finite values", "replace them or leave the file out")
-        fits = fits and bool((plane == np.rint(plane)).all() and plane.min() >= limits.min and plane.max() <= limits.max)
+        fits = fits and fits_int16(plane)
     if not fits and raw.dtype == np.float32 and (slope, inter) == (1.0, 0.0):
         return raw
     scaled = np.empty(raw.shape, dtype=np.int16 if fits else np.float32, order="F")

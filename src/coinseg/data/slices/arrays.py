@@ -14,20 +14,16 @@ from .intensity import Window
 from .split import TRAINING, split
 from .store import SliceStore
 
-LEAST_SIDE = 8
-"""Pixels along the side of an image."""
+LEAST_SIDE = 8  # pixels along the side of an image
 
 
 class Dataset(SliceStore):
-    """Images and labels in memory: what the trainings take as `store`.
-
-    Settings of `data` are not read, and `anomaly.kind` has to be "none".
+    """A store in memory; settings of `data` are not read, and `anomaly.kind` has to be "none".
 
     Args:
         images: (N, S, S) floating-point array or tensor in [0, 1].
         labels: (N,) of 0 (normal) and 1 (abnormal).
-        patients: (N,) names or numbers; images of one patient are on one side of the split. None: every image is a patient of
-            its own.
+        patients: (N,) names or numbers, which the split keeps together; None: every image is a patient of its own.
         held_out: share of the patients that f is scored on, above 0 and below 1.
         organs: (N, S, S) of 0 and 1, for `coin.regions` "organ"; None where there are none.
         seed: decides which patients are held out.
@@ -73,13 +69,13 @@ class Dataset(SliceStore):
         return np.broadcast_to(np.uint8(0), self.images.shape)
 
 
-def _require(holds: bool, got: str, required: str, do: str) -> None:
+def _require(holds: bool | np.bool_, got: str, required: str, do: str) -> None:
     if not holds:
         raise UserError(got, required, do)
 
 
 def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int) -> np.ndarray:
-    """The side of every image, by patient; raises `UserError` where that cannot be."""
+    """Return the side of every image, by patient."""
     one_each = f"{len(label)}, one of each image"
     _require(len(patients) == len(label), f"{len(patients)} patients", one_each, "name the patient of every image, or give none")
     _require(0 < held_out < 1, f"held_out is {held_out:g}", "above 0 and below 1", "give 0.2")
@@ -93,7 +89,6 @@ def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int) 
 
 
 def _array(values: Any) -> np.ndarray:
-    """An array or a tensor, of any device and type, as an array."""
     if not isinstance(values, Tensor):
         return np.asarray(values)
     values = values.detach().cpu()
@@ -101,21 +96,21 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _images(images: np.ndarray | Tensor) -> np.ndarray:
-    """A float32 copy of images; raises `UserError` where they are not (N, S, S) in [0, 1]."""
+    """Return a float32 copy of images (N, S, S) in [0, 1]."""
     values = _array(images)
     square = values.ndim == 3 and len(values) > 0 and values.shape[1] == values.shape[2] >= LEAST_SIDE
     squares = f"(N, S, S) with S at least {LEAST_SIDE}"
     _require(square, f"images of shape {values.shape}", squares, "crop or resize them to grey squares of one size")
     floating = np.issubdtype(values.dtype, np.floating)
     _require(floating, f"images of type {values.dtype}", "floating point in [0, 1]", "divide them by their largest value")
-    _require(bool(np.isfinite(values).all()), "images with NaN or infinite values", "finite values", "replace these")
+    _require(np.isfinite(values).all(), "images with NaN or infinite values", "finite values", "replace these")
     low, high = float(values.min()), float(values.max())
     _require(low >= 0 and high <= 1, f"images between {low:.4g} and {high:.4g}", "values in [0, 1]", "scale them")
     return np.array(values, np.float32, order="C")
 
 
 def _binary(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values as uint8; raises `UserError` for another shape, or anything but 0 and 1."""
+    """Return values 0 and 1 as uint8."""
     array = _array(values)
     _require(array.shape == shape, f"{name} of shape {array.shape}", f"{shape}, as the images", f"give {name} of all images")
     binary = array.dtype.kind in "biuf" and bool(np.isin(array, (0, 1)).all())

@@ -1,8 +1,7 @@
 """From a scan or an image to square slices of one size, and back (thesis 4: resize, bilinear).
 
-The same cuts are made for training and for segmenting a new scan, so a mask always finds its way back. Without
-`data.spacing` a box lies inside the slice and is stretched to the square; with it a box has a fixed size in millimetres, its
-edges lie where they lie, and what it shows beyond the slice is filled.
+Without `data.spacing` a box lies inside the slice and is stretched to the square; with it a box has a fixed size in
+millimetres, and what it shows beyond the slice is filled.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from PIL import Image
 from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 
-MAX_PIXELS = 2**26
-"""A box of more native pixels than this comes of a wrong voxel size."""
+MAX_PIXELS = 2**26  # a box of more native pixels than this comes of a wrong voxel size
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,9 @@ class Box:
     width: float
 
     def resize(self, native: np.ndarray, size: int, fill: float = 0.0) -> np.ndarray:
-        """Native slice (H, W) -> float32 (size, size) of this box: bilinear, averaging where it shrinks.
-
-        Beyond the slice it is `fill`.
-        """
+        """Native slice (H, W) -> float32 (size, size) of this box, `fill` beyond the slice: bilinear, averaging on shrinking."""
         edges = (self.left, self.top, self.left + self.width, self.top + self.height)
-        return _sample(native, edges, (size, size), fill)
+        return _part(native, edges, (size, size), fill)
 
     def resize_mask(self, native: np.ndarray, size: int) -> np.ndarray:
         """Native mask (H, W) -> bool (size, size): inside where at least half of a pixel is."""
@@ -49,18 +44,18 @@ class Box:
         if top < bottom and left < right:
             tall, wide = values.shape[0] / self.height, values.shape[1] / self.width
             edges = ((left - self.left) * wide, (top - self.top) * tall, (right - self.left) * wide, (bottom - self.top) * tall)
-            native[top:bottom, left:right] = _sample(values, edges, (bottom - top, right - left), None)
+            native[top:bottom, left:right] = _part(values, edges, (bottom - top, right - left), None)
         return native
 
     def pixels(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """First row and the one behind the last, then columns, of the pixels of a slice `shape` whose centre is in this box."""
+        """Return (first, behind the last) row, then column, of the pixels of a slice `shape` whose centre is in this box."""
         starts, lengths = (self.top, self.left), (self.height, self.width)
         ends = [(np.ceil(a - 0.5), np.ceil(a + n - 0.5)) for a, n in zip(starts, lengths, strict=True)]
         rows, columns = ((int(np.clip(a, 0, n)), int(np.clip(b, 0, n))) for (a, b), n in zip(ends, shape, strict=True))
         return rows, columns
 
     def holds(self, other: Box) -> bool:
-        """Whether another box lies inside this one."""
+        """Return whether another box lies inside this one."""
         ends = (self.top + self.height, self.left + self.width, other.top + other.height, other.left + other.width)
         return self.top <= other.top and self.left <= other.left and ends[2] <= ends[0] and ends[3] <= ends[1]
 
@@ -69,13 +64,8 @@ class Box:
         return self.paste(mask, shape) >= 0.5
 
 
-def _sample(
-    image: np.ndarray, edges: tuple[float, float, float, float], shape: tuple[int, int], fill: float | None
-) -> np.ndarray:
-    """The part of an image between edges (left, top, right, bottom), resized to `shape`, float32.
-
-    Beyond the image it goes on as `fill`, or as its own edge pixels where that is None.
-    """
+def _part(image: np.ndarray, edges: tuple[float, float, float, float], shape: tuple[int, int], fill: float | None) -> np.ndarray:
+    """Resize the part of an image between edges (left, top, right, bottom); beyond the image: `fill`, None repeats its edge."""
     left, top, right, bottom = edges
     beyond = ((-top, bottom - image.shape[0]), (-left, right - image.shape[1]))
     pad = [(max(0, int(np.ceil(before))), max(0, int(np.ceil(after)))) for before, after in beyond]
@@ -89,29 +79,22 @@ def _sample(
 
 @dataclass(frozen=True)
 class Cut:
-    """One square slice of a case: where it lies, nothing read yet.
+    """One square slice of a case: where it lies, nothing read yet."""
 
-    Args:
-        index: slice index along `data.axis`; 0 for a plain image.
-        region: which organ region it belongs to; -1 for all together.
-        box: the part of the native slice that is resized.
-        organ: the organ in the native slice, (H, W), or None.
-    """
-
-    index: int
-    region: int
-    box: Box
-    organ: np.ndarray | None
+    index: int  # along `data.axis`; 0 for a plain image
+    region: int  # the organ region, -1 for all together
+    box: Box  # the part of the native slice that is resized
+    organ: np.ndarray | None  # in the native slice, (H, W)
 
 
 def tight_around(mask: np.ndarray) -> Box:
-    """The smallest box around a mask (slices, H, W), all its slices together."""
+    """Return the smallest box around a mask (slices, H, W), all its slices together."""
     rows, columns = np.flatnonzero(mask.any((0, 2))), np.flatnonzero(mask.any((0, 1)))
     return Box(int(rows[0]), int(columns[0]), int(rows[-1] - rows[0]) + 1, int(columns[-1] - columns[0]) + 1)
 
 
 def square_around(mask: np.ndarray, margin: float) -> Box:
-    """The square box around a mask (slices, H, W) with `margin` of its side around it, pushed inside the slice."""
+    """Return the square box around a mask (slices, H, W) with `margin` of its side around it, pushed inside the slice."""
     height, width = mask.shape[1:]
     tight = tight_around(mask)
     side = int(np.ceil(max(tight.height, tight.width) * (1 + 2 * margin)))
@@ -122,40 +105,31 @@ def square_around(mask: np.ndarray, margin: float) -> Box:
 
 
 def window_around(middle: Box, settings: DataSettings, pixel: tuple[float, float]) -> Box:
-    """The box of `size * spacing` mm around the centre of another.
-
-    It is moved by less than a native pixel to begin at one, so that nothing is resampled where the spacing is that of the scan.
+    """Return the box of `size * spacing` mm around the centre of another; `UserError` for more than `MAX_PIXELS`.
 
     Args:
         middle: the other box.
         settings: size and spacing are read.
         pixel: (dy, dx) of a native pixel in mm.
-
-    Raises:
-        UserError: the box would have more than `MAX_PIXELS`.
     """
     height, width = (round(settings.size * settings.spacing / side, 3) for side in pixel)
     if height * width > MAX_PIXELS:
-        raise UserError(
-            f"pixels of {pixel[0]:.3g} x {pixel[1]:.3g} mm and data.spacing {settings.spacing:g}",
-            f"at most {MAX_PIXELS} native pixels in a slice of size * spacing mm",
-            "check the voxel size in the header, or lower data.spacing (mm per pixel)",
-        )
+        got = f"pixels of {pixel[0]:.3g} x {pixel[1]:.3g} mm and data.spacing {settings.spacing:g}"
+        do = "check the voxel size in the header, or lower data.spacing (mm per pixel)"
+        raise UserError(got, f"at most {MAX_PIXELS} native pixels in a slice of size * spacing mm", do)
     top, left = middle.top + (middle.height - height) / 2, middle.left + (middle.width - width) / 2
+    # The box begins at a native pixel, so that nothing is resampled where the spacing is that of the scan.
     return Box(int(np.floor(top + 0.5)), int(np.floor(left + 0.5)), height, width)
 
 
 def box_of(organ: np.ndarray | None, shape: tuple[int, int], settings: DataSettings, pixel: tuple[float, float] | None) -> Box:
-    """The part of a native slice that is shown.
+    """Return the part of a native slice that is shown; `UserError` where the organ does not fit into size * spacing mm.
 
     Args:
         organ: mask (slices, H, W), not empty, or None.
         shape: height and width of the slice.
         settings: size, spacing, roi and roi_margin are read.
         pixel: (dy, dx) of a native pixel in mm; None for a plain image.
-
-    Raises:
-        UserError: an organ does not fit into size * spacing mm.
     """
     whole = Box(0, 0, *shape)
     if not settings.spacing or pixel is None:
@@ -166,31 +140,22 @@ def box_of(organ: np.ndarray | None, shape: tuple[int, int], settings: DataSetti
     window = window_around(whole if settings.roi == "none" else tight, settings, pixel)
     if not window.holds(tight):
         tall, wide, side = tight.height * pixel[0], tight.width * pixel[1], settings.size * settings.spacing
-        raise UserError(
-            f"the organ is {tall:.0f} x {wide:.0f} mm (rows x columns) and would be cut off by slices that show {side:.0f} mm"
-            + (" around their centre" if settings.roi == "none" else ""),
-            "the whole organ in every slice",
-            "raise data.size or data.spacing" + (", or set data.roi to organ" if settings.roi == "none" else ""),
-        )
+        got = f"the organ is {tall:.0f} x {wide:.0f} mm (rows x columns) and would be cut off by slices that show {side:.0f} mm"
+        where, do = (" around their centre", ", or set data.roi to organ") if settings.roi == "none" else ("", "")
+        raise UserError(got + where, "the whole organ in every slice", "raise data.size or data.spacing" + do)
     return window
 
 
 def cuts(
-    shape: tuple[int, int, int],
-    organs: Sequence[np.ndarray],
-    settings: DataSettings,
-    pixel: tuple[float, float] | None = None,
+    shape: tuple[int, int, int], organs: Sequence[np.ndarray], settings: DataSettings, pixel: tuple[float, float] | None = None
 ) -> Iterator[Cut]:
-    """The slices of a case that are used (thesis 4: at least `min_organ_px` organ pixels at native size).
+    """Yield the slices of a case that are used (thesis 4: at least `min_organ_px` organ pixels at native size).
 
     Args:
         shape: slices, height and width of the volume as it is cut; a plain image has one slice.
         organs: one mask of that shape for each organ region; without any, every slice is used whole.
         settings: size, spacing, roi, roi_margin and min_organ_px are read.
-        pixel: (dy, dx) of a native pixel in mm; None for a plain image, whose boxes are in pixels.
-
-    Raises:
-        UserError: an organ does not fit into size * spacing mm.
+        pixel: (dy, dx) of a native pixel in mm; None for a plain image, see `box_of`.
     """
     if not organs:
         box = box_of(None, shape[1:], settings, pixel)
@@ -198,8 +163,6 @@ def cuts(
         return
     regions = list(enumerate(organs)) if settings.roi == "each" else [(-1, reduce(np.logical_or, organs))]
     for region, mask in regions:
-        if not mask.any():
-            continue
-        box = box_of(mask, shape[1:], settings, pixel)
-        pixels = mask.sum((1, 2))
-        yield from (Cut(int(z), region, box, mask[z]) for z in np.flatnonzero(pixels >= max(settings.min_organ_px, 1)))
+        if mask.any():
+            box, used = box_of(mask, shape[1:], settings, pixel), mask.sum((1, 2)) >= max(settings.min_organ_px, 1)
+            yield from (Cut(int(z), region, box, mask[z]) for z in np.flatnonzero(used))

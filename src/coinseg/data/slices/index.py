@@ -1,4 +1,13 @@
-"""The index of a store: index.csv, one line for each slice, and its columns as arrays."""
+"""The index of a store: index.csv, one line for each slice, and its columns as arrays.
+
+series, slice    the scan, the case itself where it is a volume, and the number along it
+region           the organ region, -1 for all together
+label            0 or 1; of a small lesion 0 where `data.small_lesions` is "normal", 1 where it is "drop"
+weak             1 where label 1 is only that of the scan (`data.label_level`): the lesion may be in another slice
+lesion_px        native lesion pixels of the whole slice, -1 without a mask; truth is 1 where the mask is known
+split            `TRAINING`, `VALIDATION` or `LEFT_OUT`
+top, left, height, width    the box in the native slice, in pixels
+"""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -9,13 +18,9 @@ import numpy as np
 
 from coinseg.runtime.files import FORMULA
 
-COLUMNS = (
-    "case", "patient", "series", "slice", "region", "label", "weak", "lesion_px", "truth", "split",
-    "top", "left", "height", "width",
-)  # fmt: skip
-BLOCK = 10_000
-"""Lines of an index that are read together."""
 _TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
+COLUMNS = (*_TEXT, "slice", "region", "label", "weak", "lesion_px", "truth", "split", *_EDGES)
+BLOCK = 10_000  # lines that are read together: as Python objects a line takes ten times the room it has in arrays
 
 
 def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -27,15 +32,12 @@ def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 
 
 def _quoted(row: Mapping[str, object]) -> dict[str, str]:
-    """Names as a spreadsheet cannot take for formulas; reading takes exactly this quote off again."""
+    """Return names that a spreadsheet cannot take for formulas; reading takes exactly this quote off again."""
     return {c: f"'{row[c]}" if str(row[c]).startswith((*FORMULA, "'")) else str(row[c]) for c in _TEXT}
 
 
 def read_index(path: Path) -> dict[str, np.ndarray]:
-    """The columns of an index.csv, by name: (slices,) text, float64 or int64.
-
-    Read in blocks: as Python objects a line takes ten times the room it has in arrays.
-    """
+    """Read the columns of an index.csv, by name: (slices,) text, float64 or int64."""
     kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
     blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -1,8 +1,7 @@
 """Intensities: the foreground fingerprint (Hounsfield units) or percentiles, onto [0, 1] and [-1, 1].
 
-Prepared slices are stored as 16-bit integers with one pair (low, high) for the whole store, so that scaling is one
-line at reading: `unit`. CT keeps its Hounsfield units on disk; other images are scaled by their own percentiles
-before they are stored.
+Slices are stored as 16-bit integers with one window for the whole store: CT in Hounsfield units, other images scaled by their
+own percentiles.
 """
 
 from dataclasses import dataclass
@@ -11,18 +10,13 @@ import numpy as np
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 HU_MIN, HU_MAX = -1024, 3071
-BODY_HU = -500
-"""Without an organ mask, voxels above this are foreground."""
+BODY_HU = -500  # without an organ mask, voxels above this are foreground
 CODES = 65535
 
 
 @dataclass(frozen=True)
 class Window:
-    """Stored values `low` and below become 0, `high` and above become 1.
-
-    Args:
-        low, high: in stored units (HU, or codes of `encode_percentiles`).
-    """
+    """Stored values (HU, or codes of `encode_percentiles`) `low` and below become 0, `high` and above become 1."""
 
     low: float
     high: float
@@ -45,7 +39,7 @@ def signed(unit: np.ndarray) -> np.ndarray:
 
 
 def foreground_histogram(scan: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """Counts (HU_MAX - HU_MIN + 1,) of the HU inside the mask, or above `BODY_HU` where there is none."""
+    """Count the HU inside the mask, or above `BODY_HU` where there is none: (HU_MAX - HU_MIN + 1,)."""
     counts = np.zeros(HU_MAX - HU_MIN + 1, np.int64)
     for plane, inside in zip(scan, scan > BODY_HU if mask is None else mask, strict=True):  # Codes are 8 bytes a voxel.
         codes = np.clip(np.rint(plane[inside]), HU_MIN, HU_MAX).astype(np.int64) - HU_MIN
@@ -54,21 +48,20 @@ def foreground_histogram(scan: np.ndarray, mask: np.ndarray | None) -> np.ndarra
 
 
 def fingerprint(histogram: np.ndarray) -> Window:
-    """The 0.5 and 99.5 percentiles of the foreground, as nnU-Net clips CT (thesis 3.6; Isensee et al. 2021)."""
+    """Return the 0.5 and 99.5 percentiles of the foreground, as nnU-Net clips CT (thesis 3.6; Isensee et al. 2021)."""
     share = np.cumsum(histogram) / max(histogram.sum(), 1)
-    low = int(np.searchsorted(share, LOW_PERCENTILE / 100)) + HU_MIN
-    high = int(np.searchsorted(share, HIGH_PERCENTILE / 100)) + HU_MIN
+    low, high = (int(np.searchsorted(share, percentile / 100)) + HU_MIN for percentile in (LOW_PERCENTILE, HIGH_PERCENTILE))
     return Window(float(low), float(max(high, low + 1)))
 
 
 def percentiles(image: np.ndarray) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles of an image in any unit; its extremes where these are one."""
+    """Return the 0.5 and 99.5 percentiles of an image in any unit; its extremes where these are one."""
     low, high = np.percentile(image, [LOW_PERCENTILE, HIGH_PERCENTILE])
     return (low, high) if high > low else (float(image.min()), float(image.max()))
 
 
 def encode_percentiles(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """An image in any unit -> codes 0..65535 between `limits`, as a rule the `percentiles` of all its slices; of no range: 0."""
+    """Image in any unit -> codes 0..65535 between `limits`, its `percentiles` by default; 0 where it has no range."""
     low, high = limits or percentiles(image)
     scaled = np.zeros_like(image, dtype=np.float64) if high <= low else (image - low) / (high - low)
     return np.rint(np.clip(scaled, 0, 1) * CODES)

@@ -1,7 +1,6 @@
-"""From a case on disk to what it adds to the store of slices, several cases at once, in threads.
+"""From a case on disk to what it adds to the store of slices, several cases at once.
 
-Unpacking, resampling and counting release Python's lock, so threads use all cores, and scans need no copying between processes.
-The result does not depend on the number of threads.
+Threads use all cores, as unpacking, resampling and counting release Python's lock; the result does not depend on their number.
 """
 
 from collections import Counter, deque
@@ -22,24 +21,20 @@ from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
 
-MOST_READERS = 8
-"""Cases that are read and cut at the same time at most; each holds a scan with its masks."""
+MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: DataSettings) -> tuple[int, bool]:
-    """The label of a slice: the one that was given, or else by the size of its lesion.
+    """Return the label of a slice, 0, 1 or -1 (unknown), and whether training must leave it out.
 
     Args:
-        case: as the layout describes it.
+        case: as the layout describes it; a label in it comes first.
         cut: the slice.
         lesion_px: pixels of its lesion mask; -1 without one.
         injected: whether anomalies are injected; no label is then made from a mask.
         settings: min_lesion_px and small_lesions are read: smaller lesions count as normal, or are abnormal and left out.
-
-    Returns:
-        0, 1 or -1 (unknown), and whether training must leave the slice out.
     """
     given = case.slice_labels.get(cut.index, case.label)
     if given is not None:
@@ -47,47 +42,34 @@ def label_of(case: Case, cut: Cut, lesion_px: int, injected: bool, settings: Dat
     if injected or lesion_px < 0:
         return -1, False
     small = 0 < lesion_px <= settings.min_lesion_px
-    if small and settings.small_lesions == "drop":
-        return 1, True
-    return int(lesion_px > 0 and not small), False
+    left_out = small and settings.small_lesions == "drop"
+    return int(lesion_px > 0 and (left_out or not small)), left_out
 
 
 @dataclass
 class Prepared:
-    """What one case adds to a store.
-
-    Args:
-        case: the case.
-        histogram: of its foreground, in HU; None for percentiles.
-        problems: lines for a person.
-        beyond: how many "scans" and "lesions" reach beyond what a slice shows.
-        rows: of the index, one for every slice that is used.
-        left_out: for every row, whether training must leave it out.
-        slices: the bytes of image, organ and lesion mask, for every row.
-    """
+    """What one case adds to a store."""
 
     case: Case
-    histogram: np.ndarray | None
+    histogram: np.ndarray | None  # of its foreground, in HU; None for percentiles
     problems: list[str] = field(default_factory=list)
-    beyond: Counter[str] = field(default_factory=Counter)
-    rows: list[dict[str, object]] = field(default_factory=list)
-    left_out: list[bool] = field(default_factory=list)
-    slices: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)
+    beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
+    rows: list[dict[str, object]] = field(default_factory=list)  # of the index, one for every slice that is used
+    left_out: list[bool] = field(default_factory=list)  # for every row, whether training must leave it out
+    slices: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)  # image, organ and lesion mask of every row
 
 
 def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
-    """Read a case and cut it; raises `UserError` for anything wrong with it."""
+    """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
     loaded, data, injected = load_case(case), settings.data, settings.anomaly.kind != "none"
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
     result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
-    if strange := sorted(index for index in case.slice_labels if index >= len(scan)):
-        result.problems.append(
-            f"{case.id}: labels of slices {few([str(index) for index in strange], 3)}, but it has {len(scan)}: "
-            "are its labels counted from 0, inferior first?"
-        )
+    if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:
+        problem = f"{case.id}: labels of slices {few(strange, 3)}, but it has {len(scan)}: are its labels counted from 0, "
+        result.problems.append(problem + "inferior first?")
     shape = scan.shape[1:]
     if data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
         result.beyond["scans"] += 1
@@ -120,16 +102,7 @@ def _slice(native: np.ndarray, lesion: np.ndarray | None, cut: Cut, size: int, k
 
 
 def in_order(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[Future[R]]:
-    """Do `work` for every item in threads.
-
-    Args:
-        work: for one item.
-        items: any number.
-        threads: how many; at most so many results are ahead of the reader.
-
-    Returns:
-        Finished futures, in the order of the items.
-    """
+    """Do `work` for every item in threads and yield the finished futures in order; at most `threads` are ahead of the reader."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()
         try:
@@ -146,5 +119,5 @@ def in_order(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterat
 
 
 def readers() -> int:
-    """How many cases are read at once: one for each CPU this process may use, at most `MOST_READERS`."""
+    """Return how many cases are read at once: one for each CPU this process may use, at most `MOST_READERS`."""
     return min(cores(), MOST_READERS)

@@ -1,8 +1,4 @@
-"""Which slices are trained on and which are held out.
-
-A slice is on one of two sides, or on neither: `LEFT_OUT` is a slice of a training patient that training must not see, or
-one of a patient kept for another question.
-"""
+"""Which slices are trained on and which are held out; `LEFT_OUT` is on neither side."""
 
 import hashlib
 from collections import Counter
@@ -17,27 +13,22 @@ from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Cohort
 
 TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
-Row = Mapping[str, Any]
-"""What the index of the store has of a slice, see `store.py`."""
+Row = Mapping[str, Any]  # a row of the index, see `store.py`
 
 
 def split(
     patients: list[str], labels: np.ndarray, share: float, seed: int, lesion_px: np.ndarray | None = None
 ) -> dict[str, int]:
-    """Hold out `share` of the patients, stratified by how much of a patient is abnormal.
+    """Return the side of every patient, stratified by the share of abnormal slices or the lesion pixels (thesis 3.6.2).
 
-    Patients are ordered by their share of abnormal slices, or by the sum of their lesion pixels (thesis 3.6.2), ties at random;
-    one is drawn from every run of 1 / share patients, so both sides see the same range.
+    Patients are ordered by that, ties at random; one of every 1 / share patients is held out, so both sides see the same range.
 
     Args:
-        patients: of every slice, n of them.
-        labels: of every slice, (n,).
-        share: of the patients, to hold out.
+        patients: patient of every slice, n of them.
+        labels: label of every slice, (n,).
+        share: share of the patients to hold out.
         seed: decides the draw.
-        lesion_px: lesion pixels of every slice, (n,), in the place of labels; masks are then used, but to split only.
-
-    Returns:
-        Patient -> `TRAINING` or `VALIDATION`.
+        lesion_px: lesion pixels of every slice, (n,), instead of labels; masks are then used, but to split only.
     """
     rng = random_stream(Stream.SPLIT, seed)
     unique, patient = np.unique(np.array(patients), return_inverse=True)
@@ -52,15 +43,14 @@ def split(
 
 
 def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
-    """The side of every row, (rows,), as `data.split_by` says: by patient, or the last slices of every scan."""
-    labels = np.array([row["label"] for row in rows])
+    """Return the side of every row, (rows,), as `data.split_by` says: by patient, or the last slices of every scan."""
+    patients = [str(row["patient"]) for row in rows]
     if settings.data.split_by == "patient":
         area = lesion_area(rows) if settings.data.stratify == "lesion_area" else None
-        side = split([str(row["patient"]) for row in rows], labels, settings.data.validation, settings.seed, area)
-        return np.array([side[str(row["patient"])] for row in rows])
+        side = split(patients, np.array([row["label"] for row in rows]), settings.data.validation, settings.seed, area)
+        return np.array([side[patient] for patient in patients])
     if settings.data.split_by == "hash":
-        hashed = {name: hashed_side(name, settings.data.held_out) for name in {str(row["patient"]) for row in rows}}
-        return np.array([hashed[str(row["patient"])] for row in rows])
+        return np.array([hashed_side(patient, settings.data.held_out) for patient in patients])
     sides = np.zeros(len(rows), dtype=np.int64)
     for indices in groups(_scans(rows)):
         # A block at the end, not single slices: neighbours are nearly copies of each other.
@@ -70,10 +60,7 @@ def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
 
 
 def _scans(rows: Sequence[Row]) -> np.ndarray:
-    """A name for the scan and region of every row.
-
-    A slice that is alone in its scan is grouped by its patient, and if it is alone there too, by its label.
-    """
+    """Name the scan and region of every row; a slice alone in it gets its patient, and alone there too, its label."""
     names = [f"{row['series']}/{row['region']}" for row in rows]
     for wider in ("patient", "label"):
         times = Counter(names)
@@ -82,19 +69,14 @@ def _scans(rows: Sequence[Row]) -> np.ndarray:
 
 
 def groups(names: np.ndarray) -> list[np.ndarray]:
-    """The indices of every distinct name, ascending, in the order of the names; names (n,), in n log n steps."""
+    """Return the indices of every distinct name, ascending, in the order of the names; names (n,), in n log n steps."""
     order = np.argsort(names, kind="stable")
     ordered = names[order]
     return np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1) if len(names) else []
 
 
 def hashed_side(patient: str, held_out: str) -> int:
-    """The side of a patient by the hash of its id alone, so that a choice made on one fifth can be tested on another.
-
-    Args:
-        patient: its id.
-        held_out: "validation" or "test", which fifth is held out; the other one is `LEFT_OUT`.
-    """
+    """Return the side of a patient by the hash of its id: one fifth, "validation" or "test", is held out, the other left out."""
     share = int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
     if share < 0.6:
         return TRAINING
@@ -102,7 +84,7 @@ def hashed_side(patient: str, held_out: str) -> int:
 
 
 def lesion_area(rows: Sequence[Row]) -> np.ndarray:
-    """The lesion pixels of every row; 0 where there is no mask and the label says normal."""
+    """Return the lesion pixels of every row; 0 where there is no mask and the label says normal."""
     for row in rows:
         if row["lesion_px"] == -1 and row["label"] != 0:
             raise _no_masks(f"slice {row['slice']} of {row['case']} has no lesion mask")
@@ -118,71 +100,57 @@ def require_masks(cohort: Cohort, settings: DataSettings) -> None:
 def require_labels(cohort: Cohort, injected: bool) -> None:
     """Raise `UserError` when there is nothing to learn from: no label, no lesion mask, and no anomaly to be injected."""
     if not injected and not cohort.labelled:
-        raise UserError(
-            f"no case has an image label or a lesion mask: {cohort.label_source}",
-            "image labels of both classes",
-            "add a table of labels, name lesion masks with data.lesion, or inject anomalies with --anomaly.kind blob",
-        )
+        got = f"no case has an image label or a lesion mask: {cohort.label_source}"
+        do = "add a table of labels, name lesion masks with data.lesion, or inject anomalies with --anomaly.kind blob"
+        raise UserError(got, "image labels of both classes", do)
 
 
 def _no_masks(got: str) -> UserError:
-    return UserError(
-        f"data.stratify is lesion_area and {got}", "lesion masks to split by", "set data.lesion, or data.stratify to labels"
-    )
+    do = "set data.lesion, or data.stratify to labels"
+    return UserError(f"data.stratify is lesion_area and {got}", "lesion masks to split by", do)
 
 
 def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings) -> None:
     """Raise `UserError` when there is nothing to split: no slice, one class, or one patient."""
+    first, inject = "; ".join(problems[:3]), "inject anomalies with --anomaly.kind blob"
     if not rows:
-        raise UserError(
-            f"no usable slice ({'; '.join(problems[:3]) or 'no case has one'})",
-            "slices with a label (and with enough organ pixels where organs are given)",
-            "check the paths, data.organ and data.min_organ_px, or inject anomalies with --anomaly.kind blob",
-        )
+        required = "slices with a label (and with enough organ pixels where organs are given)"
+        do = f"check the paths, data.organ and data.min_organ_px, or {inject}"
+        raise UserError(f"no usable slice ({first or 'no case has one'})", required, do)
     labels = {row["label"] for row in rows}
     if settings.anomaly.kind == "none" and len(labels) < 2:
         small = sum(row["label"] == 0 and row["lesion_px"] > 0 for row in rows)
-        raise UserError(
-            f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}"
-            + (f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else "")
-            + (f" ({'; '.join(problems[:3])})" if problems else ""),
-            "both normal and abnormal slices",
-            ("lower data.min_lesion_px, " if small else "") + "add the other class, or inject anomalies with --anomaly.kind blob",
-        )
-    patients = {row["patient"] for row in rows}
-    if settings.data.split_by != "slice" and len(patients) < 2:
-        raise UserError(
-            f"only 1 patient has usable slices ({'; '.join(problems[:3]) or 'no other was given'})",
-            "at least 2, so that one can be held out",
-            "add patients, or set --data.split_by slice (scores are then optimistic)",
-        )
+        got = f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}"
+        got += f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else ""
+        do = f"{'lower data.min_lesion_px, ' if small else ''}add the other class, or {inject}"
+        raise UserError(got + (f" ({first})" if problems else ""), "both normal and abnormal slices", do)
+    if settings.data.split_by != "slice" and len({row["patient"] for row in rows}) < 2:
+        got = f"only 1 patient has usable slices ({first or 'no other was given'})"
+        do = "add patients, or set --data.split_by slice (scores are then optimistic)"
+        raise UserError(got, "at least 2, so that one can be held out", do)
 
 
 def require_two_sides(sides: np.ndarray, settings: DataSettings) -> None:
     """Raise `UserError` where nothing is trained on, or nothing held out."""
     for side, what in ((TRAINING, "to train on"), (VALIDATION, "to hold out")):
         if not (sides == side).any():
-            raise UserError(
-                f"the split (data.split_by {settings.split_by}) leaves none of the {len(sides)} slices {what}",
-                "slices on both sides",
-                "add patients, or set --data.split_by patient" if settings.split_by == "hash" else "add slices or patients",
-            )
+            got = f"the split (data.split_by {settings.split_by}) leaves none of the {len(sides)} slices {what}"
+            do = "add patients, or set --data.split_by patient" if settings.split_by == "hash" else "add slices or patients"
+            raise UserError(got, "slices on both sides", do)
 
 
 def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int) -> None:
     """Raise `UserError` when training would see one class only.
 
     Args:
-        labels: of all slices, (n,).
-        sides: of all slices, (n,).
-        left: how many slices with small lesions are left out of training.
+        labels: labels of all slices, (n,).
+        sides: sides of all slices, (n,).
+        left: number of slices with small lesions that are left out of training.
     """
     seen = labels[sides == TRAINING]
     normal, abnormal = int((seen == 0).sum()), int((seen == 1).sum())
     if not (normal and abnormal):
-        raise UserError(
-            f"the training side of the split has {normal} normal and {abnormal} abnormal slices"
-            + (f", and {left} with small lesions are left out of it" if left else ""),
-            "both normal and abnormal slices to train on",
-            "add patients, change --seed or --data.validation" + (", or lower data.min_lesion_px" if left else ""),
-        )
+        got = f"the training side of the split has {normal} normal and {abnormal} abnormal slices"
+        got += f", and {left} with small lesions are left out of it" if left else ""
+        do = "add patients, change --seed or --data.validation" + (", or lower data.min_lesion_px" if left else "")
+        raise UserError(got, "both normal and abnormal slices to train on", do)

@@ -1,29 +1,15 @@
 """The prepared slice store: every used slice of a cohort, resized once, memory-mapped afterwards.
 
-On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes), `index.csv` (one line for each slice) and
-`store.json`, written last. The folder is filled beside its place and moved into it; it is used only when its key is the key of
-the same files and settings. What is trained on it depends on its contents alone: data that were copied elsewhere are prepared
-again, and nothing is trained again.
-
-Lesion masks are in `truth.bin`, which only `dataset.ScoredSlices` opens. The columns of the index:
-
-    case, patient    names
-    series, slice    the scan, the case itself where it is a volume, and the number along it
-    region           the organ region, -1 for all together
-    label            0 or 1; a slice with a small lesion has 0 where `data.small_lesions` is "normal"; where it is "drop"
-                     it has 1, is scored on the held-out side and `LEFT_OUT` on the training side
-    weak             1 where label 1 is only that of the scan (`data.label_level`): the lesion may be in another slice
-    lesion_px        native lesion pixels of the whole slice, -1 without a mask
-    truth            1 where the lesion mask is known
-    split            `TRAINING`, `VALIDATION` or `LEFT_OUT`
-    top, left, height, width    the box in the native slice, in pixels
+On disk: `images.bin` (int16 HU or uint16 codes), `organs.bin`, `truth.bin` (0/1 bytes; only `dataset.ScoredSlices` opens it),
+`index.csv` (its columns: see `index`) and `store.json`. A store is used only when its key is that of the same files and settings;
+what is trained on it depends on its contents alone, so data copied elsewhere are prepared again but nothing is trained again.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -52,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 def store_key(cohort: Cohort, settings: Settings) -> str:
-    """What a store depends on: the files (path, size, time of change), the data settings and the seed of the split."""
+    """Return the hash of what a store depends on: the files (path, size, time of change), data settings, seed of the split."""
     files = {case.image for case in cohort.cases}
     files |= {mask.path for case in cohort.cases for mask in (*case.organ, *case.lesion)}
     stamps = [(str(f), p.stat().st_size, p.stat().st_mtime_ns) for f in sorted(files) for p in parts_of(f)]
@@ -63,70 +49,35 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
 
 
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
-    """Whether the store at `root`, where there is one, is that of these files and settings."""
+    """Return whether the store at `root`, where there is one, is that of these files and settings."""
     meta = root / "store.json"
     return not meta.exists() or read_json(meta).get("key") == store_key(cohort, settings)
 
 
-def _require_same_contents(before: Mapping[str, object], after: Mapping[str, object], root: Path) -> None:
-    """Raise `UserError` where a store has other contents than before (store.json), as what was trained on these would be lost."""
-    if before.get("contents") != after["contents"]:
-        raise UserError(
-            f"the data are not those that {root.parent} was made of (pixels, masks, labels or patients differ)",
-            "the same data to go on with it",
-            "choose another -o, or give --overwrite to redo everything",
-        )
-
-
 def require_there(case: Case, error: UserError) -> None:
-    """Raise `UserError` from `error` where a case cannot be read because a file of it, which the layout has seen, is gone.
-
-    So a disk that is lost does not pass for a hundred broken scans.
-    """
+    """Raise `UserError` from `error` where a file of a case is gone: a lost disk must not pass for a hundred broken scans."""
     files = [case.image, *(mask.path for mask in (*case.organ, *case.lesion))]
     if gone := [file for file in files if not parts_of(file)]:
-        raise UserError(
-            f"{gone[0]} is gone since the command began",
-            "data that stay where they are",
-            "put them back, then give the same command again",
-        ) from error
+        do = "put them back, then give the same command again"
+        raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
 
 
 class SliceStore:
-    """A prepared store, opened.
-
-    Args:
-        root: its folder.
-
-    Attributes:
-        meta: the contents of store.json.
-        index: column name -> array over the slices.
-        size: pixels along the side of a slice, S.
-        window: how stored values become [0, 1].
-        drawn: cache of image labels with injected anomalies, see `TrainingSlices.labels`.
-    """
+    """The prepared store in a folder: `meta` is its store.json, `index` has its columns, `size` is the side of a slice, S."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.meta = read_json(
-            root / "store.json", "key", "contents", "window", "size", "dtype", "kind", "has_organs", "problems", "layout"
-        )
+        keys = ("key", "contents", "window", "size", "dtype", "kind", "has_organs", "problems", "layout")
+        self.root, self.meta = root, read_json(root / "store.json", *keys)
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
         self.index = read_index(root / "index.csv")
-        self.drawn: dict[object, np.ndarray] = {}
+        self.drawn: dict[object, np.ndarray] = {}  # cache of `TrainingSlices.labels`
 
     def __len__(self) -> int:
         return len(self.index["case"])
 
     def with_sides(self, sides: np.ndarray, **facts: object) -> SliceStore:
-        """A view of the same slices on other sides of the split.
-
-        Args:
-            sides: of every slice, (slices,).
-            facts: more for `meta`. Its "contents" differ from those of this store, so what is trained on the view has
-                another key.
-        """
+        """Return the same slices on other sides (slices,) of the split, with `facts` and other "contents" in `meta`."""
         view = copy.copy(self)
         view.index, view.drawn = self.index | {"split": sides}, {}
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], sides.tolist()])} | facts
@@ -150,13 +101,13 @@ class SliceStore:
         return self._map("truth.bin", "uint8")
 
     def chains(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For rows (n,): a number for every slice's scan and region, and its number along the scan, (n,) integers."""
+        """Return, for rows (n,), a number for every slice's scan and region, and its number along the scan, (n,) integers."""
         scans = np.unique(self.index["series"][rows], return_inverse=True)[1]
         regions = np.stack([scans, self.index["region"][rows]], axis=1)
         return np.unique(regions, axis=0, return_inverse=True)[1].reshape(-1), self.index["slice"][rows]
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
-        """Slices as float32 in [0, 1], (n, size, size)."""
+        """Return slices as float32 in [0, 1], (n, size, size)."""
         return self.window.unit(self.images[rows])
 
 
@@ -170,10 +121,7 @@ def prepare(
         settings: data, anomaly and seed are read.
         root: the folder of the store.
         progress: called with the number of cases that were read, and of all.
-        overwrite: whether a store of other contents may be replaced.
-
-    Raises:
-        UserError: nothing is usable; or, without `overwrite`, the files have changed and so has what is prepared of them.
+        overwrite: whether a store of other contents may be replaced; `UserError` otherwise.
     """
     began = time.perf_counter()
     key, meta = store_key(cohort, settings), root / "store.json"
@@ -209,13 +157,15 @@ def prepare(
             label_source="drawn with the injected anomalies" if injected else cohort.label_source,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
-        if before and not overwrite:
-            _require_same_contents(before, read_json(part / "store.json"), root)
+        if before and not overwrite and before.get("contents") != read_json(part / "store.json")["contents"]:
+            got = f"the data are not those that {root.parent} was made of (pixels, masks, labels or patients differ)"
+            do = "choose another -o, or give --overwrite to redo everything"
+            raise UserError(got, "the same data to go on with it", do)
     return SliceStore(root)
 
 
 def bytes_needed(cohort: Cohort, settings: Settings) -> int:
-    """An upper bound for the size of the store: two bytes of image and one of each mask for every pixel."""
+    """Return an upper bound for the size of the store: two bytes of image and one of each mask for every pixel."""
     slices = 0
     for case in cohort.cases:
         try:

@@ -1,8 +1,4 @@
-"""The thesis' synthetic anomaly: a deformed Gaussian blob added inside the organ (thesis 3.6.3).
-
-The blob is evaluated in closed form at deformed coordinates, so no template is ever resampled. Every draw comes from
-a generator seeded by (seed, slice, epoch): validation slices are the same at every read.
-"""
+"""The thesis' synthetic anomaly: a deformed Gaussian blob added inside the organ (thesis 3.6.3)."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,32 +6,24 @@ from scipy import ndimage
 from coinseg.config.schema import AnomalySettings
 from coinseg.types import Slice, SliceMask
 
-SCALE = (0.75, 1.0)
-STRETCH = 0.2
-ROTATION = np.pi / 2
+SCALE, STRETCH, ROTATION = (0.75, 1.0), 0.2, np.pi / 2
 COMPONENTS = 2
 
 
 def blob(settings: AnomalySettings, rng: np.random.Generator) -> np.ndarray:
-    """A deformed blob of unit height, (template, template) float32 in [0, 1].
-
-    Random scale 0.75-1, each half-axis stretched by up to 20 % (a grid distortion of one step), rotation of up to
-    90 degrees either way.
-    """
+    """Draw a blob of unit height, (template, template) in [0, 1], scaled, stretched by half-axis and turned, in closed form."""
     axis = np.linspace(-1, 1, settings.template, dtype=np.float32)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     angle = rng.uniform(-ROTATION, ROTATION)
     scale = rng.uniform(*SCALE)
     left, right, up, down = scale * (1 + rng.uniform(-STRETCH, STRETCH, 4))
-    u = np.cos(angle) * x + np.sin(angle) * y
-    v = np.cos(angle) * y - np.sin(angle) * x
-    u = u / np.where(u < 0, left, right)
-    v = v / np.where(v < 0, up, down)
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    u, v = u / np.where(u < 0, left, right), v / np.where(v < 0, up, down)
     return np.exp(-(u**2 + v**2) / (2 * settings.sigma**2)).astype(np.float32)
 
 
 def centre(organ: SliceMask, rng: np.random.Generator) -> tuple[int, int]:
-    """A random pixel of one of the two largest connected components of the organ, both components equally likely."""
+    """Draw a pixel of one of the two largest connected components of the organ, both components equally likely."""
     components, count = ndimage.label(organ)
     sizes = np.bincount(components.ravel())[1:]
     chosen = 1 + np.argsort(-sizes, kind="stable")[rng.integers(min(count, COMPONENTS))]
@@ -45,14 +33,13 @@ def centre(organ: SliceMask, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def inject(image: Slice, organ: SliceMask, settings: AnomalySettings, rng: np.random.Generator) -> tuple[Slice, SliceMask]:
-    """With `settings.probability`, add a blob of height alpha inside the organ (thesis 3.6.3).
+    """With a probability, add a blob inside the organ (thesis 3.6.3); return the image, and the mask of the blob or an empty one.
 
     Args:
         image: values in [0, 1]; not modified.
         organ: where the centre may lie; where it is empty nothing is injected.
-
-    Returns:
-        The image in [0, 1] and the mask of the anomaly, empty where nothing was injected.
+        settings: probability, template, sigma, alpha and level are read.
+        rng: generator of the slice and epoch.
     """
     mask = np.zeros(image.shape, dtype=bool)
     if rng.random() >= settings.probability or not organ.any():

@@ -18,17 +18,16 @@ from .index import write_index
 from .prepare import Prepared
 from .split import LEFT_OUT, TRAINING, require_both_classes, require_two_sides, split_rows
 
-FORMAT = 5
-"""Of the files of a store; part of every key."""
+FORMAT = 5  # of the files of a store; part of every key
 
 
 class StoreWriter:
     """Appends prepared cases to the files of a store.
 
     Args:
-        folder: of the store, empty.
+        folder: empty folder of the store.
         settings: data, anomaly and seed are read.
-        kind: "hu" or "percentile", see `case.kind_of_intensity`.
+        kind: "hu" or "percentile".
     """
 
     def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
@@ -43,9 +42,8 @@ class StoreWriter:
 
     def add(self, case: Prepared) -> None:
         """Append the slices of a case."""
-        patient = case.case.patient
         if case.histogram is not None:
-            self.histograms[patient] = self.histograms.get(patient, np.zeros_like(case.histogram)) + case.histogram
+            self.histograms[case.case.patient] = self.histograms.get(case.case.patient, 0) + case.histogram
         self.beyond += case.beyond
         self.rows += case.rows
         self.left_out += case.left_out
@@ -57,7 +55,7 @@ class StoreWriter:
                 file.writelines(contents)
 
     def unseen(self) -> list[str]:
-        """Lines for a person about scans and lesions that reach beyond the millimetres a slice shows."""
+        """Return problem lines about scans and lesions that reach beyond the millimetres a slice shows."""
         side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
         lines = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
         return lines + ([f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else [])

@@ -12,8 +12,7 @@ from .layer_choice import best_layer, deletion_insertion
 from .layers import candidate_layers, layer_named
 from .rise import rise, rise_scores
 
-METHODS = (*KINDS, "rise")
-"""Names of the attribution methods."""
+METHODS = (*KINDS, "rise")  # names of the attribution methods
 
 __all__ = [
     "METHODS", "best_layer", "cam", "candidate_layers", "deletion_insertion", "layer_named", "rise", "rise_scores", "saliency",
@@ -21,21 +20,15 @@ __all__ = [
 
 
 def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int, layer: str | None = None) -> Tensor:
-    """The map of an attribution method, scaled to [0, 1] in each image (thesis 4.2).
+    """Return the map of an attribution method, (B, H, W), scaled to [0, 1] in each image (thesis 4.2).
 
     Args:
-        method: one of `METHODS`.
+        method: one of `METHODS`; others, wrong layers and settings out of range are a `UserError`.
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,) of "abnormal"; used in evaluation mode and left as it was.
         x: images (B, 1, H, W) in [-1, 1].
         settings: of the method.
         seed: of the masks of RISE.
         layer: of f, instead of settings.layer; the result of `best_layer` when that is "best". RISE has none.
-
-    Returns:
-        (B, H, W) in [0, 1]; zeros where the map is constant.
-
-    Raises:
-        UserError: no such method or layer, or a setting out of range.
     """
     if method not in METHODS:
         raise unknown_method(method, list(METHODS))
@@ -44,9 +37,9 @@ def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings
         return rise(f, x, settings, seed)
     name = layer or settings.layer
     if name == "best":
-        raise UserError(
+        got, do = (
             "attribution.layer is 'best', and no layer was chosen",
-            "a layer chosen on training images",
             "choose it with best_layer, or set attribution.layer to last",
         )
+        raise UserError(got, "a layer chosen on training images", do)
     return cam(method, f, x, name, settings.batch)

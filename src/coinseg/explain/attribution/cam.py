@@ -1,13 +1,8 @@
 """Class activation maps (thesis 2.2.1, 3.5) of one layer of f.
 
-Symbols: X images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps of the layer (B, C, h, w), dY/dA
-their gradient. Each method is a function of (f, X, layer, images per forward pass) to maps (B, h, w), at least 0; `cam` resizes
-and scales them.
-
-ScoreCAM, LayerCAM, Ablation-CAM and the Eigen-CAMs are written here; the others are the equations of pytorch-grad-cam on A and
-dY/dA. Its own Ablation-CAM replaces channels by -1e7 where A can be negative; its Eigen-CAMs have a random sign and hold
-(h * w)^2 numbers. FullGrad (needs every bias as a module), RandomCAM, ShapleyCAM (second derivatives of ReLU), KPCA-CAM
-((h * w)^2 numbers) and FinerCAM (several classes) are not offered.
+X are images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps (B, C, h, w). A method takes (f, X,
+layer, batch) to maps (B, h, w), at least 0. Not of pytorch-grad-cam are Ablation-CAM (it puts -1e7 into channels) and the
+Eigen-CAMs (of random sign).
 """
 
 from collections.abc import Callable
@@ -24,8 +19,7 @@ from coinseg.runtime.threads import cpu_batch
 
 from .layers import activations, activations_and_gradients, layer_named, logits_with, still
 
-FLAT = 1e-6
-"""A map that varies by less than this share of its largest value counts as constant."""
+FLAT = 1e-6  # a map that varies by less than this share of its largest value counts as constant
 
 
 def normalised(maps: Tensor) -> Tensor:
@@ -52,20 +46,23 @@ def layercam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
 
 
 def scorecam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """ScoreCAM (Wang et al. 2020): relu(sum_c w_c A_c) with w = softmax_c(f(X . H_c) - f(X_b)).
+    """ScoreCAM (Wang et al. 2020): relu(sum_c w_c A_c) with w = softmax_c(f(X . H_c) - f(X_b)), H_c from A_c in [0, 1].
 
-    H_c is A_c resized to the image and scaled to [0, 1], X_b the black image, X . H_c from `masked`. f(X_b) is the same for all
-    channels, so the softmax does not depend on it and it is not computed.
+    f(X_b) of the black image X_b is the same for all channels, so the softmax does not depend on it and it is not computed.
     """
     a = activations(f, x, layer)
+
+    def score(image: Tensor, channel: Tensor) -> Tensor:
+        return f(masked(x[image], normalised(upsampled(a[image, channel], x.shape[-2:]))[:, None]))
+
+    return torch.einsum("bc,bchw->bhw", _of_channels(score, a, batch).softmax(1).to(a.dtype), a).relu()
+
+
+def _of_channels(logits: Callable[[Tensor, Tensor], Tensor], a: Tensor, batch: int) -> Tensor:
+    """Logits (B, C) of every channel of maps (B, C, h, w), from indices of images and channels, `batch` pairs at a time."""
     images, channels = a.shape[:2]
-    scores = []
-    for pairs in torch.arange(images * channels, device=x.device).split(batch):
-        image, channel = pairs // channels, pairs % channels
-        mask = normalised(upsampled(a[image, channel], x.shape[-2:]))
-        scores.append(f(masked(x[image], mask[:, None])))
-    weights = torch.cat(scores).reshape(images, channels).softmax(1).to(a.dtype)
-    return torch.einsum("bc,bchw->bhw", weights, a).relu()
+    pairs = torch.arange(images * channels, device=a.device).split(batch)
+    return torch.cat([logits(some // channels, some % channels) for some in pairs]).reshape(images, channels)
 
 
 def ablationcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
@@ -74,22 +71,18 @@ def ablationcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor
     The paper divides by Y, which only scales the map, and inverts it where Y is negative.
     """
     a = activations(f, x, layer)
-    images, channels = a.shape[:2]
-    without = []
-    for pairs in torch.arange(images * channels, device=x.device).split(batch):
-        image, channel = pairs // channels, pairs % channels
+
+    def without(image: Tensor, channel: Tensor) -> Tensor:
         ablated = a[image]
-        ablated[torch.arange(len(pairs), device=x.device), channel] = 0
-        without.append(logits_with(f, x[image], layer, ablated))
-    drop = f(x)[:, None] - torch.cat(without).reshape(images, channels)
+        ablated[torch.arange(len(image), device=x.device), channel] = 0
+        return logits_with(f, x[image], layer, ablated)
+
+    drop = f(x)[:, None] - _of_channels(without, a, batch)
     return torch.einsum("bc,bchw->bhw", drop.to(a.dtype), a).relu()
 
 
 def principal(maps: Tensor) -> Tensor:
-    """The first principal component over channels of maps (B, C, h, w): (B, h, w).
-
-    Its sign is such that the value of largest magnitude is positive (Chung, Ying 2025, eq. 13).
-    """
+    """The first principal component (B, h, w) over channels; its largest magnitude is positive (Chung, Ying 2025, eq. 13)."""
     points = maps.flatten(2).mT
     points = points - points.mean(1, keepdim=True)
     directions = torch.linalg.svd(points, full_matrices=False).Vh[:, :1]
@@ -103,16 +96,10 @@ def eigencam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
     return principal(activations(f, x, layer)).relu()
 
 
-def eigengradcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """Eigen-CAM of dY/dA * A."""
+def eigengradcam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int, absolute: bool = False) -> Tensor:
+    """Eigen-CAM of dY/dA * A; Seg-Eigen-CAM (Chung, Ying 2025) of |dY/dA| * A where `absolute`."""
     a, gradient = activations_and_gradients(f, x, layer)
-    return principal(gradient * a).relu()
-
-
-def segeigencam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
-    """Seg-Eigen-CAM (Chung, Ying 2025): Eigen-CAM of |dY/dA| * A."""
-    a, gradient = activations_and_gradients(f, x, layer)
-    return principal(gradient.abs() * a).relu()
+    return principal((gradient.abs() if absolute else gradient) * a).relu()
 
 
 def library(name: str, f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
@@ -126,20 +113,11 @@ def library(name: str, f: nn.Module, x: Tensor, layer: nn.Module, batch: int) ->
 
 
 KINDS: dict[str, Callable[[nn.Module, Tensor, nn.Module, int], Tensor]] = {
-    "scorecam": scorecam,
-    "layercam": layercam,
-    "ablationcam": ablationcam,
-    "eigencam": eigencam,
-    "eigengradcam": eigengradcam,
-    "segeigencam": segeigencam,
-    "gradcam": partial(library, "GradCAM"),
-    "gradcam++": partial(library, "GradCAMPlusPlus"),
-    "gradcamelementwise": partial(library, "GradCAMElementWise"),
-    "hirescam": partial(library, "HiResCAM"),
-    "xgradcam": partial(library, "XGradCAM"),
-    "fem": partial(library, "FEM"),
-}
-"""Every class activation map by its name."""
+    "scorecam": scorecam, "layercam": layercam, "ablationcam": ablationcam, "eigencam": eigencam, "eigengradcam": eigengradcam,
+    "segeigencam": partial(eigengradcam, absolute=True), "gradcam": partial(library, "GradCAM"),
+    "gradcam++": partial(library, "GradCAMPlusPlus"), "gradcamelementwise": partial(library, "GradCAMElementWise"),
+    "hirescam": partial(library, "HiResCAM"), "xgradcam": partial(library, "XGradCAM"), "fem": partial(library, "FEM"),
+}  # fmt: skip  # every class activation map by its name
 
 
 def unknown_method(name: str, known: list[str]) -> UserError:
@@ -150,20 +128,14 @@ def unknown_method(name: str, known: list[str]) -> UserError:
 
 
 def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
-    """A class activation map, resized to the image and scaled to [0, 1] in each image.
+    """Return a class activation map (B, H, W), scaled to [0, 1] in each image; zeros where it is constant.
 
     Args:
-        kind: a name in `KINDS`.
+        kind: a name in `KINDS`; any other is a `UserError`.
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,); used in evaluation mode and left as it was.
         x: images (B, 1, H, W) in [-1, 1].
-        layer: of f, "last" or a module's name (`layers.py`).
+        layer: of f, "last" or a module's name; `UserError` when there is none (`layers.py`).
         batch: images per forward pass of f; the result does not depend on it.
-
-    Returns:
-        (B, H, W) in [0, 1]; zeros where the map is constant.
-
-    Raises:
-        UserError: no such kind or layer.
     """
     if kind not in KINDS:
         raise unknown_method(kind, list(KINDS))

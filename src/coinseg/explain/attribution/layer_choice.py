@@ -6,14 +6,12 @@ from torch import Tensor, nn
 from .cam import cam
 from .layers import candidate_layers, still
 
-BLUR = 0.1
-"""Standard deviation of the strong blur as a share of the longer side."""
-STEPS = 10
-"""Number of steps of a deletion or insertion curve."""
+BLUR = 0.1  # standard deviation of the strong blur as a share of the longer side
+STEPS = 10  # number of steps of a deletion or insertion curve
 
 
 def blurred(x: Tensor) -> Tensor:
-    """Images (B, 1, H, W) after a Gaussian blur with a standard deviation of `BLUR` times the longer side, edges repeated."""
+    """Images (B, 1, H, W) after a Gaussian blur of `BLUR` times the longer side, edges repeated."""
     from kornia.filters import gaussian_blur2d
 
     sigma = BLUR * max(x.shape[-2:])
@@ -21,10 +19,7 @@ def blurred(x: Tensor) -> Tensor:
 
 
 def ranks(saliency: Tensor) -> Tensor:
-    """Ranks 0 ... H * W - 1 of pixels by falling saliency, (B, H, W) -> (B, H, W); ties in a fixed random order.
-
-    ReLU leaves large areas at 0; in raster order their upper parts would count as more salient.
-    """
+    """Ranks 0 ... H * W - 1 of pixels by falling saliency, (B, H, W) -> (B, H, W); ties (zeros of ReLU) in a random order."""
     flat = saliency.flatten(1)
     shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
     order = shuffle[flat[:, shuffle].argsort(dim=1, descending=True, stable=True)]
@@ -33,43 +28,31 @@ def ranks(saliency: Tensor) -> Tensor:
 
 
 def deletion_insertion(f: nn.Module, x: Tensor, saliency: Tensor, steps: int = STEPS) -> tuple[Tensor, Tensor]:
-    """Areas under the deletion and the insertion curve (Petsiuk et al. 2018).
+    """Return the areas (B,) in [0, 1] under the deletion and the insertion curve (Petsiuk et al. 2018).
 
     Deletion replaces the share k / steps of most salient pixels by those of the blurred image, insertion puts them into the
-    blurred image; the curve is the probability of "abnormal" over k = 0 ... steps. A good map has a small deletion and a large
-    insertion area.
+    blurred image; the curve is the probability of "abnormal" over k = 0 ... steps.
 
     Args:
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
         x: images (B, 1, H, W) in [-1, 1].
         saliency: (B, H, W), any scale; only its order counts.
         steps: at least 1.
-
-    Returns:
-        Two areas (B,) in [0, 1], by the trapezoidal rule: deletion, insertion.
     """
     blur, rank = blurred(x), ranks(saliency)[:, None]
-    pixels = saliency[0].numel()
     deletion, insertion = [], []
     with torch.no_grad(), still(f):
         for k in range(steps + 1):
-            salient = rank < round(k * pixels / steps)
+            salient = rank < round(k * saliency[0].numel() / steps)
             deletion.append(f(torch.where(salient, blur, x)).sigmoid())
             insertion.append(f(torch.where(salient, x, blur)).sigmoid())
     return (torch.trapezoid(torch.stack(deletion, 1), dx=1 / steps), torch.trapezoid(torch.stack(insertion, 1), dx=1 / steps))
 
 
 def best_layer(kind: str, f: nn.Module, x: Tensor, batch: int) -> tuple[str, dict[str, float]]:
-    """The candidate layer with the largest mean of insertion minus deletion area.
+    """Return the candidate layer with the largest mean of insertion minus deletion area, and this score of every candidate.
 
-    Args:
-        kind: a name in `cam.KINDS`.
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
-        x: training images labelled abnormal, (B, 1, H, W).
-        batch: images per forward pass of f.
-
-    Returns:
-        Its name (the deepest of equal ones) and the score of every candidate, in [-1, 1], shallow to deep.
+    Arguments as in `cam.cam`; x are training images labelled abnormal.
     """
     scores = {}
     for name in candidate_layers(f, x):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,7 @@ from torch import Tensor, nn
 
 from coinseg.errors import UserError
 
-STAGE_SIDES = 3
-"""A module that holds maps of at least this many sizes holds stages; with fewer it is a stage or a block."""
+STAGE_SIDES = 3  # a module that holds maps of at least this many sizes holds stages; with fewer it is a stage or a block
 
 
 @contextmanager
@@ -36,12 +36,10 @@ def still(f: nn.Module) -> Iterator[None]:
 @contextmanager
 def hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
     """Forward hooks that are removed afterwards, also after an error."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
-    try:
+    with ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
@@ -54,10 +52,7 @@ def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """A and dY/dA of images (B, 1, H, W), both (B, C, h, w).
-
-    The graph starts at A, so f may be frozen and no parameter gets a gradient. A layer that Y does not depend on has gradient 0.
-    """
+    """A and dY/dA of images (B, 1, H, W), both (B, C, h, w); the graph starts at A, so no parameter gets a gradient."""
     outputs: list[Tensor] = []
 
     def start_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -67,7 +62,7 @@ def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tupl
     with torch.inference_mode(False), torch.enable_grad(), still(f), hooked([(layer, start_graph)]):
         y = f(x.clone().detach()).sum()
         a = outputs[-1]
-        if y.requires_grad:
+        if y.requires_grad:  # else Y does not depend on the layer
             (gradient,) = torch.autograd.grad(y, a, allow_unused=True, materialize_grads=True)
         else:
             gradient = torch.zeros_like(a)
@@ -82,11 +77,11 @@ def logits_with(f: nn.Module, x: Tensor, layer: nn.Module, a: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Output:
-    """The output of one call of a module: its name in f, the module, the shape of a tensor or () for anything else."""
+    """The output of one call of a module of f."""
 
     name: str
     module: nn.Module
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # () for anything but a tensor
 
     @property
     def side(self) -> tuple[int, ...]:
@@ -115,13 +110,10 @@ def _outputs(f: nn.Module, image: Tensor) -> list[_Output]:
     """Every call of every module of f on one image, in the order in which they end."""
     outputs: list[_Output] = []
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
-            outputs.append(_Output(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
+    def note(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(_Output(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
 
-        return hook
-
-    with torch.no_grad(), still(f), hooked([(module, note(name)) for name, module in f.named_modules() if name]):
+    with torch.no_grad(), still(f), hooked([(module, partial(note, name)) for name, module in f.named_modules() if name]):
         f(image)
     return outputs
 
@@ -135,26 +127,19 @@ def _seen(maps: list[_Output]) -> list[_Output]:
 
 def _picked(maps: list[_Output]) -> list[str]:
     """One name for each side, in the order of execution: the last stage, or the last module where there is no stage."""
-    picks = {}
-    for side in {o.side for o in maps}:
-        here = [o for o in maps if o.side == side]
-        stages = [o for o in here if o.is_stage()]
-        picks[(stages or here)[-1].name] = maps.index((stages or here)[-1])
-    return sorted(picks, key=lambda name: picks[name])
+    last: dict[tuple[int, ...], int] = {}
+    for stage in (False, True):  # stages replace other modules
+        last |= {o.side: i for i, o in enumerate(maps) if not stage or o.is_stage()}
+    return [maps[i].name for i in sorted(last.values())]
 
 
 def candidate_layers(f: nn.Module, x: Tensor) -> list[str]:
-    """Names of the layers of f with feature maps, shallow to deep: the last one of each distinct side (h, w).
+    """Return names of the layers of f with feature maps, shallow to deep: the last of each side (h, w); `UserError` for none.
 
-    f runs on the first image of `x` (B, 1, H, W). Stages (`layer3` of a ResNet, `blocks.2`) are preferred to modules inside or
-    between them. The first convolution, a linear filter of the image, counts only when f has no other layer, and not at all
-    when tokens follow: then it is the patch embedding of a transformer.
-
-    Raises:
-        UserError: f has no such layer.
+    f runs on the first image of `x` (B, 1, H, W). Stages (`layer3` of a ResNet, `blocks.2`) are preferred; the first
+    convolution counts only without another layer, and not before tokens: there it is the patch embedding of a transformer.
     """
-    image = x[:1]
-    outputs = _outputs(f, image)
+    image, outputs = x[:1], _outputs(f, x[:1])
     names = Counter(o.name for o in outputs)
     tokens = [o for o in outputs if o.is_tokens(image)]
     # A module that is called more than once has several maps; (B, heads, N, N) inside an attention is none.
@@ -166,27 +151,26 @@ def candidate_layers(f: nn.Module, x: Tensor) -> list[str]:
     if not layers and not any(o.name not in linear for o in tokens):
         layers = _picked(_seen(maps))
     if not layers:
-        raise UserError(
-            "f has no layer with feature maps (B, C, h, w)",
-            "a convolutional classifier for a class activation map",
-            "set method to rise, which looks at no layer, or name a module in attribution.layer, or take another classifier",
-        )
+        required = "a convolutional classifier for a class activation map"
+        do = "set method to rise, which looks at no layer, or name a module in attribution.layer, or take another classifier"
+        raise UserError("f has no layer with feature maps (B, C, h, w)", required, do)
     return layers
 
 
 def layer_named(f: nn.Module, name: str, x: Tensor) -> nn.Module:
-    """The module of f with a dotted name, which need not be a candidate; "last" is the deepest candidate for images `x`.
+    """Return the module of f with a dotted name; "last" is the deepest candidate for images `x`.
 
-    Raises:
-        UserError: f has no module of that name, does not call it, or its output is no feature map.
+    Args:
+        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
+        name: `UserError` when f has no such module, does not call it, or its output is no feature map.
+        x: images; the first one is given to f.
     """
     if name == "last":
         return f.get_submodule(candidate_layers(f, x)[-1])
-    known = [other for other, _ in f.named_modules() if other]
     calls = [o for o in _outputs(f, x[:1]) if o.name == name]
     if calls and calls[-1].is_map(x[:1]):
         return calls[-1].module
-    hint = "take one of these"
+    hint, known = "take one of these", [other for other, _ in f.named_modules() if other]
     if name not in known:
         fault = "which f does not have"
         near = [n for n in known if n.endswith("." + name)] or get_close_matches(name, known, 3)

@@ -1,7 +1,4 @@
-"""RISE (Petsiuk et al. 2018; thesis 2.2.2, 3.5): S = 1 / (N p) * sum_i f(X . m_i) m_i.
-
-m_i are N random masks in [0, 1] with mean p, f(X) is the probability of "abnormal", X . m is `cam.masked`.
-"""
+"""RISE (Petsiuk et al. 2018; thesis 2.2.2, 3.5): S = 1 / (N p) * sum_i f(X . m_i) m_i, m_i N random masks with mean p."""
 
 import math
 
@@ -18,11 +15,12 @@ from .layers import still
 
 
 def random_grids(settings: AttributionSettings, size: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
-    """The random numbers of N masks for images of size (H, W), on the CPU, so that a seed gives the same on every device.
+    """Return grids (N, grid, grid) bool, True for visible, and shifts (N, 2) in pixels, rows and columns, drawn on the CPU.
 
-    Returns:
-        Grids (N, grid, grid) bool, True with settings.probability (visible), and shifts (N, 2) in pixels, rows and columns, at
-        least 0 and less than the side of a cell.
+    Args:
+        settings: masks N, grid and probability.
+        size: (H, W) of the images.
+        seed: gives the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     grids = torch.rand(settings.masks, settings.grid, settings.grid, generator=generator) < settings.probability
@@ -42,9 +40,7 @@ def _stretch(side: int, grid: int, like: Tensor) -> Tensor:
 
 
 def masks_of(grids: Tensor, shifts: Tensor, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Masks (n, H, W) in [0, 1]: grids upsampled bilinearly to (grid + 1) * cell pixels and cropped at their shifts.
-
-    Bilinear upsampling is separable, so a crop is R G C^T with rows of the two matrices of `_stretch`.
+    """Return masks (n, H, W) in [0, 1]: grids, upsampled bilinearly and cropped at their shifts, as R G C^T of `_stretch`.
 
     Args:
         grids: (n, grid, grid) bool.
@@ -60,7 +56,7 @@ def masks_of(grids: Tensor, shifts: Tensor, size: tuple[int, int], like: Tensor)
 
 
 def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability: float, batch: int) -> Tensor:
-    """1 / (N p) * sum_i f(X . m_i) m_i with the same masks for every image, summed in double precision.
+    """Return 1 / (N p) * sum_i f(X . m_i) m_i, (B, H, W), at least 0, with the same masks for every image.
 
     Args:
         f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
@@ -68,9 +64,6 @@ def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability
         grids, shifts: see `random_grids`.
         probability: p.
         batch: masks, and so images per forward pass, that are in memory together; the result does not depend on it.
-
-    Returns:
-        (B, H, W), at least 0; about the mean of f at pixels without influence.
     """
     total = torch.zeros(len(x), *x.shape[-2:], dtype=torch.float64, device=x.device)
     with torch.no_grad(), still(f):
@@ -82,28 +75,14 @@ def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability
 
 
 def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:
-    """RISE without scaling, (B, H, W), at least 0, comparable between images; arguments as `rise`.
-
-    Raises:
-        UserError: a setting out of range.
-    """
+    """Return RISE without scaling, (B, H, W), at least 0, comparable between images; arguments as `rise`."""
     if settings.masks < 1 or settings.grid < 1 or not 0 < settings.probability <= 1:
-        raise UserError(
-            f"attribution has masks={settings.masks}, grid={settings.grid}, probability={settings.probability}",
-            "at least one mask and one cell, and a probability in (0, 1]",
-            "mend the setting",
-        )
+        got = f"attribution has masks={settings.masks}, grid={settings.grid}, probability={settings.probability}"
+        raise UserError(got, "at least one mask and one cell, and a probability in (0, 1]", "mend the setting")
     grids, shifts = random_grids(settings, (x.shape[-2], x.shape[-1]), seed)
     return estimate(f, x, grids, shifts, settings.probability, cpu_batch(x, settings.batch))
 
 
 def rise(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:
-    """RISE scaled to [0, 1] in each image, (B, H, W); zeros where the map is constant.
-
-    Args:
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,); used in evaluation mode and left as it was.
-        x: images (B, 1, H, W) in [-1, 1].
-        settings: masks, grid, probability and batch.
-        seed: of the masks.
-    """
+    """Return RISE scaled to [0, 1] in each image, (B, H, W); arguments as in `attribution.saliency`."""
     return normalised(rise_scores(f, x, settings, seed))

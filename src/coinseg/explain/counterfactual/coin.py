@@ -21,19 +21,12 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Generated:
-    """Counterfactuals of images X in training.
+    """Counterfactuals of images X in training; COIN has one condition and no bins, its posterior is 0."""
 
-    Args:
-        image: X_cf, (B, C, ...).
-        asked: the target bin of f(X_cf), (B,); None in COIN, which has one condition.
-        own: the bin of f(X), (B,); None in COIN.
-        posterior: the target of f(X_cf), (B,) in [0, 1]; None in COIN, where it is 0.
-    """
-
-    image: Tensor
-    asked: Tensor | None = None
-    own: Tensor | None = None
-    posterior: Tensor | None = None
+    image: Tensor  # X_cf, (B, C, ...)
+    asked: Tensor | None = None  # the target bin of f(X_cf), (B,)
+    own: Tensor | None = None  # the bin of f(X), (B,)
+    posterior: Tensor | None = None  # the target of f(X_cf), (B,) in [0, 1]
 
 
 def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:

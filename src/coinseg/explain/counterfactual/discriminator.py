@@ -11,13 +11,8 @@ from coinseg.networks.layers import ResidualBlock
 class Discriminator(nn.Module):
     """D of 3.1.1: residual blocks that halve the side, one that keeps it, ReLU, sum over pixels, one logit (real > 0 > fake).
 
-    With two conditions or more (Singla et al.) the logit also has the inner product of the features and an embedding of
-    the condition (projection discriminator, Miyato and Koyama 2018).
-
-    Args:
-        settings: discriminator_width, discriminator_depth and conditions are read.
-        channels: channels of the image.
-        dims: 2 for slices, 3 for volumes.
+    With several conditions (Singla et al.) it adds the projection on their embedding (Miyato and Koyama 2018). Arguments as in
+    `Generator`; discriminator_width, discriminator_depth and conditions are read.
     """
 
     def __init__(self, settings: CoinSettings, channels: int = 1, dims: int = 2) -> None:

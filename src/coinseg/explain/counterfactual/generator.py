@@ -21,8 +21,7 @@ def fuse_tanh(x: Tensor, delta: Tensor) -> Tensor:
 def fuse_bounded(x: Tensor, delta: Tensor) -> Tensor:
     """tanh(artanh(c X) + delta) / c with c = tanh(1): 3.2.1 with an exact identity at delta = 0.
 
-    With t = c X and s = tanh(delta) the addition theorem of tanh gives X + s (1 - t^2) / (c (1 + t s)). Like tanh(X + delta) it
-    changes mid-grey most and air or bone least. Values stay within 1 / c = 1.31; `explain` clips them to [-1, 1].
+    With t = c X and s = tanh(delta) it is X + s (1 - t^2) / (c (1 + t s)), within 1 / c = 1.31; `explain` clips to [-1, 1].
     """
     t, s = SLOPE * x, torch.tanh(delta)
     return x + s * (1 - t * t) / (SLOPE * (1 + t * s))
@@ -39,17 +38,14 @@ FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bounded": fuse_bounde
 class Generator(nn.Module):
     """Perturbation-based encoder-decoder: X -> delta -> X_cf = fusion(X, delta) (thesis 3.2.1, figure 2).
 
-    With two conditions or more (Singla et al., 3.1.1) the decoder gets the target bin of f(X_cf) through conditional batch
-    normalisation.
+    The encoder has `depth` residual blocks that halve the side and double the channels (16 times the width at most). Skip k
+    (from the deepest) joins its features to the input of decoder block k, from 1 on (3.2.2, Table 1 B-F). With several
+    conditions (Singla et al., 3.1.1) the decoder gets the target bin of f(X_cf) through conditional batch normalisation.
 
     Args:
         settings: width, depth, skips, fusion and conditions are read.
         channels: channels of the image.
         dims: 2 for slices, 3 for volumes.
-
-    The encoder has `depth` residual blocks that halve the side and double the channels (16 times the width at most);
-    the decoder mirrors it. Skip k (counted from the deepest) concatenates the encoder's features to the input of
-    decoder block k; block 0 is the bottleneck and has none (thesis 3.2.2, Table 1 B-F).
     """
 
     def __init__(self, settings: CoinSettings, channels: int = 1, dims: int = 2) -> None:
@@ -88,10 +84,5 @@ class Generator(nn.Module):
         return self.head(h)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The counterfactual X_cf in [-1, 1] of images (B, channels, ...) in [-1, 1].
-
-        Args:
-            x: the images.
-            condition: the target bins of f(X_cf), (B,) long; None is bin 0, a normal image.
-        """
+        """X_cf of images (B, channels, ...) in [-1, 1]; `condition` (B,) are target bins of f(X_cf), None is 0, normal."""
         return self.fuse(x, self.perturbation(x, condition))

@@ -22,8 +22,7 @@ def generator_adversarial(fake_logits: Tensor) -> Tensor:
 def classifier_consistency(counterfactual_logits: Tensor) -> Tensor:
     """L_f of 3.3.2, from the classifier's logits (B,) on X_cf. At least 0; 0 when f calls every X_cf normal.
 
-    The thesis writes D_KL(f(E(X)) || 0), infinite for every f > 0. Taken in the finite direction,
-    D_KL(Bernoulli(0) || Bernoulli(f)) = -log(1 - f(X_cf)), which is also the cross entropy with "normal".
+    For D_KL(f(E(X)) || 0) of the thesis, infinite for f > 0, D_KL(Bernoulli(0) || Bernoulli(f)) = -log(1 - f(X_cf)).
     """
     return F.softplus(counterfactual_logits).mean()
 
@@ -31,18 +30,15 @@ def classifier_consistency(counterfactual_logits: Tensor) -> Tensor:
 def posterior_consistency(counterfactual_logits: Tensor, asked: Tensor) -> Tensor:
     """L_f of 3.1.4 (Singla et al.), from the classifier's logits on X_cf and the target posterior in [0, 1], both (B,).
 
-    The thesis writes D_KL(f(X_cf) || 1 - f(X)), infinite when the target is 0 or 1. Taken in the finite direction,
-    D_KL(Bernoulli(target) || Bernoulli(f(X_cf))): at least 0, and 0 exactly where f(X_cf) is the target. For a target of 0 it is
-    `classifier_consistency`.
+    For D_KL(f(X_cf) || 1 - f(X)) of the thesis, infinite for targets 0 and 1, D_KL(Bernoulli(target) || Bernoulli(f(X_cf))):
+    at least 0, and 0 exactly where f(X_cf) is the target. For a target of 0 it is `classifier_consistency`.
     """
     entropy = torch.special.entr(asked) + torch.special.entr(1 - asked)
     return (F.binary_cross_entropy_with_logits(counterfactual_logits, asked, reduction="none") - entropy).mean()
 
 
 def regional_reconstruction(x: Tensor, other: Tensor, regions: Tensor) -> Tensor:
-    """L_rec of 3.1.5 (CARL): the mean absolute difference inside every region, summed over the regions.
-
-    A small region counts as much as a large one. A region an image does not have adds nothing.
+    """L_rec of 3.1.5 (CARL): the mean absolute difference inside every region, summed over the regions that an image has.
 
     Args:
         x, other: images (B, C, *spatial).
@@ -59,8 +55,7 @@ def reconstruction(x: Tensor, other: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor) -> Tensor:
-    """L_tv of 3.3.4 for images (B, C, *spatial): squared differences of neighbours along every spatial axis,
-    summed, over the number of pixels. At least 0; 0 for a constant image."""
+    """L_tv of 3.3.4: the sum of squared differences of neighbours in (B, C, *spatial), over the number of pixels. At least 0."""
     total = image.new_zeros(())
     for axis in range(2, image.ndim):
         total = total + image.diff(dim=axis).square().sum()
@@ -68,8 +63,5 @@ def total_variation(image: Tensor) -> Tensor:
 
 
 def total_variation_of_difference(x: Tensor, counterfactual: Tensor) -> Tensor:
-    """L_tv of the difference map |X - X_cf| on the 0-255 scale, which the weights of the authors' runs refer to.
-
-    Images in [-1, 1] differ by at most 2, so the difference is scaled by 255 / 2.
-    """
+    """L_tv of the difference map |X - X_cf| on the 0-255 scale, which the weights of the authors' runs refer to."""
     return total_variation((x - counterfactual).abs() * 127.5)

@@ -2,8 +2,7 @@
 
     min_{E,G} max_D  w_gan L_GAN + w_f L_f + w_idt L_rec(X, E(X, f(X))) + w_cyc L_rec(X, E(E(X, 1 - f(X)), f(X)))
 
-[0, 1] is divided into N bins; a condition c is the number of a bin. The four cases of a label y and a condition c for N = 2
-(3.2.3): (0, 0) and (1, 1) return the image, (1, 0) removes the anomaly, (0, 1) adds one. Explanations and masks use (1, 0).
+A condition c is one of N bins of [0, 1]. Label and condition (1, 0) remove the anomaly, for explanations; (0, 1) add one (3.2.3).
 """
 
 from collections.abc import Callable
@@ -48,15 +47,10 @@ def generator_losses(
     x: Tensor, made: Generated, generator: Callable[..., Tensor], discriminator: Callable[..., Tensor], f: Logits,
     weights: CoinSettings, regions: Tensor | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """The weighted terms of L_G (thesis 3.1.2), by name.
+    """The weighted terms of L_G (thesis 3.1.2), by name; other arguments as in `coin.generator_losses`.
 
     Args:
-        x: images (B, C, ...) in [-1, 1].
-        made: their counterfactuals, see `generate`.
-        generator: (X, condition) -> X_cf.
-        discriminator: (images, condition) -> logits of "real", (B,).
-        f: images -> logits of "abnormal", (B,).
-        weights: of the terms; a term of weight 0 is not computed.
+        generator, discriminator: (images, condition) -> X_cf, and -> logits of "real", (B,).
         regions: S_j (B, J, ...) of CARL, never a lesion mask; None for L_1 over all pixels.
     """
     terms: dict[str, Tensor] = {}
