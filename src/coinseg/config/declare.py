@@ -9,10 +9,7 @@ Kind = TypeVar("Kind")
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers a setting may be, in a unit such as "px"; `above` excludes `low` itself.
-
-    Ranges are narrow enough that no number from a stranger's file fills the machine.
-    """
+    """The numbers a setting may be, so that no stranger's file fills the machine; `above` excludes `low`; unit such as "px"."""
 
     low: float
     high: float

@@ -43,11 +43,7 @@ def settings_from(values: dict[str, Any], base: Settings = _DEFAULT) -> Settings
 
 
 def stored_settings(values: dict[str, Any]) -> Settings:
-    """The settings of a folder that coinseg wrote: types and ranges are asked, what fits only of a new training.
-
-    Raises:
-        UserError: an unknown name, a value of the wrong type or out of its range.
-    """
+    """The settings of a folder that coinseg wrote; `UserError` for an unknown name, a wrong type or a value out of its range."""
     settings, faults = read(values, _DEFAULT, aloud=False)
     refuse(faults)
     return settings

@@ -46,11 +46,7 @@ class RankInfo:
 
 
 def rank_info(environ: Mapping[str, str] = os.environ) -> RankInfo:
-    """Return the rank from the variables of torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun; one process without them.
-
-    Raises:
-        UserError: the variables make no rank.
-    """
+    """Return the rank from the variables of torchrun or srun (`UserError` where they make none); one process without them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not set(names) <= environ.keys():
         # Only srun sets SLURM_STEP_NUM_TASKS; a batch script without srun is one process, whatever SLURM_NTASKS is.
@@ -155,11 +151,7 @@ def one_line_errors() -> Iterator[None]:
 
 @contextmanager
 def workers(count: int, option: str) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of `count` processes on this machine, which finish their present task on Ctrl-C; tasks must write whole files.
-
-    Raises:
-        UserError: a process died; its `do` names the command line option for the number.
-    """
+    """Yield a pool of processes, which finish their task on Ctrl-C; where one dies, `UserError` says to lower the option."""
     pool = ProcessPoolExecutor(count, get_context("spawn"), _begin_worker)
     try:
         yield pool

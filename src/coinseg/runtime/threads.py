@@ -55,10 +55,7 @@ def threads() -> int:
 
 
 def keep_threads(folder: Path) -> None:
-    """Use the number of threads that a run folder records, or record the present one where this machine has not so many.
-
-    Threads decide the order of sums, so a resumed run must use the same number to give the same bytes.
-    """
+    """Use or record a run folder's number of threads, which decides the order of sums, so that a resumed run has the same bytes."""
     file = folder / FILE
     kept = int(read_json(file)["threads"]) if file.exists() else 0
     if not 0 < kept <= cores():
