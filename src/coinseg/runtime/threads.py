@@ -55,7 +55,7 @@ def threads() -> int:
 
 
 def keep_threads(folder: Path) -> None:
-    """Use or record a run folder's number of threads, which decides the order of sums, so that a resumed run has the same bytes."""
+    """Use or record a run folder's number of threads: it decides the order of sums, so a resumed run has the same bytes."""
     file = folder / FILE
     kept = int(read_json(file)["threads"]) if file.exists() else 0
     if not 0 < kept <= cores():
