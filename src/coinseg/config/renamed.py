@@ -38,7 +38,7 @@ def with_new_names(values: Any, aloud: bool = True) -> Any:
         if groups.get(group, {}).get(leaf) == old:
             groups[group][leaf] = new
             changes.append(f"{name} {old} is now {name} {new}")
-    if fresh := [line for line in changes if line not in _told]:
+    if aloud and (fresh := [line for line in changes if line not in _told]):
         _told.update(fresh)
         print(f"coinseg: old names of settings, read until the next release: {', '.join(fresh)}", file=sys.stderr)
     return values
