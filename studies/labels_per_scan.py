@@ -94,13 +94,14 @@ def witnesses(store: SliceStore) -> str:
 
 def score(work: Workspace, data: Path, out: Path, way: str) -> str:
     """AUROC of f over slices and scans nobody has seen."""
-    store, (f, _) = stages.job_of(work).store, train_pair(stages.job_of(work), "classifier")
-    test = TrainingSlices(unseen(data, out, store, TRAINING), BASE.anomaly, 0)
+    job = stages.job_of(work)
+    f, _ = train_pair(job, "classifier")
+    test = TrainingSlices(unseen(data, out, job.store, TRAINING), BASE.anomaly, 0)
     p, _ = predict(f, test, np.arange(len(test)), make_fabric(BASE.engine))
     truth = (test.store.index["lesion_px"] > 0).astype(int)
     scans = scan_scores(p, truth, test.store.index["case"])["auroc_scans"]
     shown = f"AUROC of slices {classification_scores(p, truth)['auroc']:.3f}, of scans {scans:.3f}"
-    return f"{shown}; {witnesses(store)}" if way == "witnesses" else shown
+    return f"{shown}; {witnesses(job.store)}" if way == "witnesses" else shown
 
 
 def masks(work: Workspace, data: Path, out: Path, way: str) -> str:
