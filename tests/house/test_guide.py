@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_architecture import arrows
+from test_architecture import arrows, imported, module_of, room
 
 import coinseg
 from coinseg.export.folder import export_run
@@ -41,6 +41,18 @@ def test_the_diagram_of_the_rooms_has_the_arrows_of_the_imports() -> None:
     graph = {room: others - {"errors", "types"} for room, others in arrows().items() if room not in ("errors", "types")}
     wanted = needed(graph)
     assert drawn == wanted, "\n".join(f"    {a} --> {b}" for a, b in sorted(wanted))
+
+
+def test_from_the_command_line_to_the_losses_in_five_files() -> None:
+    """Files that import one another, the one of the command first and that of the losses last."""
+    files = {module_of(path): imported(path) for path in SOURCE.rglob("*.py")}
+    found = [[name] for name in files if room(name) == "cli"]
+    while found and found[0][-1] != "explain.counterfactual.losses":
+        trip = found.pop(0)
+        nearer = {name for full in files[trip[-1]] for name in (full, full.rpartition(".")[0]) if name in files and name}
+        found += [[*trip, name] for name in sorted(nearer - set(trip))] if len(trip) < 5 else []
+    assert found
+    assert len(found[0]) <= 5, found[0]
 
 
 def test_every_room_stands_in_the_table() -> None:

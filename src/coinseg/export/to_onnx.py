@@ -121,7 +121,7 @@ def _of_sessions(run: Predictor, folder: Path) -> Predictor:
     """The predictor with the ONNX networks of a folder in the place of its own."""
     f, generator = _Session(folder / "f.onnx"), _Session(folder / "generator.onnx")
     explainer = replace(run.explainer, f=f, generator=generator)
-    if run.student is None:
+    if not run.has_student:
         return Predictor.of(explainer, run.preparation, run.threshold)
     other = Predictor.of(explainer, run.preparation, run.threshold, _Session(folder / "student.onnx"), parts=run.parts)
     return replace(other, image_score=cast(ImageScore, _SessionScore(f, _Session(folder / "posterior.onnx"))))
@@ -130,7 +130,7 @@ def _of_sessions(run: Predictor, folder: Path) -> Predictor:
 def compare(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     """Segment `probes` with torch and with the ONNX networks of a folder; see `write_onnx`."""
     pairs = [(_Session(folder / "f.onnx"), run.f)]
-    pairs += [(_Session(folder / "posterior.onnx"), run.image_score)] if run.student is not None else []
+    pairs += [(_Session(folder / "posterior.onnx"), run.image_score)] if run.has_student else []
     pairs += [(_Session(folder / f"{part.onnx}.onnx"), part) for part in run.parts if part.onnx]
     with torch.no_grad():
         logits = [(there(probes), here(probes)) for there, here in pairs]

@@ -43,7 +43,7 @@ _FIRST: dict[str, tuple[Any, Any]] = {
 
 def save(predictor: Predictor, root: Path) -> None:
     """Write what `load` needs beside the weights (`weights_of`)."""
-    preparation, has_student = predictor.preparation, predictor.student is not None
+    preparation, has_student = predictor.preparation, predictor.has_student
     write_json(root / MODEL, {
         "schema": SCHEMA, "settings": predictor.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
         "window": [preparation.window.low, preparation.window.high], "threshold": predictor.threshold,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coinseg.config.schema import Settings
+from coinseg.config.schema import COUNTERFACTUAL, Settings
 from coinseg.data.slices.case import LoadedCase
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.intensity import Window
@@ -95,6 +95,16 @@ class Predictor:
     def generator(self) -> nn.Module | None:
         """X -> X_cf; None for an attribution."""
         return self.explainer.generator
+
+    @property
+    def has_student(self) -> bool:
+        """Whether a student makes the masks."""
+        return isinstance(self.segmenter, StudentSegmenter)
+
+    @property
+    def is_counterfactual(self) -> bool:
+        """Whether the method has a generator and counterfactuals."""
+        return self.settings.method == COUNTERFACTUAL
 
     @property
     def student(self) -> nn.Module | None:

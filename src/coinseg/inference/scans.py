@@ -157,7 +157,7 @@ def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: Image
     if asked.any():
         painted[torch.from_numpy(asked)] = predictor.explainer.counterfactual(images[asked])
     # What a student gives is a probability, not a difference.
-    refined = segmented.maps.values if predictor.student is None else predictor.explainer.differences(images, asked).mean
+    refined = segmented.maps.values if not predictor.has_student else predictor.explainer.differences(images, asked).mean
     for i, (owner, cut, _, _) in enumerate(slices):
         if (native_maps := results[owner].maps) is not None:
             native_maps.add(cut, ((painted[i, 0] - images[i, 0]) / 2).numpy(), refined[i])
@@ -183,7 +183,7 @@ def load(predictor: Predictor, path: Path, organ: Sequence[MaskSource] = ()) -> 
 
 def require_maps(predictor: Predictor) -> None:
     """Raise `UserError` where there is no counterfactual in Hounsfield units."""
-    if predictor.generator is None or predictor.preparation.kind != "hu":
+    if not predictor.is_counterfactual or predictor.preparation.kind != "hu":
         method, kind = predictor.settings.method, predictor.preparation.kind
-        what = f"method {method}" if predictor.generator is None else f"intensity {kind}"
+        what = f"method {method}" if not predictor.is_counterfactual else f"intensity {kind}"
         raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")

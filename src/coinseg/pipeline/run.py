@@ -198,7 +198,7 @@ def warnings(run: Run) -> list[str]:
         lines.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out {units}): the masks can be no better than it")
     if run.work.settings.data.split_by == "slice":
         lines.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
-    return lines + (Stage(root / "coin", "").facts()["warnings"] if run.predictor.generator is not None else [])
+    return lines + (Stage(root / "coin", "").facts()["warnings"] if run.predictor.is_counterfactual else [])
 
 
 def counts(run: Run) -> dict[str, Any]:

@@ -43,11 +43,11 @@ def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str
         return float(read_json(root.joinpath(*names) / "stage.json")["seconds"])
 
     # An attribution trains nothing after the classifier.
-    pair = ("classifier", "coin") if run.predictor.generator is not None else ("classifier",)
+    pair = ("classifier", "coin") if run.predictor.is_counterfactual else ("classifier",)
     stages = {"prepare": run.store.meta["seconds"]}
     stages |= {"witnesses": searched["seconds"]} if (searched := run.store.meta.get("witnesses")) else {}
     stages |= {name: seconds(name) for name in pair}
-    if run.predictor.student is not None:
+    if run.predictor.has_student:
         if others := teacher_folders(settings):
             stages["teachers"] = sum(seconds(name, stage) for name in others for stage in pair)
         stages["student"] = seconds("student")
@@ -60,8 +60,8 @@ def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str
 def threshold_of(run: Run) -> dict[str, Any]:
     """What a pixel must exceed to be inside, in words and as a number."""
     threshold = read_json(run.work.root / THRESHOLD)
-    if run.predictor.student is None:
-        method = "difference" if run.predictor.generator is not None else "attribution"
+    if not run.predictor.has_student:
+        method = "difference" if run.predictor.is_counterfactual else "attribution"
         return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
     student = read_json(run.work.root / "student" / "stage.json")
     rule = (
