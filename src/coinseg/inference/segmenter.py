@@ -74,7 +74,7 @@ class DifferenceSegmenter:
         return Maps(differences.mean, levels, agreed)
 
     def _flip_levels(self, images: Tensor, differences: Differences) -> np.ndarray | None:
-        """What a pixel of each map must exceed, (B,), where `masks.threshold` is "decision_flip"; NaN in images f calls normal."""
+        """What a pixel of each map must exceed, (B,), with `masks.threshold` "decision_flip"; NaN in images f calls normal."""
         explainer, settings = self.explainer, self.explainer.settings
         if rule_of(settings.masks, settings.method == COUNTERFACTUAL) != "decision_flip":
             return None
