@@ -89,6 +89,9 @@ def test_the_blocks_about_arrays_run_and_write_nothing(tmp_path: Path, monkeypat
     with torch.no_grad():  # f alone is the f of the predictor
         torch.testing.assert_close(names["f"](names["x"]), names["predictor"].f(names["x"]))
     assert list(tmp_path.iterdir()) == []
+    injected = replace(base, anomaly=replace(base.anomaly, kind="blob"))
+    with pytest.raises(coinseg.UserError, match=r"anomaly\.kind is blob and the images have labels of their own"):
+        coinseg.train(names["data"], injected)
 
 
 def test_the_toy_part_is_trained_saved_loaded_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""Networks other than the counterfactual ones: classifier f, student U-Net, ImageNet encoder, PatchCore."""
+"""Networks other than the counterfactual ones: classifier f, student U-Net, ImageNet encoder."""

@@ -14,8 +14,10 @@ from torch import nn
 from coinseg.config.parsing import teacher_folders
 from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
+from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
+from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
 from coinseg.inference.ensemble import Ensemble
@@ -104,6 +106,9 @@ def train(data: SliceStore, settings: Settings | None = None, report: Report = s
     settings = settings or Settings()
     settings = replace(settings, data=replace(settings.data, size=data.size))
     require_consistent(settings)
+    if isinstance(data, Dataset) and settings.anomaly.kind != "none":  # the given labels would not be read
+        got = f"anomaly.kind is {settings.anomaly.kind} and the images have labels of their own"
+        raise UserError(got, "anomaly.kind none for arrays", "leave it, or use coinseg run")
     return build(Job(data, settings, None, report))
 
 

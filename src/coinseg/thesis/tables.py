@@ -25,7 +25,8 @@ ABOUT = ("method", "title", "settings", "protocol", "set", "seeds")
 ARROWS = {"up": "↑", "down": "↓", "": ""}
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "±": r"$\pm$", "–": "--", "—": "---", "−": "$-$",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "±": r"$\pm$",
+    "–": "--", "—": "---", "−": "$-$",
     "×": r"$\times$", "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "≠": r"$\neq$", "≈": r"$\approx$", "²": "$^2$",
     "λ": r"$\lambda$", "τ": r"$\tau$", "α": r"$\alpha$", "β": r"$\beta$", "σ": r"$\sigma$", "…": r"\ldots{}",
 }  # fmt: skip
