@@ -22,7 +22,7 @@ from coinseg.errors import UserError
 from coinseg.export.folder import export_run
 from coinseg.inference.image_score import ImageScore, prior_shift
 from coinseg.networks.classifier import Classifier, ImageNetNetwork, build
-from coinseg.networks.imagenet import encoder, load_imagenet
+from coinseg.networks.imagenet import Encoder, load_imagenet
 from coinseg.parts.imagenet_classifier import ImageNetClassifier
 from coinseg.pipeline.run import Workspace, train
 from coinseg.training.keys import student_key
@@ -140,7 +140,7 @@ def test_the_second_opinion_begins_where_imagenet_ended_and_is_none_where_no_cla
     assert replace(own, classifier=settings.classifier) == settings  # nothing else changes
     network = build(own.classifier).network
     assert isinstance(network, ImageNetNetwork)
-    known = load_imagenet(encoder()).state_dict()
+    known = load_imagenet(Encoder()).state_dict()
     assert all(torch.equal(value, known[name]) for name, value in network.encoder.state_dict().items())
     assert asks_opinion(settings)
     assert not asks_opinion(replace(settings, student=replace(settings.student, imagenet_steps=0)))

@@ -9,19 +9,31 @@ import timm
 import torch
 
 from coinseg.errors import UserError
-from coinseg.networks.imagenet import DEEPEST, LEVELS, NAME, encoder, enlarged, imagenet_weights, load_imagenet, resized
+from coinseg.networks.imagenet import CHANNELS, DEEPEST, LEVELS, Encoder, enlarged, imagenet_weights, load_imagenet, resized
 
 
-def test_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
+def test_the_encoder_is_that_of_timm_and_a_grey_image_has_the_features_of_its_three_equal_colours() -> None:
     image = torch.rand(2, 1, 64, 64) * 2 - 1
-    whole = timm.create_model(NAME).eval()
-    whole.load_state_dict(imagenet_weights())
+    ours = load_imagenet(Encoder())
+    options = {"features_only": True, "out_indices": tuple(range(LEVELS))}
+    grey, colour = (timm.create_model("tf_efficientnet_lite0", in_chans=n, **options) for n in (1, 3))
+    assert list(ours.state_dict()) == list(grey.state_dict())
+    assert tuple(grey.feature_info.channels()) == CHANNELS
+    grey.load_state_dict(ours.state_dict())
+    colour.load_state_dict(dict(zip(colour.state_dict(), imagenet_weights(), strict=False)))
+    for network in (ours, grey, colour):
+        network.eval()
     with torch.no_grad():
-        features = load_imagenet(encoder()).eval()(image)
-        deepest = whole.blocks(whole.bn1(whole.conv_stem(image.repeat(1, 3, 1, 1))))
+        features, theirs, of_colours = ours(image), grey(image), colour(image.repeat(1, 3, 1, 1))
     assert [64 // f.shape[-1] for f in features] == [2**i for i in range(1, LEVELS + 1)]
     assert 64 // features[-1].shape[-1] == DEEPEST
-    torch.testing.assert_close(features[-1], deepest, rtol=1e-3, atol=1e-3)
+    for one, other, third in zip(features, theirs, of_colours, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, third, rtol=1e-3, atol=1e-3)
+    ours.train()(image)
+    grey.train()(image)
+    statistics = zip(ours.state_dict().values(), grey.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in statistics)
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

@@ -302,3 +302,16 @@ def test_the_local_classifier_sees_34_pixels_around_a_place() -> None:
     network.evidence(x)[0, 0, 10, 10].backward()
     rows = x.grad[0, 0].abs().sum(1).nonzero().flatten()
     assert int(rows.max() - rows.min()) + 1 == 34
+
+
+def test_the_discriminator_sees_the_texture_of_what_is_dark() -> None:
+    """Its first block has no ReLU before the first convolution: air, fat and the ground of most images are below mid-grey."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(tiny()).eval()
+    dark = -1 + 0.9 * torch.rand(1, 1, 32, 32)
+    blocks = dark.view(1, 1, 16, 2, 16, 2)
+    shuffled = blocks.flip(3).flip(5).reshape(dark.shape)  # the same mean of every 2 x 2 block
+    first = discriminator.blocks[0]
+    branch, of_shuffled = (first(x) - first.shortcut(F.avg_pool2d(x, 2)) for x in (dark, shuffled))
+    assert (branch - of_shuffled).abs().max() > 0.01 * branch.abs().max()
+    assert not torch.equal(discriminator(dark), discriminator(shuffled))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.store import prepare
+from coinseg.data.slices.intensity import Window, signed
+from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.parts import synthetic_lesions as room
 from coinseg.parts.synthetic_lesions import SyntheticLesions, rise_of, synthetic_lesion
@@ -46,7 +47,7 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
     image = np.where(body, 0.05 * rng.standard_normal((SIDE, SIDE)), -1.0).astype(np.float32)
     before, areas = image.copy(), []
     for seed in range(40):
-        made, shape = synthetic_lesion(image, disc(5), rise, np.random.default_rng(seed))
+        made, shape = synthetic_lesion(image, image > -0.9, disc(5), rise, np.random.default_rng(seed))
         assert made.dtype == np.float32
         assert np.abs(made).max() <= 1
         if shape.any():
@@ -62,9 +63,23 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
 
 def test_where_there_is_only_air_nothing_is_drawn() -> None:
     image = np.full((SIDE, SIDE), -1.0, np.float32)
-    made, shape = synthetic_lesion(image, disc(5), 0.5, np.random.default_rng(0))
+    made, shape = synthetic_lesion(image, image > -0.9, disc(5), 0.5, np.random.default_rng(0))
     assert (made == image).all()
     assert not shape.any()
+
+
+def test_fat_is_part_of_the_body_though_it_is_black_in_the_window_of_an_organ() -> None:
+    hu = np.full((SIDE, SIDE), -1000, np.int16)
+    hu[disc(20)], hu[disc(6)] = -100, 40  # fat around an organ
+    store = SliceStore.__new__(SliceStore)
+    store.meta, store.window = {"kind": "hu"}, Window(-50.0, 150.0)
+    vars(store)["images"] = hu[None]
+    body, image = store.body(np.array([0])), signed(store.unit(np.array([0])))[0]
+    assert (body[0] == disc(20)).all()
+    shapes = [synthetic_lesion(image, body[0], disc(5), 0.5, np.random.default_rng(seed))[1] for seed in range(20)]
+    assert any((shape & ~disc(6)).any() for shape in shapes)
+    store.meta = {"kind": "percentile"}
+    assert (store.body(np.array([0]))[0] == disc(6)).all()
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,24 @@ def test_a_student_is_asked_at_two_sides() -> None:
     torch.testing.assert_close(student.marks(student.Mean(made), images), apart.mean(0), rtol=1e-5, atol=1e-7)
 
 
+def test_a_student_for_inference_says_the_same_without_batch_normalisation() -> None:
+    made = student.build_student(2)
+    noise = torch.Generator().manual_seed(0)
+    for layer in made.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.2, generator=noise)  # type: ignore
+            layer.running_var.uniform_(0.5, 2, generator=noise)  # type: ignore
+        if isinstance(layer, torch.nn.Conv2d) and layer.out_channels == 1:
+            torch.nn.init.normal_(layer.weight, generator=noise)
+    images = torch.rand(3, 1, 32, 32, generator=noise) * 2 - 1
+    folded = student.for_inference(made)
+    assert made.training
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
+    expected = student.marks(student.Mean(made).eval(), images)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(student.marks(folded, images), expected, rtol=0, atol=1e-5)
+
+
 def test_what_all_members_are_sure_of_stays_finite() -> None:
     class Sure(torch.nn.Module):
         def __init__(self, logit: float) -> None:

@@ -18,7 +18,7 @@ from coinseg.config.rules import of_classifier
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 
-from .imagenet import encoder, enlarged, load_imagenet, resized
+from .imagenet import CHANNELS, Encoder, enlarged, load_imagenet, resized
 from .layers import ResidualBlock, convolution, normalisation
 from .weights import load_weights, require_fits
 
@@ -103,8 +103,8 @@ class ImageNetNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = encoder()
-        self.head = nn.Linear(cast(Any, self.encoder).feature_info.channels()[-1], 1)
+        self.encoder = Encoder()
+        self.head = nn.Linear(CHANNELS[-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1) of images (B, 1, S, S) in [-1, 1]."""

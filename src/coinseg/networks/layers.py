@@ -88,13 +88,16 @@ class ResidualBlock(nn.Module):
         norm: batch normalisation before each ReLU (encoder, decoder); the discriminator has none.
         spectral: spectral normalisation of every convolution (discriminator).
         conditions: 2 or more for normalisation by condition (the decoder of Singla et al.).
+        activate_input: False for the block that sees the image itself: a ReLU would take away all that is darker than mid-grey
+            (the first block of SNGAN's discriminator is conv - ReLU - conv).
     """
 
     def __init__(
         self, dims: int, inputs: int, outputs: int, resample: Literal["up", "down"] | None = None, norm: bool = True,
-        spectral: bool = False, conditions: int = 1,
+        spectral: bool = False, conditions: int = 1, activate_input: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.activate_input = activate_input
         self.conditional = conditions > 1
 
         def make_norm(channels: int) -> nn.Module:
@@ -114,7 +117,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept; conditions (B,) where there are several."""
         conditions = (condition,) if self.conditional else ()
-        branch = torch.relu(self.norm1(x, *conditions))
+        branch = self.norm1(x, *conditions)
+        branch = torch.relu(branch) if self.activate_input else branch
         branch = upsample_then_convolve(branch, self.conv1) if self.resample == "up" else self.conv1(branch)
         branch = torch.relu(self.norm2(branch, *conditions))
         branch = convolve_then_pool(branch, self.conv2) if self.resample == "down" else self.conv2(branch)

@@ -1,35 +1,72 @@
 """The student: a U-Net that segments images directly, trained on pseudo-masks (docs/research/results.md)."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .imagenet import encoder, enlarged, load_imagenet, resized
+from .imagenet import CHANNELS, Encoder, enlarged, load_imagenet, resized
 from .weights import load_weights
 
 DECODER = (128, 64, 32, 16, 16)  # channels of the decoder, from 1/16 of the side to the full side
 FULL = 16  # channels at full resolution
 
 
+class Convolution(nn.Sequential):
+    """A 3 x 3 convolution, batch normalisation and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+        after = nn.Sequential(OrderedDict(N=nn.BatchNorm2d(outputs), A=nn.ReLU(inplace=True)))
+        super().__init__(OrderedDict(conv=conv, adn=after))  # the names that stored weights have
+
+
+class UpBlock(nn.Module):
+    """A block of a U-Net's decoder: nearest upsampling by 2, the encoder's features beside it, two convolutions."""
+
+    def __init__(self, inputs: int, skip: int, outputs: int) -> None:
+        super().__init__()
+        both = OrderedDict(conv_0=Convolution(inputs + skip, outputs), conv_1=Convolution(outputs, outputs))
+        self.convs = nn.Sequential(both)
+
+    def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        """(B, inputs, S, S) and the encoder's (B, skip, 2 S, 2 S), None for no skip, -> (B, outputs, 2 S, 2 S)."""
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.convs(x if skip is None else torch.cat([skip, x], 1))
+
+
+class Decoder(nn.Module):
+    """The decoder of a U-Net (Ronneberger et al. 2015): feature maps of the encoder, largest first, -> (B, DECODER[-1], S, S)."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        skips = (*channels[-2::-1], 0)
+        self.blocks = nn.ModuleList(map(UpBlock, (channels[-1], *DECODER[:-1]), skips, DECODER))
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """`LEVELS` feature maps, map i at 1 / 2^(i + 1) of the side -> features at the full side."""
+        x = features[-1]
+        for block, skip in zip(self.blocks, (*features[-2::-1], None), strict=True):
+            x = block(x, skip)
+        return x
+
+
 class StudentNetwork(nn.Module):
     """A U-Net with the ImageNet encoder and, for small lesions, convolutions of the enlarged image at full resolution."""
 
     def __init__(self) -> None:
-        from monai.networks.blocks import Convolution
-        from monai.networks.nets.flexible_unet import UNetDecoder
-
         super().__init__()
-        self.encoder = encoder()
-        channels = (1, *cast(Any, self.encoder).feature_info.channels())
-        self.decoder = UNetDecoder(
-            2, channels, DECODER, ("relu", {"inplace": True}), "batch", 0.0, False, "nontrainable", None, "nearest", None, False
-        )
-        self.detail = nn.Sequential(*(Convolution(2, n, FULL, act="relu", norm="batch", adn_ordering="NA") for n in (1, FULL)))
-        self.joined = Convolution(2, DECODER[-1] + FULL, FULL, act="relu", norm="batch", adn_ordering="NA")
+        self.encoder = Encoder()
+        self.decoder = Decoder(CHANNELS)
+        self.detail = nn.Sequential(Convolution(1, FULL, bias=True), Convolution(FULL, FULL, bias=True))
+        self.joined = Convolution(DECODER[-1] + FULL, FULL, bias=True)
         self.head = nn.Conv2d(FULL, 1, 1)
         nn.init.constant_(cast(Tensor, self.head.bias), -3.0)  # most pixels are outside
 
@@ -79,11 +116,26 @@ def build_student(members: int) -> Student:
     return student
 
 
+def for_inference(student: Student) -> Mean:
+    """A student for inference: a copy whose batch normalisations are part of the convolutions before them, in evaluation mode.
+
+    With running mean m and variance v, gain g and shift b, weights w become w g / sqrt(v + e) and the bias b - m g / sqrt(v + e)
+    (Jacob et al. 2018, 3.2): the same but for rounding, in fewer passes over memory.
+    """
+    folded = deepcopy(student).eval()
+    layers = [(name, layer) for name, layer in folded.named_modules() if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d))]
+    for (before, conv), (name, norm) in pairwise(layers):
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            folded.set_submodule(before, fuse_conv_bn_eval(conv, norm))
+            folded.set_submodule(name, nn.Identity())
+    return Mean(folded).eval()
+
+
 def load_student(path: Path, members: int) -> nn.Module:
     """A trained student in evaluation mode from its weights; `UserError` when the file does not fit."""
     student = Student(members)
     load_weights(student, path, "student")
-    return Mean(student).eval()
+    return for_inference(student)
 
 
 def marks(student: nn.Module, images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError
 from coinseg.masks.student_maps import LEVEL
-from coinseg.networks.imagenet import encoder, load_imagenet
+from coinseg.networks.imagenet import Encoder, load_imagenet
 from coinseg.networks.weights import load_weights
 from coinseg.runtime.devices import CHUNK, choose_device, to_device
 from coinseg.runtime.forward import forward, forward_hflip
@@ -73,7 +73,7 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = load_imagenet(encoder()).eval().requires_grad_(False)
+        self.encoder = load_imagenet(Encoder()).eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (B, h, w, C) of images (B, 1, S, S) in [-1, 1]."""

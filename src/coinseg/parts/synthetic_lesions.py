@@ -21,8 +21,7 @@ LEAST_PIXELS = 9  # of a lesion that is kept; at the edge of the body little of 
 AREA = (-0.5, 1.0)  # range of the logarithm of its area over that of the pseudo-mask
 STRENGTH = (0.3, 1.2)  # range of its contrast over that of the pseudo-mask, uniform on a logarithmic scale
 SHIFT = 1 / 16  # standard deviation of its distance from the pseudo-mask, as a share of the side
-BODY = -0.9  # pixels up to this, in [-1, 1], are air around the body, where no lesion is drawn
-MARGIN = 1 / 32  # distance from that air, as a share of the side
+MARGIN = 1 / 32  # distance of a lesion from the air around the body, as a share of the side
 
 
 class SyntheticLesions(Part):
@@ -51,9 +50,10 @@ class SyntheticLesions(Part):
         images = [torch.zeros(0, 1, slices.store.size, slices.store.size)]
         shapes = [np.zeros((0, *masks.shape[1:]), bool)]
         for start in range(0, TRIES, CHUNK):
-            empty = slices.batch(rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))).image
-            after = rng.integers(len(indices), size=len(empty))
-            pairs = [synthetic_lesion(e, masks[i], rises[i], rng) for e, i in zip(empty[:, 0].numpy(), after, strict=True)]
+            chosen = rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))
+            empty = slices.batch(chosen).image
+            places = zip(empty[:, 0].numpy(), slices.body(chosen), rng.integers(len(indices), size=len(empty)), strict=True)
+            pairs = [synthetic_lesion(image, body, masks[i], rises[i], rng) for image, body, i in places]
             drawn, shape = torch.from_numpy(np.stack([p[0] for p in pairs]))[:, None], np.stack([p[1] for p in pairs])
             kept = (learning.probability(drawn) >= level) & (learning.probability(empty) < level)
             kept &= shape.sum((1, 2)) >= LEAST_PIXELS
@@ -73,7 +73,9 @@ def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
     return float(np.median(image[mask]) - np.median(image[ring] if ring.any() else image))
 
 
-def synthetic_lesion(image: np.ndarray, mask: np.ndarray, rise: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def synthetic_lesion(
+    image: np.ndarray, body: np.ndarray, mask: np.ndarray, rise: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw a lesion into an image, near the place of a pseudo-mask.
 
     An ellipse with a wavy border (up to 0.45 of smooth noise on one radius), cut off at the air around the body:
@@ -85,6 +87,7 @@ def synthetic_lesion(image: np.ndarray, mask: np.ndarray, rise: float, rng: np.r
 
     Args:
         image: (S, S) in [-1, 1]; not modified.
+        body: (S, S) bool, see `SliceStore.body`; its holes are filled, nothing is drawn outside or close to its border.
         mask: (S, S) bool, the pseudo-mask.
         rise: contrast of the pseudo-mask, see `rise_of`.
         rng: draws everything.
@@ -100,8 +103,8 @@ def synthetic_lesion(image: np.ndarray, mask: np.ndarray, rise: float, rng: np.r
     along = (rows * np.cos(angle) + columns * np.sin(angle)) / longer
     across = (columns * np.cos(angle) - rows * np.sin(angle)) * longer
     distance = np.hypot(along, across) / radius - 0.45 * rng.random() * _waves(rng, side, max(0.5 * radius, 1))
-    body = ndimage.binary_erosion(ndimage.binary_fill_holes(image > BODY), iterations=max(1, round(MARGIN * side)))
-    parts, count = ndimage.label((distance < 1) & body)
+    inside = ndimage.binary_erosion(ndimage.binary_fill_holes(body), iterations=max(1, round(MARGIN * side)))
+    parts, count = ndimage.label((distance < 1) & inside)
     if not count:
         return image.astype(np.float32), np.zeros(image.shape, bool)
     shape = parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()

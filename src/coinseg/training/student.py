@@ -18,7 +18,7 @@ from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks
 from coinseg.errors import memory_for
-from coinseg.networks.unet import Mean, Student, build_student, load_student
+from coinseg.networks.unet import Student, build_student, for_inference, load_student
 from coinseg.runtime.devices import make_fabric, to_device
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.streams import Stream, random_stream, seed_step
@@ -153,4 +153,4 @@ def train_student(
     fit("student", stage, {"network": network, "kept": averaged, "optimiser": optimiser}, step, settings, report)
     result = cast(Student, averaged.module)
     stage.finish(result, WEIGHTS, "student.lr", **facts, drawn=len(lesions.images) if lesions else 0)
-    return Mean(result).eval()
+    return for_inference(result)

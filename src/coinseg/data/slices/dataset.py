@@ -70,6 +70,10 @@ class TrainingSlices:
         organ = torch.from_numpy(self.store.organs[self.rows[indices]].astype(np.float32))
         return replace(batch, regions=torch.stack([organ, 1 - organ], dim=1))
 
+    def body(self, indices: np.ndarray) -> np.ndarray:
+        """Return where the body is, (B, S, S) bool; see `SliceStore.body`."""
+        return self.store.body(self.rows[indices])
+
     def labels(self, epoch: int = 0) -> np.ndarray:
         """Return the image labels of all slices, (n,) 0 or 1; injected anomalies are drawn once to know them."""
         if self.anomaly.kind == "none":

@@ -10,7 +10,8 @@ import numpy as np
 
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 HU_MIN, HU_MAX = -1024, 3071
-BODY_HU = -500  # without an organ mask, voxels above this are foreground
+BODY_HU = -500  # voxels above this are the body; without an organ mask they are the foreground
+BLACK = -0.9  # of images in [-1, 1] that are not CT: the ground around the body is up to this
 CODES = 65535
 
 

@@ -110,6 +110,15 @@ class SliceStore:
         """Return slices as float32 in [0, 1], (n, size, size)."""
         return self.window.unit(self.images[rows])
 
+    def body(self, rows: np.ndarray) -> np.ndarray:
+        """Return which pixels are not the air or the black ground around the body, (n, size, size) bool.
+
+        Of CT by its Hounsfield units: fat is darker than an organ's window and belongs to the body.
+        """
+        if self.meta["kind"] == "hu":
+            return np.asarray(self.images[rows] > intensity.BODY_HU)
+        return intensity.signed(self.unit(rows)) > intensity.BLACK
+
 
 def prepare(
     cohort: Cohort, settings: Settings, root: Path, progress: Progress | None = None, overwrite: bool = True

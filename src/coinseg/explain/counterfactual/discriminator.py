@@ -19,7 +19,7 @@ class Discriminator(nn.Module):
         super().__init__()
         depth = settings.discriminator_depth
         width = [settings.discriminator_width * min(2**level, 16) for level in range(depth)]
-        blocks = [ResidualBlock(dims, channels, width[0], "down", norm=False, spectral=True)]
+        blocks = [ResidualBlock(dims, channels, width[0], "down", norm=False, spectral=True, activate_input=False)]
         blocks += [ResidualBlock(dims, width[i], width[i + 1], "down", norm=False, spectral=True) for i in range(depth - 1)]
         blocks += [ResidualBlock(dims, width[-1], width[-1], None, norm=False, spectral=True)]
         self.blocks = nn.Sequential(*blocks)
