@@ -122,7 +122,7 @@ def test_settings_do_not_change() -> None:
 def test_the_thesis_counterfactuals() -> None:
     coin = THESIS.coin
     weights = {name: getattr(coin, name) for name in ("adversarial", "classifier", "identity", "cycle", "tv")}
-    assert weights == {"adversarial": 1.0, "classifier": 5.0, "identity": 1.0, "cycle": 1.0, "tv": 0.05}
+    assert weights == {"adversarial": 1.0, "classifier": 5.0, "identity": 2.0, "cycle": 1.0, "tv": 0.05}
     assert (coin.width, coin.depth, coin.skips, coin.fusion) == (64, 5, 4, "tanh")
     assert (coin.discriminator_width, coin.discriminator_depth) == (64, 5)
     assert (coin.batch, coin.generator_every, coin.ema) == (16, 5, 0.0)

@@ -6,10 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from coinseg.config.parsing import PRESETS
 from coinseg.config.schema import CoinSettings
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator, fuse_bounded, fuse_tanh
+from coinseg.networks import layers
 from coinseg.networks.classifier import LocalNetwork
 from coinseg.networks.layers import ResidualBlock, convolution, convolve_then_pool, upsample_then_convolve
 
@@ -251,6 +254,61 @@ def test_width_doubles_up_to_sixteenfold() -> None:
     assert [block.conv2.weight.shape[0] for block in generator.encoder] == [2, 4, 8, 16, 16, 16]
     assert [block.conv2.weight.shape[0] for block in generator.decoder] == [16, 16, 8, 4, 2, 1]
     assert Discriminator(tiny(discriminator_width=1, discriminator_depth=6)).head.in_features == 16
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_blocks_of_the_authors_are_settings_of_the_same_classes(dims: int) -> None:
+    """Pooled before the first convolution and enlarged bilinearly, a block is what its layers say one after another."""
+    torch.manual_seed(11)
+    x, pool, conv = signed(2, 3, *[8] * dims).double(), [F.avg_pool2d, F.avg_pool3d][dims - 2], [F.conv2d, F.conv3d][dims - 2]
+    for resample in ("pool_first", "up_bilinear"):
+        block = ResidualBlock(dims, 3, 5, resample, with_bias=False, shortcut="spectral").double().eval()
+        mode = ["bilinear", "trilinear"][dims - 2]
+        change = (
+            (lambda h: pool(h, 2)) if resample == "pool_first" else (lambda h, m=mode: F.interpolate(h, scale_factor=2, mode=m))
+        )
+        h = conv(change(torch.relu(block.norm1(x))), block.conv1.weight, padding=1)
+        h = conv(torch.relu(block.norm2(h)), block.conv2.weight, padding=1)
+        torch.testing.assert_close(block(x), h + conv(change(x), block.shortcut.weight), rtol=0, atol=1e-12)
+        assert block.conv1.bias is block.shortcut.bias is None
+        assert len(list(block.shortcut.parametrizations.weight)) == 1
+    keeps = ResidualBlock(dims, 3, 3, None, norm=False, activate_input=False, shortcut="identity").double()
+    h = conv(
+        torch.relu(conv(x, keeps.conv1.weight, keeps.conv1.bias, padding=1)), keeps.conv2.weight, keeps.conv2.bias, padding=1
+    )
+    torch.testing.assert_close(keeps(x), x + h, rtol=0, atol=1e-12)
+
+
+def test_the_thesis_networks_have_the_parameters_and_operations_of_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured in theirs at 256 x 256: E 53.1 million parameters (19.6 and 33.5), 104.2 GFLOP (encoder 10.2); D 38.4 and 37.6."""
+    monkeypatch.setattr(layers, "upsample_then_convolve", lambda x, conv: conv(F.interpolate(x, scale_factor=2.0)))
+    monkeypatch.setattr(layers, "convolve_then_pool", lambda x, conv: F.avg_pool2d(conv(x), 2))
+
+    def operations(network: nn.Module, x: Tensor) -> float:
+        with FlopCounterMode(display=False) as counter:
+            network(x)
+        return counter.get_total_flops() / 1e9
+
+    with torch.device("meta"):
+        generator, discriminator = Generator(PRESETS["thesis"].coin).eval(), Discriminator(PRESETS["thesis"].coin).eval()
+        image = torch.zeros(1, 1, 256, 256)
+
+    def millions(*modules: nn.Module) -> float:
+        return round(sum(p.numel() for module in modules for p in module.parameters()) / 1e6, 1)
+
+    assert millions(generator) == 53.1
+    assert millions(generator.stem, generator.encoder) == 19.6
+    assert millions(generator.decoder, generator.head) == 33.5
+    assert millions(discriminator) == 38.4
+    encoder = nn.Sequential(generator.stem, *generator.encoder)
+    # Their shortcuts convolve after upsampling and before pooling, at four times the pixels; here the other way, with equal results.
+    up = sum(3 * 2 * block.shortcut.weight.numel() * (8 * 2**i) ** 2 for i, block in enumerate(generator.decoder)) / 1e9
+    down = (
+        sum(3 * 2 * block.shortcut.weight.numel() * (128 / 2**i) ** 2 for i, block in enumerate(discriminator.blocks[:-1])) / 1e9
+    )
+    assert operations(generator, image) + up == pytest.approx(104.2, rel=0.001)
+    assert operations(encoder, image) == pytest.approx(10.2, rel=0.02)
+    assert operations(discriminator, image) + down == pytest.approx(37.6, rel=0.01)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -47,16 +47,35 @@ class CoinSettings:
     skips: int = setting(3, "skip connections, counted from the deepest (thesis Table 1); at most depth - 1.", Range(0, 12))
     discriminator_width: int = setting(8, "channels of the discriminator's first block.", Range(1, 2048))
     discriminator_depth: int = setting(4, "residual blocks of the discriminator that halve the side.", Range(1, 12))
+    late_widening: bool = setting(False, """the encoder's first block keeps the stem's channels, so that it and its skips are
+        half as wide at every side; the decoder stays as it is. True in the authors' networks.""")
+    pooling: Literal["last", "first"] = setting("last", """where a block of the encoder halves the side: after its last
+        convolution, or before its first one as in the authors' networks.""")
+    upsampling: Literal["nearest", "bilinear"] = setting("nearest", """how a block of the decoder doubles the side; "bilinear"
+        in the authors' runs on TUH.""")
+    stem: Literal["linear", "relu_norm"] = setting("linear", """what follows the encoder's first convolution: nothing, or ReLU and
+        batch normalisation as in the authors' networks.""")
+    bias: bool = setting(True, "whether the convolutions of the generator's stem and blocks have a bias; false in theirs.")
+    spectral_shortcuts: bool = setting(False, "spectral normalisation of the generator's 1x1 shortcuts; true in theirs.")
+    spectral: bool = setting(True, "spectral normalisation of the discriminator; false in the authors' runs on TUH.")
+    spectral_embedding: bool = setting(True, "also of its embedding of the condition; false in the authors' networks.")
+    identity_shortcut: bool = setting(False, """whether the discriminator's last block adds its input itself, and not a 1x1
+        convolution of it; true in the authors' networks.""")
     fusion: Literal["bounded", "tanh", "none"] = setting("bounded", """how the perturbation meets the image: "bounded" is exactly
         the identity at zero, "tanh" is the thesis' tanh(X + delta), with "none" the image is tanh(delta).""")
     adversarial: float = setting(1.0, "weight of the data consistency loss.", FACTOR)
     classifier: float = setting(5.0, "weight of the classifier consistency loss.", FACTOR)
-    identity: float = setting(4.0, "weight of the forward self-consistency loss.", FACTOR)
+    keep_normal: bool = setting(False, """what that loss asks of images that f calls normal: f(X) as in the authors' runs, or 0 as
+        of all the others. COIN only; the posterior that Singla et al. ask for follows f(X) anyway.""")
+    identity: float = setting(4.0, """weight of the forward self-consistency loss; 2 in the authors' runs on synthetic anomalies,
+        which had the term twice.""", FACTOR)
     cycle: float = setting(0.0, "weight of the cyclic self-consistency loss.", FACTOR)
     tv: float = setting(0.005, "weight of total variation, computed on the difference scaled to 0-255.", FACTOR)
     steps: int = setting(1000, "discriminator steps; the generator is updated at every generator_every-th of them.", STEPS)
     generator_every: int = setting(1, "5 in the authors' runs; 1 costs the least for each generator update.", STEPS)
     batch: int = setting(8, "images per step.", BATCH)
+    balanced: bool = setting(True, "draw normal and abnormal images equally often; not where anomalies are injected.")
+    hflip: bool = setting(True, "mirror half of the images of a batch left-right.")
     lr: float = setting(1e-3, "learning rate of both Adam optimisers.", FACTOR)
     decay: bool = setting(True, "let the learning rate rise over the first tenth and fall to 0 along half a cosine.")
     beta1: float = setting(0.0, "first Adam coefficient.", Range(0, 0.9999))

@@ -22,8 +22,9 @@ PRESETS: dict[str, Settings] = {
         ),
         coin=replace(
             _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
-            fusion="tanh", adversarial=1.0, classifier=5.0, identity=1.0, cycle=1.0, tv=0.05,
-            batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
+            late_widening=True, pooling="first", stem="relu_norm", bias=False, spectral_shortcuts=True, spectral_embedding=False,
+            identity_shortcut=True, fusion="tanh", adversarial=1.0, classifier=5.0, keep_normal=True, identity=2.0, cycle=1.0,
+            tv=0.05, batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
         masks=replace(_DEFAULT.masks, refine="none", hflip=False, peak=0.0),
         student=replace(_DEFAULT.student, steps=0),

@@ -1,5 +1,6 @@
 """Residual blocks of SNGAN (Miyato et al. 2018) for 2-D and 3-D (thesis 3.1.1): generator, discriminator, own classifiers."""
 
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -14,7 +15,9 @@ _STRIDED = {2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, spectral: bool = False) -> nn.Module:
+def convolution(
+    dims: int, inputs: int, outputs: int, kernel: int = 3, spectral: bool = False, with_bias: bool = True
+) -> nn.Module:
     """A convolution that keeps the side.
 
     Args:
@@ -22,11 +25,13 @@ def convolution(dims: int, inputs: int, outputs: int, kernel: int = 3, spectral:
         inputs, outputs: channels.
         kernel: its side, odd.
         spectral: whether its weights are spectrally normalised.
+        with_bias: whether it has a bias.
     """
-    conv: nn.Module = _CONV[dims](inputs, outputs, kernel, padding=kernel // 2)
+    conv: nn.Module = _CONV[dims](inputs, outputs, kernel, padding=kernel // 2, bias=with_bias)
     weight, bias = _weights(conv)
     nn.init.xavier_uniform_(weight, gain=2**0.5 if kernel > 1 else 1.0)
-    nn.init.zeros_(bias)
+    if bias is not None:
+        nn.init.zeros_(bias)
     return spectral_norm(conv) if spectral else conv
 
 
@@ -59,9 +64,9 @@ def _widened(kernel: Tensor) -> Tensor:
     return kernel
 
 
-def _weights(conv: nn.Module) -> tuple[Tensor, Tensor]:
+def _weights(conv: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The kernel (with spectral normalisation where there is one) and the bias of a convolution."""
-    return cast(Tensor, conv.weight), cast(Tensor, conv.bias)
+    return cast(Tensor, conv.weight), cast(Tensor | None, conv.bias)
 
 
 def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
@@ -78,27 +83,33 @@ def upsample_then_convolve(x: Tensor, conv: nn.Module) -> Tensor:
     return _TRANSPOSED[weight.ndim - 2](x, kernel, bias, stride=2, padding=1)
 
 
+Resample = Literal["down", "pool_first", "up", "up_bilinear"]
+
+
 class ResidualBlock(nn.Module):
     """Pre-activation residual block: (norm) - ReLU - conv - (norm) - ReLU - conv, plus a 1x1 shortcut.
 
     Args:
         dims: 2 for slices, 3 for volumes.
         inputs, outputs: channels.
-        resample: "down" halves the side after the last convolution, "up" doubles it before the first one, None keeps it.
+        resample: "down" halves the side after the last convolution, "pool_first" before the first one, "up" doubles it before the
+            first one (nearest), "up_bilinear" alike (bilinear), None keeps it.
         norm: batch normalisation before each ReLU (encoder, decoder); the discriminator has none.
         spectral: spectral normalisation of every convolution (discriminator).
         conditions: 2 or more for normalisation by condition (the decoder of Singla et al.).
         activate_input: False for the block that sees the image itself: a ReLU would take away all that is darker than mid-grey
             (the first block of SNGAN's discriminator is conv - ReLU - conv).
+        with_bias: whether the convolutions have a bias.
+        shortcut: "spectral" normalises its 1x1 convolution spectrally where `spectral` does not, "identity" is none at all.
     """
 
     def __init__(
-        self, dims: int, inputs: int, outputs: int, resample: Literal["up", "down"] | None = None, norm: bool = True,
-        spectral: bool = False, conditions: int = 1, activate_input: bool = True,
+        self, dims: int, inputs: int, outputs: int, resample: Resample | None = None, norm: bool = True, spectral: bool = False,
+        conditions: int = 1, activate_input: bool = True, with_bias: bool = True,
+        shortcut: Literal["convolution", "spectral", "identity"] = "convolution",
     ) -> None:  # fmt: skip
         super().__init__()
-        self.activate_input = activate_input
-        self.conditional = conditions > 1
+        self.activate_input, self.conditional, self.resample = activate_input, conditions > 1, resample
 
         def make_norm(channels: int) -> nn.Module:
             if not norm:
@@ -106,21 +117,27 @@ class ResidualBlock(nn.Module):
             return ConditionalNorm(dims, channels, conditions) if self.conditional else normalisation(dims, channels)
 
         self.norm1 = make_norm(inputs)
-        self.conv1 = convolution(dims, inputs, outputs, spectral=spectral)
+        self.conv1 = convolution(dims, inputs, outputs, spectral=spectral, with_bias=with_bias)
         self.norm2 = make_norm(outputs)
-        self.conv2 = convolution(dims, outputs, outputs, spectral=spectral)
-        self.shortcut = convolution(dims, inputs, outputs, kernel=1, spectral=spectral)
-        self.resample = resample
-        self.up = nn.Upsample(scale_factor=2, mode="nearest") if resample == "up" else nn.Identity()
-        self.down = _POOL[dims](2) if resample == "down" else nn.Identity()
+        self.conv2 = convolution(dims, outputs, outputs, spectral=spectral, with_bias=with_bias)
+        normalised = spectral or shortcut == "spectral"
+        of_shortcut = partial(convolution, dims, inputs, outputs, 1, normalised, with_bias)
+        self.shortcut = nn.Identity() if shortcut == "identity" else of_shortcut()
+        mode = ("bilinear" if dims == 2 else "trilinear") if resample == "up_bilinear" else "nearest"
+        self.up = nn.Upsample(scale_factor=2, mode=mode) if resample in ("up", "up_bilinear") else nn.Identity()
+        self.down = _POOL[dims](2) if resample in ("down", "pool_first") else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """(B, inputs, ...) -> (B, outputs, ...), the side halved, doubled or kept; conditions (B,) where there are several."""
         conditions = (condition,) if self.conditional else ()
         branch = self.norm1(x, *conditions)
         branch = torch.relu(branch) if self.activate_input else branch
-        branch = upsample_then_convolve(branch, self.conv1) if self.resample == "up" else self.conv1(branch)
+        if self.resample == "up":
+            branch = upsample_then_convolve(branch, self.conv1)
+        else:
+            before = {"pool_first": self.down, "up_bilinear": self.up}.get(self.resample or "", nn.Identity())
+            branch = self.conv1(before(branch))
         branch = torch.relu(self.norm2(branch, *conditions))
         branch = convolve_then_pool(branch, self.conv2) if self.resample == "down" else self.conv2(branch)
-        # A 1x1 convolution commutes with nearest upsampling and average pooling, so it is done at the smaller side.
+        # A 1x1 convolution commutes with upsampling and average pooling, so it is done at the smaller side.
         return branch + self.up(self.shortcut(self.down(x)))

@@ -83,11 +83,11 @@ class CoinStep:
         return self.latest
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Images (B, 1, S, S), half of them abnormal, and regions (B, 2, S, S) where `coin.regions` asks; mirrored at random."""
+        """Images (B, 1, S, S), and regions (B, 2, S, S) where `coin.regions` asks; see `coin.balanced` and `coin.hflip`."""
         s, rank = self.settings, current().here
-        indices, epoch = self.slices.indices_of_step(number, s.batch, balanced=True)
+        indices, epoch = self.slices.indices_of_step(number, s.batch, s.balanced)
         batch = self.slices.batch(rank.share(indices), epoch, regions=s.regions != "none")
-        mirror = rank.share(torch.rand(len(indices)) < 0.5)
+        mirror = rank.share(torch.rand(len(indices)) < (0.5 if s.hflip else 0.0))
         x = images_to(self.fabric, mirrored(batch.image, mirror))
         return x, None if batch.regions is None else images_to(self.fabric, mirrored(batch.regions, mirror))
 

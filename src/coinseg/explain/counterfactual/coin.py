@@ -21,7 +21,7 @@ Logits = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Generated:
-    """Counterfactuals of images X in training; COIN has one condition and no bins, its posterior is 0."""
+    """Counterfactuals of images X in training; COIN has one condition and no bins, without a posterior it is 0."""
 
     image: Tensor  # X_cf, (B, C, ...)
     asked: Tensor | None = None  # the target bin of f(X_cf), (B,)
@@ -30,8 +30,15 @@ class Generated:
 
 
 def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
-    """X_cf with one condition: the target of every image, also of normal ones, is f(X_cf) = 0 (thesis 3.2.3)."""
-    return Generated(generator(x))
+    """X_cf with one condition: the target of every image is f(X_cf) = 0 (thesis 3.2.3).
+
+    With `coin.keep_normal` the target of images that f calls normal is f(X), as in the authors' runs.
+    """
+    if not settings.keep_normal:
+        return Generated(generator(x))
+    with torch.no_grad():
+        posterior = torch.sigmoid(f(x))
+    return Generated(generator(x), posterior=torch.where(posterior < 0.5, posterior, 0.0))
 
 
 def generator_losses(
@@ -54,7 +61,9 @@ def generator_losses(
     if weights.adversarial:
         terms["adversarial"] = weights.adversarial * losses.generator_adversarial(discriminator(counterfactual))
     if weights.classifier:
-        terms["classifier"] = weights.classifier * losses.classifier_consistency(f(counterfactual))
+        logits, asked = f(counterfactual), made.posterior
+        loss = losses.classifier_consistency(logits) if asked is None else losses.posterior_consistency(logits, asked)
+        terms["classifier"] = weights.classifier * loss
     if weights.identity:
         terms["identity"] = weights.identity * losses.reconstruction(x, counterfactual)
     if weights.cycle:

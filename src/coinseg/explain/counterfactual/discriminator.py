@@ -1,5 +1,7 @@
 """The discriminator D of SNGAN with spectral normalisation (thesis 3.1.1)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -12,19 +14,25 @@ class Discriminator(nn.Module):
     """D of 3.1.1: residual blocks that halve the side, one that keeps it, ReLU, sum over pixels, one logit (real > 0 > fake).
 
     With several conditions (Singla et al.) it adds the projection on their embedding (Miyato and Koyama 2018). Arguments as in
-    `Generator`; discriminator_width, discriminator_depth and conditions are read.
+    `Generator`; discriminator_width, discriminator_depth, conditions, spectral and identity_shortcut are read.
     """
 
     def __init__(self, settings: CoinSettings, channels: int = 1, dims: int = 2) -> None:
         super().__init__()
-        depth = settings.discriminator_depth
+        depth, spectral = settings.discriminator_depth, settings.spectral
         width = [settings.discriminator_width * min(2**level, 16) for level in range(depth)]
-        blocks = [ResidualBlock(dims, channels, width[0], "down", norm=False, spectral=True, activate_input=False)]
-        blocks += [ResidualBlock(dims, width[i], width[i + 1], "down", norm=False, spectral=True) for i in range(depth - 1)]
-        blocks += [ResidualBlock(dims, width[-1], width[-1], None, norm=False, spectral=True)]
+        blocks = [ResidualBlock(dims, channels, width[0], "down", norm=False, spectral=spectral, activate_input=False)]
+        blocks += [ResidualBlock(dims, width[i], width[i + 1], "down", norm=False, spectral=spectral) for i in range(depth - 1)]
+        shortcut: Literal["identity", "convolution"] = "identity" if settings.identity_shortcut else "convolution"
+        blocks += [ResidualBlock(dims, width[-1], width[-1], None, norm=False, spectral=spectral, shortcut=shortcut)]
         self.blocks = nn.Sequential(*blocks)
-        self.head = spectral_norm(nn.Linear(width[-1], 1))
-        self.projection = spectral_norm(nn.Embedding(settings.conditions, width[-1])) if settings.conditions > 1 else None
+        head, embedding = (
+            nn.Linear(width[-1], 1),
+            nn.Embedding(settings.conditions, width[-1]) if settings.conditions > 1 else None,
+        )
+        self.head = spectral_norm(head) if spectral else head
+        normalised = spectral and settings.spectral_embedding and embedding is not None
+        self.projection = spectral_norm(embedding) if normalised else embedding
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Logits (B,) of images (B, channels, ...) in [-1, 1] and, with several conditions, their bins (B,) long."""

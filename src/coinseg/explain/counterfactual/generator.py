@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import CoinSettings
-from coinseg.networks.layers import ResidualBlock, convolution, normalisation
+from coinseg.networks.layers import Resample, ResidualBlock, convolution, normalisation
 
 SLOPE = math.tanh(1)
 
@@ -35,6 +36,12 @@ def fuse_none(x: Tensor, delta: Tensor) -> Tensor:
 FUSIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bounded": fuse_bounded, "tanh": fuse_tanh, "none": fuse_none}
 
 
+def stem(dims: int, channels: int, outputs: int, settings: CoinSettings) -> nn.Module:
+    """The first convolution of the encoder; with `coin.stem` "relu_norm" ReLU and batch normalisation after it."""
+    conv = convolution(dims, channels, outputs, with_bias=settings.bias)
+    return conv if settings.stem == "linear" else nn.Sequential(conv, nn.ReLU(), normalisation(dims, outputs))
+
+
 class Generator(nn.Module):
     """Perturbation-based encoder-decoder: X -> delta -> X_cf = fusion(X, delta) (thesis 3.2.1, figure 2).
 
@@ -43,7 +50,7 @@ class Generator(nn.Module):
     conditions (Singla et al., 3.1.1) the decoder gets the target bin of f(X_cf) through conditional batch normalisation.
 
     Args:
-        settings: width, depth, skips, fusion and conditions are read.
+        settings: width, depth, skips, fusion, conditions, and what its blocks are like (late_widening to upsampling).
         channels: channels of the image.
         dims: 2 for slices, 3 for volumes.
     """
@@ -54,15 +61,20 @@ class Generator(nn.Module):
         if not 0 <= skips <= depth - 1:
             raise ValueError(f"coin.skips is {skips}; required: between 0 and coin.depth - 1 = {depth - 1}")
         self.depth, self.skips, self.fuse, self.conditions = depth, skips, FUSIONS[settings.fusion], settings.conditions
-        width = [settings.width * min(2**level, 16) for level in range(depth + 1)]
-        self.stem = convolution(dims, channels, width[0])
-        self.encoder = nn.ModuleList(ResidualBlock(dims, width[i], width[i + 1], "down") for i in range(depth))
+        wide = [settings.width * min(2**level, 16) for level in range(depth + 1)]  # decoder: before the block to level - 1
+        width = [wide[0], *wide[:-1]] if settings.late_widening else wide  # encoder: at side / 2**level
+        block = partial(
+            ResidualBlock, dims, with_bias=settings.bias, shortcut="spectral" if settings.spectral_shortcuts else "convolution"
+        )
+        self.stem = stem(dims, channels, width[0], settings)
+        down: Resample = "pool_first" if settings.pooling == "first" else "down"
+        up: Resample = "up_bilinear" if settings.upsampling == "bilinear" else "up"
+        self.encoder = nn.ModuleList(block(width[i], width[i + 1], down) for i in range(depth))
         self.decoder = nn.ModuleList()
-        for block in range(depth):
-            level = depth - block  # the block goes from side / 2**level to side / 2**(level - 1)
-            skip = width[level] if 1 <= block <= skips else 0
-            block_of = ResidualBlock(dims, width[level] + skip, width[level - 1], "up", conditions=settings.conditions)
-            self.decoder.append(block_of)
+        for number in range(depth):
+            level = depth - number  # the block goes from side / 2**level to side / 2**(level - 1)
+            inputs = wide[level] + width[level] if 1 <= number <= skips else wide[level] if number else width[level]
+            self.decoder.append(block(inputs, wide[level - 1], up, conditions=settings.conditions))
         last = convolution(dims, width[0], channels)
         if settings.fusion != "none":
             nn.init.zeros_(cast(Tensor, last.weight))  # training starts from "change nothing"
