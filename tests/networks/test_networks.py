@@ -301,7 +301,7 @@ def test_the_thesis_networks_have_the_parameters_and_operations_of_the_authors(m
     assert millions(generator.decoder, generator.head) == 33.5
     assert millions(discriminator) == 38.4
     encoder = nn.Sequential(generator.stem, *generator.encoder)
-    # Their shortcuts convolve after upsampling and before pooling, at four times the pixels; here the other way, with equal results.
+    # Their shortcuts convolve after upsampling and before pooling, at four times the pixels; here the other way round.
     up = sum(3 * 2 * block.shortcut.weight.numel() * (8 * 2**i) ** 2 for i, block in enumerate(generator.decoder)) / 1e9
     down = (
         sum(3 * 2 * block.shortcut.weight.numel() * (128 / 2**i) ** 2 for i, block in enumerate(discriminator.blocks[:-1])) / 1e9
