@@ -2,7 +2,7 @@
 
 NOT USABLE where one measure fails, DOUBTFUL where one is poor, NOT JUDGED where too little is held out to say more, else OK. The
 bounds are round numbers, chosen so that what is known to be useless fails (a classifier that guesses, masks that miss) and the
-runs of README pass (AUROC 0.80 and more, IoU 0.39 and more, the mask alone turns f in 43 % and more).
+runs of README do not (AUROC 0.90 and more, IoU 0.39 and more; the mask alone turns f in 69 % on LGG and 43 % on the phantom).
 """
 
 import math
@@ -29,7 +29,11 @@ def judge(scores: Mapping[str, Any], audit: Mapping[str, Any] | None) -> str:
         scores: as in scores.json; None for what could not be scored.
         audit: as in audit.json; None where there is none.
     """
-    found = [*_of_f(scores), *_of_marks(scores), *_of_flips(scores, (audit or {}).get("flips") or {}), *_of_overlap(scores)]
+    overlap, flips = list(_of_overlap(scores)), list(_of_flips(scores, (audit or {}).get("flips") or {}))
+    if scores.get("iou_mask_free") is not None and [state for state, _ in overlap] == [OK]:
+        # What turns f stands for masks that nobody has: where they are there, and fit, it can only cast doubt.
+        flips = [(DOUBTFUL if state == NOT_USABLE else state, words) for state, words in flips]
+    found = [*_of_f(scores), *_of_marks(scores), *flips, *overlap]
     states = {state for state, _ in found}
     lacking = list(_lacking(scores))
     state = next((s for s in (NOT_USABLE, DOUBTFUL) if s in states), NOT_JUDGED if lacking else OK)
