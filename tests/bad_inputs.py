@@ -308,6 +308,17 @@ def stored(content: str) -> Callable[[Path], Words]:
     return make
 
 
+def own(name: str) -> Callable[[Path], Words]:
+    """A run with a classifier from elsewhere."""
+
+    def make(root: Path) -> Words:
+        EXAMPLES["folders"].make(root / "data")
+        return ["run", "data", "-o", "out", "--dry-run", "--data.size", "32", "--coin.depth", "2", "--coin.skips", "1",
+            "--classifier.name", name]  # fmt: skip
+
+    return make
+
+
 def pretrained(root: Path) -> Words:
     EXAMPLES["folders"].make(root / "data")
     torch.save(Evil(), root / "weights.pth")
@@ -549,6 +560,10 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "a run folder whose settings.yaml has no settings", stored("data: x\n")),
     Bad(SETTINGS, "a module that is not there", command("run", "data", "-o", "out", "--data.size", "32", "--coin.depth", "2",
         "--coin.skips", "1", "--dry-run", "--classifier.name", "no_such_module:make")),
+    Bad(SETTINGS, "a factory that gives no network", own("collections:OrderedDict")),
+    Bad(SETTINGS, "a factory that does not run", own("torch.nn:Linear"), True),
+    Bad(SETTINGS, "a network without weights", own("torch.nn:Flatten")),
+    Bad(SETTINGS, "a timm model of images of another size", own("vit_tiny_patch16_224"), True),
     Bad(SETTINGS, "a file of weights beside a classifier that reads none", command("run", "data", "-o", "out", "--data.size",
         "32", "--coin.depth", "2", "--coin.skips", "1", "--dry-run", "--classifier.name", "imagenet", "--classifier.weights",
             "weights.pth")),

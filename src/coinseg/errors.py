@@ -62,7 +62,7 @@ def one_line(error: BaseException) -> str:
         return str(error)
     if out_of_memory(error):
         do = "lower data.size, classifier.batch, coin.batch or attribution.batch, or close other programs"
-        return str(UserError(f"out of memory ({_first_line(error)})", "room for what is worked on at a time", do))
+        return str(UserError(f"out of memory ({first_line(error)})", "room for what is worked on at a time", do))
     if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
         return str(_refused_by_the_system(error))
     return plain(f"{type(error).__name__}: {error}")
@@ -94,7 +94,8 @@ def out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Describe an error of somebody else's code by its type and the first line of its text, cut at 160 characters."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
 
@@ -107,5 +108,5 @@ def memory_for(setting: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        got = f"out of memory in training ({_first_line(error)})"
+        got = f"out of memory in training ({first_line(error)})"
         raise UserError(got, "room for one step", f"lower {setting} or data.size") from error

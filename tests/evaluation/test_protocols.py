@@ -110,13 +110,37 @@ def test_honest_says_why_there_is_no_score() -> None:
     unknown = explained(known=np.zeros(4, bool), after=None, counterfactual=None, before=np.full(4, 0.1))
     scores = mask_free(unknown, np.zeros((4, 8, 8), bool), 0.5, RAW)
     assert scores["iou_mask_free"] is None
-    assert scores["null_because"]["iou_mask_free"] == "no held-out abnormal image has a lesion mask"
+    assert scores["null_because"]["iou_mask_free"] == "no masks to score with: no held-out abnormal image has a lesion mask"
     assert scores["null_because"]["cv"] == "an attribution has no counterfactual"
     sure = explained(before=np.full(4, 0.1))
     none = mask_free(gated(sure, 0.5), np.zeros((4, 8, 8), bool), 0.5, RAW)
     assert none["null_because"]["hd95_px"] == "no lesion is marked"
     assert none["null_because"]["flip_rate"] == "the classifier calls no held-out image abnormal"
     assert none["iou_mask_free"] == 0.0
+
+
+def test_without_masks_nothing_is_scored_that_needs_one() -> None:
+    """Marks in normal images alone would make an IoU of 0, a risk of 1 and no small lesion found."""
+    found = explained(known=np.zeros(4, bool), agreement=np.full(4, 0.9), label=np.array([1, 1, 0, 1]), before=np.full(4, 0.95))
+    predicted = np.ones((4, 8, 8), bool)
+    scores = mask_free(found, predicted, 0.5, RAW)
+    names = ("iou_mask_free", "iou_all_images", "iou_trusted", "iou_doubtful", "risk_area", "confidence_rank", "lesions_by_size")
+    for name in names:
+        assert scores[name] is None, name
+        assert scores["null_because"][name].startswith("no masks to score with"), name
+    assert (scores["masks_doubtful"], scores["normals_marked"], scores["abnormals_marked"]) == (0.0, 1.0, 1.0)
+    with_truth = mask_free(replace(found, known=np.ones(4, bool)), predicted, 0.5, RAW)
+    assert with_truth["iou_trusted"] == pytest.approx((9 + 9 + 0 + 1) / 64 / 4)
+    assert with_truth["lesions_by_size"] is not None
+
+
+def test_the_pooled_iou_is_also_given_with_the_normal_images() -> None:
+    found = explained()
+    predicted = found.truth.copy()
+    predicted[2, :2, :2] = True  # 4 pixels of the normal image
+    scores = mask_free(found, predicted, 0.5, RAW)
+    assert (scores["iou_mask_free"], scores["iou_all_images"]) == (1.0, pytest.approx(19 / 23))
+    assert scores["abnormals_marked"] == 1.0
 
 
 def test_the_posterior_is_scored_beside_f() -> None:

@@ -57,6 +57,9 @@ def test_a_run_that_ends_well_badly_or_is_interrupted(
     assert cli.main(["run", str(images), "-o", str(root), *TINY, "--classifier.steps", "2", "--coin.steps", "2"]) == 0
     done = valid(root / "manifest.json")
     assert done["status"] == {"state": "done", "exit_code": 0, "error": None}
+    assert next(iter(done)) == "verdict"
+    assert done["verdict"].startswith("NOT JUDGED: only ")
+    assert capsys.readouterr().out.splitlines()[:2] == ["", done["verdict"]], "the first line of the summary"
     assert len(valid(root / "masks" / "index.json")["masks"]) == 12
     assert {one["role"] for one in done["inputs"]} == {"image", "lesion"}
     for one in (*done["inputs"], *({"path": root / name, "sha256": made} for name, made in done["model"]["sha256"].items())):
@@ -71,6 +74,19 @@ def test_a_run_that_ends_well_badly_or_is_interrupted(
         assert cli.main(["report", str(root)]) == 130
     assert valid(root / "manifest.json")["status"]["state"] == "interrupted"
 
+    with monkeypatch.context() as patch:  # a run that failed: none of its masks is trusted, nor one by its model
+        patch.setattr(pipeline, "judge", lambda scores, audit: "NOT USABLE: guesses")
+        (root / "masks" / "index.json").unlink()
+        assert cli.main(["report", str(root)]) == 0
+    assert valid(root / "manifest.json")["verdict"] == "NOT USABLE: guesses"
+    assert [row["doubtful"] for row in valid(root / "masks" / "index.json")["masks"]] == [True] * 12
+    scans, masks = images / "abnormal", tmp_path / "segmented"
+    capsys.readouterr()
+    assert cli.main(["segment", "-i", str(scans), "-o", str(masks), "--model", str(root)]) == 0
+    assert "warning: the run that trained the model was judged NOT USABLE: guesses\n" in capsys.readouterr().out
+    assert valid(masks / "manifest.json")["warnings"] == ["the run that trained the model was judged NOT USABLE: guesses"]
+    assert {row["doubtful"] for row in valid(masks / "index.json")["masks"]} == {True}
+
     weights = root / "classifier" / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(b"not weights")
@@ -79,7 +95,7 @@ def test_a_run_that_ends_well_badly_or_is_interrupted(
     failed = valid(root / "manifest.json")
     assert (failed["status"]["state"], failed["status"]["exit_code"]) == ("failed", 2)
     assert f"coinseg: error: {failed['status']['error']}\n" in capsys.readouterr().err
-    assert failed["scores"] is None
+    assert (failed["scores"], failed["verdict"]) == (None, None)
     assert failed["settings"] == done["settings"]
 
     weights.write_bytes(kept)

@@ -116,6 +116,10 @@ def test_examples_say_how_far_to_trust_them_where_it_is_known(run: Path) -> None
     words = text_of(page_of(run))
     assert "trusted (confidence 0.91)" in words
     assert "doubtful, look at it (confidence 0.12)" in words
+    failed = text_of(page_of(run, verdict="NOT USABLE: <all> is wrong"))
+    assert "coinseg report NOT USABLE: <all> is wrong coinseg 0.1.0" in failed, "it is the first line"
+    assert "not trusted: the run is not usable (confidence 0.91)" in failed
+    assert " trusted (confidence" not in failed
 
 
 def row_of(page: str, score: str) -> str:
@@ -147,6 +151,14 @@ def test_page_says_everything(run: Path) -> None:
     assert '<img class="curves" src="data:image/png;base64,' in page
     assert '<a href="model.json">' in page
     assert 'href="masks"' not in page, "nothing is linked that is not there"
+
+
+def test_a_pooled_iou_says_over_which_images_it_is(run: Path) -> None:
+    scores = manifest()["scores"] | {"iou_all_images": 0.3141}
+    page = page_of(run, scores=scores)
+    assert "(IoU 0.41, where 1 is perfect) over 208 abnormal images (0.31 with the 143 normal ones)" in text_of(page)
+    assert "over all pixels of the 208 abnormal images" in row_of(page, "iou_mask_free")
+    assert "143 normal images" in row_of(page, "iou_all_images")
 
 
 def test_nulls_have_their_reason_and_unknown_scores_are_kept(run: Path) -> None:

@@ -120,6 +120,23 @@ def test_the_best_is_bold_by_direction_and_ties_are_both(tmp_path: Path) -> None
         assert {len(row) for row in cells(made["md"])} == {3}, "a column nobody has a number in is left out"
 
 
+def test_what_marks_nothing_is_never_the_best(tmp_path: Path) -> None:
+    def scored(iou: float | None, flip: float, area: float) -> dict[str, Any]:
+        return {"seeds": 1, "scores": {"iou": [iou], "flip_rate": [flip], "area": [area]}}
+
+    columns = {"iou": ("IoU", "up", ".3f"), "flip_rate": ("flips", "up", ".3f"), "area": ("area", "down", ".4f")}
+    given = [
+        record("nothing", **scored(0.0, 0.0, 0.0)), record("some", **scored(0.4, 0.5, 0.01)),
+        record("more", **scored(0.3, 0.4, 0.02)), record("alike", **scored(0.0, 0.0, 0.01)),
+        record("unscored", set="no masks", **scored(None, 0.0, 0.0)), record("turns", set="no masks", **scored(None, 0.7, 0.3)),
+        record("all nothing", set="worthless", **scored(0.0, 0.0, 0.0)), record("too", set="worthless", **scored(0.0, 0.0, 0.0)),
+    ]  # fmt: skip
+    made = cells(written(tmp_path, given, columns=columns)["md"])
+    bold = {row[0]: sum("**" in cell for cell in row) for row in made if row[0] not in ("method", "---")}
+    others = dict.fromkeys(("nothing", "more", "alike", "unscored", "all nothing", "too"), 0)
+    assert bold == others | {"some": 3, "turns": 2}
+
+
 def test_csv_is_read_back(tmp_path: Path) -> None:
     given = [*records(), record("=HYPERLINK(1)", title='@a, "b"\nc', settings="-0.5")]
     text = written(tmp_path, given)["csv"]

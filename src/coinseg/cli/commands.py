@@ -47,12 +47,15 @@ def phantom(call: Call, out: Path, processes: int) -> None:
 ))  # fmt: skip
 def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     """Write the masks of scans; the other arguments are fields of `Request`."""
+    from coinseg.pipeline.manifest import doubts, verdict_of
     from coinseg.pipeline.segment import Request, failure, segment_path
     from coinseg.runtime.process_group import rank_info
 
     done, failed = segment_path(Request(input, output, report=call.report, command=call.words, **asked))
     if rank_info().is_main:
         print(f"{done} mask{'s' if done != 1 else ''} written to {output}")
+        for doubt in doubts(verdict_of(asked["model"])):
+            print(f"  warning: {plain(doubt)}")
         if error := failure(done, failed):
             raise error
 

@@ -30,7 +30,9 @@ def _seconds(step: Callable[[], object]) -> float:
 def seconds_per_step(settings: Settings) -> tuple[float, float, float, float]:
     """Seconds of one step of classifier, COIN, student and the classifier on ImageNet features, measured on random images."""
     fabric, size = make_fabric(settings.engine), settings.data.size
-    f = to_device(build(settings.classifier), fabric)
+    made = build(settings.classifier)
+    made.require_usable(size)
+    f = to_device(made, fabric)
     generator, discriminator = (to_device(module(settings.coin), fabric) for module in (Generator, Discriminator))
     batch = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
     classifier = _seconds(lambda: f(batch).mean().backward())

@@ -186,9 +186,10 @@ def _write_report(work: Any, name: str, words: str) -> None:
 
 
 def _print_scores(work: Any, trained: Any) -> None:
-    from coinseg.pipeline.run import evaluate
+    from coinseg.pipeline.run import evaluate, verdict
 
-    print(f"{_line(evaluate(trained))}\nscores in {work.root / 'evaluation'}")
+    scores = evaluate(trained)
+    print(f"{verdict(work.root)}\n{_line(scores)}\nscores in {work.root / 'evaluation'}")
 
 
 def _print_facts(what: str, folder: Path, facts: str) -> None:
@@ -205,11 +206,17 @@ def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
     from coinseg.pipeline.run_manifest import SCORES
 
     scores, data = contents["scores"], contents["data"]
-    print(f"\n{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
+    print(f"\n{plain(contents['verdict'])}")
+    print(f"{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
+    abnormal, normal = f"   (over {scores['slices_scored']} abnormal images", f" and {scores['slices_normal']} normal ones)"
+    over = {
+        "iou_mask_free": f"{abnormal})", "iou_all_images": abnormal + normal,
+        "iou_oracle": f"{abnormal}; tuned on the masks it is scored with)", "dice_per_image": f"{abnormal}, each by itself)",
+    }  # fmt: skip
     optional = [name for name in ("auroc_scans", "posterior_auroc") if scores[name] is not None]  # of images there are none
     for name in (*SCORES, *optional):
         shown = f"none ({scores['null_because'][name]})" if scores[name] is None else f"{scores[name]:.3f}"
-        print(f"  {name:<20} {shown}{'   (tuned on the masks it is scored with)' if name == 'iou_oracle' else ''}")
+        print(f"  {name:<20} {shown}{over.get(name, '') if scores[name] is not None else ''}")
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
     for warning in contents["warnings"][:10]:
         print(f"  warning: {plain(warning)}")

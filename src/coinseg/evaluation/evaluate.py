@@ -19,6 +19,7 @@ from coinseg.types import Explanation, Maps
 
 from .audit import Ask, audit, mistakes
 from .protocols import Explained, mask_free
+from .verdict import judge, trusted
 
 EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
 BYTES = 22  # Of the maps of a pixel that is scored: three in single, one in double precision, two masks
@@ -121,8 +122,10 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
     return f"{index['case'][row]}{number}{region}"
 
 
-def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray]) -> list[list[Any]]:
-    """slices.csv: a line of names, and one for each slice."""
+def _rows(
+    found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray], usable: bool
+) -> list[list[Any]]:
+    """slices.csv: a line of names, and one for each slice; all are doubtful where the run is not usable."""
     rows: list[list[Any]] = [[
         "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful",
         "truth_px", "dice",
@@ -133,7 +136,8 @@ def _rows(found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict
             str(index["case"][row]), str(index["patient"][row]), index["slice"][row], index["region"][row],
             found.label[i] if found.label[i] >= 0 else "",
             *("" if values is None else f"{values[i]:.4f}" for values in (found.before, found.after, found.posterior)),
-            int(predicted[i].sum()), "" if doubt is None else f"{sure[i]:.4f}", "" if doubt is None else int(doubt),
+            int(predicted[i].sum()), "" if doubt is None else f"{sure[i]:.4f}",
+            1 if not usable else "" if doubt is None else int(doubt),
             *((int(truth.sum()), metrics.dice(predicted[i], truth)) if found.known[i] else ("", "")),
         ])  # fmt: skip
     return rows
@@ -159,29 +163,35 @@ def evaluate(
         predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
         for block in metrics.blocks_of(np.arange(len(predicted))):
             predicted[block] = masks_of(found.refined[block], found.levels(threshold, block), settings.masks)
+        audited = None
         if ask is not None:
             folder.mkdir(parents=True, exist_ok=True)
             organs = slices.store.organs if slices.store.meta["has_organs"] else None
             position = middle_distance(slices.store.index, found.rows)
-            write_json(folder / "audit.json", audit(found, predicted, position, organs, ask, settings.classifier.threshold))
-        return _score(slices, found, predicted, threshold, settings, folder)
+            audited = audit(found, predicted, position, organs, ask, settings.classifier.threshold)
+            write_json(folder / "audit.json", audited)
+        return _score(slices, found, predicted, threshold, settings, folder, audited)
 
 
 def _score(
-    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path
-) -> dict[str, Any]:
+    slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path,
+    audited: dict[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
     scores = mask_free(found, predicted, threshold, settings)
     sure = found.confidence(predicted)
     index = slices.store.index
     # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
     given = np.maximum(found.label, index["label"][found.rows])
-    scores |= metrics.scan_scores(found.before, given, index["series"][found.rows])
+    series = index["series"][found.rows]
+    scores |= metrics.scan_scores(found.before, given, series)
+    ill = {name for name, label in zip(series, given, strict=True) if label > 0}
+    scores |= {"scans_abnormal": len(ill), "scans_normal": len(set(series)) - len(ill)}
     if scores["auroc_scans"] is None:
-        single = len(set(index["series"][found.rows])) == len(found.rows)
+        single = len(set(series)) == len(found.rows)
         reason = "every image is a scan of its own" if single else "only one class of scans is held out"
         scores["null_because"]["auroc_scans"] = reason
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index)))
+    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index, trusted(judge(scores, audited)))))
     chosen = choose_examples(found, predicted, settings.classifier.threshold)
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.

@@ -147,12 +147,14 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
         posterior = metrics.classification_scores(found.posterior, found.label, settings.student.gate)
     scores: dict[str, Any] = {
         "iou_mask_free": _pooled(predicted, truth, members),
+        "iou_all_images": _pooled(predicted, truth, np.flatnonzero(scored | normal)) if scored.any() else None,
         "iou_oracle": sweep(found.refined, truth, threshold, settings, members) if scored.any() else None,
         "dice_per_image": metrics.mean_dice(*pairs()),
         "hd95_px": distance,
         "auprc": metrics.pixel_auprc(found.refined, truth, members) if scored.any() else None,
         "false_positive_area": float(marked[normal].sum() / (normal.sum() * predicted[0].size)) if normal.any() else None,
         "normals_marked": float((marked[normal] > 0).mean()) if normal.any() else None,
+        "abnormals_marked": float((marked[abnormal] > 0).mean()) if abnormal.any() else None,
         "lesions_touched": float(np.mean([(p & t).any() for p, t in zip(*pairs(), strict=True)])) if scored.any() else None,
         "cv": None if found.after is None else metrics.counterfactual_validity(found.before, found.after),
         "flip_rate": None if found.after is None else metrics.flip_rate(found.before, found.after, level),
@@ -161,16 +163,23 @@ def mask_free(found: Explained, predicted: np.ndarray, threshold: float, setting
         **_trust(found, predicted),
         **{f"slices_{name}": int(group.sum()) for name, group in groups.items()},
         "hd95_slices": measured,
-        "lesions_by_size": metrics.lesions_by_size(*pairs(), metrics.size_edges(truth.shape[-1])),
+        "lesions_by_size": metrics.lesions_by_size(*pairs(), metrics.size_edges(truth.shape[-1])) if scored.any() else None,
     }
     scores["null_because"] = {name: _reason(name, found, scored, normal) for name, value in scores.items() if value is None}
     return scores
 
 
 def _trust(found: Explained, predicted: np.ndarray) -> dict[str, Any]:
-    """How well confidence ranks masks by their IoU, over all masks that are not empty, also of normal images."""
+    """How well confidence ranks masks by their IoU, over all masks that are not empty, also of normal images.
+
+    Without the truth of an abnormal image only the share of doubtful masks is known: the IoU of every other mask would be 0.
+    """
     sure = found.confidence(predicted)
-    members = np.flatnonzero(np.isfinite(sure) & (found.known | found.normal))
+    judged = bool((found.abnormal & found.known).any())
+    members = np.flatnonzero(np.isfinite(sure) & (found.known | found.normal if judged else True))
+    if not judged:
+        doubted = {"masks_doubtful": float((sure[members] < DOUBT).mean()) if len(members) else None}
+        return dict.fromkeys(("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful")) | doubted
     overlap = np.array([metrics.pooled_iou(predicted[i], found.truth[i] & found.known[i]) for i in members])
     sure = sure[members]
     trusted = sure >= DOUBT
@@ -197,8 +206,11 @@ def _reason(name: str, found: Explained, scored: np.ndarray, normal: np.ndarray)
     if name in ("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful", "masks_doubtful"):
         if found.agreement is None:
             return "masks.hflip is off: mirror images were not asked"
-        none = {"iou_trusted": "no mask is trusted", "iou_doubtful": "no mask is doubtful"}
-        return none.get(name, "too few masks, or all alike, to rank") if scored.any() else "no held-out mask can be judged"
+        none = {"iou_trusted": "no mask is trusted", "iou_doubtful": "no mask is doubtful", "masks_doubtful": "nothing is marked"}
+        if scored.any() or name == "masks_doubtful":
+            return none.get(name, "too few masks, or all alike, to rank")
     if name == "hd95_px" and scored.any():
         return "no lesion is marked"
-    return "no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"
+    if name == "abnormals_marked":
+        return "no held-out image is abnormal"
+    return "no masks to score with: no held-out abnormal image has a lesion mask" if not scored.any() else "nothing to count"

@@ -20,7 +20,7 @@ from coinseg.runtime.files import directory_written_aside, read_json, write_json
 from coinseg.runtime.locks import claimed
 
 SCHEMA = 1
-KEPT = ("seed", "scores", "threshold", "versions")  # of the manifest of the run, as they are
+KEPT = ("verdict", "seed", "scores", "threshold", "versions")  # of the manifest of the run, as they are
 KEPT_OF_DATA = ("layout", "cases", "slices", "patients", "patients_held_out", "abnormal", "fingerprint", "window", "intensity")
 
 

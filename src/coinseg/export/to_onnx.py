@@ -18,6 +18,7 @@ from coinseg.errors import UserError
 from coinseg.inference.image_score import ImageScore, ImageScores
 from coinseg.inference.predictor import Predictor
 from coinseg.masks.postprocess import masks_of
+from coinseg.networks.own import logits_in
 
 PROBES = 8
 TOLERANCE = 1e-3  # largest accepted difference of a logit (as a share of 1 + |logit|) and of the difference map in [0, 1]
@@ -39,7 +40,7 @@ class _Logits(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(image).reshape(-1)
+        return logits_in(self.network(image)).reshape(-1)
 
 
 class _Counterfactual(nn.Module):

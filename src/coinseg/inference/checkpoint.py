@@ -118,7 +118,8 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     settings = stored_settings(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
-    f = load_classifier(wanted, root / F)
+    side = settings.data.size
+    f = load_classifier(wanted, root / F, side)
     generator = None
     if settings.method == COUNTERFACTUAL:
         require_fits(lambda: Generator(settings.coin), root / GENERATOR, "generator")
@@ -133,6 +134,9 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     student = load_student(root / STUDENT, settings.student.networks)
     others, shift = [], 0.0
     if model["prior_shift"] is not None:  # None in runs from before decision 0023: f alone decides
-        others, shift = [load_classifier(wanted, root / name / F) for name in teacher_folders(settings)], model["prior_shift"]
+        others, shift = (
+            [load_classifier(wanted, root / name / F, side) for name in teacher_folders(settings)],
+            model["prior_shift"],
+        )
     parts = [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]
     return Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts)

@@ -20,6 +20,7 @@ from coinseg.runtime.forward import forward
 from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Explanation
 
+ROUNDING = 1e-3  # by which images may leave [-1, 1]
 THRESHOLD_IMAGES = 400  # training images the threshold is read from; a tenth of it for an attribution, which is slower
 
 
@@ -66,11 +67,19 @@ class Explainer:
         return explain_with(self.settings, self.f, self.generator, self.layer)
 
     def require_images(self, images: Tensor) -> None:
-        """Raise `UserError` unless images are (B, 1, S, S) with a side that the generator can halve."""
+        """Raise `UserError` unless images are float32 (B, 1, S, S) in [-1, 1], with a side that the generator can halve."""
         halvings = 2**self.settings.coin.depth
-        if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % halvings:
-            got, needed = f"images of shape {tuple(images.shape)}", f"(B, 1, S, S) with S a multiple of {halvings}"
-            raise UserError(got, needed, "reshape them")
+        needed = f"(B, 1, S, S) with S a multiple of {halvings}, float32 in [-1, 1]"
+        if not isinstance(images, Tensor) or images.dtype != torch.float32:
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            do = "scale them, then give torch.as_tensor(images, dtype=torch.float32)"
+            raise UserError(f"images of {kind}", f"a torch tensor {needed}", do)
+        if images.ndim != 4 or images.shape[1] != 1 or images.shape[-2] != images.shape[-1] or images.shape[-1] % halvings:
+            raise UserError(f"images of shape {tuple(images.shape)}", needed, "reshape them")
+        low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
+        if not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):  # also for NaN
+            do = "scale them as those of the training: 2 * (value - low) / (high - low) - 1 of the run's window, clipped"
+            raise UserError(f"images with values from {low:g} to {high:g}", needed, do)
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""

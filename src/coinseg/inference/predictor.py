@@ -116,7 +116,8 @@ class Predictor:
         return self.explainer.explain(images, inpaint_all)
 
     def probability(self, images: Tensor) -> Tensor:
-        """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
+        """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,); `UserError` as `Explainer.explain`."""
+        self.explainer.require_images(images)
         return self.explainer.probability(images)
 
     def logits(self, images: Tensor) -> np.ndarray:

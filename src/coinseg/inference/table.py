@@ -88,6 +88,11 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     return csv_text(lines)
 
 
+def untrusted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a mask by a run that is not usable: doubtful, whatever its confidence and even where it is empty."""
+    return row | {"doubtful": True}
+
+
 def write_table(folder: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:
     """Write index.csv, then index.json: schema, `facts` and the rows under "masks". Returns what the JSON holds."""
     index = {"schema": SCHEMA, **facts, "masks": list(rows)}

@@ -16,10 +16,11 @@ from coinseg.config.parsing import own_module
 from coinseg.config.reading import refuse
 from coinseg.config.rules import of_classifier
 from coinseg.config.schema import ClassifierSettings
-from coinseg.errors import UserError
+from coinseg.errors import UserError, first_line, out_of_memory
 
 from .imagenet import CHANNELS, Encoder, enlarged, load_imagenet, resized
 from .layers import ResidualBlock, convolution, normalisation
+from .own import REQUIRED, asked, logits_in, require_usable
 from .weights import load_weights, require_fits
 
 SMALL_WIDTHS = (16, 32, 64, 128)
@@ -36,12 +37,24 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B,)."""
-        logits = self.network(x)
+        # Of its own networks coinseg hides no error; and no compiler has to look into the catching of those of others.
+        output = self.network(x) if not self.foreign or torch.compiler.is_compiling() else asked(self.network, x)
+        logits = logits_in(output)
         if logits.numel() != len(x):
             got = f"the classifier returned shape {tuple(logits.shape)} for {len(x)} images"
-            do = "wrap it so that only the logit of 'abnormal' is returned"
-            raise UserError(got, "one logit for each image, (B,) or (B, 1)", do)
+            do = "wrap it so that only the logit of 'abnormal' is returned (of two logits z: z[:, 1] - z[:, 0])"
+            raise UserError(got, REQUIRED, do)
         return logits.reshape(len(x))
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the network is none of coinseg's, so that `require_usable` has to look at it."""
+        return not isinstance(self.network, SmallNetwork | LocalNetwork | ImageNetNetwork)
+
+    def require_usable(self, side: int, gradient: bool = True) -> None:
+        """Raise `UserError` unless a network from elsewhere answers a trial batch of images (B, 1, side, side) as f has to."""
+        if self.foreign:
+            require_usable(self, side, gradient)
 
     def frozen(self) -> Classifier:
         """Itself, in evaluation mode and without gradients for its weights."""
@@ -128,7 +141,13 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
         except (RuntimeError, KeyError, AttributeError, ValueError, TypeError) as error:
             got = f"{settings.weights} does not fit {settings.name} ({str(error).strip().splitlines()[0][:200]})"
             raise UserError(got, "pretrained weights of this very model", "set classifier.weights or classifier.name") from error
-    return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+    try:
+        return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+    except (RuntimeError, KeyError, AttributeError, ValueError, TypeError, AssertionError) as error:
+        if out_of_memory(error):
+            raise
+        got = f"timm cannot make {settings.name} for one channel and one logit ({first_line(error)})"
+        raise UserError(got, "a model that takes in_chans and num_classes", "set classifier.name") from error
 
 
 def _pretrained(path: Path) -> dict[str, Tensor]:
@@ -159,21 +178,35 @@ def build(settings: ClassifierSettings) -> Classifier:
         if settings.weights == "imagenet":
             load_imagenet(network.encoder)
         return Classifier(network)
-    if ":" in settings.name:
-        module, _, factory = settings.name.partition(":")
-        try:
-            return Classifier(getattr(importlib.import_module(module), factory)())
-        except (ImportError, AttributeError) as error:
-            fault = f"classifier.name is '{settings.name}' ({error})"
-            raise UserError(fault, "an importable 'package.module:factory'", "mend the path") from error
-    return Classifier(_timm_network(settings))
+    return Classifier(_own_network(settings.name) if own_module(settings) else _timm_network(settings))
 
 
-def load_classifier(settings: ClassifierSettings, path: Path) -> Classifier:
-    """A trained classifier from its file of weights, frozen; `UserError` where they are those of something else."""
+def _own_network(name: str) -> nn.Module:
+    """What the user's factory "package.module:factory" returns."""
+    module, _, factory = name.partition(":")
+    try:
+        network = getattr(importlib.import_module(module), factory)()
+    except (ImportError, AttributeError) as error:
+        fault = f"classifier.name is '{name}' ({error})"
+        raise UserError(fault, "an importable 'package.module:factory'", "mend the path") from error
+    except Exception as error:  # it is the user's code
+        if isinstance(error, UserError) or out_of_memory(error):
+            raise
+        got = f"classifier.name is '{name}' ({first_line(error)})"
+        raise UserError(got, "a factory that returns a network", "mend it") from error
+    if not isinstance(network, nn.Module):
+        got = f"classifier.name is '{name}', which returned a {type(network).__name__}"
+        raise UserError(got, "a factory that returns a torch.nn.Module", "return the network itself")
+    return network
+
+
+def load_classifier(settings: ClassifierSettings, path: Path, side: int) -> Classifier:
+    """A trained classifier of images (B, 1, side, side) from its weights, frozen; `UserError` where they are not its own."""
     if not own_module(settings):
         require_fits(lambda: build(settings), path, "classifier")
     f = build(settings)
+    if own_module(settings):
+        f.require_usable(side, gradient=False)  # before its weights are asked about: lazy ones are made by it
     load_weights(f, path, "classifier")
     return f.frozen()
 

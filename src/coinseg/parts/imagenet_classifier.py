@@ -46,7 +46,7 @@ class ImageNetClassifier(Part):
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read the weights; ImageNet's own are not looked for."""
         classifier = replace(opinion_settings(settings).classifier, weights=None)
-        return cls(load_classifier(classifier, root / cls.folder / "classifier" / "model.safetensors"))
+        return cls(load_classifier(classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.size))
 
     def score(self, logits: Tensor, x: Tensor) -> Tensor:
         return (1 - WEIGHT) * logits + WEIGHT * self.network(x)

@@ -12,6 +12,7 @@ from typing import Any
 from coinseg.config.schema import Settings
 from coinseg.data.readers.paths import sha256_of
 from coinseg.errors import UserError, exit_code, one_line
+from coinseg.evaluation.verdict import OK
 from coinseg.inference.checkpoint import weights_of
 from coinseg.runtime.files import read_json, write_json
 
@@ -39,12 +40,24 @@ def model_of(root: Path) -> dict[str, Any]:
     return {"path": str(root.resolve()), "method": method, "sha256": digests}
 
 
+def verdict_of(root: Path) -> str | None:
+    """The verdict that the manifest of a run folder or an export gives; None of those that have none."""
+    found = read_json(root / MANIFEST) if (root / MANIFEST).is_file() else None
+    verdict = found.get("verdict") if isinstance(found, dict) else None
+    return verdict if isinstance(verdict, str) else None
+
+
+def doubts(verdict: str | None) -> list[str]:
+    """What is said of masks by a model whose run was not found to be good, in one line; nothing of others."""
+    return [] if verdict is None or verdict.startswith(OK) else [f"the run that trained the model was judged {verdict}"]
+
+
 def write_failed(root: Path, settings: Settings, command: str, error: BaseException) -> None:
     """Leave manifest.json of a run that failed: the error, and null for everything it did not reach."""
     unknown = dict.fromkeys(("data", "inputs", "model", "timings_s", "scores", "audit", "threshold", "outputs"))
     given = {"seed": settings.seed, "settings": as_yaml(settings.as_dict())}
     with suppress(OSError):  # the disk may be what failed
-        write_json(root / MANIFEST, facts("run", command, error) | given | unknown | {"warnings": []})
+        write_json(root / MANIFEST, {"verdict": None} | facts("run", command, error) | given | unknown | {"warnings": []})
 
 
 def write_segmented(
@@ -62,5 +75,5 @@ def write_segmented(
         "source": str(source.resolve()), "model": model_of(model), "inputs": list(records),
         "failed": [record["path"] for record in records if record["state"] == "failed"],
         "outputs": {"mask_count": len(masks)} | ({"mask_index": "index.json", "mask_table": "index.csv"} if masks else {}),
-        "processes": processes, "warnings": [],
+        "processes": processes, "warnings": doubts(verdict_of(model)),
     })  # fmt: skip

@@ -26,8 +26,9 @@ from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.evaluation import evaluate as evaluation
+from coinseg.evaluation.verdict import judge, trusted
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import JSON, write_table
+from coinseg.inference.table import JSON, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
 from coinseg.runtime.files import key_of, read_json, require_room, write_json
 from coinseg.runtime.process_group import current
@@ -41,7 +42,7 @@ from . import recipe
 from .mask_files import MaskFiles
 from .run_folder import changes, write_settings
 
-FORMAT = 2  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
+FORMAT = 3  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
 FINISHED = ("manifest.json", "report.html", "model.json")  # in a folder whose run has ended: `segment` takes it for a model
 
 
@@ -157,6 +158,13 @@ def evaluate(run: Run) -> dict[str, Any]:
     return scores
 
 
+def verdict(root: Path) -> str | None:
+    """The verdict on a run folder, see `evaluation.verdict`; None where nothing was scored."""
+    files = (root / "evaluation" / name for name in ("scores.json", "audit.json"))
+    scores, audit = (read_json(file) if file.exists() else None for file in files)
+    return None if scores is None else judge(scores, audit)
+
+
 def masks_key(run: Run) -> str:
     """The key of the masks of the user's own cases: they also depend on the labels that were given."""
     given = current().on_main(lambda: [(c.id, c.label, sorted(c.slice_labels.items())) for c in run.work.cohort.cases])
@@ -182,7 +190,10 @@ def write_masks(run: Run) -> dict[str, Any]:
         cases = others.on_main(lambda: work.cohort.cases)
         rows = files.of_cases(cases, lambda case: case.label != 0 or 1 in case.slice_labels.values())
     seconds = round(time.perf_counter() - began, 2)
-    return write_table(folder, rows, key=key, seconds=seconds) if others.here.is_main else {}
+    if not others.here.is_main:
+        return {}
+    rows = rows if trusted(verdict(work.root)) else list(map(untrusted, rows))
+    return write_table(folder, rows, key=key, seconds=seconds)
 
 
 def warnings(run: Run) -> list[str]:
@@ -195,7 +206,8 @@ def warnings(run: Run) -> list[str]:
     # Without labels by slice only scans have an AUROC.
     auroc, units = (scores["auroc_scans"], "scans") if scores["auroc"] is None else (scores["auroc"], "patients")
     if auroc is not None and auroc < 0.7:
-        lines.append(f"the classifier is weak (AUROC {auroc:.2f} on held-out {units}): the masks can be no better than it")
+        words = "worse than guessing" if auroc < 0.5 else "weak"
+        lines.append(f"the classifier is {words} (AUROC {auroc:.2f} on held-out {units}): the masks can be no better than it")
     if run.work.settings.data.split_by == "slice":
         lines.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
     return lines + (Stage(root / "coin", "").facts()["warnings"] if run.predictor.is_counterfactual else [])

@@ -9,7 +9,7 @@ from coinseg.runtime.files import read_json, write_json
 
 from .manifest import facts, model_of
 from .recipe import THRESHOLD
-from .run import Run, counts, warnings
+from .run import Run, counts, verdict, warnings
 from .run_folder import as_yaml
 
 OUTPUTS = {
@@ -17,7 +17,7 @@ OUTPUTS = {
     "confidence": "confidence", "model": "model.json", "settings": "settings.yaml",
     "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
 }  # fmt: skip
-SCORES = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
+SCORES = ("iou_mask_free", "iou_all_images", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
 
 
 def inputs_of(run: Run) -> list[dict[str, Any]]:
@@ -75,12 +75,12 @@ def threshold_of(run: Run) -> dict[str, Any]:
 def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:
     """The manifest of a finished run, with what `evaluate` and `write_masks` returned, and the command line.
 
-    It has what `facts` has, and seed, settings, data, inputs, model, timings_s, scores (null with the reason in null_because),
-    audit, threshold, outputs (relative to the folder) and warnings.
+    It begins with the verdict, and has what `facts` has, and seed, settings, data, inputs, model, timings_s, scores (null with
+    the reason in null_because), audit, threshold, outputs (relative to the folder) and warnings.
     """
     root, settings = run.work.root, run.work.settings
     return {
-        **facts("run", command, None), "seed": settings.seed, "settings": as_yaml(settings.as_dict()),
+        "verdict": verdict(root), **facts("run", command, None), "seed": settings.seed, "settings": as_yaml(settings.as_dict()),
         "data": counts(run), "inputs": inputs_of(run), "model": model_of(root), "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +18,10 @@ from coinseg.data.readers.image import image_size, is_image, read_image_mask
 from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from coinseg.errors import UserError, is_full
+from coinseg.evaluation.verdict import trusted
 from coinseg.inference.checkpoint import load
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import JSON, TOLD, measure, write_table
+from coinseg.inference.table import JSON, TOLD, measure, untrusted, write_table
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import read_json
 from coinseg.runtime.locks import claimed, locked, owned, require_apart
@@ -27,7 +29,7 @@ from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
-from .manifest import MANIFEST, model_of, write_segmented
+from .manifest import MANIFEST, model_of, verdict_of, write_segmented
 
 NOTES = ".done-{}.jsonl"  # one line for each input a process is through with
 OF = "confidence.json"  # in a folder of `--confidence`: of which masks, by which model
@@ -68,6 +70,11 @@ class Request:
     confidence: Path | None = None
     report: Report = silent
     command: str = ""
+
+    @cached_property
+    def trusted(self) -> bool:
+        """Whether masks by the run may be called trusted."""
+        return trusted(verdict_of(self.model))
 
     def target(self, path: Path) -> Path:
         """Where the mask of an input of a folder lies, below the output folder."""
@@ -201,6 +208,10 @@ def _segmented(
     # What is done is not read again: a folder of a terabyte goes on at once.
     digest = (kept or {}).get("sha256") or sha256_of(path)
     row: dict[str, Any] = {"case": case, "mask": mask.as_posix(), "sha256": digest}
+
+    def noted(row: dict[str, Any]) -> dict[str, Any]:
+        return record | {"row": row if request.trusted else untrusted(row)}
+
     record = {"path": case, "state": "skipped" if done else "written", "mask": mask.as_posix(), "sha256": digest, "error": None}
     try:
         if (owner := owners[mask]) != path:
@@ -213,12 +224,12 @@ def _segmented(
             (out / mask).unlink(missing_ok=True)
             row |= segmentation.row(predictor.settings.data.axis) | measure(segmentation.mask, segmentation.geometry)
             # The row is noted first: after a kill in between there is no mask, and `_take_over` drops the row.
-            yield record | {"row": row}
+            yield noted(row)
             segmentation.write(out / mask, request.overwrite)
         elif kept:
-            yield record | {"row": kept if "doubtful" in kept else kept | {"doubtful": doubtful(kept.get("confidence"))}}
+            yield noted(kept if "doubtful" in kept else kept | {"doubtful": doubtful(kept.get("confidence"))})
         else:
-            yield record | {"row": row | dict.fromkeys(TOLD) | _measured(out / mask)}
+            yield noted(row | dict.fromkeys(TOLD) | _measured(out / mask))
     except UserError as error:
         if is_full(error):
             raise  # so would be every other input

@@ -20,6 +20,7 @@ from PIL import Image
 
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError
+from coinseg.evaluation.verdict import trusted
 from coinseg.masks.confidence import DOUBT
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.files import write_text, written_aside
@@ -41,12 +42,14 @@ TERMS = {
     "discriminator": "1.39: cannot tell it from real",
 }  # fmt: skip
 PERCENT = (
-    "masks_doubtful", "lesions_touched", "normals_marked", "false_positive_area", "flip_rate", "cv", "accuracy",
-    "posterior_accuracy",
+    "masks_doubtful", "lesions_touched", "normals_marked", "abnormals_marked", "false_positive_area", "flip_rate", "cv",
+    "accuracy", "posterior_accuracy",
 )  # fmt: skip
 SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
-COUNTS = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices")
+COUNTS = (
+    "slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices", "scans_abnormal", "scans_normal",
+)  # fmt: skip
 ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
 
 
@@ -206,7 +209,8 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("page.html.jinja").render(
-        **parts, m=manifest, doubt=DOUBT, attributed=attributed, level=level, drawn=drawn,
+        **parts, m=manifest, doubt=DOUBT, trusted=trusted(manifest.get("verdict")), attributed=attributed, level=level,
+        drawn=drawn,
         inside=(settings.get("data") or {}).get("split_by") == "slice",
         called_from=(settings.get("classifier") or {}).get("threshold", 0.5),
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",

@@ -30,7 +30,7 @@ _NAMES = {"iou_mask_free": "iou", "dice_per_image": "dice"}
 def scores_of(result: Result, protocol: str) -> dict[str, float | None]:
     """The scores of one seed that have a column."""
     scores = {_NAMES.get(name, name): value for name, value in result[protocol].items()}
-    for size, group in zip(SIZES, scores.pop("lesions_by_size", []), strict=False):
+    for size, group in zip(SIZES, scores.pop("lesions_by_size", None) or [], strict=False):
         scores[f"found_{size}"] = group["found"] / group["lesions"] if group["lesions"] else None
     return {name: scores[name] for name in COLUMNS if name in scores}
 

@@ -109,10 +109,19 @@ def _groups(rows: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
     return {(protocol, data): group for protocol, sets in grouped.items() for data, group in sets.items()}
 
 
+def _competes(row: Record, direction: str) -> bool:
+    """Whether a row may be the best: less of what is wrong is no merit of one that meets no lesion, or turns f nowhere."""
+    known = [value for score in ("iou", "flip_rate") if (value := row.get(f"{score}_mean")) is not None]
+    return direction == "up" or not known or round(known[0], 3) > 0
+
+
 def _best(group: Sequence[Record], score: str, direction: str, form: str) -> str | None:
-    """The best mean as it is printed, so that equal texts are equally bold."""
-    means = [mean for row in group if (mean := row.get(f"{score}_mean")) is not None]
-    return format({"up": max, "down": min}[direction](means), form) if means and direction else None
+    """The best mean as it is printed, so that equal texts are equally bold; none where more is better and all print as 0."""
+    means = [mean for row in group if (mean := row.get(f"{score}_mean")) is not None and _competes(row, direction)]
+    if not (means and direction):
+        return None
+    best = format({"up": max, "down": min}[direction](means), form)
+    return None if direction == "up" and best == format(0.0, form) else best
 
 
 def _cell(row: Record, score: str, form: str, best: str | None, seeds: int) -> Cell:
@@ -135,7 +144,7 @@ def _grid(group: Sequence[Record], columns: Columns) -> tuple[list[str], list[li
         best = _best(group, score, direction, form)
         headings.append(f"{heading} {ARROWS[direction]}".strip())
         for line, row in zip(rows, group, strict=True):
-            line.append(_cell(row, score, form, best, seeds))
+            line.append(_cell(row, score, form, best if _competes(row, direction) else None, seeds))
         if any(f"{score}_thesis" in row for row in group):
             headings.append("thesis")
             for line, row in zip(rows, group, strict=True):

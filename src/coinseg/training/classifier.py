@@ -46,6 +46,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
     f = build(settings.classifier)
+    f.require_usable(store.size, gradient=settings.classifier.steps > 0 or settings.method != "rise")
     s, rank = settings.classifier, current().here
     if stage.finished():
         load_weights(f, stage.file(WEIGHTS), "classifier")

@@ -20,6 +20,7 @@ from coinseg.explain.attribution.cam import KINDS
 from coinseg.explain.counterfactual import coin, singla
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
+from coinseg.networks.classifier import Classifier
 from coinseg.networks.weights import load_weights
 from coinseg.runtime.devices import compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import over_whole_batch, require_parts
@@ -119,6 +120,8 @@ def train_coin(
         folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; None writes nothing.
         report: progress.
     """
+    if isinstance(f, Classifier):
+        f.require_usable(store.size)
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
     s, fabric = settings.coin, make_fabric(settings.engine)
