@@ -87,6 +87,14 @@ def image_size(path: Path) -> tuple[int, int]:
             return image.height, image.width
 
 
+def has_more_frames(path: Path) -> bool:
+    """Return whether an image has frames behind the first, which alone is read; a TIFF of several pages is refused."""
+    if path.suffix.lower() in _TIFF:
+        return False
+    with _reading(path), Image.open(path, formats=_DECODERS) as image:
+        return getattr(image, "n_frames", 1) > 1
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into a `UserError`."""
