@@ -47,12 +47,17 @@ def phantom(call: Call, out: Path, processes: int) -> None:
 ))  # fmt: skip
 def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     """Write the masks of scans; the other arguments are fields of `Request`."""
+    from coinseg.data.layouts.unread import later_frames
+    from coinseg.pipeline.manifest import MANIFEST
     from coinseg.pipeline.segment import Request, failure, segment_path
+    from coinseg.runtime.files import read_json
     from coinseg.runtime.process_group import rank_info
 
     done, failed = segment_path(Request(input, output, report=call.report, command=call.words, **asked))
     if rank_info().is_main:
         print(f"{done} mask{'s' if done != 1 else ''} written to {output}")
+        for line in read_json(output / MANIFEST)["warnings"] if output.is_dir() else later_frames([input]):
+            print(plain(f"note: {line}"))
         if error := failure(done, failed):
             raise error
 

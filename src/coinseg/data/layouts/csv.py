@@ -24,7 +24,7 @@ from coinseg.types import Case, Cohort
 from .dicom_studies import fits_dicom
 from .masks_by_name import MasksByName
 from .shared import existing, few, lies_inside, own_patients, patient_of, place_of, safe_id
-from .tables import LABEL, columns_in, first_of, header_of, label_column, label_in, read_table, row_error, tables_in, whole_number
+from .tables import LABEL, columns_in, first_of, header_of, label_in, label_source, read_table, row_error, tables_in, whole_number
 from .unread import not_named
 
 COLUMNS = {
@@ -78,7 +78,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     if "label" not in column:
         what = f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
         return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
-    return Cohort("csv", tuple(cases), f"image labels from {table.name}, {label_column(header)}", tuple(problems))
+    return Cohort("csv", tuple(cases), label_source(table), tuple(problems))
 
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:

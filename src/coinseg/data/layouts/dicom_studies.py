@@ -23,7 +23,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
-from .shared import composed, existing, few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
+from .shared import composed, few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
 from .tables import CASE, LABEL, PATIENT, Given, columns_in, header_of, labels_by_case, patients_by_case, read_table, tables_in
 
 _TABLE = "labels.csv"
@@ -102,7 +102,7 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
     """Return the scans of `root`, or of its only folder; a folder or series that is named replaces the scan it is in."""
     scans = _entries(root, masks)
     only = next(iter(scans.values())) if len(scans) == 1 else None
-    if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] == composed(only.name) for name in named):
+    if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] in scans for name in named):
         inside = _entries(only, masks)
         scans = inside if len(inside) > 1 else scans
     replaced = set()
@@ -112,14 +112,14 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
         if key is not None and (scan := scans.get(parent)):
             scans[name] = scan.with_name(f"{scan.name}#{key}")
             replaced.add(parent)
-        elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, Path(name).parts) and is_dicom(existing(root, name)):
-            scans[name] = existing(root, name)
+        elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, Path(name).parts) and is_dicom(root / name):
+            scans[name] = root / name
             replaced.add(parent)
     return _Scans({name: scan for name, scan in scans.items() if name not in replaced})
 
 
 def _is_inside(scan: Path, parts: tuple[str, ...]) -> bool:
-    return len(parts) > 1 and ".." not in parts and existing(scan, Path(*parts[1:])).is_dir()
+    return len(parts) > 1 and ".." not in parts and scan.joinpath(*parts[1:]).is_dir()
 
 
 def _entries(folder: Path, masks: MasksByName) -> dict[str, Path]:

@@ -30,8 +30,8 @@ def list_nnunet(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each image of imagesTr."""
     about = describe(root / "dataset.json")
     channels, problems = _channels(root / "imagesTr", about)
-    maps = {composed(path.name.removesuffix(about.ending)) for path in visible(root / "labelsTr") if path.name.endswith(about.ending)}
-    if alone := sorted(maps - set(channels)):
+    maps = {path.name.removesuffix(about.ending) for path in visible(root / "labelsTr") if path.name.endswith(about.ending)}
+    if alone := sorted(set(map(composed, maps)) - set(channels)):
         problems.append(f"labelsTr has label maps of {few(alone)}: there is no such image in imagesTr")
     if about.training not in (None, len(channels)):
         problems.append(f"dataset.json says numTraining {about.training} and imagesTr has {len(channels)} cases")

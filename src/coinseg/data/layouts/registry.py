@@ -123,7 +123,7 @@ def _endings(root: Path, cohort: Cohort) -> list[str]:
     """Return the line about files of other endings: anywhere in a folder, or beside what a table names."""
     read = paths_of(cohort.cases)
     if cohort.layout != "csv":
-        return other_endings(others_in(root), read)
+        return other_endings(others_in(root, read), read)
     return other_endings((f for f in beside((case.image for case in cohort.cases), read) if not is_readable(f)), read)
 
 

@@ -5,13 +5,21 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
-from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, may_hold_slices
+from coinseg.data.readers.paths import (
+    ARCHIVE,
+    SLICE_SUFFIXES,
+    VOLUME_SUFFIXES,
+    holds_slices,
+    is_dicom,
+    may_hold_slices,
+    split_key,
+)
 from coinseg.errors import UserError
 from coinseg.types import Case
 
@@ -34,25 +42,25 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path, is_read in _walked(folder) if is_read)
 
 
-def others_in(folder: Path) -> list[Path]:
-    """Return the visible files at any depth that `files_in` leaves out, sorted."""
-    return sorted(path for path, is_read in _walked(folder) if not is_read)
+def others_in(folder: Path, read: Iterable[Path]) -> list[Path]:
+    """Return visible files at any depth that are neither `read` nor in such a folder nor, by their name, readable; sorted."""
+    known = {split_key(path)[0] for path in read}
+    return sorted(path for path, is_read in _walked(folder, known.__contains__) if not is_read and path not in known)
 
 
 def is_readable(path: Path) -> bool:
     """Return whether a file is an image or a volume by its name, or a .zip of DICOM files."""
-    return is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES) or (
-        path.suffix.lower() == ARCHIVE and may_hold_slices(path)
-    )
+    by_name = is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)
+    return by_name or (path.suffix.lower() == ARCHIVE and may_hold_slices(path))
 
 
-def _walked(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield visible files and folders of DICOM files at any depth, and whether they are read."""
+def _walked(folder: Path, is_series: Callable[[Path], bool] = holds_slices) -> Iterator[tuple[Path, bool]]:
+    """Yield visible files and folders that are a series at any depth, and whether they are readable."""
     visited = {folder.resolve()}  # links may lead in circles
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".") and not _is_repeated(Path(place, name), visited)]
         yield from ((path, is_readable(path)) for name in names if not name.startswith(".") and (path := Path(place, name)))
-        series = [name for name in below if holds_slices(Path(place, name))]
+        series = [name for name in below if is_series(Path(place, name))]
         yield from ((Path(place, name), True) for name in series)
         below[:] = [name for name in below if name not in series]
 
@@ -118,7 +126,8 @@ def existing(base: Path, name: PurePath | str) -> Path:
     if (base / name).exists() or len(parts) > _DEEPEST:
         return base / name
     for part in parts:
-        alike = [] if (base / part).exists() or not base.is_dir() else _by_form(base, base.stat().st_mtime_ns).get(_form(part), [])
+        there = (base / part).exists() or not base.is_dir()
+        alike = [part] if there else _by_form(base, base.stat().st_mtime_ns).get(_form(part), [])
         base /= alike[0] if len(alike) == 1 else part
     return base
 

@@ -103,14 +103,15 @@ def label_in(cell: str, path: Path, number: int) -> int | None:
 
 def whole_number(cell: str) -> int | None:
     """Return the whole number in a cell, also as 2.0 or with the comma of a German Excel; None for anything else."""
-    match = re.fullmatch(r"(\d{1,9})([.,]0+)?", cell, re.ASCII)
+    match = re.fullmatch(r"(\d{1,6})([.,]0+)?", cell, re.ASCII)
     return int(match[1]) if match else None
 
 
-def label_column(header: Sequence[str]) -> str:
-    """Name the column that labels are read from, and others that might have been meant, in words for the manifest."""
+def label_source(table: Path) -> str:
+    """Say which column labels are read from, and name others that might have been meant, for `Cohort.label_source`."""
+    header = header_of(table)
     first, *others = [name for name in LABEL if name in header]
-    return f"column {first}" + (f" (not {few(others)})" if others else "")
+    return f"image labels from {table.name}, column {first}" + (f" (not {few(others)})" if others else "")
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:

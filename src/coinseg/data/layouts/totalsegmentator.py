@@ -16,7 +16,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
 from .shared import composed, few, folders_in, nearest, organ_root, safe_id, stem_of, visible
-from .tables import Given, header_of, label_column, labels_by_case, read_table
+from .tables import Given, label_source, labels_by_case, read_table
 
 
 def fits_scans(root: Path) -> bool:
@@ -50,7 +50,7 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
                 problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
             masks = tuple(organ.values()), tuple(lesion.values())
             cases.append(Case(safe_id(name), name, scan, True, given.label, given.slices, *masks))
-    source = f"image labels from labels.csv, {label_column(header_of(root / 'labels.csv'))}" if labels else "no image labels in the data"
+    source = label_source(root / "labels.csv") if labels else "no image labels in the data"
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
 
 

@@ -28,10 +28,10 @@ def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:
 
     Args:
         others: such files.
-        read: what is read: DICOM files without an ending are scans in one layout and left out in another.
+        read: what is read; a .mhd names the file of its voxels.
     """
     voxels = {voxel_file(path) for path in read if path.suffix.lower() == ".mhd" and path.is_file()}
-    left = [path for path in others if path not in voxels and path not in read and not path.name.lower().endswith(_DOCUMENTS)]
+    left = [path for path in others if path not in voxels and not path.name.lower().endswith(_DOCUMENTS)]
     endings = Counter(path.suffix.lower() or "DICOM" for path in left if path.suffix or is_dicom(path))
     listed = few(f"{count} x {ending}" for ending, count in sorted(endings.items()))
     return [f"{endings.total()} files not read, for their ending: {listed}"] if endings else []
@@ -39,7 +39,7 @@ def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:
 
 def folders_left(root: Path, covered: Collection[Path]) -> list[str]:
     """Return the line about folders below `root` that hold images or volumes and lie in none of those that are `covered`."""
-    left = Counter(path.parent for path in files_in(root) if {path, *path.parents}.isdisjoint(covered))
+    left = Counter(path if path.is_dir() else path.parent for path in files_in(root) if {path, *path.parents}.isdisjoint(covered))
     names = (f"{place_of(f, root).as_posix() if f != root else root.name} ({count})" for f, count in sorted(left.items()))
     do = "data.normal and data.abnormal name those that are"
     return [f"folders not read: {few(names)}, with {left.total()} images or volumes; {do}"] if left else []
@@ -47,7 +47,8 @@ def folders_left(root: Path, covered: Collection[Path]) -> list[str]:
 
 def beside(files: Iterable[Path], read: Collection[Path]) -> list[Path]:
     """Return the files beside `files`, not in folders, that are not `read`."""
-    return [path for folder in sorted({file.parent for file in files}) for path in visible(folder) if path not in read and path.is_file()]
+    near = (path for folder in sorted({file.parent for file in files}) for path in visible(folder))
+    return [path for path in near if path not in read and path.is_file()]
 
 
 def not_named(cases: Collection[Case], table: Path, masks: Collection[Path]) -> list[str]:
