@@ -5,12 +5,12 @@ to `LAYOUTS`, before every layout that would also fit, and its name to `DataSett
 `Cohort.problems`; `UserError` is for data that cannot be used at all.
 """
 
-import hashlib
 import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,20 +103,12 @@ def _recognise(root: Path, settings: DataSettings) -> str:
 
 def _told_apart(cases: Sequence[Case], root: Path) -> list[Case]:
     """Return the cases, with a hash of the path in ids that are the same only because odd characters were replaced."""
-    places: dict[str, set[str]] = defaultdict(set)
-    for case in cases:
-        places[case.id].add(_place(case, root))
-    apart = []
-    for case in cases:
-        if len(places[case.id]) > 1:
-            name = f"{case.id}_{hashlib.sha256(os.fsencode(_place(case, root))).hexdigest()[:8]}"
-            case = replace(case, id=name, patient=name if case.patient == case.id else case.patient)
-        apart.append(case)
-    return apart
-
-
-def _place(case: Case, root: Path) -> str:
-    return without_suffix(place_of(case.image, root if root.is_dir() else root.parent))
+    base = root if root.is_dir() else root.parent
+    places = [(case.id, without_suffix(place_of(case.image, base))) for case in cases]
+    times = Counter(name for name, _ in set(places))
+    names = [name + (f"_{sha256(os.fsencode(place)).hexdigest()[:8]}" if times[name] > 1 else "") for name, place in places]
+    own = [name if case.patient == case.id else case.patient for case, name in zip(cases, names, strict=True)]
+    return [replace(case, id=name, patient=who) for case, name, who in zip(cases, names, own, strict=True)]
 
 
 def _endings(root: Path, cohort: Cohort) -> list[str]:

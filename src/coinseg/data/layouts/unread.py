@@ -6,7 +6,6 @@ from pathlib import Path
 
 from coinseg.data.readers.image import has_more_frames, is_image
 from coinseg.data.readers.paths import is_dicom, voxel_file
-from coinseg.errors import UserError
 from coinseg.types import Case
 
 from .shared import few, files_in, is_readable, place_of, visible
@@ -24,12 +23,7 @@ def paths_of(cases: Iterable[Case]) -> set[Path]:
 
 
 def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:
-    """Return the line about files that no reader takes; none where there are only documents.
-
-    Args:
-        others: such files.
-        read: what is read; a .mhd names the file of its voxels.
-    """
+    """Return the line about the `others`, which no reader takes; none where they are documents, or voxels of a .mhd of `read`."""
     voxels = {voxel_file(path) for path in read if path.suffix.lower() == ".mhd" and path.is_file()}
     left = [path for path in others if path not in voxels and not path.name.lower().endswith(_DOCUMENTS)]
     endings = Counter(path.suffix.lower() or "DICOM" for path in left if path.suffix or is_dicom(path))
@@ -59,17 +53,10 @@ def not_named(cases: Collection[Case], table: Path, masks: Collection[Path]) -> 
 
 
 def later_frames(images: Iterable[Path]) -> list[str]:
-    """Return the line about images of several frames, of which the first is read; a file that cannot be read is none."""
-    return frames_line([path.name for path in images if is_image(path) and _has_more(path)])
+    """Return the line about images of several frames, of which the first is read."""
+    return frames_line([path.name for path in images if is_image(path) and has_more_frames(path)])
 
 
 def frames_line(several: Sequence[str]) -> list[str]:
     """Return that line for the names of such images."""
     return [f"in {len(several)} images only the first of several frames is read: {few(several, 3)}"] if several else []
-
-
-def _has_more(path: Path) -> bool:
-    try:
-        return has_more_frames(path)
-    except UserError:
-        return False  # said when it is read

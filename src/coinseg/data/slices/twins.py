@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from coinseg.errors import UserError
 from coinseg.types import Case
@@ -94,18 +96,11 @@ class Twins:
         return lines
 
 
-def joined(patients: Sequence[str], pixels: Sequence[object]) -> list[str]:
+def joined(patients: Sequence[str], pixels: Sequence[str]) -> list[str]:
     """Return the patients, where those that share pixels have one name, the first of theirs; both of every slice, n each."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while (above := parent.get(name, name)) != name:
-            name = above
-        return name
-
-    owner: dict[object, str] = {}
-    for patient, same in zip(patients, pixels, strict=True):
-        one, other = sorted((root(owner.setdefault(same, patient)), root(patient)))
-        if one != other:
-            parent[other] = one
-    return [root(patient) for patient in patients]
+    names, who = np.unique(patients, return_inverse=True)
+    what = np.unique(pixels, return_inverse=True)[1] + len(names)
+    shared = coo_array((np.ones(len(who)), (who, what)), shape=(what.max() + 1,) * 2)
+    part = connected_components(shared, directed=False)[1][: len(names)]
+    first = np.unique(part, return_index=True)[1]  # parts are numbered from 0, names sorted
+    return list(names[first[part]][who].tolist())
