@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import unicodedata
 import zipfile
 from dataclasses import replace
@@ -22,6 +24,7 @@ from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.runtime.files import read_json
 from conftest import tiny_settings
+from examples import EXAMPLES
 from writers import make_run
 
 SETTINGS = DataSettings()
@@ -78,6 +81,23 @@ def test_endings_and_archives_are_counted_once_and_documents_are_not(tmp_path: P
     counts = "1 x .gif, 1 x .tar, 2 x .webp, 1 x .xlsx, 1 x .zip, 1 x DICOM"
     assert said == [f"7 files not read, for their ending: {counts}"]
     assert said[0] in inspect(root, Settings())["problems"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    root = classes(tmp_path)
+    for name in ("more.zip", "more.webp", "IM0001", "normal/x.zip"):
+        os.mkfifo(root / name)
+    assert "2 x .zip" in "".join(read_layout(root, SETTINGS).problems)
+
+
+def test_the_entries_of_a_dataset_json_may_be_those_of_windows(tmp_path: Path) -> None:
+    root = EXAMPLES["decathlon"].make(tmp_path)
+    about = json.loads((root / "dataset.json").read_text())
+    for entry in about["training"]:
+        entry["image"] = entry["image"].replace("/", "\\")
+    (root / "dataset.json").write_text(json.dumps(about))
+    cohort = read_layout(root, EXAMPLES["decathlon"].settings().data)
+    assert (len(cohort.cases), cohort.problems) == (4, ())
 
 
 def test_the_voxels_of_a_metaimage_are_read(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def others_in(folder: Path, read: Iterable[Path]) -> list[Path]:
 def is_readable(path: Path) -> bool:
     """Return whether a file is an image or a volume by its name, or a .zip of DICOM files."""
     by_name = is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)
-    return by_name or (path.suffix.lower() == ARCHIVE and may_hold_slices(path))
+    return by_name or (path.suffix.lower() == ARCHIVE and path.is_file() and may_hold_slices(path))
 
 
 def _walked(folder: Path, is_series: Callable[[Path], bool] = holds_slices) -> Iterator[tuple[Path, bool]]:

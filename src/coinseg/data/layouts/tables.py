@@ -1,4 +1,4 @@
-"""Tables beside scans, with commas, semicolons or tabs, and column names in any case.
+"""Tables beside scans, with commas, semicolons or tabs (or as a first line sep=; says), and column names in any case.
 
 labels.csv      image_id,slice,label    labels of slices from inferior (0) to superior; without slice, of every slice
 patients.csv    case,patient
