@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +172,8 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("csv", "no column of labels, no masks", lambda r: (replaced("labels.csv", ",label,", ",lable,")(r), emptied(r / "masks")), {}, Refused("no case has an image label .* no image labels in labels.csv", "image labels of both classes", "add a table of labels")),
     ("csv", "a bad label", replaced("labels.csv", "i01.png,1", "i01.png,2"), {}, Refused("row 2 of .*labels.csv has the label '2'", "0, 1, normal", "correct the row")),
     ("csv", "a file twice", written("labels.csv", LISTED + "made/normal/i00.png,0\n"), {}, Refused("both have the id made__normal__i00", "unique ids", "rename or drop one")),
-    ("csv", "two files with one id", lambda r: (Image.new("L", (9, 9)).save(r / "a b.png"), Image.new("L", (9, 9)).save(r / "a_b.png"), text(r / "labels.csv", "file,label\na b.png,0\na_b.png,1\n")), {}, Refused("both have the id a_b", "unique ids", "rename or drop one")),
+    ("csv", "two files of one name", lambda r: (Image.new("L", (9, 9)).save(r / "a.png"), Image.new("L", (9, 9)).save(r / "a.tif"), text(r / "labels.csv", "file,label\na.png,0\na.tif,1\n")), {}, Refused("both have the id a", "unique ids", "rename or drop one")),
+    ("csv", "images that no row names", lambda r: Image.new("L", (9, 9)).save(r / "made/normal/other.png"), {}, Said("^1 images or volumes not read, no row of labels.csv names them: other.png$")),
     ("csv", "a row without a file", written("labels.csv", LISTED + ",1\n"), {}, Refused("row 6 of .* names no file", "an image or a volume", "correct the row")),
     ("csv", "a row without a patient", replaced("labels.csv", ",p0", ","), {}, Refused("row 2 of .* has no patient", "a patient in every row", "correct the row")),
     ("csv", "a mask that is missing", written("labels.csv", "file,label,mask\nmade/normal/i00.png,0,\nmade/abnormal/i01.png,1,no.png\n"), {}, Refused("row 3 of .* names no.png, which is missing", "an existing file", "correct the row")),
@@ -191,7 +193,13 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("folders", "one class", lambda r: (emptied(r / "abnormal"), (r / "abnormal").rmdir()), {}, Refused("4 normal and 0 abnormal labels", "labels of both classes", "add the other class")),
     ("folders", "masks that fit nobody", lambda r: [p.rename(p.with_name(f"m{p.name}")) for p in sorted((r / "masks").iterdir())], {"masks": "masks"}, Refused("no mask in masks has the name of an image", "masks/x.png for x.png", "correct data.masks")),
     ("folders", "masks in no folder", gone(), {"masks": "truth"}, Refused("truth is no folder", "a folder relative to the data", "correct data.masks")),
-    ("folders", "two images with one id", lambda r: (Image.new("L", (9, 9)).save(r / "normal/a b.png"), Image.new("L", (9, 9)).save(r / "normal/a_b.png")), {}, Refused("both have the id normal__a_b", "unique ids", "rename or drop one")),
+    ("folders", "two images of one name", lambda r: (Image.new("L", (9, 9)).save(r / "normal/a.png"), Image.new("L", (9, 9)).save(r / "normal/a.tif")), {}, Refused("both have the id normal__a", "unique ids", "rename or drop one")),
+    ("folders", "images whose names differ in odd characters", lambda r: [Image.new("L", (9, 9)).save(r / f"normal/{name}.png") for name in ("a b", "a_b", "=1", "＝1")], {}, Said()),
+    ("folders", "a third class", lambda r: ((r / "Cyst").mkdir(), Image.new("L", (9, 9)).save(r / "Cyst/a.png")), {}, Said(r"^folders not read: Cyst \(1\), with 1 images or volumes; data.normal and data.abnormal name those that are$")),
+    ("folders", "one class beside a class nobody knows", renamed("abnormal", "PNEUMONIA"), {}, Refused(r"4 normal and 0 abnormal labels are given in .* \(folders not read: PNEUMONIA \(4\)", "labels of both classes", "add the other class")),
+    ("folders", "endings nobody reads", lambda r: [text(r / "normal" / name, "x") for name in ("a.webp", "b.WEBP", "c.tar.gz", "README.md", "LICENSE")], {}, Said("^3 files not read, for their ending: 1 x .gz, 2 x .webp$")),
+    ("folders", "the same picture in both classes", lambda r: shutil.copy(r / "normal/i00.png", r / "abnormal/x.png"), {}, Refused("abnormal/x.png and .*normal/i00.png have the same pixels and contradict each other", "one label for the same pixels", "correct one, or leave both out")),
+    ("folders", "a picture twice", lambda r: shutil.copy(r / "normal/i00.png", r / "normal/x.png"), {}, Said(r"^cases with the pixels of another: 1 \(such as normal__i00 and normal__x\); they are kept on one side of the split$")),
     ("folders", "an empty folder", emptied, {}, Refused("is an empty folder", KNOWN, "correct the path")),
     ("folders", "hidden files only", lambda r: (emptied(r), beside("a.png")(r)), {}, Refused("is an empty folder", KNOWN, "correct the path")),
     # DICOM

@@ -47,15 +47,18 @@ def phantom(call: Call, out: Path, processes: int) -> None:
 ))  # fmt: skip
 def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     """Write the masks of scans; the other arguments are fields of `Request`."""
-    from coinseg.pipeline.manifest import doubts, verdict_of
+    from coinseg.data.layouts.unread import later_frames
+    from coinseg.pipeline.manifest import MANIFEST, doubts, verdict_of
     from coinseg.pipeline.segment import Request, failure, segment_path
+    from coinseg.runtime.files import read_json
     from coinseg.runtime.process_group import rank_info
 
     done, failed = segment_path(Request(input, output, report=call.report, command=call.words, **asked))
     if rank_info().is_main:
         print(f"{done} mask{'s' if done != 1 else ''} written to {output}")
-        for doubt in doubts(verdict_of(asked["model"])):
-            print(f"  warning: {plain(doubt)}")
+        alone = [*doubts(verdict_of(asked["model"])), *later_frames([input])]
+        for line in read_json(output / MANIFEST)["warnings"] if output.is_dir() else alone:
+            print(plain(f"  warning: {line}"))
         if error := failure(done, failed):
             raise error
 

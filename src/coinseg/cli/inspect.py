@@ -11,6 +11,7 @@ import numpy as np
 
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.unread import later_frames
 from coinseg.data.readers.axes import require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
@@ -64,6 +65,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
                     require_size(mask.path, image_size(mask.path), shape[1:])
         except UserError as error:
             problems.append(f"{case.id}: {error}")
+    problems += later_frames(case.image for case in sample)
     return {
         "looked_at": len(sample),
         "slices": _range(shape[0] for shape in shapes),

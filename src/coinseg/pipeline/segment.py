@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from coinseg.data.layouts.shared import files_in, is_value, stem_of
+from coinseg.data.layouts.shared import files_in, is_value, others_in, stem_of
+from coinseg.data.layouts.unread import later_frames, other_endings
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image, read_image_mask
 from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
@@ -193,7 +194,8 @@ def _gathered(request: Request, found: Sequence[Path], processes: int) -> tuple[
     if rows := [row for record in records if (row := record.pop("row"))]:
         write_table(out, rows)
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
-    write_segmented(out, request.source, request.model, records, request.command, processes, failure(written, failed))
+    warnings = other_endings(others_in(request.source, found), found) + later_frames(found)
+    write_segmented(out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings)
     _forget_notes(out)
     return written, failed
 

@@ -8,7 +8,6 @@ An image with patient and slice belongs to a scan; a row of a volume with slice 
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,8 +23,9 @@ from coinseg.types import Case, Cohort
 
 from .dicom_studies import fits_dicom
 from .masks_by_name import MasksByName
-from .shared import few, lies_inside, own_patients, patient_of, place_of, safe_id
-from .tables import LABEL, columns_in, first_of, header_of, label_in, read_table, row_error, tables_in
+from .shared import existing, few, lies_inside, own_patients, patient_of, place_of, safe_id
+from .tables import LABEL, columns_in, first_of, header_of, label_in, label_source, read_table, row_error, tables_in, whole_number
+from .unread import not_named
 
 COLUMNS = {
     "file": ("file", "image", "path", "filename", "image_path", "id"),
@@ -66,7 +66,9 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         raise UserError(f"{table} has the columns {few(header)}", required, do)
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
+    left = not_named(listed, table, masks.folders)
     cases, problems = masks.matched(_whole_scans(table, listed))
+    problems += left
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     if {"slice", "patient"} <= column.keys():
@@ -76,7 +78,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     if "label" not in column:
         what = f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
         return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
-    return Cohort("csv", tuple(cases), f"image labels from {table.name}, column {column['label']}", tuple(problems))
+    return Cohort("csv", tuple(cases), label_source(table), tuple(problems))
 
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
@@ -90,8 +92,7 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
     mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
     name, volume = safe_id(place), is_volume(image)
-    match = re.fullmatch(r"(\d{1,6})(\.0+)?", cells.get("slice", ""))
-    index = int(match[1]) if match else None
+    index = whole_number(cells.get("slice", ""))
     if volume and cells.get("slice") and index is None:
         raise row_error(table, number, f"labels slice {cells['slice']} of a volume", "a whole number, from 0, inferior first")
     label = label_in(cells.get("label", ""), table, number)
@@ -138,11 +139,14 @@ def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",))
     """Return the file or DICOM folder that a cell names, None for an empty cell."""
     if not cell:
         return None
-    if not lies_inside(table.parent, cell):
+    on_windows = cell.replace("\\", "/")
+    if not (lies_inside(table.parent, cell) and lies_inside(table.parent, on_windows)):
         do = "move the table above them, or link their folder beside it"
         what = f"names {cell}, which lies outside of the folder of the table"
         raise row_error(table, number, what, "files below that folder", do)
-    for path in (base / (cell + suffix) for suffix in suffixes for base in (table.parent, table.parent / "images")):
+    places = [(base, text + suffix) for text in dict.fromkeys((cell, on_windows)) for suffix in suffixes
+              for base in (table.parent, table.parent / "images")]  # fmt: skip
+    for path in (*(base / name for base, name in places), *(existing(base, name) for base, name in places)):
         if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
             return path
     raise row_error(table, number, f"names {cell}, which is missing", "an existing file")

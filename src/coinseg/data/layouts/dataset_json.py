@@ -111,6 +111,7 @@ def _listed(path: Path, content: dict[str, Any]) -> tuple[tuple[str, str], ...] 
         if not (isinstance(image, str) and image and isinstance(label, str) and label):
             required = 'entries such as {"image": "./imagesTr/x.nii.gz", "label": "./labelsTr/x.nii.gz"}'
             raise _wrong(f"entry {number} of training in {path} is {entry!r}"[:200], required)
+        image, label = (name.replace("\\", "/") for name in (image, label))  # as Windows writes them
         if outside := [name for name in (image, label) if not lies_inside(path.parent, name)]:
             got = f"entry {number} of training in {path} names {outside[0]}, which lies outside of the data"
             raise _wrong(got, "files below the folder of dataset.json")

@@ -15,7 +15,7 @@ from coinseg.errors import UserError
 from coinseg.types import Cohort
 
 from .dataset_json import describe, described_cohort, lists_its_images
-from .shared import few, stem_of, visible
+from .shared import composed, few, stem_of, visible
 
 
 def fits_decathlon(root: Path) -> bool:
@@ -29,8 +29,8 @@ def list_decathlon(root: Path, settings: DataSettings) -> Cohort:
     if about.listed is None:
         got, required = f"{root / 'dataset.json'} has no list training", 'training as a list of {"image": ..., "label": ...}'
         raise UserError(got, required, "correct dataset.json, or set another data.layout")
-    listed = {Path(image).name for image, _ in about.listed}
-    left_out = [path.name for path in visible(root / "imagesTr") if path.name not in listed]
+    listed = {composed(Path(image).name) for image, _ in about.listed}
+    left_out = [path.name for path in visible(root / "imagesTr") if composed(path.name) not in listed]
     problems = [f"imagesTr: {few(left_out)} left out, not listed in dataset.json"] if left_out else []
     scans = [(stem_of(Path(image)), root / image, root / label) for image, label in about.listed]
     return described_cohort("decathlon", root, settings, about, sorted(scans, key=lambda scan: scan[0]), problems)

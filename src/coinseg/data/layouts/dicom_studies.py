@@ -23,7 +23,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
-from .shared import few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
+from .shared import composed, few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
 from .tables import CASE, LABEL, PATIENT, Given, columns_in, header_of, labels_by_case, patients_by_case, read_table, tables_in
 
 _TABLE = "labels.csv"
@@ -102,13 +102,13 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
     """Return the scans of `root`, or of its only folder; a folder or series that is named replaces the scan it is in."""
     scans = _entries(root, masks)
     only = next(iter(scans.values())) if len(scans) == 1 else None
-    if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] == only.name for name in named):
+    if only and only.is_dir() and not holds_slices(only) and not any(re.split("[#/]", name)[0] in scans for name in named):
         inside = _entries(only, masks)
         scans = inside if len(inside) > 1 else scans
     replaced = set()
     for name in (name for name in named if lies_inside(root, name)):
         place, key = split_key(root / name)
-        parent = stem_of(place) if key is not None else Path(name).parts[0]
+        parent = composed(stem_of(place)) if key is not None else Path(name).parts[0]
         if key is not None and (scan := scans.get(parent)):
             scans[name] = scan.with_name(f"{scan.name}#{key}")
             replaced.add(parent)
@@ -127,9 +127,9 @@ def _entries(folder: Path, masks: MasksByName) -> dict[str, Path]:
     for path in visible(folder):
         if path in masks.folders or not _is_series(path):
             continue
-        if other := scans.get(stem_of(path)):
+        if other := scans.get(composed(stem_of(path))):
             raise UserError(f"{other} and {path} are one case", "a folder or a .zip", "rename or remove one")
-        scans[stem_of(path)] = path
+        scans[composed(stem_of(path))] = path
     return scans
 
 

@@ -19,7 +19,8 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
-from .shared import few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, stem_of
+from .shared import existing, few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, without_suffix
+from .unread import folders_left
 
 _NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
 _ABNORMAL = ("abnormal", "bad", "defect", "defective", "positive", "tumor", "tumour", "lesion", "1")
@@ -32,13 +33,14 @@ def fits_folders(root: Path) -> bool:
 
 def list_folders(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each file in the folders of both classes."""
-    classes = [[root / name for name in names] for names in (settings.normal, settings.abnormal)]
+    classes = [[existing(root, name) for name in names] for names in (settings.normal, settings.abnormal)]
     if not (settings.normal or settings.abnormal):
         classes = [_by_name(root, names) for names in (_NORMAL, _ABNORMAL)]
     masks = MasksByName.under(root, settings, settings.masks)
     cases = [c for label, folders in enumerate(classes) for folder in folders for c in _cases_in(root, folder, label, masks)]
     _require_masks(settings, cases)
     cases, problems = masks.matched(cases)
+    problems = folders_left(root, {*classes[0], *classes[1], *masks.folders}) + problems
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
     source = f"image labels from folders: normal {normal}, abnormal {abnormal}"
     return Cohort("folders", tuple(cases), source, (*problems, f"folders name no patients: {own_patients(cases)}"))
@@ -48,7 +50,7 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
     """Return the cases of one folder; a mask beside its image (`x_mask.png` beside `x.png`) is no case."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "folders relative to the data", "correct data.normal or data.abnormal")
-    files = {path: path.with_name(stem_of(path)) for path in files_in(folder) if not masks.contains(path)}
+    files = {path: Path(without_suffix(path)) for path in files_in(folder) if not masks.contains(path)}
     if not files:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
     bare = {name: path for path, name in files.items()}

@@ -17,8 +17,8 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
-from .shared import few, is_value, nearest, safe_id
-from .tables import Given, labels_by_case, patients_by_case
+from .shared import composed, existing, few, is_value, nearest, safe_id
+from .tables import Given, label_source, labels_by_case, patients_by_case
 
 Names = Mapping[str, tuple[int, ...]]  # label values by the name of a structure, without the background
 
@@ -82,6 +82,8 @@ def cohort_of(
         problems: problems that the layout has found.
     """
     labels, patients = labels_by_case(root / "labels.csv"), patients_by_case(root / "patients.csv")
+    there = [[existing(path.parent, path.name) for path in (scan.image, scan.lesions, scan.organs)] for scan in scans]
+    scans = [MapScan(composed(scan.name), *paths) for scan, paths in zip(scans, there, strict=True)]
     lines, cases, names = list(problems), [], {scan.name for scan in scans}
     rest = "their labels are made from masks" if regions.lesion else "they have no labels"
     for table, rows, otherwise in (("labels.csv", labels, rest), ("patients.csv", patients, "each is its own patient")):
@@ -95,7 +97,7 @@ def cohort_of(
         lines += [f"{scan.name}: {problem}"] if problem else []
         if not problem.startswith("skipped"):
             cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
-    source = "image labels from labels.csv, column label" if labels else unlabelled
+    source = label_source(root / "labels.csv") if labels else unlabelled
     return Cohort(layout, tuple(cases), source, tuple(lines))
 
 

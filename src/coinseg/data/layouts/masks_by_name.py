@@ -15,7 +15,7 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, MaskSource
 
-from .shared import few, files_in, is_value, organ_root, without_suffix
+from .shared import existing, few, files_in, is_value, organ_root, without_suffix
 
 _MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
 _Index = dict[tuple[str, bool], Path]  # masks by relative name without suffix and whether they are volumes
@@ -39,9 +39,9 @@ class MasksByName:
             settings: `data.organ_from` is the folder of organ masks.
             masks: the folder of lesion masks; None for a folder with a known name, "" for no folder.
         """
-        if masks and not (root / masks).is_dir():
+        if masks and not existing(root, masks).is_dir():
             raise UserError(f"data.masks {root / masks} is no folder", "a folder relative to the data", "correct data.masks")
-        lesion = root / masks if masks else _first_folder(root, _MASK_FOLDERS) if masks is None else None
+        lesion = existing(root, masks) if masks else _first_folder(root, _MASK_FOLDERS) if masks is None else None
         organ = organ_root(root, settings) or _first_folder(root, _ORGAN_FOLDERS)
         return cls(_index(lesion), _index(organ), tuple(folder for folder in (lesion, organ) if folder), settings)
 

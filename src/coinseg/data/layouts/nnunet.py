@@ -15,7 +15,7 @@ from coinseg.errors import UserError
 from coinseg.types import Cohort
 
 from .dataset_json import Description, describe, described_cohort
-from .shared import few, visible
+from .shared import composed, few, visible
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _FIRST = re.compile(r".+_0000(\.[a-z]\w*)+", re.IGNORECASE)
@@ -31,7 +31,7 @@ def list_nnunet(root: Path, settings: DataSettings) -> Cohort:
     about = describe(root / "dataset.json")
     channels, problems = _channels(root / "imagesTr", about)
     maps = {path.name.removesuffix(about.ending) for path in visible(root / "labelsTr") if path.name.endswith(about.ending)}
-    if alone := sorted(maps - set(channels)):
+    if alone := sorted(set(map(composed, maps)) - set(channels)):
         problems.append(f"labelsTr has label maps of {few(alone)}: there is no such image in imagesTr")
     if about.training not in (None, len(channels)):
         problems.append(f"dataset.json says numTraining {about.training} and imagesTr has {len(channels)} cases")
@@ -47,7 +47,7 @@ def _channels(folder: Path, about: Description) -> tuple[dict[str, list[int]], l
     channels: dict[str, list[int]] = defaultdict(list)
     others = []
     for path in visible(folder):
-        name = path.name.removesuffix(about.ending)
+        name = composed(path.name.removesuffix(about.ending))
         if path.name.endswith(about.ending) and (match := _CHANNEL.fullmatch(name)):
             channels[match[1]].append(int(match[2]))
         else:

@@ -5,16 +5,19 @@ to `LAYOUTS`, before every layout that would also fit, and its name to `DataSett
 `Cohort.problems`; `UserError` is for data that cannot be used at all.
 """
 
-from collections import Counter
-from collections.abc import Callable
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.phantom.canvas import LAST, RECORD
 from coinseg.errors import UserError
-from coinseg.types import Cohort
+from coinseg.types import Case, Cohort
 
 from .csv import fits_table, list_table
 from .decathlon import fits_decathlon, list_decathlon
@@ -22,9 +25,10 @@ from .dicom_studies import fits_dicom, list_dicom
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
-from .shared import few, folders_in, visible
+from .shared import few, folders_in, is_readable, others_in, place_of, visible, without_suffix
 from .tables import columns_in
 from .totalsegmentator import fits_scans, list_scans
+from .unread import beside, other_endings, paths_of
 
 
 class Layout(NamedTuple):
@@ -75,8 +79,9 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
-    cases = tuple(sorted(cohort.cases, key=lambda case: case.id))
-    cohort = replace(cohort, cases=cases, label_source=_label_source(cohort, settings))
+    cases = tuple(sorted(_told_apart(cohort.cases, root), key=lambda case: case.id))
+    problems = (*cohort.problems, *_endings(root, cohort), *_alike(cases))
+    cohort = replace(cohort, cases=cases, label_source=_label_source(cohort, settings), problems=problems)
     _check(root, cohort, settings, one_class)
     return cohort
 
@@ -94,6 +99,35 @@ def _recognise(root: Path, settings: DataSettings) -> str:
         what = f"folders: {few(folder.name for folder in folders_in(root))}; files: {files}{columns_in(root)}"
     do = "rearrange the data or set data.normal and data.abnormal"
     raise UserError(f"no layout is recognised in {root} ({what})", _known(), do)
+
+
+def _told_apart(cases: Sequence[Case], root: Path) -> list[Case]:
+    """Return the cases, with a hash of the path in ids that are the same only because odd characters were replaced."""
+    base = root if root.is_dir() else root.parent
+    places = [(case.id, without_suffix(place_of(case.image, base))) for case in cases]
+    times = Counter(name for name, _ in set(places))
+    names = [name + (f"_{sha256(os.fsencode(place)).hexdigest()[:8]}" if times[name] > 1 else "") for name, place in places]
+    own = [name if case.patient == case.id else case.patient for case, name in zip(cases, names, strict=True)]
+    return [replace(case, id=name, patient=who) for case, name, who in zip(cases, names, own, strict=True)]
+
+
+def _endings(root: Path, cohort: Cohort) -> list[str]:
+    """Return the line about files of other endings: anywhere in a folder, or beside what a table names."""
+    read = paths_of(cohort.cases)
+    if cohort.layout != "csv":
+        return other_endings(others_in(root, read), read)
+    return other_endings((f for f in beside((case.image for case in cohort.cases), read) if not is_readable(f)), read)
+
+
+def _alike(cases: Sequence[Case]) -> list[str]:
+    """Return the line about patients that may be one: a spreadsheet turns 07 to 7 or 7.0, a person Anna to ANNA."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for name in {case.patient for case in cases if case.patient != case.id}:
+        number = re.fullmatch(r"0*(\d+)([.,]0*)?", name)
+        forms[number[1] if number else "".join(name.casefold().split())].add(name)
+    count = sum(len(names) for names in forms.values() if len(names) > 1)
+    what = "differ from another only in capitals, spaces, leading zeros or a trailing .0: they are taken for different people"
+    return [f"{count} patients {what}"] if count else []
 
 
 def _label_source(cohort: Cohort, settings: DataSettings) -> str:
@@ -124,6 +158,7 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
     open_labels = any(case.label is None and case.lesion for case in cases)
     if len(counts) == 1 and not one_class and not open_labels:
         got = f"{counts[0]} normal and {counts[1]} abnormal labels are given in {root}"
+        got += "".join(f" ({line.split(';')[0]})" for line in cohort.problems if line.startswith("folders not read"))
         raise UserError(got, "labels of both classes", f"add the other class, or {inject}")
     if settings.split_by != "slice" and len({case.patient for case in cases}) < 2:
         do = "add patients, or set data.split_by slice (scores are then optimistic)"

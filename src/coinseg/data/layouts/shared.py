@@ -4,15 +4,26 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
-from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, may_hold_slices
+from coinseg.data.readers.paths import (
+    ARCHIVE,
+    SLICE_SUFFIXES,
+    VOLUME_SUFFIXES,
+    holds_slices,
+    is_dicom,
+    may_hold_slices,
+    split_key,
+)
 from coinseg.errors import UserError
 from coinseg.types import Case
 
+_DEEPEST = 32  # folders of a path that are looked for in another case
 _LONGEST = 140  # bytes of an id: with the endings of outputs it must still be a file name (255)
 
 
@@ -28,17 +39,30 @@ def folders_in(folder: Path) -> list[Path]:
 
 def files_in(folder: Path) -> list[Path]:
     """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume."""
-    files: list[Path] = []
+    return sorted(path for path, is_read in _walked(folder) if is_read)
+
+
+def others_in(folder: Path, read: Iterable[Path]) -> list[Path]:
+    """Return visible files at any depth that are neither `read` nor in such a folder nor, by their name, readable; sorted."""
+    known = {split_key(path)[0] for path in read}
+    return sorted(path for path, is_read in _walked(folder, known.__contains__) if not is_read and path not in known)
+
+
+def is_readable(path: Path) -> bool:
+    """Return whether a file is an image or a volume by its name, or a .zip of DICOM files."""
+    by_name = is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)
+    return by_name or (path.suffix.lower() == ARCHIVE and path.is_file() and may_hold_slices(path))
+
+
+def _walked(folder: Path, is_series: Callable[[Path], bool] = holds_slices) -> Iterator[tuple[Path, bool]]:
+    """Yield visible files and folders that are a series at any depth, and whether they are readable."""
     visited = {folder.resolve()}  # links may lead in circles
     for place, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".") and not _is_repeated(Path(place, name), visited)]
-        paths = [Path(place, name) for name in names if not name.startswith(".")]
-        files += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
-        files += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
-        series = [name for name in below if holds_slices(Path(place, name))]
-        files += [Path(place, name) for name in series]
+        yield from ((path, is_readable(path)) for name in names if not name.startswith(".") and (path := Path(place, name)))
+        series = [name for name in below if is_series(Path(place, name))]
+        yield from ((Path(place, name), True) for name in series)
         below[:] = [name for name in below if name not in series]
-    return sorted(files)
 
 
 def _is_repeated(folder: Path, visited: set[Path]) -> bool:
@@ -86,9 +110,39 @@ def stem_of(path: PurePath) -> str:
     return path.name[: -len(next((s for s in suffixes if low.endswith(s)), "")) or None]
 
 
+def composed(text: str) -> str:
+    """Return a text in Unicode's composed form (NFC): a Mac writes the same names decomposed."""
+    return unicodedata.normalize("NFC", text)
+
+
 def without_suffix(path: PurePath) -> str:
-    """Return the path without its image or volume suffix, with / between the folders."""
-    return path.with_name(stem_of(path)).as_posix() if stem_of(path) else path.as_posix()
+    """Return the path without its image or volume suffix, composed, with / between the folders."""
+    return composed(path.with_name(stem_of(path)).as_posix() if stem_of(path) else path.as_posix())
+
+
+def existing(base: Path, name: PurePath | str) -> Path:
+    """Return `base / name`; where that is missing, the only path whose names differ from it in case or Unicode form alone."""
+    parts = PurePath(name).parts
+    if (base / name).exists() or len(parts) > _DEEPEST:
+        return base / name
+    for part in parts:
+        there = (base / part).exists() or not base.is_dir()
+        alike = [part] if there else _by_form(base, base.stat().st_mtime_ns).get(_form(part), [])
+        base /= alike[0] if len(alike) == 1 else part
+    return base
+
+
+def _form(name: str) -> str:
+    return composed(composed(name).casefold())
+
+
+@lru_cache(maxsize=64)
+def _by_form(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Return the names in a folder that was last `changed` then, by what they have in common in any case and form."""
+    names: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        names.setdefault(_form(path.name), []).append(path.name)
+    return names
 
 
 def place_of(path: Path, root: Path) -> PurePath:

@@ -1,25 +1,27 @@
-"""Tables beside scans, with commas, semicolons or tabs, and column names in any case.
+"""Tables beside scans, with commas, semicolons or tabs (or as a first line sep=; says), and column names in any case.
 
 labels.csv      image_id,slice,label    labels of slices from inferior (0) to superior; without slice, of every slice
 patients.csv    case,patient
 """
 
 import csv
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from coinseg.data.readers.limits import MAX_TABLE
 from coinseg.errors import UserError
 
-from .shared import few, is_value, visible
+from .shared import composed, few, visible
 
 CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
 PATIENT = ("patient", "patient_id", "subject")  # names of the column of patients
-LABEL = ("label", "class_label", "abnormal", "y", "target")  # names of the column of image labels
-_LABELS = {"0": 0, "0.0": 0, "normal": 0, "false": 0, "1": 1, "1.0": 1, "abnormal": 1, "true": 1, "": None}
+LABEL = ("label", "class_label", "abnormal", "target", "y")  # names of the column of image labels; y may also be a place
+_LABELS = {"0": 0, "normal": 0, "false": 0, "1": 1, "abnormal": 1, "true": 1, "": None}
+_SEPARATOR = re.compile(r"""\s*"?sep=([,;\t|])"?[,;\t|]*\s*""", re.IGNORECASE)  # the line with which Excel says it
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
         if path.stat().st_size > MAX_TABLE:
             raise OSError(f"it has {path.stat().st_size} bytes, more than {MAX_TABLE}")
         with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = max(",;\t", key=file.readline().count)
-            file.seek(0)
-            return list(islice(csv.reader(file, delimiter=delimiter), limit))
+            first = file.readline()
+            said = _SEPARATOR.fullmatch(first)
+            first = file.readline() if said else first
+            rows = csv.reader(chain([first], file), delimiter=said[1] if said else max(",;\t", key=first.count))
+            return [[composed(cell) for cell in row] for row in islice(rows, limit)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error
 
@@ -91,9 +95,23 @@ def columns_in(folder: Path) -> str:
 
 def label_in(cell: str, path: Path, number: int) -> int | None:
     """Return the image label in a cell: 0, 1, or None for an empty one; `UserError` for anything else."""
-    if cell.lower() not in _LABELS:
+    text = cell.lower() if (whole := whole_number(cell)) is None else str(whole)
+    if text not in _LABELS:
         raise row_error(path, number, f"has the label {cell!r}", "0, 1, normal, abnormal or nothing")
-    return _LABELS[cell.lower()]
+    return _LABELS[text]
+
+
+def whole_number(cell: str) -> int | None:
+    """Return the whole number in a cell, also as 2.0 or with the comma of a German Excel; None for anything else."""
+    match = re.fullmatch(r"(\d{1,6})([.,]0+)?", cell, re.ASCII)
+    return int(match[1]) if match else None
+
+
+def label_source(table: Path) -> str:
+    """Say which column labels are read from, and name others that might have been meant, for `Cohort.label_source`."""
+    header = header_of(table)
+    first, *others = [name for name in LABEL if name in header]
+    return f"image labels from {table.name}, column {first}" + (f" (not {few(others)})" if others else "")
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
@@ -108,9 +126,9 @@ def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
         case, label = row[_column(path, list(row), keys)], label_in(row[_column(path, list(row), LABEL)], path, number)
         if not case:
             raise row_error(path, number, "names no case", "a case in every row")
-        if "slice" in row and not is_value(row["slice"]):
+        index = whole_number(row["slice"]) if "slice" in row else None
+        if "slice" in row and index is None:
             raise row_error(path, number, f"has slice {row['slice']!r}", "a slice index from 0")
-        index = int(row["slice"]) if "slice" in row else None
         if label is not None and labels[case].setdefault(index, label) != label:
             raise row_error(path, number, "contradicts an earlier row", "one label per slice")
     return {c: Given(given.get(None), {z: y for z, y in given.items() if z is not None}) for c, given in labels.items()}

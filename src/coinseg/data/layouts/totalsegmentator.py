@@ -15,8 +15,8 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
-from .shared import few, folders_in, nearest, organ_root, safe_id, stem_of, visible
-from .tables import Given, labels_by_case, read_table
+from .shared import composed, few, folders_in, nearest, organ_root, safe_id, stem_of, visible
+from .tables import Given, label_source, labels_by_case, read_table
 
 
 def fits_scans(root: Path) -> bool:
@@ -33,7 +33,7 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
     _require_classes(settings.organ, organs, "organ")
     _require_classes(settings.lesion, lesions, "lesion")
     labels = labels_by_case(root / "labels.csv")
-    if unknown := sorted(set(labels) - {folder.name for folder in folders_in(root)}):
+    if unknown := sorted(set(labels) - {composed(folder.name) for folder in folders_in(root)}):
         problems.append(f"labels.csv labels slices of {few(unknown)}: there is no such scan")
     cases = []
     for folder in folders:
@@ -45,12 +45,12 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
             problems.append(f"{name}: skipped, no mask of {', '.join(c for c in settings.organ if c not in organ)}")
         else:
             lesion = _masks(lesions[name], settings.lesion)
-            given = labels.get(name, Given())
+            given = labels.get(composed(name), Given())
             if settings.lesion and not lesion and given == Given():
                 problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
             masks = tuple(organ.values()), tuple(lesion.values())
             cases.append(Case(safe_id(name), name, scan, True, given.label, given.slices, *masks))
-    source = "image labels from labels.csv, column label" if labels else "no image labels in the data"
+    source = label_source(root / "labels.csv") if labels else "no image labels in the data"
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
 
 
@@ -65,11 +65,11 @@ def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
         what = "has no columns image_id and study_type" if meta.is_file() else "is missing"
         return folders, [f"meta.csv {what}: scans of every study type are kept"]
     types = {row["image_id"]: row["study_type"] for _, row in rows}
-    kept = [f for f in folders if study_type.lower() in types.get(f.name, "").lower()]
+    kept = [f for f in folders if study_type.lower() in types.get(composed(f.name), "").lower()]
     if folders and not kept:
         got = f"no scan in {root} has a study_type with {study_type!r} ({few(sorted(set(types.values())))})"
         raise UserError(got, "a word that occurs in meta.csv", 'set data.study_type; "" keeps every scan')
-    problems = [f"{f.name}: skipped, not listed in meta.csv" for f in folders if f.name not in types]
+    problems = [f"{f.name}: skipped, not listed in meta.csv" for f in folders if composed(f.name) not in types]
     if others := len(folders) - len(kept) - len(problems):
         problems.append(f"{others} scans skipped: their study_type in meta.csv lacks {study_type!r}")
     return kept, problems

@@ -6,7 +6,7 @@ The orientation tag of a camera is not applied, so an image and its mask stay on
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,13 @@ def image_size(path: Path) -> tuple[int, int]:
                 return page.imagelength, page.imagewidth
         with Image.open(path, formats=_DECODERS) as image:
             return image.height, image.width
+
+
+def has_more_frames(path: Path) -> bool:
+    """Return whether an image has frames behind the first, which alone is read; a TIFF of several pages is refused, so False."""
+    with suppress(UserError), _reading(path), Image.open(path, formats=_DECODERS) as image:
+        return path.suffix.lower() not in _TIFF and getattr(image, "n_frames", 1) > 1
+    return False  # it cannot be read, which is said when it is
 
 
 @contextmanager

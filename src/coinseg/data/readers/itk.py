@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from coinseg.errors import UserError
 
 from .geometry import TO_RAS, Geometry, geometry_in_mm
-from .itk_header import WHAT, check_header, check_voxels
+from .itk_header import WHAT, check_header, check_voxels, millimetres
 from .limits import DEFLATE_LIMIT
 from .voxels import Opened, broken, invertible, narrow, require_plausible, require_three
 
@@ -57,6 +57,7 @@ def _geometry(path: Path, reader: sitk.ImageFileReader) -> Geometry:
     affine[:3, 3] = reader.GetOrigin()[:3]
     if not invertible(affine):
         raise _broken(path, "its axes have no inverse")
+    affine[:3] *= millimetres(path)
     return geometry_in_mm(TO_RAS @ affine, shape)
 
 

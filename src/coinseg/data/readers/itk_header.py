@@ -15,12 +15,20 @@ _LINE = 2000  # characters in a line of a MetaImage header
 _FIELD, _PAIR = 500, 2**14  # characters in a line of a NRRD header: of a field, and of a key := value (notes of programs)
 _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_UNITS = {"m": 1000.0, "cm": 10.0, "um": 0.001, "\N{MICRO SIGN}m": 0.001, "microns": 0.001}
 WHAT = "NRRD or MetaImage file"
 
 
 def check_header(path: Path) -> None:
     """Raise `UserError` unless ITK can read the header of a .nrrd, .mha or .mhd safely."""
     (_check_nrrd if path.suffix.lower() == ".nrrd" else _check_meta)(path, _start(path))
+
+
+def millimetres(path: Path) -> float:
+    """Return the millimetres in the unit that a .nrrd gives all its axes, which ITK does not look at; 1 where it gives none."""
+    found = re.search(rb"(?im)^space units: *([^\r\n]*)", _start(path)) if path.suffix.lower() == ".nrrd" else None
+    units = set(re.findall(r'"\s*([^"]*?)\s*"', found[1].decode("utf-8", "replace"))) if found else set()
+    return _UNITS.get(units.pop(), 1.0) if len(units) == 1 else 1.0
 
 
 def _start(path: Path) -> bytes:

@@ -94,6 +94,18 @@ def _geometry(path: Path, header: nib.Nifti1Header) -> Geometry:
     return Geometry(affine, shape, header.binaryblock)
 
 
+def _drain(stream: BufferedIOBase) -> None:
+    """Read to the end of the stream, where its checksum is; what lies behind a gzip stream is left alone, as by other tools."""
+    behind = 0
+    try:
+        while more := len(stream.read(_DRAIN)):
+            if (behind := behind + more) > MAX_BEHIND:
+                raise ValueError(f"it has more than {MAX_BEHIND} bytes behind its last voxel")
+    except gzip.BadGzipFile as error:
+        if not str(error).startswith("Not a gzipped file"):  # the start of what would be another stream
+            raise
+
+
 def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
     """Read the voxels before scaling, and the gzip stream to its end, where its checksum is."""
     try:
@@ -105,10 +117,7 @@ def _raw(path: Path, header: nib.Nifti1Header, shape: tuple[int, ...]) -> np.nda
                 part = whole[start : start + _DRAIN]
                 if stream.readinto(part.data) < len(part):
                     raise EOFError("it ends before its last voxel")
-            behind = 0
-            while more := len(stream.read(_DRAIN)):
-                if (behind := behind + more) > MAX_BEHIND:
-                    raise ValueError(f"it has more than {MAX_BEHIND} bytes behind its last voxel")
+            _drain(stream)
         return whole.view(header.get_data_dtype()).reshape(shape, order="F")
     except (*_BROKEN, MemoryError) as error:
         raise broken(path, error or type(error).__name__, _WHAT) from error

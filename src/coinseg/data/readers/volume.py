@@ -5,7 +5,7 @@ patient's right. Nothing is resampled: an oblique volume is turned to its closes
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +101,9 @@ def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
         grid: its grid.
         like: the grid of the scan.
     """
+    if (unit := grid.millimetres / like.millimetres) != 1:  # Or the unit of one is wrong: the affines say which it is.
+        scaled = replace(grid, affine=np.diag((unit, unit, unit, 1.0)) @ grid.affine)
+        grid = min(grid, scaled, key=lambda one: np.linalg.norm(one.affine[:3, :3] - like.affine[:3, :3]))
     if grid.shape[:3] == like.shape[:3] and same_place(corners_apart(grid.affine, like.affine, grid.shape[:3]), grid, like):
         grid = like  # At exactly 45 degrees rounding would decide which axes are closest.
     if grid.canonical_shape != like.canonical_shape:

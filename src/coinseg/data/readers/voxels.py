@@ -82,7 +82,8 @@ def muted(logger: logging.Logger) -> Iterator[None]:
 
 def invertible(affine: np.ndarray) -> bool:
     """Return whether an affine (4, 4) can be turned to its closest axes and back."""
-    flat = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+    unit = np.abs(affine[:3, :3]).max()  # of the axes, which may be in metres
+    flat = not np.isfinite(affine).all() or unit < 1e-9 or abs(np.linalg.det(affine[:3, :3] / unit)) < 1e-12
     return not flat and bool(np.isfinite(io_orientation(affine)).all())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from coinseg.errors import UserError
+from coinseg.types import Case
 
 from .intensity import Window
 from .split import TRAINING, split
 from .store import SliceStore
+from .twins import Twins, joined, look_of, pixels_of
 
 LEAST_SIDE = 8  # pixels along the side of an image
 
@@ -47,7 +50,10 @@ class Dataset(SliceStore):
         self.organs = np.ones_like(self.images, np.uint8) if organs is None else _binary(organs, "organs", self.images.shape)
         case = np.array([f"image{i:06d}" for i in range(count)])
         people = case if patients is None else np.array(list(map(str, patients)))
-        sides = _sides(people, label, held_out, seed)
+        twins = Twins()
+        for name, patient, y, image in zip(case.tolist(), people.tolist(), label.tolist(), self.images, strict=False):
+            twins.add(Case(name, patient, Path(name), False, y), pixels_of(image[None]), look_of(image), {})
+        sides = _sides(people, label, held_out, seed, [twins.copies.get(name, name) for name in case.tolist()])
         constants = {"slice": 0, "region": -1, "weak": 0, "lesion_px": -1, "top": 0.0, "left": 0.0}
         self.index = {name: np.full(count, value) for name, value in constants.items()} | {
             "case": case, "patient": people, "series": case, "label": label, "truth": 1 - label, "split": sides,
@@ -60,8 +66,8 @@ class Dataset(SliceStore):
         self.window, self.drawn = Window(0.0, 1.0), {}
         self.meta = {
             "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
-            "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False, "problems": [],
-            "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
+            "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False,
+            "problems": twins.said(), "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
         }  # fmt: skip
 
     def truth(self) -> np.ndarray:
@@ -74,15 +80,16 @@ def _require(holds: bool | np.bool_, got: str, required: str, do: str) -> None:
         raise UserError(got, required, do)
 
 
-def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int) -> np.ndarray:
-    """Return the side of every image, by patient."""
+def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int, pixels: Sequence[str]) -> np.ndarray:
+    """Return the side of every image, by patient; patients who share `pixels` are one."""
     one_each = f"{len(label)}, one of each image"
     _require(len(patients) == len(label), f"{len(patients)} patients", one_each, "name the patient of every image, or give none")
     _require(0 < held_out < 1, f"held_out is {held_out:g}", "above 0 and below 1", "give 0.2")
     _require(len(np.unique(label)) == 2, f"images labelled {label[0]} only", "both 0 and 1", "add images of the other class")
     _require(len(np.unique(patients)) > 1, "images of one patient", "at least 2, one is held out", "add patients")
-    side = split(patients.tolist(), label, held_out, seed)
-    sides = np.array([side[name] for name in patients.tolist()])
+    names = joined(patients.tolist(), pixels)
+    side = split(names, label, held_out, seed)
+    sides = np.array([side[name] for name in names])
     both = len(np.unique(label[sides == TRAINING])) == 2
     _require(both, "images of one class to train on", "both classes", "add patients, or change held_out or seed")
     return sides

@@ -14,12 +14,14 @@ import numpy as np
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.readers.axes import turned
+from coinseg.data.readers.image import has_more_frames
 from coinseg.runtime.process_group import cores
 from coinseg.types import Case
 
 from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
+from .twins import look_of, pixels_of
 
 MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
 T = TypeVar("T")
@@ -52,6 +54,9 @@ class Prepared:
 
     case: Case
     histogram: np.ndarray | None  # of its foreground, in HU; None for percentiles
+    pixels: str | None = None  # their hash, see `twins.pixels_of`
+    look: np.ndarray | None = None  # of the image, or of the slice in the middle of a scan, see `twins.look_of`
+    several_frames: bool = False  # whether its image has frames behind the first
     problems: list[str] = field(default_factory=list)
     beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
     rows: list[dict[str, object]] = field(default_factory=list)  # of the index, one for every slice that is used
@@ -65,6 +70,8 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
     result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
+    result.pixels, result.look = pixels_of(loaded.scan), look_of(loaded.scan[len(loaded.scan) // 2])
+    result.several_frames = not case.volume and has_more_frames(case.image)
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from coinseg.config.schema import DataSettings, Settings
 from coinseg.errors import UserError
 from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Cohort
+
+from .twins import joined
 
 TRAINING, VALIDATION, LEFT_OUT = 0, 1, 2
 Row = Mapping[str, Any]  # a row of the index, see `store.py`
@@ -42,9 +45,13 @@ def split(
     return {name: VALIDATION if name in chosen else TRAINING for name in names}
 
 
-def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
-    """Return the side of every row, (rows,), as `data.split_by` says: by patient, or the last slices of every scan."""
-    patients = [str(row["patient"]) for row in rows]
+def split_rows(rows: Sequence[Row], settings: Settings, copies: Mapping[str, str] = MappingProxyType({})) -> np.ndarray:
+    """Return the side of every row, (rows,), as `data.split_by` says: by patient, or the last slices of every scan.
+
+    `copies` are cases with the pixels of another, and that one (`Twins.copies`): both are on one side.
+    """
+    patients, first = [str(row["patient"]) for row in rows], [copies.get(row["case"], row["case"]) for row in rows]
+    patients = joined(patients, first) if copies else patients
     if settings.data.split_by == "patient":
         area = lesion_area(rows) if settings.data.stratify == "lesion_area" else None
         side = split(patients, np.array([row["label"] for row in rows]), settings.data.validation, settings.seed, area)
@@ -56,7 +63,12 @@ def split_rows(rows: Sequence[Row], settings: Settings) -> np.ndarray:
         # A block at the end, not single slices: neighbours are nearly copies of each other.
         ordered = sorted(indices.tolist(), key=lambda i: rows[i]["slice"])
         sides[ordered[len(ordered) - max(1, round(settings.data.validation * len(ordered))) :]] = VALIDATION
-    return sides
+    if not copies:
+        return sides
+    places = [row["slice"] if row["series"] == row["case"] else 0 for row in rows]  # an image of a scan is one slice
+    keys = list(zip(first, [row["region"] for row in rows], places, strict=True))
+    leading = dict(zip(reversed(keys), reversed(sides.tolist()), strict=True))
+    return np.array([leading[key] for key in keys])
 
 
 def _scans(rows: Sequence[Row]) -> np.ndarray:

@@ -159,7 +159,7 @@ def prepare(
             unused += [] if result.rows else [case.id]
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
-        problems += writer.unseen()
+        problems += writer.said()
         require_usable(writer.rows, problems, settings)
         writer.finish(
             key=key, layout=cohort.layout, problems=problems,

@@ -10,6 +10,7 @@ import numpy as np
 
 from coinseg.config.renamed import hashed
 from coinseg.config.schema import Settings
+from coinseg.data.layouts.unread import frames_line
 from coinseg.runtime.files import write_json
 
 from . import intensity
@@ -17,7 +18,9 @@ from .case import stored_type
 from .index import write_index
 from .prepare import Prepared
 from .split import LEFT_OUT, TRAINING, require_both_classes, require_two_sides, split_rows
+from .twins import Twins
 
+_PLACE = ("region", "top", "left", "height", "width")
 FORMAT = 5  # of the files of a store; part of every key
 
 
@@ -36,12 +39,19 @@ class StoreWriter:
         self.rows: list[dict[str, object]] = []
         self.left_out: list[bool] = []
         self.beyond: Counter[str] = Counter()
+        self.twins, self.several_frames = Twins(), list[str]()
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
         self.contents = hashlib.sha256(json.dumps([FORMAT, hashed(settings.data)]).encode())
 
     def add(self, case: Prepared) -> None:
-        """Append the slices of a case."""
+        """Append the slices of a case; `UserError` where it contradicts one with the same pixels."""
+        one = case.case
+        if case.rows or one.label is not None:
+            known = [row for row in case.rows if not row["weak"]]
+            labels = {(r["slice"] if one.volume else 0, *(r[name] for name in _PLACE)): r["label"] for r in known}
+            self.twins.add(one, case.pixels, case.look, labels)
+        self.several_frames += [one.image.name] if case.several_frames else []
         if case.histogram is not None:
             self.histograms[case.case.patient] = self.histograms.get(case.case.patient, 0) + case.histogram
         self.beyond += case.beyond
@@ -54,15 +64,16 @@ class StoreWriter:
             with (self.folder / f"{name}.bin").open("ab") as file:
                 file.writelines(contents)
 
-    def unseen(self) -> list[str]:
-        """Return problem lines about scans and lesions that reach beyond the millimetres a slice shows."""
+    def said(self) -> list[str]:
+        """Return problem lines about what no slice shows, scans and lesions beyond its millimetres too, and about twins."""
         side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
         lines = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
-        return lines + ([f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else [])
+        lines += [f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else []
+        return lines + frames_line(self.several_frames) + self.twins.said()
 
     def finish(self, **facts: object) -> None:
         """Split and scale what was added; write index.csv and store.json, which also gets `facts`."""
-        sides = split_rows(self.rows, self.settings)
+        sides = split_rows(self.rows, self.settings, self.twins.copies)
         small = (sides == TRAINING) & np.array(self.left_out)
         sides[small] = LEFT_OUT
         require_two_sides(sides, self.settings.data)

@@ -1,0 +1,62 @@
+"""What lies in a data set and is not read is said in one line: files of other endings, and folders and images nobody names."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from coinseg.data.readers.image import has_more_frames, is_image
+from coinseg.data.readers.paths import is_dicom, voxel_file
+from coinseg.types import Case
+
+from .shared import few, files_in, is_readable, place_of, visible
+
+_DOCUMENTS = (
+    ".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".xml", ".html", ".pdf", ".log",
+    ".py", ".ipynb", ".sh", ".md5", ".sha256", ".db", ".ini", ".lnk",
+)  # fmt: skip
+"""Endings of tables, texts and programs: nobody expects pixels of them."""
+
+
+def paths_of(cases: Iterable[Case]) -> set[Path]:
+    """Return the files and folders that cases name, masks included."""
+    return {path for case in cases for path in (case.image, *(mask.path for mask in (*case.organ, *case.lesion)))}
+
+
+def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:
+    """Return the line about the `others`, which no reader takes; none where they are documents, or voxels of a .mhd of `read`."""
+    voxels = {voxel_file(path) for path in read if path.suffix.lower() == ".mhd" and path.is_file()}
+    left = [path for path in others if path not in voxels and not path.name.lower().endswith(_DOCUMENTS)]
+    endings = Counter(path.suffix.lower() or "DICOM" for path in left if path.suffix or is_dicom(path))
+    listed = few(f"{count} x {ending}" for ending, count in sorted(endings.items()))
+    return [f"{endings.total()} files not read, for their ending: {listed}"] if endings else []
+
+
+def folders_left(root: Path, covered: Collection[Path]) -> list[str]:
+    """Return the line about folders below `root` that hold images or volumes and lie in none of those that are `covered`."""
+    left = Counter(path if path.is_dir() else path.parent for path in files_in(root) if {path, *path.parents}.isdisjoint(covered))
+    names = (f"{place_of(f, root).as_posix() if f != root else root.name} ({count})" for f, count in sorted(left.items()))
+    do = "data.normal and data.abnormal name those that are"
+    return [f"folders not read: {few(names)}, with {left.total()} images or volumes; {do}"] if left else []
+
+
+def beside(files: Iterable[Path], read: Collection[Path]) -> list[Path]:
+    """Return the files beside `files`, not in folders, that are not `read`."""
+    near = (path for folder in sorted({file.parent for file in files}) for path in visible(folder))
+    return [path for path in near if path not in read and path.is_file()]
+
+
+def not_named(cases: Collection[Case], table: Path, masks: Collection[Path]) -> list[str]:
+    """Return the line about images and volumes beside those of a table that no row of it names; `masks` are folders of masks."""
+    near = beside((case.image for case in cases), paths_of(cases))
+    left = [path.name for path in near if is_readable(path) and set(path.parents).isdisjoint(masks)]
+    return [f"{len(left)} images or volumes not read, no row of {table.name} names them: {few(left, 3)}"] if left else []
+
+
+def later_frames(images: Iterable[Path]) -> list[str]:
+    """Return the line about images of several frames, of which the first is read."""
+    return frames_line([path.name for path in images if is_image(path) and has_more_frames(path)])
+
+
+def frames_line(several: Sequence[str]) -> list[str]:
+    """Return that line for the names of such images."""
+    return [f"in {len(several)} images only the first of several frames is read: {few(several, 3)}"] if several else []

@@ -1,0 +1,106 @@
+"""Pictures that are there twice: the same pixels stay on one side of the split, and near copies are named.
+
+Public data sets have such twins (BUSI, RadImageNet). What is one grey value everywhere is nobody's twin.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from coinseg.errors import UserError
+from coinseg.types import Case
+
+SIDE = 16  # cells along the side of the small picture that a look is taken of
+ALIKE = 0.96  # looks with this cosine count as near copies: JPEG of quality 90, another brightness, contrast or size
+MOST = 20_000  # looks that are compared, each with all others, so twice as many take four times as long
+_BLOCK = 1024
+
+
+def pixels_of(scan: np.ndarray) -> str | None:
+    """Return a hash of the values of a scan (slices, H, W), whatever its file; None where all are the same."""
+    if scan.min() == scan.max():
+        return None
+    digest = hashlib.blake2b(repr(scan.shape).encode(), digest_size=16)
+    for plane in scan:
+        digest.update(plane.tobytes())
+    return digest.hexdigest()
+
+
+def look_of(image: np.ndarray) -> np.ndarray | None:
+    """Return what an image (H, W) looks like from afar: differences between neighbouring cells of SIDE x SIDE, a unit vector.
+
+    Of the differences the signed root, so that no single edge decides; None where there are none.
+    """
+    small = np.asarray(Image.fromarray(image.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX))
+    steps = np.concatenate([np.diff(small, axis=axis).ravel() for axis in (0, 1)])
+    look = np.sign(steps) * np.sqrt(np.abs(steps))
+    norm = np.linalg.norm(look)
+    return look / norm if norm else None
+
+
+def near_copies(looks: np.ndarray, patients: np.ndarray) -> list[tuple[int, int]]:
+    """Return the index of every picture that looks like an earlier one of another patient, and the index of that one.
+
+    Args:
+        looks: unit vectors (n, features); the first `MOST` are compared.
+        patients: numbers of patients, (n,).
+    """
+    found = []
+    for start in range(0, min(len(looks), MOST), _BLOCK):
+        end = min(start + _BLOCK, MOST)
+        alike = looks[start:end] @ looks[:end].T >= ALIKE
+        alike &= patients[start:end, None] != patients[None, :end]
+        alike = np.tril(alike, start - 1)
+        found += [(int(start + row), int(alike[row].argmax())) for row in np.flatnonzero(alike.any(1))]
+    return found
+
+
+class Twins:
+    """The cases of a store by their pixels: `copies` has the first case with the same pixels of every later one, by id."""
+
+    def __init__(self) -> None:
+        self.copies: dict[str, str] = {}
+        self._first: dict[str, tuple[Case, Mapping[Any, Any]]] = {}
+        self._looks: list[tuple[Case, np.ndarray]] = []
+
+    def add(self, case: Case, pixels: str | None, look: np.ndarray | None, labels: Mapping[Any, Any]) -> None:
+        """Add a case with its labels by slice; `UserError` where the same pixels have another label."""
+        first, known = self._first.setdefault(pixels, (case, labels)) if pixels else (case, labels)
+        if first is not case:
+            self.copies[case.id] = first.id
+            given = first.label != case.label and None not in (first.label, case.label)
+            if given or any(known.get(place, label) != label for place, label in labels.items()):
+                got = f"{first.image} and {case.image} have the same pixels and contradict each other: normal and abnormal"
+                raise UserError(got, "one label for the same pixels", "correct one, or leave both out")
+        elif look is not None:
+            self._looks.append((case, look))
+
+    def said(self) -> list[str]:
+        """Return problem lines about cases with the same pixels, and about those that look nearly so."""
+        lines = []
+        if self.copies:
+            copy, first = next(iter(self.copies.items()))
+            what = f"cases with the pixels of another: {len(self.copies)} (such as {first} and {copy})"
+            lines.append(f"{what}; they are kept on one side of the split")
+        cases = [case for case, _ in self._looks]
+        people = np.unique([case.patient for case in cases], return_inverse=True)[1]
+        if pairs := near_copies(np.array([look for _, look in self._looks]), people) if cases else []:
+            one, other = (cases[i].id for i in reversed(pairs[0]))
+            what = f"cases that look nearly like one of another patient: {len(pairs)} (such as {one} and {other})"
+            lines.append(f"{what}; name one patient for both where they are copies, or one is trained on and the other held out")
+        return lines
+
+
+def joined(patients: Sequence[str], pixels: Sequence[str]) -> list[str]:
+    """Return the patients, where those that share pixels have one name, the first of theirs; both of every slice, n each."""
+    names, who = np.unique(patients, return_inverse=True)
+    what = np.unique(pixels, return_inverse=True)[1] + len(names)
+    shared = coo_array((np.ones(len(who)), (who, what)), shape=(what.max() + 1,) * 2)
+    part = connected_components(shared, directed=False)[1][: len(names)]
+    first = np.unique(part, return_index=True)[1]  # parts are numbered from 0, names sorted
+    return list(names[first[part]][who].tolist())
