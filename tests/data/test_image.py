@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from coinseg.data.readers.image import image_size, read_image, read_image_mask, write_image_mask
+from coinseg.data.readers.image import image_size, read_image, write_image_mask
+from coinseg.data.readers.image_mask import read_image_mask
 from coinseg.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 48), dtype=np.uint8)

@@ -1,12 +1,13 @@
 """Read plain images (PNG, JPEG, TIFF and BMP) as one grey channel in the units of the file, and write masks as PNG.
 
-The orientation tag of a camera is not applied, so an image and its mask stay on one grid.
+Images are read as every viewer shows them: the orientation tag of a camera (EXIF and TIFF 274) is applied, to masks likewise.
+Masks are read by `image_mask`.
 """
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from .limits import MAX_PIXELS
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 _TIFF = (".tif", ".tiff")
+_ORIENTATION = 274  # the tag in EXIF and in TIFF; its values 1 to 8 are those of TIFF 6.0, section 8
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by content, not by name, and some other decoders start programs
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserError` tells what is wrong
 
@@ -36,24 +38,12 @@ def read_image(path: Path) -> Slice:
 
     `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
-    with _reading(path):
-        grey = _grey(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))
+    with reading(path):
+        pixels = read_tiff(path) if is_tiff(path) else None
+        grey = _grey(_read_pillow(path) if pixels is None else pixels)
     if not np.isfinite(grey).all():
         raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
     return grey
-
-
-def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = ()) -> SliceMask:
-    """Read a mask as bool (H, W).
-
-    Args:
-        path: an image.
-        shape: (H, W) of the image the mask belongs to; another shape is a `UserError`.
-        values: grey levels that count as inside; empty means more than half of the brightest, for 0/1, 0/255 and soft edges.
-    """
-    grey = read_image(path)
-    require_size(path, (grey.shape[0], grey.shape[1]), shape)
-    return np.isin(grey, values) if values else grey > max(float(grey.max()), 0.0) / 2
 
 
 def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
@@ -77,18 +67,60 @@ def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> 
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) from the header alone; `UserError` when that cannot be read."""
-    with _reading(path):
-        if path.suffix.lower() in _TIFF:
+    """Return (H, W), as the image is shown, from the header alone; `UserError` when that cannot be read."""
+    rows, columns, code = _header(path)
+    return (rows, columns) if code < 5 else (columns, rows)
+
+
+def is_turned(path: Path) -> bool:
+    """Return whether an orientation tag turns or mirrors the image; `UserError` as in `image_size`."""
+    return _header(path)[2] != 1
+
+
+def _header(path: Path) -> tuple[int, int, int]:
+    """Read the rows and columns as stored, and the orientation."""
+    with reading(path):
+        if is_tiff(path):
             with tifffile.TiffFile(path) as file:
                 page = _only_page(path, file)
-                return page.imagelength, page.imagewidth
+                return page.imagelength, page.imagewidth, _code_of(page)
         with Image.open(path, formats=_DECODERS) as image:
-            return image.height, image.width
+            return image.height, image.width, orientation(image)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the orientation, 1 to 8, that has yet to be applied to an opened image; 1 where the tag is missing or broken."""
+    if image.format == "TIFF":  # Pillow applies it itself
+        return 1
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1  # looking behind the pixels would decode them
+    with suppress(Exception):  # what is wrong with its notes does not make a photograph unreadable
+        return _valid(image.getexif().get(_ORIENTATION))
+    return 1
+
+
+def _code_of(page: tifffile.TiffPage) -> int:
+    return _valid(tag.value if (tag := page.tags.get(_ORIENTATION)) else 1)
+
+
+def _valid(code: object) -> int:
+    return code if isinstance(code, int) and 1 <= code <= 8 else 1
+
+
+def shown(pixels: np.ndarray, code: int) -> np.ndarray:
+    """Return pixels (H, W, ...) as stored turned to how they are shown; for codes from 5 on (W, H, ...)."""
+    pixels = pixels.swapaxes(0, 1) if code > 4 else pixels
+    pixels = pixels[::-1] if code in (3, 4, 7, 8) else pixels
+    return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
+
+
+def is_tiff(path: Path) -> bool:
+    """Return whether the name is that of a TIFF."""
+    return path.suffix.lower() in _TIFF
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into a `UserError`."""
     if not path.is_file():
         raise UserError(f"{path} is missing or no file", "an image file", "correct the path")
@@ -105,30 +137,44 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(got, "an intact grey or colour image", "save it again or leave it out") from error
 
 
-def _read_pillow(path: Path) -> np.ndarray:
-    """Read pixels (H, W) or (H, W, 3) with Pillow."""
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image with Pillow; `ValueError` where it claims too many pixels."""
     with Image.open(path, formats=_DECODERS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"its header claims {image.width} x {image.height} pixels")
-        depths = [str(tile.args) for tile in image.tile if ";16" in str(tile.args)]
-        if depths and not image.mode.startswith("I"):
-            return _read_deep_colour(path, depths[0])
+        yield image
+
+
+def _read_pillow(path: Path) -> np.ndarray:
+    """Read pixels (H, W) or (H, W, 3) with Pillow."""
+    with opened(path) as image:
+        code = orientation(image)
+        if (deep := deep_colour(path, image)) is not None:
+            return shown(deep[..., :3], code)
         if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
-            return np.asarray(image)
+            return shown(np.asarray(image), code)
         if image.mode in ("1", "LA", "La"):
-            return np.asarray(image.convert("LA" if image.mode != "1" else "L")).reshape(*image.size[::-1], -1)[..., 0]
-        return np.asarray(image.convert("RGBA"))[..., :3]  # through RGBA transparent pixels keep their colour
+            grey = np.asarray(image.convert("LA" if image.mode != "1" else "L"))
+            return shown(grey.reshape(*grey.shape[:2], -1)[..., 0], code)
+        return shown(np.asarray(image.convert("RGBA"))[..., :3], code)  # through RGBA transparent pixels keep their colour
 
 
-def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
-    """Read a 16-bit colour PNG as uint16 (H, W, 3); Pillow keeps 8 bits of a sample, so the two bytes are read in turn."""
-    if rawmode not in ("RGB;16B", "RGBA;16B"):
+def deep_colour(path: Path, opened_image: Image.Image) -> np.ndarray | None:
+    """Read a 16-bit colour PNG as uint16 (H, W, 3 or 4), not turned, None for any other image.
+
+    Pillow keeps 8 bits of a sample, so the two bytes are read in turn.
+    """
+    depths = [str(tile.args) for tile in opened_image.tile if ";16" in str(tile.args)]
+    if not depths or opened_image.mode.startswith("I"):
+        return None
+    if depths[0] not in ("RGB;16B", "RGBA;16B"):
         raise ValueError("16-bit grey with alpha; save it without alpha")
     halves = []
     for order in ("16B", "16L"):  # Read as little-endian, the low byte of a sample is the one that is kept.
         with Image.open(path, formats=_DECODERS) as image:
-            image.tile = [tile._replace(args=rawmode.replace("16B", order)) for tile in image.tile]
-            halves.append(np.asarray(image)[..., :3].astype(np.uint16))
+            image.tile = [tile._replace(args=depths[0].replace("16B", order)) for tile in image.tile]
+            halves.append(np.asarray(image).astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]
 
 
@@ -145,21 +191,28 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     return page
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, also float."""
+def read_tiff(path: Path, stored: bool = False) -> np.ndarray | None:
+    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, also float; None where only Pillow decodes it.
+
+    Args:
+        path: the file.
+        stored: read single bits, and values of which 0 is white, as they are stored; they are left to Pillow otherwise.
+    """
     with tifffile.TiffFile(path) as file:
         page = _only_page(path, file)
-        if page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB) and page.bitspersample > 1:
+        plain = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB) and page.bitspersample > 1
+        white = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        if plain or (stored and (white or page.photometric == tifffile.PHOTOMETRIC.MINISBLACK)):
             try:
                 pixels = page.asarray()
-                return np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels
+                return shown(np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels, _code_of(page))
             except ValueError as error:
                 if "imagecodecs" not in str(error):  # without it tifffile decodes few compressions; Pillow decodes the others
                     raise
-        if page.bitspersample > 8 and (page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE):
+        if page.bitspersample > 8 and (page.samplesperpixel > 1 or white):
             kind = tifffile.PHOTOMETRIC(page.photometric).name
             raise ValueError(f"{page.bitspersample}-bit {kind} with this compression; save it uncompressed")
-    return _read_pillow(path)
+    return None
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:

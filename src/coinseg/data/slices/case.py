@@ -9,7 +9,8 @@ import numpy as np
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.axes import reordered, turned
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import read_image, read_image_mask
+from coinseg.data.readers.image import read_image
+from coinseg.data.readers.image_mask import read_image_mask
 from coinseg.data.readers.volume import read_mask, read_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
