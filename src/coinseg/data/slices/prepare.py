@@ -20,6 +20,7 @@ from coinseg.types import Case
 from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
+from .plausible import notes_on
 
 MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Prepared:
     case: Case
     histogram: np.ndarray | None  # of its foreground, in HU; None for percentiles
     problems: list[str] = field(default_factory=list)
+    notes: frozenset[str] = frozenset()  # what its masks are like, see `plausible.notes_on`
     beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
     rows: list[dict[str, object]] = field(default_factory=list)  # of the index, one for every slice that is used
     left_out: list[bool] = field(default_factory=list)  # for every row, whether training must leave it out
@@ -65,6 +67,8 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
     result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
+    result.notes = notes_on(case, loaded.masks)
+    result.problems += [loaded.masks.problem] if loaded.masks and loaded.masks.problem else []
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:
