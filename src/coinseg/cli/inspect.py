@@ -83,13 +83,18 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
                     require_size(mask.path, image_size(mask.path), shape[1:])
         except UserError as error:
             problems.append(f"{case.id}: {error}")
-    return {
-        "looked_at": len(sample),
-        "slices": _range(shape[0] for shape in shapes),
-        "rows": _range(shape[1] for shape in shapes),
-        "columns": _range(shape[2] for shape in shapes),
-        "spacing_mm": {axis: _range(round(s[i], 4) for s in spacings) for i, axis in enumerate("zyx")} if spacings else None,
-    }, problems, looked_at, notes
+    return (
+        {
+            "looked_at": len(sample),
+            "slices": _range(shape[0] for shape in shapes),
+            "rows": _range(shape[1] for shape in shapes),
+            "columns": _range(shape[2] for shape in shapes),
+            "spacing_mm": {axis: _range(round(s[i], 4) for s in spacings) for i, axis in enumerate("zyx")} if spacings else None,
+        },
+        problems,
+        looked_at,
+        notes,
+    )
 
 
 def _labels(cases: Sequence[Case], level: str) -> dict[str, Any]:

@@ -180,7 +180,7 @@ def load(predictor: Predictor, path: Path, organ: Sequence[MaskSource] = ()) -> 
     if not volume:
         require_volumes(f"{path} is a plain image", data)
     loaded = load_case(case := Case(path.name, path.name, path, volume=volume, organ=tuple(organ)), with_lesion=False)
-    require_values([case], dict.fromkeys(notes_on(case, loaded.masks), [case.id]))
+    require_values([case], {note: [case.id] for note in notes_on(case, loaded.masks)})
     return loaded
 
 

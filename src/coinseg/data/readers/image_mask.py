@@ -156,7 +156,7 @@ def _inside(distance: np.ndarray, lossy: bool) -> SliceMask:
     if plain and not lossy:
         return distance > 0
     low, high = ndimage.minimum_filter(distance, 3, mode="constant"), ndimage.maximum_filter(distance, 3, mode="constant")
-    if not lossy and not _is_soft(distance, levels, (low < distance) & (distance < high)):
+    if not lossy and not _is_soft(distance, levels, (low < distance) & (distance < high), low == high):
         return distance > 0
     marked = distance > _NOISE * top
     flat, counts = np.unique(distance[marked & (low == high)], return_counts=True)
@@ -164,8 +164,16 @@ def _inside(distance: np.ndarray, lossy: bool) -> SliceMask:
     return distance > (plateaus[0] if len(plateaus) else top) / 2
 
 
-def _is_soft(distance: np.ndarray, levels: np.ndarray, between: np.ndarray) -> bool:
-    """Return whether most levels but the outer two lie only between lower and higher ones, as those of soft edges do."""
+def _is_soft(distance: np.ndarray, levels: np.ndarray, between: np.ndarray, flat: np.ndarray) -> bool:
+    """Return whether most levels but the outer two are those of soft edges and noise, not labels.
+
+    Args:
+        distance: from the ground, (H, W).
+        levels: those it has, ascending.
+        between: pixels with a lower and a higher neighbour, (H, W) bool; soft edges are such.
+        flat: pixels whose neighbours are like them, (H, W) bool; noise near the outer levels has none.
+    """
     of = np.searchsorted(levels, distance)
-    pixels, edges = np.bincount(of.ravel(), minlength=len(levels)), np.bincount(of[between], minlength=len(levels))
-    return bool((edges[1:-1] > pixels[1:-1] / 2).mean() > 0.5)
+    pixels, edges, even = (np.bincount(of[part].ravel(), minlength=len(levels))[1:-1] for part in (..., between, flat))
+    outer = np.minimum(levels, levels[-1] - levels)[1:-1] < _NOISE * levels[-1]
+    return bool(((edges > pixels / 2) | (outer & (even == 0))).mean() > 0.5)

@@ -25,7 +25,7 @@ from coinseg.data.readers.paths import parts_of
 from coinseg.data.readers.volume import peek_shape
 from coinseg.errors import UserError
 from coinseg.runtime.files import directory_written_aside, key_of, read_json
-from coinseg.types import Case, Cohort
+from coinseg.types import Cohort
 
 from . import intensity
 from .case import kind_of_intensity, require_there, said_of_intensity
