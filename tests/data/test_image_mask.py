@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from coinseg.data.readers.image import image_size, is_turned, read_image
-from coinseg.data.readers.image_mask import INVERTED, labels_of_image, read_image_mask, read_image_region
+from coinseg.data.readers.image_mask import INVERTED, labels_of_image, read_image_region
 from coinseg.errors import UserError
 
 SHAPE = (48, 44)
@@ -24,6 +24,11 @@ LESION[20:32, 10:22] = True
 LEFT, RIGHT = LESION & (np.indices(SHAPE)[1] < 14), LESION & (np.indices(SHAPE)[1] >= 18)
 MIDDLE = LESION & ~LEFT & ~RIGHT
 Make = Callable[[Path], object]
+
+
+def read_image_mask(path: Path, shape: tuple[int, int], values: tuple[int, ...] = ()) -> np.ndarray:
+    """The mask alone."""
+    return read_image_region(path, shape, values)[0]
 
 
 def levels(ground: int, *lesions: int, dtype: type = np.uint8) -> np.ndarray:
@@ -174,6 +179,22 @@ def test_a_lower_class_with_soft_edges_is_a_class(tmp_path: Path, how: str) -> N
     mask = read_image_mask(tmp_path / ("m.jpg" if how == "jpg" else "m.png"), (96, 88))
     assert (mask != (pixels > 0)).sum() < 150
     assert mask[12:36, 12:36].all()
+
+
+def test_of_a_map_of_probabilities_the_upper_half_counts(tmp_path: Path) -> None:
+    row, column = np.indices((300, 300)) - 150
+    for wide in (5, 20, 40):
+        pixels = (255 * np.exp(-(row**2 + column**2) / 2 / wide**2)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "m.png")
+        assert np.array_equal(read_image_mask(tmp_path / "m.png", (300, 300)), pixels > 127)
+
+
+def test_instances_are_all_inside(tmp_path: Path) -> None:
+    pixels = np.zeros((90, 90), np.uint16)
+    for i in range(81):
+        pixels[10 * (i // 9) : 10 * (i // 9) + 1 + i % 8, 10 * (i % 9) : 10 * (i % 9) + 6] = i + 1
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    assert np.array_equal(read_image_mask(tmp_path / "m.png", (90, 90)), pixels > 0)
 
 
 def test_a_lesion_at_the_border_is_not_taken_for_the_ground(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from .limits import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
-_TIFF = (".tif", ".tiff")
+TIFF = (".tif", ".tiff")
 _ORIENTATION = 274  # the tag in EXIF and in TIFF; its values 1 to 8 are those of TIFF 6.0, section 8
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by content, not by name, and some other decoders start programs
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserError` tells what is wrong
@@ -39,7 +39,7 @@ def read_image(path: Path) -> Slice:
     `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with reading(path):
-        pixels = read_tiff(path) if is_tiff(path) else None
+        pixels = read_tiff(path)[0] if path.suffix.lower() in TIFF else None
         grey = _grey(_read_pillow(path) if pixels is None else pixels)
     if not np.isfinite(grey).all():
         raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
@@ -69,54 +69,39 @@ def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (H, W), as the image is shown, from the header alone; `UserError` when that cannot be read."""
     rows, columns, code = _header(path)
-    return (rows, columns) if code < 5 else (columns, rows)
+    return (columns, rows) if code in (5, 6, 7, 8) else (rows, columns)
 
 
 def is_turned(path: Path) -> bool:
     """Return whether an orientation tag turns or mirrors the image; `UserError` as in `image_size`."""
-    return _header(path)[2] != 1
+    return _header(path)[2] in range(2, 9)
 
 
-def _header(path: Path) -> tuple[int, int, int]:
-    """Read the rows and columns as stored, and the orientation."""
+def _header(path: Path) -> tuple[int, int, object]:
     with reading(path):
-        if is_tiff(path):
+        if path.suffix.lower() in TIFF:
             with tifffile.TiffFile(path) as file:
                 page = _only_page(path, file)
-                return page.imagelength, page.imagewidth, _code_of(page)
+                return page.imagelength, page.imagewidth, page.tags.valueof(_ORIENTATION)
         with Image.open(path, formats=_DECODERS) as image:
             return image.height, image.width, orientation(image)
 
 
-def orientation(image: Image.Image) -> int:
-    """Return the orientation, 1 to 8, that has yet to be applied to an opened image; 1 where the tag is missing or broken."""
-    if image.format == "TIFF":  # Pillow applies it itself
-        return 1
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return 1  # looking behind the pixels would decode them
+def orientation(image: Image.Image) -> object:
+    """Return the orientation that has yet to be applied to an opened image; None without a tag that can be read."""
+    # Pillow applies that of a TIFF itself; what a PNG has behind its pixels would decode them.
+    if image.format == "TIFF" or (image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys()):
+        return None
     with suppress(Exception):  # what is wrong with its notes does not make a photograph unreadable
-        return _valid(image.getexif().get(_ORIENTATION))
-    return 1
+        return image.getexif().get(_ORIENTATION)
+    return None
 
 
-def _code_of(page: tifffile.TiffPage) -> int:
-    return _valid(tag.value if (tag := page.tags.get(_ORIENTATION)) else 1)
-
-
-def _valid(code: object) -> int:
-    return code if isinstance(code, int) and 1 <= code <= 8 else 1
-
-
-def shown(pixels: np.ndarray, code: int) -> np.ndarray:
-    """Return pixels (H, W, ...) as stored turned to how they are shown; for codes from 5 on (W, H, ...)."""
-    pixels = pixels.swapaxes(0, 1) if code > 4 else pixels
+def shown(pixels: np.ndarray, code: object) -> np.ndarray:
+    """Turn pixels (H, W, ...) as stored to how they are shown; codes 5 to 8 swap H and W, others than 1 to 8 do nothing."""
+    pixels = pixels.swapaxes(0, 1) if code in (5, 6, 7, 8) else pixels
     pixels = pixels[::-1] if code in (3, 4, 7, 8) else pixels
     return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
-
-
-def is_tiff(path: Path) -> bool:
-    """Return whether the name is that of a TIFF."""
-    return path.suffix.lower() in _TIFF
 
 
 @contextmanager
@@ -191,28 +176,25 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     return page
 
 
-def read_tiff(path: Path, stored: bool = False) -> np.ndarray | None:
-    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, also float; None where only Pillow decodes it.
+def read_tiff(path: Path, stored: bool = False) -> tuple[np.ndarray | None, tifffile.TiffPage]:
+    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, None where only Pillow decodes it, and the page.
 
-    Args:
-        path: the file.
-        stored: read single bits, and values of which 0 is white, as they are stored; they are left to Pillow otherwise.
+    Bits, and values of which 0 is white, are left to Pillow unless they are wanted as `stored`.
     """
     with tifffile.TiffFile(path) as file:
         page = _only_page(path, file)
-        plain = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB) and page.bitspersample > 1
-        white = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-        if plain or (stored and (white or page.photometric == tifffile.PHOTOMETRIC.MINISBLACK)):
+        grey, white, colour = (page.photometric == tifffile.PHOTOMETRIC[kind] for kind in ("MINISBLACK", "MINISWHITE", "RGB"))
+        if ((grey or colour) and page.bitspersample > 1) or (stored and (grey or white)):
             try:
-                pixels = page.asarray()
-                return shown(np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels, _code_of(page))
+                pixels = np.moveaxis(page.asarray(), 0, -1) if page.axes.startswith("S") else page.asarray()
+                return shown(pixels, page.tags.valueof(_ORIENTATION)), page
             except ValueError as error:
                 if "imagecodecs" not in str(error):  # without it tifffile decodes few compressions; Pillow decodes the others
                     raise
         if page.bitspersample > 8 and (page.samplesperpixel > 1 or white):
             kind = tifffile.PHOTOMETRIC(page.photometric).name
             raise ValueError(f"{page.bitspersample}-bit {kind} with this compression; save it uncompressed")
-    return None
+    return None, page
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:

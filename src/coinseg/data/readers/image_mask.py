@@ -7,7 +7,7 @@ surrounds everything (as the white of red on white). Half way counts only where 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from scipy import ndimage
 from coinseg.errors import UserError
 from coinseg.types import SliceMask
 
-from .image import deep_colour, is_tiff, opened, orientation, read_tiff, reading, require_size, shown
+from .image import TIFF, deep_colour, opened, orientation, read_tiff, reading, require_size, shown
 
 INVERTED = "inverted"
 """A note on a mask of grey values whose border is not 0: it is dark on light."""
@@ -38,11 +38,6 @@ class _Stored:
     white_is_zero: bool = False
 
 
-def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = ()) -> SliceMask:
-    """Read a mask as bool (H, W); see `read_image_region`."""
-    return read_image_region(path, shape, values)[0]
-
-
 def read_image_region(path: Path, shape: tuple[int, int], values: Sequence[int] = ()) -> tuple[SliceMask, set[str]]:
     """Read a mask as bool (H, W), with notes: which of the values it has, or `INVERTED`.
 
@@ -54,7 +49,11 @@ def read_image_region(path: Path, shape: tuple[int, int], values: Sequence[int] 
     stored = _read(path)
     require_size(path, (stored.pixels.shape[0], stored.pixels.shape[1]), shape)
     if not values:
-        return _all_but_ground(stored)
+        colours = _colours(stored)
+        ground = _ground(colours, stored.white_is_zero)
+        inside = _inside(np.abs(colours - ground).max(-1), stored.lossy)
+        grey = not stored.white_is_zero and bool((colours == colours[..., :1]).all())
+        return inside, {INVERTED} if grey and ground.any() and inside.any() else set()
     labels = _labels(path, stored)
     near = _NOISE * float(labels.max()) if stored.lossy else 0.0
     parts = {str(value): np.abs(labels - value) <= near for value in values}
@@ -68,17 +67,15 @@ def labels_of_image(path: Path) -> list[float]:
 
 def _read(path: Path) -> _Stored:
     with reading(path):
-        pixels = read_tiff(path, stored=True) if is_tiff(path) else None
-        if pixels is None:
+        pixels, page = read_tiff(path, stored=True) if path.suffix.lower() in TIFF else (None, None)
+        if pixels is None or page is None:
             stored = _read_pillow(path)
         else:
-            with tifffile.TiffFile(path) as file:
-                page = file.pages.first
-            white, lossy = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE, "JPEG" in str(page.compression)
-            stored = _Stored(pixels, None, lossy, white)
+            white = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+            stored = _Stored(pixels, None, "JPEG" in str(page.compression), white)
         if stored.pixels.dtype.kind not in "biuf" or not np.isfinite(stored.pixels).all():
             raise ValueError(f"pixels of type {stored.pixels.dtype}, or not finite")
-        return _Stored(_opaque(stored.pixels.astype(np.float32)), stored.palette, stored.lossy, stored.white_is_zero)
+        return replace(stored, pixels=_opaque(stored.pixels.astype(np.float32)))
 
 
 def _read_pillow(path: Path) -> _Stored:
@@ -118,14 +115,6 @@ def _labels(path: Path, stored: _Stored) -> np.ndarray:
     return samples[0]
 
 
-def _all_but_ground(stored: _Stored) -> tuple[SliceMask, set[str]]:
-    colours = _colours(stored)
-    ground = _ground(colours, stored.white_is_zero)
-    inside = _inside(np.abs(colours - ground).max(-1), stored.lossy)
-    grey = bool((colours == colours[..., :1]).all()) and not stored.white_is_zero
-    return inside, {INVERTED} if grey and ground.any() and inside.any() else set()
-
-
 def _colours(stored: _Stored) -> np.ndarray:
     """Return pixels (H, W, samples); of a palette its colours where these tell all its indices apart."""
     if stored.pixels.ndim == 3:
@@ -134,8 +123,7 @@ def _colours(stored: _Stored) -> np.ndarray:
         indices = stored.pixels.astype(np.int64)
         used = np.unique(indices)
         if used[-1] < len(stored.palette) and len(np.unique(stored.palette[used], axis=0)) == len(used):
-            colours = _opaque(stored.palette[indices])
-            return colours if colours.ndim == 3 else colours[..., None]
+            return _opaque(stored.palette[indices])
     return np.maximum(stored.pixels, 0)[..., None]  # below 0 nothing is marked, as in masks of volumes
 
 
@@ -156,10 +144,12 @@ def _inside(distance: np.ndarray, lossy: bool) -> SliceMask:
     if plain and not lossy:
         return distance > 0
     low, high = ndimage.minimum_filter(distance, 3, mode="constant"), ndimage.maximum_filter(distance, 3, mode="constant")
-    if not lossy and not _is_soft(distance, levels, (low < distance) & (distance < high), low == high):
+    marked, steps = distance > _NOISE * top, high - low
+    sloping = marked & (steps > 0)
+    slow = bool(sloping.any()) and float(np.median(steps[sloping])) < _NOISE * top  # as in maps of probabilities
+    if not (lossy or slow or _is_soft(distance, levels, (low < distance) & (distance < high), steps == 0)):
         return distance > 0
-    marked = distance > _NOISE * top
-    flat, counts = np.unique(distance[marked & (low == high)], return_counts=True)
+    flat, counts = np.unique(distance[marked & (steps == 0)], return_counts=True)
     plateaus = flat[counts >= _PLATEAU * marked.sum()]
     return distance > (plateaus[0] if len(plateaus) else top) / 2
 
