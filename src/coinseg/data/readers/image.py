@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
@@ -123,7 +123,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image with Pillow; `ValueError` where it claims too many pixels."""
     with Image.open(path, formats=_DECODERS) as image:
         if image.width * image.height > MAX_PIXELS:
@@ -145,7 +145,7 @@ def _read_pillow(path: Path) -> np.ndarray:
         return shown(np.asarray(image.convert("RGBA"))[..., :3], code)  # through RGBA transparent pixels keep their colour
 
 
-def deep_colour(path: Path, opened_image: Image.Image) -> np.ndarray | None:
+def deep_colour(path: Path, opened_image: ImageFile.ImageFile) -> np.ndarray | None:
     """Read a 16-bit colour PNG as uint16 (H, W, 3 or 4), not turned, None for any other image.
 
     Pillow keeps 8 bits of a sample, so the two bytes are read in turn.
