@@ -80,7 +80,8 @@ def _read(path: Path) -> _Stored:
 
 def _read_pillow(path: Path) -> _Stored:
     with opened(path) as image:
-        code, raw = orientation(image), next((t.args if isinstance(t.args, str) else str(t.args[0]) for t in image.tile), "")
+        code, args = orientation(image), next((tile.args for tile in image.tile), None)
+        raw = args if isinstance(args, str) else str((args or ("",))[0])
         lossy = image.format in ("JPEG", "MPO") or "jpeg" in str(image.info.get("compression"))
         if (deep := deep_colour(path, image)) is not None:
             return _Stored(shown(deep, code))
