@@ -148,6 +148,7 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("nnunet", "no lesion named", gone(), {"lesion": []}, Refused("data.lesion is empty and .* no labels.csv", "the label that makes a slice abnormal", "set data.lesion, or inject")),
     ("nnunet", "nobody abnormal", gone(), {"lesion": ["kidney"], "organ": []}, Refused("all 16 usable slices are abnormal", "both normal and abnormal slices", "add the other class")),
     ("nnunet", "labels of version 1, listed like the Decathlon's", written("dataset.json", '{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "kidney", "2": "malignant"}, "training": [{"image": "./imagesTr/c0.nii.gz", "label": "./labelsTr/c0.nii.gz"}]}'), {}, Said()),
+    ("nnunet", "a label value that no mask has", lambda r: (text(r / "labels.csv", "case,label\nc0,0\nc1,1\nc2,0\nc3,1\n"), [volume(f"labelsTr/c{i}.nii.gz", lambda v, a: (np.minimum(v, 1), a))(r) for i in range(CASES)]), {"organ": ["kidney"]}, Refused(r"no lesion mask has the value 2 of data.lesion \(there are: 0, 1\)", "label values that the masks have", "correct data.lesion")),
     ("nnunet", "images without their channel", lambda r: [p.rename(p.with_name(p.name.replace("_0000", ""))) for p in sorted((r / "imagesTr").iterdir())], {}, Refused("no layout is recognised in .* imagesTr, labelsTr; files: 1 x .json", KNOWN, "rearrange the data")),
     # Decathlon
     ("decathlon", "no image", gone("imagesTr/liver_1.nii.gz"), {}, Said("^liver_1: skipped, no liver_1.nii.gz$")),
@@ -200,6 +201,10 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("folders", "endings nobody reads", lambda r: [text(r / "normal" / name, "x") for name in ("a.webp", "b.WEBP", "c.tar.gz", "README.md", "LICENSE")], {}, Said("^3 files not read, for their ending: 1 x .gz, 2 x .webp$")),
     ("folders", "the same picture in both classes", lambda r: shutil.copy(r / "normal/i00.png", r / "abnormal/x.png"), {}, Refused("abnormal/x.png and .*normal/i00.png have the same pixels and contradict each other", "one label for the same pixels", "correct one, or leave both out")),
     ("folders", "a picture twice", lambda r: shutil.copy(r / "normal/i00.png", r / "normal/x.png"), {}, Said(r"^cases with the pixels of another: 1 \(such as normal__i00 and normal__x\); they are kept on one side of the split$")),
+    ("folders", "a label value that no mask has", gone(), {"lesion": ["1"]}, Refused(r"no lesion mask has the value 1 of data.lesion \(there are: 0, 255\)", "label values that the masks have", "correct data.lesion")),
+    ("folders", "a label value that some masks have", lambda r: Image.new("L", (44, 40), 7).save(r / "masks/i01.png"), {"lesion": ["255", "7", "3"]}, Said(r"^no lesion mask has the value 3 of data.lesion \(there are: 0, 7, 255\)$")),
+    ("folders", "empty masks", lambda r: [Image.new("L", (44, 40)).save(p) for p in sorted((r / "masks").iterdir())], {}, Said("^all 4 lesion masks are empty: no lesion can be scored$")),
+    ("folders", "a mask beside nothing", lambda r: [Image.new("L", (44, 40)).save(r / f"abnormal/{name}_mask.png") for name in ("i01", "i99")], {}, Said("^masks without their image are left out: i99_mask.png$")),
     ("folders", "an empty folder", emptied, {}, Refused("is an empty folder", KNOWN, "correct the path")),
     ("folders", "hidden files only", lambda r: (emptied(r), beside("a.png")(r)), {}, Refused("is an empty folder", KNOWN, "correct the path")),
     # DICOM

@@ -23,6 +23,7 @@ from coinseg.cli import main as cli
 from coinseg.config.parsing import PRESETS, settings_from
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import image_size, read_image
+from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_volume
 from coinseg.errors import UserError
@@ -85,7 +86,16 @@ def _image(suffix: str, **options: object) -> Target:
         Image.fromarray(pixels).save(folder / f"x{suffix}", **options)  # type: ignore[arg-type]
         return folder / f"x{suffix}"
 
-    return Target(make, lambda path: (image_size(path), read_image(path)))
+    return Target(make, lambda path: (read_image(path), read_image_region(path, image_size(path))))
+
+
+def _palette() -> Target:
+    def make(folder: Path) -> Path:
+        pixels = np.random.default_rng(0).integers(0, 3, (9, 8)).astype(np.uint8)
+        Image.fromarray(pixels).convert("P").save(folder / "x.png", transparency=1)
+        return folder / "x.png"
+
+    return Target(make, lambda path: read_image_region(path, image_size(path)))
 
 
 def _layout(layout: str, name: str) -> Target:
@@ -151,7 +161,7 @@ TARGETS: dict[str, Target] = {
     "dicom": _dicom(), "dicom, RLE": _dicom(RLELossless), "dicom, JPEG 2000": _dicom(JPEG2000Lossless),
     "dicom, JPEG-LS": _dicom(JPEGLSLossless),
     ".zip": Target(_archive, lambda path: (sha256_of(path), read_volume(path))),
-    **{suffix: _image(suffix) for suffix in (".png", ".jpg", ".bmp", ".tif")},
+    **{suffix: _image(suffix) for suffix in (".png", ".jpg", ".bmp", ".tif")}, "palette": _palette(),
     ".tif, deflated": _image(".tif", compression="tiff_deflate"), ".tif, LZW": _image(".tif", compression="tiff_lzw"),
     ".png, 16 bits": Target(_a_png, read_image),
     "table of files": _layout("csv", "labels.csv"), "table of slices": _layout("totalsegmentator", "labels.csv"),

@@ -12,10 +12,16 @@ import pytest
 import tifffile
 from PIL import Image
 
-from coinseg.data.readers.image import image_size, read_image, read_image_mask, write_image_mask
+from coinseg.data.readers.image import image_size, read_image, write_image_mask
+from coinseg.data.readers.image_mask import read_image_region
 from coinseg.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 255, (64, 48), dtype=np.uint8)
+
+
+def read_image_mask(path: Path, shape: tuple[int, int], values: tuple[int, ...] = ()) -> np.ndarray:
+    """The mask alone."""
+    return read_image_region(path, shape, values)[0]
 
 
 def refusal(path: Path) -> str:

@@ -1,6 +1,7 @@
 """What a data set is, before anything is made of it: layout, cases, sizes, labels, masks. Nothing is written.
 
-Names and tables are read for every case, headers for at most `SAMPLE` of them, and the voxels of one scan, to tell CT from MR.
+Names and tables are read for every case, headers for at most `SAMPLE` of them, masks for at most `IMAGES` and `VOLUMES`, and the
+voxels of one scan, to tell CT from MR.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,13 +16,16 @@ from coinseg.data.layouts.unread import later_frames
 from coinseg.data.readers.axes import require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
-from coinseg.data.slices.case import kind_of_intensity, labelled_per_scan
+from coinseg.data.slices.case import kind_of_intensity, labelled_per_scan, read_masks
+from coinseg.data.slices.plausible import implausible, notes_on, require_values
 from coinseg.errors import UserError
 from coinseg.types import Case
 
 SCHEMA = 1
 SAMPLE = 200
 """Cases whose headers are looked at; of more, as many at equal steps."""
+IMAGES, VOLUMES = 100, 12
+"""Plain images and volumes whose masks are read, of those whose headers are looked at."""
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
@@ -30,9 +34,12 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     require_views(cohort, settings.data)
     cases = cohort.cases
     sample = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
-    native, broken = _native(sample)
+    native, broken, looked_at, notes = _native(sample)
     if native["slices"] is None:
         raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
+    strict = len(looked_at) == len(cases) and settings.anomaly.kind == "none"
+    odd = implausible(notes) + require_values(looked_at, notes, strict)
+    of = f"of {len(looked_at)} cases whose masks were read: " if len(looked_at) < len(cases) else ""
     return {
         "schema": SCHEMA, "data": str(data), "layout": cohort.layout,
         "cases": len(cases), "patients": len({case.patient for case in cases}),
@@ -43,21 +50,33 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
-        "problems": [*cohort.problems, *broken],
+        "problems": [*cohort.problems, *broken, *(of + line for line in odd)],
     }  # fmt: skip
 
 
-def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
-    """Ranges over a sample of the cases, and one line for each that cannot be read or whose mask does not fit."""
+def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Case], dict[str, list[str]]]:
+    """Ranges over a sample of the cases, a line for each that cannot be read or whose mask does not fit, and notes on masks.
+
+    The notes, ids by note as in `plausible`, come with the cases whose masks were read for them.
+    """
     shapes: list[tuple[int, int, int]] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []
+    looked_at: list[Case] = []
+    notes: dict[str, list[str]] = {}
     for case in sample:
         try:
             grid = read_geometry(case.image) if case.volume else None
             shape = grid.canonical_shape if grid else (1, *image_size(case.image))
             shapes.append(shape)
             spacings += [grid.spacing] if grid else []
+            if sum(other.volume == case.volume for other in looked_at) < (VOLUMES if case.volume else IMAGES):
+                masks = read_masks(case, grid or shape[1:])
+                looked_at.append(case)
+                problems += [masks.problem] if masks.problem else []
+                for note in notes_on(case, masks):
+                    notes.setdefault(note, []).append(case.id)
+                continue
             for mask in (*case.organ, *case.lesion):
                 if grid:
                     on_one_grid(mask.path, read_geometry(mask.path), grid)
@@ -66,13 +85,18 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
         except UserError as error:
             problems.append(f"{case.id}: {error}")
     problems += later_frames(case.image for case in sample)
-    return {
-        "looked_at": len(sample),
-        "slices": _range(shape[0] for shape in shapes),
-        "rows": _range(shape[1] for shape in shapes),
-        "columns": _range(shape[2] for shape in shapes),
-        "spacing_mm": {axis: _range(round(s[i], 4) for s in spacings) for i, axis in enumerate("zyx")} if spacings else None,
-    }, problems
+    return (
+        {
+            "looked_at": len(sample),
+            "slices": _range(shape[0] for shape in shapes),
+            "rows": _range(shape[1] for shape in shapes),
+            "columns": _range(shape[2] for shape in shapes),
+            "spacing_mm": {axis: _range(round(s[i], 4) for s in spacings) for i, axis in enumerate("zyx")} if spacings else None,
+        },
+        problems,
+        looked_at,
+        notes,
+    )
 
 
 def _labels(cases: Sequence[Case], level: str) -> dict[str, Any]:

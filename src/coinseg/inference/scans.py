@@ -19,6 +19,7 @@ from coinseg.data.readers.volume import write_mask, write_scan
 from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder, load_case
 from coinseg.data.slices.crop import Cut
 from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.plausible import notes_on, require_values
 from coinseg.errors import UserError
 from coinseg.masks.confidence import of_scan
 from coinseg.masks.postprocess import clean_volume
@@ -178,7 +179,9 @@ def load(predictor: Predictor, path: Path, organ: Sequence[MaskSource] = ()) -> 
         raise UserError(f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan")
     if not volume:
         require_volumes(f"{path} is a plain image", data)
-    return load_case(Case(path.name, path.name, path, volume=volume, organ=tuple(organ)), with_lesion=False)
+    loaded = load_case(case := Case(path.name, path.name, path, volume=volume, organ=tuple(organ)), with_lesion=False)
+    require_values([case], {note: [case.id] for note in notes_on(case, loaded.masks)})
+    return loaded
 
 
 def require_maps(predictor: Predictor) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from coinseg.data.readers.image import write_image_map, write_image_mask
-from coinseg.data.slices.case import load_case
+from coinseg.data.slices.case import load_case, require_there
 from coinseg.data.slices.dataset import ScoredSlices
-from coinseg.data.slices.store import require_there
 from coinseg.errors import UserError
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.scans import Segmentation

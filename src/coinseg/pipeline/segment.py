@@ -15,7 +15,8 @@ from typing import Any, cast
 from coinseg.data.layouts.shared import files_in, is_value, others_in, stem_of
 from coinseg.data.layouts.unread import later_frames, other_endings
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import image_size, is_image, read_image_mask
+from coinseg.data.readers.image import image_size, is_image
+from coinseg.data.readers.image_mask import INVERTED, read_image_region
 from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from coinseg.errors import UserError, is_full
@@ -283,6 +284,7 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
 def _measured(mask: Path) -> dict[str, Any]:
     """The numbers of a mask that is there already."""
     if is_image(mask):
-        return measure(read_image_mask(mask, image_size(mask))[None], None)
+        inside, notes = read_image_region(mask, image_size(mask))
+        return measure((inside ^ (INVERTED in notes))[None], None)  # one that marks all of the border is as it was written
     geometry = read_geometry(mask)
     return measure(read_mask(MaskSource(mask), geometry), geometry)

@@ -90,14 +90,14 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
         raise row_error(table, number, "has no patient", "a patient in every row")
     place = place_of(image, table.parent)
     organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
-    mask = _named(table, number, cells["mask"]) if "mask" in cells else masks.lesion(image, place)
+    lesions = [_named(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
     name, volume = safe_id(place), is_volume(image)
     index = whole_number(cells.get("slice", ""))
     if volume and cells.get("slice") and index is None:
         raise row_error(table, number, f"labels slice {cells['slice']} of a volume", "a whole number, from 0, inferior first")
     label = label_in(cells.get("label", ""), table, number)
     case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, label)
-    case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(mask))
+    case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
     if index is None:
         return case
     if volume:

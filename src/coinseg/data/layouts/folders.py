@@ -2,7 +2,8 @@
 
     normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
     abnormal/b.png        or bad, defect, ...
-    abnormal/b_mask.png   a mask beside its image, or masks/b.png, masks/abnormal/b.png (data.masks)
+    abnormal/b_mask.png   a mask beside its image (also b_mask_1.png, abnormal/masks/b.png), or masks/b.png, masks/abnormal/b.png
+                          (data.masks); several of one image are joined
     organ_masks/a.png     optional, likewise (data.organ_from)
 
 Both folders may also lie in `images/`. Every file is its own patient; for DICOM the patient is a hash of PatientID.
@@ -10,7 +11,7 @@ Both folders may also lie in `images/`. Every file is its own patient; for DICOM
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES
@@ -18,7 +19,7 @@ from coinseg.data.readers.volume import VOLUME_SUFFIXES, is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
-from .masks_by_name import MasksByName
+from .masks_by_name import MASK_FOLDERS, MasksByName, without_tail
 from .shared import existing, few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, without_suffix
 from .unread import folders_left
 
@@ -37,35 +38,57 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     if not (settings.normal or settings.abnormal):
         classes = [_by_name(root, names) for names in (_NORMAL, _ABNORMAL)]
     masks = MasksByName.under(root, settings, settings.masks)
-    cases = [c for label, folders in enumerate(classes) for folder in folders for c in _cases_in(root, folder, label, masks)]
+    found = [_cases_in(root, folder, label, masks) for label, folders in enumerate(classes) for folder in folders]
+    cases, alone = [case for some, _ in found for case in some], [name for _, names in found for name in names]
     _require_masks(settings, cases)
     cases, problems = masks.matched(cases)
     problems = folders_left(root, {*classes[0], *classes[1], *masks.folders}) + problems
+    problems += [f"masks without their image are left out: {few(alone)}"] if alone else []
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
     source = f"image labels from folders: normal {normal}, abnormal {abnormal}"
     return Cohort("folders", tuple(cases), source, (*problems, f"folders name no patients: {own_patients(cases)}"))
 
 
-def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[Case]:
-    """Return the cases of one folder; a mask beside its image (`x_mask.png` beside `x.png`) is no case."""
+def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> tuple[list[Case], list[str]]:
+    """Return the cases of one folder, and the names of masks beside them whose image is not there; no mask is a case."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "folders relative to the data", "correct data.normal or data.abnormal")
-    files = {path: Path(without_suffix(path)) for path in files_in(folder) if not masks.contains(path)}
-    if not files:
+    files = [path for path in files_in(folder) if not masks.contains(path)]
+    images, beside = _apart(folder, files)
+    if not images:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
-    bare = {name: path for path, name in files.items()}
     cases = []
-    for path, name in files.items():
-        if name.name.endswith("_mask") and name.with_name(name.name.removesuffix("_mask")) in bare:
-            continue
+    for path, name in images.items():
         place, inside = place_of(path, root), path.relative_to(folder)
         # A normal image takes no mask by its bare name: normal/001.png and abnormal/001.png would share masks/001.png.
         places = (place, folder.name / inside) if label == 0 else (place, folder.name / inside, inside)
-        mask = masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask"))
+        lesions = masks.lesion(path, *places) or beside.get(name, [])
         case = Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path), label)
-        organ, lesion = masks.organ_sources(masks.organ(path, place)), masks.lesion_sources(mask)
+        organ, lesion = masks.organ_sources(masks.organ(path, place)), masks.lesion_sources(lesions)
         cases.append(replace(case, organ=organ, lesion=lesion))
-    return cases
+    return cases, [path.name for name in beside.keys() - set(images.values()) for path in beside[name]]
+
+
+def _apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
+    """Return the names of images, and masks by the name of their image; names are without suffix, `images/` and `masks/`.
+
+    A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing.
+    """
+    places = {path: path.relative_to(folder).parent.parts for path in files}
+    masks = {path for path, parts in places.items() if any(part.lower() in MASK_FOLDERS for part in parts)}
+    masks = set() if len(masks) == len(files) else masks  # a class may have such a name
+    names = {}
+    for path, parts in places.items():
+        kept = [part for part in parts if part.lower() not in (*MASK_FOLDERS, "images")]
+        names[path] = without_suffix(PurePath(*kept, path.name))
+    own = {names[path] for path in files if path not in masks}
+    tailed = {path for path in files if path not in masks and without_tail(names[path]) != names[path]}
+    masks |= tailed if any(without_tail(names[path]) in own for path in tailed) else set()
+    beside: dict[str, list[Path]] = {}
+    for path in files:
+        if path in masks:
+            beside.setdefault(without_tail(names[path]), []).append(path)
+    return {path: names[path] for path in files if path not in masks}, beside
 
 
 def _require_masks(settings: DataSettings, cases: Sequence[Case]) -> None:

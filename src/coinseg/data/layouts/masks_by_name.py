@@ -1,13 +1,16 @@
 """Masks that are found by the names of their images.
 
 masks/x.png, masks/x_mask.tif    lesion masks of x.png (also mask/, ground_truth/, data.masks)
+masks/x_mask_1.png, masks/x/000.png    several lesion masks of x.png, which are joined
 organ_masks/x.png                organ mask of x.png (also organs/, data.organ_from)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
@@ -17,8 +20,14 @@ from coinseg.types import Case, MaskSource
 
 from .shared import existing, few, files_in, is_value, organ_root, without_suffix
 
-_MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth"), ("organ_masks", "organs")
+MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth", "gt", "segmentations"), ("organ_masks", "organs")
+_TAIL = re.compile(r"[_-](mask|gt|groundtruth|label|seg|segmentation|annotation)[_-]?\d*$", re.IGNORECASE)  # x_mask, x_mask_1
 _Index = dict[tuple[str, bool], Path]  # masks by relative name without suffix and whether they are volumes
+
+
+def without_tail(name: str) -> str:
+    """Return the name of the image that a mask of this name, without suffix, belongs to: that before `_mask` or `_mask_1`."""
+    return _TAIL.sub("", name)
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class MasksByName:
         """
         if masks and not existing(root, masks).is_dir():
             raise UserError(f"data.masks {root / masks} is no folder", "a folder relative to the data", "correct data.masks")
-        lesion = existing(root, masks) if masks else _first_folder(root, _MASK_FOLDERS) if masks is None else None
+        lesion = existing(root, masks) if masks else _first_folder(root, MASK_FOLDERS) if masks is None else None
         organ = organ_root(root, settings) or _first_folder(root, _ORGAN_FOLDERS)
         return cls(_index(lesion), _index(organ), tuple(folder for folder in (lesion, organ) if folder), settings)
 
@@ -49,10 +58,22 @@ class MasksByName:
         """Return whether the file lies in a folder of masks."""
         return any(folder in path.parents for folder in self.folders)
 
-    def lesion(self, image: Path, *places: PurePath) -> Path | None:
-        """Return the lesion mask with one of the relative names (any suffix, `_mask` appended or not)."""
-        keys = [(without_suffix(place) + tail, is_volume(image)) for place in places for tail in ("", "_mask")]
-        return next((self.lesions[key] for key in keys if key in self.lesions), None)
+    @cached_property
+    def _of_image(self) -> Mapping[tuple[str, bool], Sequence[Path]]:
+        """Lesion masks by the relative name of their image: that with its own name, those with a tail, those in a folder."""
+        named: dict[tuple[str, bool], list[Path]] = {key: [path] for key, path in self.lesions.items()}
+        for name_of in (without_tail, lambda name: name.rpartition("/")[0]):
+            joined: dict[tuple[str, bool], list[Path]] = {}
+            for (name, volume), path in self.lesions.items():
+                if (image := name_of(name)) not in (name, ""):
+                    joined.setdefault((image, volume), []).append(path)
+            named = joined | named
+        return named
+
+    def lesion(self, image: Path, *places: PurePath) -> Sequence[Path]:
+        """Return the lesion masks with the first of the relative names that has any (any suffix, `_mask` appended or not)."""
+        keys = [(without_suffix(place), is_volume(image)) for place in places]
+        return next((self._of_image[key] for key in keys if key in self._of_image), ())
 
     def organ(self, image: Path, place: PurePath) -> Path | None:
         """Return the organ mask with the relative name."""
@@ -63,10 +84,10 @@ class MasksByName:
         values = _values("organ", self.settings.organ)
         return () if path is None else tuple(MaskSource(path, (v,)) for v in values) or (MaskSource(path),)
 
-    def lesion_sources(self, path: Path | None) -> tuple[MaskSource, ...]:
-        """Return one source for all values of `data.lesion` together."""
+    def lesion_sources(self, paths: Iterable[Path | None]) -> tuple[MaskSource, ...]:
+        """Return one source for every mask, with all values of `data.lesion` together."""
         values = _values("lesion", self.settings.lesion)
-        return () if path is None else (MaskSource(path, values),)
+        return tuple(MaskSource(path, values) for path in paths if path is not None)
 
     def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
         """Return the usable cases and the problems of all; where some have an organ mask the others are skipped."""

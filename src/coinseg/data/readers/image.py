@@ -1,17 +1,18 @@
 """Read plain images (PNG, JPEG, TIFF and BMP) as one grey channel in the units of the file, and write masks as PNG.
 
-The orientation tag of a camera is not applied, so an image and its mask stay on one grid.
+Images are read as every viewer shows them: the orientation tag of a camera (EXIF and TIFF 274) is applied, to masks likewise.
+Masks are read by `image_mask`.
 """
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
 from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
@@ -21,7 +22,8 @@ from .limits import MAX_PIXELS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
-_TIFF = (".tif", ".tiff")
+TIFF = (".tif", ".tiff")
+_ORIENTATION = 274  # the tag in EXIF and in TIFF; its values 1 to 8 are those of TIFF 6.0, section 8
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by content, not by name, and some other decoders start programs
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserError` tells what is wrong
 
@@ -36,24 +38,12 @@ def read_image(path: Path) -> Slice:
 
     `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
-    with _reading(path):
-        grey = _grey(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))
+    with reading(path):
+        pixels = read_tiff(path)[0] if path.suffix.lower() in TIFF else None
+        grey = _grey(_read_pillow(path) if pixels is None else pixels)
     if not np.isfinite(grey).all():
         raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
     return grey
-
-
-def read_image_mask(path: Path, shape: tuple[int, int], values: Sequence[int] = ()) -> SliceMask:
-    """Read a mask as bool (H, W).
-
-    Args:
-        path: an image.
-        shape: (H, W) of the image the mask belongs to; another shape is a `UserError`.
-        values: grey levels that count as inside; empty means more than half of the brightest, for 0/1, 0/255 and soft edges.
-    """
-    grey = read_image(path)
-    require_size(path, (grey.shape[0], grey.shape[1]), shape)
-    return np.isin(grey, values) if values else grey > max(float(grey.max()), 0.0) / 2
 
 
 def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
@@ -77,25 +67,52 @@ def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> 
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (H, W) from the header alone; `UserError` when that cannot be read."""
-    with _reading(path):
-        if path.suffix.lower() in _TIFF:
+    """Return (H, W), as the image is shown, from the header alone; `UserError` when that cannot be read."""
+    rows, columns, code = _header(path)
+    return (columns, rows) if code in (5, 6, 7, 8) else (rows, columns)
+
+
+def is_turned(path: Path) -> bool:
+    """Return whether an orientation tag turns or mirrors the image; `UserError` as in `image_size`."""
+    return _header(path)[2] in range(2, 9)
+
+
+def _header(path: Path) -> tuple[int, int, object]:
+    with reading(path):
+        if path.suffix.lower() in TIFF:
             with tifffile.TiffFile(path) as file:
                 page = _only_page(path, file)
-                return page.imagelength, page.imagewidth
+                return page.imagelength, page.imagewidth, page.tags.valueof(_ORIENTATION)
         with Image.open(path, formats=_DECODERS) as image:
-            return image.height, image.width
+            return image.height, image.width, orientation(image)
+
+
+def orientation(image: Image.Image) -> object:
+    """Return the orientation that has yet to be applied to an opened image; None without a tag that can be read."""
+    # Pillow applies that of a TIFF itself; what a PNG has behind its pixels would decode them.
+    if image.format == "TIFF" or (image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys()):
+        return None
+    with suppress(Exception):  # what is wrong with its notes does not make a photograph unreadable
+        return image.getexif().get(_ORIENTATION)
+    return None
+
+
+def shown(pixels: np.ndarray, code: object) -> np.ndarray:
+    """Turn pixels (H, W, ...) as stored to how they are shown; codes 5 to 8 swap H and W, others than 1 to 8 do nothing."""
+    pixels = pixels.swapaxes(0, 1) if code in (5, 6, 7, 8) else pixels
+    pixels = pixels[::-1] if code in (3, 4, 7, 8) else pixels
+    return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
 
 
 def has_more_frames(path: Path) -> bool:
     """Return whether an image has frames behind the first, which alone is read; a TIFF of several pages is refused, so False."""
-    with suppress(UserError), _reading(path), Image.open(path, formats=_DECODERS) as image:
-        return path.suffix.lower() not in _TIFF and getattr(image, "n_frames", 1) > 1
+    with suppress(UserError), reading(path), Image.open(path, formats=_DECODERS) as image:
+        return path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
     return False  # it cannot be read, which is said when it is
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises on a bad file into a `UserError`."""
     if not path.is_file():
         raise UserError(f"{path} is missing or no file", "an image file", "correct the path")
@@ -112,30 +129,44 @@ def _reading(path: Path) -> Iterator[None]:
         raise UserError(got, "an intact grey or colour image", "save it again or leave it out") from error
 
 
-def _read_pillow(path: Path) -> np.ndarray:
-    """Read pixels (H, W) or (H, W, 3) with Pillow."""
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image with Pillow; `ValueError` where it claims too many pixels."""
     with Image.open(path, formats=_DECODERS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"its header claims {image.width} x {image.height} pixels")
-        depths = [str(tile.args) for tile in image.tile if ";16" in str(tile.args)]
-        if depths and not image.mode.startswith("I"):
-            return _read_deep_colour(path, depths[0])
+        yield image
+
+
+def _read_pillow(path: Path) -> np.ndarray:
+    """Read pixels (H, W) or (H, W, 3) with Pillow."""
+    with opened(path) as image:
+        code = orientation(image)
+        if (deep := deep_colour(path, image)) is not None:
+            return shown(deep[..., :3], code)
         if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
-            return np.asarray(image)
+            return shown(np.asarray(image), code)
         if image.mode in ("1", "LA", "La"):
-            return np.asarray(image.convert("LA" if image.mode != "1" else "L")).reshape(*image.size[::-1], -1)[..., 0]
-        return np.asarray(image.convert("RGBA"))[..., :3]  # through RGBA transparent pixels keep their colour
+            grey = np.asarray(image.convert("LA" if image.mode != "1" else "L"))
+            return shown(grey.reshape(*grey.shape[:2], -1)[..., 0], code)
+        return shown(np.asarray(image.convert("RGBA"))[..., :3], code)  # through RGBA transparent pixels keep their colour
 
 
-def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
-    """Read a 16-bit colour PNG as uint16 (H, W, 3); Pillow keeps 8 bits of a sample, so the two bytes are read in turn."""
-    if rawmode not in ("RGB;16B", "RGBA;16B"):
+def deep_colour(path: Path, opened_image: ImageFile.ImageFile) -> np.ndarray | None:
+    """Read a 16-bit colour PNG as uint16 (H, W, 3 or 4), not turned, None for any other image.
+
+    Pillow keeps 8 bits of a sample, so the two bytes are read in turn.
+    """
+    depths = [str(tile.args) for tile in opened_image.tile if ";16" in str(tile.args)]
+    if not depths or opened_image.mode.startswith("I"):
+        return None
+    if depths[0] not in ("RGB;16B", "RGBA;16B"):
         raise ValueError("16-bit grey with alpha; save it without alpha")
     halves = []
     for order in ("16B", "16L"):  # Read as little-endian, the low byte of a sample is the one that is kept.
         with Image.open(path, formats=_DECODERS) as image:
-            image.tile = [tile._replace(args=rawmode.replace("16B", order)) for tile in image.tile]
-            halves.append(np.asarray(image)[..., :3].astype(np.uint16))
+            image.tile = [tile._replace(args=depths[0].replace("16B", order)) for tile in image.tile]
+            halves.append(np.asarray(image).astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]
 
 
@@ -152,21 +183,25 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     return page
 
 
-def _read_tiff(path: Path) -> np.ndarray:
-    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, also float."""
+def read_tiff(path: Path, stored: bool = False) -> tuple[np.ndarray | None, tifffile.TiffPage]:
+    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, None where only Pillow decodes it, and the page.
+
+    Bits, and values of which 0 is white, are left to Pillow unless they are wanted as `stored`.
+    """
     with tifffile.TiffFile(path) as file:
         page = _only_page(path, file)
-        if page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB) and page.bitspersample > 1:
+        grey, white, colour = (page.photometric == tifffile.PHOTOMETRIC[kind] for kind in ("MINISBLACK", "MINISWHITE", "RGB"))
+        if ((grey or colour) and page.bitspersample > 1) or (stored and (grey or white)):
             try:
-                pixels = page.asarray()
-                return np.moveaxis(pixels, 0, -1) if page.axes.startswith("S") else pixels
+                pixels = np.moveaxis(page.asarray(), 0, -1) if page.axes.startswith("S") else page.asarray()
+                return shown(pixels, page.tags.valueof(_ORIENTATION)), page
             except ValueError as error:
                 if "imagecodecs" not in str(error):  # without it tifffile decodes few compressions; Pillow decodes the others
                     raise
-        if page.bitspersample > 8 and (page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.MINISWHITE):
+        if page.bitspersample > 8 and (page.samplesperpixel > 1 or white):
             kind = tifffile.PHOTOMETRIC(page.photometric).name
             raise ValueError(f"{page.bitspersample}-bit {kind} with this compression; save it uncompressed")
-    return _read_pillow(path)
+    return None, page
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:

@@ -75,14 +75,19 @@ def peek_shape(path: Path) -> tuple[int, int, int]:
 
 
 def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
-    """Read a mask as bool (slices, rows, columns) on the canonical grid of `like`; labels stored as floats are rounded.
+    """Read a mask as bool (slices, rows, columns) on the canonical grid of `like`; see `read_region`."""
+    return read_region(source, like)[0]
+
+
+def read_region(source: MaskSource, like: Geometry) -> tuple[ScanMask, set[str]]:
+    """Read a mask as `read_mask`, and which of the values of its source it has; labels stored as floats are rounded.
 
     `UserError` as in `read_volume`, and when the mask has another grid or its values are no labels.
     """
     opened = _open(source.path)
     grid = on_one_grid(source.path, opened.geometry, like)
     stored = grid.to_canonical(opened.voxels().reshape(grid.shape, order="A"))
-    inside = np.empty(stored.shape, dtype=bool)
+    inside, absent = np.empty(stored.shape, dtype=bool), {*source.values}
     for plane, inside_plane in zip(stored, inside, strict=True):  # One by one: rounding copies, and a scan may be large.
         labels = np.rint(plane)
         if stored.dtype != np.int16 and (between := np.abs(plane - labels)).max() > _ROUNDING:
@@ -90,7 +95,13 @@ def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
             do = "resample its labels without interpolation, or cut a map of probabilities at 0.5"
             raise UserError(got, "whole numbers as labels", do)
         inside_plane[:] = np.isin(labels, source.values) if source.values else labels > 0
-    return inside
+        absent = {value for value in absent if not (labels == value).any()}
+    return inside, {str(value) for value in {*source.values} - absent}
+
+
+def labels_of_volume(path: Path) -> list[float]:
+    """Return the labels that a mask has, ascending, rounded; `UserError` as in `read_volume`."""
+    return [float(label) for label in np.unique(np.rint(_open(path).voxels()))]
 
 
 def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:

@@ -1,7 +1,7 @@
 """One case in memory: its scan or image with its masks on one grid, and how slices of it are cut and stored."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,10 @@ import numpy as np
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.axes import reordered, turned
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import read_image, read_image_mask
-from coinseg.data.readers.volume import read_mask, read_volume
+from coinseg.data.readers.image import is_turned, read_image
+from coinseg.data.readers.image_mask import read_image_region
+from coinseg.data.readers.paths import parts_of
+from coinseg.data.readers.volume import read_region, read_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
@@ -18,6 +20,16 @@ from . import intensity
 from .crop import Box, Cut, cuts
 
 FAT_HU = -100  # fat and air are below; there is some around every organ
+
+
+@dataclass(frozen=True)
+class CaseMasks:
+    """The masks of one case, (slices, H, W) bool each."""
+
+    organs: tuple[np.ndarray, ...]  # of the organ regions
+    lesion: np.ndarray | None  # the union
+    problem: str = ""  # why there is no lesion mask, though the layout has one
+    notes: frozenset[str] = frozenset()  # "lesion 2", "organ 1": a value asked for that a mask has; "lesion inverted"
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class LoadedCase:
     lesion: np.ndarray | None  # mask, likewise
     geometry: Geometry | None = None  # None for a plain image
     case: Case | None = None  # None without a layout
+    masks: CaseMasks | None = None  # as they were read
 
     def given(self, index: int, level: str, used: int) -> int | None:
         """Return the label 0 or 1 that a slice was given, not by a mask; None without one, or with that of the whole scan only.
@@ -63,17 +76,54 @@ def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
 
 
 def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
-    """Read a case, with or without its lesion masks; raises `UserError` for anything wrong with its files."""
+    """Read a case, with or without its lesion masks; raises `UserError` for anything wrong with its image or organ masks."""
     volume = read_volume(case.image) if case.volume else None
     scan = volume.scan if volume else read_image(case.image)[None]
+    masks = read_masks(case if with_lesion else replace(case, lesion=()), volume.geometry if volume else scan.shape[1:])
+    return LoadedCase(scan, masks.organs, masks.lesion, volume.geometry if volume else None, case, masks)
 
-    def read(sources: Iterable[MaskSource]) -> tuple[np.ndarray, ...]:
-        if volume:
-            return tuple(read_mask(source, volume.geometry) for source in sources)
-        return tuple(read_image_mask(source.path, scan.shape[1:], source.values)[None] for source in sources)
 
-    organs, lesions = read(case.organ), read(case.lesion if with_lesion else ())
-    return LoadedCase(scan, organs, np.logical_or.reduce(lesions) if lesions else None, volume.geometry if volume else None, case)
+def read_masks(case: Case, grid: Geometry | tuple[int, ...]) -> CaseMasks:
+    """Read the masks of a case; lesion masks that cannot be used cost it nothing but its scores where it has labels.
+
+    Args:
+        case: as the layout describes it.
+        grid: that of its scan; (H, W) of a plain image.
+
+    Raises:
+        UserError: an organ mask, or a lesion mask that the labels would be made of, cannot be used; or a file is gone.
+    """
+
+    def read(role: str, sources: Iterable[MaskSource]) -> tuple[np.ndarray, ...]:
+        masks = []
+        for source in sources:
+            if isinstance(grid, Geometry):
+                mask, found = read_region(source, grid)
+            else:
+                inside, found = read_image_region(source.path, (grid[0], grid[1]), source.values)
+                mask = inside[None]
+            masks.append(mask)
+            notes.update(f"{role} {note}" for note in found)
+        return tuple(masks)
+
+    notes: set[str] = {"turned"} if not case.volume and is_turned(case.image) else set()
+    organs, problem = read("organ", case.organ), ""
+    try:
+        lesions = read("lesion", case.lesion)
+    except UserError as error:
+        require_there(case, error)
+        if case.label is None and not case.slice_labels:
+            raise
+        lesions, problem = (), f"{case.id}: {error}; its label is used, its mask is not: it is not scored"
+    return CaseMasks(organs, np.logical_or.reduce(lesions) if lesions else None, problem, frozenset(notes))
+
+
+def require_there(case: Case, error: UserError) -> None:
+    """Raise `UserError` from `error` where a file of a case is gone: a lost disk must not pass for a hundred broken scans."""
+    files = [case.image, *(mask.path for mask in (*case.organ, *case.lesion))]
+    if gone := [file for file in files if not parts_of(file)]:
+        do = "put them back, then give the same command again"
+        raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:

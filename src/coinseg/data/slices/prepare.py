@@ -21,6 +21,7 @@ from coinseg.types import Case
 from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
+from .plausible import notes_on
 from .twins import look_of, pixels_of
 
 MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
@@ -58,6 +59,7 @@ class Prepared:
     look: np.ndarray | None = None  # of the image, or of the slice in the middle of a scan, see `twins.look_of`
     several_frames: bool = False  # whether its image has frames behind the first
     problems: list[str] = field(default_factory=list)
+    notes: frozenset[str] = frozenset()  # what its masks are like, see `plausible.notes_on`
     beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
     rows: list[dict[str, object]] = field(default_factory=list)  # of the index, one for every slice that is used
     left_out: list[bool] = field(default_factory=list)  # for every row, whether training must leave it out
@@ -72,6 +74,8 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
     result.pixels, result.look = pixels_of(loaded.scan), look_of(loaded.scan[len(loaded.scan) // 2])
     result.several_frames = not case.volume and has_more_frames(case.image)
+    result.notes = notes_on(case, loaded.masks)
+    result.problems += [loaded.masks.problem] if loaded.masks and loaded.masks.problem else []
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:

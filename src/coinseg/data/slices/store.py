@@ -25,11 +25,12 @@ from coinseg.data.readers.paths import parts_of
 from coinseg.data.readers.volume import peek_shape
 from coinseg.errors import UserError
 from coinseg.runtime.files import directory_written_aside, key_of, read_json
-from coinseg.types import Case, Cohort
+from coinseg.types import Cohort
 
 from . import intensity
-from .case import kind_of_intensity, said_of_intensity
+from .case import kind_of_intensity, require_there, said_of_intensity
 from .index import read_index
+from .plausible import implausible, require_values
 from .prepare import in_order, prepared, readers
 from .split import require_masks, require_usable
 from .writer import FORMAT, StoreWriter
@@ -52,14 +53,6 @@ def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
     """Return whether the store at `root`, where there is one, is that of these files and settings."""
     meta = root / "store.json"
     return not meta.exists() or read_json(meta).get("key") == store_key(cohort, settings)
-
-
-def require_there(case: Case, error: UserError) -> None:
-    """Raise `UserError` from `error` where a file of a case is gone: a lost disk must not pass for a hundred broken scans."""
-    files = [case.image, *(mask.path for mask in (*case.organ, *case.lesion))]
-    if gone := [file for file in files if not parts_of(file)]:
-        do = "put them back, then give the same command again"
-        raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
 
 
 class SliceStore:
@@ -159,7 +152,7 @@ def prepare(
             unused += [] if result.rows else [case.id]
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
-        problems += writer.said()
+        problems += writer.said() + implausible(writer.notes) + require_values(cohort.cases, writer.notes, not injected)
         require_usable(writer.rows, problems, settings)
         writer.finish(
             key=key, layout=cohort.layout, problems=problems,

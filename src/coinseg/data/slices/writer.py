@@ -40,6 +40,7 @@ class StoreWriter:
         self.left_out: list[bool] = []
         self.beyond: Counter[str] = Counter()
         self.twins, self.several_frames = Twins(), list[str]()
+        self.notes: dict[str, list[str]] = {}  # ids of cases by what their masks are like
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
         self.contents = hashlib.sha256(json.dumps([FORMAT, hashed(settings.data)]).encode())
@@ -55,6 +56,8 @@ class StoreWriter:
         if case.histogram is not None:
             self.histograms[case.case.patient] = self.histograms.get(case.case.patient, 0) + case.histogram
         self.beyond += case.beyond
+        for note in case.notes:
+            self.notes.setdefault(note, []).append(case.case.id)
         self.rows += case.rows
         self.left_out += case.left_out
         for pixels, organ, truth in case.slices:
