@@ -220,7 +220,8 @@ def test_kinds_reach_all_the_way_down() -> None:
     assert fits({"a": [1, 2.5], "b": None}, {"a": list[float], "b": str | None})
     assert fits([0.5, 1], tuple[float, float])
     for value, kind in (
-        ([1, "2"], list[float]), (True, int), (float("nan"), float), (float("inf"), float), (10**400, int), ([1], tuple[int, int]),
+        ([1, "2"], list[float]), (True, int), (float("nan"), float), (float("inf"), float), (10**400, int),
+        ([1], tuple[int, int]),
         ({"a": {"b": 1}}, dict[str, dict[str, str]]), ({}, {"a": Any}), ("x", Literal["y"]), ([], Literal["y"]), (None, dict),
     ):  # fmt: skip
         assert not fits(value, kind), (value, kind)

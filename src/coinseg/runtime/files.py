@@ -15,8 +15,9 @@ from typing import Any
 
 from coinseg.errors import UserError
 
-MAX_YAML, MAX_JSON = 2**18, 2**30
-"""Largest sizes in bytes; a file of settings has 5 KB, the index of a million masks half a gigabyte."""
+MAX_YAML, MAX_JSON, MAX_BRACKETS = 2**16, 2**30, 1000
+"""Largest sizes in bytes (a file of settings has 5 KB, the index of a million masks half a gigabyte), and brackets in YAML, whose
+reader needs time for the square of their number."""
 REDONE = "remove it, the stage is done again by the command that made it"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of a cell that a spreadsheet may run as a formula (OWASP, CSV injection)."""
@@ -152,6 +153,8 @@ def plain_yaml(text: str) -> Any:
     """The plain values of a YAML text; `ValueError` for aliases, `YAMLError` for other faults and tags that make objects."""
     import yaml
 
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise RecursionError
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
         raise ValueError("it has aliases")
     return yaml.safe_load(text)

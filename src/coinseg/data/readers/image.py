@@ -17,7 +17,7 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
 from coinseg.types import Slice, SliceMask
 
-from .limits import MAX_PIXELS
+from .limits import DENSE_LIMIT, DENSE_PIXELS, MAX_PIXELS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
@@ -108,8 +108,7 @@ def _reading(path: Path) -> Iterator[None]:
 def _read_pillow(path: Path) -> np.ndarray:
     """Read pixels (H, W) or (H, W, 3) with Pillow."""
     with Image.open(path, formats=_DECODERS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"its header claims {image.width} x {image.height} pixels")
+        _require_dense(image.height, image.width, path.stat().st_size)
         depths = [str(tile.args) for tile in image.tile if ";16" in str(tile.args)]
         if depths and not image.mode.startswith("I"):
             return _read_deep_colour(path, depths[0])
@@ -118,6 +117,14 @@ def _read_pillow(path: Path) -> np.ndarray:
         if image.mode in ("1", "LA", "La"):
             return np.asarray(image.convert("LA" if image.mode != "1" else "L")).reshape(*image.size[::-1], -1)[..., 0]
         return np.asarray(image.convert("RGBA"))[..., :3]  # through RGBA transparent pixels keep their colour
+
+
+def _require_dense(height: int, width: int, stored: int) -> None:
+    """Raise `ValueError` for more pixels than an image has, or far more than its `stored` bytes are likely to be unpacked to."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its header claims {width} x {height} pixels")
+    if height * width > max(DENSE_PIXELS, stored * DENSE_LIMIT):
+        raise ValueError(f"its header claims {width} x {height} pixels and it has {stored} bytes of them")
 
 
 def _read_deep_colour(path: Path, rawmode: str) -> np.ndarray:
@@ -137,8 +144,9 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     if len(file.pages) != 1 or any(len(series) != 1 for series in file.series):
         raise UserError(f"{path} has several pages", "one image per file", "save each page as its own file")
     page = file.pages.first
-    if page.imagelength * page.imagewidth > MAX_PIXELS or page.imagedepth != 1:
+    if page.imagedepth != 1:
         raise ValueError(f"its header claims {page.imagedepth} x {page.imagelength} x {page.imagewidth} pixels")
+    _require_dense(page.imagelength, page.imagewidth, min(sum(page.databytecounts), path.stat().st_size))
     if not 1 <= page.samplesperpixel <= 4 or page.tilelength * page.tilewidth > MAX_PIXELS:
         size = f"tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else "its pixels"
         raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel, {size}")
