@@ -52,7 +52,7 @@ def test_a_sequence_of_a_million_empty_items(tmp_path: Path, monkeypatch: pytest
     known = length == "known"
     sequence = head + struct.pack("<I", len(items) if known else 0xFFFFFFFF) + items + (b"" if known else end)
     (tmp_path / "a.dcm").write_bytes(before + sequence + behind)
-    with pytest.raises(UserError, match=r"a\.dcm cannot be read \(ValueError\)"):
+    with pytest.raises(UserError, match=r"a\.dcm cannot be read \((ValueError|OSError)\)"):
         read_volume(tmp_path / "a.dcm")
 
 
@@ -60,7 +60,7 @@ def test_zeros_behind_the_tags_of_a_member_of_an_archive(tmp_path: Path, monkeyp
     monkeypatch.setattr(dicom, "MAX_ELEMENTS", 10_000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.dcm", tags(tmp_path)[0] + bytes(20_000_000))
-    with pytest.raises(UserError, match=r"a\.dcm cannot be read \(ValueError\)"):
+    with pytest.raises(UserError, match=r"a\.dcm cannot be read \((ValueError|OSError)\)"):
         read_volume(tmp_path / "a.zip")
 
 

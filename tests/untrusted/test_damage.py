@@ -71,7 +71,7 @@ READ = {
     "export": ["manifest.json"],
 }  # fmt: skip
 """The command that reads a file of a run folder again; `report` reads more, see below."""
-NOTICED = ("slices/i", "slices/s", "classifier/m", "coin/g", "coin/s", "classifier/s", "threshold", "model.json")
+NOTICED = ("settings", "slices/i", "slices/s", "classifier/m", "coin/g", "coin/s", "classifier/s", "threshold", "model.json")
 """What decides a result: one flipped bit must not pass."""
 
 
@@ -93,6 +93,8 @@ def test_a_damaged_file_ends_in_one_line(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, old: bool
 ) -> None:
     """A run of an earlier version (`old`) has no checksums."""
+    if old and name == "settings.yaml":
+        return  # half of it is one with defaults, which trains anew
     run = shutil.copytree(whole, tmp_path / "run")
     shutil.copyfile(whole.parent / "data" / "abnormal" / "i01.png", tmp_path / "x.png")
     content = (run / name).read_bytes()

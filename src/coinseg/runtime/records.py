@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from .files import damaged, json_text, read_json, require_file, write_json, written_aside
+from .files import REDONE, damaged, json_text, read_json, read_yaml, require_file, write_json, written_aside
 
 CHECKSUMS = "checksums.json"
 MAX_RECORD = 2**24
@@ -79,11 +79,18 @@ def seal(*paths: Path) -> None:
     write_json(paths[0].with_name(CHECKSUMS), _recorded(paths[0]) | {path.name: _crc32(path) for path in paths})
 
 
-def require_intact(path: Path) -> None:
+def read_settings(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a settings.yaml that coinseg wrote; `UserError` as in `files.read_yaml`, and where its checksum is another one."""
+    values = read_yaml(path, *keys)
+    require_intact(path, "put it back as it was, or choose another -o")
+    return values
+
+
+def require_intact(path: Path, do: str = REDONE) -> None:
     """Raise `UserError` for a pipe or a device, and for a file that is not the one whose checksum was recorded."""
     require_file(path)
     if (known := _recorded(path).get(path.name)) and known != _crc32(path):
-        raise damaged(path, "its checksum is not the recorded one")
+        raise damaged(path, "its checksum is not the recorded one", do)
 
 
 def _recorded(path: Path) -> dict[str, str]:
