@@ -63,7 +63,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
 
 READ = {
     "train-coin": [
-        "settings.yaml", "slices/store.json", "slices/index.csv", "slices/images.bin", f"slices/{CHECKSUMS}",
+        "settings.yaml", "slices/store.json", "slices/index.csv", f"slices/{CHECKSUMS}",
         "classifier/stage.json", "classifier/model.safetensors", "coin/stage.json", "coin/generator.safetensors",
     ],
     "evaluate": ["threshold.json", "evaluation/scores.json"],
@@ -71,7 +71,7 @@ READ = {
     "export": ["manifest.json"],
 }  # fmt: skip
 """The command that reads a file of a run folder again; `report` reads more, see below."""
-NOTICED = ("settings", "slices/i", "slices/s", "classifier/m", "coin/g", "coin/s", "classifier/s", "threshold", "model.json")
+NOTICED = ("slices/ind", "slices/s", "classifier/m", "coin/g", "coin/s", "classifier/s", "threshold", "model.json")
 """What decides a result: one flipped bit must not pass."""
 
 
@@ -113,11 +113,13 @@ def test_a_damaged_file_ends_in_one_line(
 def test_what_only_a_report_reads(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Truth and what is written anew is refused where it is damaged; logs and pictures are told to be missing."""
     for name, how in (
-        ("slices/truth.bin", "one bit"), ("inputs.json", "one bit"), ("inputs.json", "words that are numbers"),
-        ("evaluation/audit.json", "one bit"), ("evaluation/scores.json", "half"), ("masks/index.json", "other names"),
+        ("slices/truth.bin", "one bit"), ("slices/images.bin", "one bit"), ("slices/images.bin", "half"),
+        ("inputs.json", "one bit"),
+        ("inputs.json", "words that are numbers"), ("evaluation/audit.json", "one bit"), ("evaluation/scores.json", "half"),
+        ("masks/index.json", "other names"),
     ):  # fmt: skip
         run = shutil.copytree(whole, tmp_path / f"{name.replace('/', '-')}-{how}")
-        if name == "slices/truth.bin":
+        if name.startswith("slices"):
             (run / "evaluation" / "scores.json").unlink()
         (run / name).write_bytes((BYTES | TEXT)[how]((run / name).read_bytes()))
         code, line = said(capsys, "report", run)

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -114,7 +115,7 @@ def json_text(value: Any) -> str:
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
     """Read JSON that coinseg wrote, of at most so many bytes; `UserError` for anything else."""
     try:
-        return json.loads(_text(path, most), parse_constant=_no_number)
+        return json.loads(_text(path, most), parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
         raise damaged(path, f"it is not readable as JSON: {why}") from error
@@ -162,6 +163,11 @@ def plain_yaml(text: str) -> Any:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    value = float(text)  # 1e999 is infinite
+    return value if math.isfinite(value) else float(_no_number(text[:40]))
 
 
 def _text(path: Path, most: int) -> str:
