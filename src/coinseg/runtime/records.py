@@ -103,7 +103,9 @@ def _recorded(path: Path) -> dict[str, str]:
 
 
 def _crc32(path: Path) -> str:
-    """CRC-32 of a file, as eight hexadecimal digits; it changes with every single flipped bit."""
+    """CRC-32 of a file, of JSON that of what it says, as eight hexadecimal digits; it changes with every single flipped bit."""
+    if path.suffix == ".json":
+        return f"{zlib.crc32(json_text(read_json(path)).encode()):08x}"
     checksum = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
