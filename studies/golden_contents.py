@@ -32,7 +32,7 @@ LEFT_OUT = re.compile(
 )
 """Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files.
 The threshold that an accuracy was computed with stands beside it since the key of f leaves it out."""
-FILES_LEFT_OUT = {"key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt"}
+FILES_LEFT_OUT = {"checksums.json", "key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt"}
 SOFT = "~"
 """How an item begins that is reported where it differs, and is no difference: names of tensors, and settings."""
 Items = dict[str, Any]

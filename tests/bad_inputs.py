@@ -270,6 +270,11 @@ def removed(root: Path) -> None:
     (root / "model.json").write_text(json.dumps(content))
 
 
+def piped(root: Path) -> None:
+    (root / "model.json").unlink()
+    os.mkfifo(root / "model.json")
+
+
 def not_numbers(root: Path) -> None:
     path = root / "classifier" / "model.safetensors"
     save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
@@ -521,6 +526,11 @@ CASES: list[Bad] = [
     Bad(MODELS, "model.json has NaN", overwritten("model.json", b'{"threshold": NaN}')),
     Bad(MODELS, "a window from high to low", said_in_model(window=[240, -160])),
     Bad(MODELS, "a threshold of 1e300", said_in_model(threshold=1e300)),
+    Bad(MODELS, "a threshold that somebody, or a bad disk, has changed", said_in_model(threshold=0.06)),
+    Bad(MODELS, "model.json of a later version", said_in_model(schema=99)),
+    Bad(MODELS, "model.json that is a pipe", model(piped)),
+    Bad(MODELS, "slices of 4096 pixels", said_in_model(data__size=4096)),
+    Bad(MODELS, "an opening of 1023 pixels", said_in_model(masks__opening=1023)),
     Bad(MODELS, "a setting nobody knows", said_in_model(coin__wdth=4)),
     Bad(MODELS, "a setting of another type", said_in_model(coin__width="wide")),
     Bad(MODELS, "a network of 10^9 channels", said_in_model(coin__width=10**9)),
@@ -540,6 +550,8 @@ CASES: list[Bad] = [
     Bad(MODELS, "weights for FID that are a pickle which runs code", inception),
     Bad(SETTINGS, "YAML that makes an object (runs code)", config("method: !!python/object/apply:os.system ['touch PWNED']\n"),
         True),
+    Bad(SETTINGS, "YAML nested 60,000 times", config("data: " + "[" * 60_000)),
+    Bad(SETTINGS, "YAML of 80 KB", config("seed: 1\n" * 10_000)),
     Bad(SETTINGS, "YAML with aliases (a billion laughs)", config(BOMB + "method: *j\n")),
     Bad(SETTINGS, "the same for one group of settings", lambda r: (config(BOMB)(r), ["run", "data", "-o", "out", "--data",
         "my.yaml"])[1]),

@@ -167,7 +167,7 @@ def test_images_and_label_maps_that_do_not_meet(tmp_path: Path) -> None:
         "imagesTr: stray.nii.gz left out, not named CASE_0000.nii.gz",
         "labelsTr has label maps of c: there is no such image in imagesTr",
         "dataset.json says numTraining 4 and imagesTr has 3 cases",
-        "labels.csv names z: there is no such case",
+        "labels.csv names 1 case (row 5) that the data do not have",
         "labels.csv does not name b: their labels are made from masks",
         "b: skipped, no labelsTr/b.nii.gz to make its labels from",
         "d: no labelsTr/d.nii.gz: its masks cannot be scored",

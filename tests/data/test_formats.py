@@ -588,7 +588,7 @@ def test_a_cohort_of_dicom_folders(tmp_path: Path) -> None:
     loaded = load_case(one)
     assert loaded.lesion is not None
     assert np.argwhere(loaded.lesion).tolist() == np.argwhere(np.flip(scan_like(loaded.scan.shape), (1, 2))).tolist()
-    assert any("lost: there is no such scan" in line for line in found.problems)
+    assert any("labels.csv names 1 case (row 5) that the data do not have" in line for line in found.problems)
     assert any("kept as a hash of PatientID" in line for line in found.problems)
 
 

@@ -358,7 +358,7 @@ def test_a_table_labels_slices_of_volumes(tmp_path: Path) -> None:
     for wrong, message in (
         ("v.nii.gz,0,p,4\nv.nii.gz,1,p,4\n", r"contradict each other about .*v\.nii\.gz; required: one label per slice"),
         ("v.nii.gz,0,p,4\nv.nii.gz,1,q,5\n", r"with different patients or masks; required: the same in every row"),
-        ("v.nii.gz,0,p,head\nw.nii.gz,1,q,1\n", r"row 2 of .* labels slice head of a volume; required: a whole number, from 0"),
+        ("v.nii.gz,0,p,head\nw.nii.gz,1,q,1\n", r"row 2 of .* labels no slice of its volume; required: a whole number, from 0"),
     ):
         with pytest.raises(UserError, match=message):
             read_layout(table(tmp_path, f"file,label,patient,slice\n{wrong}"), SETTINGS)

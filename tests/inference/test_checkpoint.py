@@ -218,7 +218,7 @@ def test_a_wrong_value_of_every_key_is_refused(folder: Path, schema: int) -> Non
     for name, values in cases.items():
         for value in values:
             (folder / "model.json").write_text(json.dumps(model | {"schema": schema, name: value}))
-            with pytest.raises(UserError, match=f"has a wrong {name}; required: a file coinseg wrote"):
+            with pytest.raises(UserError, match=rf"is damaged \(it has a wrong {name}\); required: a file coinseg wrote"):
                 read_model(folder / "model.json")
     for name in ("settings", "kind", "window", "organs", "threshold"):
         (folder / "model.json").write_text(json.dumps({key: value for key, value in model.items() if key != name}))

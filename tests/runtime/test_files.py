@@ -147,8 +147,8 @@ def test_what_is_not_json(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError) as caught:
         read_json(path)
     text = str(caught.value)
-    assert text.startswith(f"{path} is not readable as JSON (")
-    assert text.endswith("); required: a file coinseg wrote; remove it and run again")
+    assert text.startswith(f"{path} is damaged (it is not readable as JSON: ")
+    assert text.endswith("); required: a file coinseg wrote; remove it, the stage is done again by the command that made it")
     assert "\n" not in text
 
 

@@ -141,7 +141,7 @@ def test_sizes_of_frames() -> None:
 
 def test_plain_files_that_are_read_strictly(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1}')
-    assert read_json(tmp_path / "a.json", "a") == {"a": 1}
+    assert read_json(tmp_path / "a.json") == {"a": 1}
     (tmp_path / "a.yaml").write_text("a: [1, two]\nb: {c: 0.5}\n")
     assert read_yaml(tmp_path / "a.yaml", "a") == {"a": [1, "two"], "b": {"c": 0.5}}
     (tmp_path / "a.yaml").write_text("a: &x [1]\nb: *x\n")

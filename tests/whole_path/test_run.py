@@ -574,7 +574,9 @@ def test_checkpoints_that_are_none_or_of_another_architecture(finished: Run, tmp
 def test_a_training_checkpoint_that_is_none_is_refused(finished: Run, tmp_path: Path) -> None:
     (tmp_path / "coin").mkdir()
     (tmp_path / "coin" / "checkpoint.pt").write_bytes(b"garbage")
-    with pytest.raises(UserError, match=r"checkpoint.pt is not a checkpoint .*; required: a checkpoint coinseg wrote"):
+    with pytest.raises(
+        UserError, match=r"checkpoint.pt is damaged \(it is not a checkpoint: .*required: a file coinseg wrote; remove"
+    ):
         train_coin(finished.store, finished.predictor.f, finished.work.settings, tmp_path / "coin")
 
 

@@ -92,7 +92,7 @@ def test_two_labels_of_one_study_are_refused_and_unknown_ones_counted(tmp_path: 
         read_layout(root, DataSettings())
     text(root / "labels.csv", f"PatientID,label\n{PATIENTS[0]},0\n{PATIENTS[1]},1\nID-5998877,0\nID-6998877,1\n")
     problems = read_layout(root, DataSettings()).problems
-    assert "labels.csv names 2 identifiers: there is no such scan" in problems
+    assert "labels.csv names 2 cases (rows 4, 5) that the data do not have" in problems
     assert "labels.csv does not name p2, p3: they have no labels" in problems
     text(root / "labels.csv", f"case,label\n{PATIENTS[0]},0\n{PATIENTS[1]},1\n1.2.826.0.1.99998877,0\n")
     assert not any(secret in line for line in read_layout(root, DataSettings()).problems for secret in ("998877", "ID-1"))

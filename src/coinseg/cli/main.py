@@ -17,7 +17,7 @@ from coinseg.config.reading import refuse
 from coinseg.config.rules import judged
 from coinseg.config.schema import Settings
 from coinseg.errors import EXIT_DEFECT, EXIT_DONE, EXIT_USER, UserError, exit_code, one_line
-from coinseg.runtime.files import read_yaml
+from coinseg.runtime.records import read_settings
 from coinseg.runtime.signals import signals_heard
 
 from . import commands, export_commands, stage_commands
@@ -63,7 +63,7 @@ def _starting_settings(name: str, words: list[str]) -> Any:
     folders = [folder] if folder else [word for word in words if not word.startswith("-")]
     preset, file = given(words, "--preset"), Path(*folders[:1]) / "settings.yaml"
     if folders and preset is None and file.is_file():
-        return stored_settings(read_yaml(file, "settings")["settings"])
+        return stored_settings(read_settings(file, "settings")["settings"])
     if name == "reproduce":
         from coinseg.thesis.rows import SCALES
 

@@ -195,7 +195,7 @@ def _print_scores(work: Any, trained: Any) -> None:
 def _print_facts(what: str, folder: Path, facts: str) -> None:
     from coinseg.runtime.stage import Stage
 
-    print(f"{what} in {folder}: {_line(Stage(folder, '').facts()[facts])}")
+    print(f"{what} in {folder}: {_line(Stage(folder, '').facts(**{facts: dict})[facts])}")
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ class DataSettings:
     abnormal: tuple[str, ...] = setting((), "folders of abnormal images, relative to the data, for the plain-folder layout.")
     masks: str | None = setting(None, "folder of lesion masks for scoring, relative to the data, named like their images.")
     axis: Axis = setting("axial", "volumes are cut into slices across this axis. Labels by slice number are of axial slices.")
-    size: int = setting(256, "side of the prepared square slices in pixels.", Range(1, 4096, "px"))
+    size: int = setting(256, "side of the prepared square slices in pixels.", Range(1, 1024, "px"))
     spacing: float = setting(0.0, """mm of the patient for each pixel of a prepared slice, which then shows size * spacing mm
         around the centre of the slice (roi "none") or of the organ, with air or black beyond the scan; a case whose organ is
         larger is left out. 0 resizes the whole slice or region to the square, whatever its millimetres.""", Range(0, 100, "mm"))

@@ -27,7 +27,7 @@ class Range:
 
 
 SHARE, FACTOR, STEPS, BATCH = Range(0, 1, "share"), Range(0, 1e6), Range(1, 10**9, "steps"), Range(1, 8192, "images")
-SIDE, PIXELS = Range(0, 1023, "px"), Range(0, 2**31, "px")
+SIDE, PIXELS = Range(0, 255, "px"), Range(0, 2**31, "px")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from coinseg.masks.confidence import doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.devices import CHUNK
-from coinseg.runtime.files import csv_text, require_room, write_json, write_text, written_aside
+from coinseg.runtime.files import csv_text, require_room, write_text
+from coinseg.runtime.records import sealed, write_record
 from coinseg.types import Explanation, Maps
 
 from .audit import Ask, audit, mistakes
@@ -169,7 +170,7 @@ def evaluate(
             organs = slices.store.organs if slices.store.meta["has_organs"] else None
             position = middle_distance(slices.store.index, found.rows)
             audited = audit(found, predicted, position, organs, ask, settings.classifier.threshold)
-            write_json(folder / "audit.json", audited)
+            write_record(folder / "audit.json", audited)
         return _score(slices, found, predicted, threshold, settings, folder, audited)
 
 
@@ -201,7 +202,7 @@ def _score(
     # A student's map is a probability; beside its masks the difference of the method itself is shown.
     difference = found.refined if found.posterior is None else found.saliency
     levels = levels_of(found.refined[positions], found.levels(threshold, positions), settings.masks.peak)
-    with written_aside(folder / "examples.npz") as part:
+    with sealed(folder / "examples.npz") as part:
         np.savez_compressed(
             part, group=np.array([group for group, _ in chosen], dtype=str),
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
@@ -210,5 +211,5 @@ def _score(
             known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],
             sure=of_pixels(found.refined[positions], levels).astype(np.float16),
         )  # fmt: skip
-    write_json(folder / "scores.json", scores)
+    write_record(folder / "scores.json", scores)
     return scores

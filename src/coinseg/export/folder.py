@@ -16,8 +16,9 @@ from coinseg.config.parsing import own_module
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError
 from coinseg.inference.checkpoint import load, save, weights_of
-from coinseg.runtime.files import directory_written_aside, read_json, write_json
+from coinseg.runtime.files import MAX_JSON, directory_written_aside, read_json, write_json
 from coinseg.runtime.locks import claimed
+from coinseg.runtime.records import read_record, sealed
 
 SCHEMA = 1
 KEPT = ("verdict", "seed", "scores", "threshold", "versions")  # of the manifest of the run, as they are
@@ -56,10 +57,8 @@ def portable(settings: Settings) -> Settings:
 def excerpt(root: Path) -> dict[str, Any]:
     """Return what the manifest of a run says of it, without command, paths and cases; null where there is no manifest."""
     file = root / "manifest.json"
-    manifest = read_json(file, "data", "scores") if file.is_file() else {}
+    manifest = read_record(file, {"data": dict | None, "scores": dict | None}, MAX_JSON) if file.is_file() else {}
     data = manifest.get("data") or {}
-    if not isinstance(data, dict):
-        raise UserError(f"{file} has wrong data", "a file coinseg wrote", "take the folder as coinseg left it")
     kept = {name: data.get(name) for name in KEPT_OF_DATA}
     kept["labels_from_lesion_masks"] = "from the lesion masks" in str(data.get("label_source", ""))
     return {
@@ -93,7 +92,8 @@ def export_run(
         write_json(part / "manifest.json", excerpt(root))
         for name in weights_of(root):
             (part / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, part / name)
+            with sealed(part / name) as copy:
+                shutil.copyfile(root / name, copy)
         if onnx:
             from .to_onnx import probe_images, write_onnx
 

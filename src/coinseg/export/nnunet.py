@@ -19,7 +19,8 @@ from coinseg.data.readers.image import is_image
 from coinseg.data.readers.volume import read_mask, read_volume, write_scan
 from coinseg.errors import UserError
 from coinseg.pipeline.segment import inputs, mask_name
-from coinseg.runtime.files import read_yaml, write_json
+from coinseg.runtime.files import write_json
+from coinseg.runtime.records import read_settings
 from coinseg.types import MaskSource, ScanMask
 
 from .folder import new_folder
@@ -120,7 +121,7 @@ def cases_of_run(root: Path) -> list[TrainingCase]:
     """Return the cases of a finished run: those with a mask, and volumes labelled normal; `UserError` without masks or data."""
     if not (root / "settings.yaml").is_file():
         raise UserError(f"{root} is not a coinseg run", "a run folder, or a folder of scans with --masks", "mend the path")
-    stored = read_yaml(root / "settings.yaml", "data", "settings")
+    stored = read_settings(root / "settings.yaml", "data", "settings")
     settings = stored_settings(stored["settings"])
     cohort = read_layout(Path(str(stored["data"])), settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}

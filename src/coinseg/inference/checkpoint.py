@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from beartype.door import is_bearable
-
 from coinseg.config.parsing import require_named, stored_settings, teacher_folders
 from coinseg.data.slices.intensity import Window
 from coinseg.errors import UserError
@@ -17,7 +15,8 @@ from coinseg.networks.weights import load_weights, require_fits
 from coinseg.parts import table
 from coinseg.parts.slice_hmm import are_transitions
 from coinseg.runtime.devices import choose_device
-from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.files import damaged, read_json
+from coinseg.runtime.records import MAX_RECORD, fits, require_intact, write_record
 
 from .explainer import Explainer
 from .predictor import Predictor, Preparation
@@ -27,24 +26,23 @@ SCHEMA = 2
 F = Path("classifier") / "model.safetensors"
 GENERATOR = Path("coin") / "generator.safetensors"
 STUDENT = Path("student") / "model.safetensors"
-_Number = int | float
 _KEYS: dict[str, Any] = {
-    "settings": dict, "kind": Literal["hu", "percentile"], "window": list[_Number], "organs": bool, "threshold": _Number,
+    "settings": dict, "kind": Literal["hu", "percentile"], "window": tuple[float, float], "organs": bool, "threshold": float,
 }  # fmt: skip
 # Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {
-    "layer": (str | None, None), "student": (bool, False), "prior_shift": (_Number | None, None), "parts": (dict[str, dict], {}),
+    "layer": (str | None, None), "student": (bool, False), "prior_shift": (float | None, None), "parts": (dict[str, dict], {}),
 }  # fmt: skip
 # Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
-    "opinion": (bool, False), "novelty": (bool, False), "steps": (list[list[float]] | None, None),
+    "opinion": (bool, False), "novelty": (bool, False), "steps": (list | None, None),
 }  # fmt: skip
 
 
 def save(predictor: Predictor, root: Path) -> None:
     """Write what `load` needs beside the weights (`weights_of`)."""
     preparation, has_student = predictor.preparation, predictor.has_student
-    write_json(root / MODEL, {
+    write_record(root / MODEL, {
         "schema": SCHEMA, "settings": predictor.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
         "window": [preparation.window.low, preparation.window.high], "threshold": predictor.threshold,
         "layer": predictor.explainer.layer, "student": has_student,
@@ -70,13 +68,19 @@ def read_model(path: Path) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or of another kind.
     """
-    model = read_json(path, *_KEYS)
-    optional = _LATER | (_FIRST if model.get("schema") == 1 else {})
+    model = read_json(path, MAX_RECORD)
+    schema = model.get("schema", SCHEMA) if isinstance(model, dict) else SCHEMA
+    if fits(schema, int) and schema > SCHEMA:
+        raise UserError(f"{path} has schema {schema}", f"schema {SCHEMA} or lower", "use the later coinseg that wrote it")
+    if not isinstance(model, dict) or (missing := [key for key in _KEYS if key not in model]):
+        raise damaged(path, f"it has no {missing[0]}" if isinstance(model, dict) else "it is no object of JSON")
+    optional = _LATER | (_FIRST if schema == 1 else {})
     model = {name: default for name, (_, default) in optional.items()} | model
     kinds = _KEYS | {name: kind for name, (kind, _) in optional.items()}
-    wrong = [key for key, kind in kinds.items() if not is_bearable(model[key], kind)]
+    wrong = [key for key, kind in kinds.items() if not fits(model[key], kind)]
+    wrong += [] if schema in (1, 2) and fits(schema, int) else ["schema"]
     if not wrong:
-        low, high = model["window"] if len(model["window"]) == 2 else (0.0, 0.0)
+        low, high = model["window"]
         in_range = {
             "window": -1e9 < low < high < 1e9, "prior_shift": abs(model["prior_shift"] or 0) < 1e3,
             "threshold": 0 <= model["threshold"] <= 2,
@@ -85,7 +89,7 @@ def read_model(path: Path) -> dict[str, Any]:
         }  # fmt: skip
         wrong = [key for key, right in in_range.items() if not right]
     if wrong:
-        raise UserError(f"{path} has a wrong {wrong[0]}", "a file coinseg wrote", "take the folder as coinseg left it")
+        raise damaged(path, f"it has a wrong {wrong[0]}")
     return _upgraded(model)
 
 
@@ -109,12 +113,20 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         classifier: "package.module:factory" of your own classifier, whose code is run; required where the run names one.
 
     Raises:
-        UserError: the folder is not a run, its weights do not fit its settings, or it names a module that is not named here.
+        UserError: the folder is not a run, its weights do not fit its settings, it is damaged, or it names a module that is not
+            named here.
     """
     root = Path(root)
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_model(root / MODEL)
+    predictor = _loaded(model, root, accelerator, classifier)
+    if model.get("schema") == SCHEMA:  # before it there were no checksums; last, because every other fault says more
+        require_intact(root / MODEL)
+    return predictor
+
+
+def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifier: str | None) -> Predictor:
     settings = stored_settings(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for

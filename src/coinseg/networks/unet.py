@@ -33,8 +33,9 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, skip: int, outputs: int) -> None:
         super().__init__()
-        both = OrderedDict(conv_0=Convolution(inputs + skip, outputs), conv_1=Convolution(outputs, outputs))
-        self.convs = nn.Sequential(both)
+        self.convs = nn.Sequential()
+        self.convs.add_module("conv_0", Convolution(inputs + skip, outputs))
+        self.convs.add_module("conv_1", Convolution(outputs, outputs))
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         """(B, inputs, S, S) and the encoder's (B, skip, 2 S, 2 S), None for no skip, -> (B, outputs, 2 S, 2 S)."""

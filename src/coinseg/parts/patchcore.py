@@ -12,7 +12,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from coinseg.config.schema import Settings
 from coinseg.errors import UserError
 from coinseg.masks.student_maps import LEVEL
 from coinseg.networks.imagenet import Encoder, load_imagenet
-from coinseg.networks.weights import load_weights
+from coinseg.networks.weights import load_weights, shapes_in
 from coinseg.runtime.devices import CHUNK, choose_device, to_device
 from coinseg.runtime.forward import forward, forward_hflip
 from coinseg.runtime.process_group import current
@@ -122,7 +121,7 @@ class PatchCore(Part):
             if stage.is_main:
                 part = cls._fill(learning, normals, abnormals, patients, stage)
             current().barrier()
-        if not stage.facts()["kept"]:
+        if not stage.facts(kept=bool)["kept"]:
             return None
         return cls.load(learning.settings, {}, learning.root) if learning.root is not None else part
 
@@ -145,11 +144,8 @@ class PatchCore(Part):
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read the memory bank; the encoder's weights come with coinseg."""
         path = root / cls.folder / "model.safetensors"
-        try:
-            with safe_open(path, "pt") as file:
-                patches = file.get_slice("features").get_shape()[0]
-        except (FileNotFoundError, SafetensorError, OSError, IndexError):
-            patches = 0  # `load_weights` says what is wrong
+        shape = shapes_in(path, "memory of normal images").get("features", ())
+        patches = shape[0] if shape else 0  # `load_weights` says what is wrong
         bank = MemoryBank(torch.zeros(patches, FEATURES), 1.0)
         load_weights(bank, path, "memory of normal images")
         if not (patches and bank.limit > 0):

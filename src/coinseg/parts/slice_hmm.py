@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from beartype.door import is_bearable
 from scipy.special import expit, logit
 
 from coinseg.config.schema import Settings
-from coinseg.errors import UserError
+from coinseg.runtime.files import damaged
+from coinseg.runtime.records import fits
 
 from .base import Learning, Part
 
@@ -49,9 +49,8 @@ class SliceHMM(Part):
     @classmethod
     def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         rows = state.get("transitions")
-        if not is_bearable(rows, list[list[float]]) or not are_transitions(rows):  # type: ignore[arg-type]
-            got = f"{root / 'model.json'} has wrong transitions"
-            raise UserError(got, "a file coinseg wrote", "take the folder as coinseg left it")
+        if not are_transitions(rows):
+            raise damaged(root / "model.json", "it has wrong transitions")
         return cls(np.array(rows))
 
     def state(self) -> dict[str, Any]:
@@ -85,9 +84,10 @@ def count_transitions(labels: np.ndarray, scans: np.ndarray, places: np.ndarray)
     return both / both.sum(1, keepdims=True)
 
 
-def are_transitions(rows: list[list[float]]) -> bool:
+def are_transitions(rows: Any) -> bool:
     """Whether these are two rows of two probabilities, none of them 0, that add up to 1."""
-    return [len(row) for row in rows] == [2, 2] and all(p > 0 for row in rows for p in row) and np.allclose(np.sum(rows, 1), 1)
+    sound = fits(rows, tuple[tuple[float, float], tuple[float, float]]) and all(p > 0 for row in rows for p in row)
+    return sound and bool(np.allclose(np.sum(rows, 1), 1))
 
 
 def chains(scans: np.ndarray, places: np.ndarray) -> list[np.ndarray]:

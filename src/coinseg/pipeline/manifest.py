@@ -13,7 +13,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.readers.paths import sha256_of
 from coinseg.errors import UserError, exit_code, one_line
 from coinseg.evaluation.verdict import OK
-from coinseg.inference.checkpoint import weights_of
+from coinseg.inference.checkpoint import read_model, weights_of
 from coinseg.runtime.files import read_json, write_json
 
 from .run_folder import as_yaml
@@ -36,7 +36,7 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
 def model_of(root: Path) -> dict[str, Any]:
     """The model of a run folder or an export: its method, and the SHA-256 of model.json and of the weights it is made of."""
     digests = {name: sha256_of(root / name) for name in ["model.json", *weights_of(root)]}
-    method = read_json(root / "model.json", "settings")["settings"]["method"]
+    method = read_model(root / "model.json")["settings"]["method"]
     return {"path": str(root.resolve()), "method": method, "sha256": digests}
 
 

@@ -44,7 +44,7 @@ class MaskFiles:
     def begin(self, key: str) -> None:
         """Write the key of the masks into the folder; masks of another key are removed, and their confidences."""
         marker = self.folder / "key.txt"
-        if self.folder.exists() and (not marker.exists() or marker.read_text() != key):
+        if self.folder.exists() and (not marker.is_file() or marker.read_bytes() != key.encode()):
             (self.folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
             shutil.rmtree(self.confidences, ignore_errors=True)
             shutil.rmtree(self.folder)

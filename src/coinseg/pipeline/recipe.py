@@ -28,8 +28,8 @@ from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.parts.base import Learning, Part
 from coinseg.parts.table import parts_of
 from coinseg.runtime.devices import choose_device
-from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
+from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
@@ -39,6 +39,8 @@ from coinseg.training.student import train_student
 
 SEEDS_APART = 1_000_003  # between the seeds of the pairs of one ensemble; more than between seeds that people try in turn
 THRESHOLD = "threshold.json"
+CHOSEN = {"key": str, "value": float, "rule": str}
+"""What it holds, and of which kind."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,13 @@ def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
     """The contents of threshold.json, chosen anew where it is of another key."""
     key = with_student(key, job.settings) if has_student(job.settings) else key
     file = job.folder(THRESHOLD)
-    if file is not None and file.exists() and (kept := read_json(file)).get("key") == key:
+    if file is not None and file.exists() and (kept := read_record(file, CHOSEN))["key"] == key:
         return dict(kept)
     threshold, peak = explainer.choose_threshold(job.slices), job.settings.masks.peak
     rule = threshold.rule + (f"; in each image also {peak:.0%} of the peak of its own difference" if peak else "")
     contents = {"key": key, "value": threshold.value, "rule": rule}
     if file is not None:
-        write_json(file, contents)
+        write_record(file, contents)
     return contents
 
 

@@ -30,8 +30,9 @@ from coinseg.evaluation.verdict import judge, trusted
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
-from coinseg.runtime.files import key_of, read_json, require_room, write_json
+from coinseg.runtime.files import MAX_JSON, key_of, require_room
 from coinseg.runtime.process_group import current
+from coinseg.runtime.records import Kinds, read_record, write_record
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
 from coinseg.training.instance_selection import INHERITED, select_instances
@@ -133,16 +134,16 @@ def train(work: Workspace) -> Run:
     return Run(work, job.store, predictor, with_student(key, work.settings) if recipe.has_student(work.settings) else key)
 
 
-def _kept(file: Path, key: str) -> dict[str, Any] | None:
-    kept = read_json(file) if file.exists() else None
-    return kept if kept and kept.get("key") == key else None
+def _kept(file: Path, key: str, kinds: Kinds) -> dict[str, Any] | None:
+    kept = read_record(file, {"key": str, "seconds": float, **kinds}, MAX_JSON) if file.exists() else None
+    return kept if kept and kept["key"] == key else None
 
 
 def evaluate(run: Run) -> dict[str, Any]:
     """Scores on held-out patients; leaves evaluation/. It is for one process."""
     work, predictor, key = run.work, run.predictor, key_of([run.key, FORMAT])
     file = work.root / "evaluation" / "scores.json"
-    if kept := _kept(file, key):
+    if (file.parent / "audit.json").exists() and (kept := _kept(file, key, {"null_because": dict[str, str]})):
         return kept
     began = time.perf_counter()
     file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
@@ -154,14 +155,14 @@ def evaluate(run: Run) -> dict[str, Any]:
         lambda unit: predictor.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
     )  # fmt: skip
     scores |= {"key": key, "seconds": round(time.perf_counter() - began, 2)}
-    write_json(file, scores)
+    write_record(file, scores)
     return scores
 
 
 def verdict(root: Path) -> str | None:
     """The verdict on a run folder, see `evaluation.verdict`; None where nothing was scored."""
     files = (root / "evaluation" / name for name in ("scores.json", "audit.json"))
-    scores, audit = (read_json(file) if file.exists() else None for file in files)
+    scores, audit = (read_record(file, {}) if file.exists() else None for file in files)
     return None if scores is None else judge(scores, audit)
 
 
@@ -179,7 +180,7 @@ def write_masks(run: Run) -> dict[str, Any]:
     """
     work, others, key = run.work, current(), masks_key(run)
     folder, confidences = work.root / "masks", work.root / "confidence"
-    if kept := others.on_main(lambda: confidences.is_dir() and _kept(folder / JSON, key)):
+    if kept := others.on_main(lambda: confidences.is_dir() and _kept(folder / JSON, key, {"masks": list[dict]})):
         return kept
     began = time.perf_counter()
     files = MaskFiles(run.predictor, folder, confidences, work.step("masks"))
@@ -202,7 +203,7 @@ def warnings(run: Run) -> list[str]:
     lines = [f"data: {problem}" for problem in store.meta["problems"]]
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)
-    scores = Stage(root / "classifier", "").facts()["scores"]
+    scores = Stage(root / "classifier", "").facts(scores={"auroc": float | None, "auroc_scans": float | None})["scores"]
     # Without labels by slice only scans have an AUROC.
     auroc, units = (scores["auroc_scans"], "scans") if scores["auroc"] is None else (scores["auroc"], "patients")
     if auroc is not None and auroc < 0.7:
@@ -210,7 +211,7 @@ def warnings(run: Run) -> list[str]:
         lines.append(f"the classifier is {words} (AUROC {auroc:.2f} on held-out {units}): the masks can be no better than it")
     if run.work.settings.data.split_by == "slice":
         lines.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
-    return lines + (Stage(root / "coin", "").facts()["warnings"] if run.predictor.is_counterfactual else [])
+    return lines + (Stage(root / "coin", "").facts(warnings=list[str])["warnings"] if run.predictor.is_counterfactual else [])
 
 
 def counts(run: Run) -> dict[str, Any]:

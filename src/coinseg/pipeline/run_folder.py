@@ -11,7 +11,8 @@ import yaml
 from coinseg.config.parsing import differences, stored_settings
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError
-from coinseg.runtime.files import holds_nothing, read_yaml, write_text
+from coinseg.runtime.files import holds_nothing
+from coinseg.runtime.records import read_settings, sealed
 
 
 def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -> Path:
@@ -31,7 +32,7 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool) -
             got = f"{out} exists and was made with other settings ({'; '.join(changed[:4])})"
             fix = "choose another -o, or give --overwrite to redo what depends on them"
             raise UserError(got, "the same settings to go on with it", fix)
-        data = data or Path(str(read_yaml(file, "data")["data"]))
+        data = data or Path(str(read_settings(file, "data")["data"]))
     elif out.exists() and not holds_nothing(out):
         raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
     if data is None:
@@ -46,7 +47,7 @@ def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
     """What differs between a settings.yaml, where there is one, and the data (None: its own) and settings that are asked for."""
     if not file.exists():
         return []
-    stored = read_yaml(file, "data", "settings")
+    stored = read_settings(file, "data", "settings")
     changed = differences(stored_settings(stored["settings"]), settings)
     if data is not None and data.resolve() != Path(str(stored["data"])):
         changed = [f"data: {stored['data']} -> {data.resolve()}", *changed]
@@ -56,7 +57,8 @@ def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
 def write_settings(data: Path, root: Path, settings: Settings) -> None:
     """Write settings.yaml of a folder: the settings and the data they belong to."""
     values = {"data": str(data), "settings": as_yaml(settings.as_dict())}
-    write_text(root / "settings.yaml", yaml.safe_dump(values, sort_keys=False))
+    with sealed(root / "settings.yaml") as part:
+        part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8", newline="")
 
 
 def as_yaml(value: Any) -> Any:

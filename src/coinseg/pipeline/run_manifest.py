@@ -5,10 +5,12 @@ from typing import Any
 from coinseg.config.parsing import teacher_folders
 from coinseg.data.readers.paths import sha256_of
 from coinseg.parts.table import parts_of
-from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.files import MAX_JSON
+from coinseg.runtime.records import read_record, write_record
+from coinseg.runtime.stage import Stage
 
 from .manifest import facts, model_of
-from .recipe import THRESHOLD
+from .recipe import CHOSEN, THRESHOLD
 from .run import Run, counts, verdict, warnings
 from .run_folder import as_yaml
 
@@ -17,13 +19,16 @@ OUTPUTS = {
     "confidence": "confidence", "model": "model.json", "settings": "settings.yaml",
     "scores": "evaluation/scores.json", "scores_per_slice": "evaluation/slices.csv",
 }  # fmt: skip
+INPUTS = {"key": str, "inputs": list[dict[str, str | None]]}
+AUDIT = {"flips": dict[str, float | None], "shortcuts": list[dict[str, float | str | None]]}
+"""What inputs.json and audit.json hold, and of which kind."""
 SCORES = ("iou_mask_free", "iou_all_images", "iou_oracle", "dice_per_image", "false_positive_area", "cv", "flip_rate", "auroc")
 
 
 def inputs_of(run: Run) -> list[dict[str, Any]]:
     """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
     file, key = run.work.root / "inputs.json", run.store.meta["key"]
-    if file.exists() and (stored := read_json(file, "key", "inputs"))["key"] == key:
+    if file.exists() and (stored := read_record(file, INPUTS, MAX_JSON))["key"] == key:
         return list(stored["inputs"])
     inputs: list[dict[str, Any]] = []
     for case in run.work.cohort.cases:
@@ -31,7 +36,7 @@ def inputs_of(run: Run) -> list[dict[str, Any]]:
         for role, paths in files.items():
             common = {"case": case.id, "role": role}
             inputs += [common | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
-    write_json(file, {"key": key, "inputs": inputs})
+    write_record(file, {"key": key, "inputs": inputs})
     return inputs
 
 
@@ -40,7 +45,7 @@ def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str
     root, settings = run.work.root, run.work.settings
 
     def seconds(*names: str) -> float:
-        return float(read_json(root.joinpath(*names) / "stage.json")["seconds"])
+        return float(Stage(root.joinpath(*names), "").facts()["seconds"])
 
     # An attribution trains nothing after the classifier.
     pair = ("classifier", "coin") if run.predictor.is_counterfactual else ("classifier",)
@@ -53,17 +58,17 @@ def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str
         stages["student"] = seconds("student")
         for part in parts_of(settings):  # also one that was fitted and not kept
             if files := sorted((root / part.folder).rglob("stage.json")):
-                stages[part.folder] = sum(float(read_json(file)["seconds"]) for file in files)
+                stages[part.folder] = sum(float(Stage(file.parent, "").facts()["seconds"]) for file in files)
     return stages | {"evaluate": scores["seconds"], "masks": masks["seconds"]}
 
 
 def threshold_of(run: Run) -> dict[str, Any]:
     """What a pixel must exceed to be inside, in words and as a number."""
-    threshold = read_json(run.work.root / THRESHOLD)
+    threshold = read_record(run.work.root / THRESHOLD, CHOSEN)
     if not run.predictor.has_student:
         method = "difference" if run.predictor.is_counterfactual else "attribution"
         return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
-    student = read_json(run.work.root / "student" / "stage.json")
+    student = Stage(run.work.root / "student", "").facts(trusted=int, abnormal=int)
     rule = (
         f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks, "
         f"made with {threshold['value']:.4f}: {threshold['rule']}"
@@ -83,6 +88,6 @@ def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str)
         "verdict": verdict(root), **facts("run", command, None), "seed": settings.seed, "settings": as_yaml(settings.as_dict()),
         "data": counts(run), "inputs": inputs_of(run), "model": model_of(root), "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
-        "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
+        "audit": read_record(file, AUDIT) if (file := root / "evaluation" / "audit.json").exists() else None,
         "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])}, "warnings": warnings(run),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from coinseg.data.layouts.shared import files_in, is_value, others_in, stem_of
 from coinseg.data.layouts.unread import later_frames, other_endings
@@ -28,12 +28,16 @@ from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import read_json
 from coinseg.runtime.locks import claimed, locked, owned, require_apart
 from coinseg.runtime.process_group import process_group, rank_info
+from coinseg.runtime.records import fits, read_lines
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
 from .manifest import MANIFEST, model_of, verdict_of, write_segmented
 
 NOTES = ".done-{}.jsonl"  # one line for each input a process is through with
+NOTE = {"path": str, "state": str, "mask": str | None, "error": str | None, "row": dict[str, Any] | None}
+ROW = {"case": str, "mask": str}
+"""What such a line, and a row of the table, has at least, and of which kind."""
 OF = "confidence.json"  # in a folder of `--confidence`: of which masks, by which model
 
 
@@ -241,12 +245,7 @@ def _segmented(
 
 def _notes(files: Iterable[Path]) -> list[dict[str, Any]]:
     """What processes noted; a last line cut short by a kill is left out."""
-    notes = []
-    for file in files:
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
-            with suppress(ValueError):
-                notes.append(json.loads(line))
-    return notes
+    return [note for file in files for note in read_lines(file, NOTE)]
 
 
 def _forget_notes(out: Path) -> None:
@@ -257,15 +256,16 @@ def _forget_notes(out: Path) -> None:
 def _take_over(out: Path, model: Path | None) -> None:
     """Add the notes of killed processes to the table; masks of another model than `model` are refused."""
     file = out / MANIFEST
-    manifest = read_json(file) if file.exists() else {"kind": "segment"}
-    if not isinstance(manifest, dict) or manifest.get("kind") != "segment":
+    manifest: Any = read_json(file) if file.exists() else {"kind": "segment"}
+    if not fits(manifest, {"kind": Literal["segment"]}):
         raise UserError(f"{out} holds the manifest of something else", "an output folder of its own", "choose another -o")
-    theirs = manifest.get("model", {}).get("sha256")
+    model_then: Any = manifest.get("model")
+    theirs = model_then.get("sha256") if isinstance(model_then, dict) else None
     if model is not None and theirs is not None and theirs != model_of(model)["sha256"]:
         raise UserError(f"{out} holds masks of another model", "masks of one model", "choose another -o, or give --overwrite")
     out.mkdir(parents=True, exist_ok=True)
     known, noted = _known(out), _notes(sorted(out.glob(NOTES.format("*"))))
-    if rows := {note["path"]: note["row"] for note in noted if note["row"] and (out / note["mask"]).exists()}:
+    if rows := {note["path"]: note["row"] for note in noted if note["row"] and note["mask"] and (out / note["mask"]).exists()}:
         write_table(out, list((known | rows).values()))
     file.unlink(missing_ok=True)
     _forget_notes(out)
@@ -276,7 +276,7 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
     if not (out / JSON).is_file():
         return {}
     table = read_json(out / JSON)
-    if not isinstance(table, dict) or not {"schema", "masks"} <= table.keys():
+    if not fits(table, {"schema": int, "masks": list[dict[str, Any]]}) or not all(fits(row, ROW) for row in table["masks"]):
         raise UserError(f"{out / JSON} is no table of masks", "an output folder of its own", "choose another -o")
     return {row["case"]: row for row in table["masks"]}
 

@@ -24,6 +24,7 @@ from coinseg.evaluation.verdict import trusted
 from coinseg.masks.confidence import DOUBT
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.files import write_text, written_aside
+from coinseg.runtime.records import require_intact
 from coinseg.runtime.stage import read_stats
 
 from .pictures import COLOURS, grey, heat, overlay
@@ -56,6 +57,7 @@ ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoes
 def _load(path: Path) -> list[Example] | None:
     """The examples of a file; None when it is absent or broken."""
     try:
+        require_intact(path)
         with np.load(path, allow_pickle=False) as file:
             fields = {name: file[name] for name in FIELDS}
             # Runs of earlier versions have no confidence.

@@ -4,9 +4,11 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 
 from coinseg.errors import UserError
 
-MAX_YAML, MAX_JSON = 2**18, 2**30
-"""Largest sizes in bytes; a file of settings has 5 KB, the index of a million masks half a gigabyte."""
+MAX_YAML, MAX_JSON, MAX_BRACKETS = 2**16, 2**30, 1000
+"""Largest sizes in bytes (a file of settings has 5 KB, the index of a million masks half a gigabyte), and brackets in YAML, whose
+reader needs time for the square of their number."""
+REDONE = "remove it, the stage is done again by the command that made it"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """First characters of a cell that a spreadsheet may run as a formula (OWASP, CSV injection)."""
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
@@ -100,19 +104,32 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; `ValueError` for NaN and infinity, which JSON lacks."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
+    write_text(path, json_text(value))
 
 
-def read_json(path: Path, *keys: str) -> Any:
-    """Read JSON that coinseg wrote; `UserError` for anything else and for an object without one of the keys."""
+def json_text(value: Any) -> str:
+    """JSON as coinseg writes it; `ValueError` for NaN and infinity, which JSON lacks."""
+    return json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n"
+
+
+def read_json(path: Path, most: int = MAX_JSON) -> Any:
+    """Read JSON that coinseg wrote, of at most so many bytes; `UserError` for anything else."""
     try:
-        value = json.loads(_text(path, MAX_JSON), parse_constant=_no_number)
+        return json.loads(_text(path, most), parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UserError(f"{path} is not readable as JSON ({why})", "a file coinseg wrote", "remove it and run again") from error
-    if missing := [key for key in keys if not isinstance(value, dict) or key not in value]:
-        raise UserError(f"{path} has no {missing[0]}", "a file coinseg wrote, whole", "take the folder as coinseg left it")
-    return value
+        raise damaged(path, f"it is not readable as JSON: {why}") from error
+
+
+def damaged(path: Path, why: str, do: str = REDONE) -> UserError:
+    """The error for a file of our own that is not as it was written."""
+    return UserError(f"{path} is damaged ({why})", "a file coinseg wrote", do)
+
+
+def require_file(path: Path) -> None:
+    """Raise `UserError` for a pipe, a device or a folder, of which a reader might wait for ever or never see the end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UserError(f"{path} is a pipe, a device or a folder", "a file", "remove it, or put the file in its place")
 
 
 def read_yaml(path: Path, *keys: str) -> dict[str, Any]:
@@ -137,6 +154,8 @@ def plain_yaml(text: str) -> Any:
     """The plain values of a YAML text; `ValueError` for aliases, `YAMLError` for other faults and tags that make objects."""
     import yaml
 
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise RecursionError
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
         raise ValueError("it has aliases")
     return yaml.safe_load(text)
@@ -146,8 +165,14 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _number(text: str) -> float:
+    value = float(text)  # 1e999 is infinite
+    return value if math.isfinite(value) else float(_no_number(text[:40]))
+
+
 def _text(path: Path, most: int) -> str:
     """Read a text file; `ValueError` for more than `most` bytes and for bytes that are no UTF-8."""
+    require_file(path)
     if path.stat().st_size > most:
         raise ValueError(f"{path.stat().st_size} bytes, more than the {most} expected")
     return path.read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from torch import Tensor, nn
 from coinseg.errors import UserError
 
 from . import signals as interruption
-from .files import read_json, write_json, written_aside
+from .files import damaged, written_aside
 from .process_group import current
+from .records import finite, fits, read_lines, read_record, require_intact, sealed, write_record
 
+FACTS, CHECKPOINT = {"key": str, "seconds": float}, {"key": str, "step": int, "seconds": float}
+"""What every stage.json and every checkpoint has, and its kind."""
 Report = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with the name of the stage ("coin", or "coin of teacher-2"), steps done, steps in all and the latest losses."""
 
@@ -62,11 +64,11 @@ class Stage:
         return self.folder / name
 
     def finished(self) -> bool:
-        """Whether the weights of this key are there; all processes call it."""
+        """Whether the weights of this key are there, for which stage.json vouches; all processes call it."""
         if self.folder is None:
             return False
         done = self.file("stage.json")
-        finished = done.exists() and read_json(done, "key")["key"] == self.key
+        finished = done.exists() and self.facts()["key"] == self.key and any(self.folder.glob("*.safetensors"))
         if finished and self.is_main:
             self.file("checkpoint.pt").unlink(missing_ok=True)  # killed an instant before its end
         return current().broadcast(finished)
@@ -121,7 +123,7 @@ class Stage:
         if self.folder is not None:
             buffer = io.BytesIO()  # written by Python, whose errors say what the system refused (a full disk)
             torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, buffer)
-            with written_aside(self.file("checkpoint.pt")) as part:
+            with sealed(self.file("checkpoint.pt")) as part:
                 part.write_bytes(buffer.getbuffer())
             if self._events:
                 self._events.flush()
@@ -141,24 +143,24 @@ class Stage:
             require_sound(tensors, "the end", setting)
             self._facts = {"key": self.key, "seconds": self._spent(), **facts}
             if self.folder is not None:
-                with written_aside(self.file(name)) as part:
+                with sealed(self.file(name)) as part:
                     part.write_bytes(safetensors_bytes(tensors))
-                write_json(self.file("stage.json"), self._facts)
+                write_record(self.file("stage.json"), self._facts)
                 self.file("checkpoint.pt").unlink(missing_ok=True)
             if self._events:
                 self._events.close()
         interruption.obey()
 
-    def facts(self) -> dict[str, Any]:
-        """What `finish` and `amend` were given."""
-        return dict(self._facts if self.folder is None else read_json(self.file("stage.json"), "key"))
+    def facts(self, **kinds: Any) -> dict[str, Any]:
+        """What `finish` and `amend` were given; `UserError` where it is damaged or a fact is not of its kind, see `fits`."""
+        return dict(self._facts if self.folder is None else read_record(self.file("stage.json"), FACTS | kinds))
 
     def amend(self, **facts: Any) -> None:
         """Change some facts of a finished stage, whose weights stay."""
         if self.is_main:
             self._facts = self.facts() | facts
             if self.folder is not None:
-                write_json(self.file("stage.json"), self._facts)
+                write_record(self.file("stage.json"), self._facts)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line to stats.jsonl (and to TensorBoard)."""
@@ -181,24 +183,19 @@ class Stage:
 
 def read_stats(path: Path) -> list[dict[str, float]]:
     """The lines of a stats.jsonl; a last line cut short by a kill is left out."""
-    lines = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
-        with suppress(ValueError, RecursionError):
-            values = json.loads(line)
-            lines += [values] if isinstance(values, dict) and all(isinstance(v, int | float) for v in values.values()) else []
-    return lines
+    return [line for line in read_lines(path, {"step": float}) if finite(line)]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint, as plain tensors and numbers (no code is run); raises `UserError` for anything else."""
-    required, do = "a checkpoint coinseg wrote", "remove it to start this stage anew"
+    require_intact(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a file that is not its own
-        raise UserError(f"{path} is not a checkpoint ({type(error).__name__})", required, do) from error
-    if not isinstance(state, dict) or "step" not in state:
-        raise UserError(f"{path} is a file of something else", required, do)
-    return state
+        raise damaged(path, f"it is not a checkpoint: {type(error).__name__}") from error
+    if not fits(state, CHECKPOINT):
+        raise damaged(path, "it is a file of something else")
+    return dict(state)
 
 
 def require_finite(values: Mapping[str, float], step: int, setting: str) -> None:

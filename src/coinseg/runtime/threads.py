@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .files import read_json, write_json
 from .process_group import cores
+from .records import read_record, write_record
 
 TURNS = 5
 """Timings of each number of threads; the best counts."""
@@ -57,9 +57,9 @@ def threads() -> int:
 def keep_threads(folder: Path) -> None:
     """Use or record a run folder's number of threads: it decides the order of sums, so a resumed run has the same bytes."""
     file = folder / FILE
-    kept = int(read_json(file)["threads"]) if file.exists() else 0
+    kept = int(read_record(file, {"threads": int})["threads"]) if file.exists() else 0
     if not 0 < kept <= cores():
-        write_json(file, {"threads": (kept := threads())})
+        write_record(file, {"threads": (kept := threads())})
     _chosen[:] = [kept]
 
 

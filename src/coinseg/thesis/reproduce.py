@@ -32,8 +32,9 @@ from coinseg.inference.explainer import Explainer
 from coinseg.masks.postprocess import masks_of
 from coinseg.metrics import frechet as realism
 from coinseg.runtime.devices import choose_device, images_to, to_device
-from coinseg.runtime.files import key_of, read_json, write_json
-from coinseg.runtime.stage import Report, silent
+from coinseg.runtime.files import key_of
+from coinseg.runtime.records import read_record, write_record
+from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.instance_selection import select_instances
@@ -47,6 +48,8 @@ from .tables import write_table
 
 PHANTOM = PhantomSettings(patients=24, slices=24, size=256, lesions="none")  # The cohort that is generated when no data are given
 FORMAT = 2
+ROW = {"key": str, "row": str, "settings": dict, "replica": dict, "honest": dict, "threshold": float, "scoring_s": float}
+"""What every row.json has, and of which kind."""
 EXAMPLES = 6  # Number of slices in the figures: abnormal ones, sampled with the seed, the same for every method
 
 
@@ -135,7 +138,7 @@ class Seed:
         key = key_of([
             FORMAT, result_key(self.store, settings, self.f), self.job.slices, self.job.fid, self.job.fid_features, settings.seed,
         ])  # fmt: skip
-        if (folder / "row.json").exists() and (stored := read_json(folder / "row.json")).get("key") == key:
+        if (folder / "row.json").exists() and (stored := read_record(folder / "row.json", ROW))["key"] == key:
             return dict(stored)
         (folder / "row.json").unlink(missing_ok=True)  # the files written beside it must never belong to another row
         generator = None
@@ -143,8 +146,8 @@ class Seed:
             generator = train_coin(self.store, self.f, settings, folder / "coin", self._named(name))
         result = {"key": key, "row": name, "settings": asdict(settings), **self._score(name, settings, generator, folder)}
         if generator is not None:
-            result["training_s"] = read_json(folder / "coin" / "stage.json")["seconds"]
-        write_json(folder / "row.json", result)
+            result["training_s"] = Stage(folder / "coin", "").facts()["seconds"]
+        write_record(folder / "row.json", result)
         return result
 
     def _score(self, name: str, settings: Settings, generator: nn.Module | None, folder: Path) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from coinseg.networks.classifier import Classifier
 from coinseg.networks.weights import load_weights
 from coinseg.runtime.devices import compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import over_whole_batch, require_parts
-from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.process_group import current
+from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.streams import Stream, random_stream, seed_step
 
@@ -154,14 +154,14 @@ def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Pa
     if settings.method not in KINDS or settings.attribution.layer != "best":
         return None
     file, key = folder and folder / "layer.json", result_key(store, settings, f)
-    if file and file.exists() and (earlier := read_json(file)).get("key") == key:
+    if file and file.exists() and (earlier := read_record(file, {"key": str, "layer": str}))["key"] == key:
         return str(earlier["layer"])
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     abnormal = np.flatnonzero(slices.labels() == 1)
     indices = np.sort(random_stream(Stream.CAM_LAYER, settings.seed).permutation(abnormal)[:LAYER_IMAGES])
     layer, scores = best_layer(settings.method, f, slices.batch(indices).image, settings.attribution.batch)
     if file:
-        write_json(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
+        write_record(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
     return layer
 
 

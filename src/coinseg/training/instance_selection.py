@@ -17,14 +17,20 @@ from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION, groups, split
 from coinseg.data.slices.store import SliceStore
 from coinseg.runtime.devices import make_fabric
-from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.files import MAX_JSON
 from coinseg.runtime.process_group import current
+from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Report, silent
 
 from .classifier import predict, train_classifier
 from .keys import stage_key
 
 FILE = "witnesses.json"
+KINDS = {
+    "key": str, "quantile": float, "scans": int, "weak": int, "kept": int, "seconds": float,
+    "slices": dict[str, list[int]] | None,
+}  # fmt: skip
+"""What it holds, and of which kind."""
 QUANTILE = 0.95  # Quantile of f(X) over slices of normal scans that a selected slice exceeds
 FOLD_STEPS = 0.5  # Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients
 ROUNDS = 2  # The second round trains on the slices that the first has selected
@@ -85,11 +91,11 @@ def select_instances(store: SliceStore, settings: Settings, folder: Path, report
         return store
     constants = {"quantile": QUANTILE, "fold_steps": FOLD_STEPS, "rounds": ROUNDS}
     key, file = stage_key("instances", settings, contents=store.meta["contents"], **constants), folder / FILE
-    selection = current().broadcast(read_json(file) if file.exists() else None)
+    selection = current().broadcast(read_record(file, KINDS, MAX_JSON) if file.exists() else None)
     if selection is None or selection["key"] != key:
         selection = current().broadcast({"key": key, **_select(store, settings, folder, report, training, weak)})
         if current().here.is_main:
-            write_json(file, selection)
+            write_record(file, selection)
     sides = store.index["split"].copy()
     if selection["slices"] is not None:
         kept = {(case, z) for case, slices in selection["slices"].items() for z in slices}

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from coinseg.config.schema import Settings
 from coinseg.runtime.distributed import average, means
+from coinseg.runtime.files import damaged
 from coinseg.runtime.stage import Report, Stage, require_finite
 from coinseg.runtime.streams import seed_step
 
@@ -39,8 +40,11 @@ def fit(
     optimisers, start = [part for part in parts.values() if isinstance(part, Optimizer)], 0
     if state := stage.resume():
         start = state["step"]
-        for part_name, part in parts.items():
-            (part.update if isinstance(part, dict) else part.load_state_dict)(state[part_name])
+        try:
+            for part_name, part in parts.items():
+                (part.update if isinstance(part, dict) else part.load_state_dict)(state[part_name])
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise damaged(stage.file("checkpoint.pt"), f"it is of another training: {type(error).__name__}") from error
     for number in stage.steps(start, section.steps):
         seed_step(settings.seed, number)
         rate = section.lr * (one_cycle(number, section.steps) if decay else 1.0)

@@ -122,7 +122,7 @@ def train_student(
     s, fabric = settings.student, make_fabric(settings.engine)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
-        return load_student(stage.file(WEIGHTS), s.networks) if stage.facts()["taught"] else None
+        return load_student(stage.file(WEIGHTS), s.networks) if stage.facts(taught=bool)["taught"] else None
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
     network = build_student(s.networks)
     pseudo_masks = collect_pseudo_masks(slices, masks, s)

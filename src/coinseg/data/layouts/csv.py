@@ -23,8 +23,20 @@ from coinseg.types import Case, Cohort
 
 from .dicom_studies import fits_dicom
 from .masks_by_name import MasksByName
-from .shared import existing, few, lies_inside, own_patients, patient_of, place_of, safe_id
-from .tables import LABEL, columns_in, first_of, header_of, label_in, label_source, read_table, row_error, tables_in, whole_number
+from .shared import existing, lies_inside, own_patients, patient_of, place_of, safe_id
+from .tables import (
+    LABEL,
+    columns_in,
+    first_of,
+    header_of,
+    label_in,
+    label_source,
+    read_table,
+    row_error,
+    shown,
+    tables_in,
+    whole_number,
+)  # fmt: skip
 from .unread import not_named
 
 COLUMNS = {
@@ -63,7 +75,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     if "file" not in column:
         required = f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab"
         do = "rename one; where the table is about DICOM studies give the folder they are in"
-        raise UserError(f"{table} has the columns {few(header)}", required, do)
+        raise UserError(f"{table} has the columns {shown(header)}", required, do)
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
     left = not_named(listed, table, masks.folders)
@@ -76,7 +88,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         what = f"their {column['slice']} is no whole number, or twice in one patient"
         problems += [f"{alone} images of {table.name} are taken by themselves: {what}"] if alone else []
     if "label" not in column:
-        what = f"{table.name} has no column label ({few(header)}): labels can only come from lesion masks or anomalies"
+        what = f"{table.name} has no column label ({shown(header)}): labels can only come from lesion masks or anomalies"
         return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
     return Cohort("csv", tuple(cases), label_source(table), tuple(problems))
 
@@ -85,7 +97,7 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     """Return the case of row `number`, given as cells by role."""
     image = _named(table, number, cells["file"], ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE))
     if image is None or not (is_image(image) or is_volume(image)):
-        raise row_error(table, number, f"names {cells['file'] or 'no file'}", "an image or a volume")
+        raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
     if cells.get("patient") == "":
         raise row_error(table, number, "has no patient", "a patient in every row")
     place = place_of(image, table.parent)
@@ -94,7 +106,7 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     name, volume = safe_id(place), is_volume(image)
     index = whole_number(cells.get("slice", ""))
     if volume and cells.get("slice") and index is None:
-        raise row_error(table, number, f"labels slice {cells['slice']} of a volume", "a whole number, from 0, inferior first")
+        raise row_error(table, number, "labels no slice of its volume", "a whole number, from 0, inferior first")
     label = label_in(cells.get("label", ""), table, number)
     case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, label)
     case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
@@ -142,11 +154,11 @@ def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",))
     on_windows = cell.replace("\\", "/")
     if not (lies_inside(table.parent, cell) and lies_inside(table.parent, on_windows)):
         do = "move the table above them, or link their folder beside it"
-        what = f"names {cell}, which lies outside of the folder of the table"
+        what = "names a file outside of the folder of the table"
         raise row_error(table, number, what, "files below that folder", do)
     places = [(base, text + suffix) for text in dict.fromkeys((cell, on_windows)) for suffix in suffixes
               for base in (table.parent, table.parent / "images")]  # fmt: skip
     for path in (*(base / name for base, name in places), *(existing(base, name) for base, name in places)):
         if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
             return path
-    raise row_error(table, number, f"names {cell}, which is missing", "an existing file")
+    raise row_error(table, number, "names a file that is missing", "an existing file")

@@ -18,13 +18,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from coinseg.config.schema import DataSettings
-from coinseg.data.readers.paths import ARCHIVE, holds_slices, is_dicom, may_hold_slices, public_name, split_key
+from coinseg.data.readers.paths import ARCHIVE, holds_slices, is_dicom, may_hold_slices, split_key
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
 from .shared import composed, few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
-from .tables import CASE, LABEL, PATIENT, Given, columns_in, header_of, labels_by_case, patients_by_case, read_table, tables_in
+from .tables import (
+    CASE,
+    LABEL,
+    PATIENT,
+    Given,
+    columns_in,
+    header_of,
+    labels_by_case,
+    patients_by_case,
+    read_table,
+    strangers,
+    tables_in,
+)  # fmt: skip
 
 _TABLE = "labels.csv"
 _UIDS = ("studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid")
@@ -86,9 +98,7 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
     cases, problems = masks.matched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
-        private = _key_column(table) in (*_TAGS, *PATIENT)  # identifiers are only counted
-        names = f"{len(missing)} identifiers" if private else few(public_name(key) for key in missing)
-        problems.append(f"{table.name} names {names}: there is no such scan")
+        problems.append(strangers(table, missing, KEYS))
     if table and (left := [name for name in scans.by_name if name not in labels]):
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:

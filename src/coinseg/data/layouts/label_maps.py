@@ -18,7 +18,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
 from .shared import composed, existing, few, is_value, nearest, safe_id
-from .tables import Given, label_source, labels_by_case, patients_by_case
+from .tables import Given, label_source, labels_by_case, patients_by_case, strangers
 
 Names = Mapping[str, tuple[int, ...]]  # label values by the name of a structure, without the background
 
@@ -87,8 +87,8 @@ def cohort_of(
     lines, cases, names = list(problems), [], {scan.name for scan in scans}
     rest = "their labels are made from masks" if regions.lesion else "they have no labels"
     for table, rows, otherwise in (("labels.csv", labels, rest), ("patients.csv", patients, "each is its own patient")):
-        if strangers := sorted(set(rows) - names):
-            lines.append(f"{table} names {few(strangers)}: there is no such case")
+        if unknown := set(rows) - names:
+            lines.append(strangers(root / table, unknown))
         if rows and (missing := sorted(names - set(rows))):
             lines.append(f"{table} does not name {few(missing)}: {otherwise}")
     for scan in scans:

@@ -162,4 +162,4 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
         raise UserError(got, "labels of both classes", f"add the other class, or {inject}")
     if settings.split_by != "slice" and len({case.patient for case in cases}) < 2:
         do = "add patients, or set data.split_by slice (scores are then optimistic)"
-        raise UserError(f"{root} has one patient only ({cases[0].patient})", "two patients or more, to hold some out", do)
+        raise UserError(f"{root} has one patient only", "two patients or more, to hold some out", do)

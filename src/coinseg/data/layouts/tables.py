@@ -2,12 +2,14 @@
 
 labels.csv      image_id,slice,label    labels of slices from inferior (0) to superior; without slice, of every slice
 patients.csv    case,patient
+
+What stands in a cell may be the name of a patient: no message has it, only the number of the row.
 """
 
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -41,7 +43,7 @@ def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Read a table as (row number from 2, cells by column name), missing cells empty; `UserError` for no row or a wrong one."""
     header, rows = header_of(path), []
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise UserError(f"{path} has the column {repeated[0]} twice", "columns with different names", "rename or drop one")
+        raise UserError(f"{path} has the column {shown(repeated)} twice", "columns with different names", "rename or drop one")
     for number, cells in enumerate(_cells(path)[1:], start=2):
         if len(cells) > len(header):
             what = f"has {len(cells)} cells and the header {len(header)}"
@@ -88,16 +90,31 @@ def tables_in(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.suffix.lower() == ".csv" and path.is_file()]
 
 
+def shown(columns: Iterable[str]) -> str:
+    """The names of columns for a message; of a first row that has a label or a number among them, which is data, none."""
+    names = list(columns)
+    data = any(name in _LABELS or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name)
+    return f"of a table without a line of names ({len(names)} columns)" if data else few(names)
+
+
+def strangers(path: Path, names: Collection[str], keys: Sequence[str] = CASE) -> str:
+    """The problem line about names in the column of cases that nothing in the data has; only counted, see above."""
+    key = _column(path, header_of(path), keys)
+    rows = [str(number) for number, row in read_table(path) if row[key] in names]
+    few_rows = f"row{'s' if len(rows) > 1 else ''} {few(rows, 3)}"
+    return f"{path.name} names {len(names)} {'cases' if len(names) > 1 else 'case'} ({few_rows}) that the data do not have"
+
+
 def columns_in(folder: Path) -> str:
     """Describe the columns of the tables in a folder for an error line; empty without tables."""
-    return "".join(f"; {path.name} has the columns {few(header_of(path))}" for path in tables_in(folder))
+    return "".join(f"; {path.name} has the columns {shown(header_of(path))}" for path in tables_in(folder))
 
 
 def label_in(cell: str, path: Path, number: int) -> int | None:
     """Return the image label in a cell: 0, 1, or None for an empty one; `UserError` for anything else."""
     text = cell.lower() if (whole := whole_number(cell)) is None else str(whole)
     if text not in _LABELS:
-        raise row_error(path, number, f"has the label {cell!r}", "0, 1, normal, abnormal or nothing")
+        raise row_error(path, number, "has a label that is not known", "0, 1, normal, abnormal or nothing")
     return _LABELS[text]
 
 
@@ -128,7 +145,7 @@ def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
             raise row_error(path, number, "names no case", "a case in every row")
         index = whole_number(row["slice"]) if "slice" in row else None
         if "slice" in row and index is None:
-            raise row_error(path, number, f"has slice {row['slice']!r}", "a slice index from 0")
+            raise row_error(path, number, "has no slice index", "a slice index from 0")
         if label is not None and labels[case].setdefault(index, label) != label:
             raise row_error(path, number, "contradicts an earlier row", "one label per slice")
     return {c: Given(given.get(None), {z: y for z, y in given.items() if z is not None}) for c, given in labels.items()}
@@ -149,5 +166,5 @@ def patients_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, str]:
 
 def _column(path: Path, columns: Sequence[str], names: Sequence[str]) -> str:
     if (name := first_of(names, columns)) is None:
-        raise UserError(f"{path} has the columns {few(columns)}", f"a column {' or '.join(names)}", "rename one")
+        raise UserError(f"{path} has the columns {shown(columns)}", f"a column {' or '.join(names)}", "rename one")
     return name

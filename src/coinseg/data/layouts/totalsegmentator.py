@@ -16,7 +16,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
 from .shared import composed, few, folders_in, nearest, organ_root, safe_id, stem_of, visible
-from .tables import Given, label_source, labels_by_case, read_table
+from .tables import Given, label_source, labels_by_case, read_table, strangers
 
 
 def fits_scans(root: Path) -> bool:
@@ -33,8 +33,8 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
     _require_classes(settings.organ, organs, "organ")
     _require_classes(settings.lesion, lesions, "lesion")
     labels = labels_by_case(root / "labels.csv")
-    if unknown := sorted(set(labels) - {composed(folder.name) for folder in folders_in(root)}):
-        problems.append(f"labels.csv labels slices of {few(unknown)}: there is no such scan")
+    if unknown := set(labels) - {composed(folder.name) for folder in folders_in(root)}:
+        problems.append(strangers(root / "labels.csv", unknown))
     cases = []
     for folder in folders:
         name, scan = folder.name, folder / "ct.nii.gz"

@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels import iter_pixels
 from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
@@ -22,6 +23,7 @@ from coinseg.errors import UserError
 
 from .dicom_frames import require_honest
 from .dicom_stack import Frame, Header, stack_of
+from .limits import MAX_ELEMENTS
 from .paths import Members, members, public_name, split_key
 from .voxels import Opened, broken, fits_int16, muted
 
@@ -41,6 +43,7 @@ _PLUGINS = {
     RLELossless: "pydicom", JPEG2000: "pylibjpeg", JPEG2000Lossless: "pylibjpeg",
     JPEGLSLossless: "pyjpegls", JPEGLSNearLossless: "pyjpegls",
 }  # fmt: skip
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item of a sequence begins, in either byte order
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _SALT = "coinseg patient "
 _MOST = 8
@@ -107,12 +110,31 @@ def read_header(path: Path) -> Dataset | None:
         return None
 
 
+class _Few:
+    """A file that is read at most so many times: pydicom reads every element, and every item of a sequence, for itself."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, 2 * MAX_ELEMENTS
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("more elements than a file has")
+        return self.file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 def _tags_of(file: IO[bytes], **options: Any) -> Dataset | None:
     """Read the tags without pixels, None where they are deflated; every value is decoded here, so bad ones raise here."""
     if _DEFLATED in file.read(1024):
         return None
     file.seek(0)
-    header = dcmread(file, stop_before_pixels=True, **options)
+    header = dcmread(_Few(file), stop_before_pixels=True, **options)  # type: ignore[arg-type]
+    values = [element.value for element in header.values() if isinstance(element, RawDataElement)]
+    if sum(value.count(item) for value in values if isinstance(value, bytes) for item in _ITEMS) > MAX_ELEMENTS:
+        raise ValueError("more items than a file has")
     list(header.iterall())
     return header
 
@@ -227,7 +249,7 @@ def _decoded(place: Path, member: str, files: Members, wanted: Sequence[Numbered
     inside = sorted(wanted, key=lambda item: item[1].index)
     try:
         with files[member]() as file, silent():
-            dataset = dcmread(file, force=True)
+            dataset = dcmread(_Few(file), force=True)  # type: ignore[arg-type]
             plugin = _PLUGINS.get(dataset.file_meta.get("TransferSyntaxUID"), "")
             require_honest(dataset)
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=True, decoding_plugin=plugin)]

@@ -18,7 +18,7 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
 from coinseg.types import Slice, SliceMask
 
-from .limits import MAX_PIXELS
+from .limits import DENSE_LIMIT, DENSE_PIXELS, MAX_PIXELS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
@@ -133,8 +133,7 @@ def reading(path: Path) -> Iterator[None]:
 def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image with Pillow; `ValueError` where it claims too many pixels."""
     with Image.open(path, formats=_DECODERS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"its header claims {image.width} x {image.height} pixels")
+        _require_dense(image.height, image.width, path.stat().st_size)
         yield image
 
 
@@ -150,6 +149,14 @@ def _read_pillow(path: Path) -> np.ndarray:
             grey = np.asarray(image.convert("LA" if image.mode != "1" else "L"))
             return shown(grey.reshape(*grey.shape[:2], -1)[..., 0], code)
         return shown(np.asarray(image.convert("RGBA"))[..., :3], code)  # through RGBA transparent pixels keep their colour
+
+
+def _require_dense(height: int, width: int, stored: int) -> None:
+    """Raise `ValueError` for more pixels than an image has, or far more than its `stored` bytes are likely to be unpacked to."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"its header claims {width} x {height} pixels")
+    if height * width > max(DENSE_PIXELS, stored * DENSE_LIMIT):
+        raise ValueError(f"its header claims {width} x {height} pixels and it has {stored} bytes of them")
 
 
 def deep_colour(path: Path, opened_image: ImageFile.ImageFile) -> np.ndarray | None:
@@ -175,8 +182,9 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     if len(file.pages) != 1 or any(len(series) != 1 for series in file.series):
         raise UserError(f"{path} has several pages", "one image per file", "save each page as its own file")
     page = file.pages.first
-    if page.imagelength * page.imagewidth > MAX_PIXELS or page.imagedepth != 1:
+    if page.imagedepth != 1:
         raise ValueError(f"its header claims {page.imagedepth} x {page.imagelength} x {page.imagewidth} pixels")
+    _require_dense(page.imagelength, page.imagewidth, min(sum(page.databytecounts), path.stat().st_size))
     if not 1 <= page.samplesperpixel <= 4 or page.tilelength * page.tilewidth > MAX_PIXELS:
         size = f"tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else "its pixels"
         raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel, {size}")

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coinseg.runtime.files import FORMULA
+from coinseg.runtime.files import FORMULA, damaged
+from coinseg.runtime.records import require_intact
 
 _TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
 COLUMNS = (*_TEXT, "slice", "region", "label", "weak", "lesion_px", "truth", "split", *_EDGES)
+_VALUES = {"label": (-1, 0, 1), "weak": (0, 1), "truth": (0, 1), "split": (0, 1, 2)}  # that a column may have
 BLOCK = 10_000  # lines that are read together: as Python objects a line takes ten times the room it has in arrays
 
 
@@ -37,12 +39,26 @@ def _quoted(row: Mapping[str, object]) -> dict[str, str]:
 
 
 def read_index(path: Path) -> dict[str, np.ndarray]:
-    """Read the columns of an index.csv, by name: (slices,) text, float64 or int64."""
+    """Read the columns of an index.csv, by name: (slices,) text, float64 or int64; `UserError` where it is damaged."""
+    require_intact(path)
+    try:
+        index = _columns(path)
+        sound = all(np.isin(index[name], values).all() for name, values in _VALUES.items())
+        sound = sound and all(np.isfinite(index[name]).all() for name in _EDGES)
+    except (ValueError, OverflowError, StopIteration, csv.Error) as error:
+        raise damaged(path, "its cells or columns are wrong") from error
+    if not sound:
+        raise damaged(path, "its values are out of their ranges")
+    return index
+
+
+def _columns(path: Path) -> dict[str, np.ndarray]:
     kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
     blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = csv.reader(file)
-        header = next(lines)
+        if tuple(header := next(lines)) != COLUMNS:
+            raise ValueError("other columns")
         while block := list(islice(lines, BLOCK)):
             for name, cells in zip(header, zip(*block, strict=True), strict=True):
                 plain = [cell.removeprefix("'") for cell in cells] if name in _TEXT else cells

@@ -8,10 +8,12 @@ what is trained on it depends on its contents alone, so data copied elsewhere ar
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -24,7 +26,8 @@ from coinseg.data.readers.axes import reordered, require_views
 from coinseg.data.readers.paths import parts_of
 from coinseg.data.readers.volume import peek_shape
 from coinseg.errors import UserError
-from coinseg.runtime.files import directory_written_aside, key_of, read_json
+from coinseg.runtime.files import damaged, directory_written_aside, key_of
+from coinseg.runtime.records import read_record, require_intact
 from coinseg.types import Cohort
 
 from . import intensity
@@ -33,9 +36,15 @@ from .index import read_index
 from .plausible import implausible, require_values
 from .prepare import in_order, prepared, readers
 from .split import require_masks, require_usable
-from .writer import FORMAT, StoreWriter
+from .writer import FILES, FORMAT, StoreWriter
 
 Progress = Callable[[int, int], None]
+KINDS = {
+    "key": str, "contents": str, "fingerprint": str, "layout": str, "label_source": str, "problems": list[str], "size": int,
+    "kind": Literal["hu", "percentile"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float], "has_organs": bool,
+    "seconds": float,
+}  # fmt: skip
+"""What store.json holds, and of which kind."""
 
 
 def store_key(cohort: Cohort, settings: Settings) -> str:
@@ -52,18 +61,20 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
     """Return whether the store at `root`, where there is one, is that of these files and settings."""
     meta = root / "store.json"
-    return not meta.exists() or read_json(meta).get("key") == store_key(cohort, settings)
+    return not meta.exists() or read_record(meta, {"key": str})["key"] == store_key(cohort, settings)
 
 
 class SliceStore:
     """The prepared store in a folder: `meta` is its store.json, `index` has its columns, `size` is the side of a slice, S."""
 
     def __init__(self, root: Path) -> None:
-        keys = ("key", "contents", "window", "size", "dtype", "kind", "has_organs", "problems", "layout")
-        self.root, self.meta = root, read_json(root / "store.json", *keys)
+        self.root, self.meta = root, read_record(root / "store.json", KINDS)
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
+        if not (0 < self.size <= 2**16 and self.window.low < self.window.high):
+            raise damaged(root / "store.json", "it has a wrong size or window")
         self.index = read_index(root / "index.csv")
+        self.sound: set[str] = set()  # files whose checksum was asked
         self.drawn: dict[object, np.ndarray] = {}  # cache of `TrainingSlices.labels`
 
     def __len__(self) -> int:
@@ -77,7 +88,13 @@ class SliceStore:
         return view
 
     def _map(self, name: str, dtype: str) -> np.ndarray:
-        return np.memmap(self.root / name, dtype=dtype, mode="r", shape=(len(self), self.size, self.size))
+        path, shape = self.root / name, (len(self), self.size, self.size)
+        if name not in self.sound:
+            if path.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
+                raise damaged(path, "it is not as large as its slices")
+            require_intact(path)
+            self.sound.add(name)
+        return np.memmap(path, dtype=dtype, mode="r", shape=shape)
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -127,8 +144,8 @@ def prepare(
     """
     began = time.perf_counter()
     key, meta = store_key(cohort, settings), root / "store.json"
-    before = read_json(meta) if meta.exists() else None
-    if before and before.get("key") == key:
+    before = read_record(meta, {"key": str}) if meta.exists() else None
+    if before and before["key"] == key and all((root / name).exists() for name in FILES):
         return SliceStore(root)
     kind, injected = kind_of_intensity(cohort, settings.data), settings.anomaly.kind != "none"
     refuse(of_region(settings.data, injected))
@@ -159,7 +176,7 @@ def prepare(
             label_source="drawn with the injected anomalies" if injected else cohort.label_source,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
-        if before and not overwrite and before.get("contents") != read_json(part / "store.json")["contents"]:
+        if before and not overwrite and before.get("contents") != SliceStore(part).meta["contents"]:
             got = f"the data are not those that {root.parent} was made of (pixels, masks, labels or patients differ)"
             do = "choose another -o, or give --overwrite to redo everything"
             raise UserError(got, "the same data to go on with it", do)

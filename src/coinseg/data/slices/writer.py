@@ -11,7 +11,7 @@ import numpy as np
 from coinseg.config.renamed import hashed
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.unread import frames_line
-from coinseg.runtime.files import write_json
+from coinseg.runtime.records import seal, write_record
 
 from . import intensity
 from .case import stored_type
@@ -20,6 +20,7 @@ from .prepare import Prepared
 from .split import LEFT_OUT, TRAINING, require_both_classes, require_two_sides, split_rows
 from .twins import Twins
 
+FILES = ("images.bin", "organs.bin", "truth.bin", "index.csv")  # of a store, beside store.json
 _PLACE = ("region", "top", "left", "height", "width")
 FORMAT = 5  # of the files of a store; part of every key
 
@@ -88,7 +89,8 @@ class StoreWriter:
             window = intensity.fingerprint(reduce(np.add, (self.histograms[p] for p in sorted(training))))
         write_index(self.folder / "index.csv", ({**row, "split": int(side)} for row, side in zip(self.rows, sides, strict=True)))
         self.contents.update((self.folder / "index.csv").read_bytes() + repr(window).encode())
-        write_json(self.folder / "store.json", {
+        seal(*(self.folder / name for name in FILES))
+        write_record(self.folder / "store.json", {
             "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16],
             "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
             "window": [window.low, window.high], "injected": self.injected, **facts,

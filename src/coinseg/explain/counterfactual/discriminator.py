@@ -26,13 +26,12 @@ class Discriminator(nn.Module):
         shortcut: Literal["identity", "convolution"] = "identity" if settings.identity_shortcut else "convolution"
         blocks += [ResidualBlock(dims, width[-1], width[-1], None, norm=False, spectral=spectral, shortcut=shortcut)]
         self.blocks = nn.Sequential(*blocks)
-        head, embedding = (
-            nn.Linear(width[-1], 1),
-            nn.Embedding(settings.conditions, width[-1]) if settings.conditions > 1 else None,
-        )
+        head = nn.Linear(width[-1], 1)
         self.head = spectral_norm(head) if spectral else head
-        normalised = spectral and settings.spectral_embedding and embedding is not None
-        self.projection = spectral_norm(embedding) if normalised else embedding
+        self.projection: nn.Module | None = None
+        if settings.conditions > 1:
+            embedding = nn.Embedding(settings.conditions, width[-1])
+            self.projection = spectral_norm(embedding) if spectral and settings.spectral_embedding else embedding
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Logits (B,) of images (B, channels, ...) in [-1, 1] and, with several conditions, their bins (B,) long."""
