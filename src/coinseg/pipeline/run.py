@@ -29,7 +29,7 @@ from coinseg.evaluation import evaluate as evaluation
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, write_table
 from coinseg.runtime.distributed import require_parts
-from coinseg.runtime.files import key_of, read_json, require_room, write_json
+from coinseg.runtime.files import discard, key_of, read_json, require_room, write_json
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
@@ -89,8 +89,7 @@ class Workspace:
         if not overwrite and not same_files(self.cohort, self.settings, slices):
             prepare(self.cohort, self.settings, slices, self.step("prepare"), overwrite)
         if not same_files(self.cohort, self.settings, slices) or changes(file, self.data, self.settings):
-            for name in FINISHED:
-                (self.root / name).unlink(missing_ok=True)
+            discard(*(self.root / name for name in FINISHED))
         write_settings(self.data, self.root, self.settings)
         if not self.settings.engine.threads:
             keep_threads(self.root)
@@ -144,7 +143,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     if kept := _kept(file, key):
         return kept
     began = time.perf_counter()
-    file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
+    discard(file)  # what is written beside it must never be that of other scores
     slices = run.held_out()
     scores_of = predictor.scores_of(slices)
     scores = evaluation.evaluate(

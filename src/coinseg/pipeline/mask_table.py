@@ -1,0 +1,111 @@
+"""The table of a folder of masks that `segment` adds to, and whose the files in it are.
+
+Each process notes what it did, line by line, in a file of its own; the first gathers these into the table. Notes that a killed
+process left are taken over.
+"""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from coinseg.errors import UserError
+from coinseg.inference.table import CSV, JSON, as_csv, write_table
+from coinseg.runtime.files import read_json
+from coinseg.runtime.ledger import Ledger, kept
+
+from .manifest import MANIFEST
+
+NOTES = ".done-{}.jsonl"  # a line for each input a process is through with, and before that one for each file it wrote
+OF = "confidence.json"  # in a folder of `--confidence`: of which masks, by which model
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MaskTable:
+    """index.json and index.csv in the folder `out` of masks; `confidences` is a folder for their confidences."""
+
+    out: Path
+    confidences: Path | None
+    overwrite: bool
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the command before; `UserError` where there is one of something else, or another table."""
+        file = self.out / MANIFEST
+        manifest = read_json(file) if file.exists() else {"kind": "segment"}
+        if not isinstance(manifest, dict) or manifest.get("kind") != "segment":
+            raise UserError(
+                f"{self.out} holds the manifest of something else", "an output folder of its own", "choose another -o"
+            )
+        self._index()
+        return manifest
+
+    def _index(self) -> dict[str, Any]:
+        file = self.out / JSON
+        index = read_json(file) if file.exists() else {"schema": 0, "masks": []}
+        if not isinstance(index, dict) or not {"schema", "masks"} <= index.keys() or "key" in index:
+            raise UserError(f"{file} is no table of masks", "an output folder of its own", "choose another -o")
+        return index
+
+    def rows(self) -> dict[str, Row]:
+        """The rows by mask."""
+        return {row["mask"]: row for row in self._index()["masks"]}
+
+    def ledger(self, rank: int = 0) -> Ledger:
+        """Whose the masks, confidences and index.csv are: index.json says, and what was noted since; this process notes on."""
+        csv = sha256(as_csv(self._index()["masks"]).encode()).hexdigest()
+        known = [*self._index().get("sha256", {}).items(), (CSV, csv)]
+        known += [wrote for note in self.notes() for wrote in note.get("wrote", {}).items()]
+        places = [place for place in (self.out, self.confidences) if place]
+        told_by_content = [place / name for place in places for name in (MANIFEST, JSON, OF)]
+        note = lambda name, digest: self.note(rank, {"wrote": {name: digest}})
+        return Ledger(self.out, places, self.overwrite, known, note, told_by_content)
+
+    def note(self, rank: int, *notes: dict[str, Any]) -> None:
+        """Add to the notes of a process."""
+        with (self.out / NOTES.format(rank)).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(note) + "\n" for note in notes)
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What processes noted; a last line cut short by a kill is left out."""
+        notes = []
+        for file in sorted(self.out.glob(NOTES.format("*"))):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError):
+                    notes.append(json.loads(line))
+        return notes
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write the table with these rows and, after them, those of other masks that are there; then the notes may go."""
+        new = {row["mask"] for row in rows}
+        others = [row for mask, row in self.rows().items() if mask not in new and (self.out / mask).exists()]
+        ledger = self.ledger()
+        if every := [*rows, *others]:
+            digests = {name: digest for name, digest in ledger.settled().items() if name != CSV}
+            with kept(ledger):
+                write_table(self.out, every, sha256=digests)
+
+    def forget_notes(self) -> None:
+        """Remove the notes, which are in the table."""
+        for file in self.out.glob(NOTES.format("*")):
+            file.unlink()
+
+    def take_over(self, model: dict[str, Any] | None) -> None:
+        """Add the notes of killed processes to the table; masks of another model than that with the hashes `model` are refused.
+
+        Raises:
+            UserError: see `manifest`; index.csv is somebody's own.
+        """
+        theirs = self.manifest().get("model", {}).get("sha256")
+        if model is not None and theirs is not None and theirs != model:
+            fix = "choose another -o, or give --overwrite"
+            raise UserError(f"{self.out} holds masks of another model", "masks of one model", fix)
+        self.ledger().require_own(self.out / CSV)
+        self.out.mkdir(parents=True, exist_ok=True)
+        if notes := self.notes():
+            self.write([note["row"] for note in notes if note.get("row") and (self.out / note["mask"]).exists()])
+        (self.out / MANIFEST).unlink(missing_ok=True)
+        self.forget_notes()
