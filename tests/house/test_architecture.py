@@ -117,7 +117,7 @@ ONLY_WITH = {
 }  # fmt: skip
 """Calls that are safe with one argument and not without."""
 ONLY_IN = {
-    "yaml.safe_load": {"files.py"}, "json.loads": {"files.py", "dataset_json.py", "segment.py", "stage.py"},
+    "yaml.safe_load": {"files.py"}, "json.loads": {"files.py", "dataset_json.py", "mask_table.py", "stage.py"},
     "json.load": set(), "nib.load": {"cohort.py"}, "nibabel.load": set(), "dcmread": {"dicom.py"}, "pydicom.dcmread": set(),
     "zipfile.ZipFile": {"paths.py"},
     "import_module": {"__init__.py", "to_onnx.py"}, "importlib.import_module": {"classifier.py"},

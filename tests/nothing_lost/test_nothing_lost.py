@@ -438,7 +438,7 @@ def test_outputs_are_never_silently_overwritten(data: Path, made: Path, capsys: 
     changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
     if name in ("run", "prepare", "reproduce", "phantom", "segment folder"):
         assert code == 0
-        assert changed <= {"manifest.json", "report.html"}  # the time they were written
+        assert changed <= {"manifest.json", "report.html", "outputs.sha256"}  # the time they were written, and their hashes
     else:
         assert code == 2
         assert "exists; required: a new f" in error_line(capsys)

@@ -63,6 +63,8 @@ def write_segmented(
     write_json(out / MANIFEST, facts("segment", command, error) | {
         "source": str(source.resolve()), "model": model_of(model), "inputs": list(records),
         "failed": [record["path"] for record in records if record["state"] == "failed"],
-        "outputs": {"mask_count": len(masks)} | ({"mask_index": "index.json", "mask_table": "index.csv"} if masks else {}),
+        "outputs": {"mask_count": len(masks)} | ({
+            "mask_index": "index.json", "mask_table": "index.csv", "mask_table_sha256": sha256_of(out / "index.csv"),
+        } if masks else {}),
         "processes": processes, "warnings": list(warnings),
     })  # fmt: skip

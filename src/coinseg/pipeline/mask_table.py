@@ -5,6 +5,7 @@ process left are taken over.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from coinseg.errors import UserError
 from coinseg.inference.table import CSV, JSON, as_csv, write_table
-from coinseg.runtime.files import read_json
+from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.ledger import Ledger, kept
 
 from .manifest import MANIFEST
@@ -58,11 +59,26 @@ class MaskTable:
         """Whose the masks, confidences and index.csv are: index.json says, and what was noted since; this process notes on."""
         csv = sha256(as_csv(self._index()["masks"]).encode()).hexdigest()
         known = [*self._index().get("sha256", {}).items(), (CSV, csv)]
+        known += [(CSV, digest) for digest in [self.manifest().get("outputs", {}).get("mask_table_sha256")] if digest]
+        known += [(self._named(name), digest) for name, digest in self._confidences().get("sha256", {}).items()]
         known += [wrote for note in self.notes() for wrote in note.get("wrote", {}).items()]
         places = [place for place in (self.out, self.confidences) if place]
         told_by_content = [place / name for place in places for name in (MANIFEST, JSON, OF)]
         note = lambda name, digest: self.note(rank, {"wrote": {name: digest}})
         return Ledger(self.out, places, self.overwrite, known, note, told_by_content)
+
+    def _confidences(self) -> dict[str, Any]:
+        file = self.confidences and self.confidences / OF
+        return dict(read_json(file)) if file and file.exists() else {}
+
+    def _named(self, confidence: str) -> str:
+        """A file of the confidences as the ledger names it, from the masks."""
+        return Path(os.path.relpath(self.confidences or "", self.out), confidence).as_posix()
+
+    def _in_confidences(self, name: str) -> str | None:
+        """The other way round; None for a mask."""
+        start = self._named("")
+        return name.removeprefix(f"{start}/") if name.startswith(f"{start}/") else None
 
     def note(self, rank: int, *notes: dict[str, Any]) -> None:
         """Add to the notes of a process."""
@@ -83,10 +99,18 @@ class MaskTable:
         new = {row["mask"] for row in rows}
         others = [row for mask, row in self.rows().items() if mask not in new and (self.out / mask).exists()]
         ledger = self.ledger()
+        digests = {name: digest for name, digest in ledger.settled().items() if name != CSV}
+        if self.confidences and (self.confidences / OF).exists():
+            sure = {each: digests.pop(name) for name in list(digests) if (each := self._in_confidences(name))}
+            write_json(self.confidences / OF, self._confidences() | {"sha256": sure})
         if every := [*rows, *others]:
-            digests = {name: digest for name, digest in ledger.settled().items() if name != CSV}
             with kept(ledger):
                 write_table(self.out, every, sha256=digests)
+
+    def _is_written(self, note: dict[str, Any], ledger: Ledger) -> bool:
+        """Whether the mask of a note is there as it was written; notes of earlier versions (without warning) have no hash."""
+        mask = self.out / note["mask"]
+        return ledger.is_own(mask) or ("warning" not in note and mask.exists())
 
     def forget_notes(self) -> None:
         """Remove the notes, which are in the table."""
@@ -103,9 +127,10 @@ class MaskTable:
         if model is not None and theirs is not None and theirs != model:
             fix = "choose another -o, or give --overwrite"
             raise UserError(f"{self.out} holds masks of another model", "masks of one model", fix)
-        self.ledger().require_own(self.out / CSV)
+        ledger = self.ledger()
+        ledger.require_own(self.out / CSV)
         self.out.mkdir(parents=True, exist_ok=True)
         if notes := self.notes():
-            self.write([note["row"] for note in notes if note.get("row") and (self.out / note["mask"]).exists()])
+            self.write([note["row"] for note in notes if note.get("row") and self._is_written(note, ledger)])
         (self.out / MANIFEST).unlink(missing_ok=True)
         self.forget_notes()

@@ -22,7 +22,7 @@ from coinseg.inference.table import TOLD, measure
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import discard
 from coinseg.runtime.ledger import Ledger, kept
-from coinseg.runtime.locks import claimed, locked, owned, require_apart
+from coinseg.runtime.locks import claimed, locked, owned, require_apart, require_free
 from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
@@ -32,7 +32,7 @@ from .mask_table import OF, MaskTable, Row
 from .run_folder import require_outside
 
 REMADE = "another scan than the one its mask was made of; the mask was made anew"
-CHANGED = "its mask was changed since it was written; it was kept and measured as it is"
+CHANGED = "its mask is not as coinseg wrote it; it was kept as it is"
 
 
 def mask_name(path: Path) -> str:
@@ -97,11 +97,10 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     for place in maps:
         if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
             raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
-    if not to_file:
-        MaskTable(out, confidence, request.overwrite).manifest()
-    require_outside([place for place in (out, *maps, confidence) if place], request.model)
+    places = [place for place in (out, *maps, confidence) if place]
     predictor = load(request.model, request.accelerator, request.classifier)
     if to_file:
+        require_outside(places, request.model)
         _segment_file(predictor, request, maps)
         return 1, []
     if request.organ:
@@ -112,6 +111,10 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     theirs, ours = (confidence or out).resolve(), out.resolve()
     if confidence and (theirs.is_relative_to(ours) or ours.is_relative_to(theirs)):
         raise UserError(f"{confidence} and {out} lie in each other", "a folder of its own", "choose another --confidence")
+    MaskTable(out, confidence, request.overwrite).manifest()
+    if confidence:
+        require_free(confidence, OF)
+    require_outside(places, request.model)
     return _segment_folder(predictor, request)
 
 
@@ -169,6 +172,8 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
                     report("segment", done, len(share), {})
                     for record in _segmented(predictor, path, request, known, owners[request.target(path)], ledger):
                         table.note(here.rank, record)
+                        if record["warning"]:
+                            report(f"warning: {plain(record['path'])}: {record['warning']}", 0, 0, {})
         except BaseException:
             if here.count == 1:
                 with suppress(OSError, UserError):  # the disk may be what failed
@@ -195,7 +200,7 @@ def _gathered(request: Request, table: MaskTable, found: Sequence[Path], process
         request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
     )
     for warning in warnings:
-        request.report(f"warning: {plain(warning)}", 0, 0, {})
+        request.report(f"warning: {plain(warning)}", 0, 0, {})  # those of other processes
     table.forget_notes()
     return written, failed
 
@@ -211,7 +216,8 @@ def _segmented(
     place, places = request.out / mask, [folder / mask for folder in (request.out, sure) if folder]
     digest, before = sha256_of(path), known.get(mask.as_posix())
     same = before is not None and digest is not None and (before["case"], before.get("sha256")) == (case, digest)
-    done = same and not request.overwrite and place.exists()
+    drawn = before is None and not ledger.is_own(place)  # nobody knows of what
+    done = place.exists() and not request.overwrite and (same or drawn)
     row: Row = {"case": case, "mask": mask.as_posix(), "sha256": digest}
     record = {"path": case, "state": "skipped" if done else "written", "mask": mask.as_posix(), "sha256": digest, "error": None}
     record |= {"warning": REMADE if before and place.exists() and not same else None}
@@ -233,11 +239,21 @@ def _segmented(
         elif before and (ledger.is_own(place) or not ledger.noted(place)):
             yield record | {"row": before if "doubtful" in before else before | {"doubtful": doubtful(before.get("confidence"))}}
         else:
-            yield record | {"row": row | dict.fromkeys(TOLD) | _measured(place), "warning": CHANGED}
+            yield record | {"row": _of_somebody(place, row, before), "warning": CHANGED}
     except UserError as error:
         if is_full(error):
             raise  # so would be every other input
         yield record | {"state": "failed", "mask": None, "error": str(error), "row": None, "warning": None}
+
+
+def _of_somebody(mask: Path, row: Row, before: Row | None) -> Row:
+    """The row of a mask that somebody made: as it is now, or where it cannot be read as it was `before`."""
+    try:
+        return row | dict.fromkeys(TOLD) | _measured(mask)
+    except UserError:
+        if before is None:
+            raise
+        return before
 
 
 def _measured(mask: Path) -> Row:

@@ -52,18 +52,23 @@ def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Itera
     Raises:
         UserError: the folder is a file, has other files, or belongs to something else and `overwrite` is not set.
     """
+    require_free(folder, name)
+    with locked(folder):
+        require_free(folder, name)
+        record = read_json(folder / name) if (folder / name).exists() else {}
+        if record and not overwrite and {key: record.get(key) for key in of} != of:
+            do = "choose another --confidence, or give --overwrite"
+            raise UserError(f"{folder} is of other masks", "a folder of its own", do)
+        write_json(folder / name, record | of)
+        yield
+
+
+def require_free(folder: Path, name: str) -> None:
+    """Raise `UserError` for a file, and for a folder that has something else in it than what its file `name` records."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
-    with locked(folder):
-        record = read_json(folder / name) if (folder / name).exists() else None
-        if any(path.name not in (name, LOCK) for path in folder.iterdir()):
-            if record is None:
-                raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
-            if record != of and not overwrite:
-                do = "choose another --confidence, or give --overwrite"
-                raise UserError(f"{folder} is of other masks", "a folder of its own", do)
-        write_json(folder / name, of)
-        yield
+    if folder.exists() and not (folder / name).exists() and any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
 
 
 @contextmanager
