@@ -129,6 +129,8 @@ class MaskTable:
             raise UserError(f"{self.out} holds masks of another model", "masks of one model", fix)
         ledger = self.ledger()
         ledger.require_own(self.out / CSV)
+        if not (self.out / JSON).exists():  # the manifest, which knew the CSV, goes below
+            (self.out / CSV).unlink(missing_ok=True)
         self.out.mkdir(parents=True, exist_ok=True)
         if notes := self.notes():
             self.write([note["row"] for note in notes if note.get("row") and self._is_written(note, ledger)])
