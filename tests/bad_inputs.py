@@ -35,7 +35,7 @@ from broken_layouts import ROWS, Refused
 from coinseg.cli import main as cli
 from conftest import tiny_settings
 from examples import EXAMPLES
-from writers import PLAIN, broken, make_run, save_dicom, scan_of, slices_of, write_itk, write_series, zipped
+from writers import PLAIN, broken, make_run, make_scan, save_dicom, scan_of, slices_of, write_itk, write_series, zipped
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "robustness.md"
 HINT = "`python tests/bad_inputs.py` writes docs/robustness.md anew; read what changed before you commit it"
@@ -616,6 +616,18 @@ CASES: list[Bad] = [
     Bad(PLACES, "data by a name no disk can hold", command("run", "x" * 300, "-o", "out")),
     Bad(PLACES, "an empty folder", lambda r: ((r / "data").mkdir(), ["run", "data", "-o", "out"])[1]),
     Bad(PLACES, "an output inside the data", command("run", "data", "-o", "data/out")),
+    Bad(PLACES, "an output inside the data that a table lists", lambda r: (command()(r), (r / "data" / "t.csv").write_text(
+        "file,label\n"), ["run", "data/t.csv", "-o", "data/out"])[-1]),
+    Bad(PLACES, "masks inside a run", lambda r: (command()(r), make_run(r / "model"), ["segment", "-i", "data", "-o",
+        "model/masks", "--model", "model"])[-1]),
+    Bad(PLACES, "masks into a folder with a table of somebody", lambda r: (make_scan(r / "data" / "a.nii.gz"), make_run(r /
+        "model"), (r / "out").mkdir(), (r / "out" / "index.csv").write_text("mine"), ["segment", "-i", "data", "-o", "out",
+        "--model", "model"])[-1]),
+    Bad(PLACES, "an export to a link", lambda r: (make_run(r / "model"), (r / "out").symlink_to("elsewhere"), ["export",
+        "model", "-o", "out"])[-1]),
+    Bad(PLACES, "links that lead in a circle", lambda r: (command()(r), (r / "out").symlink_to("out"), ["run", "data", "-o",
+        "out"])[-1]),
+    Bad(PLACES, "data that a run folder of somebody names", lambda r: (command()(r), stored("data: data\nsettings: {}\n")(r))[-1]),
     Bad(PLACES, "an output that holds something else", taken),
     Bad(PLACES, "an output that is a file", lambda r: (command()(r), (r / "out").write_text("x"), ["run", "data", "-o",
         "out"])[-1]),

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -26,6 +27,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from coinseg.cli import main as cli
@@ -33,7 +35,7 @@ from coinseg.pipeline import manifest
 from coinseg.report import page as report  # noqa: F401 - imported before the forks
 from coinseg.thesis import reproduce  # noqa: F401 - imported before the forks
 from conftest import TINY, tiny_settings, write_images  # beside this file
-from writers import make_run, make_scan
+from writers import PLAIN, make_run, make_scan, scan_of, write_nifti, write_series
 
 torch.set_num_threads(1)
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink")
@@ -53,12 +55,16 @@ class Job:
         again: the command that must put everything right; the same where it is None.
         before: makes what is there before, from the places of outputs and of inputs.
         fresh: the expected result is that of `again` in an empty folder, not that over what was there before.
+        ends: the exit code of `again`.
+        put: what somebody puts there after the kill: `again` must refuse it and leave it; without it all must come right.
     """
 
     killed: Command
     again: Command | None = None
     before: Callable[[Path, Path], None] | None = None
     fresh: bool = False
+    ends: int = 0
+    put: str | None = None
 
 
 def finished(command: Command) -> Callable[[Path, Path], None]:
@@ -76,9 +82,35 @@ def filled(command: Command, out: Path, data: Path) -> Command:
     return [word.format(out=out, data=data) for word in command]
 
 
+def drawn_by_hand(out: Path, data: Path) -> None:
+    """A mask that somebody drew, where one of the command would go."""
+    (out / "masks").mkdir()
+    shutil.copy(data / "masks" / "b.nii.gz", out / "masks" / "b.nii.gz")
+
+
+def of_other_scans(out: Path, data: Path) -> None:
+    """Masks of scans of which one was corrected since, and one is gone."""
+    shutil.copytree(data / "scans", data / "before")
+    make_scan(data / "before" / "b.nii.gz", seed=8)
+    make_scan(data / "before" / "d.nii.gz", seed=9)
+    finished(["segment", "-i", "{data}/before", *SEGMENT[3:], "{data}/model"])(out, data)
+    shutil.rmtree(data / "before")
+
+
+def without_report(out: Path, data: Path) -> None:
+    """A finished run without scores and masks."""
+    finished(RUN)(out, data)
+    for name in ("evaluation/scores.json", "masks/index.json", "report.html"):
+        (out / "run" / name).unlink()
+
+
 RUN = ["run", "{data}/images", "-o", "{out}/run", *SHORT]
 OTHER = [*RUN, "--seed", "1", "--coin.steps", "2", "--overwrite"]
 SEGMENT = ["segment", "-i", "{data}/scans", "-o", "{out}/masks", "--model"]
+FILE = [
+    "segment", "-i", "{data}/scans/a.nii.gz", "-o", "{out}/m.nii.gz", "--counterfactual", "{out}/c.nii.gz", "--difference",
+    "{out}/d.nii.gz", "--model", "{data}/model",
+]  # fmt: skip
 EXPORT = ["export", "{data}/model", "-o", "{out}/exported"]
 JOBS = {
     "run": Job(RUN),
@@ -87,10 +119,7 @@ JOBS = {
     "scans": Job(["run", "{data}/ct/labels.csv", "-o", "{out}/run", *SHORT, "--data.min_organ_px", "0"]),
     "segment": Job([*SEGMENT, "{data}/model"]),
     "resegment": Job([*SEGMENT, "{data}/other", "--overwrite"], before=finished([*SEGMENT, "{data}/model"]), fresh=True),
-    "file": Job([
-        "segment", "-i", "{data}/scans/a.nii.gz", "-o", "{out}/m.nii.gz", "--counterfactual", "{out}/c.nii.gz", "--difference",
-        "{out}/d.nii.gz", "--model", "{data}/model",
-    ]),
+    "file": Job(FILE),
     "phantom": Job([
         "phantom", "{out}/ct", "--patients", "2", "--slices", "4", "--size", "32", "--lesions", "masses", "--processes", "1",
     ]),
@@ -98,7 +127,17 @@ JOBS = {
     "reexport": Job(
         ["export", "{data}/other", "-o", "{out}/exported", "--overwrite"], before=finished(EXPORT), fresh=True
     ),
+    "onnx": Job([*EXPORT, "--onnx"]),
     "nnunet": Job(["export-nnunet", "{data}/scans", "--masks", "{data}/masks", "-o", "{out}/Dataset101_lesion"]),
+    "seg": Job(["export-seg", "{data}/mask.nii.gz", "--dicom", "{data}/series", "-o", "{out}/m.dcm"]),
+    "layer": Job([*RUN, "--method", "layercam", "--attribution.layer", "best"]),
+    "sure": Job([*SEGMENT, "{data}/model", "--confidence", "{out}/sure"]),
+    "mine": Job([*SEGMENT, "{data}/model"], before=drawn_by_hand),
+    "others": Job([*SEGMENT, "{data}/model"], before=of_other_scans),
+    "drawn": Job([*SEGMENT, "{data}/model"], put="masks/b.nii.gz"),
+    "drawing": Job(FILE, put="m.nii.gz"),
+    "evaluate": Job(["evaluate", "{out}/run"], before=finished(["prepare", *RUN[1:]])),
+    "report": Job(["report", "{out}/run"], before=without_report),
     "table": Job(["reproduce", "table3", "--data", "{data}/images", "-o", "{out}/tables", "--seeds", "1", *SHORT]),
 }  # fmt: skip
 
@@ -112,6 +151,9 @@ def make_inputs(data: Path) -> None:
     for i, name in enumerate(("a", "b", "sub/c")):
         make_scan(data / "scans" / f"{name}.nii.gz", seed=i)
         shutil.copytree(data / "scans", data / "masks", dirs_exist_ok=True)
+    needed = {"FrameOfReferenceUID": "1.2.9", "PositionReferenceIndicator": "", "Manufacturer": "none"}
+    write_series(data / "series", scan_of((40, 44, 3)), PLAIN, **needed)
+    write_nifti(data / "mask.nii.gz", (scan_of((40, 44, 3)) > 1000).astype(np.uint8), PLAIN)
     lines = ["file,label,patient"]
     for i in range(8):
         make_scan(data / "ct" / f"s{i}.nii.gz", seed=i)
@@ -190,8 +232,11 @@ def digest(folder: Path) -> dict[str, bytes]:
     """Every file and folder below, hidden ones too; what was skipped because it was there counts as written."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        content = b"" if path.is_dir() else path.read_bytes()
-        found[path.relative_to(folder).as_posix()] = content.replace(b'"state": "skipped"', b'"state": "written"')
+        content = b"" if path.is_dir() or path.suffix == ".dcm" else path.read_bytes()  # a SEG has new UIDs each time
+        content = content.replace(b'"state": "skipped"', b'"state": "written"')
+        # What was done is not warned of once more, nor counted.
+        content = re.sub(rb'"warnings": \[[^]]*\]', b'"warnings": []', content) if b'"kind": "segment"' in content else content
+        found[path.relative_to(folder).as_posix()] = content
     return found
 
 
@@ -218,7 +263,7 @@ class Trials:
         self.killed = filled(self.job.killed, self.out, data)
         self.again = filled(self.job.again or self.job.killed, self.out, data)
         began = time.perf_counter()
-        self._whole(lambda: cli.main(self.again))
+        self._whole(lambda: cli.main(self.again) != self.job.ends)
         self.seconds = time.perf_counter() - began
         self.expected = digest(self.out)
 
@@ -233,6 +278,16 @@ class Trials:
     def _restore(self) -> None:
         self._empty()
         shutil.copytree(self.before, self.out, dirs_exist_ok=True)
+
+    def _put(self) -> bool:
+        """Put somebody's file where an output goes and give the command: is it refused, and the file left? It is gone after."""
+        place = self.out / str(self.job.put)
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"mine")
+        refused = ended(forked(lambda: cli.main(self.again), self.said)) == 2
+        left = place.read_bytes() == b"mine"
+        place.unlink()
+        return refused and left
 
     def kill(self, at: int | float) -> tuple[str, str, bool]:
         """Kill before change `at` (int) or after `at` seconds (float): moment, outcome, whether the command ended by itself."""
@@ -258,10 +313,12 @@ class Trials:
         moment = f"{at:.2f} s" if isinstance(at, float) else f"{at}: {changes[-1] if changes else 'nothing'}"
         if code >= 0:
             return moment, f"ended by itself with {code}", True
+        refused = self._put() if self.job.put else True
         again = ended(forked(lambda: cli.main(self.again), self.said))
-        wrong = differing(self.expected, digest(self.out))
-        outcome = "the same" if not again and not wrong else f"WRONG: exit code {again}; differ: {', '.join(wrong[:8])}"
-        if again:
+        wrong = differing(self.expected, digest(self.out)) + ([] if refused else ["what somebody put there"])
+        well = again == self.job.ends and not wrong
+        outcome = "the same" if well else f"WRONG: exit code {again}; differ: {', '.join(wrong[:8])}"
+        if again != self.job.ends:
             outcome += f"; {self.said.read_text().splitlines()[-1:]}"
         return f"{moment} ({stage})", outcome, False
 

@@ -49,7 +49,7 @@ def exit_code(error: BaseException | None) -> int:
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return EXIT_PIPE
-    refused = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None)
+    refused = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None) or _is_loop(error)
     return EXIT_USER if refused or out_of_memory(error) else EXIT_DEFECT
 
 
@@ -60,12 +60,19 @@ def one_line(error: BaseException) -> str:
         return f"{word}; the same command goes on from where it was"
     if isinstance(error, UserError):
         return str(error)
+    if _is_loop(error):
+        return str(UserError(str(error), "links that lead somewhere", "mend or remove them"))
     if out_of_memory(error):
         do = "lower data.size, classifier.batch, coin.batch or attribution.batch, or close other programs"
         return str(UserError(f"out of memory ({first_line(error)})", "room for what is worked on at a time", do))
     if isinstance(error, OSError) and exit_code(error) == EXIT_USER:
         return str(_refused_by_the_system(error))
     return plain(f"{type(error).__name__}: {error}")
+
+
+def _is_loop(error: BaseException | None) -> bool:
+    """Whether an error is that of pathlib for links that lead in a circle (a plain RuntimeError before Python 3.13)."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Symlink loop")
 
 
 def _refused_by_the_system(error: OSError) -> UserError:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import io
+import sys
 from contextlib import redirect_stdout
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,26 +91,44 @@ def test_the_configuration_is_printed_and_can_be_read_again(tmp_path: Path) -> N
     assert settings_from(split(["--config", str(tmp_path / "my.yaml")], Settings(), OWN).values).coin.width == 3
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "class_path: antigravity.Thing", "coin: {class_path: antigravity.Thing}", "out: {class_path: antigravity.Thing}",
-        "seed: {class_path: antigravity.Thing, init_args: {}}", "engine: {class_path: coinseg.config.schema.EngineSettings}",
-        "coin: {__default__: antigravity}",
-    ],
-)  # fmt: skip
+GROUPS = [name for name, value in vars(Settings()).items() if is_dataclass(value)]
+READING = {
+    "run": ["data", "-o", "out"], "prepare": ["data", "-o", "out"], "train-classifier": ["out"], "train-coin": ["out"],
+    "evaluate": ["out"], "report": ["out"], "reproduce": ["table3", "-o", "out"], "inspect": ["data"], "phantom": ["out"],
+}  # fmt: skip
+
+
+def test_these_are_all_commands_that_read_settings() -> None:
+    assert set(READING) == {name for name, each in cli.COMMANDS.items() if each.defaults is not None}
+
+
+@pytest.mark.parametrize("name", READING)
 def test_no_file_of_settings_names_a_class_to_import(
-    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, imported = builtins.__import__, []
+    """In no group, at no place, of no command; nor does a module beside the file run, or one a value of a setting names."""
+    plain, by_name, imported, file = builtins.__import__, importlib.import_module, [], tmp_path / "my.yaml"
 
     def spy(name: str, *rest: Any) -> Any:
         imported.append(name)
         return plain(name, *rest)
 
-    (tmp_path / "my.yaml").write_text(content)
+    (tmp_path / "beside_it.py").write_text("raise SystemError('it ran')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(builtins, "__import__", spy)
-    assert cli.main(["run", "data", "-o", str(tmp_path / "out"), "--config", str(tmp_path / "my.yaml")]) == 2
+    monkeypatch.setattr(importlib, "import_module", lambda name, *rest: (imported.append(name), by_name(name, *rest))[1])
+    thing = "{class_path: beside_it.Thing, init_args: {}}"
+    contents = [f"{group}: {thing}" for group in [*GROUPS, "seed", "method", "out", "data_path", "patients", "lesions"]]
+    contents += ["class_path: beside_it.Thing", "coin: {__default__: beside_it}", "classifier: {name: 'beside_it:Thing'}"]
+    contents += [f"{group}: {{size: {thing}, name: {thing}, width: {thing}, kind: {thing}}}" for group in GROUPS]
+    contents += ["!!python/object:beside_it.Thing {}", "coin: !!python/name:beside_it.Thing ''"]
+    for content in contents:
+        file.write_text(content)
+        assert cli.main([name, *READING[name], "--config", "my.yaml"]) == 2, content
+        assert capsys.readouterr().err.count("; required: ") >= 1
+    for group in GROUPS if name != "phantom" else ():
+        assert cli.main([name, *READING[name], f"--{group}", thing]) == 2, group
     monkeypatch.undo()
-    assert capsys.readouterr().err.count("; required: ") >= 1
-    assert not [name for name in imported if "antigravity" in name]
+    assert not [name for name in imported if "beside_it" in name]
+    assert "beside_it" not in sys.modules

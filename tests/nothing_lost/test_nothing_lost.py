@@ -438,7 +438,7 @@ def test_outputs_are_never_silently_overwritten(data: Path, made: Path, capsys: 
     changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
     if name in ("run", "prepare", "reproduce", "phantom", "segment folder"):
         assert code == 0
-        assert changed <= {"manifest.json", "report.html"}  # the time they were written
+        assert changed <= {"manifest.json", "report.html", "outputs.sha256"}  # the time they were written, and their hashes
     else:
         assert code == 2
         assert "exists; required: a new f" in error_line(capsys)
@@ -483,36 +483,43 @@ def test_two_commands_at_one_output(data: Path, tmp_path: Path, capsys: pytest.C
     assert not list(tmp_path.rglob(".*"))
 
 
-def replacing(error: BaseException, *places: Path) -> bool:
-    """What a command that ends with an error was told: whether it may replace what is there."""
-    told = []
-    with suppress(type(error)), claimed(*places) as claim:
-        told.append(claim.may_replace)
-        raise error
-    return told == [True]
-
-
 def test_a_killed_command_may_replace_its_own_and_nobody_elses(tmp_path: Path) -> None:
     out, other = tmp_path / "m.nii.gz", tmp_path / "c.nii.gz"
     with claimed(out, other) as claim:
-        assert not claim.may_replace
-        claim.begin()
-        other.write_text("ours")
-        left = claim.file.read_text()
-    claim.file.write_text(left)  # as a kill leaves it
-    assert not replacing(UserError("it exists", "", ""), out)  # another command, which is refused
-    assert replacing(KeyboardInterrupt(), out, other)  # this one, interrupted before it came to writing
+        for place in (out, other):
+            with written_aside(place) as part:
+                part.write_text("ours")
+        left = next(tmp_path.glob(".lock-*")).read_bytes()
+    assert not list(tmp_path.glob(".*"))
+    lock = tmp_path / ".lock-m.nii.gz"
+    lock.write_bytes(left)  # as a kill leaves it
+    out.write_text("somebody's")
     with claimed(out, other) as claim:
-        assert claim.may_replace
-        claim.begin()
+        assert (claim.may_replace(out), claim.may_replace(other)) == (False, True)
+        with written_aside(other) as part:
+            part.write_text("ours, anew")
+        raised = pytest.raises(UserError, match=r"m\.nii\.gz exists and is not what coinseg wrote there")
+        with raised, written_aside(out) as part:
+            part.write_text("ours, anew")
+    lock.write_bytes(left)
+    other.write_text("ours")
+    with suppress(KeyboardInterrupt), claimed(out, other):
+        raise KeyboardInterrupt
+    assert (out.read_text(), other.read_text()) == ("somebody's", "ours")
+    assert lock.exists()  # what is there of this command may be replaced by it once more
+    out.unlink()
     with claimed(out, other) as claim:
-        assert not claim.may_replace
+        assert claim.may_replace(out)
+        assert claim.may_replace(other)
+    with claimed(out, other) as claim:  # it ended well: what is there is an output like any other
+        assert not claim.may_replace(other)
+    with claimed(out, other, overwrite=True) as claim:
+        assert claim.may_replace(other)
 
 
 def test_a_command_that_fails_before_its_first_output_leaves_no_lock(tmp_path: Path) -> None:
     out = tmp_path / "new" / "m.nii.gz"
-    with suppress(OSError), claimed(out) as claim:
-        claim.begin()
+    with suppress(OSError), claimed(out), written_aside(out):
         raise OSError("full")
     assert not list(tmp_path.iterdir())
 

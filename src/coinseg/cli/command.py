@@ -67,5 +67,6 @@ def flag(name: str, help: str) -> Argument:
 
 
 DATA = arg("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
+DATA_OF_RUN = path("--data-path", required=False, help="--data PATH: the data, if others made the run or they were moved")
 JSON = flag("--json", "print JSON (docs/guide/manifest.md has the keys)")
 OWN_CLASSIFIER = arg("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")

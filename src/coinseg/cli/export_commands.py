@@ -5,7 +5,7 @@ from pathlib import Path
 from coinseg.errors import UserError
 from coinseg.runtime.locks import claimed, require_apart
 
-from .command import OWN_CLASSIFIER, Call, arg, command, flag, path
+from .command import DATA_OF_RUN, OWN_CLASSIFIER, Call, arg, command, flag, path
 
 
 @command("a run in one folder that loads anywhere, without the data", "coinseg export out/run -o out/model --onnx", (
@@ -48,7 +48,7 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overw
     with claimed(out, overwrite=overwrite) as claim:
         datasets, geometry = read_series(dicom), read_geometry(mask)
         voxels = read_mask(MaskSource(mask), geometry)
-        write_dicom_seg(voxels, datasets, out, geometry.canonical_affine, label, claim.may_replace, claim.begin)
+        write_dicom_seg(voxels, datasets, out, geometry.canonical_affine, label, claim.may_replace(out))
     print(f"{int(voxels.sum())} voxels on {int(voxels.any((1, 2)).sum())} of {len(datasets)} images written to {out}")
 
 
@@ -57,6 +57,7 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overw
     path("source", help="a run folder, or a folder of scans (with --masks)"),
     path("--masks", required=False, help="masks as `coinseg segment` leaves them for the folder of scans"),
     path("-o", "--out", help="the folder to write, DatasetXXX_name"),
+    DATA_OF_RUN,
     arg("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore"),
     path("--differences", required=False, help="difference maps of the scans, for --between"),
     arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
@@ -65,8 +66,8 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overw
     flag("--overwrite", "replace an earlier data set made by coinseg"),
 ))  # fmt: skip
 def export_nnunet(
-    call: Call, source: Path, masks: Path | None, out: Path, band: float, differences: Path | None, between: list[float] | None,
-    channel: str, label: str, overwrite: bool,
+    call: Call, source: Path, masks: Path | None, out: Path, data_path: Path | None, band: float, differences: Path | None,
+    between: list[float] | None, channel: str, label: str, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the data set."""
     from coinseg.export.nnunet import Uncertain, cases_in, cases_of_run, write_nnunet
@@ -74,7 +75,7 @@ def export_nnunet(
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
         got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
         raise UserError(got, "a band of 0 or more; --between LOW HIGH with --differences and --masks", "mend them")
-    cases = cases_in(source, masks, differences) if masks else cases_of_run(source)
+    cases = cases_in(source, masks, differences) if masks else cases_of_run(source, data_path)
     require_apart([out], filter(None, (source if masks else None, masks, differences, *(c.image for c in cases))))
     about = write_nnunet(out, cases, Uncertain(band, (between[0], between[1]) if between else None), channel, label, overwrite)
     print(f"{about['numTraining']} cases with labels {', '.join(about['labels'])} written to {out}")

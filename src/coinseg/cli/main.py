@@ -60,7 +60,7 @@ def _starting_settings(name: str, words: list[str]) -> Any:
     if base is None or name in ("phantom", "inspect"):
         return base and base()
     folder = given(words, "-o", "--out") if name in ("run", "prepare", "reproduce") else None
-    folders = [folder] if folder else [word for word in words if not word.startswith("-")]
+    folders = [folder] if folder else [word for word in words if not word.startswith("-") and word != given(words, "--data-path")]
     preset, file = given(words, "--preset"), Path(*folders[:1]) / "settings.yaml"
     if folders and preset is None and file.is_file():
         return stored_settings(read_settings(file, "settings")["settings"])
@@ -122,11 +122,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
-    if words[:1] == ["reproduce"]:
-        # Settings own the name "data"; a plain --data is the path.
-        words = [re.sub(r"^--data(?==|$)", "--data-path", word) for word in words]
-    name, settings, rest = words[0] if words else "", None, words[1:]
+    name, settings = words[0] if words else "", None
     called = COMMANDS.get(name)
+    if called and any("--data-path" in names for names, _ in called.arguments()):
+        # Settings own the name "data"; a plain --data with a path is the path.
+        words = [
+            word if after.startswith("{") else re.sub(r"^--data(?==(?!\{)|$)", "--data-path", word)
+            for word, after in zip(words, [*words[1:], ""], strict=True)
+        ]
+    rest = words[1:]
     if called and called.defaults is not None:
         own = [options.get("dest", names[-1].lstrip("-").replace("-", "_")) for names, options in called.arguments()]
         parts = split(rest, called.defaults(), own)

@@ -1,5 +1,6 @@
 """The commands of a run folder: each trains what it needs of the stages before it, and says what it left there."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from coinseg.config.reading import refuse
 from coinseg.config.rules import of_tables
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError, plain
-from coinseg.runtime.files import write_json
-from coinseg.runtime.locks import locked
+from coinseg.runtime.files import discard, write_json
+from coinseg.runtime.ledger import require_own
+from coinseg.runtime.locks import locked, recorded
 
-from .command import DATA, Argument, Call, arg, command, flag, path
+from .command import DATA, DATA_OF_RUN, Argument, Call, arg, command, flag, path
 
+SHOWN = ("report.html", "manifest.json")
+OUTPUTS = (*SHOWN, "masks", "confidence", "evaluation")
+"""What people look at in a run folder, and may have changed: it is replaced only as it was written, or with --overwrite."""
 OVERWRITE = flag("--overwrite", "redo what other settings than before make stale")
 SHARED = (
     OVERWRITE,
@@ -21,7 +26,7 @@ SHARED = (
     arg("--preset", choices=list(PRESETS), default="default", help="settings to start from"),
 )
 NEW = (DATA, path("-o", "--out", help="output folder, outside the data"), *SHARED)
-FOLDER = (path("out", help="the run folder"), *SHARED)
+FOLDER = (path("out", help="the run folder"), DATA_OF_RUN, *SHARED)
 
 
 @command(
@@ -89,6 +94,7 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
     from coinseg.pipeline import run_folder
     from coinseg.runtime.process_group import rank_info
     from coinseg.thesis import reproduce as tables
+    from coinseg.thesis.tables import KINDS
 
     if (count := rank_info().count) > 1:
         raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
@@ -98,21 +104,24 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
         settings = tables.on_phantom(settings)
     if seeds < 1 or slices < 0:
         raise UserError(f"--seeds {seeds}, --slices {slices}", "1 seed or more, 0 slices or more", "mend them")
-    data = run_folder.resolve(data_path or out / "phantom", out, settings, overwrite)
-    with locked(out):
-        run_folder.resolve(data, out, settings, overwrite)  # once more: another process may have made it since
+    place = (out, settings, overwrite, shlex.split(call.words))
+    data, files = run_folder.resolve(data_path or out / "phantom", *place), [f"{table}.{kind}" for kind in KINDS]
+    with locked(out), recorded(out, ["figures", *files], overwrite):
+        run_folder.resolve(data, *place)  # once more: another process may have made it since
+        for file in files:
+            require_own(out / file)
         run_folder.write_settings(data, out, settings)
         if data_path is None:
             from coinseg.data.phantom.cohort import write_cohort
 
             write_cohort(data, tables.PHANTOM, 0, lambda done, total: call.report("phantom", done, total, {}))
         job = tables.Job(data, out, settings, more["scale"], seeds, slices, more["fid"], more["fid_features"], overwrite)
-        files, records = tables.reproduce(job, table, more["name"] or data.name, call.report)
+        written, records = tables.reproduce(job, table, more["name"] or data.name, call.report)
     for record in records:
         ious = [iou for iou in record["scores"].get("iou", []) if iou is not None]
         shown = f"{sum(ious) / len(ious):.3f}" if ious else "none"
         print(f"  {record['protocol']:<8} {record['method']:<28} IoU {shown}")
-    print("\n".join(map(str, files)))
+    print("\n".join(map(str, written)))
 
 
 def _in_folder(
@@ -128,7 +137,7 @@ def _in_folder(
     from coinseg.runtime.process_group import process_group, rank_info
     from coinseg.runtime.stage import silent
 
-    here, place = rank_info(), (data_path, out, call.settings, overwrite)
+    here, place = rank_info(), (data_path, out, call.settings, overwrite, shlex.split(call.words))
     if dry_run:
         from .dry_run import describe
 
@@ -138,11 +147,15 @@ def _in_folder(
     with process_group(here) as others:
         if not here.is_main:
             data, settings = others.broadcast((Path(), call.settings))
-            _work(Workspace(data, out, settings, silent), name)
+            with recorded(out, OUTPUTS, overwrite, here.rank):
+                _work(Workspace(data, out, settings, silent), name)
             return
         work = Workspace(run_folder.resolve(*place), out, call.settings, call.report)
-        with locked(out):
+        with locked(out), recorded(out, OUTPUTS, overwrite):
             run_folder.resolve(*place)  # once more: another process may have made the folder since
+            if tell is None:
+                for file in SHOWN:
+                    require_own(out / file)
             work.start(overwrite)
             others.broadcast((work.data, call.settings))
             if tell is None:
@@ -173,7 +186,7 @@ def _write_report(work: Any, name: str, words: str) -> None:
     from coinseg.pipeline import manifest, run_manifest
     from coinseg.report.page import write_report
 
-    (work.root / manifest.MANIFEST).unlink(missing_ok=True)
+    discard(work.root / manifest.MANIFEST)
     try:
         trained, scores, masks = _work(work, name)
         contents = run_manifest.build(trained, scores, masks, words)

@@ -1,6 +1,5 @@
 """Scores on the held-out side: the only place where lesion masks meet predictions; what is counted is in `protocols.py`."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from coinseg.masks.confidence import doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.devices import CHUNK
-from coinseg.runtime.files import csv_text, require_room, write_text
+from coinseg.runtime.files import clear, csv_text, require_room, write_text
 from coinseg.runtime.records import sealed, write_record
 from coinseg.types import Explanation, Maps
 
@@ -69,12 +68,12 @@ def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None
 @contextmanager
 def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
     """A folder for the maps of `slices`, removed at the end, and at the beginning where a killed process left it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    clear(folder)
     require_room(folder, BYTES * len(slices) * slices.store.size**2, "the maps that are scored")
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
 
 
 def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5) -> list[tuple[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
 
 def write_dicom_seg(
     mask: ScanMask, source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None, label: str = "Lesion",
-    overwrite: bool = False, begin: Callable[[], object] = bool,
+    overwrite: bool = False,
 ) -> None:  # fmt: skip
     """Write a binary SEG with one segment, a lesion (SNOMED CT) of an automatic algorithm.
 
@@ -101,7 +101,6 @@ def write_dicom_seg(
         affine: of a canonical mask, see `frames_of`.
         label: of the segment.
         overwrite: replace `out`; else it is a `UserError`, like a mask that does not fit, or a series without its elements.
-        begin: called before `out` is created.
     """
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
@@ -117,7 +116,6 @@ def write_dicom_seg(
         with warnings.catch_warnings(), written_aside(out) as part:
             warnings.simplefilter("ignore")  # on an empty mask, and on values repeated from the source
             _least(_segmentation(frames, source_datasets, label)).save_as(part)
-            begin()
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient

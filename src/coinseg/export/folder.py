@@ -34,18 +34,17 @@ def new_folder(out: Path, overwrite: bool, ours: str) -> Iterator[Path]:
         overwrite: whether an earlier output may be replaced.
         ours: a file whose presence marks such an output; it holds JSON with the key "coinseg".
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UserError(f"{out} is a {'link' if out.is_symlink() else 'file'}", "a folder for the output", "choose another -o")
     with claimed(out, overwrite=overwrite) as claim:
         if out.is_dir() and any(out.iterdir()):
             mark = read_json(out / ours) if (out / ours).is_file() else None
             if not isinstance(mark, dict) or "coinseg" not in mark:
                 raise UserError(f"{out} exists and holds something else", "a new folder", "choose another -o")
-            if not claim.may_replace:
+            if not claim.may_replace(out):
                 raise UserError(f"{out} exists", "a new folder", "choose another -o or give --overwrite")
         with directory_written_aside(out) as part:
             yield part
-            claim.begin()
 
 
 def portable(settings: Settings) -> Settings:

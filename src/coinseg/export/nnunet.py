@@ -18,6 +18,7 @@ from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import is_image
 from coinseg.data.readers.volume import read_mask, read_volume, write_scan
 from coinseg.errors import UserError
+from coinseg.pipeline.run_folder import data_of, require_named
 from coinseg.pipeline.segment import inputs, mask_name
 from coinseg.runtime.files import write_json
 from coinseg.runtime.records import read_settings
@@ -117,13 +118,16 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
     write_scan(root / "labelsTr" / f"{case.id}{ENDING}", labels, volume.geometry)
 
 
-def cases_of_run(root: Path) -> list[TrainingCase]:
-    """Return the cases of a finished run: those with a mask, and volumes labelled normal; `UserError` without masks or data."""
+def cases_of_run(root: Path, data: Path | None = None) -> list[TrainingCase]:
+    """Return the cases of a finished run: those with a mask, and volumes labelled normal; `UserError` without masks or data.
+
+    Without `data` they are those that the run names, where it was made with them on this machine (`run_folder.data_of`).
+    """
     if not (root / "settings.yaml").is_file():
         raise UserError(f"{root} is not a coinseg run", "a run folder, or a folder of scans with --masks", "mend the path")
-    stored = read_settings(root / "settings.yaml", "data", "settings")
-    settings = stored_settings(stored["settings"])
-    cohort = read_layout(Path(str(stored["data"])), settings.data, one_class=settings.anomaly.kind != "none")
+    settings, data = stored_settings(read_settings(root / "settings.yaml", "settings")["settings"]), data or data_of(root)
+    require_named(root, data, settings)
+    cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
     masked = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]
     if not masked:

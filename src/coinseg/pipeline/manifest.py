@@ -70,12 +70,14 @@ def write_segmented(
         out, source, model: the folders of the masks, of the scans and of the run.
         records: of every input: path (below `source`), state, mask (below `out`), sha256, error.
         command, processes, error: the command line, how many processes shared the work, and what the command ends with.
-        warnings: lines for a person, about files that are not read.
+        warnings: lines for a person.
     """
     masks = {record["mask"] for record in records if record["mask"]}
     write_json(out / MANIFEST, facts("segment", command, error) | {
         "source": str(source.resolve()), "model": model_of(model), "inputs": list(records),
         "failed": [record["path"] for record in records if record["state"] == "failed"],
-        "outputs": {"mask_count": len(masks)} | ({"mask_index": "index.json", "mask_table": "index.csv"} if masks else {}),
+        "outputs": {"mask_count": len(masks)} | ({
+            "mask_index": "index.json", "mask_table": "index.csv", "mask_table_sha256": sha256_of(out / "index.csv"),
+        } if masks else {}),
         "processes": processes, "warnings": [*doubts(verdict_of(model)), *warnings],
     })  # fmt: skip

@@ -3,7 +3,6 @@
 Several processes share the cases; what is there already is not made again.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import JSON, highest, measure, told
 from coinseg.masks.confidence import of_scan, percent
 from coinseg.runtime.devices import CHUNK
-from coinseg.runtime.files import write_text, written_aside
+from coinseg.runtime.files import discard, write_text, written_aside
+from coinseg.runtime.ledger import require_own
 from coinseg.runtime.process_group import current
 from coinseg.types import Case
 
@@ -45,9 +45,8 @@ class MaskFiles:
         """Write the key of the masks into the folder; masks of another key are removed, and their confidences."""
         marker = self.folder / "key.txt"
         if self.folder.exists() and (not marker.is_file() or marker.read_bytes() != key.encode()):
-            (self.folder / JSON).unlink(missing_ok=True)  # first: what is left of the others must not pass for all of them
-            shutil.rmtree(self.confidences, ignore_errors=True)
-            shutil.rmtree(self.folder)
+            # The table first: what is left of the others must not pass for all of them.
+            discard(self.folder / JSON, self.confidences, self.folder)
         write_text(marker, key)
         self.confidences.mkdir(exist_ok=True)
 
@@ -86,7 +85,9 @@ class MaskFiles:
                 continue
             out = self.folder / f"{case.id}{'.nii.gz' if case.volume else '.png'}"
             confidence = self.confidences / out.name
-            if not (out.exists() and confidence.exists()):
+            if out.exists() and confidence.exists():
+                require_own(out)
+            else:
                 segmentation.write_confidence(confidence, overwrite=True)
                 segmentation.write(out, overwrite=True)
             row = {"case": case.id, "mask": out.name} | segmentation.row(self.predictor.settings.data.axis)

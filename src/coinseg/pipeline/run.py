@@ -30,7 +30,7 @@ from coinseg.evaluation.verdict import judge, trusted
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
-from coinseg.runtime.files import MAX_JSON, key_of, require_room
+from coinseg.runtime.files import MAX_JSON, discard, key_of, require_room
 from coinseg.runtime.process_group import current
 from coinseg.runtime.records import Kinds, read_record, write_record
 from coinseg.runtime.stage import Report, Stage, silent
@@ -91,8 +91,7 @@ class Workspace:
         if not overwrite and not same_files(self.cohort, self.settings, slices):
             prepare(self.cohort, self.settings, slices, self.step("prepare"), overwrite)
         if not same_files(self.cohort, self.settings, slices) or changes(file, self.data, self.settings):
-            for name in FINISHED:
-                (self.root / name).unlink(missing_ok=True)
+            discard(*(self.root / name for name in FINISHED))
         write_settings(self.data, self.root, self.settings)
         if not self.settings.engine.threads:
             keep_threads(self.root)
@@ -146,7 +145,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     if (file.parent / "audit.json").exists() and (kept := _kept(file, key, {"null_because": dict[str, str]})):
         return kept
     began = time.perf_counter()
-    file.unlink(missing_ok=True)  # what is written beside it must never be that of other scores
+    discard(file)  # what is written beside it must never be that of other scores
     slices = run.held_out()
     scores_of = predictor.scores_of(slices)
     scores = evaluation.evaluate(

@@ -1,16 +1,15 @@
 """Segmenting what a user points at: one scan, one image, or a folder; goes on past a bad file and skips what is done.
 
-Several processes (torchrun, srun) share a folder: each takes every n-th input and notes what it did, line by line, in a file of
-its own; the first gathers these into the table and the manifest. Notes that a killed process left are taken over.
+Several processes (torchrun, srun) share a folder: each takes every n-th input and notes what it did (`mask_table`); the first
+gathers this into the table and the manifest.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import cast
 
 from coinseg.data.layouts.shared import files_in, is_value, others_in, stem_of
 from coinseg.data.layouts.unread import later_frames, other_endings
@@ -19,26 +18,25 @@ from coinseg.data.readers.image import image_size, is_image
 from coinseg.data.readers.image_mask import INVERTED, read_image_region
 from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
-from coinseg.errors import UserError, is_full
+from coinseg.errors import UserError, is_full, plain
 from coinseg.evaluation.verdict import trusted
 from coinseg.inference.checkpoint import load
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import JSON, TOLD, measure, untrusted, write_table
+from coinseg.inference.table import TOLD, measure, untrusted
 from coinseg.masks.confidence import doubtful
-from coinseg.runtime.files import read_json
-from coinseg.runtime.locks import claimed, locked, owned, require_apart
+from coinseg.runtime.files import discard
+from coinseg.runtime.ledger import Ledger, kept
+from coinseg.runtime.locks import claimed, locked, owned, require_apart, require_free
 from coinseg.runtime.process_group import process_group, rank_info
-from coinseg.runtime.records import fits, read_lines
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
-from .manifest import MANIFEST, model_of, verdict_of, write_segmented
+from .manifest import model_of, verdict_of, write_segmented
+from .mask_table import OF, MaskTable, Row
+from .run_folder import require_outside
 
-NOTES = ".done-{}.jsonl"  # one line for each input a process is through with
-NOTE = {"path": str, "state": str, "mask": str | None, "error": str | None, "row": dict[str, Any] | None}
-ROW = {"case": str, "mask": str}
-"""What such a line, and a row of the table, has at least, and of which kind."""
-OF = "confidence.json"  # in a folder of `--confidence`: of which masks, by which model
+REMADE = "another scan than the one its mask was made of; the mask was made anew"
+CHANGED = "its mask is not as coinseg wrote it; it was kept as it is"
 
 
 def mask_name(path: Path) -> str:
@@ -91,8 +89,8 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     """Segment a file to a file, or a folder to a folder, which several processes share; a file is segmented by the first.
 
     Returns:
-        The number of masks written (in a folder, existing ones are skipped) and one line for each input that failed, of all
-        processes; (0, []) where this is not the first of them.
+        The number of masks written (in a folder, those of the same inputs that are there are skipped) and one line for each
+        input that failed, of all processes; (0, []) where this is not the first of them.
     """
     source, out, confidence = request.source, request.out, request.confidence
     path, key = split_key(source)
@@ -108,8 +106,10 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     for place in maps:
         if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
             raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
+    places = [place for place in (out, *maps, confidence) if place]
     predictor = load(request.model, request.accelerator, request.classifier)
     if to_file:
+        require_outside(places, request.model)
         _segment_file(predictor, request, maps)
         return 1, []
     if request.organ:
@@ -120,6 +120,10 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     theirs, ours = (confidence or out).resolve(), out.resolve()
     if confidence and (theirs.is_relative_to(ours) or ours.is_relative_to(theirs)):
         raise UserError(f"{confidence} and {out} lie in each other", "a folder of its own", "choose another --confidence")
+    MaskTable(out, confidence, request.overwrite).manifest()
+    if confidence:
+        require_free(confidence, OF)
+    require_outside(places, request.model)
     return _segment_folder(predictor, request)
 
 
@@ -135,13 +139,12 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
         raise UserError(f"two outputs would go to {confidence}", "a name for each", "mend --confidence")
     require_apart(targets, [split_key(source)[0], *parts_of(source), *request.organ])
     with claimed(*targets, overwrite=request.overwrite) as claim:
-        if taken := [target for target in targets if target.exists() and not claim.may_replace]:
+        if taken := [target for target in targets if not claim.may_replace(target)]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
         # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
         labels: list[tuple[int, ...]] = [(int(name),) for name in predictor.settings.data.organ if is_value(name)] or [()]
         organs = [MaskSource(path, values) for path in request.organ for values in labels]
         segmentation = predictor.segment(source, organs, maps=bool(maps))
-        claim.begin()
         for target, name in maps.items():
             write_scan(target, getattr(segmentation.maps, name), cast(Geometry, segmentation.geometry), overwrite=True)
         if confidence:
@@ -157,7 +160,8 @@ def failure(written: int, failed: Sequence[str]) -> UserError | None:
 
 def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[str]]:
     here, found, out, sure = rank_info(), inputs(request.source), request.out, request.confidence
-    owner = {"masks": str(out.resolve()), "model": model_of(request.model)["sha256"]}
+    table, model = MaskTable(out, sure, request.overwrite), model_of(request.model)["sha256"]
+    owner = {"masks": str(out.resolve()), "model": model}
     with (
         process_group(here) as others,
         locked(out) if here.is_main else nullcontext(),
@@ -165,123 +169,108 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
     ):
         if here.is_main:
             require_apart([folder / request.target(path) for folder in (out, sure) if folder for path in found], found)
-            _take_over(out, None if request.overwrite else request.model)
+            table.take_over(None if request.overwrite else model)
         found = others.broadcast(found)
-        known, share, owners = _known(out), here.share(found), {request.target(path): path for path in reversed(found)}
+        share, owners = here.share(found), {request.target(path): path for path in reversed(found)}
         report = request.report if here.is_main else silent
         out.mkdir(parents=True, exist_ok=True)
         try:
-            with (out / NOTES.format(here.rank)).open("w", encoding="utf-8") as notes:
+            with kept(table.ledger(here.rank)) as ledger:
+                known = table.rows()
                 for done, path in enumerate(share):
                     report("segment", done, len(share), {})
-                    for record in _segmented(predictor, path, request, known, owners):
-                        notes.write(json.dumps(record) + "\n")
-                        notes.flush()
+                    for record in _segmented(predictor, path, request, known, owners[request.target(path)], ledger):
+                        table.note(here.rank, record)
+                        if record["warning"]:
+                            report(f"warning: {plain(record['path'])}: {record['warning']}", 0, 0, {})
         except BaseException:
             if here.count == 1:
-                with suppress(OSError):  # the disk may be what failed
-                    _take_over(out, None)
+                with suppress(OSError, UserError):  # the disk may be what failed
+                    table.take_over(None)
             raise
         report("segment", len(share), len(share), {})
         others.barrier()
-    return _gathered(request, found, here.count) if here.is_main else (0, [])
+        return _gathered(request, table, found, here.count) if here.is_main else (0, [])
 
 
-def _gathered(request: Request, found: Sequence[Path], processes: int) -> tuple[int, list[str]]:
+def _gathered(request: Request, table: MaskTable, found: Sequence[Path], processes: int) -> tuple[int, list[str]]:
     """Write the table and the manifest from the notes of all processes; what `segment_path` returns."""
-    out, cases = request.out, [path.relative_to(request.source).as_posix() for path in found]
-    noted = {note["path"]: note for note in _notes(out / NOTES.format(rank) for rank in range(processes))}
+    cases = [path.relative_to(request.source).as_posix() for path in found]
+    noted = {note["path"]: note for note in table.notes() if "path" in note}
     if lost := [case for case in cases if case not in noted]:
-        got = f"{out} does not say what became of {len(lost)} inputs, {lost[0]} among them"
+        got = f"{request.out} does not say what became of {len(lost)} inputs, {lost[0]} among them"
         fix = "choose -o on a shared disk, or give the same command again"
         raise UserError(got, "an output folder that all processes share", fix)
     records = [noted[case] for case in cases]
-    if rows := [row for record in records if (row := record.pop("row"))]:
-        write_table(out, rows)
+    warnings = [f"{record['path']}: {warning}" for record in records if (warning := record.pop("warning"))]
+    table.write([row for record in records if (row := record.pop("row"))])
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
-    warnings = other_endings(others_in(request.source, found), found) + later_frames(found)
-    write_segmented(out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings)
-    _forget_notes(out)
+    warnings += other_endings(others_in(request.source, found), found) + later_frames(found)
+    write_segmented(
+        request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
+    )
+    for warning in warnings:
+        request.report(f"warning: {plain(warning)}", 0, 0, {})  # those of other processes
+    table.forget_notes()
     return written, failed
 
 
 def _segmented(
-    predictor: Predictor, path: Path, request: Request, known: dict[str, dict[str, Any]], owners: dict[Path, Path]
-) -> Iterator[dict[str, Any]]:
-    """What becomes of one input of a folder (see `manifest.write_segmented`) and its row of the table; the last record counts."""
-    case, mask, out, sure = path.relative_to(request.source).as_posix(), request.target(path), request.out, request.confidence
-    done = not request.overwrite and (out / mask).exists()
-    kept = known.get(case) if done else None
-    # What is done is not read again: a folder of a terabyte goes on at once.
-    digest = (kept or {}).get("sha256") or sha256_of(path)
-    row: dict[str, Any] = {"case": case, "mask": mask.as_posix(), "sha256": digest}
+    predictor: Predictor, path: Path, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
+) -> Iterator[Row]:
+    """What becomes of one input of a folder (see `manifest.write_segmented`), its row of the table, a warning; the last counts.
 
-    def noted(row: dict[str, Any]) -> dict[str, Any]:
+    `owner` is the input to which the mask's place belongs; a mask that is there is kept where it is of this very input.
+    """
+    case, mask, sure = path.relative_to(request.source).as_posix(), request.target(path), request.confidence
+    place, places = request.out / mask, [folder / mask for folder in (request.out, sure) if folder]
+    digest, before = sha256_of(path), known.get(mask.as_posix())
+    same = before is not None and digest is not None and (before["case"], before.get("sha256")) == (case, digest)
+    drawn = before is None and not ledger.is_own(place)  # nobody knows of what
+    done = place.exists() and not request.overwrite and (same or drawn)
+    row: Row = {"case": case, "mask": mask.as_posix(), "sha256": digest}
+
+    def noted(row: Row) -> Row:
         return record | {"row": row if request.trusted else untrusted(row)}
 
     record = {"path": case, "state": "skipped" if done else "written", "mask": mask.as_posix(), "sha256": digest, "error": None}
+    record |= {"warning": REMADE if before and place.exists() and not same else None}
     try:
-        if (owner := owners[mask]) != path:
+        if owner != path:
             raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
+        for output in places if not done else ():
+            ledger.require_own(output)
         if not done or (sure and not (sure / mask).exists()):
             segmentation = predictor.segment(path)
             if sure:
                 segmentation.write_confidence(sure / mask, overwrite=True)
         if not done:
-            (out / mask).unlink(missing_ok=True)
+            discard(place)
             row |= segmentation.row(predictor.settings.data.axis) | measure(segmentation.mask, segmentation.geometry)
-            # The row is noted first: after a kill in between there is no mask, and `_take_over` drops the row.
+            # The row is noted first: after a kill in between there is no mask, and `take_over` drops the row.
             yield noted(row)
-            segmentation.write(out / mask, request.overwrite)
-        elif kept:
-            yield noted(kept if "doubtful" in kept else kept | {"doubtful": doubtful(kept.get("confidence"))})
+            segmentation.write(place, overwrite=True)
+        elif before and (ledger.is_own(place) or not ledger.noted(place)):
+            yield noted(before if "doubtful" in before else before | {"doubtful": doubtful(before.get("confidence"))})
         else:
-            yield noted(row | dict.fromkeys(TOLD) | _measured(out / mask))
+            yield noted(_of_somebody(place, row, before)) | {"warning": CHANGED}
     except UserError as error:
         if is_full(error):
             raise  # so would be every other input
-        yield record | {"state": "failed", "mask": None, "error": str(error), "row": None}
+        yield record | {"state": "failed", "mask": None, "error": str(error), "row": None, "warning": None}
 
 
-def _notes(files: Iterable[Path]) -> list[dict[str, Any]]:
-    """What processes noted; a last line cut short by a kill is left out."""
-    return [note for file in files for note in read_lines(file, NOTE)]
+def _of_somebody(mask: Path, row: Row, before: Row | None) -> Row:
+    """The row of a mask that somebody made: as it is now, or where it cannot be read as it was `before`."""
+    try:
+        return row | dict.fromkeys(TOLD) | _measured(mask)
+    except UserError:
+        if before is None:
+            raise
+        return before
 
 
-def _forget_notes(out: Path) -> None:
-    for file in out.glob(NOTES.format("*")):
-        file.unlink()
-
-
-def _take_over(out: Path, model: Path | None) -> None:
-    """Add the notes of killed processes to the table; masks of another model than `model` are refused."""
-    file = out / MANIFEST
-    manifest: Any = read_json(file) if file.exists() else {"kind": "segment"}
-    if not fits(manifest, {"kind": Literal["segment"]}):
-        raise UserError(f"{out} holds the manifest of something else", "an output folder of its own", "choose another -o")
-    model_then: Any = manifest.get("model")
-    theirs = model_then.get("sha256") if isinstance(model_then, dict) else None
-    if model is not None and theirs is not None and theirs != model_of(model)["sha256"]:
-        raise UserError(f"{out} holds masks of another model", "masks of one model", "choose another -o, or give --overwrite")
-    out.mkdir(parents=True, exist_ok=True)
-    known, noted = _known(out), _notes(sorted(out.glob(NOTES.format("*"))))
-    if rows := {note["path"]: note["row"] for note in noted if note["row"] and note["mask"] and (out / note["mask"]).exists()}:
-        write_table(out, list((known | rows).values()))
-    file.unlink(missing_ok=True)
-    _forget_notes(out)
-
-
-def _known(out: Path) -> dict[str, dict[str, Any]]:
-    """The rows of an earlier table by case; a file of that name which is no such table is left alone."""
-    if not (out / JSON).is_file():
-        return {}
-    table = read_json(out / JSON)
-    if not fits(table, {"schema": int, "masks": list[dict[str, Any]]}) or not all(fits(row, ROW) for row in table["masks"]):
-        raise UserError(f"{out / JSON} is no table of masks", "an output folder of its own", "choose another -o")
-    return {row["case"]: row for row in table["masks"]}
-
-
-def _measured(mask: Path) -> dict[str, Any]:
+def _measured(mask: Path) -> Row:
     """The numbers of a mask that is there already."""
     if is_image(mask):
         inside, notes = read_image_region(mask, image_size(mask))

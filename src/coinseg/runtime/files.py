@@ -16,6 +16,8 @@ from typing import Any
 
 from coinseg.errors import UserError
 
+from . import ledger
+
 MAX_YAML, MAX_JSON, MAX_BRACKETS = 2**16, 2**30, 1000
 """Largest sizes in bytes (a file of settings has 5 KB, the index of a million masks half a gigabyte), and brackets in YAML, whose
 reader needs time for the square of their number."""
@@ -52,6 +54,21 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def clear(*paths: Path) -> None:
+    """Remove files and folders, where they are there; `UserError`, and nothing is removed, for a link to a folder."""
+    if link := next((path for path in paths if path.is_symlink() and path.is_dir()), None):
+        raise UserError(f"{link} is a link", "a folder of its own", "remove the link")
+    for path in paths:
+        _remove(path)
+
+
+def discard(*paths: Path) -> None:
+    """Remove outputs as `clear` does; `UserError`, and nothing is removed, where something of somebody else is among them."""
+    for path in paths:
+        ledger.require_own(path)
+    clear(*paths)
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or a folder with all its files, is on the disk; a power cut then leaves no name without content."""
     for entry in (*path.rglob("*"), path) if path.is_dir() else (path,):
@@ -77,6 +94,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         yield part
         _sync(part)
+        ledger.admit(part, path)
         os.replace(part, path)
         with suppress(OSError):
             _sync_entry(path.parent)
@@ -87,7 +105,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a path to write an output to, as `written_aside` does; `UserError` where it exists or cannot be written."""
-    if path.exists() and (path.is_dir() or not overwrite):
+    if os.path.lexists(path) and (path.is_dir() or not overwrite):
         raise UserError(f"{path} already exists", "a new output", "remove it, choose another name or allow overwriting")
     try:
         with written_aside(path) as part:
@@ -216,6 +234,7 @@ def directory_written_aside(path: Path) -> Iterator[Path]:
     try:
         yield part
         _sync(part)
+        ledger.admit(part, path)
         if path.exists():
             os.replace(path, old)
         os.replace(part, path)

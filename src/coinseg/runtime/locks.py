@@ -7,7 +7,8 @@ from typing import Any
 
 from coinseg.errors import UserError
 
-from .files import LOCK, read_json, remove_leftovers, remove_parts_of, write_json
+from .files import LOCK, read_json, remove_leftovers, remove_parts_of, write_json, write_text
+from .ledger import RECORD, Ledger, appended, kept, line, lines_of, records_in
 
 
 @contextmanager
@@ -51,61 +52,63 @@ def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Itera
     Raises:
         UserError: the folder is a file, has other files, or belongs to something else and `overwrite` is not set.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
+    require_free(folder, name)
     with locked(folder):
-        record = read_json(folder / name) if (folder / name).exists() else None
-        if any(path.name not in (name, LOCK) for path in folder.iterdir()):
-            if record is None:
-                raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
-            if record != of and not overwrite:
-                do = "choose another --confidence, or give --overwrite"
-                raise UserError(f"{folder} is of other masks", "a folder of its own", do)
-        write_json(folder / name, of)
+        require_free(folder, name)
+        record = read_json(folder / name) if (folder / name).exists() else {}
+        if record and not overwrite and {key: record.get(key) for key in of} != of:
+            do = "choose another --confidence, or give --overwrite"
+            raise UserError(f"{folder} is of other masks", "a folder of its own", do)
+        write_json(folder / name, record | of)
         yield
 
 
-class Claim:
-    """The outputs (`places`) that one command has locked by a lock file.
-
-    The file lists them from `begin` on, so that after a kill the same command may replace them, as with `overwrite`.
-    """
-
-    def __init__(self, file: Path, places: Sequence[Path], overwrite: bool) -> None:
-        self.file, self.places = file, [place.absolute() for place in places]
-        listed = file.read_text(encoding="utf-8").splitlines()
-        self._was_killed, self._before = bool(listed), self._inodes()
-        self.may_replace = overwrite or listed == list(map(str, self.places))
-
-    def begin(self) -> None:
-        """Record that outputs are moved into place from now on."""
-        self.file.write_text("\n".join(map(str, self.places)), encoding="utf-8")
-        self.may_replace = True
-
-    def _inodes(self) -> list[int | None]:
-        return [place.stat().st_ino if place.exists() else None for place in self.places]
-
-    def end(self, well: bool) -> None:
-        """Remove the record after success (`well`), or when nothing was moved and no killed command had left one."""
-        if well or (not self._was_killed and self._inodes() == self._before):
-            self.file.unlink(missing_ok=True)
+def require_free(folder: Path, name: str) -> None:
+    """Raise `UserError` for a file, and for a folder that has something else in it than what its file `name` records."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file", "a folder for those of a folder", "choose another --confidence")
+    if folder.exists() and not (folder / name).exists() and any(path.name != LOCK for path in folder.iterdir()):
+        raise UserError(f"{folder} has something else in it", "an empty folder, or none", "choose another --confidence")
 
 
 @contextmanager
-def claimed(*places: Path, overwrite: bool = False) -> Iterator[Claim]:
-    """Lock outputs (`Claim`) that are moved into place whole; `UserError` where another process holds the first of them."""
+def claimed(*places: Path, overwrite: bool = False) -> Iterator[Ledger]:
+    """Lock outputs that are moved into place whole; `UserError` where another process holds the first of them.
+
+    The lock file is their ledger, and stays after a kill: the same command may then replace what it had written, and only that.
+    """
     file = places[0].with_name(f"{LOCK}-{places[0].name}")
     with _held(file, places[0]):
-        claim = Claim(file, places, overwrite)
+        claim = Ledger(file.parent, places, overwrite, lines_of(file), appended(file))
         well = False
         try:
             for place in places:
                 if place.parent.is_dir():
                     remove_parts_of(place)
-            yield claim
+            with kept(claim):
+                yield claim
             well = True
         finally:
-            claim.end(well)
+            if well or not any(claim.noted(place) and claim.is_own(place) for place in places):
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def recorded(folder: Path, names: Sequence[str], overwrite: bool, rank: int = 0) -> Iterator[None]:
+    """Keep the ledger of the outputs `names` of a folder that the first process has `locked`; that one settles it at the end."""
+
+    def ledger() -> Ledger:
+        known = [noted for record in records_in(folder) for noted in lines_of(record)]
+        file = folder / (f"outputs-{rank}.sha256" if rank else RECORD)
+        return Ledger(folder, [folder / name for name in names], overwrite, known, appended(file))
+
+    with kept(ledger()):
+        yield
+    if not rank and (records := records_in(folder)):
+        write_text(folder / RECORD, "".join(line(*noted) for noted in ledger().settled().items()))
+        for record in records:
+            if record.name != RECORD:
+                record.unlink()
 
 
 def require_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

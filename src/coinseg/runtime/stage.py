@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from coinseg.errors import UserError
 
 from . import signals as interruption
-from .files import damaged, written_aside
+from .files import clear, damaged, written_aside
 from .process_group import current
 from .records import finite, fits, read_lines, read_record, require_intact, sealed, write_record
 
@@ -93,10 +92,7 @@ class Stage:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         elif self.is_main and state is None:
             # stage.json goes first: what is left of another key must not pass for a whole.
-            for name in ("stage.json", "checkpoint.pt", "stats.jsonl"):
-                self.file(name).unlink(missing_ok=True)
-            for name in ("samples", "tensorboard"):
-                shutil.rmtree(self.file(name), ignore_errors=True)
+            clear(*map(self.file, ("stage.json", "checkpoint.pt", "stats.jsonl", "samples", "tensorboard")))
             self.folder.mkdir(parents=True, exist_ok=True)
         return state
 

@@ -22,6 +22,7 @@ Record = Mapping[str, Any]
 Columns = Mapping[str, tuple[str, str, str]]  # Score -> (heading, best direction "up", "down" or "", format of a number)
 Cell = tuple[str, bool]  # Text, and whether it is bold
 ABOUT = ("method", "title", "settings", "protocol", "set", "seeds")
+KINDS = ("md", "csv", "json", "tex")
 ARROWS = {"up": "↑", "down": "↓", "": ""}
 TEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": "$|$",
@@ -224,4 +225,4 @@ def write_table(
     for kind, text in {"md": _markdown(*shown), "csv": csv, "tex": _latex(*shown)}.items():
         write_text(folder / f"{stem}.{kind}", text)
     write_json(folder / f"{stem}.json", whole)
-    return [folder / f"{stem}.{kind}" for kind in ("md", "csv", "json", "tex")]
+    return [folder / f"{stem}.{kind}" for kind in KINDS]

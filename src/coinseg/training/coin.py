@@ -22,7 +22,7 @@ from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.networks.classifier import Classifier
 from coinseg.networks.weights import load_weights
-from coinseg.runtime.devices import compiled, images_to, make_fabric, to_device
+from coinseg.runtime.devices import choose_device, compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import over_whole_batch, require_parts
 from coinseg.runtime.process_group import current
 from coinseg.runtime.records import read_record, write_record
@@ -159,7 +159,10 @@ def choose_layer(store: SliceStore, f: nn.Module, settings: Settings, folder: Pa
     slices = TrainingSlices(store, settings.anomaly, settings.seed)
     abnormal = np.flatnonzero(slices.labels() == 1)
     indices = np.sort(random_stream(Stream.CAM_LAYER, settings.seed).permutation(abnormal)[:LAYER_IMAGES])
-    layer, scores = best_layer(settings.method, f, slices.batch(indices).image, settings.attribution.batch)
+    device = choose_device(settings.engine)
+    to_device(f, device)  # also its memory format, which a trained f has and one from a file has not: it decides the last bits
+    images = images_to(device, slices.batch(indices).image)
+    layer, scores = best_layer(settings.method, f, images, settings.attribution.batch)
     if file:
         write_record(file, {"key": key, "layer": layer, "insertion_minus_deletion": scores})
     return layer

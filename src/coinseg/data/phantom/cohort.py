@@ -109,13 +109,21 @@ def _tables(out: Path, settings: PhantomSettings) -> None:
             file = out / name / "segmentations" / "kidney_tumor.nii.gz"
             mask = np.asarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
             rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
-        write_text(out / "labels.csv", "\n".join(rows) + "\n")
+        _write_once(out / "labels.csv", "\n".join(rows) + "\n")
     rows = [_META]
     for index, name in enumerate(names):
         rng = np.random.default_rng([settings.seed, index, 1])
         who = f"{name};{rng.integers(25, 88)};{rng.choice(['m', 'f'])}"
         rows.append(f"{who};phantom;ct abdomen-pelvis;train;coinseg;phantom;120;;")
-    write_text(out / LAST, "\ufeff" + "\n".join(rows) + "\n")  # spreadsheets know UTF-8 by the mark before it
+    _write_once(out / LAST, "\ufeff" + "\n".join(rows) + "\n")  # spreadsheets know UTF-8 by the mark before it
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a table that is always the same; `UserError` where another one is there."""
+    if not path.exists():
+        write_text(path, text)
+    elif path.read_bytes() != text.encode():
+        raise UserError(f"{path} exists and is not what coinseg wrote there", "the table as it was written", "move it elsewhere")
 
 
 def write_cohort(

@@ -58,5 +58,6 @@ def best_layer(kind: str, f: nn.Module, x: Tensor, batch: int) -> tuple[str, dic
     for name in candidate_layers(f, x):
         maps = cam(kind, f, x, name, batch)
         areas = [deletion_insertion(f, *pair) for pair in zip(x.split(batch), maps.split(batch), strict=True)]
-        scores[name] = torch.cat([insertion - deletion for deletion, insertion in areas]).mean().item()
+        # Rounded: the last bits, which depend on the machine, decide nothing.
+        scores[name] = round(torch.cat([insertion - deletion for deletion, insertion in areas]).mean().item(), 6)
     return max(reversed(scores), key=lambda name: scores[name]), scores
