@@ -32,7 +32,7 @@ from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.inference import scans
 from coinseg.inference.scans import Segmentation
-from coinseg.inference.table import as_csv, measure
+from coinseg.inference.table import TOLD, as_csv, measure
 from coinseg.networks import classifier
 from coinseg.networks.classifier import build
 from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
@@ -447,7 +447,7 @@ def test_a_folder_gets_a_table_that_survives_going_on(tmp_path: Path, capsys: py
     (out / "index.json").unlink()
     assert cli.main(command) == 0
     measured = {one["case"]: one for one in json.loads((out / "index.json").read_text())["masks"]}
-    assert measured["sub/b.nii.gz"] == row | dict.fromkeys(("highest_f", "highest_posterior", "confidence", "doubtful"))
+    assert measured["sub/b.nii.gz"] == row | dict.fromkeys(TOLD)
     (out / "index.json").write_text("{}")
     assert "is no table of masks" in refused(capsys, *command)
 

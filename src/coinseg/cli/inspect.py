@@ -1,6 +1,6 @@
 """What a data set is, before anything is made of it: layout, cases, sizes, labels, masks. Nothing is written.
 
-Names and tables are read for every case, headers for at most `SAMPLE` of them, and the voxels of one scan, to tell CT from MR.
+Names and tables are read for every case, headers for at most `SAMPLE` of them, and voxels of at most `SCANS`, to tell CT from MR.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,16 @@ from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
-from coinseg.data.slices.case import kind_of_intensity, labelled_per_scan
+from coinseg.data.slices.case import labelled_per_scan
+from coinseg.data.slices.scale import ask, kind_of_intensity, said_of_intensity
 from coinseg.errors import UserError
 from coinseg.types import Case
 
 SCHEMA = 1
 SAMPLE = 200
 """Cases whose headers are looked at; of more, as many at equal steps."""
+SCANS = 32
+"""Scans whose voxels are looked at, likewise; `coinseg run` looks at all."""
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
@@ -32,17 +35,18 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     native, broken = _native(sample)
     if native["slices"] is None:
         raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
+    kind, volumes = kind_of_intensity(cohort, settings.data), [case.image for case in cases if case.volume]
     return {
         "schema": SCHEMA, "data": str(data), "layout": cohort.layout,
         "cases": len(cases), "patients": len({case.patient for case in cases}),
-        "volumes": sum(case.volume for case in cases), "images": sum(not case.volume for case in cases),
-        "intensity": kind_of_intensity(cohort, settings.data), "native": native,
+        "volumes": len(volumes), "images": len(cases) - len(volumes),
+        "intensity": kind, "native": native,
         "labels": _labels(cases, settings.data.label_level if settings.anomaly.kind == "none" else "slice"),
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
-        "problems": [*cohort.problems, *broken],
+        "problems": [*cohort.problems, *broken, *said_of_intensity(kind, settings.data, ask(volumes, SCANS))],
     }  # fmt: skip
 
 

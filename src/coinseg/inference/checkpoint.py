@@ -8,6 +8,7 @@ from beartype.door import is_bearable
 
 from coinseg.config.parsing import require_named, stored_settings, teacher_folders
 from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.explain.registry import COUNTERFACTUAL
@@ -34,6 +35,7 @@ _KEYS: dict[str, Any] = {
 # Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (_Number | None, None), "parts": (dict[str, dict], {}),
+    "trained_on": (dict[str, Any] | None, None),
 }  # fmt: skip
 # Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
@@ -50,6 +52,7 @@ def save(predictor: Predictor, root: Path) -> None:
         "layer": predictor.explainer.layer, "student": has_student,
         "prior_shift": predictor.image_score.shift if has_student else None,
         "parts": {part.name: part.state() for part in predictor.parts},
+        "trained_on": preparation.trained_on and preparation.trained_on.as_dict(),
     })  # fmt: skip
 
 
@@ -82,6 +85,7 @@ def read_model(path: Path) -> dict[str, Any]:
             "threshold": 0 <= model["threshold"] <= 2,
             "steps": "steps" not in optional or model["steps"] is None or are_transitions(model["steps"]),
             "parts": set(model["parts"]) <= {part.name for part in table.PARTS},
+            "trained_on": model["trained_on"] is None or TrainedOn.read(model["trained_on"]) is not None,
         }  # fmt: skip
         wrong = [key for key, right in in_range.items() if not right]
     if wrong:
@@ -126,7 +130,7 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
         load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
     explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
-    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
+    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], TrainedOn.read(model["trained_on"]))
     if not model["student"]:
         return Predictor.of(explainer, preparation, model["threshold"])
     require_fits(lambda: Student(settings.student.networks), root / STUDENT, "student")

@@ -22,6 +22,8 @@ from coinseg.types import Explanation
 
 THRESHOLD_IMAGES = 400  # training images the threshold is read from; a tenth of it for an attribution, which is slower
 
+ROUNDING = 1e-3  # that values may lie outside of [-1, 1]
+
 
 @dataclass(frozen=True)
 class Differences:
@@ -66,11 +68,16 @@ class Explainer:
         return explain_with(self.settings, self.f, self.generator, self.layer)
 
     def require_images(self, images: Tensor) -> None:
-        """Raise `UserError` unless images are (B, 1, S, S) with a side that the generator can halve."""
+        """Raise `UserError` unless images are (B, 1, S, S) in [-1, 1] with a side that the generator can halve."""
         halvings = 2**self.settings.coin.depth
         if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % halvings:
             got, needed = f"images of shape {tuple(images.shape)}", f"(B, 1, S, S) with S a multiple of {halvings}"
             raise UserError(got, needed, "reshape them")
+        low, high = (float(value) for value in images.aminmax()) if images.is_floating_point() and len(images) else (0.0, 0.0)
+        if not images.is_floating_point() or not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):
+            got = f"images of {str(images.dtype).removeprefix('torch.')} between {low:.4g} and {high:.4g}"
+            do = "give run.masks the array (H, W) or (N, H, W) as the file holds it, which the run scales"
+            raise UserError(got, "floating point in [-1, 1], scaled as the run was trained", do)
 
     def probability(self, images: Tensor) -> Tensor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""

@@ -1,8 +1,8 @@
 """A trained run, complete when it is made: it segments images and scans, and explains images."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -12,29 +12,34 @@ from torch import Tensor, nn
 from coinseg.config.schema import COUNTERFACTUAL, Settings
 from coinseg.data.slices.case import LoadedCase
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.intensity import Window, signed
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.networks.imagenet import enlarged
 from coinseg.parts.base import Part
 from coinseg.runtime.devices import CHUNK, to_device
 from coinseg.runtime.forward import forward
-from coinseg.types import Explanation, Maps, MaskSource
+from coinseg.types import Explanation, Maps
 
 from . import scans
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
+from .sources import Organs, Source, load, load_all, unit_array
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Preparation:
     """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
 
-    `organs` says whether slices were chosen by an organ mask.
+    `organs` says whether slices were chosen by an organ mask; `trained_on` is None in runs that kept no record of their data.
     """
 
     kind: str
     window: Window
     organs: bool
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)
@@ -151,27 +156,46 @@ class Predictor:
         self.explainer.require_images(images)
         return segment(self.segmenter, images, self.scores(self.logits(images)) if scores is None else scores)
 
-    def masks(self, images: Tensor) -> np.ndarray:
-        """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]."""
-        return self.segment_images(images).masks
+    def masks(self, images: Source, organ: Organs = ()) -> np.ndarray:
+        """The bool masks of images: the same as `segment` finds for the same image or scan, in the shape that was given.
+
+        Args:
+            images: (B, 1, S, S) in [-1, 1] as the run prepares them; anything else is a `Source` as the file holds it, which the
+                run scales, or (N, H, W) images for a run on plain images. With a run on arrays (S, S) or (N, S, S) in [0, 1].
+            organ: as in `segment`.
+
+        Raises:
+            UserError: the run cannot take it. What is only doubtful is logged as a warning.
+        """
+        if getattr(images, "ndim", 0) == 4 and not hasattr(images, "dataobj"):
+            return self.segment_images(torch.as_tensor(images)).masks
+        if (array := unit_array(self, images)) is not None:
+            found = self.segment_images(torch.from_numpy(signed(array.reshape(-1, *array.shape[-2:])))[:, None]).masks
+            return found.reshape(array.shape)
+        cases, flat = load_all(self, images, organ)
+        results = self.segment_cases(cases)
+        for line in dict.fromkeys(line for result in results for line in result.doubts):
+            LOG.warning("doubtful masks: %s", line)
+        found = np.concatenate([result.mask for result in results])
+        return found[0] if flat else found
 
     def evidence(self, images: Tensor, scores: ImageScores) -> tuple[Explanation, Maps]:
         """The explanation of images and the maps that their masks are read from; what scoring looks at."""
         explanation = self.explain(images)
         return explanation, self.segmenter.maps(images, scores, explanation.saliency)
 
-    def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> scans.Segmentation:
-        """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.
+    def segment(self, source: Source, organ: Organs = (), maps: bool = False) -> scans.Segmentation:
+        """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image: a path, a nibabel image or an array.
 
         Args:
-            path: the scan or image; never modified.
-            organ: organ masks on the same grid; required where the run was trained on an organ region.
+            source: the scan or image, see `sources.Source`; never modified.
+            organ: organ masks on the same grid, as paths; required where the run was trained on an organ region.
             maps: also paint the counterfactual and the difference, in HU; only for a counterfactual method on HU.
 
         Raises:
-            UserError: the file or a mask cannot be read, or an organ mask is required.
+            UserError: the file or a mask cannot be read, an organ mask is required, or it is of another kind than the training.
         """
-        return self.segment_cases([scans.load(self, Path(path), organ)], maps)[0]
+        return self.segment_cases([load(self, source, organ)], maps)[0]
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[scans.Segmentation]:
         """Segment loaded cases together: their slices share the batches, and those of one series are neighbours."""

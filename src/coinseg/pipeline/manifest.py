@@ -48,19 +48,21 @@ def write_failed(root: Path, settings: Settings, command: str, error: BaseExcept
 
 
 def write_segmented(
-    out: Path, source: Path, model: Path, records: Sequence[dict[str, Any]], command: str, processes: int, error: UserError | None
-) -> None:
+    out: Path, source: Path, model: Path, records: Sequence[dict[str, Any]], command: str, processes: int,
+    error: UserError | None, warnings: Sequence[str],
+) -> None:  # fmt: skip
     """Leave manifest.json beside the masks of a folder.
 
     Args:
         out, source, model: the folders of the masks, of the scans and of the run.
         records: of every input: path (below `source`), state, mask (below `out`), sha256, error.
         command, processes, error: the command line, how many processes shared the work, and what the command ends with.
+        warnings: lines for a person.
     """
     masks = {record["mask"] for record in records if record["mask"]}
     write_json(out / MANIFEST, facts("segment", command, error) | {
         "source": str(source.resolve()), "model": model_of(model), "inputs": list(records),
         "failed": [record["path"] for record in records if record["state"] == "failed"],
         "outputs": {"mask_count": len(masks)} | ({"mask_index": "index.json", "mask_table": "index.csv"} if masks else {}),
-        "processes": processes, "warnings": [],
+        "processes": processes, "warnings": list(warnings),
     })  # fmt: skip

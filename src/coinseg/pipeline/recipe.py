@@ -17,6 +17,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
@@ -81,7 +82,8 @@ def build(job: Job) -> Predictor:
     f, generator = train_pair(job)
     layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
     explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer)
-    preparation = Preparation(job.store.meta["kind"], job.store.window, job.store.meta["has_organs"])
+    meta = job.store.meta
+    preparation = Preparation(meta["kind"], job.store.window, meta["has_organs"], TrainedOn.read(meta.get("trained_on")))
     key = result_key(job.store, job.settings, f)
     threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
     predictor = Predictor.of(explainer, preparation, threshold)

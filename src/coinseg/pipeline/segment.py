@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from coinseg.data.layouts.shared import files_in, is_value, stem_of
+from coinseg.data.layouts.shared import few, files_in, stem_of
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image, read_image_mask
 from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
@@ -19,6 +19,7 @@ from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_
 from coinseg.errors import UserError, is_full
 from coinseg.inference.checkpoint import load
 from coinseg.inference.predictor import Predictor
+from coinseg.inference.sources import UNCHECKED
 from coinseg.inference.table import JSON, TOLD, measure, write_table
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import read_json
@@ -124,16 +125,20 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
     with claimed(*targets, overwrite=request.overwrite) as claim:
         if taken := [target for target in targets if target.exists() and not claim.may_replace]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
-        # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
-        labels: list[tuple[int, ...]] = [(int(name),) for name in predictor.settings.data.organ if is_value(name)] or [()]
-        organs = [MaskSource(path, values) for path in request.organ for values in labels]
-        segmentation = predictor.segment(source, organs, maps=bool(maps))
+        segmentation = predictor.segment(source, request.organ, maps=bool(maps))
+        for line in (*unchecked(predictor), *(f"{source.name}: the mask is doubtful: {doubt}" for doubt in segmentation.doubts)):
+            request.report(f"warning: {line}", 1, 1, {})
         claim.begin()
         for target, name in maps.items():
             write_scan(target, getattr(segmentation.maps, name), cast(Geometry, segmentation.geometry), overwrite=True)
         if confidence:
             segmentation.write_confidence(confidence, overwrite=True)
         segmentation.write(out, overwrite=True)
+
+
+def unchecked(predictor: Predictor) -> list[str]:
+    """A warning line for a run that kept no record of what it was trained on."""
+    return [] if predictor.preparation.trained_on else [UNCHECKED]
 
 
 def failure(written: int, failed: Sequence[str]) -> UserError | None:
@@ -171,11 +176,14 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
             raise
         report("segment", len(share), len(share), {})
         others.barrier()
-    return _gathered(request, found, here.count) if here.is_main else (0, [])
+    return _gathered(request, found, here.count, unchecked(predictor)) if here.is_main else (0, [])
 
 
-def _gathered(request: Request, found: Sequence[Path], processes: int) -> tuple[int, list[str]]:
-    """Write the table and the manifest from the notes of all processes; what `segment_path` returns."""
+def _gathered(request: Request, found: Sequence[Path], processes: int, unknown: list[str]) -> tuple[int, list[str]]:
+    """Write the table and the manifest from the notes of all processes; what `segment_path` returns.
+
+    `unknown` are warnings about what could not be checked.
+    """
     out, cases = request.out, [path.relative_to(request.source).as_posix() for path in found]
     noted = {note["path"]: note for note in _notes(out / NOTES.format(rank) for rank in range(processes))}
     if lost := [case for case in cases if case not in noted]:
@@ -185,8 +193,16 @@ def _gathered(request: Request, found: Sequence[Path], processes: int) -> tuple[
     records = [noted[case] for case in cases]
     if rows := [row for record in records if (row := record.pop("row"))]:
         write_table(out, rows)
+    unlike = [row["case"] for row in rows if row.get("doubts")]
+    said = (
+        f"{len(unlike)} of {len(rows)} inputs are unlike what the run was trained on, their masks doubtful (index.csv: doubts): "
+    )
+    warnings = [*unknown, *([said + few(unlike, 5)] if unlike else [])]
+    for line in warnings:
+        request.report(f"warning: {line}", len(found), len(found), {})
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
-    write_segmented(out, request.source, request.model, records, request.command, processes, failure(written, failed))
+    end = failure(written, failed)
+    write_segmented(out, request.source, request.model, records, request.command, processes, end, warnings)
     _forget_notes(out)
     return written, failed
 

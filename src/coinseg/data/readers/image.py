@@ -37,7 +37,7 @@ def read_image(path: Path) -> Slice:
     `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with _reading(path):
-        grey = _grey(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))
+        grey = grey_of(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))
     if not np.isfinite(grey).all():
         raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
     return grey
@@ -162,7 +162,7 @@ def _read_tiff(path: Path) -> np.ndarray:
     return _read_pillow(path)
 
 
-def _grey(pixels: np.ndarray) -> np.ndarray:
+def grey_of(pixels: np.ndarray) -> np.ndarray:
     """Turn pixels (H, W) or (H, W, samples) to float32 (H, W): luminance of three or four samples, the first of one or two."""
     if pixels.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {pixels.dtype}")

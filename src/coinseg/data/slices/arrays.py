@@ -13,6 +13,7 @@ from coinseg.errors import UserError
 from .intensity import Window
 from .split import TRAINING, split
 from .store import SliceStore
+from .trained_on import TrainedOn
 
 LEAST_SIDE = 8  # pixels along the side of an image
 
@@ -41,7 +42,7 @@ class Dataset(SliceStore):
         organs: np.ndarray | Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        self.images = _images(images)
+        self.images = unit_images(images)
         count, self.size = self.images.shape[:2]
         label = _binary(labels, "labels", (count,)).astype(np.int64)
         self.organs = np.ones_like(self.images, np.uint8) if organs is None else _binary(organs, "organs", self.images.shape)
@@ -61,7 +62,7 @@ class Dataset(SliceStore):
         self.meta = {
             "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
             "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False, "problems": [],
-            "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
+            "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
         }  # fmt: skip
 
     def truth(self) -> np.ndarray:
@@ -95,7 +96,7 @@ def _array(values: Any) -> np.ndarray:
     return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
 
 
-def _images(images: np.ndarray | Tensor) -> np.ndarray:
+def unit_images(images: np.ndarray | Tensor) -> np.ndarray:
     """Return a float32 copy of images (N, S, S) in [0, 1]."""
     values = _array(images)
     square = values.ndim == 3 and len(values) > 0 and values.shape[1] == values.shape[2] >= LEAST_SIDE

@@ -20,6 +20,7 @@ from coinseg.types import Case
 from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
+from .trained_on import Facts, facts_of
 
 MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class Prepared:
 
     case: Case
     histogram: np.ndarray | None  # of its foreground, in HU; None for percentiles
+    facts: Facts
     problems: list[str] = field(default_factory=list)
     beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
     rows: list[dict[str, object]] = field(default_factory=list)  # of the index, one for every slice that is used
@@ -62,9 +64,12 @@ class Prepared:
 def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
     loaded, data, injected = load_case(case), settings.data, settings.anomaly.kind != "none"
+    facts = facts_of(loaded, data)
+    if foreign(facts, data, kind):
+        return Prepared(case, None, facts)
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-    result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
+    result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None, facts)
     encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:
@@ -93,6 +98,11 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
             "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
         })  # fmt: skip
     return result
+
+
+def foreign(facts: Facts, settings: DataSettings, kind: str) -> bool:
+    """Return whether a scan is left out because its values are no Hounsfield units, as those of the other scans are."""
+    return kind == "hu" and settings.intensity == "auto" and bool(facts.not_hu)
 
 
 def _slice(native: np.ndarray, lesion: np.ndarray | None, cut: Cut, size: int, kind: str) -> tuple[bytes, bytes, bytes]:
