@@ -20,6 +20,7 @@ from coinseg.parts.slice_hmm import are_transitions
 from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import read_json, write_json
 
+from . import distribution
 from .explainer import Explainer
 from .predictor import Predictor, Preparation
 
@@ -35,7 +36,7 @@ _KEYS: dict[str, Any] = {
 # Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (_Number | None, None), "parts": (dict[str, dict], {}),
-    "trained_on": (dict[str, Any] | None, None),
+    "trained_on": (dict[str, Any] | None, None), "distribution": (bool, False),
 }  # fmt: skip
 # Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
@@ -53,6 +54,7 @@ def save(predictor: Predictor, root: Path) -> None:
         "prior_shift": predictor.image_score.shift if has_student else None,
         "parts": {part.name: part.state() for part in predictor.parts},
         "trained_on": preparation.trained_on and preparation.trained_on.as_dict(),
+        "distribution": predictor.distribution is not None,
     })  # fmt: skip
 
 
@@ -61,6 +63,7 @@ def weights_of(root: Path) -> list[str]:
     model = read_model(root / MODEL)
     settings = stored_settings(model["settings"])
     names = [F, GENERATOR] if settings.method == COUNTERFACTUAL else [F]
+    names += [Path(distribution.FOLDER) / distribution.WEIGHTS] if model["distribution"] else []
     if model["student"]:
         names += [STUDENT, *(Path(name) / F for name in teacher_folders(settings) if model["prior_shift"] is not None)]
         names += [Path(part.folder) / part.weights for part in table.PARTS if part.weights and part.name in model["parts"]]
@@ -131,12 +134,13 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
     explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], TrainedOn.read(model["trained_on"]))
+    known = distribution.Distribution.load(root) if model["distribution"] else None
     if not model["student"]:
-        return Predictor.of(explainer, preparation, model["threshold"])
+        return replace(Predictor.of(explainer, preparation, model["threshold"]), distribution=known)
     require_fits(lambda: Student(settings.student.networks), root / STUDENT, "student")
     student = load_student(root / STUDENT, settings.student.networks)
     others, shift = [], 0.0
     if model["prior_shift"] is not None:  # None in runs from before decision 0023: f alone decides
         others, shift = [load_classifier(wanted, root / name / F) for name in teacher_folders(settings)], model["prior_shift"]
     parts = [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]
-    return Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts)
+    return replace(Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts), distribution=known)

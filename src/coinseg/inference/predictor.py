@@ -21,6 +21,7 @@ from coinseg.runtime.forward import forward
 from coinseg.types import Explanation, Maps
 
 from . import scans
+from .distribution import Distribution, features_of, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
@@ -51,6 +52,7 @@ class Predictor:
         threshold: of the refined difference, in [0, 1]; with a student it made the pseudo-masks.
         image_score: whether an image is abnormal.
         parts: optional parts of the recipe, in the order of `parts.table`.
+        distribution: of the training images; None in older runs, and where f has no features.
     """
 
     explainer: Explainer
@@ -59,9 +61,10 @@ class Predictor:
     image_score: ImageScore
     segmenter: Segmenter
     parts: tuple[Part, ...] = ()
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
-        for module in (self.image_score, *self.parts):
+        for module in (self.image_score, *self.parts, *([self.distribution] if self.distribution else [])):
             to_device(module.eval(), self.explainer.device)
 
     @classmethod
@@ -124,10 +127,27 @@ class Predictor:
         """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
         return self.explainer.probability(images)
 
+    def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What is known of images (B, 1, S, S) in [-1, 1] before they are segmented; every classifier is asked once.
+
+        Returns:
+            The logits of f and of the ensemble, (B, 2) float32, and the distances to the training images, (B,) float32: above 1
+            out of distribution, NaN where the run has no `distribution`.
+        """
+        side = enlarged(images.shape[-1])  # at which the largest of the classifiers may see them
+        found = torch.cat(forward(lambda x: self._look(x).cpu(), images, self.explainer.device, side)).numpy()
+        return found[:, :2], found[:, 2]
+
+    def _look(self, x: Tensor) -> Tensor:
+        with features_of(self.f) as seen:
+            logits = self.image_score.both(x)
+        features = None if self.distribution is None else joined(seen, x)
+        apart = logits.new_full((len(x),), torch.nan) if features is None else self.distribution(features)  # type: ignore[misc]
+        return torch.cat([logits, apart[:, None]], 1)
+
     def logits(self, images: Tensor) -> np.ndarray:
         """The logits of f and of the ensemble, (B, 2) float32, of images (B, 1, S, S) in [-1, 1]."""
-        side = enlarged(images.shape[-1])  # at which the largest of the classifiers may see them
-        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device, side)).numpy()
+        return self.look(images)[0]
 
     def scores(self, logits: np.ndarray, chains: np.ndarray | None = None, places: np.ndarray | None = None) -> ImageScores:
         """Image scores from `logits` (n, 2); with the scan (`chains`) and place of each slice, (n,), its neighbours count too."""
@@ -168,9 +188,9 @@ class Predictor:
             UserError: the run cannot take it. What is only doubtful is logged as a warning.
         """
         if getattr(images, "ndim", 0) == 4 and not hasattr(images, "dataobj"):
-            return self.segment_images(torch.as_tensor(images)).masks
+            return self._prepared_masks(torch.as_tensor(images))
         if (array := unit_array(self, images)) is not None:
-            found = self.segment_images(torch.from_numpy(signed(array.reshape(-1, *array.shape[-2:])))[:, None]).masks
+            found = self._prepared_masks(torch.from_numpy(signed(array.reshape(-1, *array.shape[-2:])))[:, None])
             return found.reshape(array.shape)
         cases, flat = load_all(self, images, organ)
         results = self.segment_cases(cases)
@@ -178,6 +198,14 @@ class Predictor:
             LOG.warning("doubtful masks: %s", line)
         found = np.concatenate([result.mask for result in results])
         return found[0] if flat else found
+
+    def _prepared_masks(self, images: Tensor) -> np.ndarray:
+        """Masks (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
+        self.explainer.require_images(images)
+        logits, apart = self.look(images)
+        if foreign := int((apart > 1).sum()):
+            LOG.warning("doubtful masks: %d of %d images are unlike those of the training", foreign, len(images))
+        return self.segment_images(images, self.scores(logits)).masks
 
     def evidence(self, images: Tensor, scores: ImageScores) -> tuple[Explanation, Maps]:
         """The explanation of images and the maps that their masks are read from; what scoring looks at."""

@@ -27,7 +27,7 @@ from coinseg.runtime.devices import CHUNK
 from .image_score import ImageScores
 from .maps import ConfidenceMap, NativeMaps
 from .sources import doubts_of
-from .table import highest, told
+from .table import highest, median, told
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -42,6 +42,8 @@ class Segmentation:
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
         confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.hflip`.
         image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
+        distance: of a slice to the training images, (slices along `data.axis`,): above 1 out of distribution; NaN as above, and
+            everywhere in runs without a record of their images.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in HU, where they were asked for.
         doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
@@ -51,6 +53,7 @@ class Segmentation:
     probability: np.ndarray
     confidence: np.ndarray
     image_score: np.ndarray
+    distance: np.ndarray
     pixel_confidence: ConfidenceMap
     geometry: Geometry | None = None
     maps: NativeMaps | None = None
@@ -60,14 +63,14 @@ class Segmentation:
     def empty(cls, predictor: Predictor, case: LoadedCase, maps: bool) -> Segmentation:
         """An empty mask, to be filled in."""
         axis, shape = predictor.settings.data.axis, case.scan.shape
-        f, confidence, score = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(3))
+        f, confidence, score, distance = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(4))
         painted = NativeMaps(case.scan, axis, predictor.preparation.window) if maps else None
-        return cls(np.zeros(shape, bool), f, confidence, score, ConfidenceMap(shape, axis), case.geometry, painted)
+        return cls(np.zeros(shape, bool), f, confidence, score, distance, ConfidenceMap(shape, axis), case.geometry, painted)
 
     def row(self, axis: Axis) -> dict[str, Any]:
         """The columns `TOLD` of the table of masks; `axis` is that of the slices."""
         confidence = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
-        return told(highest(self.probability), highest(self.image_score), confidence, self.doubts)
+        return told(highest(self.probability), highest(self.image_score), confidence, median(self.distance), self.doubts)
 
     def write(self, out: Path, overwrite: bool = False) -> None:
         """Write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
@@ -116,14 +119,22 @@ def _images(predictor: Predictor, slices: Sequence[_Slice]) -> Tensor:
     return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack([one.pixels for one in slices]))))[:, None]
 
 
-def _scores(predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[_Slice]) -> ImageScores:
-    """The scores and given labels of slices; those of one case, or of one series of plain images, are neighbours."""
-    logits = [predictor.logits(_images(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
+def _scores(
+    predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[_Slice], results: Sequence[Segmentation]
+) -> ImageScores:
+    """The scores and given labels of slices; those of one case, or of one series of plain images, are neighbours.
+
+    The distances of slices to the training images are put into the results.
+    """
+    looks = [predictor.look(_images(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
+    logits, apart = (np.concatenate(parts) for parts in zip(*looks, strict=True))
+    for (owner, cut, _, _), distance in zip(slices, apart, strict=True):
+        results[owner].distance[cut.index] = np.fmax(results[owner].distance[cut.index], distance)
     in_series = [case.case if case.case and case.case.series else None for case in cases]
     chains = [(case.series if (case := in_series[one.owner]) else one.owner, one.cut.region) for one in slices]
     numbers = {chain: number for number, chain in enumerate(dict.fromkeys(chains))}
     places = [case.place if (case := in_series[one.owner]) else one.cut.index for one in slices]
-    scores = predictor.scores(np.concatenate(logits), np.array([numbers[chain] for chain in chains]), np.array(places))
+    scores = predictor.scores(logits, np.array([numbers[chain] for chain in chains]), np.array(places))
     return replace(scores, given=np.array([one.given for one in slices], float))
 
 
@@ -137,7 +148,7 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
         require_maps(predictor)
     slices, results = _cut(predictor, cases), [Segmentation.empty(predictor, case, maps) for case in cases]
     if slices:
-        scores = _scores(predictor, cases, slices)
+        scores = _scores(predictor, cases, slices, results)
         for start in range(0, len(slices), CHUNK):
             _segment_chunk(predictor, slices[start : start + CHUNK], scores[start : start + CHUNK], results)
     return [_finished(predictor, *pair) for pair in zip(cases, results, strict=True)]
@@ -149,6 +160,8 @@ def _finished(predictor: Predictor, case: LoadedCase, one: Segmentation) -> Segm
         millilitres = one.geometry.voxel_ml if one.geometry else 1.0
         one = replace(one, mask=clean_volume(one.mask, millilitres, predictor.settings.masks))
     doubts = doubts_of(predictor, case)
+    if (apart := median(one.distance) or 0) > 1:
+        doubts += (f"its images are unlike those of the training ({apart:.3g} times as far as these are from one another)",)
     return replace(one, doubts=doubts, confidence=one.confidence * DOUBT) if doubts else one
 
 

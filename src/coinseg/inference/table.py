@@ -14,13 +14,8 @@ from coinseg.types import ScanMask
 
 SCHEMA = 1
 JSON, CSV = "index.json", "index.csv"
-TOLD = (
-    "highest_f",
-    "highest_posterior",
-    "confidence",
-    "doubtful",
-    "doubts",
-)  # in a row beside the numbers of the mask; see `told`
+# In a row beside the numbers of the mask; see `told`.
+TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful", "out_of_distribution", "distance", "doubts")
 
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
@@ -75,16 +70,24 @@ def highest(probability: np.ndarray) -> float | None:
     return round(float(known.max()), 4) if len(known) else None
 
 
+def median(distances: np.ndarray) -> float | None:
+    """The median distance of the slices that were looked at; None where none is known. One odd slice says nothing of a scan."""
+    known = distances[np.isfinite(distances)]
+    return round(float(np.median(known)), 4) if len(known) else None
+
+
 def told(
-    highest_f: float | None, highest_posterior: float | None, confidence: float | None, doubts: Sequence[str] = ()
-) -> dict[str, Any]:
+    highest_f: float | None, highest_posterior: float | None, confidence: float | None, distance: float | None = None,
+    doubts: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
     """The columns `TOLD` of a row: the highest f and posterior of its slices, the confidence, and whether that is doubtful.
 
-    `doubts` say in what the case is unlike the training; with any the mask is doubtful, whatever its confidence.
+    `distance` is that to the training images, above 1 out of distribution. `doubts` say in what the case is unlike the training;
+    with any the mask is doubtful, whatever its confidence.
     """
-    return dict(
-        zip(TOLD, (highest_f, highest_posterior, confidence, True if doubts else doubtful(confidence), [*doubts]), strict=True)
-    )
+    foreign = None if distance is None else distance > 1
+    doubt = True if doubts else doubtful(confidence)
+    return dict(zip(TOLD, (highest_f, highest_posterior, confidence, doubt, foreign, distance, [*doubts]), strict=True))
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:

@@ -16,11 +16,13 @@ from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
+from coinseg.inference.distribution import fit_distribution
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import prior_shift
@@ -89,6 +91,9 @@ def build(job: Job) -> Predictor:
     predictor = Predictor.of(explainer, preparation, threshold)
     if has_student(job.settings):
         predictor = _with_student(job, predictor, key)
+    held_out = TrainingSlices(job.store, job.settings.anomaly, job.settings.seed, VALIDATION)
+    known = fit_distribution(f, job.slices, held_out, explainer.device, job.root, key)
+    predictor = replace(predictor, distribution=known)
     if job.root is not None and current().here.is_main:
         save(predictor, job.root)
     return predictor

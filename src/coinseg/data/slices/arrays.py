@@ -62,7 +62,8 @@ class Dataset(SliceStore):
         self.meta = {
             "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
             "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False, "problems": [],
-            "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
+            "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays", "label_source": "given with the arrays",
+            "seconds": 0.0,
         }  # fmt: skip
 
     def truth(self) -> np.ndarray:
