@@ -12,18 +12,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+import coinseg
 from coinseg.cli import main as cli
 from coinseg.cli.inspect import inspect
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices import store as slices
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.intensity import Window, signed
 from coinseg.data.slices.scale import not_hu
+from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.inference.checkpoint import load
+from coinseg.inference.distribution import Distribution, features_of, fit_distribution, joined
+from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.sources import UNCHECKED
-from conftest import SIZE, tiny_settings
+from conftest import SIZE, TINY, tiny_settings
+from models import PaintBlack, SameLogit, explainer_of
 from writers import PLAIN, make_run, write_series
 
 AFFINE = np.diag([0.8, 0.8, 2.5, 1.0])
@@ -290,3 +298,117 @@ def test_an_organ_mask_is_a_path_in_words_or_a_list_of_them(tmp_path: Path) -> N
         run.segment(scan)
     with pytest.raises(UserError, match=r"organ holds ndarray; required: paths of mask files"):
         run.segment(scan, [organ])  # type: ignore[list-item]
+
+
+# --- out of distribution
+
+
+class Blobs(nn.Module):
+    """A classifier with features that nobody trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.head, self.asked = nn.Conv2d(1, 6, 3), nn.Linear(6, 1), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += len(x)
+        return self.head(torch.relu(self.stem(x)).mean((2, 3)))[:, 0]
+
+
+def pictures(count: int, seed: int) -> np.ndarray:
+    """(count, 32, 32) in [0, 1]: grey noise, every second with a bright square."""
+    rng = np.random.default_rng(seed)
+    found = rng.normal(0.35, 0.04, (count, SIZE, SIZE))
+    for image in found[1::2]:
+        row, column = rng.integers(2, 20, 2)
+        image[row : row + 9, column : column + 9] += 0.4
+    return np.clip(found, 0, 1).astype(np.float32)
+
+
+FOREIGN = {
+    "blank": np.zeros((SIZE, SIZE)),
+    "inverted": 1 - pictures(1, 9)[0],
+    "stretched": np.clip(pictures(1, 9)[0] * 2.5 - 0.4, 0, 1),
+    "another body": np.where(np.hypot(*np.indices((SIZE, SIZE)) - 15.5) < 12, 0.6, 0.0),
+    "another field of view": np.pad(pictures(1, 9)[0][::2, ::2], 8),
+}
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[Blobs, Distribution]:
+    f, count = Blobs(), 60
+    data = coinseg.Dataset(pictures(count, 0), np.arange(count) % 2)
+    sides = [TrainingSlices(data, tiny_settings().anomaly, 0, side) for side in (TRAINING, VALIDATION)]
+    found = fit_distribution(f, *sides, torch.device("cpu"), None, "key")
+    assert found is not None
+    assert f.asked == count
+    return f, found
+
+
+def distances(known: tuple[Blobs, Distribution], images: np.ndarray) -> np.ndarray:
+    x = torch.from_numpy(signed(images.astype(np.float32)))[:, None]
+    with torch.no_grad(), features_of(known[0]) as seen:
+        known[0](x)
+    features = joined(seen, x)
+    assert features is not None
+    return known[1](features).numpy()
+
+
+def test_new_images_of_the_kind_are_in_distribution_and_others_far_out(known: tuple[Blobs, Distribution]) -> None:
+    assert (distances(known, pictures(100, 1)) > 1).mean() <= 0.05
+    for name, image in FOREIGN.items():
+        assert distances(known, image[None])[0] > 1.5, name
+
+
+def test_classifiers_without_features_have_no_distribution_and_few_images_make_none() -> None:
+    data = coinseg.Dataset(pictures(8, 0), np.arange(8) % 2)
+    sides = [TrainingSlices(data, tiny_settings().anomaly, 0, side) for side in (TRAINING, VALIDATION)]
+    assert fit_distribution(Blobs(), *sides, torch.device("cpu"), None, "key") is None
+    assert fit_distribution(SameLogit(1.0), sides[0], sides[0], torch.device("cpu"), None, "key") is None
+
+
+def test_f_is_asked_once_and_a_foreign_image_is_doubtful_in_the_table(
+    known: tuple[Blobs, Distribution], caplog: pytest.LogCaptureFixture
+) -> None:
+    f, settings = Blobs(), replace(tiny_settings(), data=replace(tiny_settings().data, size=SIZE))
+    f.head.bias.data.fill_(9.0)
+    record = TrainedOn(["array"], [], False)
+    preparation = Preparation("percentile", Window(0.0, 1.0), False, record)
+    run = replace(Predictor.of(explainer_of(settings, f, PaintBlack()), preparation, 0.05), distribution=known[1])
+    logits, apart = run.look(torch.from_numpy(signed(pictures(4, 1)))[:, None])
+    assert (logits.shape, apart.shape, f.asked) == ((4, 2), (4,), 4)
+    run.masks(pictures(4, 1))
+    assert not caplog.records
+    run.masks(FOREIGN["inverted"])
+    assert "doubtful masks: 1 of 1 images are unlike those of the training" in caplog.text
+    with pytest.raises(UserError, match=r"scan.png for a run on arrays in \[0, 1\]"):
+        run.segment("scan.png")
+    on_files = replace(run, preparation=Preparation("percentile", Window(0.0, 65535.0), False, ON_IMAGES))
+    found = on_files.segment(np.round(FOREIGN["another body"] * 255))
+    row = found.row("axial")
+    assert row["out_of_distribution"]
+    assert row["doubtful"]
+    assert row["distance"] > 1
+    assert "its images are unlike those of the training" in row["doubts"][0]
+
+
+def test_a_run_keeps_the_distribution_and_so_does_its_export(images: Path, tmp_path: Path) -> None:
+    root, copy, out = tmp_path / "run", tmp_path / "copy", tmp_path / "out"
+    assert cli.main(["run", str(images), "-o", str(root), *TINY, "--student.steps", "0"]) == 0
+    assert (root / "distribution" / "model.safetensors").stat().st_size < 100_000
+    assert cli.main(["export", str(root), "-o", str(copy)]) == 0
+    new = tmp_path / "new"
+    new.mkdir()
+    pixels = np.asarray(Image.open(images / "normal" / "i00.png"))
+    Image.fromarray(pixels).save(new / "same.png")
+    Image.fromarray(np.where(np.hypot(*np.indices((40, 44)) - 20) < 14, 150, 0).astype(np.uint8)).save(new / "foreign.png")
+    assert cli.main(["segment", "-i", str(new), "-o", str(out), "--model", str(copy)]) == 0
+    rows = {row["case"]: row for row in json.loads((out / "index.json").read_text())["masks"]}
+    assert [rows[name]["out_of_distribution"] for name in ("same.png", "foreign.png")] == [False, True]
+    save(new / "scan.nii.gz", ct())
+    assert cli.main(["segment", "-i", str(new), "-o", str(out), "--model", str(copy)]) == 2
+    assert not (out / "scan.nii.gz").exists()
+    array = np.asarray(Image.open(new / "foreign.png"))
+    run = load(copy)
+    assert np.array_equal(run.masks(array), run.segment(new / "foreign.png").mask[0])

@@ -41,9 +41,14 @@ def features_of(f: nn.Module) -> Iterator[list[Tensor]]:
     layers = [module for module in f.modules() if isinstance(module, nn.Linear | nn.Conv2d)]
 
     def keep(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
-        features = given[0].detach().float()
-        places = features.flatten(2).mean(2) if isinstance(layer, nn.Conv2d) else features.flatten(1, -2).mean(1)
-        seen.append(places if features.ndim > 2 else features)
+        if given and given[0].ndim > 1:
+            features = given[0].detach().float()
+            places = (
+                features.flatten(2)
+                if isinstance(layer, nn.Conv2d)
+                else features.reshape(len(features), -1, features.shape[-1]).mT
+            )
+            seen.append(places.mean(2))
 
     handle = layers[-1].register_forward_pre_hook(keep) if layers else None
     try:

@@ -7,7 +7,7 @@ from coinseg.data.readers.paths import sha256_of
 from coinseg.parts.table import parts_of
 from coinseg.runtime.files import read_json, write_json
 
-from .manifest import facts, model_of
+from .manifest import facts, model_of, unlike
 from .recipe import THRESHOLD
 from .run import Run, counts, warnings
 from .run_folder import as_yaml
@@ -84,5 +84,6 @@ def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str)
         "data": counts(run), "inputs": inputs_of(run), "model": model_of(root), "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_json(file) if (file := root / "evaluation" / "audit.json").exists() else None,
-        "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])}, "warnings": warnings(run),
+        "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
+        "warnings": [*warnings(run), *unlike(masks["masks"])],
     }  # fmt: skip

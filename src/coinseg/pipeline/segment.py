@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from coinseg.data.layouts.shared import few, files_in, stem_of
+from coinseg.data.layouts.shared import files_in, stem_of
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image, read_image_mask
 from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
@@ -28,7 +28,7 @@ from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
-from .manifest import MANIFEST, model_of, write_segmented
+from .manifest import MANIFEST, model_of, unlike, write_segmented
 
 NOTES = ".done-{}.jsonl"  # one line for each input a process is through with
 OF = "confidence.json"  # in a folder of `--confidence`: of which masks, by which model
@@ -193,11 +193,7 @@ def _gathered(request: Request, found: Sequence[Path], processes: int, unknown: 
     records = [noted[case] for case in cases]
     if rows := [row for record in records if (row := record.pop("row"))]:
         write_table(out, rows)
-    unlike = [row["case"] for row in rows if row.get("doubts")]
-    said = (
-        f"{len(unlike)} of {len(rows)} inputs are unlike what the run was trained on, their masks doubtful (index.csv: doubts): "
-    )
-    warnings = [*unknown, *([said + few(unlike, 5)] if unlike else [])]
+    warnings = [*unknown, *unlike(rows)]
     for line in warnings:
         request.report(f"warning: {line}", len(found), len(found), {})
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
