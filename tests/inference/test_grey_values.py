@@ -89,6 +89,7 @@ def test_a_ct_is_in_hounsfield_units_whatever_part_of_it_is_there() -> None:
     for scan in (hu, metal, padded, lung, crop, hu.astype(np.float32) + 0.25, np.maximum(hu, -200)):
         assert not_hu(scan) == ""
     assert not_hu(hu, "CT") == ""
+    assert not_hu(hu, "OT") == ""
     assert not_hu(hu, "MR") == "its DICOM Modality is MR"
 
 
@@ -241,6 +242,8 @@ def test_an_array_a_nibabel_image_and_a_path_of_any_kind_give_what_the_file_give
         assert np.array_equal(run.masks(same), expected)
     assert np.array_equal(run.segment(image).geometry.affine, run.segment(scan).geometry.affine)
     assert run.masks(ct()[1]).shape == (40, 44)
+    prepared = np.zeros((2, 1, SIZE, SIZE))
+    assert np.array_equal(run.masks(prepared), run.masks(torch.zeros(2, 1, SIZE, SIZE, dtype=torch.bfloat16)))
 
 
 @pytest.mark.parametrize("colour", [False, True])
@@ -271,8 +274,9 @@ def test_an_array_of_a_picture_gives_the_mask_of_its_file(tmp_path: Path, colour
         ([[1, 2]], "list; required: a path, a nibabel image or an array of numbers"),
         (None, "NoneType; required: a path"),
         (torch.zeros(1, 1, SIZE, SIZE) + 40, r"images of float32 between 40 and 40; required: floating point in \[-1, 1\]"),
-        (torch.zeros(1, 1, SIZE, SIZE) * torch.nan, r"images of float32 between nan and nan"),
-        (np.zeros((1, 1, SIZE, SIZE), np.uint8), "images of uint8"),
+        (torch.zeros(1, 1, SIZE, SIZE) * torch.nan, "an array with NaN or infinite values"),
+        (np.zeros((1, 1, SIZE, SIZE), np.uint8), "images of uint8 between 0 and 0; required: floating point"),
+        (np.zeros((1, 1, SIZE, SIZE), object), "an array of object"),
         (nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), PLAIN), "nibabel image has 4 dimensions"),
         (nib.Nifti1Image(unit(ct()), PLAIN), "the image given is not in Hounsfield units"),
         ("nowhere.nii.gz", "nowhere.nii.gz is missing"),

@@ -75,6 +75,8 @@ class Distribution(nn.Module):
     def __init__(self, features: Tensor, mean: Tensor, scale: Tensor, limit: float = 1.0) -> None:
         super().__init__()
         self.features: Tensor
+        self.mean: Tensor
+        self.scale: Tensor
         self.limit: Tensor
         for name, value in {"features": features, "mean": mean, "scale": scale, "limit": torch.tensor(limit)}.items():
             self.register_buffer(name, value)

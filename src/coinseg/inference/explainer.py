@@ -70,10 +70,14 @@ class Explainer:
     def require_images(self, images: Tensor) -> None:
         """Raise `UserError` unless images are (B, 1, S, S) in [-1, 1] with a side that the generator can halve."""
         halvings = 2**self.settings.coin.depth
+        if not isinstance(images, Tensor):
+            raise UserError(f"images as {type(images).__name__}", "a tensor (B, 1, S, S) in [-1, 1]", "use torch.as_tensor")
         if images.ndim != 4 or images.shape[1] != 1 or images.shape[-1] % halvings:
             got, needed = f"images of shape {tuple(images.shape)}", f"(B, 1, S, S) with S a multiple of {halvings}"
             raise UserError(got, needed, "reshape them")
-        low, high = (float(value) for value in images.aminmax()) if images.is_floating_point() and len(images) else (0.0, 0.0)
+        if not len(images):
+            return
+        low, high = (float(value) for value in images.aminmax())
         if not images.is_floating_point() or not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):
             got = f"images of {str(images.dtype).removeprefix('torch.')} between {low:.4g} and {high:.4g}"
             do = "give run.masks the array (H, W) or (N, H, W) as the file holds it, which the run scales"

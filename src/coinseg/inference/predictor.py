@@ -25,7 +25,7 @@ from .distribution import Distribution, features_of, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
-from .sources import Organs, Source, load, load_all, unit_array
+from .sources import Organs, Source, load, load_all, numbers, unit_array
 
 LOG = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ class Predictor:
             UserError: the run cannot take it. What is only doubtful is logged as a warning.
         """
         if getattr(images, "ndim", 0) == 4 and not hasattr(images, "dataobj"):
-            return self._prepared_masks(torch.as_tensor(images))
+            return self._prepared_masks(torch.from_numpy(numbers(images)))
         if (array := unit_array(self, images)) is not None:
             found = self._prepared_masks(torch.from_numpy(signed(array.reshape(-1, *array.shape[-2:])))[:, None])
             return found.reshape(array.shape)
@@ -202,6 +202,7 @@ class Predictor:
     def _prepared_masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
         self.explainer.require_images(images)
+        images = images.float()
         logits, apart = self.look(images)
         if foreign := int((apart > 1).sum()):
             LOG.warning("doubtful masks: %d of %d images are unlike those of the training", foreign, len(images))

@@ -14,7 +14,7 @@ from coinseg.data.readers.axes import require_volumes
 from coinseg.data.readers.image import grey_of, is_image
 from coinseg.data.readers.volume import Volume, in_memory
 from coinseg.data.readers.voxels import narrow
-from coinseg.data.slices.arrays import unit_images
+from coinseg.data.slices.arrays import as_array, unit_images
 from coinseg.data.slices.case import LoadedCase, load_case
 from coinseg.data.slices.trained_on import TrainedOn, facts_of
 from coinseg.errors import UserError
@@ -137,7 +137,7 @@ def _of_array(predictor: Predictor, source: Source, organs: tuple[MaskSource, ..
 
 def numbers(source: Source) -> np.ndarray:
     """A NumPy array of finite numbers."""
-    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+    array = as_array(source) if isinstance(source, Tensor) else source
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"{type(source).__name__}"
         raise UserError(kind, "a path, a nibabel image or an array of numbers", "give one of these")

@@ -90,7 +90,8 @@ def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int) 
     return sides
 
 
-def _array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
+    """Return a tensor or a sequence as NumPy array."""
     if not isinstance(values, Tensor):
         return np.asarray(values)
     values = values.detach().cpu()
@@ -99,7 +100,7 @@ def _array(values: Any) -> np.ndarray:
 
 def unit_images(images: np.ndarray | Tensor) -> np.ndarray:
     """Return a float32 copy of images (N, S, S) in [0, 1]."""
-    values = _array(images)
+    values = as_array(images)
     square = values.ndim == 3 and len(values) > 0 and values.shape[1] == values.shape[2] >= LEAST_SIDE
     squares = f"(N, S, S) with S at least {LEAST_SIDE}"
     _require(square, f"images of shape {values.shape}", squares, "crop or resize them to grey squares of one size")
@@ -113,7 +114,7 @@ def unit_images(images: np.ndarray | Tensor) -> np.ndarray:
 
 def _binary(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return values 0 and 1 as uint8."""
-    array = _array(values)
+    array = as_array(values)
     _require(array.shape == shape, f"{name} of shape {array.shape}", f"{shape}, as the images", f"give {name} of all images")
     binary = array.dtype.kind in "biuf" and bool(np.isin(array, (0, 1)).all())
     _require(binary, f"{name} with other values than 0 and 1", "0 and 1", f"correct {name}")

@@ -23,6 +23,7 @@ FAT_HU = -100  # fat and air are below; there is some around every organ
 PADDING_HU = -1150  # what lies below air was filled in
 AIRY_HU = -200  # between padding and this there is air, lung or the border of the body
 DENSE_HU = 600  # nine tenths of a body without its air are below
+UNSAID = ("", "OT")  # Modality of DICOM that says nothing: none, and "other"
 FEW = 0.01  # share of voxels that says nothing
 VOXELS = 2**21  # of a scan that are looked at, evenly spread; all count for the lowest value
 ASKED = 5  # scans, at most, that decide for a cohort what its values mean; all are asked where they are read
@@ -36,7 +37,7 @@ def spread(scan: Scan) -> np.ndarray:
 
 def not_hu(scan: Scan, modality: str = "") -> str:
     """Say why the values of a scan are no Hounsfield units; "" where they may be. `modality` is what DICOM says, "" unknown."""
-    if modality not in ("", "CT"):
+    if modality not in UNSAID and modality != "CT":
         return f"its DICOM Modality is {modality}"
     if scan.min() >= FAT_HU:
         return f"no value is below {FAT_HU}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from beartype.door import is_bearable
@@ -14,7 +14,7 @@ from coinseg.data.readers.axes import reordered, turned
 
 from .case import LoadedCase
 from .intensity import LOW_PERCENTILE
-from .scale import not_hu, spread
+from .scale import UNSAID, not_hu, spread
 
 Range = list[float]  # lowest, highest
 AIR_APART = 200  # HU that the lowest values of a scan may lie from those of the training
@@ -49,12 +49,13 @@ def facts_of(loaded: LoadedCase, settings: DataSettings) -> Facts:
         kind = "volume"
     why = not_hu(loaded.scan, loaded.modality) if kind != "image" else ""
     lowest = float(np.percentile(spread(loaded.scan), LOW_PERCENTILE))
+    modality = "" if loaded.modality in UNSAID else loaded.modality
     if grid is None:
-        return Facts(kind, loaded.modality, why, lowest, None, None)
+        return Facts(kind, modality, why, lowest, None, None)
     pixel, shape = reordered(grid.spacing, settings.axis)[1:], turned(loaded.scan, settings.axis).shape[1:]
     whole = settings.roi == "none" and not settings.spacing
     field = max(mm * count for mm, count in zip(pixel, shape, strict=True)) if whole else None
-    return Facts(kind, loaded.modality, why, lowest, max(pixel), field)
+    return Facts(kind, modality, why, lowest, max(pixel), field)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class TrainedOn:
         """The record of a training."""
         kinds, modalities = ({getattr(case, name) for case in cases} - {""} for name in ("kind", "modality"))
         ranges: dict[str, Any] = {}
-        for name in ("lowest", "pixel_mm", "field_mm"):
+        for name in _RANGES:
             known = [value for case in cases if (value := getattr(case, name)) is not None]
             ranges[name] = [round(min(known), 4), round(max(known), 4)] if known else None
         in_hu = "volume" in kinds and not any(case.not_hu for case in cases)
@@ -89,20 +90,11 @@ class TrainedOn:
     @classmethod
     def read(cls, stored: Any) -> TrainedOn | None:
         """The record that `as_dict` gave; None for anything else."""
-        pairs = Range | None
-        kinds = {
-            "kinds": list[str],
-            "modalities": list[str],
-            "in_hu": bool,
-            "lowest": pairs,
-            "pixel_mm": pairs,
-            "field_mm": pairs,
-        }
-        if not isinstance(stored, dict) or set(stored) != set(kinds):
-            return None
-        right = all(is_bearable(stored[name], kind) for name, kind in kinds.items())
-        right = right and all(len(stored[name] or "ab") == 2 for name in ("lowest", "pixel_mm", "field_mm"))
-        return cls(**stored) if right else None
+        hints = get_type_hints(cls)
+        right = isinstance(stored, dict) and set(stored) == set(hints) and is_bearable(stored["kinds"], list[str])
+        right = right and all(is_bearable(stored[name], hint) for name, hint in hints.items())
+        right = right and set(stored["kinds"]) <= set(_MANY)
+        return cls(**stored) if right and all(len(stored[name] or "ab") == 2 for name in _RANGES) else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -136,6 +128,7 @@ class TrainedOn:
         return tuple(lines)
 
 
+_RANGES = ("lowest", "pixel_mm", "field_mm")
 _A = {"volume": "a volume", "image": "a plain image"}
 _MANY = {"volume": "volumes", "image": "plain images", "array": "arrays in [0, 1]"}
 
