@@ -30,7 +30,7 @@ from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
-from coinseg.inference import scans
+from coinseg.inference import sources
 from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import TOLD, as_csv, measure
 from coinseg.networks import classifier
@@ -469,7 +469,7 @@ def test_what_is_not_painted_is_the_source_to_the_last_bit(tmp_path: Path, capsy
     assert (after[touched] > -160 - 200).all()
     run = coinseg.load(root)
     native = read_volume(scan).scan
-    cut = next(scans.load(run, scan).cuts(run.settings.data))
+    cut = next(sources.load(run, scan).cuts(run.settings.data))
     x = torch.from_numpy(run.preparation.window.unit(cut.box.resize(native[0], SIZE).round()) * 2 - 1)[None, None].float()
     change = ((run.explain(x).counterfactual - x) / 2 * 400)[0, 0].numpy()
     painted_on = cut.box.paste(change, native.shape[1:])

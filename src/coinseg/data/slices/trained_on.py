@@ -91,9 +91,9 @@ class TrainedOn:
     def read(cls, stored: Any) -> TrainedOn | None:
         """The record that `as_dict` gave; None for anything else."""
         hints = get_type_hints(cls)
-        right = isinstance(stored, dict) and set(stored) == set(hints) and is_bearable(stored["kinds"], list[str])
+        right = isinstance(stored, dict) and set(stored) == set(hints)
         right = right and all(is_bearable(stored[name], hint) for name, hint in hints.items())
-        right = right and set(stored["kinds"]) <= set(_MANY)
+        right = right and all(isinstance(kind, str) and kind in _MANY for kind in stored["kinds"])
         return cls(**stored) if right and all(len(stored[name] or "ab") == 2 for name in _RANGES) else None
 
     def as_dict(self) -> dict[str, Any]:
