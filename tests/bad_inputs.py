@@ -33,6 +33,7 @@ from safetensors.torch import load_file, save_file
 
 from broken_layouts import ROWS, Refused
 from coinseg.cli import main as cli
+from coinseg.data.slices.trained_on import TrainedOn
 from conftest import tiny_settings
 from examples import EXAMPLES
 from writers import PLAIN, broken, make_run, make_scan, save_dicom, scan_of, slices_of, write_itk, write_series, zipped
@@ -100,6 +101,17 @@ def nifti(change: Callable[[bytearray], object], suffix: str = ".nii", behind: i
         change(content)
         content += bytes(behind)
         return given(f"scan{suffix}", gzip.compress(bytes(content)) if suffix.endswith(".gz") else bytes(content))(root)
+
+    return make
+
+
+def foreign(voxels: np.ndarray, trained_on: TrainedOn | None = None) -> Callable[[Path], Words]:
+    """An intact scan of another kind than what the run was trained on."""
+
+    def make(root: Path) -> Words:
+        make_run(root / "model", kind="percentile" if trained_on else "hu", trained_on=trained_on)
+        nib.save(nib.Nifti1Image(voxels, PLAIN), root / "scan.nii")
+        return segment("scan.nii")
 
     return make
 
@@ -445,6 +457,10 @@ CASES: list[Bad] = [
     Bad(VOLUMES, "complex voxels", spoilt("complex")),
     Bad(VOLUMES, "NaN voxels", spoilt("nan")),
     Bad(VOLUMES, "infinite voxels", spoilt("inf")),
+    Bad(VOLUMES, "CT stored with +1024 for a run on Hounsfield units", foreign(scan_of((8, 8, 8)) + np.int16(1024))),
+    Bad(VOLUMES, "CT scaled to 0..1 for a run on Hounsfield units", foreign(np.linspace(0, 1, 512, dtype=np.float32).reshape(8, 8, 8))),
+    Bad(VOLUMES, "a volume for a run on plain images", foreign(scan_of((8, 8, 8)), TrainedOn(["image"], [], False))),
+    Bad(VOLUMES, "DICOM MR for a run on CT", series(Modality="MR")),
     Bad(VOLUMES, "NaN in the affine", nifti(put(280, "<f", float("nan")))),
     Bad(VOLUMES, "an affine without inverse", spoilt("no axis")),
     Bad(VOLUMES, "voxels that begin behind 1 GB", nifti(put(108, "<f", 1e9))),

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from coinseg.config.schema import Settings
 from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.inference.checkpoint import save
 from coinseg.inference.explainer import Explainer
@@ -187,7 +188,7 @@ def broken(folder: Path, kind: str) -> Path:
     return path
 
 
-def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> Path:
+def make_run(root: Path, settings: Settings | None = None, kind: str = "hu", trained_on: TrainedOn | None = None) -> Path:
     """A run folder as training leaves it, with networks that nobody trained: f calls everything abnormal."""
     settings = settings or tiny_settings()
     torch.manual_seed(0)
@@ -196,7 +197,7 @@ def make_run(root: Path, settings: Settings | None = None, kind: str = "hu") -> 
     f.network.head.bias.data.fill_(3.0)
     window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)
     explainer = Explainer(settings, f, generator, choose_device(settings.engine))
-    predictor = Predictor.of(explainer, Preparation(kind, window, False), 0.05)
+    predictor = Predictor.of(explainer, Preparation(kind, window, False, trained_on), 0.05)
     for name, module in (("classifier/model", f), ("coin/generator", generator)):
         (root / name).parent.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, root / f"{name}.safetensors")

@@ -201,7 +201,7 @@ def test_where_nothing_is_resampled_every_voxel_comes_back(
     tmp_path: Path, orientation: Any, angle: float, axis: Axis, source: str, target: str, corner: tuple[int, ...], side: float
 ) -> None:
     side = round(side, 2)
-    data = DataSettings(size=16, spacing=side, axis=axis)
+    data = DataSettings(size=16, spacing=side, axis=axis, intensity="hu")
     affine = affine_of(*orientation, (side, side, side), angle)
     scan, block, out, found = segmented(tmp_path, source, target, affine, corner, data)
     marked = points(out)
@@ -231,7 +231,7 @@ def test_resampled_masks_overlap_what_they_mark(
     fine: float,
 ) -> None:
     """At a spacing no coarser than the voxels at least 9 of 10 voxels of the union are in both."""
-    data = DataSettings(size=64, spacing=fine, axis=axis)
+    data = DataSettings(size=64, spacing=fine, axis=axis, intensity="hu")
     scan, _, out, _ = segmented(tmp_path, source, target, affine_of(*orientation, spacing, angle), corner, data)
     geometry = read_geometry(scan)
     one, other = read_mask(MaskSource(out), geometry), read_mask(MaskSource(scan, (1000,)), geometry)

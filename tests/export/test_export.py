@@ -30,9 +30,9 @@ from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
-from coinseg.inference import scans
+from coinseg.inference import sources
 from coinseg.inference.scans import Segmentation
-from coinseg.inference.table import as_csv, measure
+from coinseg.inference.table import TOLD, as_csv, measure
 from coinseg.networks import classifier
 from coinseg.networks.classifier import build
 from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
@@ -447,7 +447,7 @@ def test_a_folder_gets_a_table_that_survives_going_on(tmp_path: Path, capsys: py
     (out / "index.json").unlink()
     assert cli.main(command) == 0
     measured = {one["case"]: one for one in json.loads((out / "index.json").read_text())["masks"]}
-    assert measured["sub/b.nii.gz"] == row | dict.fromkeys(("highest_f", "highest_posterior", "confidence", "doubtful"))
+    assert measured["sub/b.nii.gz"] == row | dict.fromkeys(TOLD)
     (out / "index.json").write_text("{}")
     assert "is no table of masks" in refused(capsys, *command)
 
@@ -469,7 +469,7 @@ def test_what_is_not_painted_is_the_source_to_the_last_bit(tmp_path: Path, capsy
     assert (after[touched] > -160 - 200).all()
     run = coinseg.load(root)
     native = read_volume(scan).scan
-    cut = next(scans.load(run, scan).cuts(run.settings.data))
+    cut = next(sources.load(run, scan).cuts(run.settings.data))
     x = torch.from_numpy(run.preparation.window.unit(cut.box.resize(native[0], SIZE).round()) * 2 - 1)[None, None].float()
     change = ((run.explain(x).counterfactual - x) / 2 * 400)[0, 0].numpy()
     painted_on = cut.box.paste(change, native.shape[1:])

@@ -1,7 +1,7 @@
 """What a data set is, before anything is made of it: layout, cases, sizes, labels, masks. Nothing is written.
 
-Names and tables are read for every case, headers for at most `SAMPLE` of them, masks for at most `IMAGES` and `VOLUMES`, and the
-voxels of one scan, to tell CT from MR.
+Names and tables are read for every case, headers for at most `SAMPLE` of them, masks for at most `IMAGES` and `VOLUMES`, and
+voxels for at most `SCANS`, to tell CT from MR.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,9 @@ from coinseg.data.layouts.unread import later_frames
 from coinseg.data.readers.axes import require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
-from coinseg.data.slices.case import kind_of_intensity, labelled_per_scan, read_masks
+from coinseg.data.slices.case import labelled_per_scan, read_masks
 from coinseg.data.slices.plausible import implausible, notes_on, require_values
+from coinseg.data.slices.scale import ask, kind_of_intensity, said_of_intensity
 from coinseg.errors import UserError
 from coinseg.types import Case
 
@@ -26,6 +27,8 @@ SAMPLE = 200
 """Cases whose headers are looked at; of more, as many at equal steps."""
 IMAGES, VOLUMES = 100, 12
 """Plain images and volumes whose masks are read, of those whose headers are looked at."""
+SCANS = 32
+"""Scans whose voxels are looked at, likewise; `coinseg run` looks at all."""
 
 
 def inspect(data: Path, settings: Settings) -> dict[str, Any]:
@@ -37,20 +40,23 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     native, broken, looked_at, notes = _native(sample)
     if native["slices"] is None:
         raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
+    kind, volumes = kind_of_intensity(cohort, settings.data), [case.image for case in cases if case.volume]
     strict = len(looked_at) == len(cases) and settings.anomaly.kind == "none"
     odd = implausible(notes) + require_values(looked_at, notes, strict)
     of = f"of {len(looked_at)} cases whose masks were read: " if len(looked_at) < len(cases) else ""
     return {
         "schema": SCHEMA, "data": str(data), "layout": cohort.layout,
         "cases": len(cases), "patients": len({case.patient for case in cases}),
-        "volumes": sum(case.volume for case in cases), "images": sum(not case.volume for case in cases),
-        "intensity": kind_of_intensity(cohort, settings.data), "native": native,
+        "volumes": len(volumes), "images": len(cases) - len(volumes),
+        "intensity": kind, "native": native,
         "labels": _labels(cases, settings.data.label_level if settings.anomaly.kind == "none" else "slice"),
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
-        "problems": [*cohort.problems, *broken, *(of + line for line in odd)],
+        "problems": [
+            *cohort.problems, *broken, *said_of_intensity(kind, settings.data, ask(volumes, SCANS)), *(of + line for line in odd),
+        ],
     }  # fmt: skip
 
 

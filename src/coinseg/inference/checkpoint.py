@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from coinseg.config.parsing import require_named, stored_settings, teacher_folders
 from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.explain.registry import COUNTERFACTUAL
@@ -18,6 +19,7 @@ from coinseg.runtime.devices import choose_device
 from coinseg.runtime.files import damaged, read_json
 from coinseg.runtime.records import MAX_RECORD, fits, require_intact, write_record
 
+from . import distribution
 from .explainer import Explainer
 from .predictor import Predictor, Preparation
 
@@ -32,6 +34,7 @@ _KEYS: dict[str, Any] = {
 # Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (float | None, None), "parts": (dict[str, dict], {}),
+    "trained_on": (dict[str, Any] | None, None), "distribution": (bool, False),
 }  # fmt: skip
 # Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
@@ -48,6 +51,8 @@ def save(predictor: Predictor, root: Path) -> None:
         "layer": predictor.explainer.layer, "student": has_student,
         "prior_shift": predictor.image_score.shift if has_student else None,
         "parts": {part.name: part.state() for part in predictor.parts},
+        "trained_on": preparation.trained_on and preparation.trained_on.as_dict(),
+        "distribution": predictor.distribution is not None,
     })  # fmt: skip
 
 
@@ -56,6 +61,7 @@ def weights_of(root: Path) -> list[str]:
     model = read_model(root / MODEL)
     settings = stored_settings(model["settings"])
     names = [F, GENERATOR] if settings.method == COUNTERFACTUAL else [F]
+    names += [Path(distribution.FOLDER) / distribution.WEIGHTS] if model["distribution"] else []
     if model["student"]:
         names += [STUDENT, *(Path(name) / F for name in teacher_folders(settings) if model["prior_shift"] is not None)]
         names += [Path(part.folder) / part.weights for part in table.PARTS if part.weights and part.name in model["parts"]]
@@ -86,6 +92,7 @@ def read_model(path: Path) -> dict[str, Any]:
             "threshold": 0 <= model["threshold"] <= 2,
             "steps": "steps" not in optional or model["steps"] is None or are_transitions(model["steps"]),
             "parts": set(model["parts"]) <= {part.name for part in table.PARTS},
+            "trained_on": model["trained_on"] is None or TrainedOn.read(model["trained_on"]) is not None,
         }  # fmt: skip
         wrong = [key for key, right in in_range.items() if not right]
     if wrong:
@@ -139,9 +146,10 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
         load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
     explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
-    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"])
+    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], TrainedOn.read(model["trained_on"]))
+    known = distribution.Distribution.load(root) if model["distribution"] else None
     if not model["student"]:
-        return Predictor.of(explainer, preparation, model["threshold"])
+        return replace(Predictor.of(explainer, preparation, model["threshold"]), distribution=known)
     require_fits(lambda: Student(settings.student.networks), root / STUDENT, "student")
     student = load_student(root / STUDENT, settings.student.networks)
     others, shift = [], 0.0
@@ -151,4 +159,4 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
             model["prior_shift"],
         )
     parts = [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]
-    return Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts)
+    return replace(Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts), distribution=known)

@@ -20,8 +20,9 @@ from coinseg.runtime.forward import forward
 from coinseg.runtime.streams import Stream, random_stream
 from coinseg.types import Explanation
 
-ROUNDING = 1e-3  # by which images may leave [-1, 1]
 THRESHOLD_IMAGES = 400  # training images the threshold is read from; a tenth of it for an attribution, which is slower
+
+ROUNDING = 1e-3  # that values may lie outside of [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Explainer:
             raise UserError(f"images of shape {tuple(images.shape)}", needed, "reshape them")
         low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
         if not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):  # also for NaN
-            do = "scale them as those of the training: 2 * (value - low) / (high - low) - 1 of the run's window, clipped"
+            do = "give run.masks the array (H, W) or (N, H, W) as the file holds it, which the run scales"
             raise UserError(f"images with values from {low:g} to {high:g}", needed, do)
 
     def probability(self, images: Tensor) -> Tensor:

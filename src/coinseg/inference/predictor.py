@@ -1,8 +1,8 @@
 """A trained run, complete when it is made: it segments images and scans, and explains images."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -12,29 +12,35 @@ from torch import Tensor, nn
 from coinseg.config.schema import COUNTERFACTUAL, Settings
 from coinseg.data.slices.case import LoadedCase
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.intensity import Window, signed
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.networks.imagenet import enlarged
 from coinseg.parts.base import Part
 from coinseg.runtime.devices import CHUNK, to_device
 from coinseg.runtime.forward import forward
-from coinseg.types import Explanation, Maps, MaskSource
+from coinseg.types import Explanation, Maps
 
 from . import scans
+from .distribution import Distribution, features_of, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
+from .sources import Organs, Source, load, load_all, numbers, unit_array
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Preparation:
     """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
 
-    `organs` says whether slices were chosen by an organ mask.
+    `organs` says whether slices were chosen by an organ mask; `trained_on` is None in runs that kept no record of their data.
     """
 
     kind: str
     window: Window
     organs: bool
+    trained_on: TrainedOn | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Predictor:
         threshold: of the refined difference, in [0, 1]; with a student it made the pseudo-masks.
         image_score: whether an image is abnormal.
         parts: optional parts of the recipe, in the order of `parts.table`.
+        distribution: of the training images; None in older runs, and where f has no features.
     """
 
     explainer: Explainer
@@ -54,9 +61,10 @@ class Predictor:
     image_score: ImageScore
     segmenter: Segmenter
     parts: tuple[Part, ...] = ()
+    distribution: Distribution | None = None
 
     def __post_init__(self) -> None:
-        for module in (self.image_score, *self.parts):
+        for module in (self.image_score, *self.parts, *([self.distribution] if self.distribution else [])):
             to_device(module.eval(), self.explainer.device)
 
     @classmethod
@@ -120,10 +128,27 @@ class Predictor:
         self.explainer.require_images(images)
         return self.explainer.probability(images)
 
+    def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """What is known of images (B, 1, S, S) in [-1, 1] before they are segmented; every classifier is asked once.
+
+        Returns:
+            The logits of f and of the ensemble, (B, 2) float32, and the distances to the training images, (B,) float32: above 1
+            out of distribution, NaN where the run has no `distribution`.
+        """
+        side = enlarged(images.shape[-1])  # at which the largest of the classifiers may see them
+        found = torch.cat(forward(lambda x: self._look(x).cpu(), images, self.explainer.device, side)).numpy()
+        return found[:, :2], found[:, 2]
+
+    def _look(self, x: Tensor) -> Tensor:
+        with features_of(self.f) as seen:
+            logits = self.image_score.both(x)
+        features = None if self.distribution is None else joined(seen, x)
+        apart = logits.new_full((len(x),), torch.nan) if features is None else self.distribution(features)  # type: ignore[misc]
+        return torch.cat([logits, apart[:, None]], 1)
+
     def logits(self, images: Tensor) -> np.ndarray:
         """The logits of f and of the ensemble, (B, 2) float32, of images (B, 1, S, S) in [-1, 1]."""
-        side = enlarged(images.shape[-1])  # at which the largest of the classifiers may see them
-        return torch.cat(forward(lambda x: self.image_score.both(x).cpu(), images, self.explainer.device, side)).numpy()
+        return self.look(images)[0]
 
     def scores(self, logits: np.ndarray, chains: np.ndarray | None = None, places: np.ndarray | None = None) -> ImageScores:
         """Image scores from `logits` (n, 2); with the scan (`chains`) and place of each slice, (n,), its neighbours count too."""
@@ -152,27 +177,55 @@ class Predictor:
         self.explainer.require_images(images)
         return segment(self.segmenter, images, self.scores(self.logits(images)) if scores is None else scores)
 
-    def masks(self, images: Tensor) -> np.ndarray:
-        """Masks (B, S, S) bool of images (B, 1, S, S) in [-1, 1]."""
-        return self.segment_images(images).masks
+    def masks(self, images: Source, organ: Organs = ()) -> np.ndarray:
+        """The bool masks of images: the same as `segment` finds for the same image or scan, in the shape that was given.
+
+        Args:
+            images: (B, 1, S, S) in [-1, 1] as the run prepares them; anything else is a `Source` as the file holds it, which the
+                run scales, or (N, H, W) images for a run on plain images. With a run on arrays (S, S) or (N, S, S) in [0, 1].
+            organ: as in `segment`.
+
+        Raises:
+            UserError: the run cannot take it. What is only doubtful is logged as a warning.
+        """
+        if getattr(images, "ndim", 0) == 4 and not hasattr(images, "dataobj"):
+            return self._prepared_masks(torch.from_numpy(numbers(images)))
+        if (array := unit_array(self, images)) is not None:
+            found = self._prepared_masks(torch.from_numpy(signed(array.reshape(-1, *array.shape[-2:])))[:, None])
+            return found.reshape(array.shape)
+        cases, flat = load_all(self, images, organ)
+        results = self.segment_cases(cases)
+        for line in dict.fromkeys(line for result in results for line in result.doubts):
+            LOG.warning("doubtful masks: %s", line)
+        found = np.concatenate([result.mask for result in results])
+        return found[0] if flat else found
+
+    def _prepared_masks(self, images: Tensor) -> np.ndarray:
+        """Masks (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
+        self.explainer.require_images(images)
+        images = images.float()
+        logits, apart = self.look(images)
+        if foreign := int((apart > 1).sum()):
+            LOG.warning("doubtful masks: %d of %d images are unlike those of the training", foreign, len(images))
+        return self.segment_images(images, self.scores(logits)).masks
 
     def evidence(self, images: Tensor, scores: ImageScores) -> tuple[Explanation, Maps]:
         """The explanation of images and the maps that their masks are read from; what scoring looks at."""
         explanation = self.explain(images)
         return explanation, self.segmenter.maps(images, scores, explanation.saliency)
 
-    def segment(self, path: str | Path, organ: Sequence[MaskSource] = (), maps: bool = False) -> scans.Segmentation:
-        """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image file.
+    def segment(self, source: Source, organ: Organs = (), maps: bool = False) -> scans.Segmentation:
+        """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image: a path, a nibabel image or an array.
 
         Args:
-            path: the scan or image; never modified.
-            organ: organ masks on the same grid; required where the run was trained on an organ region.
+            source: the scan or image, see `sources.Source`; never modified.
+            organ: organ masks on the same grid, as paths; required where the run was trained on an organ region.
             maps: also paint the counterfactual and the difference, in HU; only for a counterfactual method on HU.
 
         Raises:
-            UserError: the file or a mask cannot be read, or an organ mask is required.
+            UserError: the file or a mask cannot be read, an organ mask is required, or it is of another kind than the training.
         """
-        return self.segment_cases([scans.load(self, Path(path), organ)], maps)[0]
+        return self.segment_cases([load(self, source, organ)], maps)[0]
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[scans.Segmentation]:
         """Segment loaded cases together: their slices share the batches, and those of one series are neighbours."""

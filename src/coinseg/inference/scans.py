@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from coinseg.config.schema import Axis
-from coinseg.data.readers.axes import require_volumes, turned
+from coinseg.data.readers.axes import turned
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import is_image, write_image_map, write_image_mask
+from coinseg.data.readers.image import write_image_map, write_image_mask
 from coinseg.data.readers.volume import write_mask, write_scan
-from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder, load_case
+from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder
 from coinseg.data.slices.crop import Cut
 from coinseg.data.slices.intensity import signed
-from coinseg.data.slices.plausible import notes_on, require_values
 from coinseg.errors import UserError
-from coinseg.masks.confidence import of_scan
+from coinseg.masks.confidence import DOUBT, of_scan
 from coinseg.masks.postprocess import clean_volume
 from coinseg.runtime.devices import CHUNK
-from coinseg.types import Case, MaskSource
 
 from .image_score import ImageScores
 from .maps import ConfidenceMap, NativeMaps
-from .table import highest, told
+from .sources import doubts_of
+from .table import highest, median, told
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -43,34 +42,40 @@ class Segmentation:
         probability: f(X) of every slice looked at, NaN where none was, (slices along `data.axis`,).
         confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.hflip`.
         image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
+        distance: of a slice to the training images, (slices along `data.axis`,): above 1 out of distribution; NaN as above, and
+            everywhere in runs without a record of their images.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in HU, where they were asked for.
+        doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
     """
 
     mask: np.ndarray
     probability: np.ndarray
     confidence: np.ndarray
     image_score: np.ndarray
+    distance: np.ndarray
     pixel_confidence: ConfidenceMap
     geometry: Geometry | None = None
     maps: NativeMaps | None = None
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def empty(cls, predictor: Predictor, case: LoadedCase, maps: bool) -> Segmentation:
         """An empty mask, to be filled in."""
         axis, shape = predictor.settings.data.axis, case.scan.shape
-        f, confidence, score = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(3))
+        f, confidence, score, distance = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(4))
         painted = NativeMaps(case.scan, axis, predictor.preparation.window) if maps else None
-        return cls(np.zeros(shape, bool), f, confidence, score, ConfidenceMap(shape, axis), case.geometry, painted)
+        return cls(np.zeros(shape, bool), f, confidence, score, distance, ConfidenceMap(shape, axis), case.geometry, painted)
 
-    def row(self, axis: Axis) -> dict[str, float | bool | None]:
+    def row(self, axis: Axis) -> dict[str, Any]:
         """The columns `TOLD` of the table of masks; `axis` is that of the slices."""
         confidence = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
-        return told(highest(self.probability), highest(self.image_score), confidence)
+        return told(highest(self.probability), highest(self.image_score), confidence, median(self.distance), self.doubts)
 
     def write(self, out: Path, overwrite: bool = False) -> None:
         """Write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
         if self.geometry is None:
+            self._require_image()
             write_image_mask(out, self.mask[0], overwrite)
         else:
             write_mask(out, self.mask, self.geometry, overwrite)
@@ -78,9 +83,14 @@ class Segmentation:
     def write_confidence(self, out: Path, overwrite: bool = False) -> None:
         """Write the confidence of every voxel in percent, in the shape of the mask."""
         if self.geometry is None:
+            self._require_image()
             write_image_map(out, np.asarray(self.pixel_confidence.percent)[0], overwrite)
         else:
             write_scan(out, self.pixel_confidence.percent, self.geometry, overwrite)
+
+    def _require_image(self) -> None:
+        if len(self.mask) != 1:
+            raise UserError("the mask of an array of slices", "a grid to write it on", "segment the file or a nibabel image")
 
 
 class _Slice(NamedTuple):
@@ -109,14 +119,22 @@ def _images(predictor: Predictor, slices: Sequence[_Slice]) -> Tensor:
     return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack([one.pixels for one in slices]))))[:, None]
 
 
-def _scores(predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[_Slice]) -> ImageScores:
-    """The scores and given labels of slices; those of one case, or of one series of plain images, are neighbours."""
-    logits = [predictor.logits(_images(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
+def _scores(
+    predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[_Slice], results: Sequence[Segmentation]
+) -> ImageScores:
+    """The scores and given labels of slices; those of one case, or of one series of plain images, are neighbours.
+
+    The distances of slices to the training images are put into the results.
+    """
+    looks = [predictor.look(_images(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
+    logits, apart = (np.concatenate(parts) for parts in zip(*looks, strict=True))
+    for (owner, cut, _, _), distance in zip(slices, apart, strict=True):
+        results[owner].distance[cut.index] = np.fmax(results[owner].distance[cut.index], distance)
     in_series = [case.case if case.case and case.case.series else None for case in cases]
     chains = [(case.series if (case := in_series[one.owner]) else one.owner, one.cut.region) for one in slices]
     numbers = {chain: number for number, chain in enumerate(dict.fromkeys(chains))}
     places = [case.place if (case := in_series[one.owner]) else one.cut.index for one in slices]
-    scores = predictor.scores(np.concatenate(logits), np.array([numbers[chain] for chain in chains]), np.array(places))
+    scores = predictor.scores(logits, np.array([numbers[chain] for chain in chains]), np.array(places))
     return replace(scores, given=np.array([one.given for one in slices], float))
 
 
@@ -130,11 +148,21 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
         require_maps(predictor)
     slices, results = _cut(predictor, cases), [Segmentation.empty(predictor, case, maps) for case in cases]
     if slices:
-        scores = _scores(predictor, cases, slices)
+        scores = _scores(predictor, cases, slices, results)
         for start in range(0, len(slices), CHUNK):
             _segment_chunk(predictor, slices[start : start + CHUNK], scores[start : start + CHUNK], results)
-    masks = predictor.settings.masks
-    return [replace(one, mask=clean_volume(one.mask, grid.voxel_ml, masks)) if (grid := one.geometry) else one for one in results]
+    return [_finished(predictor, *pair) for pair in zip(cases, results, strict=True)]
+
+
+def _finished(predictor: Predictor, case: LoadedCase, one: Segmentation) -> Segmentation:
+    """The mask cleaned in 3-D, and the confidence lowered where the case is unlike the training."""
+    if one.geometry or len(one.mask) > 1:  # an array of slices has no grid, and no rule in millilitres
+        millilitres = one.geometry.voxel_ml if one.geometry else 1.0
+        one = replace(one, mask=clean_volume(one.mask, millilitres, predictor.settings.masks))
+    doubts = doubts_of(predictor, case)
+    if (apart := median(one.distance) or 0) > 1:
+        doubts += (f"its images are unlike those of the training ({apart:.3g} times as far as these are from one another)",)
+    return replace(one, doubts=doubts, confidence=one.confidence * DOUBT) if doubts else one
 
 
 def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: ImageScores, results: Sequence[Segmentation]) -> None:
@@ -162,26 +190,6 @@ def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: Image
     for i, (owner, cut, _, _) in enumerate(slices):
         if (native_maps := results[owner].maps) is not None:
             native_maps.add(cut, ((painted[i, 0] - images[i, 0]) / 2).numpy(), refined[i])
-
-
-def load(predictor: Predictor, path: Path, organ: Sequence[MaskSource] = ()) -> LoadedCase:
-    """Read one volume or image as the run needs it.
-
-    Raises:
-        UserError: an organ mask is missing, or the file is of another kind than those of the training.
-    """
-    data = predictor.settings.data
-    if data.roi != "none" and not organ:
-        got = f"no organ mask for {path} and the run was trained on the region around the organ (data.roi {data.roi})"
-        raise UserError(got, "the organ mask of the scan", "give it with --organ")
-    volume = not is_image(path)
-    if predictor.preparation.kind == "hu" and not volume:
-        raise UserError(f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan")
-    if not volume:
-        require_volumes(f"{path} is a plain image", data)
-    loaded = load_case(case := Case(path.name, path.name, path, volume=volume, organ=tuple(organ)), with_lesion=False)
-    require_values([case], {note: [case.id] for note in notes_on(case, loaded.masks)})
-    return loaded
 
 
 def require_maps(predictor: Predictor) -> None:

@@ -14,7 +14,8 @@ from coinseg.types import ScanMask
 
 SCHEMA = 1
 JSON, CSV = "index.json", "index.csv"
-TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful")  # in a row beside the numbers of the mask; see `told`
+# In a row beside the numbers of the mask; see `told`.
+TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful", "out_of_distribution", "distance", "doubts")
 
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
@@ -69,9 +70,24 @@ def highest(probability: np.ndarray) -> float | None:
     return round(float(known.max()), 4) if len(known) else None
 
 
-def told(highest_f: float | None, highest_posterior: float | None, confidence: float | None) -> dict[str, float | bool | None]:
-    """The columns `TOLD` of a row: the highest f and posterior of its slices, the confidence, and whether that is doubtful."""
-    return dict(zip(TOLD, (highest_f, highest_posterior, confidence, doubtful(confidence)), strict=True))
+def median(distances: np.ndarray) -> float | None:
+    """The median distance of the slices that were looked at; None where none is known. One odd slice says nothing of a scan."""
+    known = distances[np.isfinite(distances)]
+    return round(float(np.median(known)), 4) if len(known) else None
+
+
+def told(
+    highest_f: float | None, highest_posterior: float | None, confidence: float | None, distance: float | None = None,
+    doubts: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """The columns `TOLD` of a row: the highest f and posterior of its slices, the confidence, and whether that is doubtful.
+
+    `distance` is that to the training images, above 1 out of distribution. `doubts` say in what the case is unlike the training;
+    with any the mask is doubtful, whatever its confidence.
+    """
+    foreign = None if distance is None else distance > 1
+    doubt = True if doubts else doubtful(confidence)
+    return dict(zip(TOLD, (highest_f, highest_posterior, confidence, doubt, foreign, distance, [*doubts]), strict=True))
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -81,7 +97,7 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     boxes = [f"{end}_{axis}" for end, axis in index] + [f"{end}_{'xyz'[axis]}_mm" for end, axis in index]
     lines: list[list[Any]] = [columns + boxes]
     for row in rows:
-        cells = [int(cell) if isinstance(cell := row.get(name), bool) else cell for name in columns]
+        cells = [_cell(row.get(name)) for name in columns]
         for box in (row.get("box") or {}, row.get("box_mm") or {}):
             cells += [corner[axis] if axis < len(corner := box.get(end) or []) else None for end, axis in index]
         lines.append(cells)
@@ -91,6 +107,10 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 def untrusted(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a mask by a run that is not usable: doubtful, whatever its confidence and even where it is empty."""
     return row | {"doubtful": True}
+
+
+def _cell(value: Any) -> Any:
+    return "; ".join(value) if isinstance(value, list) else int(value) if isinstance(value, bool) else value
 
 
 def write_table(folder: Path, rows: Sequence[dict[str, Any]], **facts: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coinseg.config.schema import Settings
+from coinseg.data.layouts.shared import few
 from coinseg.data.readers.paths import sha256_of
 from coinseg.errors import UserError, exit_code, one_line
 from coinseg.evaluation.verdict import OK
@@ -58,6 +59,15 @@ def write_failed(root: Path, settings: Settings, command: str, error: BaseExcept
     given = {"seed": settings.seed, "settings": as_yaml(settings.as_dict())}
     with suppress(OSError):  # the disk may be what failed
         write_json(root / MANIFEST, {"verdict": None} | facts("run", command, error) | given | unknown | {"warnings": []})
+
+
+def unlike(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A warning line about the rows of a table whose input is unlike what the run was trained on."""
+    cases = [row["case"] for row in rows if row.get("doubts")]
+    line = (
+        f"{len(cases)} of {len(rows)} inputs are unlike what the run was trained on, their masks doubtful (index.csv: doubts): "
+    )
+    return [line + few(cases, 5)] if cases else []
 
 
 def write_segmented(

@@ -17,6 +17,7 @@ from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.errors import UserError
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.scans import Segmentation
+from coinseg.inference.sources import require_kind
 from coinseg.inference.table import JSON, highest, measure, told
 from coinseg.masks.confidence import of_scan, percent
 from coinseg.runtime.devices import CHUNK
@@ -138,6 +139,7 @@ def segmented(predictor: Predictor, cases: list[Case]) -> tuple[list[Case], list
         try:
             content = load_case(case, with_lesion=False)
             content.require_fits(predictor.settings.data)
+            require_kind(predictor, content, case.id)
         except UserError as error:
             require_there(case, error)
             continue

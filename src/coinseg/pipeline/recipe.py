@@ -16,10 +16,13 @@ from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
+from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
+from coinseg.inference.distribution import fit_distribution
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import prior_shift
@@ -83,12 +86,16 @@ def build(job: Job) -> Predictor:
     f, generator = train_pair(job)
     layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
     explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer)
-    preparation = Preparation(job.store.meta["kind"], job.store.window, job.store.meta["has_organs"])
+    meta = job.store.meta
+    preparation = Preparation(meta["kind"], job.store.window, meta["has_organs"], TrainedOn.read(meta.get("trained_on")))
     key = result_key(job.store, job.settings, f)
     threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
     predictor = Predictor.of(explainer, preparation, threshold)
     if has_student(job.settings):
         predictor = _with_student(job, predictor, key)
+    held_out = TrainingSlices(job.store, job.settings.anomaly, job.settings.seed, VALIDATION)
+    known = fit_distribution(f, job.slices, held_out, explainer.device, job.root, key)
+    predictor = replace(predictor, distribution=known)
     if job.root is not None and current().here.is_main:
         save(predictor, job.root)
     return predictor

@@ -20,9 +20,9 @@ from coinseg.config.rules import of_organs, require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
-from coinseg.data.slices.case import kind_of_intensity
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.scale import kind_of_intensity
 from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.evaluation import evaluate as evaluation

@@ -9,7 +9,7 @@ from coinseg.runtime.files import MAX_JSON
 from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Stage
 
-from .manifest import facts, model_of
+from .manifest import facts, model_of, unlike
 from .recipe import CHOSEN, THRESHOLD
 from .run import Run, counts, verdict, warnings
 from .run_folder import as_yaml
@@ -89,5 +89,6 @@ def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str)
         "data": counts(run), "inputs": inputs_of(run), "model": model_of(root), "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_record(file, AUDIT) if (file := root / "evaluation" / "audit.json").exists() else None,
-        "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])}, "warnings": warnings(run),
+        "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
+        "warnings": [*warnings(run), *unlike(masks["masks"])],
     }  # fmt: skip

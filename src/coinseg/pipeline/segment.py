@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
-from coinseg.data.layouts.shared import files_in, is_value, others_in, stem_of
+from coinseg.data.layouts.shared import files_in, others_in, stem_of
 from coinseg.data.layouts.unread import later_frames, other_endings
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image
@@ -22,6 +22,7 @@ from coinseg.errors import UserError, is_full, plain
 from coinseg.evaluation.verdict import trusted
 from coinseg.inference.checkpoint import load
 from coinseg.inference.predictor import Predictor
+from coinseg.inference.sources import UNCHECKED
 from coinseg.inference.table import TOLD, measure, untrusted
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import discard
@@ -31,7 +32,7 @@ from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
-from .manifest import model_of, verdict_of, write_segmented
+from .manifest import model_of, unlike, verdict_of, write_segmented
 from .mask_table import OF, MaskTable, Row
 from .run_folder import require_outside
 
@@ -141,15 +142,19 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
     with claimed(*targets, overwrite=request.overwrite) as claim:
         if taken := [target for target in targets if not claim.may_replace(target)]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
-        # A run on the labels of an organ map ("1", "2") reads the same labels from the maps it is given here.
-        labels: list[tuple[int, ...]] = [(int(name),) for name in predictor.settings.data.organ if is_value(name)] or [()]
-        organs = [MaskSource(path, values) for path in request.organ for values in labels]
-        segmentation = predictor.segment(source, organs, maps=bool(maps))
+        segmentation = predictor.segment(source, request.organ, maps=bool(maps))
+        for line in (*unchecked(predictor), *(f"{source.name}: the mask is doubtful: {doubt}" for doubt in segmentation.doubts)):
+            request.report(f"warning: {plain(line)}", 1, 1, {})
         for target, name in maps.items():
             write_scan(target, getattr(segmentation.maps, name), cast(Geometry, segmentation.geometry), overwrite=True)
         if confidence:
             segmentation.write_confidence(confidence, overwrite=True)
         segmentation.write(out, overwrite=True)
+
+
+def unchecked(predictor: Predictor) -> list[str]:
+    """A warning line for a run that kept no record of what it was trained on."""
+    return [] if predictor.preparation.trained_on else [UNCHECKED]
 
 
 def failure(written: int, failed: Sequence[str]) -> UserError | None:
@@ -190,11 +195,16 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
             raise
         report("segment", len(share), len(share), {})
         others.barrier()
-        return _gathered(request, table, found, here.count) if here.is_main else (0, [])
+        return _gathered(request, table, found, here.count, unchecked(predictor)) if here.is_main else (0, [])
 
 
-def _gathered(request: Request, table: MaskTable, found: Sequence[Path], processes: int) -> tuple[int, list[str]]:
-    """Write the table and the manifest from the notes of all processes; what `segment_path` returns."""
+def _gathered(
+    request: Request, table: MaskTable, found: Sequence[Path], processes: int, unknown: list[str]
+) -> tuple[int, list[str]]:
+    """Write the table and the manifest from the notes of all processes; what `segment_path` returns.
+
+    `unknown` are warnings about what could not be checked.
+    """
     cases = [path.relative_to(request.source).as_posix() for path in found]
     noted = {note["path"]: note for note in table.notes() if "path" in note}
     if lost := [case for case in cases if case not in noted]:
@@ -203,9 +213,9 @@ def _gathered(request: Request, table: MaskTable, found: Sequence[Path], process
         raise UserError(got, "an output folder that all processes share", fix)
     records = [noted[case] for case in cases]
     warnings = [f"{record['path']}: {warning}" for record in records if (warning := record.pop("warning"))]
-    table.write([row for record in records if (row := record.pop("row"))])
+    table.write(rows := [row for record in records if (row := record.pop("row"))])
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
-    warnings += other_endings(others_in(request.source, found), found) + later_frames(found)
+    warnings += unknown + unlike(rows) + other_endings(others_in(request.source, found), found) + later_frames(found)
     write_segmented(
         request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
     )

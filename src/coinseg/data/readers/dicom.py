@@ -60,7 +60,7 @@ def open_series(path: Path) -> Opened:
     with members(place) as files:
         chosen = _choose(path, _series_in(place, files))
     frames, geometry = stack_of(path, chosen)
-    return Opened(geometry, lambda: _voxels(path, place, frames))
+    return Opened(geometry, lambda: _voxels(path, place, frames), _modality(chosen[0][1]))
 
 
 def patient_of(path: Path, default: str) -> str:
@@ -218,9 +218,14 @@ def _described(key: str, series: Sequence[Header]) -> str:
     private = [w.lower() for tag in ("PatientName", "PatientID") for w in re.findall(r"[^\W_]+", str(header.get(tag) or ""))]
     words = re.findall(r"[\w.,+/-]+", str(header.get("SeriesDescription") or ""))
     safe = [w for w in words if not any(p in w.lower() for p in private) and len(re.findall(r"\d", w)) < 5]
-    modality = str(header.get("Modality") or "")
-    facts = [modality if re.fullmatch(r"[A-Z]{2,8}", modality) else "unknown", f"{count} slices", " ".join(safe)[:32].strip()]
+    facts = [_modality(header) or "unknown", f"{count} slices", " ".join(safe)[:32].strip()]
     return f"{key} ({', '.join(fact for fact in facts if fact)})"
+
+
+def _modality(header: Dataset) -> str:
+    """Return Modality; empty where it is no code, because anything could stand there."""
+    code = str(header.get("Modality") or "")
+    return code if re.fullmatch(r"[A-Z]{2,8}", code) else ""
 
 
 def _voxels(path: Path, place: Path, frames: Sequence[Frame]) -> np.ndarray:

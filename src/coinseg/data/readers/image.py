@@ -40,7 +40,7 @@ def read_image(path: Path) -> Slice:
     """
     with reading(path):
         pixels = read_tiff(path)[0] if path.suffix.lower() in TIFF else None
-        grey = _grey(_read_pillow(path) if pixels is None else pixels)
+        grey = grey_of(_read_pillow(path) if pixels is None else pixels)
     if not np.isfinite(grey).all():
         raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
     return grey
@@ -212,7 +212,7 @@ def read_tiff(path: Path, stored: bool = False) -> tuple[np.ndarray | None, tiff
     return None, page
 
 
-def _grey(pixels: np.ndarray) -> np.ndarray:
+def grey_of(pixels: np.ndarray) -> np.ndarray:
     """Turn pixels (H, W) or (H, W, samples) to float32 (H, W): luminance of three or four samples, the first of one or two."""
     if pixels.dtype.kind not in "biuf":
         raise ValueError(f"pixels of type {pixels.dtype}")

@@ -22,6 +22,7 @@ from .voxels import Opened, broken, invertible, muted, narrow, require_plausible
 SUFFIXES = (".nii.gz", ".nii")
 _WHAT, _DRAIN = "NIfTI file", 2**20
 _NIFTI2 = 540  # bytes of the longer header
+Image = nib.spatialimages.SpatialImage
 _BROKEN = (
     OSError, EOFError, ValueError, OverflowError, zlib.error,
     nib.filebasedimages.ImageFileError, HeaderDataError, ImageDataError, WrapStructError,
@@ -39,6 +40,22 @@ def open_nifti(path: Path) -> Opened:
         raise broken(path, error or type(error).__name__, _WHAT) from error
     scale = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
     return Opened(geometry, lambda: narrow(path, _raw(path, header, geometry.shape), *scale))
+
+
+def open_image(image: Image) -> Opened:
+    """Take a nibabel image in memory as if it was read from a file; errors as in `open_nifti`."""
+    name = Path("nibabel image")
+    try:
+        like = nib.Nifti1Image.from_image(image)
+        require_three(name, like.shape)
+        if not invertible(affine := np.asarray(like.affine, dtype=np.float64)):
+            raise broken(name, "its affine has no inverse", _WHAT)
+        voxels = np.asanyarray(like.dataobj)
+        if voxels.dtype.kind not in "iuf":
+            raise UserError(f"a nibabel image of {voxels.dtype}", "plain numbers", "convert it to grey values")
+    except _BROKEN as error:
+        raise broken(name, error or type(error).__name__, _WHAT) from error
+    return Opened(Geometry(affine, like.shape, like.header.binaryblock), lambda: narrow(name, voxels))
 
 
 def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geometry: Geometry) -> None:

@@ -32,6 +32,7 @@ class Volume:
     scan: Scan  # (slices, rows, columns), int16 or float32, slope and intercept of the file applied
     spacing: tuple[float, float, float]  # (dz, dy, dx) in mm
     geometry: Geometry  # the grid of the file
+    modality: str = ""  # what DICOM says it is ("CT", "MR"); "" where nothing says it
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,18 @@ def read_volume(path: Path) -> Volume:
 
     `UserError` when it is missing, corrupt, not three-dimensional, too large, or holds NaN; see also `dicom.open_series`.
     """
-    opened = _open(path)
-    return Volume(opened.geometry.to_canonical(opened.voxels()), opened.geometry.spacing, opened.geometry)
+    return volume_of(_open(path))
+
+
+def in_memory(image: nifti.Image) -> Volume:
+    """Turn an image of nibabel to a volume; `UserError` like `read_volume`."""
+    return volume_of(nifti.open_image(image))
+
+
+def volume_of(opened: Opened) -> Volume:
+    """Read the voxels of what was opened, and turn them to the canonical orientation."""
+    grid = opened.geometry
+    return Volume(grid.to_canonical(opened.voxels()), grid.spacing, grid, opened.modality)
 
 
 def read_geometry(path: Path) -> Geometry:

@@ -23,6 +23,7 @@ class Opened:
 
     geometry: Geometry
     voxels: Callable[[], np.ndarray]  # reads the voxels as stored, in the shape of the geometry: int16 or float32, see `narrow`
+    modality: str = ""  # what DICOM says it is ("CT", "MR"); "" where nothing says it
 
 
 def broken(path: Path | str, why: object, what: str) -> UserError:

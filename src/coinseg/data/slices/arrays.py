@@ -15,6 +15,7 @@ from coinseg.types import Case
 from .intensity import Window
 from .split import TRAINING, split
 from .store import SliceStore
+from .trained_on import TrainedOn
 from .twins import Twins, joined, look_of, pixels_of
 
 LEAST_SIDE = 8  # pixels along the side of an image
@@ -44,7 +45,7 @@ class Dataset(SliceStore):
         organs: np.ndarray | Tensor | None = None,
         seed: int = 0,
     ) -> None:
-        self.images = _images(images)
+        self.images = unit_images(images)
         count, self.size = self.images.shape[:2]
         label = _binary(labels, "labels", (count,)).astype(np.int64)
         self.organs = np.ones_like(self.images, np.uint8) if organs is None else _binary(organs, "organs", self.images.shape)
@@ -67,7 +68,8 @@ class Dataset(SliceStore):
         self.meta = {
             "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
             "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False,
-            "problems": twins.said(), "layout": "arrays", "label_source": "given with the arrays", "seconds": 0.0,
+            "problems": twins.said(), "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays",
+            "label_source": "given with the arrays", "seconds": 0.0,
         }  # fmt: skip
 
     def truth(self) -> np.ndarray:
@@ -95,16 +97,17 @@ def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int, 
     return sides
 
 
-def _array(values: Any) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
+    """Return a tensor or a sequence as NumPy array."""
     if not isinstance(values, Tensor):
         return np.asarray(values)
     values = values.detach().cpu()
     return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
 
 
-def _images(images: np.ndarray | Tensor) -> np.ndarray:
+def unit_images(images: np.ndarray | Tensor) -> np.ndarray:
     """Return a float32 copy of images (N, S, S) in [0, 1]."""
-    values = _array(images)
+    values = as_array(images)
     square = values.ndim == 3 and len(values) > 0 and values.shape[1] == values.shape[2] >= LEAST_SIDE
     squares = f"(N, S, S) with S at least {LEAST_SIDE}"
     _require(square, f"images of shape {values.shape}", squares, "crop or resize them to grey squares of one size")
@@ -118,7 +121,7 @@ def _images(images: np.ndarray | Tensor) -> np.ndarray:
 
 def _binary(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return values 0 and 1 as uint8."""
-    array = _array(values)
+    array = as_array(values)
     _require(array.shape == shape, f"{name} of shape {array.shape}", f"{shape}, as the images", f"give {name} of all images")
     binary = array.dtype.kind in "biuf" and bool(np.isin(array, (0, 1)).all())
     _require(binary, f"{name} with other values than 0 and 1", "0 and 1", f"correct {name}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,14 +11,12 @@ from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import is_turned, read_image
 from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import parts_of
-from coinseg.data.readers.volume import read_region, read_volume
+from coinseg.data.readers.volume import Volume, read_region, read_volume
 from coinseg.errors import UserError
-from coinseg.types import Case, Cohort, MaskSource
+from coinseg.types import Case, MaskSource
 
 from . import intensity
 from .crop import Box, Cut, cuts
-
-FAT_HU = -100  # fat and air are below; there is some around every organ
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class LoadedCase:
     geometry: Geometry | None = None  # None for a plain image
     case: Case | None = None  # None without a layout
     masks: CaseMasks | None = None  # as they were read
+    modality: str = ""  # what DICOM says it is; "" where nothing says it
 
     def given(self, index: int, level: str, used: int) -> int | None:
         """Return the label 0 or 1 that a slice was given, not by a mask; None without one, or with that of the whole scan only.
@@ -75,12 +73,13 @@ def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
     return weak and case.volume and case.label == 1 and level != "slice"
 
 
-def load_case(case: Case, with_lesion: bool = True) -> LoadedCase:
-    """Read a case, with or without its lesion masks; raises `UserError` for anything wrong with its image or organ masks."""
-    volume = read_volume(case.image) if case.volume else None
+def load_case(case: Case, with_lesion: bool = True, volume: Volume | None = None) -> LoadedCase:
+    """Read a case, with or without its lesion masks, or take its `volume`; `UserError` where image or organ masks are wrong."""
+    volume = volume or (read_volume(case.image) if case.volume else None)
     scan = volume.scan if volume else read_image(case.image)[None]
     masks = read_masks(case if with_lesion else replace(case, lesion=()), volume.geometry if volume else scan.shape[1:])
-    return LoadedCase(scan, masks.organs, masks.lesion, volume.geometry if volume else None, case, masks)
+    grid, modality = (volume.geometry, volume.modality) if volume else (None, "")
+    return LoadedCase(scan, masks.organs, masks.lesion, grid, case, masks, modality)
 
 
 def read_masks(case: Case, grid: Geometry | tuple[int, ...]) -> CaseMasks:
@@ -124,34 +123,6 @@ def require_there(case: Case, error: UserError) -> None:
     if gone := [file for file in files if not parts_of(file)]:
         do = "put them back, then give the same command again"
         raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
-
-
-def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
-    """Return "hu" or "percentile"; "auto" is HU where the cases are volumes and the first readable one is `like_ct`."""
-    volumes = all(case.volume for case in cohort.cases)
-    if settings.intensity == "hu" and not volumes:
-        got = "data.intensity is hu and the data are plain images"
-        raise UserError(got, "CT volumes for hu", "set data.intensity to percentile")
-    if settings.intensity != "auto":
-        return settings.intensity
-    return "hu" if volumes and like_ct(case.image for case in cohort.cases) else "percentile"
-
-
-def said_of_intensity(kind: str, cohort: Cohort, settings: DataSettings) -> list[str]:
-    """Return a problem line where "auto" has not taken volumes for CT; `kind` is what `kind_of_intensity` returned."""
-    line = f"taken for MR or the like, each scan scaled by its own percentiles: no value is below {FAT_HU}, as in CT "
-    doubtful = kind != "hu" and settings.intensity == "auto" and all(case.volume for case in cohort.cases)
-    return [f"{line}(--data.intensity hu: CT all the same)"] if doubtful else []
-
-
-def like_ct(scans: Iterable[Path]) -> bool:
-    """Return whether the first readable scan has values below `FAT_HU`, as only CT has; True when none is readable."""
-    for path in scans:
-        try:
-            return bool(read_volume(path).scan.min() < FAT_HU)
-        except UserError:
-            continue  # reported when it is prepared
-    return True
 
 
 def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -22,6 +22,7 @@ from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
 from .crop import Box, Cut
 from .plausible import notes_on
+from .trained_on import Facts, facts_of
 from .twins import look_of, pixels_of
 
 MOST_READERS = 8  # cases that are read and cut at the same time at most; each holds a scan with its masks
@@ -55,6 +56,7 @@ class Prepared:
 
     case: Case
     histogram: np.ndarray | None  # of its foreground, in HU; None for percentiles
+    facts: Facts
     pixels: str | None = None  # their hash, see `twins.pixels_of`
     look: np.ndarray | None = None  # of the image, or of the slice in the middle of a scan, see `twins.look_of`
     several_frames: bool = False  # whether its image has frames behind the first
@@ -69,9 +71,12 @@ class Prepared:
 def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
     """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
     loaded, data, injected = load_case(case), settings.data, settings.anomaly.kind != "none"
+    facts = facts_of(loaded, data)
+    if foreign(facts, data, kind):
+        return Prepared(case, None, facts)
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-    result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None)
+    result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None, facts)
     result.pixels, result.look = pixels_of(loaded.scan), look_of(loaded.scan[len(loaded.scan) // 2])
     result.several_frames = not case.volume and has_more_frames(case.image)
     result.notes = notes_on(case, loaded.masks)
@@ -104,6 +109,11 @@ def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
             "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
         })  # fmt: skip
     return result
+
+
+def foreign(facts: Facts, settings: DataSettings, kind: str) -> bool:
+    """Return whether a scan is left out because its values are no Hounsfield units, as those of the other scans are."""
+    return kind == "hu" and settings.intensity == "auto" and bool(facts.not_hu)
 
 
 def _slice(native: np.ndarray, lesion: np.ndarray | None, cut: Cut, size: int, kind: str) -> tuple[bytes, bytes, bytes]:

@@ -31,11 +31,13 @@ from coinseg.runtime.records import read_record, require_intact
 from coinseg.types import Cohort
 
 from . import intensity
-from .case import kind_of_intensity, require_there, said_of_intensity
+from .case import require_there
 from .index import read_index
 from .plausible import implausible, require_values
-from .prepare import in_order, prepared, readers
+from .prepare import foreign, in_order, prepared, readers
+from .scale import kind_of_intensity, said_of_intensity
 from .split import require_masks, require_usable
+from .trained_on import Facts, TrainedOn
 from .writer import FILES, FORMAT, StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -151,7 +153,7 @@ def prepare(
     refuse(of_region(settings.data, injected))
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
-    problems = [*cohort.problems, *said_of_intensity(kind, cohort, settings.data)]
+    problems, facts = list(cohort.problems), dict[Path, Facts]()
     with directory_written_aside(root) as part:
         writer, unused = StoreWriter(part, settings, kind), []
         futures = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
@@ -166,7 +168,9 @@ def prepare(
                 continue
             writer.add(result)
             problems += result.problems
-            unused += [] if result.rows else [case.id]
+            facts[case.image] = result.facts
+            unused += [] if result.rows or foreign(result.facts, settings.data, kind) else [case.id]
+        problems += said_of_intensity(kind, settings.data, {p: f.not_hu for p, f in facts.items() if f.kind == "volume"})
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
         problems += writer.said() + implausible(writer.notes) + require_values(cohort.cases, writer.notes, not injected)
@@ -174,6 +178,7 @@ def prepare(
         writer.finish(
             key=key, layout=cohort.layout, problems=problems,
             label_source="drawn with the injected anomalies" if injected else cohort.label_source,
+            trained_on=TrainedOn.summary([f for f in facts.values() if not foreign(f, settings.data, kind)]).as_dict(),
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
         if before and not overwrite and before.get("contents") != SliceStore(part).meta["contents"]:

@@ -1,0 +1,104 @@
+"""What a grey value means: Hounsfield units, or units of the scan itself. Every scan is asked where it is read.
+
+CT in Hounsfield units has air at -1000, fat at -100 and soft tissue around 40. The same CT stored with +1024, as 0..1 or as
+0..255, and MR, also with a few negative values, differ from that in what `not_hu` looks at.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from coinseg.config.schema import DataSettings
+from coinseg.data.layouts.shared import few
+from coinseg.data.readers.paths import parts_of
+from coinseg.data.readers.volume import read_volume
+from coinseg.errors import UserError
+from coinseg.types import Cohort, Scan
+
+from .intensity import BODY_HU, HU_MAX
+
+FAT_HU = -100  # fat and air are below; there is some around every organ
+PADDING_HU = -1150  # what lies below air was filled in
+AIRY_HU = -200  # between padding and this there is air, lung or the border of the body
+DENSE_HU = 600  # nine tenths of a body without its air are below
+UNSAID = ("", "OT")  # Modality of DICOM that says nothing: none, and "other"
+FEW = 0.01  # share of voxels that says nothing
+VOXELS = 2**21  # of a scan that are looked at, evenly spread; all count for the lowest value
+ASKED = 5  # scans, at most, that decide for a cohort what its values mean; all are asked where they are read
+
+
+def spread(scan: Scan) -> np.ndarray:
+    """Return at most about `VOXELS` values of a scan, evenly spread, as float32 (n,)."""
+    step = max(1, round((scan.size / VOXELS) ** (1 / scan.ndim)))
+    return scan[(slice(None, None, step),) * scan.ndim].astype(np.float32).ravel()
+
+
+def not_hu(scan: Scan, modality: str = "") -> str:
+    """Say why the values of a scan are no Hounsfield units; "" where they may be. `modality` is what DICOM says, "" unknown."""
+    if modality not in UNSAID and modality != "CT":
+        return f"its DICOM Modality is {modality}"
+    if scan.min() >= FAT_HU:
+        return f"no value is below {FAT_HU}"
+    values = spread(scan)
+    inside = values[values > BODY_HU]
+    if len(inside) < FEW / 2 * len(values):
+        return f"hardly a value is above {BODY_HU}"
+    if (beyond := float((inside > HU_MAX).mean())) > FEW:
+        return f"{beyond:.0%} of its values are above {HU_MAX}"
+    airy = float(((values >= PADDING_HU) & (values < AIRY_HU)).mean())
+    if airy < FEW and np.quantile(inside, 0.9) > DENSE_HU:
+        return f"hardly a value is that of air and a tenth is above {DENSE_HU}"
+    return ""
+
+
+@lru_cache(maxsize=4096)
+def _asked(path: Path, stamp: tuple[tuple[str, int, int], ...]) -> str | None:
+    try:
+        volume = read_volume(path)
+    except UserError:
+        return None  # reported when it is prepared
+    return not_hu(volume.scan, volume.modality)
+
+
+def ask(scans: Sequence[Path], most: int) -> dict[Path, str]:
+    """Return what `not_hu` says of `most` scans, evenly spread over those given, that can be read; each is read once."""
+    chosen = [scans[i] for i in np.unique(np.linspace(0, len(scans) - 1, min(most, len(scans))).astype(int))]
+    stamps = [tuple((str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in parts_of(path)) for path in chosen]
+    said = {path: _asked(path, stamp) for path, stamp in zip(chosen, stamps, strict=True)}
+    return {path: why for path, why in said.items() if why is not None}
+
+
+def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
+    """Return "hu" or "percentile"; "auto" is HU where the cases are volumes and most of up to `ASKED` of them may be in HU."""
+    volumes = all(case.volume for case in cohort.cases)
+    if settings.intensity == "hu" and not volumes:
+        got = "data.intensity is hu and the data are plain images"
+        raise UserError(got, "CT volumes for hu", "set data.intensity to percentile")
+    if settings.intensity != "auto":
+        return settings.intensity
+    said = ask([case.image for case in cohort.cases], ASKED).values() if volumes else ["plain images"]
+    return "hu" if sum(map(bool, said)) * 2 < max(len(said), 1) else "percentile"
+
+
+def said_of_intensity(kind: str, settings: DataSettings, whys: dict[Path, str]) -> list[str]:
+    """Return problem lines about scans whose values mean something else than those of the others.
+
+    Args:
+        kind: what `kind_of_intensity` returned.
+        settings: intensity is read.
+        whys: what `not_hu` said of each scan that was read, by its file.
+    """
+    lines, hu, auto = [], kind == "hu", settings.intensity == "auto"
+    foreign = [path for path, why in whys.items() if bool(why) == hu]
+    if not hu and auto and len(foreign) < len(whys):
+        line = f"taken for MR or the like, each scan scaled by its own percentiles: {next(filter(None, whys.values()))}, "
+        lines.append(f"{line}so they are no CT in Hounsfield units (--data.intensity hu: CT all the same)")
+    if foreign and (hu or len(foreign) < len(whys)):
+        what = f"not in Hounsfield units ({whys[foreign[0]]})" if hu else "in Hounsfield units and the others are not"
+        then = "" if not hu else ", left out: convert them" if auto else ", used as they are (data.intensity hu)"
+        lines.append(
+            f"{len(foreign)} of {len(whys)} scans are {what}{then}: {few(('/'.join(path.parts[-2:]) for path in foreign), 5)}"
+        )
+    return lines
