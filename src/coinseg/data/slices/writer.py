@@ -22,7 +22,8 @@ from .twins import Twins
 
 FILES = ("images.bin", "organs.bin", "truth.bin", "index.csv")  # of a store, beside store.json
 _PLACE = ("region", "top", "left", "height", "width")
-FORMAT = 5  # of the files of a store; part of every key
+FORMAT = 6  # of a store, raised with every change of how data are read: they are then read again
+CONTENTS = 5  # of its slices, raised with every change of what they are of the same data: everything is then trained again
 
 
 class StoreWriter:
@@ -44,7 +45,7 @@ class StoreWriter:
         self.notes: dict[str, list[str]] = {}  # ids of cases by what their masks are like
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
-        self.contents = hashlib.sha256(json.dumps([FORMAT, hashed(settings.data)]).encode())
+        self.contents = hashlib.sha256(json.dumps([CONTENTS, hashed(settings.data)]).encode())
 
     def add(self, case: Prepared) -> None:
         """Append the slices of a case; `UserError` where it contradicts one with the same pixels."""
