@@ -71,7 +71,6 @@ def test_a_side_without_slices_is_refused(sides: list[int], by: Any, message: st
         require_two_sides(np.array(sides), replace(BY_SLICE.data, split_by=by))
 
 
-
 @pytest.mark.parametrize(
     ("held_out", "expected"),
     [("validation", [TRAINING, TRAINING, VALIDATION, VALIDATION, LEFT_OUT, LEFT_OUT]),

@@ -223,7 +223,9 @@ def test_half_axes_are_drawn_over_their_whole_range_each_for_itself(monkeypatch:
     axes = []
     for seed in range(300):
         found = blob(replace(THESIS, template=21, sigma=0.4), rng(seed))
-        axes.append([math.sqrt(-0.25 / 0.32 / math.log(value)) for value in (found[10, 5], found[10, 15], found[5, 10], found[15, 10])])
+        axes.append(
+            [math.sqrt(-0.25 / 0.32 / math.log(value)) for value in (found[10, 5], found[10, 15], found[5, 10], found[15, 10])]
+        )
     low, high = np.min(axes, axis=0), np.max(axes, axis=0)
     assert (low > 0.799).all()
     assert (low < 0.82).all()

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from coinseg.config.schema import CoinSettings
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator, fuse_bounded, fuse_tanh
-from coinseg.networks.classifier import LocalNetwork
+from coinseg.networks.classifier import LocalNetwork, SmallNetwork
 from coinseg.networks.layers import ResidualBlock, convolution, convolve_then_pool, upsample_then_convolve
 
 CONV = {2: F.conv2d, 3: F.conv3d}
@@ -302,3 +303,31 @@ def test_the_local_classifier_sees_34_pixels_around_a_place() -> None:
     network.evidence(x)[0, 0, 10, 10].backward()
     rows = x.grad[0, 0].abs().sum(1).nonzero().flatten()
     assert int(rows.max() - rows.min()) + 1 == 34
+
+
+def test_the_small_classifier_is_the_mean_over_all_places() -> None:
+    network = awake(SmallNetwork()).eval()
+    x = signed(2, 1, 32, 32)
+    places = torch.relu(network.norm(network.blocks(network.stem(x))))
+    assert places.shape[2:] == (2, 2)
+    torch.testing.assert_close(network(x), network.head(places.mean((2, 3))))
+
+
+@pytest.mark.parametrize("conditions", [1, 2, 3])
+def test_everything_in_the_discriminator_that_has_weights_is_spectrally_normalised(conditions: int) -> None:
+    discriminator = Discriminator(tiny(conditions=conditions))
+    kinds = (nn.Conv2d, nn.Linear, nn.Embedding)
+    found = {
+        name: is_parametrized(module, "weight") for name, module in discriminator.named_modules() if isinstance(module, kinds)
+    }
+    assert len(found) == 3 * 3 + 1 + (conditions > 1)
+    assert all(found.values())
+
+
+def test_the_discriminator_adds_the_projection_on_the_embedding_of_the_condition() -> None:
+    discriminator, x = Discriminator(tiny(conditions=3)).eval(), signed(4, 1, 16, 16)
+    condition = torch.tensor([0, 2, 1, 2])
+    h = torch.relu(discriminator.blocks(x)).sum((2, 3))
+    assert discriminator.projection is not None
+    wanted = discriminator.head(h)[:, 0] + (discriminator.projection.weight[condition] * h).sum(1)
+    torch.testing.assert_close(discriminator(x, condition), wanted)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_loop import assert_is_the_mean, watched
 from torch import Tensor
 
 from coinseg.config.schema import StudentSettings
@@ -19,7 +20,6 @@ from coinseg.networks.unet import build_student
 from coinseg.training import student
 from conftest import tiny_settings
 from models import learn_from_few
-from test_loop import assert_is_the_mean, watched
 
 SIDE = 32
 SETTINGS = StudentSettings(batch=8, networks=2, per_image=0.75, synthetic_lesions=0.5, steps=3, trust=0.0)
@@ -53,7 +53,9 @@ def lesions() -> Examples:
     return Examples(torch.from_numpy(masks).float()[:, None] * 2 + 5, masks)
 
 
-def test_half_of_a_batch_are_masked_images_with_their_own_masks_and_half_are_normal_and_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_a_batch_are_masked_images_with_their_own_masks_and_half_are_normal_and_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     slices, lessons, image, target = batch_of(monkeypatch, None)
     plain = slices.batch(np.arange(len(slices))).image[:, 0, 0, 0]
     shown = [int((plain - value).abs().argmin()) for value in image[:, 0, 0, 0]]
@@ -135,7 +137,9 @@ def test_what_moves_into_view_is_empty_in_the_target() -> None:
     assert not (target == 2).any()
 
 
-def trained(monkeypatch: pytest.MonkeyPatch, examples: Callable[[PseudoMasks], list[Examples]]) -> tuple[Any, dict[str, Any], Any]:
+def trained(
+    monkeypatch: pytest.MonkeyPatch, examples: Callable[[PseudoMasks], list[Examples]]
+) -> tuple[Any, dict[str, Any], Any]:
     learn_from_few(monkeypatch)
     parts, after = watched(monkeypatch, student, "network")
     slices = numbered()

@@ -1,4 +1,4 @@
-"""The training loops: what is optimised, on which images, and which weights are kept. Laws that a small change of a line breaks."""
+"""The training loops: what is optimised, on which images, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def with_coin(**changes: Any) -> Settings:
     return replace(base, coin=replace(base.coin, **changes))
 
 
-# --- f ------------------------------------------------------------------------------------------------------------------------
+# --- f ----------------------------------------------------------------------------------------------------------------
 
 
 def test_f_learns_that_what_is_labelled_abnormal_is_abnormal() -> None:
@@ -146,12 +146,14 @@ def test_f_is_optimised_as_its_settings_say(monkeypatch: pytest.MonkeyPatch) -> 
     assert group["lr"] == pytest.approx(settings.classifier.lr * one_cycle(1, 2))
 
 
-# --- the generator --------------------------------------------------------------------------------------------------------------
+# --- the generator ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("conditions", [1, 2])
 @pytest.mark.parametrize("decay", [0.5, 0.9])
-def test_the_generator_is_the_moving_average_of_its_weights(monkeypatch: pytest.MonkeyPatch, decay: float, conditions: int) -> None:
+def test_the_generator_is_the_moving_average_of_its_weights(
+    monkeypatch: pytest.MonkeyPatch, decay: float, conditions: int
+) -> None:
     _, after = watched(monkeypatch, coin, "g")
     generator = coin.train_coin(squares(), SameLogit(1.0), with_coin(steps=4, ema=decay, conditions=conditions, lr=0.01))
     assert len(after) == 4
@@ -208,7 +210,9 @@ def test_the_generator_moves_at_every_nth_step_and_the_discriminator_at_each() -
         before = [copied(step.generator), copied(step.discriminator)]
         step(number)
         now = (step.generator, step.discriminator)
-        moved.append([any(not torch.equal(p, old[n]) for n, p in m.named_parameters()) for m, old in zip(now, before, strict=True)])
+        moved.append(
+            [any(not torch.equal(p, old[n]) for n, p in m.named_parameters()) for m, old in zip(now, before, strict=True)]
+        )
     assert moved == [[True, True], [False, True], [True, True]]
     assert all(p.requires_grad for p in step.discriminator.parameters())
 
@@ -222,7 +226,7 @@ def test_the_steps_of_the_generator_leave_the_gradient_of_the_discriminator_alon
     assert any(p.grad is not None and p.grad.any() for p in step.generator.parameters())
 
 
-# --- the learning rate -----------------------------------------------------------------------------------------------------------
+# --- the learning rate ------------------------------------------------------------------------------------------------
 
 
 def test_the_learning_rate_by_hand() -> None:
