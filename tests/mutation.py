@@ -5,8 +5,8 @@
     python tests/mutation.py --named                 the mutants of studies/mutation-named.json, which once survived
 
 A mutant is killed when a test of its room fails, ends in an error or does not end. Results are kept in studies, in a file
-mutation-ROOM.json: figures, the test that killed each mutant, and the survivors with the reason that somebody wrote beside them in
-an earlier file.
+mutation-ROOM.json: figures, the test that killed each mutant, and the survivors with the reason that somebody wrote beside
+them in an earlier file.
 The tree is copied; the parent imports the libraries once and forks, so that a trial is the tests and no import.
 """
 

@@ -14,11 +14,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from coinseg.cli import main as cli
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.arrays import Dataset
@@ -28,6 +31,7 @@ from coinseg.explain.counterfactual import singla
 from coinseg.inference.predictor import Predictor
 from coinseg.metrics import overlap as metrics
 from coinseg.pipeline import recipe
+from coinseg.runtime.files import read_json
 from coinseg.training.coin import train_coin
 from coinseg.training.instance_selection import select_instances
 
@@ -171,6 +175,26 @@ def of_scans(seed: int, folder: Path) -> Figures:
     }
 
 
+def of_two_processes(seed: int, folder: Path, run: Callable[[list[str]], Any]) -> Figures:
+    """Scores that a run by two processes gives on the patients it holds out; `run` runs a command of coinseg as two processes."""
+    images, truth = made(TRAINED, seed, 0.25)
+    for i, (image, mask) in enumerate(zip(images, truth, strict=True)):
+        for name, pixels in (("abnormal", image), ("masks", mask)) if i % 2 == 0 else (("normal", image),):
+            (folder / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(folder / "data" / name / f"i{i:02d}.png")
+    each = settings(seed)
+    base, words = Settings(), {"student.steps": 0, "seed": seed}
+    for part in ("data", "classifier", "coin", "engine"):
+        own, default = vars(getattr(each, part)), vars(getattr(base, part))
+        words |= {f"{part}.{name}": value for name, value in own.items() if value != default[name]}
+    options = [f"--{name}={str(value).lower()}" for name, value in words.items()]
+    run(["run", str(folder / "data"), "-o", str(folder / "out"), *options])
+    scores = read_json(folder / "out" / "manifest.json")["scores"]
+    return {f"two processes: {name}": float(scores[key] or 0) for name, key in (
+        ("auroc", "auroc"), ("flip rate", "flip_rate"), ("IoU", "iou_mask_free"),
+    )}  # fmt: skip
+
+
 def check(figures: Figures) -> None:
     """Print the figures and hold each against its bound."""
     print({name: round(value, 3) for name, value in figures.items()})
@@ -186,6 +210,15 @@ def test_labels_per_scan_find_the_slices(tmp_path: Path) -> None:
     check(of_scans(0, tmp_path))
 
 
+def test_two_processes_learn_as_one(tmp_path: Path, other: Callable[..., Any]) -> None:
+    def run(words: list[str]) -> None:
+        second = other("-m", "coinseg", *words)
+        assert cli.main(words) == 0
+        assert second.wait(300) == 0
+
+    check(of_two_processes(0, tmp_path, run))
+
+
 if __name__ == "__main__":
     import json
     import tempfile
@@ -195,3 +228,5 @@ if __name__ == "__main__":
         print(json.dumps(part(number)), flush=True)
     with tempfile.TemporaryDirectory() as name:
         print(json.dumps(of_scans(number, Path(name))), flush=True)
+        # By one process, which gives the same but for the last digits.
+        print(json.dumps(of_two_processes(number, Path(name) / "two", cli.main)), flush=True)

@@ -77,6 +77,14 @@ def test_of_the_normal_half_a_share_gets_synthetic_lesions_and_is_taught_their_m
     assert not target[6:].any()
 
 
+def test_every_batch_is_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    slices = numbered()
+    monkeypatch.setattr(student, "augment", lambda image, target: (image + 9, target + 9))
+    image, target = student._batch(slices, lessons_of(slices), None, SETTINGS, np.random.default_rng(0))
+    assert image.min() > 7
+    assert target.min() == 9
+
+
 def discs(count: int = 64) -> Tensor:
     """White discs on the left of black images, (n, 1, 64, 64), of 0 and 1."""
     rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
