@@ -32,7 +32,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/coinseg")
 ROOMS: dict[str, tuple[str, str]] = {
-    "losses": ("explain/counterfactual/losses.py", "tests/explain/test_losses.py"),
+    "losses": ("explain/counterfactual/losses.py", "tests/explain/test_losses.py tests/explain/test_singla.py"),
     "counterfactual": ("explain/counterfactual/coin.py explain/counterfactual/singla.py",
                        "tests/explain/test_coin.py tests/explain/test_singla.py"),
     "networks": ("explain/counterfactual/generator.py explain/counterfactual/discriminator.py networks/layers.py",

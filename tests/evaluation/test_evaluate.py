@@ -57,6 +57,7 @@ def test_where_each_image_has_a_level_of_its_own_masks_are_read_at_that_level(tm
     assert [int(row["mask_px"]) for row in rows] == [0] * 5 + [4 * SIDE] * 5
     known = {row["case"]: int(row["mask_px"]) for row in rows}
     assert [mask.sum() for mask in examples["mask"]] == [known[name] for name in examples["name"].tolist()]
+    assert np.array_equal(examples["sure"] > 0.5, examples["mask"])  # a pixel at its level is as sure as not
     _, rows, _ = scored(tmp_path / "shared", 0.5)
     bright = held_out().store.images[held_out().rows].max((1, 2)) > 0.5
     assert [int(row["mask_px"]) > 0 for row in rows] == bright.tolist()
