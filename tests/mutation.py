@@ -125,7 +125,7 @@ def of_call(node: ast.Call) -> Iterator[ast.AST]:
     first = node.args[:2]
     if any(isinstance(argument, ast.Starred) for argument in node.args):
         return
-    if len(first) == 2 and ast.dump(first[0]) != ast.dump(first[1]):
+    if len(first) == 2 and ast.unparse(node.func).split(".")[-1] not in COMMUTE and ast.dump(first[0]) != ast.dump(first[1]):
         yield ast.Call(node.func, [*first[::-1], *node.args[2:]], node.keywords)
     owner = node.func.value if isinstance(node.func, ast.Attribute) else None
     if owner is not None and ast.unparse(owner).split(".")[0] not in MODULES:
@@ -139,6 +139,8 @@ def of_call(node: ast.Call) -> Iterator[ast.AST]:
 
 MODULES = {"F", "coin", "losses", "math", "metrics", "ndimage", "nn", "np", "realism", "self", "singla", "torch"}
 """What a call upon is no change of a value: these are modules, and an object's own methods."""
+COMMUTE = {"max", "min", "maximum", "minimum", "isclose", "logical_or", "logical_and"}
+"""Functions of two values in any order."""
 SILENT = {"UserError", "ValueError", "cast", "refuse", "report", "overload"}
 """Words for users and for type checkers, and checks of what users give: each has its own tests, by what is said."""
 

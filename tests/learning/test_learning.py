@@ -2,9 +2,18 @@
 
     pytest -m learning          (not part of the plain test run; `python tests/learning/test_learning.py SEED` prints a column)
 
-A bound lies well below what three seeds give, so that only a fault of the training breaks it:
+A bound lies well below what these seeds give (0, 1, 2; a dash was not measured), so that only a fault of the training breaks it:
 
-FIGURES
+    f: AUROC and accuracy                  1.00 1.00    1.00 1.00    1.00 1.00
+    COIN: CV and flip rate                 0.70 0.93    0.80 0.90    0.63 0.77
+    COIN: IoU and normals unmarked         0.90 1.00    0.89 1.00    0.89 1.00
+    confidence: IoU of trusted masks       0.82         0.86         0.85
+    confidence: trusted less doubtful      0.82         0.75         0.85
+    confidence: rank correlation           0.85         0.75         0.89
+    student: IoU and normals unmarked      0.61 1.00    0.61 1.00    0.63 1.00
+    Singla: flips, added, IoU              1.00 1.00 0.94   S1   S2
+    scans: kept that show it, shown kept   0.82 1.00    C1   C2
+    two processes: AUROC, flip rate        1.00 1.00    -            -
 """
 
 from __future__ import annotations
@@ -45,7 +54,7 @@ BOUNDS: Figures = {
     "student: IoU": 0.35, "student: normals unmarked": 0.8,
     "Singla: flip rate": 0.6, "Singla: anomalies added": 0.5, "Singla: IoU": 0.5,
     "scans: kept slices that show it": 0.6, "scans: shown slices kept": 0.6,
-    "two processes: auroc": 0.95, "two processes: flip rate": 0.5, "two processes: IoU": 0.5,
+    "two processes: auroc": 0.95, "two processes: flip rate": 0.5,
 }  # fmt: skip
 """Of every figure; the highest is 1 for each."""
 
@@ -208,9 +217,7 @@ def of_two_processes(seed: int, folder: Path, run: Callable[[list[str]], Any]) -
     options = [f"--{name}={str(value).lower()}" for name, value in words.items()]
     run(["run", str(folder / "data"), "-o", str(folder / "out"), *options])
     scores = read_json(folder / "out" / "manifest.json")["scores"]
-    return {f"two processes: {name}": float(scores[key] or 0) for name, key in (
-        ("auroc", "auroc"), ("flip rate", "flip_rate"), ("IoU", "iou_mask_free"),
-    )}  # fmt: skip
+    return {f"two processes: {name}": float(scores[key] or 0) for name, key in (("auroc", "auroc"), ("flip rate", "flip_rate"))}
 
 
 def check(figures: Figures) -> None:

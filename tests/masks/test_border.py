@@ -179,3 +179,16 @@ def test_a_resemblance_by_hand() -> None:
     like = resemblance(image, disc(6), (COLUMNS < 12))
     assert like[30, 49] == pytest.approx(0.5, abs=0.01)
     assert like[30, 62] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("wide", "stays"), [(1, False), (2, True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_thinner_than_two_pixels_is_taken_away(wide: int, stays: bool, turned: bool) -> None:
+    body = disc(10, 30, 20)
+    arm = (ROWS >= 30) & (30 + wide > ROWS) & (COLUMNS > 31) & (COLUMNS < 38)
+    bar = (ROWS >= 30) & (30 + wide > ROWS) & (COLUMNS > 20) & (COLUMNS < 38)
+    difference = np.where(body, 1.0, np.where(bar, 0.5, 0.0))
+    mask = difference > 0.4
+    if turned:
+        difference, mask, arm = difference.T, mask.T, arm.T
+    assert bool(fitted(FLAT, difference, mask)[arm].mean() > 0.7) is stays

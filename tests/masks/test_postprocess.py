@@ -12,7 +12,7 @@ from coinseg.config.schema import MaskSettings
 from coinseg.errors import UserError
 from coinseg.masks.postprocess import clean, masks_of, peaks
 from coinseg.masks.refine import GUIDE_EPS, guided_filter, refine
-from coinseg.masks.threshold import choose_threshold
+from coinseg.masks.threshold import choose_threshold, rule_of
 
 RAW = MaskSettings(threshold=0.5, refine="none", opening=0, closing=0, keep="all", min_px=1)
 NOTHING = np.zeros((0, 4, 4))
@@ -323,3 +323,9 @@ def test_the_radius_of_the_guided_filter_is_a_twenty_fourth_of_the_side() -> Non
     image, values = np.random.default_rng(0).random((2, 1, 48, 48))
     found = refine(values, image, MaskSettings(refine="guided"))
     np.testing.assert_allclose(found, np.clip(guided_filter(values, image, 2), 0, 1), atol=1e-12)
+
+
+def test_the_rule_of_a_counterfactual_looks_at_normal_images_and_that_of_an_attribution_at_abnormal_ones() -> None:
+    assert [rule_of(MaskSettings(), counterfactual) for counterfactual in (True, False)] == ["normals", "otsu"]
+    for rule in ("normals", "otsu", "decision_flip", 0.3):
+        assert [rule_of(MaskSettings(threshold=rule), counterfactual) for counterfactual in (True, False)] == [rule] * 2
