@@ -19,12 +19,13 @@ def maps(*peaks: float) -> np.ndarray:
 
 @pytest.mark.parametrize("share", [0.4, 0.8])
 def test_a_share_of_the_peak_becomes_the_level_where_an_image_is_called_abnormal(share: float) -> None:
-    given = maps(0.2, 0.9, 0.2, FAINTEST)
+    given = maps(0.05, 0.9, 0.2, FAINTEST)
     found = rescale_to_peak(given, np.array([True, True, False, True]), share)
-    for i, peak in enumerate((0.2, 0.9)):
+    for i, peak in enumerate((0.05, 0.9)):
         assert found[i, 0, 1] == pytest.approx(min(1.0, 0.6 * peak * LEVEL / (share * peak)), rel=1e-6)
         assert ((found[i] > LEVEL) == (given[i] > share * peak)).all()
     assert np.array_equal(found[2:], given[2:])
+    assert (LEVEL, FAINTEST) == (0.5, 0.04)
     assert (found.max(), found.dtype) == (1.0, np.float32) if share == 0.4 else found.max() <= 1.0
 
 
