@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import coinseg
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
@@ -169,6 +170,21 @@ def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlice
     slices.store.index["patient"][:] = "one"
     assert fit("d", nobody) is None
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(20, True), (21, False)])
+def test_it_is_kept_where_one_of_twenty_images_has_a_region_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, kept: bool
+) -> None:
+    monkeypatch.setattr(room, "FEATURES", 1)
+    monkeypatch.setattr(room, "FeatureExtractor", Grey)
+    monkeypatch.setattr(room, "ASKED", asked)
+    one = np.arange(asked)[:, None, None] == 7
+    monkeypatch.setattr(room, "beyond", lambda anomalous, marked: one[: len(anomalous)] | np.zeros_like(anomalous))
+    images, labels = np.random.default_rng(0).random((60, 32, 32)), (np.arange(60) % 2).astype(int)
+    slices = TrainingSlices(Dataset(images, labels, held_out=0.1), tiny_settings().anomaly, 0)
+    assert (PatchCore.fit(learning_of(slices, tiny_settings(), root=tmp_path, segment=nothing)) is not None) is kept
+    assert read_json(tmp_path / "novelty" / "stage.json")["share"] == round(1 / asked, 4)
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
