@@ -26,6 +26,7 @@ from coinseg.parts.patchcore import MemoryBank, PatchCore, add_anomalous_regions
 from coinseg.pipeline.manifest import model_of
 from coinseg.pipeline.run import Workspace, train
 from coinseg.runtime.files import read_json
+from coinseg.runtime.records import write_record
 from conftest import tiny_settings, write_images
 from models import as_first_schema, learn_from_few, learning_of, maps_of, nobody, part_of, scores_of, without
 
@@ -197,7 +198,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         load()
     file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="is not a checkpoint"):
+    with pytest.raises(UserError, match="is damaged"):
         load()
     for places, limit in ((0, 1.0), (3, 0.0), (3, -1.0)):
         save_file(MemoryBank(torch.zeros(places, room.FEATURES), limit).state_dict(), file)
@@ -238,11 +239,11 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     model = json.loads((work.root / "model.json").read_text())
     assert "novelty/model.safetensors" in model_of(work.root)["sha256"]
     for wrong in (model | {"parts": {"patchcore": 1}}, as_first_schema(model) | {"novelty": 1}):
-        (work.root / "model.json").write_text(json.dumps(wrong))
+        write_record(work.root / "model.json", wrong)
         with pytest.raises(UserError, match=r"has a wrong (parts|novelty)"):
             coinseg.load(work.root)
     first = as_first_schema(model)
     for before in (model | {"parts": {}}, {name: value for name, value in first.items() if name != "novelty"}):
-        (work.root / "model.json").write_text(json.dumps(before))
+        write_record(work.root / "model.json", before)
         assert part_of(coinseg.load(work.root), PatchCore) is None
         assert "novelty/model.safetensors" not in model_of(work.root)["sha256"]
