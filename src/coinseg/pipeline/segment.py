@@ -39,9 +39,15 @@ def mask_name(path: Path) -> str:
 
 
 def inputs(source: Path) -> list[Path]:
-    """The volumes (a folder of DICOM files is one) and images of a folder and its folders, in order, without hidden ones."""
+    """The volumes and images of a folder and its folders, in order, without hidden ones.
+
+    A folder of DICOM slices is one volume; where slices of several studies lie in `source` itself, each is one.
+    """
     if holds_slices(source):
-        raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
+        from coinseg.data.readers.dicom_tags import studies_in
+
+        if len(studies_in(source)) < 2:
+            raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
     if not (found := files_in(source)):
         needed = "a folder of volumes, DICOM folders, PNG, JPEG or TIFF files"
         raise UserError(f"{source} holds no image or volume", needed, "mend the path")

@@ -19,7 +19,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
-from .shared import few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, stem_of
+from .shared import few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, stem_of, with_label
 
 _NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
 _ABNORMAL = ("abnormal", "bad", "defect", "defective", "positive", "tumor", "tumour", "lesion", "1")
@@ -60,7 +60,7 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> list[
         # A normal image takes no mask by its bare name: normal/001.png and abnormal/001.png would share masks/001.png.
         places = (place, folder.name / inside) if label == 0 else (place, folder.name / inside, inside)
         mask = masks.lesion(path, *places) or bare.get(name.with_name(f"{name.name}_mask"))
-        case = Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path), label)
+        case = with_label(Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path)), label)
         organ, lesion = masks.organ_sources(masks.organ(path, place)), masks.lesion_sources(mask)
         cases.append(replace(case, organ=organ, lesion=lesion))
     return cases

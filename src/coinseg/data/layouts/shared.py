@@ -5,11 +5,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
-from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, may_hold_slices
+from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, kind_of, may_hold_slices
 from coinseg.errors import UserError
 from coinseg.types import Case
 
@@ -27,7 +28,10 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume."""
+    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM slices is one volume.
+
+    DICOM files in `folder` itself, and DICOM images such as X-rays anywhere, are taken one by one.
+    """
     files: list[Path] = []
     visited = {folder.resolve()}  # links may lead in circles
     for place, below, names in os.walk(folder, followlinks=True):
@@ -35,6 +39,7 @@ def files_in(folder: Path) -> list[Path]:
         paths = [Path(place, name) for name in names if not name.startswith(".")]
         files += [path for path in paths if is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)]
         files += [path for path in paths if path.suffix.lower() == ARCHIVE and may_hold_slices(path)]
+        files += [path for path in paths if not is_image(path) and kind_of(path) in ("slice", "volume")]
         series = [name for name in below if holds_slices(Path(place, name))]
         files += [Path(place, name) for name in series]
         below[:] = [name for name in below if name not in series]
@@ -71,6 +76,13 @@ def patient_of(image: Path, default: str) -> str:
     from coinseg.data.readers.dicom import patient_of as hashed
 
     return hashed(image, default)
+
+
+def with_label(case: Case, label: int | None) -> Case:
+    """Give a case the label of its file: of one axial DICOM slice it is the label of that slice, not of a scan."""
+    if case.volume and kind_of(case.image) == "slice":
+        return replace(case, label=None, slice_labels={} if label is None else {0: label})
+    return replace(case, label=label)
 
 
 def own_patients(cases: Iterable[Case]) -> str:

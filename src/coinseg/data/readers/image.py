@@ -1,4 +1,4 @@
-"""Read plain images (PNG, JPEG, TIFF and BMP) as one grey channel in the units of the file, and write masks as PNG.
+"""Read plain images (PNG, JPEG, TIFF, BMP, DICOM) as one grey channel in the units of the file, and write masks as PNG.
 
 The orientation tag of a camera is not applied, so an image and its mask stay on one grid.
 """
@@ -18,6 +18,8 @@ from coinseg.runtime.files import new_file
 from coinseg.types import Slice, SliceMask
 
 from .limits import MAX_PIXELS
+from .paths import kind_of
+from .voxels import require_finite
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
@@ -27,8 +29,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserErro
 
 
 def is_image(path: Path) -> bool:
-    """Return whether the name is that of an image coinseg reads."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Return whether a path is that of an image coinseg reads: by its name, or a DICOM file of an X-ray, ultrasound, photograph."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 
 def read_image(path: Path) -> Slice:
@@ -37,9 +39,8 @@ def read_image(path: Path) -> Slice:
     `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with _reading(path):
-        grey = _grey(_read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path))
-    if not np.isfinite(grey).all():
-        raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
+        grey = _grey(_read(path))
+    require_finite(path, grey)
     return grey
 
 
@@ -79,6 +80,10 @@ def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> 
 def image_size(path: Path) -> tuple[int, int]:
     """Return (H, W) from the header alone; `UserError` when that cannot be read."""
     with _reading(path):
+        if kind_of(path) == "image":
+            from .dicom_frames import picture_size
+
+            return picture_size(path)
         if path.suffix.lower() in _TIFF:
             with tifffile.TiffFile(path) as file:
                 page = _only_page(path, file)
@@ -103,6 +108,15 @@ def _reading(path: Path) -> Iterator[None]:
     except Exception as error:  # The decoders of five formats raise almost anything on bad bytes.
         got = f"{path} cannot be read ({str(error) or type(error).__name__})"
         raise UserError(got, "an intact grey or colour image", "save it again or leave it out") from error
+
+
+def _read(path: Path) -> np.ndarray:
+    """Read pixels (H, W) or (H, W, samples) of any format."""
+    if kind_of(path) == "image":
+        from .dicom_frames import read_picture
+
+        return read_picture(path)
+    return _read_tiff(path) if path.suffix.lower() in _TIFF else _read_pillow(path)
 
 
 def _read_pillow(path: Path) -> np.ndarray:
