@@ -93,6 +93,8 @@ def write_dicom_seg(
         raise UserError("the series is a multi-frame image", "one file for each slice", "convert it to single frames")
     from coinseg.data.readers.dicom_tags import silent
 
+    if not source_datasets[0].get("FrameOfReferenceUID"):
+        raise _cannot_carry("it has no FrameOfReferenceUID")
     try:
         frames = np.asarray(mask, bool) if affine is None else frames_of(np.asarray(mask, bool), affine, source_datasets)
         series = (len(source_datasets), source_datasets[0].Rows, source_datasets[0].Columns)
@@ -105,9 +107,12 @@ def write_dicom_seg(
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
         missing = re.search(r"has no attribute '(\w+)'", str(error))
-        got = f"the series cannot carry a segmentation ({f'it has no {missing[1]}' if missing else type(error).__name__})"
-        required = "single-frame images of one series with patient, study, frame of reference and geometry"
-        raise UserError(got, required, "export the series again from its archive") from None
+        raise _cannot_carry(f"it has no {missing[1]}" if missing else type(error).__name__) from None
+
+
+def _cannot_carry(why: str) -> UserError:
+    required = "single-frame images of one series with patient, study, frame of reference and geometry"
+    return UserError(f"the series cannot carry a segmentation ({why})", required, "export the series again from its archive")
 
 
 def _name(dataset: Dataset) -> str:
@@ -116,7 +121,7 @@ def _name(dataset: Dataset) -> str:
 
 
 def _bare(dataset: Dataset) -> Dataset:
-    """A copy that says nothing of the patient: each of `ALLOWED_EMPTY` is empty, absent or odd as it was, and the rest is gone."""
+    """A copy that says nothing of the patient: each of `ALLOWED_EMPTY` is empty, what else there was is gone."""
     from pydicom import Dataset
 
     whole = Dataset()

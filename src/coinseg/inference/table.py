@@ -21,7 +21,8 @@ def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
     """Size and place of a mask, canonical (slices, rows, columns) bool; `geometry` is None for a plain image, (1, rows, columns).
 
     Returns:
-        pixels; volume_ml (null for an image, and for one slice of unknown thickness); components (connected by faces, edges or corners, in 3-D for a volume);
+        pixels; volume_ml (null for an image, and for one slice of unknown thickness); components (connected by faces,
+        edges or corners, in 3-D for a volume);
         box: {"min", "max"}, inclusive indices in the order of the file's own array ([row, column] for an image), null
         where the mask is empty; box_mm: the same box to the outer edges of its voxels in RAS+ millimetres, null for an
         image; parts: pixels, volume_ml, box and box_mm of every component, the largest first.

@@ -14,7 +14,7 @@ from typing import Any, cast
 from coinseg.data.layouts.shared import files_in, is_value, stem_of
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image, read_image_mask
-from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
+from coinseg.data.readers.paths import holds_slices, kind_of, parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from coinseg.errors import UserError, is_full
 from coinseg.inference.checkpoint import load
@@ -44,9 +44,10 @@ def inputs(source: Path) -> list[Path]:
     A folder of DICOM slices is one volume; where slices of several studies lie in `source` itself, each is one.
     """
     if holds_slices(source):
-        from coinseg.data.readers.dicom_tags import studies_in
+        from coinseg.data.readers.dicom import identifiers_of
 
-        if len(studies_in(source)) < 2:
+        slices = (path for path in source.iterdir() if kind_of(path) in ("slice", "volume"))
+        if len({identifiers_of(path, ["StudyInstanceUID"]) for path in slices} - {frozenset()}) < 2:
             raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
     if not (found := files_in(source)):
         needed = "a folder of volumes, DICOM folders, PNG, JPEG or TIFF files"

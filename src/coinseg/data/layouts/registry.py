@@ -22,7 +22,7 @@ from .dicom_studies import fits_dicom, list_dicom
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
-from .shared import few, folders_in, visible
+from .shared import few, folders_in, told_apart, visible
 from .tables import columns_in
 from .totalsegmentator import fits_scans, list_scans
 
@@ -75,6 +75,7 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
+    cohort = told_apart(cohort)
     cases = tuple(sorted(cohort.cases, key=lambda case: case.id))
     cohort = replace(cohort, cases=cases, label_source=_label_source(cohort, settings))
     _check(root, cohort, settings, one_class)

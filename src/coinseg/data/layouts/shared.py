@@ -12,7 +12,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
 from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, holds_slices, is_dicom, kind_of, may_hold_slices
 from coinseg.errors import UserError
-from coinseg.types import Case
+from coinseg.types import Case, Cohort
 
 _LONGEST = 140  # bytes of an id: with the endings of outputs it must still be a file name (255)
 
@@ -69,13 +69,25 @@ def is_value(text: str) -> bool:
     return text.isdecimal() and len(text) < 10
 
 
-def patient_of(image: Path, default: str) -> str:
+def patient_of(image: Path, default: str, tag: str = "PatientID") -> str:
     """Return the patient that a DICOM scan names (hashed, see `dicom.patient_of`); `default` for anything else."""
     if not is_dicom(image):
         return default
     from coinseg.data.readers.dicom import patient_of as hashed
 
-    return hashed(image, default)
+    return hashed(image, default, tag)
+
+
+def told_apart(cohort: Cohort) -> Cohort:
+    """Take every study for a patient, and say so, where DICOM files of several share one PatientID, as anonymisation leaves it."""
+    cases = cohort.cases
+    if len({case.patient for case in cases}) != 1 or cases[0].patient != patient_of(cases[0].image, ""):
+        return cohort
+    cases = tuple(replace(case, patient=patient_of(case.image, case.id, "StudyInstanceUID")) for case in cases)
+    if len({case.patient for case in cases}) == 1:
+        return cohort
+    what = "all DICOM files have one PatientID, as anonymisation leaves it: every study counts as a patient, without a column patient"
+    return replace(cohort, cases=cases, problems=(*cohort.problems, what))
 
 
 def with_label(case: Case, label: int | None) -> Case:

@@ -15,16 +15,16 @@ from coinseg.errors import UserError
 
 from .dicom_frames import decoded
 from .dicom_stack import Frame, Header, stack_of
-from .dicom_tags import DERIVED, broken_member, header_of, is_ct, whole_header_of
+from .dicom_tags import DERIVED, header_of, is_ct, tags_of
 from .dicom_values import AIR_HU, padded
 from .paths import Members, members, split_key
 from .voxels import Opened, fits_int16, require_finite
 
 _CAPTURE = "1.2.840.10008.5.1.4.1.1.7."  # beginning of the SOP classes of secondary captures, compared after adding a dot
 _MODALITIES = ("CT", "MR", "PT", "NM", "US", "CR", "DX", "MG", "XA", "RF", "OT", *DERIVED)  # other words may be anybody's name
+IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
 _SALT = "coinseg patient "
 _MOST = 8
-Decoded = tuple[np.ndarray, np.ndarray | None]  # a frame as stored, and where it is padding
 Series = dict[str, list[Header]]  # the files of every series, by its key
 
 
@@ -45,34 +45,33 @@ def read_series(path: Path) -> list[Dataset]:
     """Read all tags of the images of the series that `open_series` reads, without pixels, by file name; errors likewise."""
     place, _ = split_key(path)
     with members(place) as files:
-        return [whole_header_of(place, member, files) for member, _ in _choose(path, _series_in(place, files))]
+        series = [(member, tags_of(place, member, files)) for member, _ in _choose(path, _series_in(place, files))]
+    for member, tags in series:
+        tags.filename = Path(member).name
+    return [tags for _, tags in series]
 
 
-def patient_of(path: Path, default: str) -> str:
+def patient_of(path: Path, default: str, tag: str = "PatientID") -> str:
     """Return a hash of PatientID, which somebody who has the ids can compute too; `default` without a PatientID."""
     place, key = split_key(path)
     try:
         with members(place) as files:
             chosen = [header for _, header in _choose(path, _series_in(place, files))] if key is not None else None
             headers = chosen or (header_of(place, member, files) for member in files)
-            known = next(filter(None, (str(header.get("PatientID") or "").strip() for header in headers)), "")
+            known = next(filter(None, (str(header.get(tag) or "").strip() for header in headers)), "")
     except UserError:
         return default  # reading the scan raises the error
     return f"patient-{hashlib.sha256((_SALT + known).encode()).hexdigest()[:12]}" if known else default
 
 
-def identifiers_of(path: Path) -> frozenset[str]:
-    """Return what a table may name a scan by: the UIDs of study and series, AccessionNumber and PatientID of its first file.
-
-    They may be compared but never shown; empty for a scan that cannot be read.
-    """
+def identifiers_of(path: Path, tags: Sequence[str] = IDENTIFIERS) -> frozenset[str]:
+    """Return what a table may name a scan by, of its first file; to be compared but never shown, empty for an unreadable scan."""
     place, _ = split_key(path)
     try:
         with members(place) as files:
             header = header_of(place, min(files), files)
     except (UserError, ValueError):
         return frozenset()
-    tags = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
     return frozenset(filter(None, (str(header.get(tag) or "").strip() for tag in tags)))
 
 
@@ -145,29 +144,17 @@ def _voxels(path: Path, place: Path, frames: Sequence[Frame], ct: bool) -> np.nd
         by_member.setdefault(frames[z].member, []).append(z)
     with members(place) as files:
         for member, inside in by_member.items():
-            for z, (pixels, outside) in zip(inside, _stored(place, member, files, len(inside), frames[0].size), strict=True):
+            stored = decoded(place, member, files, (rows, columns), lambda ds, pixels: (pixels, padded(ds, pixels)), len(inside))
+            for z, (pixels, outside) in zip(inside, stored, strict=True):
                 exact = pixels.astype(np.float64) * frames[z].slope + frames[z].inter
                 if outside is not None:
                     padding.append((z, outside))
-                    lowest = min(lowest, exact[~outside].min(initial=np.inf))
-                    exact[outside] = 0
-                else:
-                    lowest = min(lowest, exact.min())
+                    exact[outside] = 0 if outside.all() else exact[~outside].min()
+                lowest = min(lowest, exact.min())
                 require_finite(path, exact)
                 if out.dtype == np.int16 and not fits_int16(exact):
                     out = out.astype(np.float32)
                 out[z] = exact
     for z, outside in padding:
-        out[z][outside] = AIR_HU if ct else lowest if lowest < np.inf else 0
+        out[z][outside] = AIR_HU if ct else lowest
     return out.T
-
-
-def _stored(place: Path, member: str, files: Members, count: int, size: tuple[int, int]) -> list[Decoded]:
-    """Return the frames of one file in its order."""
-
-    def use(dataset: Dataset, frames: list[np.ndarray]) -> list[Decoded]:
-        if len(frames) != count or any(pixels.shape != size for pixels in frames):
-            raise broken_member(place, member, "its pixels do not have the size its tags say")
-        return [(pixels, padded(dataset, pixels)) for pixels in frames]
-
-    return decoded(place, member, files, use)

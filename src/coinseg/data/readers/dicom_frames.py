@@ -17,9 +17,9 @@ from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLo
 from coinseg.errors import UserError
 
 from .dicom_tags import broken_member, header_of, read_object, silent
-from .dicom_values import number, picture_of, require_scale
+from .dicom_values import picture_of, scale_of
 from .limits import MAX_PIXELS
-from .paths import Members, members, public_name
+from .paths import Members, members
 
 T = TypeVar("T")
 _SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS that come before the size of a frame
@@ -31,16 +31,12 @@ _PLUGINS = {
 
 
 def decoded(
-    place: Path, member: str, files: Members, use: Callable[[Dataset, list[np.ndarray]], T], raw: bool = True
-) -> T:  # fmt: skip
-    """Decode all frames of one file; `UserError` when that fails.
+    place: Path, member: str, files: Members, size: tuple[int, int], use: Callable[[Dataset, np.ndarray], T],
+    count: int = 1, raw: bool = True,
+) -> list[T]:  # fmt: skip
+    """Decode the frames of one file, which must be `count` of `size`, and return what `use` makes of the object and each.
 
-    Args:
-        place: the scan.
-        member: the file in it.
-        files: its files.
-        use: gets the object and its frames, as stored, and what it returns is returned.
-        raw: else colours are turned to red, green and blue.
+    They are as stored where `raw`, else colours are red, green and blue. `UserError` for anything wrong.
     """
     if member not in files:
         raise broken_member(place, member, "it is gone")
@@ -50,43 +46,37 @@ def decoded(
             require_honest(dataset)
             plugin = _PLUGINS.get(dataset.file_meta.TransferSyntaxUID, "")
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=raw, decoding_plugin=plugin)]
-            return use(dataset, frames)
+            shapes = [pixels.shape if raw else pixels.shape[:2] for pixels in frames]
+            if shapes == [size] * count:
+                return [use(dataset, pixels) for pixels in frames]
     except UserError:
         raise
     except Exception as error:  # Every plugin raises its own exceptions.
         raise broken_member(place, member, f"{type(error).__name__} while its pixels were decoded") from None
+    raise broken_member(place, member, "its pixels do not have the size its tags say")
 
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Return (H, W) of a plain image; `UserError` for several frames or an absurd size."""
     with members(path) as files:
         header = header_of(path, path.name, files)
-    try:
-        frames, size = int(header.get("NumberOfFrames") or 1), (int(header.Rows), int(header.Columns))
-    except Exception as error:  # Tags become numbers here and may be anything.
-        raise broken_member(path, path.name, f"{type(error).__name__} in its size") from None
-    if frames != 1:
-        raise UserError(f"{path} has {frames} frames", "one image per file", "save each frame as its own file")
+    frames, size = str(header.get("NumberOfFrames") or 1), (int(header.Rows), int(header.Columns))
+    if frames != "1":
+        raise UserError(f"{path} has several frames", "one image per file", "save each frame as its own file")
     if size[0] * size[1] > MAX_PIXELS:
         raise broken_member(path, path.name, f"its header claims {size[0]} x {size[1]} pixels")
     return size
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Read a plain image, see `dicom_values.picture_of`; `UserError` like `decoded` and `picture_size`."""
+    """Read a plain image, see `dicom_values.picture_of`; `UserError` like `decoded`, `picture_size` and `scale_of`."""
 
-    def scale(dataset: Dataset) -> None:
-        slope, inter = number(dataset.get("RescaleSlope"), 1.0), number(dataset.get("RescaleIntercept"), 0.0)
-        require_scale(path, public_name(path.name), slope, inter, ct=False)
+    def use(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
+        scale_of(path, dataset, ct=False)
+        return picture_of(dataset, pixels)
 
-    def use(dataset: Dataset, frames: list[np.ndarray]) -> np.ndarray:
-        if [frame.shape[:2] for frame in frames] != [size]:
-            raise broken_member(path, path.name, "its pixels do not have the size its tags say")
-        return picture_of(dataset, frames[0], scale)
-
-    size = picture_size(path)
     with members(path) as files:
-        return decoded(path, path.name, files, use, raw=False)
+        return decoded(path, path.name, files, picture_size(path), use, raw=False)[0]
 
 
 def require_honest(dataset: Dataset) -> None:

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from coinseg.errors import UserError
 
 from .dicom_tags import is_ct
-from .dicom_values import number, require_scale
+from .dicom_values import number, scale_of
 from .geometry import FLAT, TO_RAS, Geometry, geometry_in_mm
 from .limits import MAX_PIXELS
 from .paths import public_name
@@ -110,16 +110,15 @@ def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) 
         raise UserError(f"{path} has no RescaleIntercept in {public_name(member)}", required, "export the original CT series")
     if int(header.Rows) * int(header.Columns) > MAX_PIXELS:
         raise broken(f"{path}: {public_name(member)}", f"its header claims {header.Rows} x {header.Columns} pixels", "DICOM file")
-    slope, inter = number(tags.get("RescaleSlope"), 1.0), number(tags.get("RescaleIntercept"), 0.0)
-    require_scale(path, public_name(member), slope, inter, is_ct(header))
+    scale = scale_of(f"{path}: {public_name(member)}", tags, is_ct(header))
     size, turn = (int(header.Rows), int(header.Columns)), np.stack([across, down])
-    return Frame(member, index, size, turn, position, spacing, _depth(tags), slope, inter)
+    return Frame(member, index, size, turn, position, spacing, _depth(tags), *scale)
 
 
 def _depth(tags: Dataset) -> float | None:
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         with suppress(TypeError, ValueError):  # few need it, so a wrong one is as good as none
-            if 0 < (depth := abs(number(tags.get(name), 0.0))) < math.inf:
+            if 0 < (depth := abs(number(tags, name, 0.0))) < math.inf:
                 return depth
     return None
 

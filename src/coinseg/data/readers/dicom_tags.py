@@ -5,8 +5,8 @@ Tags that nobody needs are passed over where they are wrong. What pydicom says o
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from coinseg.errors import UserError
 
-from .paths import Kind, Members, kind_of, members, public_name
+from .paths import Kind, Members, members, public_name
 from .voxels import broken, muted
 
 _NEEDED = (
@@ -28,11 +28,9 @@ _NEEDED = (
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _PASSED_OVER = ("SeriesNumber", "SliceThickness", "SpacingBetweenSlices", "PatientID", "StudyInstanceUID", "AccessionNumber")
-# A text or number may stand under another type of text or number: it is the same to whoever reads it.
-_PLAIN = {
-    *("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"),
-    *("FD", "FL", "SL", "SS", "UL", "US"),
-}
+# Texts are the same to whoever reads them under another type of text, and as the numbers they stand for.
+_TEXTS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"}
+_NUMBERS = {"FD", "FL", "SL", "SS", "UL", "US"}
 # Beginnings of the SOP classes of CT, MR and PET images, enhanced ones too, compared after adding a dot.
 _SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.10008.5.1.4.1.1.128.")
 _IN_SPACE = ("CT", "MR", "PT", "NM")  # modalities of slices; one without its place in the patient is broken, and no plain image
@@ -53,34 +51,8 @@ def broken_member(place: Path, member: str, why: str) -> UserError:
     return broken(place if place.name == member else f"{place}: {public_name(member)}", why, "DICOM file")
 
 
-def header_of(place: Path, member: str, files: Members) -> Dataset:
-    """Read the tags that are used, of one file; `UserError` when it cannot be used."""
-    header = _tags(place, member, files, specific_tags=[*_NEEDED, *_PASSED_OVER])
-    with silent():
-        sound = _is_sound(header)
-    if not sound:
-        raise broken_member(place, member, "its tags are cut off or it is no DICOM")
-    return header
-
-
-def whole_header_of(place: Path, member: str, files: Members) -> Dataset:
-    """Read all tags of one file that can be read, without its pixels; `filename` is the name of the file."""
-    header = _tags(place, member, files)
-    header.filename = Path(member).name
-    return header
-
-
-def read_object(file: IO[bytes]) -> Dataset:
-    """Read a whole object; one without file meta information says by its form how it is encoded, as before DICOM had that."""
-    dataset = dcmread(file, force=True)
-    if not dataset.file_meta.get("TransferSyntaxUID"):
-        implicit, little = dataset.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
-
-
-def _tags(place: Path, member: str, files: Members, **options: Any) -> Dataset:
+def tags_of(place: Path, member: str, files: Members, **options: Any) -> Dataset:
+    """Read all tags of one file that can be read, without its pixels; `UserError` where a needed one cannot."""
     try:
         with files[member]() as file, silent():
             deflated = _DEFLATED in file.read(1024)
@@ -92,6 +64,26 @@ def _tags(place: Path, member: str, files: Members, **options: Any) -> Dataset:
     if deflated:
         raise broken_member(place, member, "its tags are deflated, which could unpack to any size")
     return header
+
+
+def header_of(place: Path, member: str, files: Members) -> Dataset:
+    """Read the tags that are used, of one file; `UserError` when it cannot be used."""
+    header = tags_of(place, member, files, specific_tags=[*_NEEDED, *_PASSED_OVER])
+    with silent():
+        sound = _is_sound(header)
+    if not sound:
+        raise broken_member(place, member, "its tags are cut off or it is no DICOM")
+    return header
+
+
+def read_object(file: IO[bytes]) -> Dataset:
+    """Read a whole object; where no file meta information says how it is encoded, its form does."""
+    dataset = dcmread(file, force=True)
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return dataset
 
 
 def _decode(dataset: Dataset) -> None:
@@ -113,7 +105,8 @@ def _is_sound(header: Dataset) -> bool:
     sort = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
     cut_off = f"{sort}.".startswith(_SLICES) and not (header.get("Rows") and header.get("Columns"))
     for tag, kind in [(element.tag, element.VR) for element in header]:
-        if kind != (right := dictionary_VR(tag)) and not {kind, right} <= _PLAIN:
+        right = dictionary_VR(tag)
+        if kind != right and not (right in _TEXTS and kind in _TEXTS | _NUMBERS):
             if keyword_for_tag(tag) in _NEEDED:
                 return False
             del header[tag]
@@ -123,15 +116,6 @@ def _is_sound(header: Dataset) -> bool:
 def is_ct(header: Dataset) -> bool:
     """Return whether the values of an object are Hounsfield units."""
     return header.get("Modality") == "CT"
-
-
-def is_picture(header: Dataset) -> bool:
-    """Return whether an object is a plain image: X-ray, mammography, ultrasound, a photograph; it lies nowhere in the patient."""
-    sort, modality = f"{header.get('SOPClassUID')}.", header.get("Modality")
-    placed = header.get("ImageOrientationPatient") and header.get("ImagePositionPatient")
-    if placed or "PerFrameFunctionalGroupsSequence" in header or modality in (*_IN_SPACE, *DERIVED) or sort.startswith(_SLICES):
-        return False
-    return bool(header.get("Rows") and header.get("Columns"))
 
 
 def kind_of_file(path: Path) -> Kind:
@@ -148,28 +132,13 @@ def _kind(path: Path, changed: int, size: int) -> Kind:
             header = header_of(path, path.name, files)
     except UserError:
         return "volume"
-    if not (header.get("Rows") and header.get("Columns")) or header.get("Modality") in DERIVED:
+    modality, turn = header.get("Modality"), header.get("ImageOrientationPatient")
+    if not (header.get("Rows") and header.get("Columns")) or modality in DERIVED:
         return "other"
-    if is_picture(header):
+    in_space = (turn and header.get("ImagePositionPatient")) or "PerFrameFunctionalGroupsSequence" in header
+    if not in_space and modality not in _IN_SPACE and not f"{header.get('SOPClassUID')}.".startswith(_SLICES):
         return "image"
-    return "slice" if _is_axial(header.get("ImageOrientationPatient")) else "volume"
-
-
-def _is_axial(orientation: Sequence[Any] | None) -> bool:
-    try:
-        across, down = np.array([float(value) for value in orientation or ()]).reshape(2, 3)
-    except (TypeError, ValueError):
-        return False
-    return int(np.abs(np.cross(across, down)).argmax()) == 2
-
-
-def studies_in(folder: Path) -> set[str]:
-    """Return the UIDs of the studies whose slices lie in a folder itself; they may be counted but never shown."""
-    found = set()
-    for path in (path for path in folder.iterdir() if not path.name.startswith(".") and kind_of(path) in ("slice", "volume")):
-        try:
-            with members(path) as files:
-                found.add(str(header_of(path, path.name, files).get("StudyInstanceUID") or ""))
-        except UserError:
-            continue
-    return found
+    with suppress(TypeError, ValueError):  # no six numbers
+        across, down = np.array([float(value) for value in turn or ()]).reshape(2, 3)
+        return "slice" if np.abs(np.cross(across, down)).argmax() == 2 else "volume"
+    return "volume"

@@ -29,7 +29,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserErro
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a path is that of an image coinseg reads: by its name, or a DICOM file of an X-ray, ultrasound, photograph."""
+    """Return whether a path is that of an image coinseg reads: by its name, or a DICOM file of an X-ray or the like."""
     return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 

@@ -196,7 +196,7 @@ def _is_member(path: Path) -> bool:
 
 
 def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
-    """Return whether a file is DICOM by its name, its mark (4 letters after 128 bytes), or a first tag as files without it have."""
+    """Return whether a file is DICOM by its name, its mark (4 letters after 128 bytes), or the first tag of one without."""
     if name.lower().endswith(SLICE_SUFFIXES):
         return True
     try:
