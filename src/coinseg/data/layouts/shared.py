@@ -79,14 +79,14 @@ def patient_of(image: Path, default: str, tag: str = "PatientID") -> str:
 
 
 def told_apart(cohort: Cohort) -> Cohort:
-    """Take every study for a patient, and say so, where DICOM files of several share one PatientID, as anonymisation leaves it."""
+    """Take every study for a patient, and say so, where all DICOM files have one PatientID, as anonymisation leaves it."""
     cases = cohort.cases
     if len({case.patient for case in cases}) != 1 or cases[0].patient != patient_of(cases[0].image, ""):
         return cohort
     cases = tuple(replace(case, patient=patient_of(case.image, case.id, "StudyInstanceUID")) for case in cases)
     if len({case.patient for case in cases}) == 1:
         return cohort
-    what = "all DICOM files have one PatientID, as anonymisation leaves it: every study counts as a patient, without a column patient"
+    what = "all DICOM files have one PatientID, as anonymisation leaves it: every study counts as a patient (no column patient)"
     return replace(cohort, cases=cases, problems=(*cohort.problems, what))
 
 
