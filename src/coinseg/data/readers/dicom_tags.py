@@ -5,7 +5,7 @@ Tags that nobody needs are passed over where they are wrong. What pydicom says o
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -51,29 +51,29 @@ def broken_member(place: Path, member: str, why: str) -> UserError:
     return broken(place if place.name == member else f"{place}: {public_name(member)}", why, "DICOM file")
 
 
-def tags_of(place: Path, member: str, files: Members, **options: Any) -> Dataset:
-    """Read all tags of one file that can be read, without its pixels; `UserError` where a needed one cannot."""
+def tags_of(
+    place: Path, member: str, files: Members, sound: Callable[[Dataset], bool] = lambda header: True, **options: Any
+) -> Dataset:
+    """Read all tags of one file that can be read, without its pixels; `UserError` where a needed one cannot, or not `sound`."""
     try:
         with files[member]() as file, silent():
             deflated = _DEFLATED in file.read(1024)
             file.seek(0)
             header = Dataset() if deflated else dcmread(file, stop_before_pixels=True, force=True, **options)
             _decode(header)
+            whole = deflated or sound(header)
     except Exception as error:  # pydicom and zipfile raise almost anything on bad bytes, with values in it.
         raise broken_member(place, member, type(error).__name__) from None
     if deflated:
         raise broken_member(place, member, "its tags are deflated, which could unpack to any size")
+    if not whole:
+        raise broken_member(place, member, "its tags are cut off or it is no DICOM")
     return header
 
 
 def header_of(place: Path, member: str, files: Members) -> Dataset:
     """Read the tags that are used, of one file; `UserError` when it cannot be used."""
-    header = tags_of(place, member, files, specific_tags=[*_NEEDED, *_PASSED_OVER])
-    with silent():
-        sound = _is_sound(header)
-    if not sound:
-        raise broken_member(place, member, "its tags are cut off or it is no DICOM")
-    return header
+    return tags_of(place, member, files, _is_sound, specific_tags=[*_NEEDED, *_PASSED_OVER])
 
 
 def read_object(file: IO[bytes]) -> Dataset:
