@@ -251,16 +251,20 @@ def test_names_in_any_text_tag_are_in_no_message(
     text(tmp_path / "single.csv", "file,label\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(files)))
     text(data / "labels.csv", "case,label\none,1\ntwo,0\n")
     photo = [header(Modality="DX", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1", Rows=6, Columns=5, PixelData=bytes(60), **SECRET)]
-    edit(photo)
+    photo[0].update(names)
+    photo[0].Modality = "DX"
+    if how not in BREAKS:
+        PLANTED[how](photo)
     save_dicom(photo[0], tmp_path / "x.dcm")
     recwarn.clear()
+    caplog.clear()
     commands = [
         ["inspect", data], ["inspect", tmp_path / "single.csv"], ["segment", "-i", data / "one", "-o", out / "one.nii.gz"],
         ["segment", "-i", data / "two", "-o", out / "two.nii.gz"], ["segment", "-i", tmp_path / files[0], "-o", out / "a.nii.gz"],
         ["segment", "-i", tmp_path / "x.dcm", "-o", out / "x.png"], ["segment", "-i", data, "-o", out / "masks"],
         ["export-seg", out / "one.nii.gz", "--dicom", data / "one", "-o", tmp_path / "one.dcm"],
         ["export-seg", out / "one.nii.gz", "--dicom", data / "two", "-o", tmp_path / "two.dcm"],
-        ["run", tmp_path / "single.csv", "-o", out / "run", "--dry-run"],
+        ["run", tmp_path / "single.csv", "-o", out / "run", "--dry-run", *TINY, "--data.size", "16"],
     ]  # fmt: skip
     more = {"segment": ["--model", str(model)], "export-seg": []}  # all have one PatientID and one study
     codes = [cli.main([str(w) for w in words] + more.get(words[0], ["--data.split_by", "slice"])) for words in commands]

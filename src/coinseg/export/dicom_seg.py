@@ -132,8 +132,9 @@ def _bare(dataset: Dataset) -> Dataset:
             del whole[element.tag]
     for name in ALLOWED_EMPTY:
         setattr(whole, name, "")
-    if "SliceThickness" not in whole:
-        whole.SliceThickness = None
+    for name in ("SliceThickness", "SpacingBetweenSlices"):
+        if not isinstance(whole.get(name), float):  # absent, or text: a SEG may do without
+            setattr(whole, name, None)
     return whole
 
 
