@@ -113,10 +113,10 @@ def _unique(cases: Sequence[Case], root: Path) -> list[Case]:
 
 def _endings(root: Path, cohort: Cohort) -> list[str]:
     """Return the line about files of other endings: anywhere in a folder, or beside what a table names."""
-    read = paths_of(cohort.cases)
-    if cohort.layout != "csv":
-        return other_endings(others_in(root, read), read)
-    return other_endings((f for f in beside((case.image for case in cohort.cases), read) if not is_readable(f)), read)
+    read, table = paths_of(cohort.cases), cohort.layout == "csv"
+    others = beside((case.image for case in cohort.cases), read) if table else others_in(root, read)
+    said = table or cohort.layout == "folders"  # these name what can be read and is not in a line of their own
+    return other_endings((file for file in others if not (said and is_readable(file))), read)
 
 
 def _alike(cases: Sequence[Case]) -> list[str]:
