@@ -36,7 +36,20 @@ from coinseg.cli import main as cli
 from coinseg.data.slices.trained_on import TrainedOn
 from conftest import tiny_settings
 from examples import EXAMPLES
-from writers import PLAIN, broken, make_run, make_scan, save_dicom, scan_of, slices_of, write_itk, write_series, zipped
+from writers import (
+    PLAIN,
+    broken,
+    header,
+    make_run,
+    make_scan,
+    save_dicom,
+    scan_of,
+    slices_of,
+    write_itk,
+    write_nifti,
+    write_series,
+    zipped,
+)
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "robustness.md"
 HINT = "`python tests/bad_inputs.py` writes docs/robustness.md anew; read what changed before you commit it"
@@ -145,6 +158,18 @@ def itk(suffix: str, old: bytes, new: bytes) -> Callable[[Path], Words]:
     return make
 
 
+def beyond(suffix: str) -> Callable[[Path], Words]:
+    """Finite numbers in double precision that are none in single precision."""
+
+    def make(root: Path) -> Words:
+        make_run(root / "model")
+        array = np.full((6, 5, 4), 1e300)
+        (write_nifti if suffix == ".nii" else write_itk)(root / f"scan{suffix}", array, PLAIN)
+        return segment(f"scan{suffix}")
+
+    return make
+
+
 NRRD = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 3 2\nspace: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,1)\n"
 
 
@@ -165,6 +190,20 @@ def each(**values: object) -> Callable[[list], object]:
 
 def lost(name: str) -> Callable[[list], object]:
     return lambda found: [delattr(ds, name) for ds in found]
+
+
+def picture(kind: str = "percentile", **changes: object) -> Callable[[Path], Words]:
+    """An X-ray, which lies nowhere in the patient."""
+
+    def make(root: Path) -> Words:
+        make_run(root / "model", kind=kind)
+        image = header(
+            Modality="DX", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1", Rows=6, Columns=5, PixelData=bytes(60), **changes
+        )
+        save_dicom(image, root / "x.dcm")
+        return ["segment", "-i", "x.dcm", "-o", "mask.png", "--model", "model"]
+
+    return make
 
 
 def another_frame(root: Path) -> Words:
@@ -461,6 +500,10 @@ CASES: list[Bad] = [
     Bad(VOLUMES, "CT scaled to 0..1 for a run on Hounsfield units", foreign(np.linspace(0, 1, 512, dtype=np.float32).reshape(8, 8, 8))),
     Bad(VOLUMES, "a volume for a run on plain images", foreign(scan_of((8, 8, 8)), TrainedOn(["image"], [], False))),
     Bad(VOLUMES, "DICOM MR for a run on CT", series(Modality="MR")),
+    Bad(VOLUMES, "voxels of 1e300, beyond single precision", beyond(".nii")),
+    Bad(VOLUMES, "NRRD: voxels of 1e300", beyond(".nrrd")),
+    Bad(VOLUMES, "an infinite slope", nifti(put(112, "<f", float("inf")))),
+    Bad(VOLUMES, "a slope of 1e38", nifti(put(112, "<f", 1e38))),
     Bad(VOLUMES, "NaN in the affine", nifti(put(280, "<f", float("nan")))),
     Bad(VOLUMES, "an affine without inverse", spoilt("no axis")),
     Bad(VOLUMES, "voxels that begin behind 1 GB", nifti(put(108, "<f", 1e9))),
@@ -508,6 +551,13 @@ CASES: list[Bad] = [
     Bad(DICOM, "no position", series(lost("ImagePositionPatient"))),
     Bad(DICOM, "no intercept", series(lost("RescaleIntercept"))),
     Bad(DICOM, "a pixel spacing of 0", series(each(PixelSpacing=[0, 1]))),
+    Bad(DICOM, "a slope of 0", series(each(RescaleSlope=0))),
+    Bad(DICOM, "a slope of 1e300", series(each(RescaleSlope="1e300"))),
+    Bad(DICOM, "an intercept of -1e9", series(each(RescaleIntercept="-1e9"))),
+    Bad(DICOM, "a mosaic", series(each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))),
+    Bad(DICOM, "an ultrasound with several frames", picture(NumberOfFrames=3)),
+    Bad(DICOM, "an X-ray with a slope of 0", picture(RescaleSlope=0, RescaleIntercept=0)),
+    Bad(DICOM, "an X-ray for a model of CT", picture("hu")),
     Bad(DICOM, "only a localizer", series(each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))),
     Bad(DICOM, "colour", series(each(SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0))),
     Bad(DICOM, "a slice of 65535 x 65535", series(each(Rows=65535, Columns=65535))),

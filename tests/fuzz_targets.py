@@ -17,17 +17,17 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from coinseg.cli import main as cli
 from coinseg.config.parsing import PRESETS, settings_from
 from coinseg.data.layouts.registry import read_layout
-from coinseg.data.readers.image import image_size, read_image
+from coinseg.data.readers.dicom import read_series
+from coinseg.data.readers.image import image_size, is_image, read_image
 from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_volume
 from coinseg.errors import UserError
-from coinseg.export.dicom_seg import read_series
 from coinseg.export.folder import excerpt
 from coinseg.inference.checkpoint import load
 from coinseg.networks.classifier import _pretrained
@@ -36,7 +36,7 @@ from coinseg.report import page as report
 from coinseg.runtime.files import read_yaml
 from coinseg.runtime.stage import load_checkpoint, read_stats
 from examples import EXAMPLES
-from writers import PLAIN, make_run, scan_of, write_as, write_series, zipped
+from writers import PLAIN, header, make_run, save_dicom, scan_of, write_as, write_series, zipped
 
 SMALL = scan_of((4, 3, 2))
 
@@ -74,6 +74,16 @@ def _dicom(syntax: object = None) -> Target:
             read_series(path.parent)
 
     return Target(make, read)
+
+
+def _xray(syntax: UID = ExplicitVRLittleEndian) -> Target:
+    def make(folder: Path) -> Path:
+        pixels = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype("<u2")
+        ds = header(Modality="DX", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1", Rows=64, Columns=64, PixelData=pixels.tobytes())
+        ds.PhotometricInterpretation, ds.PixelPaddingValue, ds.RescaleSlope, ds.RescaleIntercept = "MONOCHROME1", 7, 1, 0
+        return save_dicom(ds, folder / "x.dcm", syntax)
+
+    return Target(make, lambda path: (image_size(path), read_image(path)) if is_image(path) else read_volume(path))
 
 
 def _archive(folder: Path) -> Path:
@@ -159,7 +169,7 @@ TARGETS: dict[str, Target] = {
     **{suffix: _volume(suffix) for suffix in (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")},
     "raw of .mhd": _raw_volume(),
     "dicom": _dicom(), "dicom, RLE": _dicom(RLELossless), "dicom, JPEG 2000": _dicom(JPEG2000Lossless),
-    "dicom, JPEG-LS": _dicom(JPEGLSLossless),
+    "dicom, JPEG-LS": _dicom(JPEGLSLossless), "X-ray": _xray(), "X-ray, RLE": _xray(RLELossless),
     ".zip": Target(_archive, lambda path: (sha256_of(path), read_volume(path))),
     **{suffix: _image(suffix) for suffix in (".png", ".jpg", ".bmp", ".tif")}, "palette": _palette(),
     ".tif, deflated": _image(".tif", compression="tiff_deflate"), ".tif, LZW": _image(".tif", compression="tiff_lzw"),

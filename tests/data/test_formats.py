@@ -274,7 +274,8 @@ def test_series_are_listed_and_chosen(tmp_path: Path) -> None:
     write_series(folder / "x", thin, number=2, series="1.1", SeriesDescription="Thin ANNA 20130405 b30")
     write_series(folder / "y", thick, number=5, series="1.2", SeriesDescription="Thick")
     line = refusal(folder)
-    assert f"{folder} holds 2 DICOM series: 2 (CT, 4 slices, Thin b30); 5 (CT, 2 slices, Thick); required: one series" in line
+    listed = "2 (CT, 4 slices of 5 x 6); 5 (CT, 2 slices of 5 x 6)"
+    assert f"{folder} holds 2 DICOM series: {listed}; required: one series" in line
     assert line.endswith(f"choose one: {folder}#2")
     assert read_volume(folder.with_name("study#2")).scan.shape[0] == 4
     assert read_volume(folder.with_name("study#5")).scan.shape[0] == 2
@@ -386,7 +387,12 @@ def given_as(name: str, value: Any) -> Callable[[list[Dataset]], object]:
         (cut_off, "ValueError while its pixels were decoded); required: an intact DICOM file"),
         (without("PixelData"), "while its pixels were decoded"),
         (without("Rows"), "its tags are cut off or it is no DICOM"),
-        (lambda found: [found[:1], found[0].__delattr__("SliceThickness"), found.__delitem__(slice(1, None))], "one slice only"),
+        (given_as("ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "holds only mosaics, all slices of a volume side"),
+        (given_as("RescaleSlope", 0), "has RescaleSlope 0 and RescaleIntercept -1.02e+03; required"),
+        (given_as("RescaleSlope", -1), "required: a slope of 0.001 to 100 and an intercept within 32768 of 0"),
+        (given_as("RescaleSlope", DSfloat("1e30")), "has RescaleSlope 1e+30"),
+        (given_as("RescaleSlope", DSfloat("1e-9")), "has RescaleSlope 1e-09"),
+        (given_as("RescaleIntercept", DSfloat("1e300")), "RescaleIntercept 1e+300"),
         (given_as("Columns", 65535), "while its pixels were decoded"),
     ],
 )  # fmt: skip

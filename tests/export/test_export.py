@@ -272,9 +272,9 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
         capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", out, "--overwrite"
     )
     (tmp_path / "none").mkdir()
-    assert "no DICOM image" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "none", "-o", out, "--overwrite")
+    assert "no DICOM file" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "none", "-o", out, "--overwrite")
     make_series(tmp_path / "series" / "other")
-    assert "2 series" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", out, "--overwrite")
+    assert "2 DICOM series" in refused(capsys, "export-seg", file, "--dicom", tmp_path / "series", "-o", out, "--overwrite")
     with pytest.raises(UserError, match=r"the mask has shape .* and the series"):
         write_dicom_seg(mask[:3], series, tmp_path / "y.dcm")
     with pytest.raises(UserError, match="two images of the series lie on one slice"):

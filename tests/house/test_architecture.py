@@ -118,7 +118,7 @@ ONLY_WITH = {
 """Calls that are safe with one argument and not without."""
 ONLY_IN = {
     "yaml.safe_load": {"files.py"}, "json.loads": {"files.py", "dataset_json.py", "records.py"},
-    "json.load": set(), "nib.load": {"cohort.py"}, "nibabel.load": set(), "dcmread": {"dicom.py"}, "pydicom.dcmread": set(),
+    "json.load": set(), "nib.load": {"cohort.py"}, "nibabel.load": set(), "dcmread": {"dicom_tags.py"}, "pydicom.dcmread": set(),
     "zipfile.ZipFile": {"paths.py"},
     "import_module": {"__init__.py", "to_onnx.py"}, "importlib.import_module": {"classifier.py"},
     "timm.create_model": {"classifier.py", "imagenet.py"}, "FrechetInceptionDistance": {"frechet.py"},

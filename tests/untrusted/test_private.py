@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, Sequence, dcmread
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.uid import generate_uid
 
 import coinseg
@@ -23,7 +24,7 @@ from coinseg.cli import main as cli
 from coinseg.data.readers.volume import read_volume
 from conftest import TINY, write_images
 from examples import LPS, hounsfield, labelled, save, text
-from writers import write_series
+from writers import header, make_run, save_dicom, write_series
 
 SECRET = {
     "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711081547", "PatientBirthDate": "19440817",
@@ -183,6 +184,98 @@ def test_errors_name_nobody(
     assert (
         told({"out": said.out.encode(), "err": said.err.encode(), "log": caplog.text.encode(), "warnings": warned.encode()}) == []
     )
+
+
+TEXTS = {
+    "SH": "SENTINEL-SH", "LO": "SENTINEL LO", "PN": "SENTINELNAME^GRETA", "ST": "SENTINEL st", "LT": "SENTINEL lt",
+    "UT": "SENTINEL ut", "UC": "SENTINEL uc", "CS": "SENTINEL", "AE": "SENTINELAE",
+}  # fmt: skip
+"""What is planted into tags by their type."""
+NUMBERS = ("SeriesNumber", "InstanceNumber", "SliceThickness", "SpacingBetweenSlices")
+NEEDED = {"PhotometricInterpretation", "SpecificCharacterSet", "ImageType"}
+"""Texts without which it is no image, or another one."""
+
+
+def planted() -> Dataset:
+    """Names in every tag of a text type that the standard has, in private ones and in sequences."""
+    names = Dataset()
+    for tag, (kind, _, _, retired, keyword) in DicomDictionary.items():
+        if kind in TEXTS and not retired and 0x0008 <= tag >> 16 <= 0x0040 and keyword not in NEEDED:
+            names.add_new(tag, kind, TEXTS[kind])
+    inside = Dataset()
+    inside.PatientName = inside.CodeMeaning = "SENTINEL^OTTO"
+    names.ReferencedStudySequence = names.RequestAttributesSequence = Sequence([inside])
+    names.add_new(0x00091001, "LO", "SENTINEL private")
+    names.ImageType = ["SENTINEL", "PRIMARY", "GRETA"]
+    return names
+
+
+def as_text(*tags: str) -> Callable[[list[Dataset]], object]:
+    return lambda found: [ds.add_new(tag, "LO", "SENTINEL") for ds in found for tag in tags]
+
+
+PLANTED: dict[str, Callable[[list[Dataset]], object]] = {
+    "nothing": lambda found: None,
+    "numbers nobody needs": as_text(*NUMBERS),
+    "a modality": lambda found: [setattr(ds, "Modality", "SENTINEL") for ds in found],
+    "the size": as_text("Rows"),
+    "the frames": as_text("NumberOfFrames"),
+    "the slope": as_text("RescaleSlope"),
+    "the padding": as_text("PixelPaddingValue"),
+    "the class": lambda found: [setattr(ds, "SOPClassUID", "SENTINEL") for ds in found],
+    "a mosaic": lambda found: [setattr(ds, "ImageType", ["SENTINEL", "MOSAIC"]) for ds in found],
+} | {how: BREAKS[how] for how in ("a slice missing", "names for positions", "no pixels")}
+
+
+@pytest.mark.parametrize("how", PLANTED)
+def test_names_in_any_text_tag_are_in_no_message(
+    tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+) -> None:  # fmt: skip
+    """Every command that reads DICOM, where it works and where it fails: one series, two, single files in a table, an X-ray."""
+    caplog.set_level(logging.DEBUG)
+    scan, model, names = hounsfield(np.repeat(np.repeat(labelled(), 3, 1), 3, 2)).T, make_run(tmp_path / "model"), planted()
+
+    def edit(found: list[Dataset]) -> None:
+        for ds in found:
+            modality = ds.Modality
+            ds.update(names)
+            ds.Modality, ds.FrameOfReferenceUID = modality, "1.2.826.0.1.3680043.99.1"
+        PLANTED[how](found)
+
+    data, out = tmp_path / "data", tmp_path / "out"
+    write_series(data / "one", scan, LPS, series=f"{SERIES}.1", edit=edit, **SECRET)
+    write_series(data / "two" / "a", scan, LPS, series=f"{SERIES}.2", edit=edit, **SECRET)
+    write_series(data / "two" / "b", scan[:, :, :2], LPS, series=f"{SERIES}.3", number=9, edit=edit, **SECRET)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in (data / "one").iterdir())
+    text(tmp_path / "single.csv", "file,label\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(files)))
+    text(data / "labels.csv", "case,label\none,1\ntwo,0\n")
+    photo = [header(Modality="DX", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1", Rows=6, Columns=5, PixelData=bytes(60), **SECRET)]
+    photo[0].update(names)
+    photo[0].Modality = "DX"
+    if how not in BREAKS:
+        PLANTED[how](photo)
+    save_dicom(photo[0], tmp_path / "x.dcm")
+    recwarn.clear()
+    caplog.clear()
+    commands = [
+        ["inspect", data], ["inspect", tmp_path / "single.csv"], ["segment", "-i", data / "one", "-o", out / "one.nii.gz"],
+        ["segment", "-i", data / "two", "-o", out / "two.nii.gz"], ["segment", "-i", tmp_path / files[0], "-o", out / "a.nii.gz"],
+        ["segment", "-i", tmp_path / "x.dcm", "-o", out / "x.png"], ["segment", "-i", data, "-o", out / "masks"],
+        ["export-seg", out / "one.nii.gz", "--dicom", data / "one", "-o", tmp_path / "one.dcm"],
+        ["export-seg", out / "one.nii.gz", "--dicom", data / "two", "-o", tmp_path / "two.dcm"],
+        ["run", tmp_path / "single.csv", "-o", out / "run", "--dry-run", *TINY, "--data.size", "16"],
+    ]  # fmt: skip
+    more = {"segment": ["--model", str(model)], "export-seg": []}  # all have one PatientID and one study
+    codes = [cli.main([str(w) for w in words] + more.get(words[0], ["--data.split_by", "slice"])) for words in commands]
+    assert set(codes) <= {0, 2}
+    if how in ("nothing", "numbers nobody needs"):
+        assert [codes[i] for i in (0, 2, 4, 7)] == [0, 0, 0, 0]
+        assert (tmp_path / "one.dcm").exists()
+    said = capfd.readouterr()
+    warned = "".join(str(w.message) for w in recwarn)
+    parts = {"out": said.out, "err": said.err, "log": caplog.text, "warnings": warned}
+    assert told({name: content.encode() for name, content in parts.items()} | everything(out)) == []
 
 
 def test_names_of_files_run_nothing_in_a_report_or_a_spreadsheet(tmp_path: Path) -> None:

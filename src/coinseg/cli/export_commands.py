@@ -33,18 +33,20 @@ def export(call: Call, run: Path, out: Path, classifier: str | None, onnx: bool,
 @command("a mask as DICOM segmentation of the series its scan comes from",
     "coinseg export-seg mask.nii.gz --dicom series -o mask.dcm", (
     path("mask", help="the mask on the grid of its scan (.nii.gz)"),
-    path("--dicom", help="folder of the series the scan comes from"),
+    path("--dicom", help="the series the scan comes from, as `segment` takes it"),
     path("-o", "--out", help="the .dcm file to write"),
     arg("--label", default="Lesion", help="of the segment, for people"),
     flag("--overwrite", "replace the output"),
 ))  # fmt: skip
 def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overwrite: bool) -> None:
     """Write the DICOM segmentation."""
+    from coinseg.data.readers.dicom import read_series
+    from coinseg.data.readers.paths import split_key
     from coinseg.data.readers.volume import read_geometry, read_mask
-    from coinseg.export.dicom_seg import read_series, write_dicom_seg
+    from coinseg.export.dicom_seg import write_dicom_seg
     from coinseg.types import MaskSource
 
-    require_apart([out], [mask, dicom])
+    require_apart([out], [mask, split_key(dicom)[0]])
     with claimed(out, overwrite=overwrite) as claim:
         datasets, geometry = read_series(dicom), read_geometry(mask)
         voxels = read_mask(MaskSource(mask), geometry)

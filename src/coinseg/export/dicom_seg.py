@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,25 +24,9 @@ ALLOWED_EMPTY = (
     "ReferringPhysicianName",
 )  # fmt: skip  # type 2 elements that a SEG repeats from its series: required, but they may be empty
 _OF_PATIENTS = (0x0010, 0x0012, 0x0032, 0x0038)  # groups of elements about patient, trial, request and visit
-# Elements of these groups that are repeated: the identifiers of the study, and the marks of de-identification.
-_KEPT = (*ALLOWED_EMPTY, "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
+# Elements that are repeated as they are: the identifiers of the study, their character set, the marks of de-identification.
+_KEPT = (*ALLOWED_EMPTY, "SpecificCharacterSet", "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod")
 _RAS = np.array([-1.0, -1.0, 1.0])  # signs of the axes: DICOM has LPS, NIfTI RAS coordinates
-
-
-def read_series(folder: Path) -> list[Dataset]:
-    """Read the images of the only series in a folder, without pixels, by file name; `UserError` when there is not one."""
-    from coinseg.data.readers.dicom import read_header
-
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder", "the folder of the DICOM series the scan comes from", "mend --dicom")
-    series: dict[str, list[Dataset]] = defaultdict(list)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        if (dataset := read_header(path)) is not None and "ImagePositionPatient" in dataset and "Rows" in dataset:
-            series[str(dataset.get("SeriesInstanceUID", ""))].append(dataset)
-    if len(series) != 1:
-        got = f"{folder} holds {f'{len(series)} series' if series else 'no DICOM image'}"
-        raise UserError(got, "the images of one series", "name the folder of one series")
-    return next(iter(series.values()))
 
 
 def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -> np.ndarray:
@@ -108,21 +90,27 @@ def write_dicom_seg(
         raise UserError(f"{out} exists", "a new file", "choose another -o or give --overwrite")
     if any(int(dataset.get("NumberOfFrames") or 1) > 1 for dataset in source_datasets):
         raise UserError("the series is a multi-frame image", "one file for each slice", "convert it to single frames")
+    from coinseg.data.readers.dicom_tags import silent
+
+    if not source_datasets[0].get("FrameOfReferenceUID"):
+        raise _cannot_carry("it has no FrameOfReferenceUID")
     try:
         frames = np.asarray(mask, bool) if affine is None else frames_of(np.asarray(mask, bool), affine, source_datasets)
         series = (len(source_datasets), source_datasets[0].Rows, source_datasets[0].Columns)
         if frames.shape != series:
             raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
-        with warnings.catch_warnings(), written_aside(out) as part:
-            warnings.simplefilter("ignore")  # on an empty mask, and on values repeated from the source
-            _least(_segmentation(frames, source_datasets, label)).save_as(part)
+        with silent(), written_aside(out) as part:  # of an empty mask, and of values repeated from the source
+            _repeated(_segmentation(frames, source_datasets, label), source_datasets[0]).save_as(part)
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
         missing = re.search(r"has no attribute '(\w+)'", str(error))
-        got = f"the series cannot carry a segmentation ({f'it has no {missing[1]}' if missing else type(error).__name__})"
-        required = "single-frame images of one series with patient, study, frame of reference and geometry"
-        raise UserError(got, required, "export the series again from its archive") from None
+        raise _cannot_carry(f"it has no {missing[1]}" if missing else type(error).__name__) from None
+
+
+def _cannot_carry(why: str) -> UserError:
+    required = "single-frame images of one series with patient, study, frame of reference and geometry"
+    return UserError(f"the series cannot carry a segmentation ({why})", required, "export the series again from its archive")
 
 
 def _name(dataset: Dataset) -> str:
@@ -130,25 +118,28 @@ def _name(dataset: Dataset) -> str:
     return public_name(str(getattr(dataset, "filename", None) or "one")) or "one"
 
 
-def _completed(dataset: Dataset) -> Dataset:
-    """A copy with an empty value for each of `ALLOWED_EMPTY` that is absent, as in many de-identified files."""
+def _bare(dataset: Dataset) -> Dataset:
+    """A copy that says nothing of the patient: each of `ALLOWED_EMPTY` is empty, what else there was is gone."""
     from pydicom import Dataset
 
     whole = Dataset()
     whole.update(dataset)
-    if hasattr(dataset, "file_meta"):
-        whole.file_meta = dataset.file_meta
-    for name in (name for name in ALLOWED_EMPTY if name not in whole):
+    whole.file_meta = dataset.file_meta
+    for element in dataset:
+        if element.tag.group in _OF_PATIENTS or element.keyword in (*_KEPT, "StudyDescription"):
+            del whole[element.tag]
+    for name in ALLOWED_EMPTY:
         setattr(whole, name, "")
+    for name in ("SliceThickness", "SpacingBetweenSlices"):
+        if not isinstance(whole.get(name), float):  # absent, or text: a SEG may do without
+            setattr(whole, name, None)
     return whole
 
 
-def _least(segmentation: Dataset) -> Dataset:
-    """The object without optional elements about the patient (comments, other ids, age, description of the study)."""
-    for element in list(segmentation):
-        about = element.tag.group in _OF_PATIENTS or element.keyword == "StudyDescription"
-        if about and element.keyword not in _KEPT:
-            del segmentation[element.tag]
+def _repeated(segmentation: Dataset, source: Dataset) -> Dataset:
+    """The object with the elements `_KEPT` of its source, letter for letter: whoever wrote them knows what they mean."""
+    for element in (source[name] for name in _KEPT if name in source):
+        segmentation[element.tag] = element
     return segmentation
 
 
@@ -169,7 +160,7 @@ def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label:
         algorithm_identification=algorithm,
     )  # fmt: skip
     return hd.seg.Segmentation(
-        source_images=[_completed(dataset) for dataset in source_datasets], pixel_array=frames.astype(np.uint8),
+        source_images=[_bare(dataset) for dataset in source_datasets], pixel_array=frames.astype(np.uint8),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=[segment],
         series_instance_uid=generate_uid(), series_number=9000, sop_instance_uid=generate_uid(), instance_number=1,
         manufacturer="coinseg", manufacturer_model_name="coinseg", software_versions=version("coinseg"),

@@ -22,13 +22,14 @@ def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
     """Size and place of a mask, canonical (slices, rows, columns) bool; `geometry` is None for a plain image, (1, rows, columns).
 
     Returns:
-        pixels; volume_ml (null for an image); components (connected by faces, edges or corners, in 3-D for a volume);
+        pixels; volume_ml (null for an image, and for one slice of unknown thickness); components (connected by faces,
+        edges or corners, in 3-D for a volume);
         box: {"min", "max"}, inclusive indices in the order of the file's own array ([row, column] for an image), null
         where the mask is empty; box_mm: the same box to the outer edges of its voxels in RAS+ millimetres, null for an
         image; parts: pixels, volume_ml, box and box_mm of every component, the largest first.
     """
     stored = mask[0] if geometry is None else geometry.to_source(mask).reshape(geometry.shape[:3], order="A")
-    millilitres = None if geometry is None else geometry.voxel_ml
+    millilitres = None if geometry is None or geometry.flat else geometry.voxel_ml
     whole = ndimage.find_objects(stored.view(np.uint8))
     if not whole:
         return _part(0, None, millilitres, geometry) | {"components": 0, "parts": []}

@@ -16,7 +16,7 @@ from coinseg.data.layouts.unread import later_frames, other_endings
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image
 from coinseg.data.readers.image_mask import INVERTED, read_image_region
-from coinseg.data.readers.paths import holds_slices, parts_of, sha256_of, split_key
+from coinseg.data.readers.paths import holds_slices, kind_of, parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
 from coinseg.errors import UserError, is_full, plain
 from coinseg.evaluation.verdict import trusted
@@ -46,9 +46,16 @@ def mask_name(path: Path) -> str:
 
 
 def inputs(source: Path) -> list[Path]:
-    """The volumes (a folder of DICOM files is one) and images of a folder and its folders, in order, without hidden ones."""
+    """The volumes and images of a folder and its folders, in order, without hidden ones.
+
+    A folder of DICOM slices is one volume; where slices of several studies lie in `source` itself, each is one.
+    """
     if holds_slices(source):
-        raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
+        from coinseg.data.readers.dicom import identifiers_of
+
+        slices = (path for path in source.iterdir() if kind_of(path) in ("slice", "volume"))
+        if len({identifiers_of(path, ["StudyInstanceUID"]) for path in slices} - {frozenset()}) < 2:
+            raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
     if not (found := files_in(source)):
         needed = "a folder of volumes, DICOM folders, PNG, JPEG or TIFF files"
         raise UserError(f"{source} holds no image or volume", needed, "mend the path")

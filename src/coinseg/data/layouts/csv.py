@@ -1,7 +1,8 @@
 """A table with one row for each image, volume or slice of a volume; recognised by a column of files (see `COLUMNS`).
 
     labels.csv                      file,label,patient,slice,mask,organ     (only file is required)
-    images/a.png                    named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one series)
+    images/a.png                    named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one series),
+                                    one DICOM slice or X-ray; images may have another name where it is the only folder
     masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
 
 An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first.
@@ -9,21 +10,21 @@ Paths are relative to the table or to `images`, and stay below the folder of the
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import gcd
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
-from coinseg.data.readers.paths import ARCHIVE, VOLUME_SUFFIXES, is_dicom, split_key
+from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, is_dicom, kind_of, split_key
 from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .dicom_studies import fits_dicom
 from .masks_by_name import MasksByName
-from .shared import existing, lies_inside, own_patients, patient_of, place_of, safe_id
+from .shared import existing, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
 from .tables import (
     LABEL,
     columns_in,
@@ -48,12 +49,17 @@ COLUMNS = {
     "organ": ("organ", "organ_mask"),
 }
 """Names of the columns, in any case; the first that a table has is read."""
+_SUFFIXES = ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE, *SLICE_SUFFIXES)  # may be left out in a cell
+_FIRST = 20  # rows that say what a table is about
 
 
 def fits_table(root: Path) -> bool:
-    """Return whether `root` is or holds a table of files; beside DICOM files a column id names studies and does not count."""
+    """Return whether `root` is or holds a table of files; beside DICOM files a column id counts where it names single ones."""
     table = table_of(root)
-    return table is not None and (bool({*COLUMNS["file"]} - {"id"} & {*header_of(table)}) or not fits_dicom(root))
+    if table is None or {*COLUMNS["file"]} - {"id"} & {*header_of(table)} or not fits_dicom(root):
+        return table is not None
+    cells = [row["id"] for _, row in read_table(table)[:_FIRST] if _inside(table, row["id"])]
+    return any(kind_of(place) for cell in cells for place in _places(table, cell, _SUFFIXES))
 
 
 def table_of(root: Path) -> Path | None:
@@ -87,6 +93,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         cases, alone = _along_scans(cases)
         what = f"their {column['slice']} is no whole number, or twice in one patient"
         problems += [f"{alone} images of {table.name} are taken by themselves: {what}"] if alone else []
+    if "slice" in column and (alone := sum(kind_of(case.image) == "slice" for case in cases)):
+        problems.append(f"{alone} DICOM slices of {table.name} are taken by themselves, not as neighbours in their scans")
     if "label" not in column:
         what = f"{table.name} has no column label ({shown(header)}): labels can only come from lesion masks or anomalies"
         return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
@@ -95,7 +103,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
     """Return the case of row `number`, given as cells by role."""
-    image = _named(table, number, cells["file"], ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE))
+    image = _named(table, number, cells["file"], _SUFFIXES)
     if image is None or not (is_image(image) or is_volume(image)):
         raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
     if cells.get("patient") == "":
@@ -108,9 +116,9 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     if volume and cells.get("slice") and index is None:
         raise row_error(table, number, "labels no slice of its volume", "a whole number, from 0, inferior first")
     label = label_in(cells.get("label", ""), table, number)
-    case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, label)
+    case = with_label(Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume), label)
     case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
-    if index is None:
+    if index is None or kind_of(image) == "slice":
         return case
     if volume:
         return replace(case, label=None, slice_labels={} if label is None else {index: label})
@@ -151,14 +159,26 @@ def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",))
     """Return the file or DICOM folder that a cell names, None for an empty cell."""
     if not cell:
         return None
-    on_windows = cell.replace("\\", "/")
-    if not (lies_inside(table.parent, cell) and lies_inside(table.parent, on_windows)):
+    if not _inside(table, cell):
         do = "move the table above them, or link their folder beside it"
         what = "names a file outside of the folder of the table"
         raise row_error(table, number, what, "files below that folder", do)
-    places = [(base, text + suffix) for text in dict.fromkeys((cell, on_windows)) for suffix in suffixes
-              for base in (table.parent, table.parent / "images")]  # fmt: skip
-    for path in (*(base / name for base, name in places), *(existing(base, name) for base, name in places)):
+    for path in _places(table, cell, suffixes):
         if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
             return path
     raise row_error(table, number, "names a file that is missing", "an existing file")
+
+
+def _inside(table: Path, cell: str) -> bool:
+    return lies_inside(table.parent, cell) and lies_inside(table.parent, cell.replace("\\", "/"))
+
+
+def _places(table: Path, cell: str, suffixes: Sequence[str]) -> Iterator[Path]:
+    """Yield the paths that a cell may name: beside the table, in `images`, in the only folder beside it, or in other capitals."""
+    names = [text + suffix for text in dict.fromkeys((cell, cell.replace("\\", "/"))) for suffix in suffixes]
+    places = [(base, name) for name in names for base in (table.parent, table.parent / "images")]
+    yield from (base / name for base, name in places)
+    folders = folders_in(table.parent)  # of a folder with all images only where one is missing
+    places += [(folders[0], name) for name in names] if len(folders) == 1 else []
+    yield from (base / name for base, name in places)
+    yield from (existing(base, name) for base, name in places)

@@ -20,7 +20,18 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MASK_FOLDERS, MasksByName, without_tail
-from .shared import existing, few, files_in, folders_in, own_patients, patient_of, place_of, safe_id, without_suffix
+from .shared import (
+    existing,
+    few,
+    files_in,
+    folders_in,
+    own_patients,
+    patient_of,
+    place_of,
+    safe_id,
+    with_label,
+    without_suffix,
+)  # fmt: skip
 from .unread import folders_left
 
 _NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
@@ -63,7 +74,7 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> tuple
         # A normal image takes no mask by its bare name: normal/001.png and abnormal/001.png would share masks/001.png.
         places = (place, folder.name / inside) if label == 0 else (place, folder.name / inside, inside)
         lesions = masks.lesion(path, *places) or beside.get(name, [])
-        case = Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path), label)
+        case = with_label(Case(safe_id(place), patient_of(path, safe_id(place)), path, is_volume(path)), label)
         organ, lesion = masks.organ_sources(masks.organ(path, place)), masks.lesion_sources(lesions)
         cases.append(replace(case, organ=organ, lesion=lesion))
     return cases, [path.name for name in beside.keys() - set(images.values()) for path in beside[name]]

@@ -25,7 +25,7 @@ from .dicom_studies import fits_dicom, list_dicom
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
-from .shared import few, folders_in, is_readable, others_in, place_of, visible, without_suffix
+from .shared import few, folders_in, is_readable, others_in, place_of, told_apart, visible, without_suffix
 from .tables import columns_in
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
@@ -79,9 +79,9 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
-    cases = tuple(sorted(_told_apart(cohort.cases, root), key=lambda case: case.id))
-    problems = (*cohort.problems, *_endings(root, cohort), *_alike(cases))
-    cohort = replace(cohort, cases=cases, label_source=_label_source(cohort, settings), problems=problems)
+    cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
+    problems = (*cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
+    cohort = replace(cohort, label_source=_label_source(cohort, settings), problems=problems)
     _check(root, cohort, settings, one_class)
     return cohort
 
@@ -101,7 +101,7 @@ def _recognise(root: Path, settings: DataSettings) -> str:
     raise UserError(f"no layout is recognised in {root} ({what})", _known(), do)
 
 
-def _told_apart(cases: Sequence[Case], root: Path) -> list[Case]:
+def _unique(cases: Sequence[Case], root: Path) -> list[Case]:
     """Return the cases, with a hash of the path in ids that are the same only because odd characters were replaced."""
     base = root if root.is_dir() else root.parent
     places = [(case.id, without_suffix(place_of(case.image, base))) for case in cases]
@@ -113,10 +113,10 @@ def _told_apart(cases: Sequence[Case], root: Path) -> list[Case]:
 
 def _endings(root: Path, cohort: Cohort) -> list[str]:
     """Return the line about files of other endings: anywhere in a folder, or beside what a table names."""
-    read = paths_of(cohort.cases)
-    if cohort.layout != "csv":
-        return other_endings(others_in(root, read), read)
-    return other_endings((f for f in beside((case.image for case in cohort.cases), read) if not is_readable(f)), read)
+    read, table = paths_of(cohort.cases), cohort.layout == "csv"
+    others = beside((case.image for case in cohort.cases), read) if table else others_in(root, read)
+    said = table or cohort.layout == "folders"  # these name what can be read and is not in a line of their own
+    return other_endings((file for file in others if not (said and is_readable(file))), read)
 
 
 def _alike(cases: Sequence[Case]) -> list[str]:

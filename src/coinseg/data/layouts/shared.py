@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 
@@ -17,11 +18,13 @@ from coinseg.data.readers.paths import (
     VOLUME_SUFFIXES,
     holds_slices,
     is_dicom,
+    is_dicom_file,
+    kind_of,
     may_hold_slices,
     split_key,
 )
 from coinseg.errors import UserError
-from coinseg.types import Case
+from coinseg.types import Case, Cohort
 
 _DEEPEST = 32  # folders of a path that are looked for in another case
 _LONGEST = 140  # bytes of an id: with the endings of outputs it must still be a file name (255)
@@ -38,19 +41,23 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM files is one volume."""
+    """Return images and volumes at any depth, sorted; a folder below `folder` or a .zip with DICOM slices is one volume.
+
+    DICOM files in `folder` itself, and DICOM images such as X-rays anywhere, are taken one by one.
+    """
     return sorted(path for path, is_read in _walked(folder) if is_read)
 
 
 def others_in(folder: Path, read: Iterable[Path]) -> list[Path]:
     """Return visible files at any depth that are neither `read` nor in such a folder nor, by their name, readable; sorted."""
     known = {split_key(path)[0] for path in read}
-    return sorted(path for path, is_read in _walked(folder, known.__contains__) if not is_read and path not in known)
+    left = [(path, is_read) for path, is_read in _walked(folder, known.__contains__) if path not in known]
+    return sorted(path for path, is_read in left if not is_read or is_dicom_file(path))
 
 
 def is_readable(path: Path) -> bool:
-    """Return whether a file is an image or a volume by its name, or a .zip of DICOM files."""
-    by_name = is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES)
+    """Return whether a file is an image or a volume, by its name or as DICOM, or a .zip of DICOM files."""
+    by_name = is_image(path) or path.name.lower().endswith(VOLUME_SUFFIXES) or kind_of(path) in ("slice", "volume")
     return by_name or (path.suffix.lower() == ARCHIVE and path.is_file() and may_hold_slices(path))
 
 
@@ -88,13 +95,32 @@ def is_value(text: str) -> bool:
     return text.isdecimal() and len(text) < 10
 
 
-def patient_of(image: Path, default: str) -> str:
+def patient_of(image: Path, default: str, tag: str = "PatientID") -> str:
     """Return the patient that a DICOM scan names (hashed, see `dicom.patient_of`); `default` for anything else."""
     if not is_dicom(image):
         return default
     from coinseg.data.readers.dicom import patient_of as hashed
 
-    return hashed(image, default)
+    return hashed(image, default, tag)
+
+
+def told_apart(cohort: Cohort) -> Cohort:
+    """Take every study for a patient, and say so, where all DICOM files have one PatientID, as anonymisation leaves it."""
+    cases = cohort.cases
+    if len({case.patient for case in cases}) != 1 or cases[0].patient != patient_of(cases[0].image, ""):
+        return cohort
+    cases = tuple(replace(case, patient=patient_of(case.image, case.id, "StudyInstanceUID")) for case in cases)
+    if len({case.patient for case in cases}) == 1:
+        return cohort
+    what = "all DICOM files have one PatientID, as anonymisation leaves it: every study counts as a patient (no column patient)"
+    return replace(cohort, cases=cases, problems=(*cohort.problems, what))
+
+
+def with_label(case: Case, label: int | None) -> Case:
+    """Give a case the label of its file: of one axial DICOM slice it is the label of that slice, not of a scan."""
+    if case.volume and kind_of(case.image) == "slice":
+        return replace(case, label=None, slice_labels={} if label is None else {0: label})
+    return replace(case, label=label)
 
 
 def own_patients(cases: Iterable[Case]) -> str:

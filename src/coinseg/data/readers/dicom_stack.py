@@ -3,17 +3,20 @@
 DICOM's coordinates are LPS+ millimetres; inside coinseg affines are RAS+. No message has data of the patient.
 """
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 
 from coinseg.errors import UserError
 
-from .geometry import TO_RAS, Geometry, geometry_in_mm
+from .dicom_tags import is_ct
+from .dicom_values import number, scale_of
+from .geometry import FLAT, TO_RAS, Geometry, geometry_in_mm
 from .limits import MAX_PIXELS
 from .paths import public_name
 from .voxels import broken, invertible, require_fits
@@ -21,6 +24,7 @@ from .voxels import broken, invertible, require_fits
 _TURN = 1e-3  # tolerance of direction cosines, within a series and from a right angle
 _TILT = 1.0  # degrees between the stack and the normal of its slices that are allowed if the whole shift is below half a pixel
 _UNEVEN = 0.25  # slice distances that a slice may be off its even position; positions are often rounded to 0.1 mm
+ASSUMED_MM = 1.0  # thickness of one slice that does not say it: its mask has an area, and no volume
 Header = tuple[str, Dataset]  # a file by its name below the scan's folder, and its tags without pixels
 
 
@@ -57,7 +61,8 @@ def stack_of(path: Path, series: Sequence[Header]) -> tuple[list[Frame], Geometr
         raise _no_geometry(path, "axes without an inverse")
     shape = (*frames[0].size[::-1], len(frames))
     require_fits(path, shape, 4)  # what is kept at most, float32
-    return frames, geometry_in_mm(TO_RAS @ affine, shape)
+    flat = len(frames) == 1 and frames[0].depth is None
+    return frames, geometry_in_mm(TO_RAS @ affine, shape, FLAT if flat else b"")
 
 
 def _no_geometry(path: Path, what: str) -> UserError:
@@ -100,24 +105,22 @@ def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) 
     finite = np.isfinite([*across, *down, *position, *spacing]).all() and spacing.shape == (2,) and position.shape == (3,)
     if not finite or not (spacing > 0).all() or abs(across @ down) > _TURN:
         raise _no_geometry(path, f"impossible geometry in {public_name(member)}")
-    if "ModalityLUTSequence" in header or (header.get("Modality") == "CT" and tags.get("RescaleIntercept") is None):
+    if "ModalityLUTSequence" in header or (is_ct(header) and tags.get("RescaleIntercept") is None):
         required = "slices that say how stored values become Hounsfield units"
         raise UserError(f"{path} has no RescaleIntercept in {public_name(member)}", required, "export the original CT series")
     if int(header.Rows) * int(header.Columns) > MAX_PIXELS:
         raise broken(f"{path}: {public_name(member)}", f"its header claims {header.Rows} x {header.Columns} pixels", "DICOM file")
-    return Frame(
-        member, index, (int(header.Rows), int(header.Columns)), np.stack([across, down]), position, spacing, _depth(tags),
-        _number(tags.get("RescaleSlope"), 1.0), _number(tags.get("RescaleIntercept"), 0.0),
-    )  # fmt: skip
-
-
-def _number(value: Any, default: float) -> float:
-    return default if value is None or value == "" else float(value)
+    scale = scale_of(f"{path}: {public_name(member)}", tags, is_ct(header))
+    size, turn = (int(header.Rows), int(header.Columns)), np.stack([across, down])
+    return Frame(member, index, size, turn, position, spacing, _depth(tags), *scale)
 
 
 def _depth(tags: Dataset) -> float | None:
-    depths = [abs(_number(tags.get(name), 0.0)) for name in ("SpacingBetweenSlices", "SliceThickness")]
-    return next((depth for depth in depths if depth > 0), None)
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        with suppress(TypeError, ValueError):  # few need it, so a wrong one is as good as none
+            if 0 < (depth := abs(number(tags, name, 0.0))) < math.inf:
+                return depth
+    return None
 
 
 def _require_alike(path: Path, frames: Sequence[Frame]) -> None:
@@ -156,11 +159,9 @@ def _require_even(path: Path, depth: np.ndarray) -> None:
 
 
 def _step(path: Path, frames: Sequence[Frame], normal: np.ndarray) -> np.ndarray:
-    """Return the step (3,) in LPS+ mm between slices; `UserError` for a tilted gantry or one slice of unknown thickness."""
+    """Return the step (3,) in LPS+ mm between slices; `UserError` for a tilted gantry."""
     if len(frames) == 1:
-        if frames[0].depth is None:
-            raise _no_geometry(path, "one slice only, without a SliceThickness")
-        return np.asarray(normal * frames[0].depth)
+        return np.asarray(normal * (frames[0].depth or ASSUMED_MM))
     whole = frames[-1].position - frames[0].position
     drift = np.linalg.norm(whole - normal * (whole @ normal))
     angle = np.degrees(np.arctan2(drift, whole @ normal))

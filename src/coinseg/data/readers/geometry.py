@@ -13,6 +13,7 @@ from coinseg.config.schema import Axis
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+ coordinates (DICOM, ITK) to RAS+ (NIfTI, coinseg), and back
 MAX_SHIFT = 0.1  # voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth
 _MAX_TURN = 0.5  # the same at the far corners for an affine stored as a quaternion, which rounds most close to half a turn
+FLAT = b"one slice of unknown thickness"  # description in the header of such a grid and of masks on it
 _MM = {1: 1000.0, 3: 0.001}  # millimetres in a metre and a micron, by NIfTI code; anything else counts as millimetres
 
 
@@ -50,6 +51,11 @@ class Geometry:
         """Voxel size (dz, dy, dx) in mm of the canonical grid."""
         dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * self.millimetres
         return float(dz), float(dy), float(dx)
+
+    @property
+    def flat(self) -> bool:
+        """Whether it is one slice of unknown thickness, which has no volume."""
+        return bytes(header_of(self.header)["descrip"]).rstrip(b"\0") == FLAT
 
     @property
     def voxel_ml(self) -> float:
@@ -106,11 +112,12 @@ def same_place(apart: np.ndarray, one: Geometry, other: Geometry) -> bool:
     return bool(apart.min() <= MAX_SHIFT and apart.max() <= (_MAX_TURN if quaternion else MAX_SHIFT))
 
 
-def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...], description: bytes = b"") -> Geometry:
     """Return the grid of a file other than NIfTI, with a NIfTI header, from its affine (4, 4) to RAS+ mm."""
     header = nib.Nifti1Header() if max(shape) < 2**15 else nib.Nifti2Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
+    header["descrip"] = description
     header.set_qform(affine, code=1)  # The nearest rotation; where axes are not orthogonal only the sform is exact.
     header.set_sform(affine, code=1)
     return Geometry(np.asarray(affine, dtype=np.float64), shape, header.binaryblock)

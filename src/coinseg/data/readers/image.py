@@ -1,4 +1,4 @@
-"""Read plain images (PNG, JPEG, TIFF and BMP) as one grey channel in the units of the file, and write masks as PNG.
+"""Read plain images (PNG, JPEG, TIFF, BMP, DICOM) as one grey channel in the units of the file, and write masks as PNG.
 
 Images are read as every viewer shows them: the orientation tag of a camera (EXIF and TIFF 274) is applied, to masks likewise.
 Masks are read by `image_mask`.
@@ -19,6 +19,8 @@ from coinseg.runtime.files import new_file
 from coinseg.types import Slice, SliceMask
 
 from .limits import DENSE_LIMIT, DENSE_PIXELS, MAX_PIXELS
+from .paths import kind_of
+from .voxels import require_finite
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
@@ -29,8 +31,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserErro
 
 
 def is_image(path: Path) -> bool:
-    """Return whether the name is that of an image coinseg reads."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Return whether a path is that of an image coinseg reads: by its name, or a DICOM file of an X-ray or the like."""
+    return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 
 def read_image(path: Path) -> Slice:
@@ -39,10 +41,8 @@ def read_image(path: Path) -> Slice:
     `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
     """
     with reading(path):
-        pixels = read_tiff(path)[0] if path.suffix.lower() in TIFF else None
-        grey = grey_of(_read_pillow(path) if pixels is None else pixels)
-    if not np.isfinite(grey).all():
-        raise UserError(f"{path} holds NaN or infinite pixels", "finite values", "replace them or leave the image out")
+        grey = grey_of(_read(path))
+    require_finite(path, grey)
     return grey
 
 
@@ -79,6 +79,10 @@ def is_turned(path: Path) -> bool:
 
 def _header(path: Path) -> tuple[int, int, object]:
     with reading(path):
+        if kind_of(path) == "image":
+            from .dicom_frames import picture_size
+
+            return *picture_size(path), None
         if path.suffix.lower() in TIFF:
             with tifffile.TiffFile(path) as file:
                 page = _only_page(path, file)
@@ -135,6 +139,16 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     with Image.open(path, formats=_DECODERS) as image:
         _require_dense(image.height, image.width, path.stat().st_size)
         yield image
+
+
+def _read(path: Path) -> np.ndarray:
+    """Read pixels (H, W) or (H, W, samples) of any format."""
+    if kind_of(path) == "image":
+        from .dicom_frames import read_picture
+
+        return read_picture(path)
+    pixels = read_tiff(path)[0] if path.suffix.lower() in TIFF else None
+    return _read_pillow(path) if pixels is None else pixels
 
 
 def _read_pillow(path: Path) -> np.ndarray:

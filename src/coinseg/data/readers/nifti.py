@@ -35,6 +35,8 @@ def open_nifti(path: Path) -> Opened:
         with muted(nib.imageglobals.logger), _stream(path) as stream:
             header = _header(stream.read(_NIFTI2))
             geometry = _geometry(path, header)
+            if np.isinf([header["scl_slope"], header["scl_inter"]]).any():  # nibabel would leave out an infinite scale
+                raise ValueError("its scl_slope or scl_inter is infinite")
             slope, inter = header.get_slope_inter()
     except _BROKEN as error:
         raise broken(path, error or type(error).__name__, _WHAT) from error

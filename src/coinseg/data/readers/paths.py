@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from coinseg.errors import UserError
 
@@ -23,6 +23,9 @@ from .limits import ARCHIVE_FREE, ARCHIVE_LIMIT, DEFLATE_LIMIT, MAX_BYTES, MAX_F
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # suffixes of files that are one volume
 ARCHIVE = ".zip"
 SLICE_SUFFIXES = (".dcm", ".dicom", ".ima")  # files that must be DICOM; others are DICOM when they have its mark
+_BARE = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|[\0-\x40]\0\0\0)", re.DOTALL)  # group, element; type or a short length
+_SOP_CLASS = b"\x08\0\x16\0"  # the tag SOPClassUID
+Kind = Literal["", "image", "slice", "volume", "other"]
 Members = Mapping[str, Callable[[], IO[bytes]]]  # files by their name below the scan's folder, each with what opens it
 _OTHERS = (*VOLUME_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".csv", ".json", ".txt", ".xml", ".raw", ".zraw")
 
@@ -41,12 +44,33 @@ def is_dicom(path: Path) -> bool:
     name = place.name.lower()
     if not name.endswith(_OTHERS) and place.is_dir():
         return any(_is_member(place / name) for name in _names_in(place))
-    return name.endswith((ARCHIVE, *SLICE_SUFFIXES)) or (place.is_file() and _is_member(place))
+    return name.endswith((ARCHIVE, *SLICE_SUFFIXES)) or is_dicom_file(place)
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Return whether a path is one DICOM file, by its name or its mark."""
+    return path.is_file() and _is_member(path)
+
+
+def kind_of(path: Path) -> Kind:
+    """Return what a file is: "" for no DICOM file, "image" for a plain image such as an X-ray, "slice" for one axial slice,
+    "volume" for anything else with pixels or an unreadable file, "other" for a report and the like.
+    """
+    if not is_dicom_file(path):
+        return ""
+    from .dicom_tags import kind_of_file  # pydicom is imported only when it is needed
+
+    return kind_of_file(path)
 
 
 def holds_slices(folder: Path) -> bool:
-    """Return whether a folder itself, not only a folder below, has DICOM files."""
-    return any(_is_member(path) for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    """Return whether a folder itself, not only a folder below, has DICOM files that are slices; plain images are none."""
+    kinds = {""}
+    for path in (path for path in sorted(folder.iterdir()) if not path.name.startswith(".")):
+        if (kind := kind_of(path)) in ("slice", "volume"):
+            return True
+        kinds.add(kind)
+    return "other" in kinds and "image" not in kinds
 
 
 def may_hold_slices(archive: Path) -> bool:
@@ -172,12 +196,13 @@ def _is_member(path: Path) -> bool:
 
 
 def _marked(name: str, opener: Callable[[], IO[bytes]]) -> bool:
-    """Return whether a file is DICOM by its mark (4 letters after 128 bytes) or by its name."""
+    """Return whether a file is DICOM by its name, its mark (4 letters after 128 bytes), or the first tag of one without."""
     if name.lower().endswith(SLICE_SUFFIXES):
         return True
     try:
         with opener() as file:
-            return file.read(132)[-4:] == b"DICM"
+            start = file.read(1024)
+            return start[128:132] == b"DICM" or bool(_BARE.match(start) and _SOP_CLASS in start)
     except Exception:  # zipfile raises almost anything on a broken member
         return False
 

@@ -18,7 +18,7 @@ from coinseg.types import MaskSource, Scan, ScanMask
 from . import nifti
 from .axes import turned, turned_back
 from .geometry import MAX_SHIFT, Geometry, corners_apart, same_place
-from .paths import VOLUME_SUFFIXES, is_dicom
+from .paths import VOLUME_SUFFIXES, is_dicom, kind_of
 from .voxels import Opened
 
 _ROUNDING = 0.1  # largest distance of a label stored as float from a whole number; interpolated labels lie farther off
@@ -52,8 +52,8 @@ class Sliced:
 
 
 def is_volume(path: Path) -> bool:
-    """Return whether a path is that of a volume: a file by its name, an archive, or a folder with DICOM files."""
-    return path.name.lower().endswith(VOLUME_SUFFIXES) or is_dicom(path)
+    """Return whether a path is that of a volume: a file by its name, an archive, a folder with DICOM files, or a DICOM slice."""
+    return path.name.lower().endswith(VOLUME_SUFFIXES) or (is_dicom(path) and kind_of(path) != "image")
 
 
 def read_volume(path: Path) -> Volume:

@@ -16,6 +16,8 @@ from .geometry import Geometry
 from .limits import MAX_BYTES
 from .paths import parts_of
 
+LARGEST = 1e30  # differences and products of larger values leave the range of float32
+
 
 @dataclass(frozen=True, eq=False)
 class Opened:
@@ -88,6 +90,13 @@ def invertible(affine: np.ndarray) -> bool:
     return not flat and bool(np.isfinite(io_orientation(affine)).all())
 
 
+def require_finite(path: Path, values: np.ndarray) -> None:
+    """Raise `UserError` unless floating values, scaled as they will be used, are numbers that float32 can go on with."""
+    if not np.abs(values).max(initial=0) <= LARGEST:  # also false for NaN
+        got = f"{path} holds NaN or infinite values, or some beyond {LARGEST:g}"
+        raise UserError(got, "finite values", "replace them or leave the file out")
+
+
 def fits_int16(values: np.ndarray) -> bool:
     """Return whether finite values are whole numbers in the range of int16."""
     limits = np.iinfo(np.int16)
@@ -108,12 +117,12 @@ def narrow(path: Path, raw: np.ndarray, slope: float = 1.0, inter: float = 0.0) 
 
     def exact(z: int) -> np.ndarray:
         # Slice by slice: double precision for the whole volume would cost four times its size.
-        return raw[:, :, z].astype(np.float64) * slope + inter
+        with np.errstate(all="ignore"):  # `require_finite` says it
+            return raw[:, :, z].astype(np.float64) * slope + inter
 
     fits = True
     for plane in map(exact, range(raw.shape[2])):
-        if not np.isfinite(plane).all():
-            raise UserError(f"{path} holds NaN or infinite voxels", "finite values", "replace them or leave the file out")
+        require_finite(path, plane)
         fits = fits and fits_int16(plane)
     if not fits and raw.dtype == np.float32 and (slope, inter) == (1.0, 0.0):
         return raw

@@ -57,6 +57,9 @@ class LoadedCase:
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
         """Yield the slices that are used, along `data.axis`; see `crop.cuts`."""
         slices, height, width = self.scan.shape
+        if self.case and self.case.volume and 1 in reordered((slices, height, width), settings.axis)[1:]:
+            do = "set data.axis to the plane of the scan: axial, coronal or sagittal"
+            raise UserError(f"{self.case.image} has {settings.axis} slices of one row or column", "slices in their plane", do)
         pixel = None if self.geometry is None else reordered(self.geometry.spacing, settings.axis)[1:]
         organs = [turned(organ, settings.axis) for organ in self.organs]
         return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
