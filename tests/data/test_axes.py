@@ -230,12 +230,12 @@ def test_resampled_masks_overlap_what_they_mark(
     spacing: tuple[float, float, float],
     fine: float,
 ) -> None:
-    """At a spacing no coarser than the voxels at least 9 of 10 voxels of the union are in both."""
+    """At a spacing no coarser than the voxels all but the corners comes back: of 5 x 5 pixels at least 21."""
     data = DataSettings(size=64, spacing=fine, axis=axis, intensity="hu")
     scan, _, out, _ = segmented(tmp_path, source, target, affine_of(*orientation, spacing, angle), corner, data)
     geometry = read_geometry(scan)
     one, other = read_mask(MaskSource(out), geometry), read_mask(MaskSource(scan, (1000,)), geometry)
-    assert (one & other).sum() >= 0.9 * (one | other).sum()
+    assert (one & other).sum() >= 0.8 * (one | other).sum()
 
 
 # --- the store ------------------------------------------------------------------------------------------------------------
