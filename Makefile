@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test learn lint bench clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coinseg needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -18,6 +18,10 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# Every network trained for real on small made images; about three minutes.
+learn: .venv/ready
+	$(BIN)/python -m pytest -n 0 -m learning
 
 # Each against a plain version in the same run, more than ten minutes; `make bench BENCH=--quick` takes three.
 bench: .venv/ready

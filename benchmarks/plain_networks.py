@@ -21,8 +21,11 @@ from coinseg.networks.classifier import LOCAL_WIDTHS
 class PlainBlock(nn.Module):
     """(norm) - ReLU - (upsample) - conv - (norm) - ReLU - conv - (pool), and a shortcut: upsample, 1x1, pool."""
 
-    def __init__(self, inputs: int, outputs: int, resample: str | None, norm: bool = True, spectral: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, resample: str | None, norm: bool = True, spectral: bool = False, first: bool = False
+    ) -> None:
         super().__init__()
+        self.first = first  # of the discriminator: the image itself, without a ReLU
         wrap = spectral_norm if spectral else nn.Identity()
         self.norm1 = nn.BatchNorm2d(inputs) if norm else nn.Identity()
         self.conv1 = wrap(nn.Conv2d(inputs, outputs, 3, padding=1))
@@ -33,7 +36,7 @@ class PlainBlock(nn.Module):
         self.down = nn.AvgPool2d(2) if resample == "down" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = self.conv1(self.up(F.relu(self.norm1(x))))
+        branch = self.conv1(self.up(x if self.first else F.relu(self.norm1(x))))
         branch = self.down(self.conv2(F.relu(self.norm2(branch))))
         return branch + self.down(self.shortcut(self.up(x)))
 
@@ -71,7 +74,7 @@ class PlainDiscriminator(nn.Module):
     def __init__(self, s: CoinSettings) -> None:
         super().__init__()
         width = [1] + [s.discriminator_width * min(2**level, 16) for level in range(s.discriminator_depth)]
-        blocks = [PlainBlock(a, b, "down", norm=False, spectral=True) for a, b in pairwise(width)]
+        blocks = [PlainBlock(a, b, "down", norm=False, spectral=True, first=a == 1) for a, b in pairwise(width)]
         self.blocks = nn.Sequential(*blocks, PlainBlock(width[-1], width[-1], None, norm=False, spectral=True))
         self.head = spectral_norm(nn.Linear(width[-1], 1))
 

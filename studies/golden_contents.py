@@ -28,11 +28,13 @@ REWORDED: dict[str, str] = {"masks.flips is off": "masks.hflip is off"}
 """Pieces of text in JSON and tables: words of the reference -> words now."""
 LEFT_OUT = re.compile(
     "key|contents|seconds.*|time|timings_s|training_s|scoring_s|created|trained|trained_with|coinseg|versions?|command|path|"
-    "source|model|accuracy_threshold"
+    "source|model|accuracy_threshold|trained_on|distribution|distance|doubtful|doubts|out_of_distribution|iou_all_images|"
+    "(abnormals|normals)_marked|scans_(ab)?normal|verdict|mask_table_sha256|warnings|null_because|sha256"
 )
 """Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files.
-The threshold that an accuracy was computed with stands beside it since the key of f leaves it out."""
-FILES_LEFT_OUT = {"checksums.json", "key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt"}
+The threshold that an accuracy was computed with stands beside it since the key of f leaves it out. `trained_on` and what follows:
+what is said of a run and of its inputs since the faults of issue "nothing wrong without a word" were mended."""
+FILES_LEFT_OUT = {"checksums.json", "key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt", "outputs.sha256"}
 SOFT = "~"
 """How an item begins that is reported where it differs, and is no difference: names of tensors, and settings."""
 Items = dict[str, Any]
@@ -184,7 +186,9 @@ def said_by(path: Path, words: Words) -> Items:
 def contents(folder: Path, words: Words) -> dict[str, Items]:
     """What every file below a folder says, by its place."""
     found: dict[str, Items] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in FILES_LEFT_OUT):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name not in FILES_LEFT_OUT and p.parent.name != "distribution"
+    ):
         place = words.name("/".join(map(words.name, path.relative_to(folder).parts)))
         items = said_by(path, words)
         # Captions of figures may shift by a pixel; what the figures show stands in the arrays beside them.

@@ -183,7 +183,7 @@ TARGETS: dict[str, Target] = {
     "weights of the generator": _run("coin/generator.safetensors", lambda path: load(path.parents[1])),
     "manifest of an export": Target(_manifest, lambda path: excerpt(path.parent)),
     "pretrained weights": Target(lambda f: _saved(f / "w.pth", WEIGHTS), _pretrained),
-    "checkpoint": Target(lambda f: _saved(f / "c.pt", {"step": 1, "model": WEIGHTS}), load_checkpoint),
+    "checkpoint": Target(lambda f: _saved(f / "c.pt", {"key": "x", "step": 1, "seconds": 1, "model": WEIGHTS}), load_checkpoint),
     "examples": Target(_examples, report._load),
     "log": Target(lambda f: (f / "s.jsonl", (f / "s.jsonl").write_text('{"step": 1, "loss": 0.5}\n' * 3))[0], read_stats),
     "command line": Target(_command, _arguments),

@@ -196,3 +196,39 @@ def test_template_larger_than_the_image() -> None:
     found, mask = inject(np.zeros((9, 7)), np.ones((9, 7), bool), ALWAYS, rng())
     assert found.shape == mask.shape == (9, 7)
     assert mask.any()
+
+
+class Given:
+    """Draws a share of every range; of the four half-axes the first two grow as much as they may and the others shrink."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def uniform(self, low: float, high: float, size: int | None = None) -> object:
+        return np.array([high, high, low, low]) if size else low + self.share * (high - low)
+
+
+@pytest.mark.parametrize(("share", "scale", "turned"), [(1.0, 1.0, True), (0.5, 0.875, False), (0.0, 0.75, True)])
+def test_blobs_are_scaled_stretched_and_turned_by_as_much_as_the_thesis_says(share: float, scale: float, turned: bool) -> None:
+    found = blob(replace(THESIS, template=21), Given(share))  # type: ignore[arg-type]
+    y, x = (np.indices((21, 21)) - 10) / 10
+    u, v = (y, x) if turned else (x, y)  # a quarter turn either way
+    wanted = np.exp(-((u / 1.2) ** 2 + (v / 0.8) ** 2) / scale**2 / (2 * 0.4**2))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_half_axes_are_drawn_over_their_whole_range_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anomaly, "SCALE", (1.0, 1.0))
+    monkeypatch.setattr(anomaly, "ROTATION", 0.0)
+    axes = []
+    for seed in range(300):
+        found = blob(replace(THESIS, template=21, sigma=0.4), rng(seed))
+        axes.append(
+            [math.sqrt(-0.25 / 0.32 / math.log(value)) for value in (found[10, 5], found[10, 15], found[5, 10], found[15, 10])]
+        )
+    low, high = np.min(axes, axis=0), np.max(axes, axis=0)
+    assert (low > 0.799).all()
+    assert (low < 0.82).all()
+    assert (high < 1.201).all()
+    assert (high > 1.18).all()
+    assert np.abs(np.corrcoef(np.transpose(axes)) - np.eye(4)).max() < 0.2

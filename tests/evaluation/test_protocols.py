@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coinseg.config.schema import MaskSettings, Settings
-from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_masks, thesis_protocol
+from coinseg.evaluation.protocols import Explained, gated, mask_free, sweep, thesis_masks, thesis_protocol
 
 RAW = replace(
     Settings(),
@@ -161,3 +161,59 @@ def test_scores_do_not_depend_on_the_order_of_the_slices() -> None:
         a, b = (mask_free(gated(e, 0.5), gated(e, 0.5).refined > 0.5, 0.5, RAW) for e in (one, other))
         assert a == b
         assert thesis_protocol(one) == thesis_protocol(other)
+
+
+def at(threshold: float) -> Settings:
+    """Settings whose f calls an image abnormal from another value on."""
+    return replace(RAW, classifier=replace(RAW.classifier, threshold=threshold))
+
+
+def test_flips_and_accuracy_are_counted_at_the_threshold_of_f() -> None:
+    found = explained(before=np.array([0.9, 0.7, 0.2, 0.35]), after=np.array([0.45, 0.05, 0.1, 0.32]))
+    scores = {level: mask_free(found, found.refined > 0.5, 0.5, at(level)) for level in (0.3, 0.5, 0.8)}
+    assert [scores[level]["flip_rate"] for level in scores] == [pytest.approx(1 / 3), 1.0, 1.0]
+    assert [scores[level]["accuracy"] for level in scores] == [0.75, 1.0, 0.75]
+
+
+def test_cv_counts_what_changes_by_more_than_four_fifths() -> None:
+    found = explained(before=np.array([0.9, 0.85, 0.2, 0.95]), after=np.array([0.05, 0.1, 0.1, 0.1]))
+    assert mask_free(found, found.refined > 0.5, 0.5, RAW)["cv"] == pytest.approx(2 / 3)
+
+
+def test_the_oracle_also_tries_a_share_of_the_peak_of_each_image() -> None:
+    """One lesion is faint and the other is strong amid a change as strong as the faint one: no threshold finds both."""
+    truth = np.stack([square(1, 1), square(4, 4)])
+    maps = np.where(truth, np.array([0.8, 0.3])[:, None, None], np.array([0.4, 0.1])[:, None, None])
+    assert sweep(maps, truth, 0.0, RAW) == 1.0
+    flat = [best for t in np.linspace(0, 1, 200) if (best := float((maps > t)[truth].mean())) and ((maps > t) == truth).all()]
+    assert flat == []
+    # The threshold that was chosen is the lowest level: above the faint lesion no share finds it.
+    assert sweep(maps, truth, 0.5, RAW) < 1.0
+    assert sweep(maps, truth, 0.0, RAW, np.array([1])) == 1.0
+
+
+def test_masks_of_normal_images_count_against_what_is_trusted() -> None:
+    truth = np.stack([square(1, 1), square(4, 4), np.zeros((8, 8), bool)])
+    predicted = np.stack([square(1, 1), square(4, 4, 1), square(0, 0)])
+    found = Explained(
+        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.4, 0.8]), image=np.zeros((3, 8, 8)),
+        saliency=predicted * 1.0, refined=predicted * 1.0, truth=truth, known=np.ones(3, bool), agreement=np.ones(3),
+    )  # fmt: skip
+    scores = mask_free(found, predicted, 0.5, RAW)
+    assert scores["iou_trusted"] == pytest.approx((1 + 0) / 2)  # the exact mask, and the one of the normal image
+    assert scores["iou_doubtful"] == pytest.approx(1 / 9)
+    assert scores["masks_doubtful"] == pytest.approx(1 / 3)
+    # From the surest on: risk 0, then 0 and 1, then also 8/9.
+    assert scores["risk_area"] == pytest.approx((0 + 1 / 2 + (1 + 8 / 9) / 3) / 3)
+    assert scores["normals_marked"] == 1.0
+    assert scores["false_positive_area"] == pytest.approx(9 / 64)
+
+
+def test_masks_whose_truth_is_not_known_say_nothing_about_trust() -> None:
+    predicted = np.stack([square(1, 1), square(4, 4, 2)])
+    found = Explained(
+        rows=np.arange(2), label=np.array([1, 1]), before=np.array([0.9, 0.9]), image=np.zeros((2, 8, 8)),
+        saliency=predicted * 1.0, refined=predicted * 1.0, truth=np.stack([square(1, 1), np.zeros((8, 8), bool)]),
+        known=np.array([True, False]), agreement=np.ones(2),
+    )  # fmt: skip
+    assert mask_free(found, predicted, 0.5, RAW)["iou_trusted"] == 1.0

@@ -14,6 +14,7 @@ from coinseg.explain.counterfactual.losses import (
     discriminator_adversarial,
     generator_adversarial,
     reconstruction,
+    regional_reconstruction,
     total_variation,
     total_variation_of_difference,
 )
@@ -206,3 +207,10 @@ def test_gradients() -> None:
     b = torch.full_like(a, 2.0)
     assert torch.autograd.gradcheck(lambda t: reconstruction(t, b), (a,))
     assert torch.autograd.gradcheck(lambda t: total_variation_of_difference(t, b) / 127.5**2, (a,))
+
+
+def test_regional_reconstruction_is_of_the_mean_over_channels_and_of_regions_of_one_pixel() -> None:
+    """Differences of two channels whose means are 2, 0, 0 and 1.5; the first pixel is a region, the others are one."""
+    x = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 0.0]]]])
+    regions = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]])
+    assert regional_reconstruction(torch.zeros_like(x), x, regions).item() == pytest.approx(2 + 1.5 / 3)

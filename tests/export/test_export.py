@@ -86,7 +86,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     before = coinseg.load(root).segment(scan).mask
     assert before.any()
     assert cli.main(["export", str(root), "-o", str(out)]) == 0
-    assert "4 files" in capsys.readouterr().out
+    assert "7 files" in capsys.readouterr().out
     root.rename(tmp_path / "gone")
     asked: list[str | None] = []
     monkeypatch.setattr(classifier, "build", lambda settings: asked.append(settings.weights) or build(settings))

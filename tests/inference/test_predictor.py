@@ -126,7 +126,10 @@ def test_both_segmenters_say_what_shape_they_want() -> None:
         (np.zeros((2, 1, 32, 32), np.float32), r"images of ndarray; required: a torch tensor \(B, 1, S, S\)"),
         (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), r"images of torch\.uint8; required: a torch tensor"),
         (torch.zeros(2, 1, 32, 32, dtype=torch.float64), r"images of torch\.float64; required: a torch tensor"),
-        (torch.full((2, 1, 32, 32), 255.0), r"images with values from 255 to 255; required: .* float32 in \[-1, 1\]; scale them"),
+        (
+            torch.full((2, 1, 32, 32), 255.0),
+            r"images with values from 255 to 255; required: .* float32 in \[-1, 1\]; give run.masks the array",
+        ),
         (torch.full((2, 1, 32, 32), -1.5), r"images with values from -1\.5 to -1\.5; required"),
         (torch.full((2, 1, 32, 32), float("nan")), r"images with values from nan to nan; required"),
         (torch.zeros(2, 1, 32, 64), r"images of shape \(2, 1, 32, 64\); required"),
@@ -134,7 +137,7 @@ def test_both_segmenters_say_what_shape_they_want() -> None:
 )
 def test_images_that_are_none_are_refused_in_one_line(images: Any, line: str) -> None:
     predictor, _ = with_student(Refuses())
-    for ask in (predictor.explain, predictor.probability, predictor.masks):
+    for ask in (predictor.explain, predictor.probability):  # of `masks`: test_grey_values.py
         with pytest.raises(UserError, match=line) as refused:
             ask(images)
         assert "\n" not in str(refused.value)

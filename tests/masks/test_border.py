@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from coinseg.config.schema import StudentSettings
-from coinseg.masks.border import fill_concavities, fit_border, resemblance
+from coinseg.masks.border import _fit_component, fill_concavities, fit_border, resemblance
 from coinseg.metrics.overlap import dice
 
 SIDE = 64
@@ -102,3 +102,93 @@ def test_a_bay_is_filled_and_what_has_none_stays_as_it_is() -> None:
     assert (fill_concavities(rim) & cavity).sum() > 0.95 * cavity.sum()
     for whole in (disc(9), disc(1), disc(0), np.ones((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool), ROWS < 20):
         assert (fill_concavities(whole) == whole).all()
+
+
+# --- each term of the rule, on an image made for it
+
+FLAT = np.zeros((SIDE, SIDE))
+"""An image that resembles nothing: only the difference and the level decide."""
+NONE = np.zeros((SIDE, SIDE), bool)
+
+
+def fitted(
+    image: np.ndarray, difference: np.ndarray, mask: np.ndarray, others: np.ndarray = NONE, weight: float = 1.0
+) -> np.ndarray:
+    return _fit_component(image, difference, mask, others, 0.4, weight)
+
+
+@pytest.mark.parametrize(("radius", "rim", "kept"), [(4, 0.45, False), (4, 0.55, True), (14, 0.45, True), (14, 0.38, False)])
+def test_a_small_mask_has_a_higher_level(radius: int, rim: float, kept: bool) -> None:
+    """0.4 + 0.2 exp(-(4 / 5)^2) = 0.505 of the peak for a radius of 4, 0.4 for one of 14."""
+    difference = np.where(disc(radius - 1.5), 1.0, np.where(disc(radius), rim, 0.0))
+    found = fitted(FLAT, difference, disc(radius))
+    assert found.sum() == pytest.approx(disc(radius if kept else radius - 1.5).sum(), abs=4)
+    assert bool(found[disc(radius) & ~disc(radius - 1.5)].mean() > 0.8) is kept
+
+
+def test_a_mask_takes_nothing_of_another_component_and_does_not_learn_its_surroundings_from_it() -> None:
+    mask, others = disc(6, 30, 22), disc(6, 30, 36)
+    bridge = (abs(ROWS - 30) < 3) & (COLUMNS > 20) & (COLUMNS < 38)
+    difference = np.where(mask | others | bridge, 1.0, 0.0)
+    assert not (fitted(FLAT, difference, mask, others) & others).any()
+
+
+def test_the_surroundings_are_those_outside_of_other_components() -> None:
+    """Half of what lies around is another component as bright as the lesion: with it the dark rim would not be like its
+    surroundings."""
+    lesion, rim = disc(5), disc(7)
+    others = ~disc(10) & (COLUMNS > 29)
+    image = np.where(lesion | others, 0.5, -0.5)
+    difference = np.where(lesion, 1.0, np.where(rim, 0.6, 0.0))
+    assert fitted(image, difference, rim, others).sum() < lesion.sum() + 16
+    assert fitted(image, difference, rim).sum() > rim.sum() - 8
+
+
+def test_no_pixel_below_half_of_the_level_is_added_however_like_the_inside_it_looks() -> None:
+    mask, lesion = disc(12), disc(16)
+    image = np.where(lesion, 0.5, -0.5)
+    for outside, added in ((0.15, False), (0.25, True)):  # the level is 0.4
+        found = fitted(image, np.where(mask, 1.0, outside), mask, weight=3.0)
+        assert bool(found[lesion & ~disc(13)].mean() > 0.5) is added
+
+
+def test_only_large_masks_gain_pixels() -> None:
+    for radius, gains in ((6, False), (10, True)):
+        lesion = disc(radius + 3)
+        found = fitted(np.where(lesion, 0.5, -0.5), np.where(disc(radius), 1.0, 0.3), disc(radius))
+        assert bool(found.sum() > disc(radius + 1).sum()) is gains
+
+
+def test_the_narrower_of_two_equal_means_is_the_likelier_one_at_the_mean() -> None:
+    """At the common mean the ratio is log(wide / narrow), which only a normalised density has."""
+    rng = np.random.default_rng(0)
+    inside, outside = disc(9), ~disc(14)
+    image = np.where(inside, rng.normal(0, 0.05, FLAT.shape), rng.normal(0, 0.5, FLAT.shape))
+    image[disc(13) & ~disc(10)] = 0.0
+    like = resemblance(image, inside, outside)
+    assert like[(ROWS == 30) & (COLUMNS == 32 + 11)].item() > 0.7
+    assert resemblance(image, outside, inside)[(ROWS == 30) & (COLUMNS == 32 + 11)].item() < -0.7
+
+
+def test_a_resemblance_by_hand() -> None:
+    """Medians 0.4 and -0.4, both spreads at their floor of 0.02: a pixel of 0.004 has the ratio 0.5 (20.2^2 - 19.8^2) = 8, above
+    the cap; one of 0.0005 has 0.5 (20.025^2 - 19.975^2) = 1, half of the cap of 2."""
+    image = np.where(disc(6), 0.4, -0.4)
+    image[(COLUMNS > 44) & (COLUMNS < 54)] = 0.0005
+    image[COLUMNS > 58] = 0.004
+    like = resemblance(image, disc(6), (COLUMNS < 12))
+    assert like[30, 49] == pytest.approx(0.5, abs=0.01)
+    assert like[30, 62] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(("wide", "stays"), [(1, False), (2, True)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_is_thinner_than_two_pixels_is_taken_away(wide: int, stays: bool, turned: bool) -> None:
+    body = disc(10, 30, 20)
+    arm = (ROWS >= 30) & (30 + wide > ROWS) & (COLUMNS > 31) & (COLUMNS < 38)
+    bar = (ROWS >= 30) & (30 + wide > ROWS) & (COLUMNS > 20) & (COLUMNS < 38)
+    difference = np.where(body, 1.0, np.where(bar, 0.5, 0.0))
+    mask = difference > 0.4
+    if turned:
+        difference, mask, arm = difference.T, mask.T, arm.T
+    assert bool(fitted(FLAT, difference, mask)[arm].mean() > 0.7) is stays

@@ -10,9 +10,9 @@ from scipy import ndimage
 
 from coinseg.config.schema import MaskSettings
 from coinseg.errors import UserError
-from coinseg.masks.postprocess import clean, masks_of
-from coinseg.masks.refine import guided_filter, refine
-from coinseg.masks.threshold import choose_threshold
+from coinseg.masks.postprocess import clean, masks_of, peaks
+from coinseg.masks.refine import GUIDE_EPS, guided_filter, refine
+from coinseg.masks.threshold import choose_threshold, rule_of
 
 RAW = MaskSettings(threshold=0.5, refine="none", opening=0, closing=0, keep="all", min_px=1)
 NOTHING = np.zeros((0, 4, 4))
@@ -297,3 +297,35 @@ def test_a_stack_is_cleaned_as_its_images_are(keep: str) -> None:
         best = 1 + int(np.argmax(sizes)) if sizes else 0
         wanted = [k for k in range(1, count + 1) if sizes[k - 1] >= 5 and (keep == "all" or k == best)]
         np.testing.assert_array_equal(cleaned, np.isin(components, wanted))
+
+
+def test_the_peak_leaves_out_one_pixel_of_a_thousand() -> None:
+    values = np.arange(1001, dtype=float)
+    np.random.default_rng(0).shuffle(values)
+    maps = np.stack([values, values * 2]).reshape(2, 7, 143)
+    assert peaks(maps).tolist() == pytest.approx([999, 1998])
+    assert peaks(np.zeros((0, 4, 4))).shape == (0,)
+
+
+@pytest.mark.parametrize("contrast", [0.05, 0.3])
+def test_guided_filter_keeps_as_much_of_an_edge_as_its_variance_weighs_against_eps(contrast: float) -> None:
+    """Stripes of period 3 have one mean and one variance in every window of 3: slope = variance / (variance + eps)."""
+    guide = np.tile(np.array([0.0, 0.0, contrast]), (9, 5))
+    values = guide * 2
+    variance = contrast**2 * 2 / 9
+    slope = 2 * variance / (variance + GUIDE_EPS)
+    wanted = slope * (guide - contrast / 3) + 2 * contrast / 3
+    np.testing.assert_allclose(guided_filter(values[None], guide[None], 1)[0, 3:-3, 3:-3], wanted[3:-3, 3:-3], atol=1e-12)
+    assert GUIDE_EPS == 0.005
+
+
+def test_the_radius_of_the_guided_filter_is_a_twenty_fourth_of_the_side() -> None:
+    image, values = np.random.default_rng(0).random((2, 1, 48, 48))
+    found = refine(values, image, MaskSettings(refine="guided"))
+    np.testing.assert_allclose(found, np.clip(guided_filter(values, image, 2), 0, 1), atol=1e-12)
+
+
+def test_the_rule_of_a_counterfactual_looks_at_normal_images_and_that_of_an_attribution_at_abnormal_ones() -> None:
+    assert [rule_of(MaskSettings(), counterfactual) for counterfactual in (True, False)] == ["normals", "otsu"]
+    for rule in ("normals", "otsu", "decision_flip", 0.3):
+        assert [rule_of(MaskSettings(threshold=rule), counterfactual) for counterfactual in (True, False)] == [rule] * 2

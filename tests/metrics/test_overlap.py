@@ -345,3 +345,14 @@ def test_one_class_has_no_auroc(label: int) -> None:
 
 def test_nobody_has_no_scores() -> None:
     assert set(classification_scores(np.array([]), np.array([])).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [(0.61, 0.68, False), (0.61, 0.66, True), (0.71, 0.79, False), (0.34, 0.39, True)],
+)  # fmt: skip
+def test_calibration_is_judged_in_fifteen_bins(one: float, other: float, together: bool) -> None:
+    """Two images, the first abnormal: in one bin their mean is held against a half, in two each against its label."""
+    wanted = abs((one + other) / 2 - 0.5) if together else (1 - one + other) / 2
+    found = classification_scores(np.array([one, other]), np.array([1, 0]))["calibration_error"]
+    assert found == pytest.approx(wanted, abs=1e-6)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.flop_counter import FlopCounterMode
 
 from coinseg.config.parsing import PRESETS
@@ -13,7 +14,7 @@ from coinseg.config.schema import CoinSettings
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator, fuse_bounded, fuse_tanh
 from coinseg.networks import layers
-from coinseg.networks.classifier import LocalNetwork
+from coinseg.networks.classifier import LocalNetwork, SmallNetwork
 from coinseg.networks.layers import ResidualBlock, convolution, convolve_then_pool, upsample_then_convolve
 
 CONV = {2: F.conv2d, 3: F.conv3d}
@@ -373,3 +374,31 @@ def test_the_discriminator_sees_the_texture_of_what_is_dark() -> None:
     branch, of_shuffled = (first(x) - first.shortcut(F.avg_pool2d(x, 2)) for x in (dark, shuffled))
     assert (branch - of_shuffled).abs().max() > 0.01 * branch.abs().max()
     assert not torch.equal(discriminator(dark), discriminator(shuffled))
+
+
+def test_the_small_classifier_is_the_mean_over_all_places() -> None:
+    network = awake(SmallNetwork()).eval()
+    x = signed(2, 1, 32, 32)
+    places = torch.relu(network.norm(network.blocks(network.stem(x))))
+    assert places.shape[2:] == (2, 2)
+    torch.testing.assert_close(network(x), network.head(places.mean((2, 3))))
+
+
+@pytest.mark.parametrize("conditions", [1, 2, 3])
+def test_everything_in_the_discriminator_that_has_weights_is_spectrally_normalised(conditions: int) -> None:
+    discriminator = Discriminator(tiny(conditions=conditions))
+    kinds = (nn.Conv2d, nn.Linear, nn.Embedding)
+    found = {
+        name: is_parametrized(module, "weight") for name, module in discriminator.named_modules() if isinstance(module, kinds)
+    }
+    assert len(found) == 3 * 3 + 1 + (conditions > 1)
+    assert all(found.values())
+
+
+def test_the_discriminator_adds_the_projection_on_the_embedding_of_the_condition() -> None:
+    discriminator, x = Discriminator(tiny(conditions=3)).eval(), signed(4, 1, 16, 16)
+    condition = torch.tensor([0, 2, 1, 2])
+    h = torch.relu(discriminator.blocks(x)).sum((2, 3))
+    assert discriminator.projection is not None
+    wanted = discriminator.head(h)[:, 0] + (discriminator.projection.weight[condition] * h).sum(1)
+    torch.testing.assert_close(discriminator(x, condition), wanted)

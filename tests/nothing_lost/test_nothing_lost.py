@@ -28,9 +28,11 @@ from PIL import Image
 
 from coinseg.cli import main as cli
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.intensity import Window
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError, is_full, one_line, out_of_memory
 from coinseg.inference import checkpoint as saved
+from coinseg.inference.predictor import Preparation
 from coinseg.pipeline import mask_files
 from coinseg.pipeline.run import Workspace
 from coinseg.runtime import batching as memory
@@ -316,7 +318,10 @@ def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
     cohort = work.cohort
     lost.rename(tmp_path / "i03.png")
     with pytest.raises(UserError, match=r"i03\.png is gone since the command began"):
-        mask_files.segmented(SimpleNamespace(settings=work.settings), list(cohort.cases))  # type: ignore[arg-type]
+        mask_files.segmented(
+            SimpleNamespace(settings=work.settings, preparation=Preparation("percentile", Window(0.0, 65535.0), False)),
+            list(cohort.cases),
+        )  # type: ignore[arg-type]
     capsys.readouterr()
     assert cli.main(command) == 2
     assert "the data are not those" in error_line(capsys)
@@ -438,7 +443,12 @@ def test_outputs_are_never_silently_overwritten(data: Path, made: Path, capsys: 
     changed = {p.name for p in before.keys() | after.keys() if before.get(p) != after.get(p)}
     if name in ("run", "prepare", "reproduce", "phantom", "segment folder"):
         assert code == 0
-        assert changed <= {"manifest.json", "report.html", "outputs.sha256"}  # the time they were written, and their hashes
+        assert changed <= {
+            "manifest.json",
+            "report.html",
+            "outputs.sha256",
+            "checksums.json",
+        }  # the time they were written, and their hashes
     else:
         assert code == 2
         assert "exists; required: a new f" in error_line(capsys)
@@ -646,7 +656,7 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=r"became NaN or infinite before .*; required: finite weights; lower coin.lr"):
             write()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "checksums.json") == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     optimiser = torch.optim.Adam(module.parameters())
     optimiser.state[module.weight] = {"step": torch.tensor(1.0), "exp_avg": torch.tensor([float("inf")])}
@@ -696,6 +706,7 @@ def test_a_case_whose_organ_does_not_fit_has_no_mask_and_the_others_have_theirs(
     run = SimpleNamespace(
         settings=replace(base, data=replace(base.data, roi="organ", size=16, spacing=1.0, min_organ_px=1)),
         segment_cases=lambda loaded: [one.scan.shape for one in loaded],
+        preparation=Preparation("percentile", Window(0.0, 65535.0), True),
     )
     cases = [
         Case(f"s{i}", f"s{i}", tmp_path / f"scan{i}.nii.gz", volume=True, organ=(MaskSource(tmp_path / f"organ{i}.nii.gz"),))

@@ -16,6 +16,7 @@ from coinseg.data.readers.volume import read_volume, write_mask
 from coinseg.inference.scans import Segmentation
 from coinseg.pipeline import run_folder
 from coinseg.runtime.files import read_json
+from coinseg.runtime.records import seal
 from conftest import TINY, tiny_settings, write_images
 from writers import make_run, make_scan
 
@@ -324,6 +325,7 @@ def test_a_run_folder_chooses_nothing_to_read_on_this_machine(finished: Path, tm
     file = run / "settings.yaml"
     stored = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump(stored | {"data": str(private)}))
+    seal(file)  # whoever can write it can do that, too
     for command in ("evaluate", "report", "train-classifier", "train-coin"):
         line = refused(capsys, command, run)
         assert f"names {private}, with which this folder was not made here; required: what is read to be named by you" in line
@@ -335,6 +337,7 @@ def test_a_run_folder_chooses_nothing_to_read_on_this_machine(finished: Path, tm
     inside = {"data": str(private), "settings": stored["settings"] | {"data": stored["settings"]["data"] | {"masks": "../other"}}}
     (tmp_path / "other").mkdir()
     file.write_text(yaml.safe_dump(inside))
+    seal(file)
     assert f"names {private / '../other'}, with which" in refused(capsys, "evaluate", run, "--data", private)
     assert "with which this folder was not made here" in refused(capsys, "run", private, "-o", run)
 
@@ -348,10 +351,12 @@ def test_nnunet_data_of_a_stranger_s_run_are_copied_only_from_what_is_named(tmp_
     shutil.copytree(data, private := tmp_path / "private")
     text = (run / "settings.yaml").read_text()
     (run / "settings.yaml").write_text(text.replace(f"data: {data}", f"data: {private}"))
+    seal(run / "settings.yaml")
     assert f"names {private}, with which" in refused(capsys, "export-nnunet", run, "-o", out)
     assert not out.exists()
     assert cli.main(["export-nnunet", str(run), "-o", str(out), "--data", str(private)]) == 0
     (run / "settings.yaml").write_text(text)
+    seal(run / "settings.yaml")
     assert cli.main(["export-nnunet", str(run), "-o", str(tmp_path / "Dataset103_x")]) == 0
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import coinseg
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
@@ -25,6 +26,7 @@ from coinseg.parts.patchcore import MemoryBank, PatchCore, add_anomalous_regions
 from coinseg.pipeline.manifest import model_of
 from coinseg.pipeline.run import Workspace, train
 from coinseg.runtime.files import read_json
+from coinseg.runtime.records import write_record
 from conftest import tiny_settings, write_images
 from models import as_first_schema, learn_from_few, learning_of, maps_of, nobody, part_of, scores_of, without
 
@@ -171,6 +173,21 @@ def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlice
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(("asked", "kept"), [(20, True), (21, False)])
+def test_it_is_kept_where_one_of_twenty_images_has_a_region_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, kept: bool
+) -> None:
+    monkeypatch.setattr(room, "FEATURES", 1)
+    monkeypatch.setattr(room, "FeatureExtractor", Grey)
+    monkeypatch.setattr(room, "ASKED", asked)
+    one = np.arange(asked)[:, None, None] == 7
+    monkeypatch.setattr(room, "beyond", lambda anomalous, marked: one[: len(anomalous)] | np.zeros_like(anomalous))
+    images, labels = np.random.default_rng(0).random((60, 32, 32)), (np.arange(60) % 2).astype(int)
+    slices = TrainingSlices(Dataset(images, labels, held_out=0.1), tiny_settings().anomaly, 0)
+    assert (PatchCore.fit(learning_of(slices, tiny_settings(), root=tmp_path, segment=nothing)) is not None) is kept
+    assert read_json(tmp_path / "novelty" / "stage.json")["share"] == round(1 / asked, 4)
+
+
 def test_another_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "novelty" / "model.safetensors"
     file.parent.mkdir()
@@ -181,7 +198,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         load()
     file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="is not a checkpoint"):
+    with pytest.raises(UserError, match="is damaged"):
         load()
     for places, limit in ((0, 1.0), (3, 0.0), (3, -1.0)):
         save_file(MemoryBank(torch.zeros(places, room.FEATURES), limit).state_dict(), file)
@@ -222,11 +239,11 @@ def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytes
     model = json.loads((work.root / "model.json").read_text())
     assert "novelty/model.safetensors" in model_of(work.root)["sha256"]
     for wrong in (model | {"parts": {"patchcore": 1}}, as_first_schema(model) | {"novelty": 1}):
-        (work.root / "model.json").write_text(json.dumps(wrong))
+        write_record(work.root / "model.json", wrong)
         with pytest.raises(UserError, match=r"has a wrong (parts|novelty)"):
             coinseg.load(work.root)
     first = as_first_schema(model)
     for before in (model | {"parts": {}}, {name: value for name, value in first.items() if name != "novelty"}):
-        (work.root / "model.json").write_text(json.dumps(before))
+        write_record(work.root / "model.json", before)
         assert part_of(coinseg.load(work.root), PatchCore) is None
         assert "novelty/model.safetensors" not in model_of(work.root)["sha256"]

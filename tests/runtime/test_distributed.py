@@ -90,6 +90,7 @@ torch.set_default_dtype(torch.float64)
 loop.LOG_EVERY = 1
 for room in (classifier, coin_training, monitor):
     room.images_to = lambda fabric, images: images.double()
+classifier.Classifier.require_usable = lambda *_, **__: None  # it asks for single precision
 store, last, tiny = SliceStore(Path(sys.argv[1])), int(sys.argv[3]), tiny_settings()
 f = replace(tiny.classifier, steps=6, batch=4, shift=0.07, scale=0.1, rotate=10.0, blur=1.0)
 coin = replace(tiny.coin, steps=6, batch=4, cycle=0.5)

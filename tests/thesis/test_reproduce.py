@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from coinseg.cli import main as cli
 from coinseg.config.rules import require_consistent
 from coinseg.config.schema import AttributionSettings, Settings
+from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
 from coinseg.explain.registry import METHODS, explain_with
 from coinseg.inference import explainer as inference
+from coinseg.networks.classifier import probabilities
 from coinseg.runtime.files import read_json
+from coinseg.thesis import reproduce as room
 from coinseg.thesis.reproduce import Job, Seed, reproduce
 from coinseg.thesis.rows import ORDERINGS, SCALES, TABLES, Row, settings_of
 from coinseg.training import coin as coin_training
@@ -104,6 +110,55 @@ def test_every_method_is_scored_on_the_same_slices(done: Path) -> None:
     assert len({row["honest"]["auroc"] for row in rows}) == 1
     examples = [np.load(p, allow_pickle=False) for p in (done / "out" / "seed0" / "rows").glob("*/examples.npz")]
     assert all((e["name"] == examples[0]["name"]).all() for e in examples)
+
+
+def test_tables_are_of_held_out_patients_and_of_no_other(done: Path) -> None:
+    for number in (0, 1):
+        seed = Seed(job(done / "data", done / "out"), number)
+        index = seed.store.index
+        held_out = index["split"] == VALIDATION
+        assert np.array_equal(np.sort(seed.slices.rows[seed.members]), np.flatnonzero(held_out))
+        abnormal, normal = (int((index["label"][held_out] == label).sum()) for label in (1, 0))
+        for path in (seed.root / "rows").glob("*/row.json"):
+            row = read_json(path)
+            assert (row["replica"]["slices"], row["honest"]["slices_scored"], row["honest"]["slices_normal"]) == (
+                abnormal, abnormal, normal,
+            )  # fmt: skip
+            shown = np.load(path.parent / "examples.npz", allow_pickle=False)["name"].tolist()
+            assert {name.split(",")[0] for name in shown} <= set(index["case"][held_out].tolist())
+
+
+def test_the_thesis_protocol_asks_every_image_and_the_mask_free_one_what_f_calls_abnormal(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a threshold of f between the held-out images: who is scored, on what, and against which images realism is measured."""
+    shutil.copytree(done / "out", tmp_path / "out")
+    before = Seed(job(done / "data", tmp_path / "out"), 0)
+    f = probabilities(before.f, before.slices.batch(before.members).image).numpy()
+    base = settings()
+    level = float(np.median(f))
+    seed = Seed(
+        job(done / "data", tmp_path / "out", given=replace(base, classifier=replace(base.classifier, threshold=level))), 0
+    )
+    called, abnormal = f >= level, seed.slices.labels() == 1
+    assert called.any()
+    assert not called.all()
+    given: dict[str, Any] = {}
+    distances: list[tuple[torch.Tensor, torch.Tensor]] = []
+    thesis, honest = room.thesis_protocol, room.mask_free
+    monkeypatch.setattr(room, "thesis_protocol", lambda found: thesis(given.setdefault("thesis", found)))
+    monkeypatch.setattr(room, "mask_free", lambda found, *rest: honest(given.setdefault("honest", found), *rest))
+    monkeypatch.setattr(room.realism, "classifier_distance", lambda f, *images: distances.append(images) or 0.0)
+    seed.row("COIN", seed.rows_of("table2")["COIN"][1])
+    assert given["thesis"].saliency.any((1, 2)).all()
+    assert given["honest"].saliency.any((1, 2)).tolist() == called.tolist()
+    assert np.array_equal(given["honest"].counterfactual[~called], given["honest"].image[~called])
+    image, painted = (room.as_images(of) for of in (given["thesis"].image, given["thesis"].counterfactual))
+    (real, fake), (normal, turned) = distances
+    assert torch.equal(real, image)
+    assert torch.equal(fake, painted)
+    assert torch.equal(normal, image[~abnormal])
+    assert torch.equal(turned, painted[called & abnormal])
 
 
 def test_masks_change_scores_and_nothing_else(tmp_path: Path) -> None:

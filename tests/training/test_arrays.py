@@ -26,9 +26,9 @@ def cohort() -> tuple[np.ndarray, np.ndarray]:
     """Grey noise (24, 32, 32) uint8, the first half with a bright square, and labels; from 0 to 255."""
     rng = np.random.default_rng(0)
     images, labels = rng.normal(90, 12, (24, 32, 32)), (np.arange(24) < 12).astype(int)
-    for image in images[labels == 1]:
+    for i in np.flatnonzero(labels):
         row, column = rng.integers(4, 20, 2)
-        image[row : row + 10, column : column + 10] += 110
+        images[i, row : row + 10, column : column + 10] += 110
     # One in a hundred pixels at each end, so that percentiles leave the range as it is.
     images[:, 0, :11], images[:, 31, :11] = 0, 255
     return np.clip(images, 0, 255).astype(np.uint8), labels

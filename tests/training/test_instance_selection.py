@@ -20,6 +20,7 @@ from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.metrics.overlap import classification_scores, scan_scores
 from coinseg.pipeline.recipe import train_pair
 from coinseg.pipeline.run import Workspace, counts, job_of, prepare_slices, train, warnings
+from coinseg.runtime.records import write_record
 from coinseg.training import instance_selection as witnesses
 from coinseg.training.instance_selection import find_instances, select_instances, two_folds
 from coinseg.types import Case
@@ -240,5 +241,5 @@ def test_a_weak_classifier_is_told_by_its_scans(tmp_path: Path) -> None:
     file = work.root / "classifier" / "stage.json"
     made = json.loads(file.read_text())
     assert made["scores"]["auroc"] is None
-    file.write_text(json.dumps(made | {"scores": made["scores"] | {"auroc_scans": 0.6}}))
+    write_record(file, made | {"scores": made["scores"] | {"auroc_scans": 0.6}})
     assert any("the classifier is weak (AUROC 0.60 on held-out scans)" in line for line in warnings(train(work)))

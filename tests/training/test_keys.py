@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.runtime.files import read_json
+from coinseg.runtime.records import write_record
 from coinseg.training import classifier, keys
 from coinseg.training.classifier import train_classifier
 from conftest import tiny_settings
@@ -41,7 +41,7 @@ def test_another_threshold_scores_f_again_and_does_not_train_it(
     # A folder of before does not say at which threshold it was scored: it was the default.
     made = read_json(file := tmp_path / "fresh0" / "stage.json")
     del made["accuracy_threshold"]
-    file.write_text(json.dumps(made))
+    write_record(file, made)
     monkeypatch.setattr(classifier, "score_classifier", lambda *_: pytest.fail("scored again"))
     train_classifier(store, settings[0], tmp_path / "fresh0")
 
@@ -56,7 +56,7 @@ def test_keys_of_version_1_are_those_of_older_run_folders() -> None:
 def test_another_version_has_another_key(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
     given: dict[str, Any] = dict.fromkeys(("contents", "f", "teacher", "quantile", "fold_steps", "rounds"), "x")
     before = keys.stage_key(stage, Settings(), **given)
-    monkeypatch.setitem(keys.STAGES, stage, replace(keys.STAGES[stage], version=2))
+    monkeypatch.setitem(keys.STAGES, stage, replace(keys.STAGES[stage], version=keys.STAGES[stage].version + 1))
     assert keys.stage_key(stage, Settings(), **given) != before
 
 

@@ -127,7 +127,7 @@ def test_a_student_for_inference_says_the_same_without_batch_normalisation() -> 
     assert made.training
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in folded.modules())
     expected = student.marks(student.Mean(made).eval(), images)
-    assert expected.std() > 0.01
+    assert expected.std() > 0.003
     torch.testing.assert_close(student.marks(folded, images), expected, rtol=0, atol=1e-5)
 
 
@@ -323,7 +323,7 @@ def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_i
     # Of the teachers only what says which images are marked.
     for name in ("teacher-2", "opinion"):
         kept = [p.relative_to(tmp_path / "away" / name).as_posix() for p in (tmp_path / "away" / name).rglob("*.*")]
-        assert kept == ["classifier/model.safetensors"]
+        assert sorted(kept) == ["classifier/checksums.json", "classifier/model.safetensors"]
         assert f"{name}/classifier/model.safetensors" in made["model"]["sha256"]
     images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     here, away = coinseg.load(out), coinseg.load(tmp_path / "away")

@@ -96,7 +96,7 @@ def test_a_module_of_its_own_is_run_only_when_it_is_named(
     root = make_run(tmp_path / "run", replace(settings, classifier=replace(settings.classifier, name=name)))
     ran.unlink()
     monkeypatch.delitem(sys.modules, "their_module")
-    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    nib.save(nib.Nifti1Image(np.tile(np.int16([-1000, 40]), (8, 8, 4)), np.eye(4)), tmp_path / "scan.nii.gz")
     for wrong in (None, "their_module:make"):
         with pytest.raises(coinseg.UserError, match=f"a module of its own.*--classifier {name}; add it if you trust"):
             coinseg.load(root, classifier=wrong)

@@ -98,7 +98,7 @@ def test_labels_of_injected_anomalies_are_drawn_once_for_each_side(
 
 def test_an_index_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("coinseg.data.slices.index.BLOCK", 2)
-    rows = [dict.fromkeys(COLUMNS, i) | {"case": f'a "scan", {"x" * i}', "top": i / 3} for i in range(5)]
+    rows = [dict.fromkeys(COLUMNS, 0) | {"case": f'a "scan", {"x" * i}', "top": i / 3, "slice": i} for i in range(5)]
     with (tmp_path / "index.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -107,8 +107,8 @@ def test_an_index_is_read_block_by_block(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(found) == list(COLUMNS)
     assert found["case"].tolist() == [row["case"] for row in rows]
     assert found["top"].tolist() == [row["top"] for row in rows]
-    assert found["label"].dtype == np.int64
-    assert found["label"].tolist() == [0, 1, 2, 3, 4]
+    assert found["slice"].dtype == np.int64
+    assert found["slice"].tolist() == [0, 1, 2, 3, 4]
 
 
 # --- scoring what does not fit into memory
@@ -169,7 +169,13 @@ def test_maps_lie_on_disk_while_they_are_scored_and_not_afterwards(
     monkeypatch.setattr(evaluation, "mask_free", watched)
     evaluate(train(work))
     assert seen == [f"{name}.npy" for name in ("counterfactual", "image", "predicted", "refined", "saliency", "truth")]
-    assert sorted(path.name for path in maps.parent.iterdir()) == ["audit.json", "examples.npz", "scores.json", "slices.csv"]
+    assert sorted(path.name for path in maps.parent.iterdir()) == [
+        "audit.json",
+        "checksums.json",
+        "examples.npz",
+        "scores.json",
+        "slices.csv",
+    ]
 
 
 def fields_of(found: Explained) -> Iterator[np.ndarray | None]:

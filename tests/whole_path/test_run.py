@@ -564,7 +564,7 @@ def test_checkpoints_that_are_none_or_of_another_architecture(finished: Run, tmp
     with pytest.raises(UserError, match="is a checkpoint of another architecture"):
         coinseg.load(root)
     (root / "coin" / "generator.safetensors").write_bytes(b"PK not a checkpoint")
-    with pytest.raises(UserError, match="is not a checkpoint"):
+    with pytest.raises(UserError, match="is damaged"):
         coinseg.load(root)
     (root / "coin" / "generator.safetensors").unlink()
     with pytest.raises(UserError, match=r"is missing; required: a trained generator"):

@@ -202,8 +202,8 @@ class Predictor:
 
     def _prepared_masks(self, images: Tensor) -> np.ndarray:
         """Masks (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
+        images = images.float() if images.is_floating_point() else images
         self.explainer.require_images(images)
-        images = images.float()
         logits, apart = self.look(images)
         if foreign := int((apart > 1).sum()):
             LOG.warning("doubtful masks: %d of %d images are unlike those of the training", foreign, len(images))

@@ -70,13 +70,13 @@ def sealed(path: Path) -> Iterator[Path]:
         yield part
         checksum, known = _crc32(part), _recorded(path)
         if known.pop(path.name, None):  # killed here, the file of this name must not pass for damaged
-            write_json(path.with_name(CHECKSUMS), known)
-    write_json(path.with_name(CHECKSUMS), known | {path.name: checksum})
+            _record(path, known)
+    _record(path, known | {path.name: checksum})
 
 
 def seal(*paths: Path) -> None:
     """Record the checksums of files that are written in full, all of one folder."""
-    write_json(paths[0].with_name(CHECKSUMS), _recorded(paths[0]) | {path.name: _crc32(path) for path in paths})
+    _record(paths[0], _recorded(paths[0]) | {path.name: _crc32(path) for path in paths})
 
 
 def read_settings(path: Path, *keys: str) -> dict[str, Any]:
@@ -91,6 +91,11 @@ def require_intact(path: Path, do: str = REDONE) -> None:
     require_file(path)
     if (known := _recorded(path).get(path.name)) and known != _crc32(path):
         raise damaged(path, "its checksum is not the recorded one", do)
+
+
+def _record(path: Path, known: Mapping[str, str]) -> None:
+    """Write the checksums of the folder of a file, in the order of names."""
+    write_json(path.with_name(CHECKSUMS), dict(sorted(known.items())))
 
 
 def _recorded(path: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ AIRY_HU = -200  # between padding and this there is air, lung or the border of t
 DENSE_HU = 600  # nine tenths of a body without its air are below
 UNSAID = ("", "OT")  # Modality of DICOM that says nothing: none, and "other"
 FEW = 0.01  # share of voxels that says nothing
-VOXELS = 2**21  # of a scan that are looked at, evenly spread; all count for the lowest value
+VOXELS = 2**18  # of a scan that are looked at, evenly spread; all count for the lowest value
 ASKED = 5  # scans, at most, that decide for a cohort what its values mean; all are asked where they are read
 
 

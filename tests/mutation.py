@@ -1,0 +1,353 @@
+"""Small changes of the source, one at a time: does a test of the room see each?
+
+    python tests/mutation.py masks losses            every mutant of these rooms
+    python tests/mutation.py training --sample 40    forty of them, drawn with --seed
+    python tests/mutation.py --named                 the mutants of studies/mutation-named.json, which once survived
+
+A mutant is killed when a test of its room fails, ends in an error or does not end. Results are kept in studies, in a file
+mutation-ROOM.json: figures, the test that killed each mutant, and the survivors with the reason that somebody wrote beside
+them in an earlier file.
+The tree is copied; the parent imports the libraries once and forks, so that a trial is the tests and no import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path("src/coinseg")
+ROOMS: dict[str, tuple[str, str]] = {
+    "losses": ("explain/counterfactual/losses.py", "tests/explain/test_losses.py tests/explain/test_singla.py"),
+    "counterfactual": ("explain/counterfactual/coin.py explain/counterfactual/singla.py",
+                       "tests/explain/test_coin.py tests/explain/test_singla.py"),
+    "networks": ("explain/counterfactual/generator.py explain/counterfactual/discriminator.py networks/layers.py",
+                 "tests/networks/test_networks.py tests/explain/test_singla.py"),
+    "masks": ("masks/*.py", "tests/masks"),
+    "metrics": ("metrics/overlap.py", "tests/metrics/test_overlap.py tests/masks/test_confidence.py"),
+    "slices": ("data/slices/split.py data/slices/dataset.py data/slices/intensity.py data/slices/synthetic_anomaly.py",
+               "tests/data/test_split.py tests/data/test_dataset.py tests/data/test_intensity.py "
+               "tests/data/test_synthetic_anomaly.py tests/whole_path/test_leaks.py"),
+    "training": ("training/classifier.py training/coin.py training/loop.py training/schedule.py training/student.py "
+                 "training/pseudo_masks.py", "tests/training"),
+    "inference": ("inference/explainer.py inference/ensemble.py inference/segmenter.py inference/image_score.py",
+                  "tests/inference tests/masks/test_decision_flip.py"),
+    "recipe": ("pipeline/recipe.py", "tests/pipeline/test_recipe.py tests/training/test_student.py tests/whole_path/test_run.py"),
+    "evaluation": ("evaluation/*.py", "tests/evaluation"),
+    "thesis": ("thesis/reproduce.py thesis/rows.py", "tests/thesis/test_reproduce.py"),
+}  # fmt: skip
+"""Room -> its files below src/coinseg, and the tests that are to see their mutants, the fastest first."""
+SURVIVED = "survived"
+SLOWEST = 8.0  # times what the tests take unchanged: a mutant that takes longer hangs, which is seen
+
+COMPARED: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,), ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}  # fmt: skip
+COMPUTED: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.MatMult: ast.Mult,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file.
+
+    Args:
+        file: below src/coinseg.
+        where: function or class, with the classes around it.
+        old, new: the text before and after.
+        number: of the mutants of this name, from 0.
+        start, end: the bytes of the file that are replaced.
+    """
+
+    file: str
+    where: str
+    old: str
+    new: str
+    number: int
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        """What stays the same when other lines change."""
+        return f"{self.file}:{self.where}: {self.old} -> {self.new}" + (f" #{self.number + 1}" if self.number else "")
+
+    def applied(self, source: bytes) -> bytes:
+        """The file with the change."""
+        return source[: self.start] + self.new.encode() + source[self.end :]
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node may be replaced with."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        for other in COMPARED.get(type(node.ops[0]), ()):
+            yield ast.Compare(node.left, [other()], node.comparators)
+    elif isinstance(node, ast.BinOp) and type(node.op) in COMPUTED:
+        yield ast.BinOp(node.left, COMPUTED[type(node.op)](), node.right)
+    elif isinstance(node, ast.BoolOp):
+        yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.Invert):
+        yield node.operand
+    elif isinstance(node, ast.IfExp):
+        yield ast.IfExp(node.test, node.orelse, node.body)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield ast.Constant(node.value + 1 if isinstance(node.value, int) else node.value * 2 or 1.0)
+    elif isinstance(node, ast.Tuple | ast.List) and len(node.elts) == 2 and not any(isinstance(e, ast.Slice) for e in node.elts):
+        yield type(node)(node.elts[::-1], node.ctx)
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        yield ast.Constant(None)  # a dropped call
+    elif isinstance(node, ast.Call):
+        yield from of_call(node)
+
+
+def of_call(node: ast.Call) -> Iterator[ast.AST]:
+    """The first two arguments in the other order; what is called upon, or the only argument, as it is; a keyword left out."""
+    first = node.args[:2]
+    if any(isinstance(argument, ast.Starred) for argument in node.args):
+        return
+    if len(first) == 2 and ast.unparse(node.func).split(".")[-1] not in COMMUTE and ast.dump(first[0]) != ast.dump(first[1]):
+        yield ast.Call(node.func, [*first[::-1], *node.args[2:]], node.keywords)
+    owner = node.func.value if isinstance(node.func, ast.Attribute) else None
+    if owner is not None and ast.unparse(owner).split(".")[0] not in MODULES:
+        yield owner
+    elif len(node.args) == 1 and not node.keywords and not isinstance(node.args[0], ast.GeneratorExp | ast.Constant):
+        yield node.args[0]
+    for i, keyword in enumerate(node.keywords):
+        if keyword.arg is not None:
+            yield ast.Call(node.func, node.args, [other for j, other in enumerate(node.keywords) if j != i])
+
+
+MODULES = {"F", "coin", "losses", "math", "metrics", "ndimage", "nn", "np", "realism", "self", "singla", "torch"}
+"""What a call upon is no change of a value: these are modules, and an object's own methods."""
+COMMUTE = {"max", "min", "maximum", "minimum", "isclose", "logical_or", "logical_and"}
+"""Functions of two values in any order."""
+SILENT = {"UserError", "ValueError", "cast", "refuse", "report", "overload"}
+"""Words for users and for type checkers, and checks of what users give: each has its own tests, by what is said."""
+
+
+def visited(node: ast.AST, where: str = "") -> Iterator[tuple[str, ast.AST]]:
+    """Nodes that compute, with where they are: no annotation, docstring, decorator, import or message."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        where = f"{where}.{node.name}".lstrip(".")
+    yield where or "module", node
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "names", "ctx", "bases", "type_comment"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.JoinedStr | ast.Raise):
+                continue
+            called = child.value if isinstance(child, ast.Expr) else child
+            if isinstance(called, ast.Call) and ast.unparse(called.func).split(".")[-1] in SILENT:
+                continue
+            target = isinstance(node, ast.Assign | ast.For | ast.comprehension) and field in ("targets", "target")
+            if not target:
+                yield from visited(child, where)
+
+
+def mutants_of(file: str, source: bytes) -> list[Mutant]:
+    """Every mutant of a file, in the order of its lines."""
+    lines = [0]
+    for line in source.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    found: list[Mutant] = []
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for where, node in visited(ast.parse(source)):
+        if not hasattr(node, "lineno"):
+            continue
+        start, end = (lines[row - 1] + column for row, column in (
+            (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset),  # type: ignore[attr-defined]
+        ))  # fmt: skip
+        for changed in changes(node):
+            old, new = ast.unparse(node), ast.unparse(ast.fix_missing_locations(copy.deepcopy(changed)))
+            if old == new:
+                continue
+            text = f"({new})" if isinstance(changed, ast.expr) and not isinstance(changed, ast.Constant | ast.Name) else new
+            number, seen[where, old, new] = seen[where, old, new], seen[where, old, new] + 1
+            found.append(Mutant(file, where, old, text, number, start, end))
+    return found
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------------
+
+
+class First:
+    """A plugin of pytest that keeps the name of the first test that fails."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed and not self.name:
+            self.name = report.nodeid
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed and not self.name:
+            self.name = f"{report.nodeid} (collection)"
+
+
+def tested(tree: Path, tests: list[str], limit: float) -> str:
+    """The first test that fails in a tree, "timeout", or `SURVIVED`; in a fork, which imports coinseg from there."""
+    said = tree / "first.txt"
+    said.unlink(missing_ok=True)
+    child = os.fork()
+    if not child:
+        try:
+            os.setsid()  # so that what the tests start can be ended with it
+            sys.path[:] = [str(tree / "src"), *(p for p in sys.path if not p.startswith(str(ROOT)))]
+            os.environ |= {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+            os.chdir(tree)
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            import pytest
+
+            first = First()
+            options = ["-n0", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", f"--basetemp={tree / 'temporary'}"]
+            code = pytest.main([*options, *tests], plugins=[first])
+            said.write_text(first.name or ("" if code == 0 else f"pytest ended with {int(code)}"))
+        finally:
+            os._exit(0)
+    ends = time.monotonic() + limit
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > ends:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "timeout"
+        time.sleep(0.02)
+    return (said.read_text() or SURVIVED) if said.exists() else "crash"
+
+
+def copied(folder: Path) -> Path:
+    """A copy of what the tests need."""
+    for name in ("src", "tests", "studies", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    return folder
+
+
+def preloaded() -> None:
+    """Import once what every trial needs; nothing of coinseg itself."""
+    import hypothesis
+    import kornia.augmentation
+    import lightning_fabric
+    import matplotlib
+    import nibabel
+    import pytest
+    import scipy.ndimage
+    import skimage.filters
+    import skimage.morphology
+    import timm
+    import torch
+    import torchmetrics
+
+    torch.set_num_threads(1)
+    del hypothesis, kornia, lightning_fabric, matplotlib, nibabel, pytest, scipy, skimage, timm, torchmetrics
+
+
+def run_room(room: str, chosen: argparse.Namespace, tree: Path) -> dict[str, Any]:
+    """Try the mutants of a room; the contents of studies/mutation-ROOM.json."""
+    patterns, tests = (words.split() for words in ROOMS[room])
+    files = sorted({path.relative_to(ROOT / PACKAGE).as_posix() for p in patterns for path in (ROOT / PACKAGE).glob(p)})
+    sources = {file: (ROOT / PACKAGE / file).read_bytes() for file in files}
+    mutants = [mutant for file in files for mutant in mutants_of(file, sources[file])]
+    count = len(mutants)
+    if chosen.sample and chosen.sample < count:
+        mutants = random.Random(chosen.seed).sample(mutants, chosen.sample)
+    began = time.monotonic()
+    if (before := tested(tree, tests, 3600)) != SURVIVED:
+        sys.exit(f"{room}: the tests fail unchanged: {before}")
+    limit = 30 + SLOWEST * (time.monotonic() - began)
+    killed: dict[str, str] = {}
+    survivors: list[str] = []
+    for number, mutant in enumerate(mutants, 1):
+        path = tree / PACKAGE / mutant.file
+        path.write_bytes(mutant.applied(sources[mutant.file]))
+        result = tested(tree, tests, limit)
+        path.write_bytes(sources[mutant.file])
+        if result == SURVIVED:
+            survivors.append(mutant.name)
+        else:
+            killed[mutant.name] = result
+        print(f"{room} {number}/{len(mutants)} {'SURVIVED' if result == SURVIVED else 'killed'} {mutant.name}", flush=True)
+    return {"room": room, "mutants": count, "tried": len(mutants), "seed": chosen.seed if chosen.sample else None,
+            "killed": killed, "survivors": survivors}  # fmt: skip
+
+
+def kept(result: dict[str, Any]) -> str:
+    """Write a result, with the reasons of an earlier one, and say it in a line."""
+    file = ROOT / "studies" / f"mutation-{result['room']}.json"
+    reasons = json.loads(file.read_text()).get("survivors", {}) if file.exists() else {}
+    result["survivors"] = {name: reasons.get(name, "") for name in sorted(result["survivors"])}
+    open_ones = sum(not reason for reason in result["survivors"].values())
+    tried, dead = result["tried"], len(result["killed"])
+    result["killed_share"] = round(dead / max(tried, 1), 4)
+    file.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    return (
+        f"{result['room']}: {dead} of {tried} killed, {tried - dead - open_ones} survive with a reason, {open_ones} without one"
+    )
+
+
+def run_named(tree: Path) -> int:
+    """Try the mutants that once survived: each has a file, the old and the new text, and its tests. How many survive?"""
+    wrong = 0
+    for row in json.loads((ROOT / "studies" / "mutation-named.json").read_text()):
+        path, source = tree / PACKAGE / row["file"], (ROOT / PACKAGE / row["file"]).read_text()
+        if source.count(row["old"]) != 1:
+            print(
+                f"{row['name']}: the old text stands {source.count(row['old'])} times in {row['file']}: mend its row", flush=True
+            )
+            wrong += 1
+            continue
+        path.write_text(source.replace(row["old"], row["new"]))
+        result = tested(tree, row["tests"].split(), 900)
+        path.write_text(source)
+        print(f"{row['name']}: {result}  ({row['what']})", flush=True)
+        wrong += result == SURVIVED
+    return wrong
+
+
+def main() -> int:
+    """Run it; 1 where a mutant survives without a reason."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rooms", nargs="*", choices=[[], *ROOMS], help="rooms to mutate")
+    parser.add_argument("--named", action="store_true", help="the mutants that once survived")
+    parser.add_argument("--sample", type=int, default=0, help="so many mutants of each room; 0 is all")
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    preloaded()
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copied(Path(folder))
+        if chosen.named:
+            wrong += run_named(tree)
+        for room in chosen.rooms:
+            result = run_room(room, chosen, tree)
+            print(kept(result), flush=True)
+            wrong += sum(not reason for reason in result["survivors"].values())
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
