@@ -17,6 +17,7 @@ from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.image import image_size, is_image, read_image
+from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import kind_of
 from coinseg.data.readers.volume import is_volume, read_geometry, read_volume
 from coinseg.data.slices.case import labelled_per_scan, load_case
@@ -158,6 +159,7 @@ def test_xrays_in_folders_and_in_a_table(tmp_path: Path) -> None:
     assert [bool(case.lesion) for case in found.cases] == [True, False, False, False]
     assert len({case.patient for case in found.cases}) == 4
     assert any("every study counts as a patient" in line for line in found.problems)
+    assert [line for line in found.problems if "not read" in line] == ["1 files not read, for their ending: 1 x .dcm"]
     assert load_case(found.cases[0]).lesion.all()  # type: ignore[union-attr]
     (root / "labels.csv").write_text("file,label,patient\n" + "".join(f"x{i},{i % 2},p{i}\n" for i in range(4)))
     for i in range(4):
@@ -218,6 +220,27 @@ def test_slices_in_class_folders_have_the_label_of_their_folder(tmp_path: Path) 
     found = read_layout(tmp_path, DataSettings())
     assert found.layout == "folders"
     assert sorted(next(iter(case.slice_labels.values())) for case in found.cases) == [0] * 6 + [1] * 6
+    assert not any("not read" in line for line in found.problems)
+
+
+def test_dicom_files_that_no_row_names_are_said_once(tmp_path: Path) -> None:
+    names = rsna(tmp_path)
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{n}.DCM,{n[-1]}\n" for n in names[:4]))
+    said = [line for line in read_layout(tmp_path, DataSettings()).problems if "not read" in line]
+    assert said == ["2 images or volumes not read, no row of labels.csv names them: ID_20.dcm, ID_21.dcm"]
+
+
+def test_the_mask_of_an_xray_may_be_dicom(tmp_path: Path) -> None:
+    drawn = np.zeros((8, 6), np.uint16)
+    drawn[2:4, 1:5] = 255
+    inside, notes = read_image_region(picture(tmp_path / "m.dcm", drawn), (8, 6), [255])
+    assert (inside == (drawn > 0)).all()
+    assert notes == {"255"}
+
+
+def test_a_modality_is_one_of_dicom_or_nothing(tmp_path: Path) -> None:
+    for word, kept in (("MR", "MR"), ("GRETA", "")):
+        assert read_volume(write_series(tmp_path / word, scan_of((4, 4, 2)), Modality=word)).modality == kept
 
 
 def test_a_slice_number_beside_single_slices_is_not_an_index_into_them(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from scipy import ndimage
 
 import coinseg
 from coinseg.config.schema import MaskSettings
-from coinseg.data.readers import dicom
+from coinseg.data.readers import dicom_tags
+from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.image import read_image
 from coinseg.data.readers.volume import read_volume
 from coinseg.errors import UserError
@@ -45,7 +46,7 @@ def tags(root: Path) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("length", ["known", "unknown"])
 def test_a_sequence_of_a_million_empty_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: str) -> None:
     """Of which a tenth is enough here; limits are what they are for the whole."""
-    monkeypatch.setattr(dicom, "MAX_ELEMENTS", 10_000)
+    monkeypatch.setattr(dicom_tags, "MAX_ELEMENTS", 10_000)
     before, behind = tags(tmp_path)
     items, end = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 100_000, struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     head = struct.pack("<HH", 0x5200, 0x9230) + b"SQ\0\0"
@@ -54,10 +55,12 @@ def test_a_sequence_of_a_million_empty_items(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "a.dcm").write_bytes(before + sequence + behind)
     with pytest.raises(UserError, match=r"a\.dcm cannot be read \((ValueError|OSError)\)"):
         read_volume(tmp_path / "a.dcm")
+    with pytest.raises(UserError, match=r"a\.dcm cannot be read \((ValueError|OSError)\)"):
+        read_series(tmp_path / "a.dcm")
 
 
 def test_zeros_behind_the_tags_of_a_member_of_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom, "MAX_ELEMENTS", 10_000)
+    monkeypatch.setattr(dicom_tags, "MAX_ELEMENTS", 10_000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.dcm", tags(tmp_path)[0] + bytes(20_000_000))
     with pytest.raises(UserError, match=r"a\.dcm cannot be read \((ValueError|OSError)\)"):

@@ -235,6 +235,7 @@ def test_names_in_any_text_tag_are_in_no_message(
     """Every command that reads DICOM, where it works and where it fails: one series, two, single files in a table, an X-ray."""
     caplog.set_level(logging.DEBUG)
     scan, model, names = hounsfield(np.repeat(np.repeat(labelled(), 3, 1), 3, 2)).T, make_run(tmp_path / "model"), planted()
+    of_images = make_run(tmp_path / "of_images", kind="percentile")
 
     def edit(found: list[Dataset]) -> None:
         for ds in found:
@@ -243,12 +244,13 @@ def test_names_in_any_text_tag_are_in_no_message(
             ds.Modality, ds.FrameOfReferenceUID = modality, "1.2.826.0.1.3680043.99.1"
         PLANTED[how](found)
 
-    data, out = tmp_path / "data", tmp_path / "out"
+    place, out = tmp_path / "in", tmp_path / "out"
+    data = place / "data"
     write_series(data / "one", scan, LPS, series=f"{SERIES}.1", edit=edit, **SECRET)
     write_series(data / "two" / "a", scan, LPS, series=f"{SERIES}.2", edit=edit, **SECRET)
     write_series(data / "two" / "b", scan[:, :, :2], LPS, series=f"{SERIES}.3", number=9, edit=edit, **SECRET)
-    files = sorted(path.relative_to(tmp_path).as_posix() for path in (data / "one").iterdir())
-    text(tmp_path / "single.csv", "file,label\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(files)))
+    files = sorted(path.relative_to(place).as_posix() for path in (data / "one").iterdir())
+    text(place / "single.csv", "file,label\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(files)))
     text(data / "labels.csv", "case,label\none,1\ntwo,0\n")
     photo = [header(Modality="DX", SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1", Rows=6, Columns=5, PixelData=bytes(60), **SECRET)]
     photo[0].update(names)
@@ -259,18 +261,21 @@ def test_names_in_any_text_tag_are_in_no_message(
     recwarn.clear()
     caplog.clear()
     commands = [
-        ["inspect", data], ["inspect", tmp_path / "single.csv"], ["segment", "-i", data / "one", "-o", out / "one.nii.gz"],
-        ["segment", "-i", data / "two", "-o", out / "two.nii.gz"], ["segment", "-i", tmp_path / files[0], "-o", out / "a.nii.gz"],
-        ["segment", "-i", tmp_path / "x.dcm", "-o", out / "x.png"], ["segment", "-i", data, "-o", out / "masks"],
+        ["inspect", data], ["inspect", place / "single.csv"], ["segment", "-i", data / "one", "-o", out / "one.nii.gz"],
+        ["segment", "-i", data / "two", "-o", out / "two.nii.gz"], ["segment", "-i", place / files[0], "-o", out / "a.nii.gz"],
+        ["segment", "-i", tmp_path / "x.dcm", "-o", out / "x.png", "--model", of_images],
+        ["segment", "-i", data, "-o", out / "masks"],
         ["export-seg", out / "one.nii.gz", "--dicom", data / "one", "-o", tmp_path / "one.dcm"],
         ["export-seg", out / "one.nii.gz", "--dicom", data / "two", "-o", tmp_path / "two.dcm"],
-        ["run", tmp_path / "single.csv", "-o", out / "run", "--dry-run", *TINY, "--data.size", "16"],
     ]  # fmt: skip
-    more = {"segment": ["--model", str(model)], "export-seg": []}  # all have one PatientID and one study
-    codes = [cli.main([str(w) for w in words] + more.get(words[0], ["--data.split_by", "slice"])) for words in commands]
+    if how in ("nothing", "no pixels"):  # seconds each: one that works and one that fails
+        commands.append(["run", place / "single.csv", "-o", out / "run", "--dry-run", *TINY, "--data.size", "16"])
+    more = {"segment": ["--model", model], "export-seg": []}  # all have one PatientID and one study
+    more |= {"inspect": ["--data.split_by", "slice"], "run": ["--data.split_by", "slice"]}
+    codes = [cli.main([str(w) for w in words + ([] if "--model" in words else more[str(words[0])])]) for words in commands]
     assert set(codes) <= {0, 2}
     if how in ("nothing", "numbers nobody needs"):
-        assert [codes[i] for i in (0, 2, 4, 7)] == [0, 0, 0, 0]
+        assert [codes[i] for i in (0, 1, 2, 4, 5, 7, *range(9, len(codes)))] == [0] * (len(codes) - 3)
         assert (tmp_path / "one.dcm").exists()
     said = capfd.readouterr()
     warned = "".join(str(w.message) for w in recwarn)

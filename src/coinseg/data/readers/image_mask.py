@@ -18,6 +18,7 @@ from coinseg.errors import UserError
 from coinseg.types import SliceMask
 
 from .image import TIFF, deep_colour, opened, orientation, read_tiff, reading, require_size, shown
+from .paths import kind_of
 
 INVERTED = "inverted"
 """A note on a mask of grey values whose border is not 0: it is dark on light."""
@@ -68,7 +69,11 @@ def labels_of_image(path: Path) -> list[float]:
 def _read(path: Path) -> _Stored:
     with reading(path):
         pixels, page = read_tiff(path, stored=True) if path.suffix.lower() in TIFF else (None, None)
-        if pixels is None or page is None:
+        if kind_of(path) == "image":
+            from .dicom_frames import read_picture
+
+            stored = _Stored(read_picture(path))
+        elif pixels is None or page is None:
             stored = _read_pillow(path)
         else:
             white = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
