@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -86,8 +87,17 @@ def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
     (two / "sub").mkdir(parents=True)
     mask, row = two / "sub/c.nii.gz", next(row for row in table["masks"] if row["case"] == "sub/c.nii.gz")
     mask.write_bytes((one / "sub/c.nii.gz").read_bytes())
-    note = {"path": row["case"], "state": "written", "mask": row["mask"], "sha256": row["sha256"], "error": None, "row": row}
-    (two / ".done-6.jsonl").write_text(json.dumps(note) + "\n" + json.dumps(note)[:40])
+    note = {
+        "path": row["case"],
+        "state": "written",
+        "mask": row["mask"],
+        "sha256": row["sha256"],
+        "error": None,
+        "row": row,
+        "warning": None,
+    }
+    wrote = {"wrote": {"sub/c.nii.gz": hashlib.sha256(mask.read_bytes()).hexdigest()}}
+    (two / ".done-6.jsonl").write_text(json.dumps(wrote) + "\n" + json.dumps(note) + "\n" + json.dumps(note)[:40])
     (two / "sub/.part-999999999-d.nii.gz").write_bytes(b"half")
     stamp = mask.stat().st_mtime_ns
     capsys.readouterr()
@@ -103,6 +113,7 @@ def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
     made, expected = files(two), files(one)
     again = json.loads(made.pop("manifest.json"))
     del expected["manifest.json"]
+    assert json.loads(made["index.json"]) == json.loads(expected["index.json"])
     assert made == expected
     assert again["processes"] == 2
     assert [record.pop("state") for record in again["inputs"]] == [

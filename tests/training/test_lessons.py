@@ -16,7 +16,7 @@ from coinseg.config.schema import StudentSettings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.student_data import Examples, PseudoMasks
-from coinseg.networks.unet import build_student
+from coinseg.networks.unet import build_student, for_inference
 from coinseg.training import student
 from conftest import tiny_settings
 from models import learn_from_few
@@ -174,7 +174,10 @@ def test_every_second_network_learns_drawn_lesions_and_the_others_the_dice_of_ea
 
 def test_the_student_is_the_moving_average_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     found, parts, after = trained(monkeypatch, lambda pseudo_masks: [])
-    assert_is_the_mean(found.student, after, student.EMA)
+    kept = parts["kept"].module
+    assert_is_the_mean(kept, after, student.EMA)
+    for one, other in zip(found.state_dict().values(), for_inference(kept).state_dict().values(), strict=True):
+        assert torch.equal(one, other)
     assert student.EMA == 0.99
     (group,) = parts["optimiser"].param_groups
     assert group["betas"] == (0.9, 0.999)

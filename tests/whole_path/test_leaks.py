@@ -57,6 +57,7 @@ def test_other_held_out_images_and_other_masks_train_the_same_files_byte_by_byte
     rows = np.flatnonzero(index["split"] == VALIDATION)
     assert not np.array_equal(first.store.images[rows], second.store.images[rows])
     files = sorted(path.relative_to(first.work.root) for path in first.work.root.rglob("*.safetensors"))
+    files.remove(Path("distribution/model.safetensors"))  # its limit is taken of held-out images, without their labels
     assert len(files) == 5  # f and generator of both teachers, the student
     for file in files:
         assert (first.work.root / file).read_bytes() == (second.work.root / file).read_bytes(), file

@@ -37,7 +37,7 @@ from .plausible import implausible, require_values
 from .prepare import foreign, in_order, prepared, readers
 from .scale import kind_of_intensity, said_of_intensity
 from .split import require_masks, require_usable
-from .trained_on import Facts, TrainedOn
+from .trained_on import Facts
 from .writer import FILES, FORMAT, StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -178,7 +178,6 @@ def prepare(
         writer.finish(
             key=key, layout=cohort.layout, problems=problems,
             label_source="drawn with the injected anomalies" if injected else cohort.label_source,
-            trained_on=TrainedOn.summary([f for f in facts.values() if not foreign(f, settings.data, kind)]).as_dict(),
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
         if before and not overwrite and before.get("contents") != SliceStore(part).meta["contents"]:

@@ -18,6 +18,7 @@ from .case import stored_type
 from .index import write_index
 from .prepare import Prepared
 from .split import LEFT_OUT, TRAINING, require_both_classes, require_two_sides, split_rows
+from .trained_on import Facts, TrainedOn
 from .twins import Twins
 
 FILES = ("images.bin", "organs.bin", "truth.bin", "index.csv")  # of a store, beside store.json
@@ -43,6 +44,7 @@ class StoreWriter:
         self.beyond: Counter[str] = Counter()
         self.twins, self.several_frames = Twins(), list[str]()
         self.notes: dict[str, list[str]] = {}  # ids of cases by what their masks are like
+        self.facts: dict[object, Facts] = {}  # of the cases, by id
         self.histograms: dict[str, np.ndarray] = {}
         self.digest = hashlib.sha256()
         self.contents = hashlib.sha256(json.dumps([CONTENTS, hashed(settings.data)]).encode())
@@ -60,6 +62,7 @@ class StoreWriter:
         self.beyond += case.beyond
         for note in case.notes:
             self.notes.setdefault(note, []).append(case.case.id)
+        self.facts[one.id] = case.facts
         self.rows += case.rows
         self.left_out += case.left_out
         for pixels, organ, truth in case.slices:
@@ -84,6 +87,7 @@ class StoreWriter:
         require_two_sides(sides, self.settings.data)
         if not self.injected:
             require_both_classes(np.array([row["label"] for row in self.rows]), sides, int(small.sum()))
+        cases = dict.fromkeys(row["case"] for row, side in zip(self.rows, sides, strict=True) if side == TRAINING)
         window = intensity.CODE_WINDOW
         if self.kind == "hu":
             training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
@@ -94,5 +98,6 @@ class StoreWriter:
         write_record(self.folder / "store.json", {
             "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16],
             "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
-            "window": [window.low, window.high], "injected": self.injected, **facts,
+            "window": [window.low, window.high], "injected": self.injected,
+            "trained_on": TrainedOn.summary([self.facts[case] for case in cases]).as_dict(), **facts,
         })  # fmt: skip
