@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,13 @@ def test_a_map_comes_back_at_its_own_side() -> None:
     assert torch.equal(resized(resized(flat, enlarged(64)), 64), flat)
     turned = resized(there.flip(-1), 128).flip(-1)
     torch.testing.assert_close(turned, resized(there, 128), rtol=0, atol=1e-6)
+
+
+def test_what_fits_a_file_is_asked_without_the_compiler_of_torch() -> None:
+    """Importing it takes longer than segmenting a scan; timm, and random numbers on the "meta" device, would."""
+    code = (
+        "import sys, torch\nfrom coinseg.networks.unet import Student\nwith torch.device('meta'):\n    Student(1).state_dict()\n"
+        "print({'torch._dynamo', 'timm', 'torchvision'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert done.stdout == "set()\n"

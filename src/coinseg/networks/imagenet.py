@@ -34,7 +34,8 @@ class _Conv(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups, bias=False)
-        nn.init.normal_(self.weight, std=math.sqrt(2 * groups / (kernel**2 * outputs)))
+        if not self.weight.is_meta:  # there, random numbers import torch._dynamo, which takes as long as segmenting a scan
+            nn.init.normal_(self.weight, std=math.sqrt(2 * groups / (kernel**2 * outputs)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, S, S), S even where the stride is 2, -> (B, outputs, S / stride, S / stride)."""
