@@ -56,7 +56,7 @@ CASES: dict[str, list[str]] = {
     # Labels by slice: committee, student, opinion, novelty, neighbouring slices.
     "student": [
         f"run {{data}}/masses -o run {KIDNEYS} --data.lesion kidney_tumor --data.roi organ --data.size 40 "
-        "--data.min_organ_px 8 --classifier.steps 200 --classifier.lr 4e-3 --classifier.threshold 0.4 --coin.steps 60 "
+        "--data.min_organ_px 8 --seed 1 --classifier.steps 200 --classifier.lr 4e-3 --classifier.threshold 0.4 --coin.steps 60 "
         "--masks.peak 0.7 --student.steps 24 --student.lr 3e-3 --student.batch 4 --student.trust 0 --student.opinion 6 "
         f"--student.drawn 0 --student.novelty 0.9 --student.gate 0.2 {SMALL}",
         "export run -o model",
