@@ -190,6 +190,17 @@ def decomposed(name: str) -> str:
     return unicodedata.normalize("NFD", name)
 
 
+def test_a_mask_is_never_the_image_that_a_row_names(tmp_path: Path) -> None:
+    """Images beside the table with decomposed names, and the only folder beside it holds masks of the very names in the table."""
+    for i in range(4):
+        picture(tmp_path / decomposed(f"Müller_{i}.png"))
+        picture(tmp_path / "masks" / f"Müller_{i}.png")
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"Müller_{i}.png,{i % 2}\n" for i in range(4)), "utf-8")
+    found = read_layout(tmp_path, DataSettings())
+    assert [case.image.parent for case in found.cases] == [tmp_path] * 4
+    assert all(case.lesion[0].path.parent == tmp_path / "masks" for case in found.cases if case.label == 1)
+
+
 def test_decomposed_names_are_those_of_the_table(tmp_path: Path) -> None:
     root = table(tmp_path, [f"Müller_{i}.png,{i % 2},é{i}" for i in range(4)])
     for i in range(4):

@@ -23,7 +23,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .dicom_studies import fits_dicom
-from .masks_by_name import MasksByName
+from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .shared import existing, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
 from .tables import (
     LABEL,
@@ -178,7 +178,8 @@ def _places(table: Path, cell: str, suffixes: Sequence[str]) -> Iterator[Path]:
     names = [text + suffix for text in dict.fromkeys((cell, cell.replace("\\", "/"))) for suffix in suffixes]
     places = [(base, name) for name in names for base in (table.parent, table.parent / "images")]
     yield from (base / name for base, name in places)
-    folders = folders_in(table.parent)  # of a folder with all images only where one is missing
-    places += [(folders[0], name) for name in names] if len(folders) == 1 else []
-    yield from (base / name for base, name in places)
     yield from (existing(base, name) for base, name in places)
+    folders = [folder for folder in folders_in(table.parent) if folder.name.lower() not in (*MASK_FOLDERS, *ORGAN_FOLDERS)]
+    if len(folders) == 1:  # that of all images, where one is missing so far
+        yield from (folders[0] / name for name in names)
+        yield from (existing(folders[0], name) for name in names)

@@ -20,7 +20,7 @@ from coinseg.types import Case, MaskSource
 
 from .shared import existing, few, files_in, is_value, organ_root, without_suffix
 
-MASK_FOLDERS, _ORGAN_FOLDERS = ("masks", "mask", "ground_truth", "gt", "segmentations"), ("organ_masks", "organs")
+MASK_FOLDERS, ORGAN_FOLDERS = ("masks", "mask", "ground_truth", "gt", "segmentations"), ("organ_masks", "organs")
 _TAIL = re.compile(r"[_-](mask|gt|groundtruth|label|seg|segmentation|annotation)[_-]?\d*$", re.IGNORECASE)  # x_mask, x_mask_1
 _Index = dict[tuple[str, bool], Path]  # masks by relative name without suffix and whether they are volumes
 
@@ -51,7 +51,7 @@ class MasksByName:
         if masks and not existing(root, masks).is_dir():
             raise UserError(f"data.masks {root / masks} is no folder", "a folder relative to the data", "correct data.masks")
         lesion = existing(root, masks) if masks else _first_folder(root, MASK_FOLDERS) if masks is None else None
-        organ = organ_root(root, settings) or _first_folder(root, _ORGAN_FOLDERS)
+        organ = organ_root(root, settings) or _first_folder(root, ORGAN_FOLDERS)
         return cls(_index(lesion), _index(organ), tuple(folder for folder in (lesion, organ) if folder), settings)
 
     def contains(self, path: Path) -> bool:
