@@ -166,7 +166,7 @@ def test_a_scan_that_is_not_in_the_units_of_the_training_is_refused_and_the_othe
         save(scans / f"{name}.nii.gz", stored(ct()))
     save(scans / "hu.nii.gz", ct())
     assert cli.main(["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]) == 2
-    said = " ".join(capsys.readouterr().err.split())
+    said = " ".join("".join(capsys.readouterr()).split())
     assert "6 of 7 inputs failed" in said
     assert "minus1024.nii.gz is not in Hounsfield units (hardly a value is above -500), as the scans were that the run" in said
     assert [path.name for path in out.glob("*.nii.gz")] == ["hu.nii.gz"]
@@ -190,7 +190,7 @@ def test_what_is_only_doubtful_is_marked_in_the_index_with_its_confidence_lowere
     save(scans / "cut.nii.gz", np.maximum(ct(), -160))
     save(scans / "large.nii.gz", ct(), np.diag([3.0, 3.0, 2.5, 1.0]))
     assert cli.main(["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]) == 0
-    assert "warning: 2 of 3 inputs are unlike what the run was trained on" in " ".join(capsys.readouterr().err.split())
+    assert "warning: 2 of 3 inputs are unlike what the run was trained on" in " ".join("".join(capsys.readouterr()).split())
     with (out / "index.csv").open() as file:
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert rows["like.nii.gz"]["doubts"] == ""

@@ -226,8 +226,6 @@ def _gathered(
     write_segmented(
         request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
     )
-    for warning in warnings:
-        request.report(f"warning: {plain(warning)}", 0, 0, {})  # those of other processes
     table.forget_notes()
     return written, failed
 
