@@ -51,7 +51,8 @@ def _labelled(scores: Mapping[str, Any]) -> tuple[float | None, int, int, str]:
     """The AUROC of f, and over how many abnormal and normal held-out "images", or "scans" where only these have labels."""
     of_scans = scores.get("auroc") is None and scores.get("auroc_scans") is not None
     auroc, counts, what = ("auroc_scans", "scans", "scans") if of_scans else ("auroc", "slices", "images")
-    return scores.get(auroc), *(scores.get(f"{counts}_{side}") or 0 for side in ("abnormal", "normal")), what  # type: ignore[return-value]
+    abnormal, normal = (scores.get(f"{counts}_{side}") or 0 for side in ("abnormal", "normal"))
+    return scores.get(auroc), abnormal, normal, what
 
 
 def _lacking(scores: Mapping[str, Any]) -> Iterator[str]:

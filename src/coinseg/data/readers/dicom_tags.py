@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from pydicom import Dataset, config, dcmread
@@ -78,7 +78,8 @@ def tags_of(
         with files[member]() as file, silent():
             deflated = _DEFLATED in file.read(1024)
             file.seek(0)
-            header = Dataset() if deflated else dcmread(_Few(file), stop_before_pixels=True, force=True, **options)  # type: ignore[arg-type]
+            few = cast(Any, _Few(file))  # of a file it has what pydicom uses
+            header = Dataset() if deflated else dcmread(few, stop_before_pixels=True, force=True, **options)
             _require_few_items(header)
             _decode(header)
             whole = deflated or sound(header)

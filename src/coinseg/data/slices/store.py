@@ -37,7 +37,6 @@ from .plausible import implausible, require_values
 from .prepare import foreign, in_order, prepared, readers
 from .scale import kind_of_intensity, said_of_intensity
 from .split import require_masks, require_usable
-from .trained_on import Facts
 from .writer import FILES, FORMAT, StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -153,7 +152,7 @@ def prepare(
     refuse(of_region(settings.data, injected))
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
-    problems, facts = list(cohort.problems), dict[Path, Facts]()
+    problems = list(cohort.problems)
     with directory_written_aside(root) as part:
         writer, unused = StoreWriter(part, settings, kind), []
         futures = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
@@ -168,9 +167,9 @@ def prepare(
                 continue
             writer.add(result)
             problems += result.problems
-            facts[case.image] = result.facts
             unused += [] if result.rows or foreign(result.facts, settings.data, kind) else [case.id]
-        problems += said_of_intensity(kind, settings.data, {p: f.not_hu for p, f in facts.items() if f.kind == "volume"})
+        scans = {case.image: writer.facts[case.id] for case in cohort.cases if case.volume and case.id in writer.facts}
+        problems += said_of_intensity(kind, settings.data, {path: facts.not_hu for path, facts in scans.items()})
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
         problems += writer.said() + implausible(writer.notes) + require_values(cohort.cases, writer.notes, not injected)
