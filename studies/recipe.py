@@ -130,7 +130,7 @@ def ceilings(run: Run) -> dict[str, Predictor]:
 
 def asking(run: Predictor) -> Callable[[np.ndarray], np.ndarray]:
     """f(X) of images in [0, 1], (B, S, S) -> (B,)."""
-    return lambda unit: run.probability(torch.from_numpy(signed(unit))[:, None]).numpy()
+    return lambda unit: run.probability(torch.from_numpy(signed(unit))).numpy()
 
 
 def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool = False) -> None:

@@ -67,12 +67,12 @@ def looked_at(
     images = slices.batch(members).image
     explained, segmented = run.explain(images), run.segment_images(images)
     painted, after = explained.painted()
-    image, other = (x[:, 0].numpy() / 2 + 0.5 for x in (images, painted))
+    image, other = (x.numpy() / 2 + 0.5 for x in (images, painted))
     called = (explained.probability >= level).numpy()
     flipped = called & (after < level).numpy()
 
     def turned(region: np.ndarray) -> float | None:
-        pixels = torch.from_numpy(signed(pasted(image, other, region)[flipped]))[:, None]
+        pixels = torch.from_numpy(signed(pasted(image, other, region)[flipped]))
         return float((run.probability(pixels) < level).float().mean()) if flipped.any() else None
 
     agreed, saliency = segmented.maps.agreement, explained.saliency.numpy()

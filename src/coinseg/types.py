@@ -54,6 +54,7 @@ class Case:
         lesion: masks whose union is the ground truth; read for scoring only.
         series: name of the scan that a plain image is a slice of, unique in the cohort; None if unknown.
         place: number of the image along that scan.
+        others: further channels on the grid of `image`, such as other MR sequences, in the order of `Cohort.sequences`.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Case:
     lesion: tuple[MaskSource, ...] = ()
     series: str | None = None
     place: int = 0
+    others: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,14 @@ class Cohort:
         cases: sorted by id.
         label_source: where the image labels come from, in words for the manifest.
         problems: one line for each skipped case or other problem.
+        sequences: names of the channels where a case has several images on one grid; empty where it has one.
     """
 
     layout: str
     cases: tuple[Case, ...]
     label_source: str
     problems: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -29,7 +29,7 @@ def pictured(lesion: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def one(image: np.ndarray, difference: np.ndarray, mask: np.ndarray, share: float, weight: float) -> np.ndarray:
     """`by_contrast` of a single image."""
-    return fit_border(image[None], difference[None], mask[None], share, weight)[0]
+    return fit_border(image[None, None], difference[None], mask[None], share, weight)[0]
 
 
 def asked(image: np.ndarray, difference: np.ndarray, weight: float = WEIGHT) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def test_without_an_inside_or_without_surroundings_a_mask_stays_as_it_is() -> No
 
 def test_a_pixel_is_like_what_it_equals() -> None:
     lesion = disc(12)
-    like = resemblance(np.where(lesion, 0.4, -0.4), disc(6), ~disc(20))
+    like = resemblance(np.where(lesion, 0.4, -0.4)[None], disc(6), ~disc(20))
     assert like[disc(9)].min() == pytest.approx(1, abs=1e-3)
     assert like[~disc(15)].max() == pytest.approx(-1, abs=1e-3)
 
@@ -79,7 +79,7 @@ def test_a_pixel_is_like_what_it_equals() -> None:
 def test_a_flat_image_says_nothing() -> None:
     difference = np.where(disc(12), 1.0, 0.0)
     flat = np.full((SIDE, SIDE), 0.1)
-    assert (resemblance(flat, disc(6), ~disc(20)) == 0).all()
+    assert (resemblance(flat[None], disc(6), ~disc(20)) == 0).all()
     mask, found = asked(flat, difference)
     assert dice(found, mask) == pytest.approx(1, abs=0.01)
 
@@ -89,7 +89,7 @@ def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() ->
     images = np.stack([pictured(lesion, i) for i, lesion in enumerate(lesions)])
     maps = np.stack([ndimage.gaussian_filter(lesion.astype(float), 2) for lesion in lesions])
     masks = maps > 0.4 * np.quantile(maps, 0.999, axis=(1, 2))[:, None, None]
-    found = fit_border(images, maps, masks, 0.4, WEIGHT)
+    found = fit_border(images[:, None], maps, masks, 0.4, WEIGHT)
     for i in range(3):
         assert (found[i] == one(images[i], maps[i], masks[i], 0.4, WEIGHT)).all()
     assert ndimage.label(found[2])[1] == 2
@@ -165,9 +165,9 @@ def test_the_narrower_of_two_equal_means_is_the_likelier_one_at_the_mean() -> No
     inside, outside = disc(9), ~disc(14)
     image = np.where(inside, rng.normal(0, 0.05, FLAT.shape), rng.normal(0, 0.5, FLAT.shape))
     image[disc(13) & ~disc(10)] = 0.0
-    like = resemblance(image, inside, outside)
+    like = resemblance(image[None], inside, outside)
     assert like[(ROWS == 30) & (COLUMNS == 32 + 11)].item() > 0.7
-    assert resemblance(image, outside, inside)[(ROWS == 30) & (COLUMNS == 32 + 11)].item() < -0.7
+    assert resemblance(image[None], outside, inside)[(ROWS == 30) & (COLUMNS == 32 + 11)].item() < -0.7
 
 
 def test_a_resemblance_by_hand() -> None:
@@ -176,7 +176,7 @@ def test_a_resemblance_by_hand() -> None:
     image = np.where(disc(6), 0.4, -0.4)
     image[(COLUMNS > 44) & (COLUMNS < 54)] = 0.0005
     image[COLUMNS > 58] = 0.004
-    like = resemblance(image, disc(6), (COLUMNS < 12))
+    like = resemblance(image[None], disc(6), (COLUMNS < 12))
     assert like[30, 49] == pytest.approx(0.5, abs=0.01)
     assert like[30, 62] == pytest.approx(1, abs=0.01)
 

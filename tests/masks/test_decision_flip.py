@@ -30,17 +30,17 @@ from models import explainer_of
 SIDE = 16
 RISING = np.linspace(0, 1, SIDE * SIDE).reshape(1, SIDE, SIDE)
 """A map whose n largest values are its last n pixels."""
-WHITE, BLACK = np.ones((1, SIDE, SIDE)), np.zeros((1, SIDE, SIDE))
+WHITE, BLACK = np.ones((1, 1, SIDE, SIDE)), np.zeros((1, 1, SIDE, SIDE))
 
 
 def bright(unit: np.ndarray) -> np.ndarray:
     """An f that sees how much of an image is bright."""
-    return unit.mean((1, 2))
+    return unit.mean((1, 2, 3))
 
 
 def test_pasting_takes_the_counterfactual_inside_and_the_image_outside() -> None:
     region = RISING > 0.5
-    found = pasted(WHITE, BLACK, region)
+    found = pasted(WHITE, BLACK, region)[:, 0]
     assert (found[region] == 0).all()
     assert (found[~region] == 1).all()
 
@@ -76,7 +76,8 @@ def test_what_is_called_normal_already_is_not_turned() -> None:
 
 def test_images_do_not_see_each_other() -> None:
     rng = np.random.default_rng(0)
-    images, painted, maps = rng.random((3, 6, SIDE, SIDE))
+    images, painted = rng.random((2, 6, 1, SIDE, SIDE))
+    maps = rng.random((6, SIDE, SIDE))
     together = flip_levels(images, painted, maps, bright, 0.5)
     singles = [flip_levels(*(part[i : i + 1] for part in (images, painted, maps)), bright, 0.5)[0] for i in range(6)]
     np.testing.assert_array_equal(together, singles)

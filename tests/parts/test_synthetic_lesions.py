@@ -33,11 +33,11 @@ def disc(radius: float, centre: tuple[int, int] = (24, 24), side: int = SIDE) ->
 def test_the_rise_is_the_contrast_to_the_ring(height: float) -> None:
     image = np.where(disc(5), 0.1 + height, 0.1)
     image[0, 0] = 1  # far away, and not asked
-    assert rise_of(image, disc(5)) == pytest.approx(height)
+    assert rise_of(image[None], disc(5)) == pytest.approx([height])
 
 
 def test_the_rise_of_what_fills_the_image_is_counted_from_the_image() -> None:
-    assert rise_of(np.full((8, 8), 0.2), np.ones((8, 8), bool)) == 0
+    assert rise_of(np.full((1, 8, 8), 0.2), np.ones((8, 8), bool)) == 0
 
 
 @pytest.mark.parametrize("rise", [0.4, -0.4])
@@ -47,7 +47,7 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
     image = np.where(body, 0.05 * rng.standard_normal((SIDE, SIDE)), -1.0).astype(np.float32)
     before, areas = image.copy(), []
     for seed in range(40):
-        made, shape = synthetic_lesion(image, image > -0.9, disc(5), rise, np.random.default_rng(seed))
+        (made,), shape = synthetic_lesion(image[None], image > -0.9, disc(5), np.array([rise]), np.random.default_rng(seed))
         assert made.dtype == np.float32
         assert np.abs(made).max() <= 1
         if shape.any():
@@ -63,7 +63,7 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
 
 def test_where_there_is_only_air_nothing_is_drawn() -> None:
     image = np.full((SIDE, SIDE), -1.0, np.float32)
-    made, shape = synthetic_lesion(image, image > -0.9, disc(5), 0.5, np.random.default_rng(0))
+    (made,), shape = synthetic_lesion(image[None], image > -0.9, disc(5), np.array([0.5]), np.random.default_rng(0))
     assert (made == image).all()
     assert not shape.any()
 
@@ -73,10 +73,10 @@ def test_fat_is_part_of_the_body_though_it_is_black_in_the_window_of_an_organ() 
     hu[disc(20)], hu[disc(6)] = -100, 40  # fat around an organ
     store = SliceStore.__new__(SliceStore)
     store.meta, store.window = {"kind": "hu"}, Window(-50.0, 150.0)
-    vars(store)["images"] = hu[None]
+    vars(store)["images"] = hu[None, None]
     body, image = store.body(np.array([0])), signed(store.unit(np.array([0])))[0]
     assert (body[0] == disc(20)).all()
-    shapes = [synthetic_lesion(image, body[0], disc(5), 0.5, np.random.default_rng(seed))[1] for seed in range(20)]
+    shapes = [synthetic_lesion(image, body[0], disc(5), np.array([0.5]), np.random.default_rng(seed))[1] for seed in range(20)]
     assert any((shape & ~disc(6)).any() for shape in shapes)
     store.meta = {"kind": "percentile"}
     assert (store.body(np.array([0]))[0] == disc(6)).all()

@@ -42,8 +42,8 @@ def phantom(call: Call, out: Path, processes: int) -> None:
     arg("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on"),
     flag("--overwrite", "replace masks that exist"),
     path("--confidence", required=False, help=TRUST),
-    path("--counterfactual", required=False, help="also the volume without the lesion, in HU (.nii.gz)"),
-    path("--difference", required=False, help="also how much the generator changed, in HU (.nii.gz)"),
+    path("--counterfactual", required=False, help="also the scan (.nii.gz) or image (.png) without the lesion"),
+    path("--difference", required=False, help="also how much the generator changed, in the units of the scan or image"),
 ))  # fmt: skip
 def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     """Write the masks of scans; the other arguments are fields of `Request`."""

@@ -9,6 +9,7 @@ import torch
 from coinseg.config.parsing import asks_opinion, opinion_settings
 from coinseg.config.schema import Settings
 from coinseg.data.slices.case import labelled_per_scan
+from coinseg.data.slices.channels import channels_of
 from coinseg.explain.counterfactual import coin, singla
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
@@ -27,14 +28,14 @@ def _seconds(step: Callable[[], object]) -> float:
     return min(timeit.repeat(step, number=1, repeat=3))  # the least: what else the machine does only adds
 
 
-def seconds_per_step(settings: Settings) -> tuple[float, float, float, float]:
-    """Seconds of one step of classifier, COIN, student and the classifier on ImageNet features, measured on random images."""
+def seconds_per_step(settings: Settings, channels: int = 1) -> tuple[float, float, float, float]:
+    """Seconds of one step of classifier, COIN, student and the classifier on ImageNet features, on random images."""
     fabric, size = make_fabric(settings.engine), settings.data.size
-    made = build(settings.classifier)
-    made.require_usable(size)
+    made = build(settings.classifier, channels)
+    made.require_usable(size, channels=channels)
     f = to_device(made, fabric)
-    generator, discriminator = (to_device(module(settings.coin), fabric) for module in (Generator, Discriminator))
-    batch = images_to(fabric, torch.rand(settings.classifier.batch, 1, size, size) * 2 - 1)
+    generator, discriminator = (to_device(module(settings.coin, channels), fabric) for module in (Generator, Discriminator))
+    batch = images_to(fabric, torch.rand(settings.classifier.batch, channels, size, size) * 2 - 1)
     classifier = _seconds(lambda: f(batch).mean().backward())
     f.eval().requires_grad_(False)
     method = coin if settings.coin.conditions == 1 else singla
@@ -45,9 +46,9 @@ def seconds_per_step(settings: Settings) -> tuple[float, float, float, float]:
         torch.stack(list(method.generator_losses(x, fakes, generator, discriminator, f, settings.coin).values())).sum().backward()
         method.discriminator_loss(x, fakes, discriminator).backward()
 
-    student = to_device(build_student(settings.student.networks), fabric)
-    opinion = to_device(build(replace(opinion_settings(settings).classifier, weights=None)), fabric)
-    stack = (torch.rand(settings.student.networks, settings.student.batch, 1, size, size) * 2 - 1).to(fabric.device)
+    student = to_device(build_student(settings.student.networks, channels), fabric)
+    opinion = to_device(build(replace(opinion_settings(settings).classifier, weights=None), channels), fabric)
+    stack = (torch.rand(settings.student.networks, settings.student.batch, channels, size, size) * 2 - 1).to(fabric.device)
     return (
         classifier, _seconds(step) * settings.coin.batch / len(x),
         _seconds(lambda: student(stack).mean().backward()), _seconds(lambda: opinion(stack[0]).mean().backward()),
@@ -59,7 +60,7 @@ def describe(work: Workspace) -> str:
     settings, cohort = work.settings, work.cohort
     needed = work.check()
     labels, source = [case.label for case in cohort.cases], cohort.label_source
-    classifier, step, student, opinion = seconds_per_step(settings)
+    classifier, step, student, opinion = seconds_per_step(settings, len(channels_of(cohort, settings.data)[0]))
     student_steps = settings.student.steps if has_student(settings) else 0
     opinion_steps = settings.student.imagenet_steps if has_student(settings) and asks_opinion(settings) else 0
     pairs = settings.student.teachers if student_steps else 1

@@ -29,6 +29,8 @@ class DataSettings:
     abnormal: tuple[str, ...] = setting((), "folders of abnormal images, relative to the data, for the plain-folder layout.")
     masks: str | None = setting(None, "folder of lesion masks for scoring, relative to the data, named like their images.")
     axis: Axis = setting("axial", "volumes are cut into slices across this axis. Labels by slice number are of axial slices.")
+    channels: Literal["auto", "grey", "rgb"] = setting("auto", """"rgb" reads plain images in colour, "grey" as luminance; "auto"
+        is "rgb" where most images are in colour. Several sequences of one scan are channels, of which "grey" takes the first.""")
     size: int = setting(256, "side of the prepared square slices in pixels.", Range(1, 1024, "px"))
     spacing: float = setting(0.0, """mm of the patient for each pixel of a prepared slice, which then shows size * spacing mm
         around the centre of the slice (roi "none") or of the organ, with air or black beyond the scan; a case whose organ is

@@ -16,6 +16,8 @@ RENAMED: dict[str, str] = {
 """Old dotted name -> new one."""
 RENAMED_VALUES: dict[tuple[str, str], str] = {("masks.threshold", "flip"): "decision_flip"}
 """(New dotted name, old value) -> new value."""
+ADDED: dict[tuple[str, str], Any] = {("DataSettings", "channels"): "auto"}
+"""(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""
 GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
 """Class of settings with renamed fields -> its group."""
 _told: set[str] = set()
@@ -52,4 +54,5 @@ def hashed(part: Any) -> dict[str, Any]:
     return {
         old_names.get(name, name): old_values.get((f"{group}.{name}", value), value) if isinstance(value, str) else value
         for name, value in values.items()
+        if ADDED.get((type(part).__name__, name), ...) != value
     }

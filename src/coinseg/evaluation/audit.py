@@ -53,6 +53,11 @@ def flips(found: Explained, masks: np.ndarray, organs: np.ndarray | None, ask: A
     return dict.fromkeys(names) | dict(zip(names, shares, strict=False)) | {"flipped_images": float(len(flipped))}
 
 
+def _noise(image: np.ndarray) -> float:
+    """The median Laplacian of an image (C, S, S), mean over its channels."""
+    return float(np.mean([np.median(np.abs(ndimage.laplace(channel.astype(np.float64)))) for channel in image]))
+
+
 def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | None) -> dict[str, np.ndarray]:
     """Simple image features that f could use instead of lesions: name -> (n,).
 
@@ -64,7 +69,7 @@ def cues(found: Explained, position: np.ndarray | None, organs: np.ndarray | Non
     values = {"brightness": np.array([image.mean() for image in found.image])}
     values["contrast"] = np.array([image.std() for image in found.image])
     # Away from edges, which the median ignores, the Laplacian of an image is noise.
-    values["noise"] = np.array([np.median(np.abs(ndimage.laplace(image.astype(np.float64)))) for image in found.image])
+    values["noise"] = np.array([_noise(image) for image in found.image])
     if position is not None:
         values["position in the scan"] = position
     if organs is not None:

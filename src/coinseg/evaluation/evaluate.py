@@ -22,7 +22,7 @@ from .protocols import Explained, mask_free
 from .verdict import judge, trusted
 
 EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
-BYTES = 22  # Of the maps of a pixel that is scored: three in single, one in double precision, two masks
+BYTES, BYTES_OF_CHANNEL = 14, 8  # Of the maps of a pixel that is scored, and for each of its channels in X and X_cf
 Explain = Callable[[ScoredBatch], tuple[Explanation, Maps]]
 """Slices -> their explanation and the maps that masks are read from; it looks at images and labels, never at masks."""
 
@@ -33,7 +33,7 @@ def explain_all(
 ) -> Explained:  # fmt: skip
     """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1].
 
-    With a folder the maps (22 bytes a pixel) lie there as memory-mapped files, which the caller removes.
+    With a folder the maps (22 bytes a grey pixel) lie there as memory-mapped files, which the caller removes.
     """
     members = np.arange(len(slices)) if members is None else members
     whole: dict[str, np.ndarray] = {}
@@ -43,13 +43,13 @@ def explain_all(
         e, maps = explain(batch)
         found = {
             "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": maps.values,
-            "before": e.probability.numpy(), "image": batch.image[:, 0].numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
+            "before": e.probability.numpy(), "image": batch.image.numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
         }  # fmt: skip
         for name, of_maps in (("agreement", maps.agreement), ("posterior", maps.image_score), ("level", maps.levels)):
             if of_maps is not None:
                 found[name] = of_maps
         if e.counterfactual is not None and e.counterfactual_probability is not None:
-            found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual[:, 0].numpy() / 2 + 0.5}
+            found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual.numpy() / 2 + 0.5}
         for name, value in found.items():
             if name not in whole:
                 whole[name] = _room(name, (len(members), *value.shape[1:]), value.dtype, folder)
@@ -69,7 +69,8 @@ def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None
 def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
     """A folder for the maps of `slices`, removed at the end, and at the beginning where a killed process left it."""
     clear(folder)
-    require_room(folder, BYTES * len(slices) * slices.store.size**2, "the maps that are scored")
+    pixel = BYTES + BYTES_OF_CHANNEL * len(slices.store.channels)
+    require_room(folder, pixel * len(slices) * slices.store.size**2, "the maps that are scored")
     try:
         yield folder
     finally:

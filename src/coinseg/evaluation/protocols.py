@@ -29,13 +29,13 @@ class Explained:
     rows: np.ndarray  # of the store, (n,)
     label: np.ndarray  # image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one
     before: np.ndarray  # f(X), (n,)
-    image: np.ndarray  # (n, S, S) in [0, 1]
+    image: np.ndarray  # (n, C, S, S) in [0, 1]
     saliency: np.ndarray  # the map of the method, (n, S, S) in [0, 1]
     refined: np.ndarray  # the map after mirror average and guided filter, (n, S, S) in [0, 1]
     truth: np.ndarray  # (n, S, S) bool
     known: np.ndarray  # whether the truth is known, (n,) bool
     after: np.ndarray | None = None  # f(X_cf), (n,); None for an attribution
-    counterfactual: np.ndarray | None = None  # X_cf, (n, S, S) in [0, 1]; None for an attribution
+    counterfactual: np.ndarray | None = None  # X_cf, (n, C, S, S) in [0, 1]; None for an attribution
     agreement: np.ndarray | None = None  # Dice of the masks of an image and its mirror image, (n,); None without mirror images
     posterior: np.ndarray | None = None  # image scores of the ensemble, (n,); None without a student
     level: np.ndarray | None = None  # thresholds of the maps, (n,), NaN: f says normal; None: one rule for all
@@ -66,7 +66,7 @@ def gated(found: Explained, level: float) -> Explained:
     keep = called[:, None, None]
     changed: dict[str, Any] = {"saliency": found.saliency * keep, "refined": found.refined * keep}
     if found.counterfactual is not None and found.after is not None:
-        changed["counterfactual"] = np.where(keep, found.counterfactual, found.image)
+        changed["counterfactual"] = np.where(keep[:, None], found.counterfactual, found.image)
         changed["after"] = np.where(called, found.after, found.before)
     return replace(found, **changed)
 

@@ -15,7 +15,7 @@ from coinseg.types import Explanation
 from . import attribution
 
 METHODS = (COUNTERFACTUAL, *attribution.METHODS)
-# Images (B, 1, S, S) in [-1, 1] and a threshold -> their explanation; an image with f(X) below it is not explained.
+# Images (B, C, S, S) in [-1, 1] and a threshold -> their explanation; an image with f(X) below it is not explained.
 Explain = Callable[[Tensor, float], Explanation]
 
 

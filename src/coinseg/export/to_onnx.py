@@ -67,18 +67,18 @@ class _Session(nn.Module):
 
 
 def probe_images(root: Path, run: Predictor) -> Tensor:
-    """Return test images (B, 1, S, S) in [-1, 1]: prepared slices of the run folder `root` if there are any, else noise."""
-    size = run.settings.data.size
+    """Return test images (B, C, S, S) in [-1, 1]: prepared slices of the run folder `root` if there are any, else noise."""
+    size, channels = run.settings.data.size, run.explainer.channels
     if (root / "slices" / "store.json").is_file():
         store = SliceStore(root / "slices")
         rows = np.unique(np.linspace(0, len(store) - 1, PROBES).astype(int))
-        return torch.from_numpy(signed(store.unit(rows)))[:, None]
-    coarse = torch.rand(PROBES - 1, 1, size // 8 + 1, size // 8 + 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        return torch.from_numpy(signed(store.unit(rows)))
+    coarse = torch.rand(PROBES - 1, channels, size // 8 + 1, size // 8 + 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return nn.functional.interpolate(coarse, (size, size), mode="bilinear")
 
 
 def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
-    """Write the networks of a run as ONNX and compare them with torch; every input is "image" (batch, 1, S, S) in [-1, 1].
+    """Write the networks of a run as ONNX and compare them with torch; every input is "image" (batch, C, S, S) in [-1, 1].
 
     f.onnx -> "logit" (batch,); generator.onnx -> "counterfactual"; student.onnx -> "logits" (batch, 1, S, S), above 0 inside;
     posterior.onnx -> "logit" (batch,) of the image score; novelty.onnx -> "novelty" (batch, S, S), above 1 anomalous.
@@ -86,24 +86,24 @@ def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     Args:
         run: on the CPU; of an attribution only f is written. `UserError` when that fails, or masks or logits differ.
         folder: receives the files.
-        probes: images (B, 1, S, S) in [-1, 1] for the comparison.
+        probes: images (B, C, S, S) in [-1, 1] for the comparison.
 
     Returns:
         The largest differences of logits (shares of 1 + |logit|) and maps, and pixels; None but for logits of an attribution.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
-    size, score = run.settings.data.size, run.image_score
-    _write(_Logits(run.f.get_submodule("network")), folder / "f.onnx", "logit", size)
+    shape, score = (run.explainer.channels, *[run.settings.data.size] * 2), run.image_score
+    _write(_Logits(run.f.get_submodule("network")), folder / "f.onnx", "logit", shape)
     if run.generator is not None:
-        _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", size)
+        _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", shape)
     if run.student is not None:
-        _write(run.student, folder / "student.onnx", "logits", size)
+        _write(run.student, folder / "student.onnx", "logits", shape)
         each = [_Logits(cast(nn.Module, f).get_submodule("network")) for f in score.classifiers]
-        _write(ImageScore(each, score.shift, run.parts), folder / "posterior.onnx", "logit", size)
+        _write(ImageScore(each, score.shift, run.parts), folder / "posterior.onnx", "logit", shape)
     for part in run.parts:
         if part.onnx:
-            _write(part, folder / f"{part.onnx}.onnx", part.onnx, size)
+            _write(part, folder / f"{part.onnx}.onnx", part.onnx, shape)
     return compare(run, folder, probes)
 
 
@@ -155,13 +155,13 @@ def compare(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     return result
 
 
-def _write(network: nn.Module, path: Path, output: str, size: int) -> None:
+def _write(network: nn.Module, path: Path, output: str, shape: tuple[int, ...]) -> None:
     """Write one network with a dynamic batch as one file, without names of source files."""
     onnx, silenced = _library("onnx"), io.StringIO()
     try:
         with contextlib.redirect_stdout(silenced), contextlib.redirect_stderr(silenced), torch.no_grad():
             torch.onnx.export(
-                network.eval(), (torch.zeros(2, 1, size, size),), str(path), dynamo=True, verbose=False, external_data=False,
+                network.eval(), (torch.zeros(2, *shape),), str(path), dynamo=True, verbose=False, external_data=False,
                 input_names=["image"], output_names=[output], dynamic_shapes=({0: torch.export.Dim("batch")},),
             )  # fmt: skip
     except Exception as error:  # the exporter raises many kinds for a user's own network

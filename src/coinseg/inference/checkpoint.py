@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coinseg.config.parsing import require_named, stored_settings, teacher_folders
+from coinseg.data.slices.channels import GREY
 from coinseg.data.slices.intensity import Window
+from coinseg.data.slices.store import MOST_CHANNELS
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import Generator
@@ -34,7 +36,7 @@ _KEYS: dict[str, Any] = {
 # Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (float | None, None), "parts": (dict[str, dict], {}),
-    "trained_on": (dict[str, Any] | None, None), "distribution": (bool, False),
+    "trained_on": (dict[str, Any] | None, None), "distribution": (bool, False), "channels": (list[str], list(GREY)),
 }  # fmt: skip
 # Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
@@ -52,7 +54,7 @@ def save(predictor: Predictor, root: Path) -> None:
         "prior_shift": predictor.image_score.shift if has_student else None,
         "parts": {part.name: part.state() for part in predictor.parts},
         "trained_on": preparation.trained_on and preparation.trained_on.as_dict(),
-        "distribution": predictor.distribution is not None,
+        "distribution": predictor.distribution is not None, "channels": list(preparation.channels),
     })  # fmt: skip
 
 
@@ -91,6 +93,7 @@ def read_model(path: Path) -> dict[str, Any]:
             "window": -1e9 < low < high < 1e9, "prior_shift": abs(model["prior_shift"] or 0) < 1e3,
             "threshold": 0 <= model["threshold"] <= 2,
             "steps": "steps" not in optional or model["steps"] is None or are_transitions(model["steps"]),
+            "channels": 0 < len(model["channels"]) <= MOST_CHANNELS,
             "parts": set(model["parts"]) <= {part.name for part in table.PARTS},
             "trained_on": model["trained_on"] is None or TrainedOn.read(model["trained_on"]) is not None,
         }  # fmt: skip
@@ -137,26 +140,28 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
     settings = stored_settings(model["settings"])
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
-    side = settings.data.size
-    f = load_classifier(wanted, root / F, side)
+    side, channels = settings.data.size, tuple(model["channels"])
+    depth = len(channels)
+    f = load_classifier(wanted, root / F, side, depth)
     generator = None
     if settings.method == COUNTERFACTUAL:
-        require_fits(lambda: Generator(settings.coin), root / GENERATOR, "generator")
-        generator = Generator(settings.coin)
+        require_fits(lambda: Generator(settings.coin, depth), root / GENERATOR, "generator")
+        generator = Generator(settings.coin, depth)
         load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
-    explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
-    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], TrainedOn.read(model["trained_on"]))
-    known = distribution.Distribution.load(root) if model["distribution"] else None
+    explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"], depth)
+    known = TrainedOn.read(model["trained_on"])
+    preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], known, channels)
+    fitted = distribution.Distribution.load(root) if model["distribution"] else None
     if not model["student"]:
-        return replace(Predictor.of(explainer, preparation, model["threshold"]), distribution=known)
-    require_fits(lambda: Student(settings.student.networks), root / STUDENT, "student")
-    student = load_student(root / STUDENT, settings.student.networks)
+        return replace(Predictor.of(explainer, preparation, model["threshold"]), distribution=fitted)
+    require_fits(lambda: Student(settings.student.networks, depth), root / STUDENT, "student")
+    student = load_student(root / STUDENT, settings.student.networks, depth)
     others, shift = [], 0.0
     if model["prior_shift"] is not None:  # None in runs from before decision 0023: f alone decides
         others, shift = (
-            [load_classifier(wanted, root / name / F, side) for name in teacher_folders(settings)],
+            [load_classifier(wanted, root / name / F, side, depth) for name in teacher_folders(settings)],
             model["prior_shift"],
         )
-    parts = [part.load(settings, model["parts"][part.name], root) for part in table.PARTS if part.name in model["parts"]]
-    return replace(Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts), distribution=known)
+    parts = [part.load(settings, model["parts"][part.name], root, depth) for part in table.PARTS if part.name in model["parts"]]
+    return replace(Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts), distribution=fitted)

@@ -59,7 +59,7 @@ def features_of(f: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def grey_features(x: Tensor) -> Tensor:
-    """Shares of pixels above `GREYS`, and mean steps down and across, (B, 7), of images (B, 1, S, S) in [-1, 1]."""
+    """Shares of pixels above `GREYS`, and mean steps down and across, (B, 7), of images (B, C, S, S) in [-1, 1]."""
     shares = [(x > level).float().mean((1, 2, 3)) for level in GREYS]
     return torch.stack([*shares, *(x.diff(dim=axis).abs().mean((1, 2, 3)) for axis in (2, 3))], 1)
 

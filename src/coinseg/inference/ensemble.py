@@ -43,11 +43,11 @@ class Ensemble:
         return other.choose_threshold(self.slices).value
 
     def probability(self, images: Tensor) -> np.ndarray:
-        """The mean f(X) of images (B, 1, S, S) in [-1, 1], (B,) in [0, 1]."""
+        """The mean f(X) of images (B, C, S, S) in [-1, 1], (B,) in [0, 1]."""
         return np.mean([pair.explainer.probability(images).numpy() for pair in self.pairs], axis=0)
 
     def pseudo_masks(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of the mean of the refined differences of images (B, 1, S, S) in [-1, 1], their borders fitted to the image.
+        """Masks of the mean of the refined differences of images (B, C, S, S) in [-1, 1], their borders fitted to the image.
 
         Returns:
             Masks (B, S, S) bool, empty where the mean f(X) says normal, and their confidence (B,) in [0, 1]: mean f(X) times the
@@ -67,6 +67,6 @@ class Ensemble:
         levels = np.mean(each, axis=0)
         masks = masks_of(maps, levels if levels.ndim else float(levels), settings.masks)
         if settings.student.border_weight and settings.masks.peak:
-            masks = fit_border(images[:, 0].numpy(), maps, masks, settings.masks.peak, settings.student.border_weight)
+            masks = fit_border(images.numpy(), maps, masks, settings.masks.peak, settings.student.border_weight)
         agreements = np.mean([unknown if answer.agreement is None else answer.agreement for answer in answers], axis=0)
         return masks, confidence(probability, agreements, masks)

@@ -48,9 +48,10 @@ class Explainer:
 
     Args:
         settings: of the run; method, attribution, masks and the threshold of f are read.
-        f: images (B, 1, S, S) in [-1, 1] -> logits (B,).
+        f: images (B, C, S, S) in [-1, 1] -> logits (B,).
         generator: X -> X_cf; None for an attribution.
         layer: of f, which a CAM looks at; None where the settings name it.
+        channels: C.
     """
 
     settings: Settings
@@ -58,6 +59,7 @@ class Explainer:
     generator: nn.Module | None
     device: torch.device
     layer: str | None = None
+    channels: int = 1
 
     def __post_init__(self) -> None:
         for module in filter(None, (self.f, self.generator)):
@@ -68,14 +70,19 @@ class Explainer:
         return explain_with(self.settings, self.f, self.generator, self.layer)
 
     def require_images(self, images: Tensor) -> None:
-        """Raise `UserError` unless images are float32 (B, 1, S, S) in [-1, 1], with a side that the generator can halve."""
+        """Raise `UserError` unless images are float32 (B, C, S, S) in [-1, 1], with a side that the generator can halve."""
         halvings = 2**self.settings.coin.depth
-        needed = f"(B, 1, S, S) with S a multiple of {halvings}, float32 in [-1, 1]"
+        needed = f"(B, {self.channels}, S, S) with S a multiple of {halvings}, float32 in [-1, 1]"
         if not isinstance(images, Tensor) or images.dtype != torch.float32:
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
             do = "scale them, then give torch.as_tensor(images, dtype=torch.float32)"
             raise UserError(f"images of {kind}", f"a torch tensor {needed}", do)
-        if images.ndim != 4 or images.shape[1] != 1 or images.shape[-2] != images.shape[-1] or images.shape[-1] % halvings:
+        if (
+            images.ndim != 4
+            or images.shape[1] != self.channels
+            or images.shape[-2] != images.shape[-1]
+            or images.shape[-1] % halvings
+        ):
             raise UserError(f"images of shape {tuple(images.shape)}", needed, "reshape them")
         low, high = (float(end) for end in images.aminmax()) if images.numel() else (0.0, 0.0)
         if not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):  # also for NaN
@@ -83,11 +90,11 @@ class Explainer:
             raise UserError(f"images with values from {low:g} to {high:g}", needed, do)
 
     def probability(self, images: Tensor) -> Tensor:
-        """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,)."""
+        """f(X) in [0, 1] of images (B, C, S, S) in [-1, 1], (B,)."""
         return torch.cat(forward(lambda x: probabilities(self.f, x).cpu(), images, self.device))
 
     def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
-        """Explain images (B, 1, S, S) in [-1, 1], with `inpaint_all` also those that f calls normal.
+        """Explain images (B, C, S, S) in [-1, 1], with `inpaint_all` also those that f calls normal.
 
         S is `settings.data.size` for the scores to hold; any multiple of 2 ** coin.depth works.
 
@@ -101,7 +108,7 @@ class Explainer:
         return Explanation(**{name: torch.cat([getattr(batch, name) for batch in batches]).cpu() for name in present})
 
     def counterfactual(self, images: Tensor) -> Tensor:
-        """X_cf (B, 1, S, S) in [-1, 1] of all images; f is not asked."""
+        """X_cf (B, C, S, S) in [-1, 1] of all images; f is not asked."""
         if (generator := self.generator) is None:
             raise ValueError("an attribution has no counterfactual")
         return torch.cat(forward(lambda x: generator(x).clamp(-1, 1).cpu(), images, self.device))
@@ -116,11 +123,11 @@ class Explainer:
         """Differences, refined along the edges of the image; with `masks.hflip` the mean of those of image and mirror image.
 
         Args:
-            images: (B, 1, S, S) in [-1, 1].
+            images: (B, C, S, S) in [-1, 1].
             asked: (B,) bool, the images to ask about.
             saliency: of all images, (B, S, S), where it is known already.
         """
-        guide, settings = images[:, 0].numpy()[asked] / 2 + 0.5, self.settings.masks
+        guide, settings = images.numpy()[asked] / 2 + 0.5, self.settings.masks
         kind = np.float32 if settings.refine == "none" else np.float64
         maps = [np.zeros((len(images), *images.shape[2:]), kind) for _ in ("mean", "own", "other")]
         if asked.any():

@@ -27,7 +27,7 @@ class ImageScore(nn.Module):
     (Saerens, Latinne, Decaestecker 2002, equation 2.4.) Parts of the recipe may change the mean before the share is added.
 
     Args:
-        classifiers: f_1 ... f_K, each images (B, 1, S, S) in [-1, 1] -> logits (B,); the first one explains.
+        classifiers: f_1 ... f_K, each images (B, C, S, S) in [-1, 1] -> logits (B,); the first one explains.
         shift: logit of the share; 0 where batches had that share themselves, and where f alone decides.
         parts: of the recipe.
     """
@@ -37,7 +37,7 @@ class ImageScore(nn.Module):
         self.classifiers, self.parts, self.shift = nn.ModuleList(classifiers), nn.ModuleList(parts), shift
 
     def both(self, x: Tensor) -> Tensor:
-        """The logits of f_1 and of the ensemble, (B, 2), of images (B, 1, S, S) in [-1, 1]; each classifier is asked once."""
+        """The logits of f_1 and of the ensemble, (B, 2), of images (B, C, S, S) in [-1, 1]; each classifier is asked once."""
         each = torch.stack([f(x) for f in self.classifiers])
         ensemble = each.mean(0)
         for part in self.parts:
@@ -45,7 +45,7 @@ class ImageScore(nn.Module):
         return torch.stack([each[0], ensemble + self.shift], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logit of P(abnormal | X), (B,), of images (B, 1, S, S) in [-1, 1]."""
+        """The logit of P(abnormal | X), (B,), of images (B, C, S, S) in [-1, 1]."""
         return self.both(x)[:, 1]
 
 

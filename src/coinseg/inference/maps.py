@@ -1,4 +1,4 @@
-"""Maps on a scan's own grid: its counterfactual and the difference in Hounsfield units, and the confidence of each voxel."""
+"""Maps on the grid of a scan or image: its counterfactual and the difference in its own units, the confidence of each voxel."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,11 +10,9 @@ from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import turned
 from coinseg.data.readers.volume import Sliced
 from coinseg.data.slices.crop import Box, Cut
-from coinseg.data.slices.intensity import Window
 from coinseg.masks.confidence import percent
-from coinseg.types import Scan
 
-UNTOUCHED_HU = 0.5  # voxels that change by less keep the value of the source; whole Hounsfield units could not show it
+UNTOUCHED, STEPS = 0.5, 512  # what changes by less than half a unit, or this part of the span, keeps the value of the source
 
 
 def _highest(regions: Iterable[tuple[Box, np.ndarray]], height: int, width: int) -> np.ndarray:
@@ -53,24 +51,27 @@ class ConfidenceMap:
 
 @dataclass(frozen=True)
 class NativeMaps:
-    """The counterfactual and the difference of a scan (slices, H, W), painted one native slice at a time to save memory.
+    """The counterfactual and the difference of a scan or image in its own units, one native slice at a time to save memory.
 
-    `axis` is the one along which it was cut, `window` that of the run, in HU.
+    Args:
+        scan: (slices, H, W), or (slices, H, W, 3) in colour.
+        axis: along which it was cut.
+        span: native units between 0 and 1 of prepared images: the window in HU, or the range of the percentiles.
     """
 
-    scan: Scan
+    scan: np.ndarray
     axis: Axis
-    window: Window
+    span: float
     _painted: dict[int, list[tuple[Box, np.ndarray, np.ndarray]]] = field(default_factory=lambda: defaultdict(list), init=False)
 
     def add(self, cut: Cut, change: np.ndarray, refined: np.ndarray) -> None:
-        """Take one prepared slice (S, S): X_cf - X of [0, 1] images, in [-1, 1], and the refined difference in [0, 1]."""
+        """Take one prepared slice: X_cf - X, (C, S, S) in [-1, 1], and the refined difference (S, S), of images in [0, 1]."""
         if change.any() or refined.any():
             self._painted[cut.index].append((cut.box, change, refined.astype(np.float32)))
 
     @property
     def counterfactual(self) -> Sliced:
-        """HU in the type of the scan, exactly the scan where nothing was painted; `np.asarray` makes the volume of it.
+        """Native units in the type of the scan, exactly the scan where nothing was painted; `np.asarray` makes the volume of it.
 
         The change is added to the source, so bone and air outside the window stay what they are, unless the change is large.
         """
@@ -78,22 +79,24 @@ class NativeMaps:
 
     @property
     def difference(self) -> Sliced:
-        """The refined difference between scan and counterfactual, float32 HU, 0 and more; `np.asarray` as above."""
-        return Sliced(self.scan.shape, np.dtype(np.float32), self.axis, self._difference)
+        """The refined difference between scan and counterfactual, float32 native units, 0 and more; `np.asarray` as above."""
+        return Sliced(self.scan.shape[:3], np.dtype(np.float32), self.axis, self._difference)
 
     def _counterfactual(self, index: int) -> np.ndarray:
-        native, range_hu = turned(self.scan, self.axis)[index], self.window.high - self.window.low
+        native, untouched = turned(self.scan, self.axis)[index], min(UNTOUCHED, self.span / STEPS)
         result = native.copy()
         for box, change, _ in self._painted.get(index, ()):
-            pasted = box.paste(change * range_hu, native.shape)
-            touched = np.abs(pasted) >= UNTOUCHED_HU
-            painted = native.astype(np.float32) + pasted
-            if native.dtype.kind in "iu":
-                limits = np.iinfo(native.dtype)
-                painted = np.clip(np.rint(painted), limits.min, limits.max)
-            result[touched] = painted[touched].astype(native.dtype)
+            planes = [result] if result.ndim == 2 else list(np.moveaxis(result, 2, 0))
+            for plane, of_channel in zip(planes, change, strict=True):
+                pasted = box.paste(of_channel * self.span, (plane.shape[0], plane.shape[1]))
+                touched = np.abs(pasted) >= untouched
+                painted = plane.astype(np.float32) + pasted
+                if plane.dtype.kind in "iu":
+                    limits = np.iinfo(plane.dtype)
+                    painted = np.clip(np.rint(painted), limits.min, limits.max)
+                plane[touched] = painted[touched].astype(plane.dtype)
         return result
 
     def _difference(self, index: int) -> np.ndarray:
-        (height, width), range_hu = turned(self.scan, self.axis).shape[1:], self.window.high - self.window.low
-        return _highest(((box, refined * range_hu) for box, _, refined in self._painted.get(index, ())), height, width)
+        height, width = turned(self.scan, self.axis).shape[1:3]
+        return _highest(((box, refined * self.span) for box, _, refined in self._painted.get(index, ())), height, width)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from coinseg.config.schema import COUNTERFACTUAL, Settings
 from coinseg.data.slices.case import LoadedCase
+from coinseg.data.slices.channels import GREY, Channels
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.intensity import Window, signed
 from coinseg.data.slices.trained_on import TrainedOn
@@ -25,7 +26,7 @@ from .distribution import Distribution, features_of, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
-from .sources import Organs, Source, load, load_all, numbers, unit_array
+from .sources import Organs, Source, is_prepared, load, load_all, numbers, unit_array
 
 LOG = logging.getLogger(__name__)
 
@@ -34,13 +35,15 @@ LOG = logging.getLogger(__name__)
 class Preparation:
     """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
 
-    `organs` says whether slices were chosen by an organ mask; `trained_on` is None in runs that kept no record of their data.
+    `organs` says whether slices were chosen by an organ mask; `trained_on` is None in runs that kept no record of their data;
+    `channels` are the names of the channels.
     """
 
     kind: str
     window: Window
     organs: bool
     trained_on: TrainedOn | None = None
+    channels: Channels = GREY
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Predictor:
         cls, explainer: Explainer, preparation: Preparation, threshold: float, student: nn.Module | None = None,
         others: Sequence[nn.Module] = (), shift: float = 0.0, parts: Sequence[Part] = (),
     ) -> Self:  # fmt: skip
-        """A predictor; with a student, images (B, 1, S, S) -> logits of every pixel, that makes the masks.
+        """A predictor; with a student, images (B, C, S, S) -> logits of every pixel, that makes the masks.
 
         `others` are the classifiers of the ensemble beside f; `shift`: see `ImageScore`.
         """
@@ -96,7 +99,7 @@ class Predictor:
 
     @property
     def f(self) -> nn.Module:
-        """The frozen classifier that is explained, images (B, 1, S, S) in [-1, 1] -> logits (B,)."""
+        """The frozen classifier that is explained, images (B, C, S, S) in [-1, 1] -> logits (B,)."""
         return self.explainer.f
 
     @property
@@ -120,16 +123,16 @@ class Predictor:
         return self.segmenter.student if isinstance(self.segmenter, StudentSegmenter) else None
 
     def explain(self, images: Tensor, inpaint_all: bool = False) -> Explanation:
-        """Explain images (B, 1, S, S) in [-1, 1]; see `Explainer.explain`."""
+        """Explain images (B, C, S, S) in [-1, 1]; see `Explainer.explain`."""
         return self.explainer.explain(images, inpaint_all)
 
     def probability(self, images: Tensor) -> Tensor:
-        """f(X) in [0, 1] of images (B, 1, S, S) in [-1, 1], (B,); `UserError` as `Explainer.explain`."""
+        """f(X) in [0, 1] of images (B, C, S, S) in [-1, 1], (B,); `UserError` as `Explainer.explain`."""
         self.explainer.require_images(images)
         return self.explainer.probability(images)
 
     def look(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """What is known of images (B, 1, S, S) in [-1, 1] before they are segmented; every classifier is asked once.
+        """What is known of images (B, C, S, S) in [-1, 1] before they are segmented; every classifier is asked once.
 
         Returns:
             The logits of f and of the ensemble, (B, 2) float32, and the distances to the training images, (B,) float32: above 1
@@ -147,7 +150,7 @@ class Predictor:
         return torch.cat([logits, apart[:, None]], 1)
 
     def logits(self, images: Tensor) -> np.ndarray:
-        """The logits of f and of the ensemble, (B, 2) float32, of images (B, 1, S, S) in [-1, 1]."""
+        """The logits of f and of the ensemble, (B, 2) float32, of images (B, C, S, S) in [-1, 1]."""
         return self.look(images)[0]
 
     def scores(self, logits: np.ndarray, chains: np.ndarray | None = None, places: np.ndarray | None = None) -> ImageScores:
@@ -169,7 +172,7 @@ class Predictor:
         return lambda rows: scores[positions[rows]]
 
     def segment_images(self, images: Tensor, scores: ImageScores | None = None) -> SegmentedImages:
-        """Masks of images (B, 1, S, S) in [-1, 1] with confidences; `scores` are computed where they are not given.
+        """Masks of images (B, C, S, S) in [-1, 1] with confidences; `scores` are computed where they are not given.
 
         Raises:
             UserError: the shape does not fit.
@@ -181,18 +184,19 @@ class Predictor:
         """The bool masks of images: the same as `segment` finds for the same image or scan, in the shape that was given.
 
         Args:
-            images: (B, 1, S, S) in [-1, 1] as the run prepares them; anything else is a `Source` as the file holds it, which the
+            images: (B, C, S, S) in [-1, 1] as the run prepares them; anything else is a `Source` as the file holds it, which the
                 run scales, or (N, H, W) images for a run on plain images. With a run on arrays (S, S) or (N, S, S) in [0, 1].
             organ: as in `segment`.
 
         Raises:
             UserError: the run cannot take it. What is only doubtful is logged as a warning.
         """
-        if getattr(images, "ndim", 0) == 4 and not hasattr(images, "dataobj"):
+        if is_prepared(self, images):
             return self._prepared_masks(torch.from_numpy(numbers(images)))
         if (array := unit_array(self, images)) is not None:
-            found = self._prepared_masks(torch.from_numpy(signed(array.reshape(-1, *array.shape[-2:])))[:, None])
-            return found.reshape(array.shape)
+            flat = images.ndim == 2
+            found = self._prepared_masks(torch.from_numpy(signed(array)))
+            return found[0] if flat else found
         cases, flat = load_all(self, images, organ)
         results = self.segment_cases(cases)
         for line in dict.fromkeys(line for result in results for line in result.doubts):
@@ -201,7 +205,7 @@ class Predictor:
         return found[0] if flat else found
 
     def _prepared_masks(self, images: Tensor) -> np.ndarray:
-        """Masks (B, S, S) of images (B, 1, S, S) in [-1, 1]."""
+        """Masks (B, S, S) of images (B, C, S, S) in [-1, 1]."""
         images = images.float() if images.is_floating_point() else images
         self.explainer.require_images(images)
         logits, apart = self.look(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from coinseg.data.readers.axes import turned
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import write_image_map, write_image_mask
 from coinseg.data.readers.volume import write_mask, write_scan
-from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder
+from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder, limits_of
+from coinseg.data.slices.channels import are_colour
 from coinseg.data.slices.crop import Cut
 from coinseg.data.slices.intensity import signed
 from coinseg.errors import UserError
@@ -45,7 +46,7 @@ class Segmentation:
         distance: of a slice to the training images, (slices along `data.axis`,): above 1 out of distribution; NaN as above, and
             everywhere in runs without a record of their images.
         geometry: the grid of a volume; None for a plain image.
-        maps: counterfactual and difference in HU, where they were asked for.
+        maps: counterfactual and difference in the units of the source, where they were asked for.
         doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
     """
 
@@ -62,9 +63,9 @@ class Segmentation:
     @classmethod
     def empty(cls, predictor: Predictor, case: LoadedCase, maps: bool) -> Segmentation:
         """An empty mask, to be filled in."""
-        axis, shape = predictor.settings.data.axis, case.scan.shape
+        axis, shape = predictor.settings.data.axis, case.scan.shape[:3]
         f, confidence, score, distance = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(4))
-        painted = NativeMaps(case.scan, axis, predictor.preparation.window) if maps else None
+        painted = NativeMaps(case.scan, axis, span_of(predictor, case)) if maps else None
         return cls(np.zeros(shape, bool), f, confidence, score, distance, ConfidenceMap(shape, axis), case.geometry, painted)
 
     def row(self, axis: Axis) -> dict[str, Any]:
@@ -88,13 +89,28 @@ class Segmentation:
         else:
             write_scan(out, self.pixel_confidence.percent, self.geometry, overwrite)
 
+    def write_map(self, name: str, out: Path, overwrite: bool = False) -> None:
+        """Write "counterfactual" or "difference" in the units of the source: a volume on its grid, or a PNG.
+
+        Of an image with values above 255 or below 0 the PNG has 16 bits, or in colour 8 of them; others are rounded.
+        """
+        values = getattr(self.maps, name)
+        if self.geometry is not None:
+            write_scan(out, values, self.geometry, overwrite)
+            return
+        self._require_image()
+        pixels = np.rint(np.clip(np.asarray(values)[0], 0, 65535))
+        deep = cast(NativeMaps, self.maps).scan.max() > 255
+        pixels = pixels / 257 if deep and pixels.ndim == 3 else pixels
+        write_image_map(out, pixels.astype(np.uint16 if deep and pixels.ndim == 2 else np.uint8), overwrite)
+
     def _require_image(self) -> None:
         if len(self.mask) != 1:
             raise UserError("the mask of an array of slices", "a grid to write it on", "segment the file or a nibabel image")
 
 
 class _Slice(NamedTuple):
-    """A prepared slice: the index of its case, where it lies, its stored pixels (S, S), and its given label (NaN: none)."""
+    """A prepared slice: the index of its case, where it lies, its stored pixels (C, S, S), and its given label (NaN: none)."""
 
     owner: int
     cut: Cut
@@ -103,10 +119,10 @@ class _Slice(NamedTuple):
 
 
 def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[_Slice]:
-    data, kind = predictor.settings.data, predictor.preparation.kind
+    data, kind, channels = predictor.settings.data, predictor.preparation.kind, predictor.preparation.channels
     slices = []
     for owner, case in enumerate(cases):
-        encoded, scan, cuts = encoder(case.scan, kind), turned(case.scan, data.axis), list(case.cuts(data))
+        encoded, scan, cuts = encoder(case.scan, kind, channels), turned(case.scan, data.axis), list(case.cuts(data))
         for cut in cuts:
             label = case.given(cut.index, data.label_level, len(cuts))
             pixels = cut_pixels(encoded(scan[cut.index]), cut.box, data.size, kind)
@@ -115,8 +131,8 @@ def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[_Slice]:
 
 
 def _images(predictor: Predictor, slices: Sequence[_Slice]) -> Tensor:
-    """Images (B, 1, S, S) in [-1, 1]."""
-    return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack([one.pixels for one in slices]))))[:, None]
+    """Images (B, C, S, S) in [-1, 1]."""
+    return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack([one.pixels for one in slices]))))
 
 
 def _scores(
@@ -142,7 +158,7 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
     """Segment loaded cases, whose slices share the batches; with `maps` also paint the counterfactual and the difference.
 
     Raises:
-        UserError: there is no counterfactual in HU.
+        UserError: there is no counterfactual in the units of the source.
     """
     if maps:
         require_maps(predictor)
@@ -189,12 +205,20 @@ def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: Image
     refined = segmented.maps.values if not predictor.has_student else predictor.explainer.differences(images, asked).mean
     for i, (owner, cut, _, _) in enumerate(slices):
         if (native_maps := results[owner].maps) is not None:
-            native_maps.add(cut, ((painted[i, 0] - images[i, 0]) / 2).numpy(), refined[i])
+            native_maps.add(cut, ((painted[i] - images[i]) / 2).numpy(), refined[i])
 
 
 def require_maps(predictor: Predictor) -> None:
-    """Raise `UserError` where there is no counterfactual in Hounsfield units."""
-    if not predictor.is_counterfactual or predictor.preparation.kind != "hu":
-        method, kind = predictor.settings.method, predictor.preparation.kind
-        what = f"method {method}" if not predictor.is_counterfactual else f"intensity {kind}"
-        raise UserError(f"the run has {what}", "a counterfactual method on Hounsfield units", "ask for the mask alone")
+    """Raise `UserError` where there is no counterfactual in the units of the source."""
+    channels = predictor.preparation.channels
+    if not predictor.is_counterfactual or not (len(channels) == 1 or are_colour(channels)):
+        what = f"method {predictor.settings.method}" if not predictor.is_counterfactual else f"channels {', '.join(channels)}"
+        raise UserError(f"the run has {what}", "a counterfactual method on one image", "ask for the mask alone")
+
+
+def span_of(predictor: Predictor, case: LoadedCase) -> float:
+    """Native units between 0 and 1 of the prepared images of a case."""
+    low, high = predictor.preparation.window.low, predictor.preparation.window.high
+    if predictor.preparation.kind != "hu":
+        ((low, high),) = limits_of(case.scan, predictor.preparation.channels)
+    return float(high - low)

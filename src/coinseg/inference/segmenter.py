@@ -42,7 +42,7 @@ class Segmenter(Protocol):
         """What is done with the pixels inside."""
 
     def maps(self, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> Maps:
-        """The maps of images (B, 1, S, S) in [-1, 1]; `saliency` (B, S, S) is that of the method, where it is known already."""
+        """The maps of images (B, C, S, S) in [-1, 1]; `saliency` (B, S, S) is that of the method, where it is known already."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class DifferenceSegmenter:
             return None
 
         def ask(unit: np.ndarray) -> np.ndarray:
-            pixels = torch.from_numpy(signed(unit))[:, None]
+            pixels = torch.from_numpy(signed(unit))
             return (explainer.probability(pixels).numpy() + explainer.probability(pixels.flip(-1)).numpy()) / 2
 
         levels, asked, maps = np.full(len(images), np.nan, np.float32), differences.asked, differences.mean
         if asked.any():
-            image, painted = (x[:, 0].numpy() / 2 + 0.5 for x in (images[asked], explainer.counterfactual(images[asked])))
+            image, painted = (x.numpy() / 2 + 0.5 for x in (images[asked], explainer.counterfactual(images[asked])))
             flips = flip_levels(image, painted, maps[asked], ask, settings.classifier.threshold)
             levels[asked] = with_peaks(flips, self.threshold, settings.masks.peak * peaks(maps[asked]))
         return levels
@@ -93,7 +93,7 @@ class DifferenceSegmenter:
 
 @dataclass(frozen=True)
 class StudentSegmenter:
-    """Asks the student, images (B, 1, S, S) -> logits of every pixel, about images that their score or label calls abnormal."""
+    """Asks the student, images (B, C, S, S) -> logits of every pixel, about images that their score or label calls abnormal."""
 
     student: nn.Module
     parts: Sequence[Part]
@@ -146,7 +146,7 @@ class SegmentedImages:
 
 
 def segment(segmenter: Segmenter, images: Tensor, scores: ImageScores) -> SegmentedImages:
-    """Masks of images (B, 1, S, S) in [-1, 1] with known scores: maps, threshold, cleaning, confidence."""
+    """Masks of images (B, C, S, S) in [-1, 1] with known scores: maps, threshold, cleaning, confidence."""
     maps = segmenter.maps(images, scores)
     levels = segmenter.level if maps.levels is None else maps.levels
     masks = masks_of(maps.values, levels, segmenter.cleaning)

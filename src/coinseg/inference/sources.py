@@ -11,11 +11,12 @@ from torch import Tensor
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.axes import require_volumes
-from coinseg.data.readers.image import grey_of, is_image
+from coinseg.data.readers.image import colour_of, grey_of, is_image
 from coinseg.data.readers.volume import Volume, in_memory
 from coinseg.data.readers.voxels import narrow
 from coinseg.data.slices.arrays import as_array, unit_images
 from coinseg.data.slices.case import LoadedCase, load_case
+from coinseg.data.slices.channels import are_colour
 from coinseg.data.slices.plausible import notes_on, require_values
 from coinseg.data.slices.trained_on import TrainedOn, facts_of
 from coinseg.errors import UserError
@@ -68,16 +69,23 @@ def load(predictor: Predictor, source: Source, organ: Organs = ()) -> LoadedCase
     return loaded
 
 
+def is_prepared(predictor: Predictor, source: Source) -> bool:
+    """Whether images are (B, C, S, S) in [-1, 1] as the run prepares them, not a stack (N, H, W, 3) of images in colour."""
+    if getattr(source, "ndim", 0) != 4 or hasattr(source, "dataobj"):
+        return False
+    return not (on_images(predictor) and source.shape[3] in COLOURS and source.shape[1] != predictor.explainer.channels)
+
+
 def load_all(predictor: Predictor, source: Source, organ: Organs = ()) -> tuple[list[LoadedCase], bool]:
     """Read what `masks` was given, a stack of images as a case each, and say whether its mask has no axis of slices."""
     array = isinstance(source, np.ndarray | Tensor)
-    if array and source.ndim == 3 and on_images(predictor) and not is_colour(source):
+    if array and on_images(predictor) and (source.ndim == 4 or (source.ndim == 3 and not is_colour(source))):
         return [load(predictor, image, organ) for image in source], False
     return [load(predictor, source, organ)], array and (source.ndim == 2 or on_images(predictor))
 
 
 def unit_array(predictor: Predictor, source: Source) -> np.ndarray | None:
-    """Images (S, S) or (N, S, S) in [0, 1] of a run on such arrays, else a `UserError`; float32. None for other runs."""
+    """Images (N, C, S, S) float32 of (S, S) or (N, S, S) in [0, 1], or a `UserError`, of a run on arrays; None of others."""
     record = record_of(predictor)
     if record is None or record.kinds != ["array"]:
         return None
@@ -85,7 +93,7 @@ def unit_array(predictor: Predictor, source: Source) -> np.ndarray | None:
         got = f"{source if isinstance(source, str | Path) else type(source).__name__} for a run on arrays in [0, 1]"
         raise UserError(got, "an array (S, S) or (N, S, S) in [0, 1]", "read and scale it as the training images were")
     array = numbers(source)
-    return unit_images(array[None] if array.ndim == 2 else array).reshape(array.shape)
+    return unit_images(array[None] if array.ndim == 2 else array)
 
 
 def require_kind(predictor: Predictor, loaded: LoadedCase, name: str) -> None:
@@ -121,7 +129,7 @@ def _of_path(predictor: Predictor, path: Path, organs: tuple[MaskSource, ...], g
     if not volume:
         require_volumes(f"{path} is a plain image", predictor.settings.data)
     case = Case(path.name, path.name, path, volume=volume, organ=organs)
-    loaded = load_case(case, with_lesion=False, volume=given)
+    loaded = load_case(case, with_lesion=False, volume=given, channels=predictor.preparation.channels)
     require_values([case], {note: [case.id] for note in notes_on(case, loaded.masks)})
     return loaded
 
@@ -129,9 +137,10 @@ def _of_path(predictor: Predictor, path: Path, organs: tuple[MaskSource, ...], g
 def _of_array(predictor: Predictor, source: Source, organs: tuple[MaskSource, ...]) -> LoadedCase:
     """A case of an array, which has no grid."""
     array, flat, settings = numbers(source), on_images(predictor), predictor.settings
-    scan = grey_of(array)[None] if flat and (array.ndim == 2 or is_colour(array)) else array[None] if array.ndim == 2 else array
+    read = colour_of if are_colour(predictor.preparation.channels) else grey_of
+    scan = read(array)[None] if flat and (array.ndim == 2 or is_colour(array)) else array[None] if array.ndim == 2 else array
     wanted = "(H, W), or (H, W, 3) in colour" if flat else "(slices, H, W), or (H, W)"
-    if scan.ndim != 3 or (flat and len(scan) != 1) or 0 in scan.shape:
+    if scan.ndim != (4 if read is colour_of else 3) or (flat and len(scan) != 1) or 0 in scan.shape:
         raise UserError(f"an array of shape {array.shape}", f"{wanted}, in the units of the files", "reshape it")
     if organs or settings.data.spacing or (not flat and settings.masks.min_ml):
         got = "an array, and the run needs organ masks or millimetres (data.roi, data.spacing or masks.min_ml)"

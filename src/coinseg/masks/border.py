@@ -27,17 +27,20 @@ BAY = 1.0  # Radius of the disc of the closing, in radii of the mask
 def resemblance(image: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Smoothed log-likelihood ratio of inside to outside intensities, clipped at `CAP` and scaled: (H, W) in [-1, 1].
 
+    Of several channels it is the mean, so that equal channels count as one.
+
     Args:
-        image: (H, W) in [-1, 1].
+        image: (C, H, W) in [-1, 1].
         inside, outside: pixels (H, W) bool from whose median and median absolute deviation each normal distribution is made.
     """
 
-    def negative_log_likelihood(pixels: np.ndarray) -> np.ndarray:
+    def negative_log_likelihood(channel: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         centre = np.median(pixels)
         spread = max(1.4826 * float(np.median(np.abs(pixels - centre))), QUIET)
-        return 0.5 * ((image - centre) / spread) ** 2 + np.log(spread)
+        return 0.5 * ((channel - centre) / spread) ** 2 + np.log(spread)
 
-    ratio = negative_log_likelihood(image[outside]) - negative_log_likelihood(image[inside])
+    ratios = [negative_log_likelihood(c, c[outside]) - negative_log_likelihood(c, c[inside]) for c in image]
+    ratio = ratios[0] if len(ratios) == 1 else np.mean(ratios, axis=0)
     return ndimage.gaussian_filter(np.clip(ratio / CAP, -1, 1), 0.7)
 
 
@@ -45,7 +48,7 @@ def fit_border(images: np.ndarray, maps: np.ndarray, masks: np.ndarray, share: f
     """Masks (n, H, W) bool whose borders are fitted to the images, component by component, concavities and holes filled.
 
     Args:
-        images: (n, H, W) in [-1, 1].
+        images: (n, C, H, W) in [-1, 1].
         maps: refined differences, (n, H, W) in [0, 1].
         masks: the maps above `share` of their peak, cleaned, (n, H, W) bool.
         share: of the peak, in (0, 1).
@@ -78,7 +81,7 @@ def _radius(mask: np.ndarray) -> float:
 def _fit_component(
     image: np.ndarray, difference: np.ndarray, mask: np.ndarray, others: np.ndarray, share: float, weight: float
 ) -> np.ndarray:
-    """One component (H, W) of a mask, without holes; unchanged with fewer than `FEWEST` pixels to compare with.
+    """One component (H, W) of a mask of an image (C, H, W), holes filled; unchanged with fewer than `FEWEST` pixels to compare.
 
     A pixel near the mask is inside where (difference / peak - level) / `SPREAD` + weight * resemblance > 0, with
     level = share + `RISE` * exp(-(radius / `HAZE`)^2).

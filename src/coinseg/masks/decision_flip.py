@@ -8,15 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-Ask = Callable[[np.ndarray], np.ndarray]  # Images (n, S, S) in [0, 1] -> f(X), (n,)
+Ask = Callable[[np.ndarray], np.ndarray]  # Images (n, C, S, S) in [0, 1] -> f(X), (n,)
 SMALLEST = 4  # Pixels of the smallest region
 LARGEST = 0.25  # Area of the largest region, as a share of the image
 REGIONS = 16  # Number of regions tried, their areas evenly spaced on a logarithmic scale
 
 
 def pasted(image: np.ndarray, counterfactual: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """X_cf inside a region and X outside, all (n, S, S), the region bool."""
-    return np.where(region, counterfactual, image)
+    """X_cf inside a region (n, S, S) bool and X outside, both (n, C, S, S)."""
+    return np.where(region[:, None], counterfactual, image)
 
 
 def flip_levels(image: np.ndarray, counterfactual: np.ndarray, maps: np.ndarray, ask: Ask, normal: float) -> np.ndarray:
@@ -25,7 +25,7 @@ def flip_levels(image: np.ndarray, counterfactual: np.ndarray, maps: np.ndarray,
     It is NaN where f calls the image normal already, or where no region tried is enough.
 
     Args:
-        image, counterfactual: (n, S, S) in [0, 1].
+        image, counterfactual: (n, C, S, S) in [0, 1].
         maps: the difference, (n, S, S) in [0, 1].
         ask: f.
         normal: an image is normal when f is below this.

@@ -14,7 +14,8 @@ def guided_filter(values: np.ndarray, guide: np.ndarray, radius: int, eps: float
 
     Args:
         values: (..., H, W).
-        guide: the image in [0, 1], same shape.
+        guide: the image in [0, 1], of the same shape or (..., C, H, W); the model is linear in all channels (their section 3.5),
+            and `eps` is multiplied by C, so that equal channels guide as one.
         radius: of the square window, in pixels.
         eps: regularisation, in squared units of the guide.
     """
@@ -25,11 +26,20 @@ def guided_filter(values: np.ndarray, guide: np.ndarray, radius: int, eps: float
         side = 2 * radius + 1
         return ndimage.uniform_filter(a, size=(*[1] * (a.ndim - 2), side, side), mode="reflect")
 
-    guide, values = guide.astype(np.float64), values.astype(np.float64)
-    mean_guide, mean_values = mean(guide), mean(values)
-    variance = mean(guide * guide) - mean_guide**2
-    slope = (mean(guide * values) - mean_guide * mean_values) / (variance + eps)
-    return mean(slope) * guide + mean(mean_values - slope * mean_guide)
+    guide = guide if guide.ndim > values.ndim else guide[..., None, :, :]
+    guide, values = np.moveaxis(guide.astype(np.float64), -3, 0), values.astype(np.float64)
+    mean_guide, mean_values = [mean(channel) for channel in guide], mean(values)
+    covariance = [mean(channel * values) - each * mean_values for channel, each in zip(guide, mean_guide, strict=True)]
+    if len(guide) == 1:
+        slopes = [covariance[0] / (mean(guide[0] * guide[0]) - mean_guide[0] ** 2 + eps)]
+    else:
+        pairs = [
+            [mean(a * b) - m * n for b, n in zip(guide, mean_guide, strict=True)] for a, m in zip(guide, mean_guide, strict=True)
+        ]
+        matrix = np.moveaxis(np.array(pairs), (0, 1), (-2, -1)) + eps * len(guide) * np.eye(len(guide))
+        slopes = list(np.moveaxis(np.linalg.solve(matrix, np.stack(covariance, -1)[..., None])[..., 0], -1, 0))
+    offset = mean(mean_values - sum(slope * each for slope, each in zip(slopes, mean_guide, strict=True)))
+    return sum(mean(slope) * channel for slope, channel in zip(slopes, guide, strict=True)) + offset
 
 
 def refine(saliency: np.ndarray, image: np.ndarray, settings: MaskSettings) -> np.ndarray:
@@ -37,7 +47,7 @@ def refine(saliency: np.ndarray, image: np.ndarray, settings: MaskSettings) -> n
 
     Args:
         saliency: (n, H, W) in [0, 1].
-        image: the guide, (n, H, W) in [0, 1].
+        image: the guide, (n, H, W) or (n, C, H, W) in [0, 1].
         settings: refine is read.
     """
     if settings.refine == "none":

@@ -29,7 +29,7 @@ WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys under w
 
 
 class Classifier(nn.Module):
-    """The classifier f: images (B, 1, H, W) in [-1, 1] -> logits (B,), above 0 abnormal, from any network of one logit."""
+    """The classifier f: images (B, C, H, W) in [-1, 1] -> logits (B,), above 0 abnormal, from any network of one logit."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Classifier(nn.Module):
         """Whether the network is none of coinseg's, so that `require_usable` has to look at it."""
         return not isinstance(self.network, SmallNetwork | LocalNetwork | ImageNetNetwork)
 
-    def require_usable(self, side: int, gradient: bool = True) -> None:
-        """Raise `UserError` unless a network from elsewhere answers a trial batch of images (B, 1, side, side) as f has to."""
+    def require_usable(self, side: int, gradient: bool = True, channels: int = 1) -> None:
+        """Raise `UserError` unless a network from elsewhere answers a trial batch (B, channels, side, side) as f has to."""
         if self.foreign:
-            require_usable(self, side, gradient)
+            require_usable(self, side, gradient, channels)
 
     def frozen(self) -> Classifier:
         """Itself, in evaluation mode and without gradients for its weights."""
@@ -67,16 +67,16 @@ class SmallNetwork(nn.Module):
     Average pooling without strides keeps the gradient with respect to the image smooth (docs/research/first-results.md).
     """
 
-    def __init__(self, dims: int = 2) -> None:
+    def __init__(self, dims: int = 2, channels: int = 1) -> None:
         super().__init__()
         widths = (SMALL_WIDTHS[0], *SMALL_WIDTHS)
-        self.stem = convolution(dims, 1, widths[0])
+        self.stem = convolution(dims, channels, widths[0])
         self.blocks = nn.Sequential(*(ResidualBlock(dims, a, b, "down") for a, b in pairwise(widths)))
         self.norm = normalisation(dims, widths[-1])
         self.head = nn.Linear(widths[-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of images (B, 1, ...) in [-1, 1]."""
+        """Logits (B, 1) of images (B, channels, ...) in [-1, 1]."""
         return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))).flatten(2).mean(-1))
 
 
@@ -86,11 +86,11 @@ class LocalNetwork(nn.Module):
     f then turns normal only when the whole lesion is removed (multiple-instance learning; docs/research/classifier.md, study 12).
     """
 
-    def __init__(self, pooling: float, dims: int = 2) -> None:
+    def __init__(self, pooling: float, dims: int = 2, channels: int = 1) -> None:
         super().__init__()
         self.pooling = pooling
         widths = (LOCAL_WIDTHS[0], *LOCAL_WIDTHS)
-        self.stem = convolution(dims, 1, widths[0])
+        self.stem = convolution(dims, channels, widths[0])
         last = len(LOCAL_WIDTHS) - 1
         blocks = (ResidualBlock(dims, a, b, "down" if i < last else None) for i, (a, b) in enumerate(pairwise(widths)))
         self.blocks = nn.Sequential(*blocks)
@@ -99,11 +99,11 @@ class LocalNetwork(nn.Module):
         nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most positions are normal
 
     def evidence(self, x: Tensor) -> Tensor:
-        """The local logits, (B, 1, ...) with a quarter of the side, of images (B, 1, ...) in [-1, 1]."""
+        """The local logits, (B, 1, ...) with a quarter of the side, of images (B, channels, ...) in [-1, 1]."""
         return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of images (B, 1, ...) in [-1, 1]."""
+        """Logits (B, 1) of images (B, channels, ...) in [-1, 1]."""
         local = self.evidence(x).flatten(1)
         return local.topk(max(1, round(self.pooling * local.shape[1])), dim=1).values.mean(1, keepdim=True)
 
@@ -114,18 +114,18 @@ class ImageNetNetwork(nn.Module):
     A second classifier for the image score, which makes other errors than f; too coarse to localise, so it is not explained.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        self.encoder = Encoder()
+        self.encoder = Encoder(channels)
         self.head = nn.Linear(CHANNELS[-1], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of images (B, 1, S, S) in [-1, 1]."""
+        """Logits (B, 1) of images (B, channels, S, S) in [-1, 1]."""
         x = resized(x, enlarged(x.shape[-1])).contiguous(memory_format=torch.channels_last)
         return self.head(self.encoder(x)[-1].mean((2, 3)))
 
 
-def _timm_network(settings: ClassifierSettings) -> nn.Module:
+def _timm_network(settings: ClassifierSettings, channels: int) -> nn.Module:
     import timm
 
     if not timm.is_model(settings.name.split(".")[0]):
@@ -133,7 +133,7 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
         do = f"did you mean one of {', '.join(near)}?" if near else "see timm.list_models()"
         required = "'local', 'small', a timm model, or 'package.module:factory'"
         raise UserError(f"classifier.name is '{settings.name}'", required, do)
-    options: dict[str, Any] = {"in_chans": 1, "num_classes": 1}
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": 1}
     if settings.weights and settings.weights != "timm":
         overlay = {"state_dict": _pretrained(Path(settings.weights)), "custom_load": False}
         try:
@@ -146,7 +146,7 @@ def _timm_network(settings: ClassifierSettings) -> nn.Module:
     except (RuntimeError, KeyError, AttributeError, ValueError, TypeError, AssertionError) as error:
         if out_of_memory(error):
             raise
-        got = f"timm cannot make {settings.name} for one channel and one logit ({first_line(error)})"
+        got = f"timm cannot make {settings.name} for {channels} channels and one logit ({first_line(error)})"
         raise UserError(got, "a model that takes in_chans and num_classes", "set classifier.name") from error
 
 
@@ -166,19 +166,19 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
-def build(settings: ClassifierSettings) -> Classifier:
-    """A fresh classifier by its name; "package.module:factory" calls the user's own factory, which returns a module."""
+def build(settings: ClassifierSettings, channels: int = 1) -> Classifier:
+    """A fresh classifier of images (B, channels, S, S) by its name; "package.module:factory" calls the user's own factory."""
     refuse(of_classifier(settings))
     if settings.name == "local":
-        return Classifier(LocalNetwork(settings.pooling))
+        return Classifier(LocalNetwork(settings.pooling, channels=channels))
     if settings.name == "small":
-        return Classifier(SmallNetwork())
+        return Classifier(SmallNetwork(channels=channels))
     if settings.name == "imagenet":
-        network = ImageNetNetwork()
+        network = ImageNetNetwork(channels)
         if settings.weights == "imagenet":
             load_imagenet(network.encoder)
         return Classifier(network)
-    return Classifier(_own_network(settings.name) if own_module(settings) else _timm_network(settings))
+    return Classifier(_own_network(settings.name) if own_module(settings) else _timm_network(settings, channels))
 
 
 def _own_network(name: str) -> nn.Module:
@@ -200,13 +200,13 @@ def _own_network(name: str) -> nn.Module:
     return network
 
 
-def load_classifier(settings: ClassifierSettings, path: Path, side: int) -> Classifier:
-    """A trained classifier of images (B, 1, side, side) from its weights, frozen; `UserError` where they are not its own."""
+def load_classifier(settings: ClassifierSettings, path: Path, side: int, channels: int = 1) -> Classifier:
+    """A trained classifier of images (B, channels, side, side) from its weights, frozen; `UserError` where others lie there."""
     if not own_module(settings):
-        require_fits(lambda: build(settings), path, "classifier")
-    f = build(settings)
+        require_fits(lambda: build(settings, channels), path, "classifier")
+    f = build(settings, channels)
     if own_module(settings):
-        f.require_usable(side, gradient=False)  # before its weights are asked about: lazy ones are made by it
+        f.require_usable(side, False, channels)  # before its weights are asked about: lazy ones are made by it
     load_weights(f, path, "classifier")
     return f.frozen()
 

@@ -26,6 +26,7 @@ STAGES = (
     (6, 5, 2, 192, 4, False), (6, 3, 1, 320, 1, True),
 )  # fmt: skip
 """EfficientNet-Lite0 (Tan and Le 2019, table 1, without squeeze and excitation, so features are local, and with ReLU6)."""
+RGB = ("red", "green", "blue")  # the channels of its pretraining
 CHANNELS = tuple(stage[3] for stage in STAGES if stage[5])
 
 
@@ -64,11 +65,11 @@ class _Block(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """EfficientNet-Lite0 without its head, for images of one channel."""
+    """EfficientNet-Lite0 without its head, for images of some channels."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        self.conv_stem, self.bn1, self.blocks = _Conv(1, STEM, 3, 2), nn.BatchNorm2d(STEM, eps=1e-3), nn.ModuleList()
+        self.conv_stem, self.bn1, self.blocks = _Conv(channels, STEM, 3, 2), nn.BatchNorm2d(STEM, eps=1e-3), nn.ModuleList()
         inputs = STEM
         for factor, kernel, stride, outputs, count, _ in STAGES:
             first = _Block(inputs, outputs, kernel, stride, factor)
@@ -76,7 +77,7 @@ class Encoder(nn.Module):
             inputs = outputs
 
     def forward(self, x: Tensor) -> Sequence[Tensor]:
-        """Images (B, 1, S, S), S a multiple of `DEEPEST`, -> `LEVELS` feature maps, map i at 1 / 2^(i + 1) of the side."""
+        """Images (B, channels, S, S), S a multiple of `DEEPEST`, -> `LEVELS` feature maps, map i at 1 / 2^(i + 1) of the side."""
         x, levels = F.relu6(self.bn1(self.conv_stem(x)), inplace=True), []
         for blocks, (*_, ends_level) in zip(self.blocks, STAGES, strict=True):
             x = blocks(x)
@@ -102,8 +103,10 @@ def load_imagenet(network: Encoder) -> Encoder:
     """Load the ImageNet weights into an encoder and return it; its images are in [-1, 1], as in its pretraining."""
     # The same layers in the same order under other names, then the head; `load_state_dict` checks every shape.
     weights = dict(zip(network.state_dict(), imagenet_weights(), strict=False))
-    # The three channels of a grey image are equal, so their filters can be summed.
-    weights["conv_stem.weight"] = weights["conv_stem.weight"].sum(1, keepdim=True)
+    channels = network.conv_stem.in_channels
+    if channels != len(RGB):
+        # The three channels of a grey image are equal, so their filters can be summed; other channels share that sum.
+        weights["conv_stem.weight"] = weights["conv_stem.weight"].sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
     network.load_state_dict(weights)
     return network
 

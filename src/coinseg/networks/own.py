@@ -43,15 +43,15 @@ def asked(network: nn.Module, x: Tensor) -> Any:
         if out_of_memory(error):
             raise
         got = f"the classifier {type(network).__name__} cannot take images {tuple(x.shape)} ({first_line(error)})"
-        required = "a network of float32 images (B, 1, S, S) in [-1, 1], S being data.size"
+        required = f"a network of float32 images (B, {x.shape[1]}, S, S) in [-1, 1], S being data.size"
         do = "set data.size to what it takes, or wrap it so that it resizes and repeats channels itself"
         raise UserError(got, required, do) from error
 
 
-def trial_images(side: int) -> Tensor:
-    """Images (9, 1, S, S) in [-1, 1], as unlike as can be: noise, coarse noise, black, grey, white."""
+def trial_images(side: int, channels: int = 1) -> Tensor:
+    """Images (9, channels, S, S) in [-1, 1], as unlike as can be: noise, coarse noise, black, grey, white."""
     drawn = torch.Generator().manual_seed(0)
-    fine, coarse = (torch.rand(3, 1, s, s, generator=drawn) * 2 - 1 for s in (side, side // 8 + 1))
+    fine, coarse = (torch.rand(3, channels, s, s, generator=drawn) * 2 - 1 for s in (side, side // 8 + 1))
     flat = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1).expand_as(fine)
     return torch.cat([fine, F.interpolate(coarse, (side, side), mode="bilinear"), flat])
 
@@ -102,13 +102,14 @@ def _require_gradient(name: str, logits: Tensor, images: Tensor) -> None:
         raise UserError(got, "a differentiable network, which COIN follows", do)
 
 
-def require_usable(f: nn.Module, side: int, gradient: bool = True) -> None:
+def require_usable(f: nn.Module, side: int, gradient: bool = True, channels: int = 1) -> None:
     """Ask f about a trial batch, and raise `UserError` unless its answers are those of a classifier; f stays as it is.
 
     Args:
-        f: images (B, 1, S, S) in [-1, 1] -> logits (B,).
+        f: images (B, channels, S, S) in [-1, 1] -> logits (B,).
         side: S.
         gradient: whether it has to have one with respect to the images.
+        channels: of the images.
     """
     name = f"the classifier {type(getattr(f, 'network', f)).__name__}"
     if kinds := {str(p.dtype) for p in (*f.parameters(), *f.buffers()) if p.is_floating_point()} - {"torch.float32"}:
@@ -117,7 +118,7 @@ def require_usable(f: nn.Module, side: int, gradient: bool = True) -> None:
     weight = next(f.parameters(), None)
     if weight is None:
         raise UserError(f"{name} has no weights", "a network that learns", "register its parts as modules or parameters")
-    images = trial_images(side).to(weight.device)
+    images = trial_images(side, channels).to(weight.device)
     with _undisturbed(f), torch.enable_grad():
         f(images[:1])
         given = images.clone().requires_grad_(gradient)

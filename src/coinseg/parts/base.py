@@ -24,7 +24,7 @@ class Learning:
         key: of all that the masks depend on; a part whose key is unchanged is not fitted again.
         root: the folder of the run; a part keeps its files in `root / part.folder`. None keeps nothing.
         train_classifier: settings, folder, name for progress -> a frozen classifier trained on the same slices.
-        probability: images (B, 1, S, S) in [-1, 1] -> mean f(X) of the ensemble, (B,) in [0, 1].
+        probability: images (B, C, S, S) in [-1, 1] -> mean f(X) of the ensemble, (B,) in [0, 1].
         segment: images likewise -> masks (B, S, S) bool of the predictor as it is before this part is added.
     """
 
@@ -47,7 +47,7 @@ class Views:
     """Maps of images that are asked about, as the student gives them; hooks change the arrays in place.
 
     Args:
-        images: (b, 1, S, S) in [-1, 1].
+        images: (b, C, S, S) in [-1, 1].
         called: (b,) bool, the ensemble calls the image abnormal.
         mean, own, other: (b, S, S) in [0, 1]: the mean of both views, that of the image, that of its mirror image.
     """
@@ -92,7 +92,7 @@ class Part(nn.Module):
         return None
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
         """Read a part that was saved in the folder of a run; `UserError` where its files do not fit."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class Part(nn.Module):
         return {}
 
     def score(self, logits: Tensor, x: Tensor) -> Tensor:
-        """Change the logits (B,) of the ensemble for images (B, 1, S, S), each image by itself."""
+        """Change the logits (B,) of the ensemble for images (B, C, S, S), each image by itself."""
         return logits
 
     def smooth(self, logits: np.ndarray, scans: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ WEIGHT = 0.25  # w: it is the weaker classifier where images look like no photog
 
 
 class ImageNetClassifier(Part):
-    """Mixes the logit o(X) of `network`, images (B, 1, S, S) in [-1, 1] -> logits (B,), into that of the ensemble:
+    """Mixes the logit o(X) of `network`, images (B, C, S, S) in [-1, 1] -> logits (B,), into that of the ensemble:
 
     logit = (1 - w) logit of the ensemble + w o(X)         with w = `WEIGHT`
     """
@@ -43,10 +43,12 @@ class ImageNetClassifier(Part):
         return cls(learning.train_classifier(settings, root and root / "classifier", f"the second {OPINION}"))
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
         """Read the weights; ImageNet's own are not looked for."""
         classifier = replace(opinion_settings(settings).classifier, weights=None)
-        return cls(load_classifier(classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.size))
+        return cls(
+            load_classifier(classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.size, channels)
+        )
 
     def score(self, logits: Tensor, x: Tensor) -> Tensor:
         return (1 - WEIGHT) * logits + WEIGHT * self.network(x)

@@ -70,12 +70,12 @@ class MemoryBank(nn.Module):
 class FeatureExtractor(nn.Module):
     """The frozen ImageNet encoder, its features averaged over 3 x 3 patches."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1) -> None:
         super().__init__()
-        self.encoder = load_imagenet(Encoder()).eval().requires_grad_(False)
+        self.encoder = load_imagenet(Encoder(channels)).eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, h, w, C) of images (B, 1, S, S) in [-1, 1]."""
+        """Features (B, h, w, C) of images (B, C, S, S) in [-1, 1]."""
         x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False).contiguous(memory_format=torch.channels_last)
         return F.avg_pool2d(self.encoder(x)[-1], 3, 1, 1, count_include_pad=False).permute(0, 2, 3, 1)
 
@@ -91,12 +91,12 @@ class PatchCore(Part):
     name, folder, weights, onnx = "patchcore", "novelty", "model.safetensors", "novelty"
     rule = "; and wide regions unlike anything in normal images"
 
-    def __init__(self, bank: MemoryBank) -> None:
+    def __init__(self, bank: MemoryBank, channels: int = 1) -> None:
         super().__init__()
-        self.extractor, self.bank = FeatureExtractor(), bank
+        self.extractor, self.bank = FeatureExtractor(channels), bank
 
     def forward(self, x: Tensor) -> Tensor:
-        """Anomaly scores of every pixel, (B, S, S), 0 and more, of images (B, 1, S, S) in [-1, 1]; above 1 is anomalous."""
+        """Anomaly scores of every pixel, (B, S, S), 0 and more, of images (B, C, S, S) in [-1, 1]; above 1 is anomalous."""
         return F.interpolate(self.bank(self.extractor(x))[:, None], x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
     @classmethod
@@ -123,7 +123,8 @@ class PatchCore(Part):
             current().barrier()
         if not stage.facts(kept=bool)["kept"]:
             return None
-        return cls.load(learning.settings, {}, learning.root) if learning.root is not None else part
+        channels = len(slices.store.channels)
+        return cls.load(learning.settings, {}, learning.root, channels) if learning.root is not None else part
 
     @classmethod
     def _fill(cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage) -> Self:
@@ -132,7 +133,7 @@ class PatchCore(Part):
         normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
         total = len(normals) + len(abnormals)
         bank = _memory_bank(learning, normals, patients[normals], rng, total)
-        part, regions = cls(bank), 0
+        part, regions = cls(bank, len(learning.slices.store.channels)), 0
         for images, scores in _forward(part, learning, abnormals, len(normals), total):
             regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
         share = round(regions / len(abnormals), 4)
@@ -141,7 +142,7 @@ class PatchCore(Part):
         return part
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
         """Read the memory bank; the encoder's weights come with coinseg."""
         path = root / cls.folder / "model.safetensors"
         shape = shapes_in(path, "memory of normal images").get("features", ())
@@ -150,7 +151,7 @@ class PatchCore(Part):
         load_weights(bank, path, "memory of normal images")
         if not (patches and bank.limit > 0):
             raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
-        return cls(bank)
+        return cls(bank, channels)
 
     def add(self, views: Views, device: torch.device) -> None:
         """Add the anomalous regions of images that are called abnormal."""
@@ -209,7 +210,7 @@ def _memory_bank(
     each = -(-MEMORY // len(indices))
     patches = [
         features[torch.from_numpy(rng.permutation(len(features))[:each])]
-        for _, batch in _forward(FeatureExtractor(), learning, indices, 0, total)
+        for _, batch in _forward(FeatureExtractor(len(learning.slices.store.channels)), learning, indices, 0, total)
         for features in batch.flatten(1, 2)
     ]
     features = torch.cat(patches)

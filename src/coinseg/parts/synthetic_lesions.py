@@ -43,18 +43,18 @@ class SyntheticLesions(Part):
         slices, level = learning.slices, learning.settings.classifier.threshold
         rng = random_stream(Stream.SYNTHETIC_LESIONS, learning.settings.seed)
         indices, masks = pseudo_masks.indices, pseudo_masks.targets == 1
-        rises: list[float] = []
+        rises: list[np.ndarray] = []
         for start in range(0, len(indices), CHUNK):
-            marked = slices.batch(indices[start : start + CHUNK]).image[:, 0].numpy()
+            marked = slices.batch(indices[start : start + CHUNK]).image.numpy()
             rises += map(rise_of, marked, masks[start : start + CHUNK])
-        images = [torch.zeros(0, 1, slices.store.size, slices.store.size)]
+        images = [torch.zeros(0, len(slices.store.channels), slices.store.size, slices.store.size)]
         shapes = [np.zeros((0, *masks.shape[1:]), bool)]
         for start in range(0, TRIES, CHUNK):
             chosen = rng.choice(pseudo_masks.normals, min(CHUNK, TRIES - start))
             empty = slices.batch(chosen).image
-            places = zip(empty[:, 0].numpy(), slices.body(chosen), rng.integers(len(indices), size=len(empty)), strict=True)
+            places = zip(empty.numpy(), slices.body(chosen), rng.integers(len(indices), size=len(empty)), strict=True)
             pairs = [synthetic_lesion(image, body, masks[i], rises[i], rng) for image, body, i in places]
-            drawn, shape = torch.from_numpy(np.stack([p[0] for p in pairs]))[:, None], np.stack([p[1] for p in pairs])
+            drawn, shape = torch.from_numpy(np.stack([p[0] for p in pairs])), np.stack([p[1] for p in pairs])
             kept = (learning.probability(drawn) >= level) & (learning.probability(empty) < level)
             kept &= shape.sum((1, 2)) >= LEAST_PIXELS
             images.append(drawn[kept])
@@ -65,16 +65,17 @@ class SyntheticLesions(Part):
         return Examples(torch.cat(images), np.concatenate(shapes))
 
 
-def rise_of(image: np.ndarray, mask: np.ndarray) -> float:
-    """How much brighter a lesion is than what surrounds it: the medians of mask and ring around it, (S, S) in [-1, 1]."""
+def rise_of(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How much brighter a lesion is than what surrounds it, (C,): medians of mask and ring around it, (C, S, S) in [-1, 1]."""
     width = max(2, round(0.5 * np.sqrt(mask.sum() / np.pi)))
     near = ndimage.binary_dilation(mask)
     ring = ndimage.binary_dilation(near, iterations=width) & ~near
-    return float(np.median(image[mask]) - np.median(image[ring] if ring.any() else image))
+    around = ring if ring.any() else np.ones_like(ring)
+    return np.array([float(np.median(channel[mask]) - np.median(channel[around])) for channel in image])
 
 
 def synthetic_lesion(
-    image: np.ndarray, body: np.ndarray, mask: np.ndarray, rise: float, rng: np.random.Generator
+    image: np.ndarray, body: np.ndarray, mask: np.ndarray, rise: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a lesion into an image, near the place of a pseudo-mask.
 
@@ -95,10 +96,10 @@ def synthetic_lesion(
     Returns:
         The image in [-1, 1], float32, and the lesion's mask (S, S) bool, in one piece; empty where there is no place for it.
     """
-    side = len(image)
+    side = len(mask)
     radius = max(np.sqrt(mask.sum() * np.exp(rng.uniform(*AREA)) / np.pi), 1.0)
     place = np.array(ndimage.center_of_mass(mask)) + rng.normal(0, SHIFT * side, 2)
-    rows, columns = np.indices(image.shape) - place[:, None, None]
+    rows, columns = np.indices(mask.shape) - place[:, None, None]
     angle, longer = rng.uniform(0, np.pi), np.exp(rng.uniform(0, 0.5))
     along = (rows * np.cos(angle) + columns * np.sin(angle)) / longer
     across = (columns * np.cos(angle) - rows * np.sin(angle)) * longer
@@ -106,12 +107,12 @@ def synthetic_lesion(
     inside = ndimage.binary_erosion(ndimage.binary_fill_holes(body), iterations=max(1, round(MARGIN * side)))
     parts, count = ndimage.label((distance < 1) & inside)
     if not count:
-        return image.astype(np.float32), np.zeros(image.shape, bool)
+        return image.astype(np.float32), np.zeros(mask.shape, bool)
     shape = parts == 1 + np.bincount(parts[parts > 0] - 1).argmax()
     patches = np.clip(1 + rng.uniform(0, 0.6) * _waves(rng, side, max(0.4 * radius, 1)), 0.25, 1.8)
-    strength = rise * np.exp(rng.uniform(*np.log(STRENGTH)))
+    strength = rise[:, None, None] * np.exp(rng.uniform(*np.log(STRENGTH)))
     weight = ndimage.gaussian_filter(shape.astype(np.float32), rng.uniform(0.4, 1.2))
-    flattened = image + weight * rng.uniform(0, 0.6) * (ndimage.gaussian_filter(image, 2.0) - image)
+    flattened = image + weight * rng.uniform(0, 0.6) * (ndimage.gaussian_filter(image, (0, 2.0, 2.0)) - image)
     return np.clip(flattened + weight * strength * patches, -1, 1).astype(np.float32), shape
 
 

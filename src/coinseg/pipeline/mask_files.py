@@ -13,6 +13,7 @@ from PIL import Image
 
 from coinseg.data.readers.image import write_image_map, write_image_mask
 from coinseg.data.slices.case import load_case, require_there
+from coinseg.data.slices.channels import as_bytes
 from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.errors import UserError
 from coinseg.inference.predictor import Predictor
@@ -100,13 +101,13 @@ class MaskFiles:
         batch = slices.scored(np.array(group))
         segmented_images = self.predictor.segment_images(batch.image)
         image_score = segmented_images.maps.image_score
-        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image[:, 0].numpy(), segmented_images.masks, strict=True)):
+        for i, (row, image, mask) in enumerate(zip(batch.rows, batch.image.numpy(), segmented_images.masks, strict=True)):
             name = "_".join(str(slices.store.index[c][row]) for c in ("case", "slice", "region"))
             confidences = percent(segmented_images.pixel_confidence[i])
             write_image_map(self.confidences / f"{name}_mask.png", confidences, overwrite=True)
             write_image_mask(self.folder / f"{name}_mask.png", mask, overwrite=True)
             with written_aside(self.folder / f"{name}_image.png") as part:
-                Image.fromarray(np.rint((image / 2 + 0.5) * 255).astype(np.uint8)).save(part)
+                Image.fromarray(as_bytes(image / 2 + 0.5)).save(part)
             confidence = of_scan(segmented_images.confidence[i : i + 1], mask.sum(keepdims=True)[0])
             posterior = None if image_score is None else highest(image_score[i : i + 1])
             facts = told(highest(segmented_images.scores.probability[i : i + 1]), posterior, confidence)
@@ -137,7 +138,7 @@ def segmented(predictor: Predictor, cases: list[Case]) -> tuple[list[Case], list
     loaded = []
     for case in cases:
         try:
-            content = load_case(case, with_lesion=False)
+            content = load_case(case, with_lesion=False, channels=predictor.preparation.channels)
             content.require_fits(predictor.settings.data)
             require_kind(predictor, content, case.id)
         except UserError as error:

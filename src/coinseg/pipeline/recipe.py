@@ -85,9 +85,11 @@ def build(job: Job) -> Predictor:
     """Train, or load, everything that the settings ask for; with a root the predictor is saved there for `coinseg.load`."""
     f, generator = train_pair(job)
     layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
-    explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer)
+    explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer, len(job.store.channels))
     meta = job.store.meta
-    preparation = Preparation(meta["kind"], job.store.window, meta["has_organs"], TrainedOn.read(meta.get("trained_on")))
+    preparation = Preparation(
+        meta["kind"], job.store.window, meta["has_organs"], TrainedOn.read(meta.get("trained_on")), job.store.channels
+    )
     key = result_key(job.store, job.settings, f)
     threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
     predictor = Predictor.of(explainer, preparation, threshold)
@@ -141,7 +143,7 @@ def _others(job: Job, first: Explainer) -> list[Explainer]:
     for number, name in enumerate(teacher_folders(job.settings), 1):
         settings = replace(job.settings, seed=(job.settings.seed + SEEDS_APART * number) % 2**32)
         other = replace(job, settings=settings, root=job.folder(name), report=partial(_report_of, job.report, name))
-        explainers.append(Explainer(job.settings, *train_pair(other), first.device, first.layer))
+        explainers.append(Explainer(job.settings, *train_pair(other), first.device, first.layer, first.channels))
     return explainers
 
 

@@ -151,7 +151,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     scores = evaluation.evaluate(
         slices, lambda batch: predictor.evidence(batch.image, scores_of(batch.rows)), predictor.segmenter.level,
         replace(work.settings, masks=predictor.segmenter.cleaning), file.parent, work.step("evaluate"),
-        lambda unit: predictor.probability(torch.from_numpy(signed(unit))[:, None]).numpy(),
+        lambda unit: predictor.probability(torch.from_numpy(signed(unit))).numpy(),
     )  # fmt: skip
     scores |= {"key": key, "seconds": round(time.perf_counter() - began, 2)}
     write_record(file, scores)

@@ -9,15 +9,13 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from coinseg.data.layouts.shared import files_in, others_in, stem_of
 from coinseg.data.layouts.unread import later_frames, other_endings
-from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_image
 from coinseg.data.readers.image_mask import INVERTED, read_image_region
 from coinseg.data.readers.paths import holds_slices, kind_of, parts_of, sha256_of, split_key
-from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask, write_scan
+from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask
 from coinseg.errors import UserError, is_full, plain
 from coinseg.evaluation.verdict import trusted
 from coinseg.inference.checkpoint import load
@@ -67,7 +65,8 @@ class Request:
     """What is to be segmented, by the run in the folder `model`, and where the results go; `organ` are masks of one scan.
 
     `source` is a file, of which `out` is the mask, or a folder, and `out` one for the masks; a DICOM folder can be either.
-    `counterfactual` and `difference` (of one volume, in HU) and `confidence` (in percent) are written where a place is given.
+    `counterfactual` and `difference` (of one volume or image, in its units) and `confidence` (in percent) are written where a
+    place is given.
     """
 
     source: Path
@@ -108,12 +107,13 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     if to_file and not rank_info().is_main:
         return 0, []
     maps = {target: name for name in ("counterfactual", "difference") if (target := getattr(request, name))}
-    if maps and not is_volume(source):
+    if maps and not (is_volume(source) or is_image(source)):
         got = f"--counterfactual or --difference was given for {source}"
-        raise UserError(got, "one volume", "ask for the masks of the others alone")
+        raise UserError(got, "one volume or image", "ask for the masks of the others alone")
+    endings = (".png",) if is_image(source) else WRITTEN
     for place in maps:
-        if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
-            raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
+        if not place.name.lower().endswith(endings) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
+            raise UserError(f"a map would go to {place}", f"a name of its own that ends in {endings[0]}", "choose such a name")
     places = [place for place in (out, *maps, confidence) if place]
     predictor = load(request.model, request.accelerator, request.classifier)
     if to_file:
@@ -153,7 +153,7 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
         for line in (*unchecked(predictor), *(f"{source.name}: the mask is doubtful: {doubt}" for doubt in segmentation.doubts)):
             request.report(f"warning: {plain(line)}", 1, 1, {})
         for target, name in maps.items():
-            write_scan(target, getattr(segmentation.maps, name), cast(Geometry, segmentation.geometry), overwrite=True)
+            segmentation.write_map(name, target, overwrite=True)
         if confidence:
             segmentation.write_confidence(confidence, overwrite=True)
         segmentation.write(out, overwrite=True)

@@ -23,8 +23,10 @@ Legend = tuple[tuple[Colour, str], ...]
 
 
 def _shades(image: np.ndarray) -> np.ndarray:
-    shades = np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1) * 255
-    return np.repeat(shades[..., None], 3, axis=-1)
+    """An image (H, W), or (C, H, W) of which three channels are a colour and of others the first is seen, as (H, W, 3)."""
+    channels = image if image.ndim == 3 else image[None]
+    shades = np.clip(np.nan_to_num(channels.astype(np.float64)), 0, 1) * 255
+    return np.moveaxis(shades, 0, 2) if len(shades) == 3 else np.repeat(shades[0][..., None], 3, axis=-1)
 
 
 def _bytes(rgb: np.ndarray) -> np.ndarray:
@@ -32,7 +34,7 @@ def _bytes(rgb: np.ndarray) -> np.ndarray:
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """An image (H, W) in [0, 1] as (H, W, 3) uint8."""
+    """An image (H, W) or (C, H, W) in [0, 1] as (H, W, 3) uint8."""
     return _bytes(_shades(image))
 
 
@@ -45,7 +47,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> np
     """A mask against its truth, in the colours of the thesis, semi-transparent over the grey image: (H, W, 3) uint8.
 
     Args:
-        image: (H, W) in [0, 1].
+        image: (H, W) or (C, H, W) in [0, 1].
         mask: (H, W) bool, predicted.
         truth: (H, W) bool; None when it is unknown, then only the outline of the mask is drawn.
     """
@@ -78,7 +80,7 @@ def heat(image: np.ndarray, difference: np.ndarray, top: float) -> np.ndarray:
     """A heat map over the grey image, (H, W, 3) uint8.
 
     Args:
-        image: (H, W) in [0, 1].
+        image: (H, W) or (C, H, W) in [0, 1].
         difference: (H, W), at least 0.
         top: the difference that has the brightest colour, above 0.
     """

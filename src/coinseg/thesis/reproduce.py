@@ -22,6 +22,7 @@ from coinseg.data.phantom.cohort import PhantomSettings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
+from coinseg.errors import UserError
 from coinseg.evaluation.evaluate import explain_all
 from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_masks, thesis_protocol
 from coinseg.explain.attribution.cam import KINDS
@@ -82,6 +83,9 @@ class Seed:
         refuse([*of_tables(self.settings), *of_side(self.settings.data.size, self.settings.coin)])
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
         prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"), self.job.overwrite)
+        if len(prepared.channels) > 1:
+            got = f"images of {len(prepared.channels)} channels, and those of the thesis are grey"
+            raise UserError(got, "grey images for its tables", "set data.channels to grey")
         self.store: SliceStore = select_instances(prepared, self.settings, self.root / "witnesses", self._named("witnesses"))
         self.f = train_classifier(self.store, self.settings, self.root / "classifier", self._named("classifier"))
         self.slices = ScoredSlices(self.store, self.settings.anomaly, self.number, VALIDATION)
@@ -172,8 +176,8 @@ class Seed:
             return {}
         called = kept.abnormal & (kept.before >= level)
         scores: dict[str, dict[str, float | None]] = {}
-        honest = (kept.image[kept.normal], kept.counterfactual[called])
-        for protocol, (real, fake) in {"replica": (found.image, found.counterfactual), "honest": honest}.items():
+        honest = (kept.image[kept.normal, 0], kept.counterfactual[called, 0])
+        for protocol, (real, fake) in {"replica": (found.image[:, 0], found.counterfactual[:, 0]), "honest": honest}.items():
             scores[protocol] = {"fd_f": realism.classifier_distance(self.f, as_images(real), as_images(fake))}
             if self.job.fid:
                 scores[protocol]["fid"] = realism.fid(real, fake, self.job.fid_features, self.job.fid)
@@ -187,9 +191,9 @@ class Seed:
         cases, numbers = self.store.index["case"], self.store.index["slice"]
         names = [f"{cases[row]}, slice {numbers[row]}" for row in found.rows[chosen]]
         save_examples(folder / "examples.npz", Examples(
-            np.array(names), found.image[chosen], found.truth[chosen], found.saliency[chosen], thesis[chosen],
+            np.array(names), found.image[chosen, 0], found.truth[chosen], found.saliency[chosen], thesis[chosen],
             honest_masks[chosen], found.before[chosen],
-            None if found.counterfactual is None else np.clip(found.counterfactual[chosen], 0, 1),
+            None if found.counterfactual is None else np.clip(found.counterfactual[chosen, 0], 0, 1),
             None if found.after is None else found.after[chosen],
         ))  # fmt: skip
 

@@ -35,7 +35,7 @@ WEIGHTS = "model.safetensors"
 def train_classifier(store: SliceStore, settings: Settings, folder: Path | None = None, report: Report = silent) -> Classifier:
     """Train f on image labels, or load it where it was trained on the same data with the same settings.
 
-    f is returned frozen: images (B, 1, S, S) in [-1, 1] -> logits (B,), above 0 abnormal.
+    f is returned frozen: images (B, C, S, S) in [-1, 1] -> logits (B,), above 0 abnormal.
 
     Args:
         store: the prepared slices, or a `Dataset` of arrays; only images and labels are read.
@@ -45,8 +45,8 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     """
     stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
-    f = build(settings.classifier)
-    f.require_usable(store.size, gradient=settings.classifier.steps > 0 or settings.method != "rise")
+    f, channels = build(settings.classifier, len(store.channels)), len(store.channels)
+    f.require_usable(store.size, settings.classifier.steps > 0 or settings.method != "rise", channels)
     s, rank = settings.classifier, current().here
     if stage.finished():
         load_weights(f, stage.file(WEIGHTS), "classifier")

@@ -84,7 +84,7 @@ class CoinStep:
         return self.latest
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Images (B, 1, S, S), and regions (B, 2, S, S) where `coin.regions` asks; see `coin.balanced` and `coin.hflip`."""
+        """Images (B, C, S, S), and regions (B, 2, S, S) where `coin.regions` asks; see `coin.balanced` and `coin.hflip`."""
         s, rank = self.settings, current().here
         indices, epoch = self.slices.indices_of_step(number, s.batch, s.balanced)
         batch = self.slices.batch(rank.share(indices), epoch, regions=s.regions != "none")
@@ -110,24 +110,24 @@ def train_coin(
 ) -> Generator:
     """Train the generator of COIN, or of Singla et al. (`coin.conditions`), against a frozen classifier, or load it.
 
-    The generator (its moving average when coin.ema > 0) is in evaluation mode: X -> X_cf, (B, 1, S, S) in [-1, 1]. `UserError`
+    The generator (its moving average when coin.ema > 0) is in evaluation mode: X -> X_cf, (B, C, S, S) in [-1, 1]. `UserError`
     where the side of the images does not suit coin.depth, organ masks are missing, or a loss is no longer finite.
 
     Args:
         store: the prepared slices, or a `Dataset` of arrays; images and labels are read, and organ masks where coin.regions asks.
-        f: images (B, 1, S, S) in [-1, 1] -> logits (B,); it is frozen, its weights stay.
+        f: images (B, C, S, S) in [-1, 1] -> logits (B,); it is frozen, its weights stay.
         settings: seed, anomaly, coin, engine and classifier.threshold (for the monitor) are read.
         folder: receives generator.safetensors, stage.json, stats.jsonl and sample pictures; None writes nothing.
         report: progress.
     """
     if isinstance(f, Classifier):
-        f.require_usable(store.size)
+        f.require_usable(store.size, channels=len(store.channels))
     stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")
     refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"])])
-    generator, discriminator = Generator(s), Discriminator(s)
+    generator, discriminator = Generator(s, len(store.channels)), Discriminator(s, len(store.channels))
     if stage.finished():
         load_weights(generator, stage.file(WEIGHTS), "generator")
         return generator.eval()

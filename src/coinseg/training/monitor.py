@@ -87,9 +87,10 @@ class Monitor:
 
 
 def save_sample(path: Path, x: Tensor, counterfactual: Tensor) -> None:
-    """Write a PNG with X, X_cf (both (n, 1, S, S) in [-1, 1]) and |X - X_cf| in three rows."""
-    rows = [x[:, 0] / 2 + 0.5, counterfactual[:, 0] / 2 + 0.5, (x - counterfactual)[:, 0].abs().clamp(max=1)]
-    grid = torch.cat([torch.cat(list(row), dim=1) for row in rows])
-    pixels = (grid.clamp(0, 1) * 255).round().byte().numpy()
+    """Write a PNG with X, X_cf (both (n, C, S, S) in [-1, 1]) and |X - X_cf| in three rows; in colour where C is 3."""
+    colours = slice(3 if x.shape[1] == 3 else 1)
+    rows = [part[:, colours] for part in (x / 2 + 0.5, counterfactual / 2 + 0.5, (x - counterfactual).abs().clamp(max=1))]
+    grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    pixels = (grid.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
     with written_aside(path) as part:
         Image.fromarray(pixels).save(part)

@@ -14,7 +14,7 @@ from coinseg.runtime.devices import CHUNK
 
 LEAST = 20  # Pseudo-masks, or synthetic lesions, that are needed at least to learn from them
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
-"""Images (B, 1, S, S) in [-1, 1] -> masks (B, S, S) bool and confidence (B,) in [0, 1], NaN where f calls the image normal."""
+"""Images (B, C, S, S) in [-1, 1] -> masks (B, S, S) bool and confidence (B,) in [0, 1], NaN where f calls the image normal."""
 
 
 def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:

@@ -36,7 +36,7 @@ SMOOTH = 0.01  # Pixels that are added to both sides of the Dice coefficient
 def augment(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate, mirror, scale and shift image and target alike; then change brightness, contrast and noise of the image.
 
-    The image is (B, 1, S, S) in [-1, 1], the target alike of 0, 1 and `IGNORED`.
+    The image is (B, C, S, S) in [-1, 1], the target (B, 1, S, S) of 0, 1 and `IGNORED`.
     """
     n = len(image)
     draw = torch.rand(n, 5) * 2 - 1
@@ -86,7 +86,7 @@ def _batch(
     slices: TrainingSlices, pseudo_masks: PseudoMasks, lesions: Examples | None, settings: StudentSettings,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Images and targets (B, 1, S, S): half with pseudo-masks, half normal; of these a share with synthetic lesions."""
+    """Images (B, C, S, S) and targets (B, 1, S, S): half with pseudo-masks, half normal, some of them with synthetic lesions."""
     half, side = settings.batch // 2, slices.store.size
     chosen = rng.choice(len(pseudo_masks.indices), half)
     normals = rng.choice(pseudo_masks.normals, settings.batch - half)
@@ -108,7 +108,7 @@ def train_student(
 ) -> nn.Module | None:  # fmt: skip
     """Train the student, or load it where it was trained on the same masks; None where too few masks are trusted.
 
-    The student (its moving average) is in evaluation mode: images (B, 1, S, S) in [-1, 1] -> logits alike.
+    The student (its moving average) is in evaluation mode: images (B, C, S, S) in [-1, 1] -> logits (B, 1, S, S).
 
     Args:
         slices: the training side; images and image labels.
@@ -119,12 +119,12 @@ def train_student(
         report: progress.
         examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
     """
-    s, fabric = settings.student, make_fabric(settings.engine)
+    s, fabric, channels = settings.student, make_fabric(settings.engine), len(slices.store.channels)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
-        return load_student(stage.file(WEIGHTS), s.networks) if stage.facts(taught=bool)["taught"] else None
+        return load_student(stage.file(WEIGHTS), s.networks, channels) if stage.facts(taught=bool)["taught"] else None
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
-    network = build_student(s.networks)
+    network = build_student(s.networks, channels)
     pseudo_masks = collect_pseudo_masks(slices, masks, s)
     trusted, abnormal = len(pseudo_masks.indices), int((slices.labels() == 1).sum())
     enough = trusted >= LEAST and len(pseudo_masks.normals) > 0

@@ -20,8 +20,8 @@ _ORDER: dict[Axis, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1, 0
 
 
 def turned(canonical: np.ndarray, axis: Axis) -> np.ndarray:
-    """Return a view of a canonical array (slices, rows, columns) whose slices lie across `axis`."""
-    return (canonical if axis == "axial" else canonical[::-1]).transpose(_ORDER[axis])
+    """Return a view of a canonical array (slices, rows, columns), or one with channels last, whose slices lie across `axis`."""
+    return (canonical if axis == "axial" else canonical[::-1]).transpose(*_ORDER[axis], *range(3, canonical.ndim))
 
 
 def turned_back(view: np.ndarray, axis: Axis) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Read plain images (PNG, JPEG, TIFF, BMP, DICOM) as one grey channel in the units of the file, and write masks as PNG.
+"""Read plain images (PNG, JPEG, TIFF, BMP, DICOM), grey or in colour, in the units of the file, and write masks as PNG.
 
 Images are read as every viewer shows them: the orientation tag of a camera (EXIF and TIFF 274) is applied, to masks likewise.
 Masks are read by `image_mask`.
@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
-from coinseg.types import Slice, SliceMask
+from coinseg.types import SliceMask
 
 from .limits import DENSE_LIMIT, DENSE_PIXELS, MAX_PIXELS
 from .paths import kind_of
@@ -24,6 +24,7 @@ from .voxels import require_finite
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
+COLOUR_APART, COLOUR_SHARE = 0.06, 0.01  # difference of the channels, as a share of their range, and the share of such pixels
 TIFF = (".tif", ".tiff")
 _ORIENTATION = 274  # the tag in EXIF and in TIFF; its values 1 to 8 are those of TIFF 6.0, section 8
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by content, not by name, and some other decoders start programs
@@ -35,15 +36,23 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 
-def read_image(path: Path) -> Slice:
+def read_image(path: Path, colour: bool = False) -> np.ndarray:
     """Read an image as float32 (H, W) in source units (0-255 for 8 bits, 0-65535 for 16); colour becomes ITU-R 601 luminance.
 
-    `UserError` when the file is missing or unreadable, has several pages, or has NaN or infinite pixels.
+    With `colour` it is (H, W, 3), red, green and blue, which are equal in a grey image. `UserError` when the file is missing or
+    unreadable, has several pages, or has NaN or infinite pixels.
     """
     with reading(path):
-        grey = grey_of(_read(path))
-    require_finite(path, grey)
-    return grey
+        pixels = (colour_of if colour else grey_of)(_read(path))
+    require_finite(path, pixels)
+    return pixels
+
+
+def is_coloured(path: Path) -> bool:
+    """Return whether red, green and blue of an image differ, by more than the noise of JPEG; errors as in `read_image`."""
+    pixels = read_image(path, colour=True)
+    apart, reach = np.ptp(pixels, axis=2), float(pixels.max() - min(pixels.min(), 0))
+    return bool((apart > COLOUR_APART * reach).mean() > COLOUR_SHARE) if reach > 0 else False
 
 
 def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
@@ -59,7 +68,10 @@ def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> No
 
 
 def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> None:
-    """Write values (H, W) uint8 as an 8-bit PNG; `UserError` when `path` is taken, is no .png, or cannot be written."""
+    """Write values (H, W) uint8 or uint16, or (H, W, 3) uint8, as a PNG of as many bits.
+
+    `UserError` when `path` is taken, is no .png, or cannot be written.
+    """
     if path.suffix.lower() != ".png":
         raise UserError(f"{path} is no name of a mask", "a name ending in .png", "choose such a name")
     with new_file(path, overwrite) as part:
@@ -224,6 +236,13 @@ def read_tiff(path: Path, stored: bool = False) -> tuple[np.ndarray | None, tiff
             kind = tifffile.PHOTOMETRIC(page.photometric).name
             raise ValueError(f"{page.bitspersample}-bit {kind} with this compression; save it uncompressed")
     return None, page
+
+
+def colour_of(pixels: np.ndarray) -> np.ndarray:
+    """Turn pixels (H, W) or (H, W, samples) to float32 (H, W, 3); the channels of a grey image are equal."""
+    if pixels.ndim == 3 and pixels.shape[2] in (3, 4) and pixels.dtype.kind in "biuf":
+        return pixels[..., :3].astype(np.float32)
+    return np.repeat(grey_of(pixels)[..., None], 3, axis=2)
 
 
 def grey_of(pixels: np.ndarray) -> np.ndarray:

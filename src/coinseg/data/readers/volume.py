@@ -115,13 +115,14 @@ def labels_of_volume(path: Path) -> list[float]:
     return [float(label) for label in np.unique(np.rint(_open(path).voxels()))]
 
 
-def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
+def on_one_grid(path: Path, grid: Geometry, like: Geometry, what: str = "mask") -> Geometry:
     """Return the grid of the mask at `path`, turned like that of its scan; `UserError` when they differ.
 
     Args:
         path: the mask.
         grid: its grid.
         like: the grid of the scan.
+        what: it is, in words.
     """
     if (unit := grid.millimetres / like.millimetres) != 1:  # Or the unit of one is wrong: the affines say which it is.
         scaled = replace(grid, affine=np.diag((unit, unit, unit, 1.0)) @ grid.affine)
@@ -129,13 +130,13 @@ def on_one_grid(path: Path, grid: Geometry, like: Geometry) -> Geometry:
     if grid.shape[:3] == like.shape[:3] and same_place(corners_apart(grid.affine, like.affine, grid.shape[:3]), grid, like):
         grid = like  # At exactly 45 degrees rounding would decide which axes are closest.
     if grid.canonical_shape != like.canonical_shape:
-        got = f"mask {path} has {grid.canonical_shape} (slices, rows, columns) and its scan {like.canonical_shape}"
-        raise UserError(got, "the same grid", "resample the mask onto the scan")
+        got = f"{what} {path} has {grid.canonical_shape} (slices, rows, columns) and its scan {like.canonical_shape}"
+        raise UserError(got, "the same grid", f"resample the {what} onto the scan")
     slices, rows, columns = like.canonical_shape
     apart = corners_apart(grid.canonical_affine, like.canonical_affine, (columns, rows, slices))
     if not same_place(apart, grid, like):
-        got = f"mask {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)"
-        do = "resample the mask onto the scan, or save it with the scan's affine"
+        got = f"{what} {path} lies up to {apart.max():.2f} voxels away from its scan (their affines differ)"
+        do = f"resample the {what} onto the scan, or save it with the scan's affine"
         raise UserError(got, f"the same grid, within {MAX_SHIFT} voxels", do)
     return grid
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from coinseg.errors import UserError
 from coinseg.types import Case
 
+from .channels import GREY, RGB
 from .intensity import Window
 from .split import TRAINING, split
 from .store import SliceStore
@@ -25,7 +26,7 @@ class Dataset(SliceStore):
     """A store in memory; settings of `data` are not read, and `anomaly.kind` has to be "none".
 
     Args:
-        images: (N, S, S) floating-point array or tensor in [0, 1].
+        images: (N, S, S) or (N, C, S, S) floating-point array or tensor in [0, 1]; three channels are red, green and blue.
         labels: (N,) of 0 (normal) and 1 (abnormal).
         patients: (N,) names or numbers, which the split keeps together; None: every image is a patient of its own.
         held_out: share of the patients that f is scored on, above 0 and below 1.
@@ -46,21 +47,23 @@ class Dataset(SliceStore):
         seed: int = 0,
     ) -> None:
         self.images = unit_images(images)
-        count, self.size = self.images.shape[:2]
+        count, depth, self.size = self.images.shape[:3]
+        self.channels = {1: GREY, 3: RGB}.get(depth, tuple(f"channel{i}" for i in range(depth)))
         label = _binary(labels, "labels", (count,)).astype(np.int64)
-        self.organs = np.ones_like(self.images, np.uint8) if organs is None else _binary(organs, "organs", self.images.shape)
+        grid = (count, self.size, self.size)
+        self.organs = np.ones(grid, np.uint8) if organs is None else _binary(organs, "organs", grid)
         case = np.array([f"image{i:06d}" for i in range(count)])
         people = case if patients is None else np.array(list(map(str, patients)))
         twins = Twins()
         for name, patient, y, image in zip(case.tolist(), people.tolist(), label.tolist(), self.images, strict=False):
-            twins.add(Case(name, patient, Path(name), False, y), pixels_of(image[None]), look_of(image), {})
+            twins.add(Case(name, patient, Path(name), False, y), pixels_of(image), look_of(image[0]), {})
         sides = _sides(people, label, held_out, seed, [twins.copies.get(name, name) for name in case.tolist()])
         constants = {"slice": 0, "region": -1, "weak": 0, "lesion_px": -1, "top": 0.0, "left": 0.0}
         self.index = {name: np.full(count, value) for name, value in constants.items()} | {
             "case": case, "patient": people, "series": case, "label": label, "truth": 1 - label, "split": sides,
             "height": np.full(count, float(self.size)), "width": np.full(count, float(self.size)),
         }  # fmt: skip
-        digest = hashlib.sha256(repr((self.images.shape, people.tolist(), sides.tolist())).encode())
+        digest = hashlib.sha256(repr((grid if depth == 1 else self.images.shape, people.tolist(), sides.tolist())).encode())
         for array in (self.images, label, self.organs):
             digest.update(array.tobytes())
         contents = digest.hexdigest()[:16]
@@ -68,13 +71,14 @@ class Dataset(SliceStore):
         self.meta = {
             "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
             "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False,
-            "problems": twins.said(), "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays",
+            "channels": list(self.channels), "problems": twins.said(),
+            "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays",
             "label_source": "given with the arrays", "seconds": 0.0,
         }  # fmt: skip
 
     def truth(self) -> np.ndarray:
         """(N, S, S) of 0: there are no lesion masks."""
-        return np.broadcast_to(np.uint8(0), self.images.shape)
+        return np.broadcast_to(np.uint8(0), self.organs.shape)
 
 
 def _require(holds: bool | np.bool_, got: str, required: str, do: str) -> None:
@@ -106,17 +110,17 @@ def as_array(values: Any) -> np.ndarray:
 
 
 def unit_images(images: np.ndarray | Tensor) -> np.ndarray:
-    """Return a float32 copy of images (N, S, S) in [0, 1]."""
+    """Return a float32 copy (N, C, S, S) of images (N, S, S) or (N, C, S, S) in [0, 1]."""
     values = as_array(images)
-    square = values.ndim == 3 and len(values) > 0 and values.shape[1] == values.shape[2] >= LEAST_SIDE
-    squares = f"(N, S, S) with S at least {LEAST_SIDE}"
-    _require(square, f"images of shape {values.shape}", squares, "crop or resize them to grey squares of one size")
+    square = values.ndim in (3, 4) and values.size > 0 and values.shape[-2] == values.shape[-1] >= LEAST_SIDE
+    squares = f"(N, S, S) or (N, C, S, S) with S at least {LEAST_SIDE}"
+    _require(square, f"images of shape {values.shape}", squares, "crop or resize them to squares of one size, channels first")
     floating = np.issubdtype(values.dtype, np.floating)
     _require(floating, f"images of type {values.dtype}", "floating point in [0, 1]", "divide them by their largest value")
     _require(np.isfinite(values).all(), "images with NaN or infinite values", "finite values", "replace these")
     low, high = float(values.min()), float(values.max())
     _require(low >= 0 and high <= 1, f"images between {low:.4g} and {high:.4g}", "values in [0, 1]", "scale them")
-    return np.array(values, np.float32, order="C")
+    return np.array(values if values.ndim == 4 else values[:, None], np.float32, order="C")
 
 
 def _binary(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:

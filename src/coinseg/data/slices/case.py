@@ -1,7 +1,8 @@
 """One case in memory: its scan or image with its masks on one grid, and how slices of it are cut and stored."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import is_turned, read_image
 from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import parts_of
-from coinseg.data.readers.volume import Volume, read_region, read_volume
+from coinseg.data.readers.volume import Volume, on_one_grid, read_region, read_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, MaskSource
 
 from . import intensity
+from .channels import GREY, are_colour
 from .crop import Box, Cut, cuts
 
 
@@ -33,7 +35,7 @@ class CaseMasks:
 class LoadedCase:
     """One case in memory, on one canonical grid."""
 
-    scan: np.ndarray  # (slices, H, W) native values; a plain image has one slice
+    scan: np.ndarray  # (slices, H, W) native values, (slices, H, W, C) of several channels; a plain image has one slice
     organs: tuple[np.ndarray, ...]  # masks of the organ regions, (slices, H, W) bool each
     lesion: np.ndarray | None  # mask, likewise
     geometry: Geometry | None = None  # None for a plain image
@@ -56,7 +58,7 @@ class LoadedCase:
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
         """Yield the slices that are used, along `data.axis`; see `crop.cuts`."""
-        slices, height, width = self.scan.shape
+        slices, height, width = self.scan.shape[:3]
         if self.case and self.case.volume and 1 in reordered((slices, height, width), settings.axis)[1:]:
             do = "set data.axis to the plane of the scan: axial, coronal or sagittal"
             raise UserError(f"{self.case.image} has {settings.axis} slices of one row or column", "slices in their plane", do)
@@ -76,13 +78,33 @@ def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
     return weak and case.volume and case.label == 1 and level != "slice"
 
 
-def load_case(case: Case, with_lesion: bool = True, volume: Volume | None = None) -> LoadedCase:
-    """Read a case, with or without its lesion masks, or take its `volume`; `UserError` where image or organ masks are wrong."""
+def load_case(case: Case, with_lesion: bool = True, volume: Volume | None = None, channels: Sequence[str] = GREY) -> LoadedCase:
+    """Read a case, with or without its lesion masks, or take its `volume`, as images of some channels.
+
+    Raises:
+        UserError: image or organ masks are wrong, or channels of a case lie on different grids.
+    """
     volume = volume or (read_volume(case.image) if case.volume else None)
-    scan = volume.scan if volume else read_image(case.image)[None]
-    masks = read_masks(case if with_lesion else replace(case, lesion=()), volume.geometry if volume else scan.shape[1:])
+    scan = volume.scan if volume else read_image(case.image, are_colour(channels))[None]
+    if case.others and len(channels) > 1:
+        scan = np.stack([scan, *(_channel(case, path, scan, volume) for path in case.others)], axis=-1)
+    masks = read_masks(case if with_lesion else replace(case, lesion=()), volume.geometry if volume else scan.shape[1:3])
     grid, modality = (volume.geometry, volume.modality) if volume else (None, "")
     return LoadedCase(scan, masks.organs, masks.lesion, grid, case, masks, modality)
+
+
+def _channel(case: Case, path: Path, first: np.ndarray, volume: Volume | None) -> np.ndarray:
+    """Read a further channel of a case; `UserError` unless it is on the grid of the first one."""
+    if volume:
+        other = read_volume(path)
+        on_one_grid(path, other.geometry, volume.geometry, "channel")
+        return other.scan
+    image = read_image(path)[None]
+    if image.shape != first.shape:
+        (height, width), (tall, wide) = image.shape[1:], first.shape[1:]
+        got = f"channel {path} has {height} x {width} pixels (H x W) and {case.image} {tall} x {wide}"
+        raise UserError(got, "all channels of a case on one grid", "resample them to that of the first one")
+    return image
 
 
 def read_masks(case: Case, grid: Geometry | tuple[int, ...]) -> CaseMasks:
@@ -122,16 +144,30 @@ def read_masks(case: Case, grid: Geometry | tuple[int, ...]) -> CaseMasks:
 
 def require_there(case: Case, error: UserError) -> None:
     """Raise `UserError` from `error` where a file of a case is gone: a lost disk must not pass for a hundred broken scans."""
-    files = [case.image, *(mask.path for mask in (*case.organ, *case.lesion))]
+    files = [case.image, *case.others, *(mask.path for mask in (*case.organ, *case.lesion))]
     if gone := [file for file in files if not parts_of(file)]:
         do = "put them back, then give the same command again"
         raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
 
 
-def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from native values to what is resized and stored: HU, or codes by the percentiles of the scan."""
-    limits = None if kind == "hu" else intensity.percentiles(scan)
-    return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
+def encoder(scan: np.ndarray, kind: str, channels: Sequence[str] = GREY) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function from native values to what is resized and stored: HU, or codes by the percentiles of the scan.
+
+    Red, green and blue have the same percentiles, so that a colour keeps its hue; sequences have their own.
+    """
+    if kind == "hu":
+        return lambda native: native
+    limits = limits_of(scan, channels)
+    if len(limits) == 1:
+        return lambda native: intensity.encode_percentiles(native, limits[0])
+    return lambda native: np.stack([intensity.encode_percentiles(native[..., c], one) for c, one in enumerate(limits)], axis=-1)
+
+
+def limits_of(scan: np.ndarray, channels: Sequence[str] = GREY) -> list[tuple[float, float]]:
+    """Return the percentiles of a scan that become 0 and 1: one pair for all of its channels, or one for each sequence."""
+    if scan.ndim < 4 or are_colour(channels):
+        return [intensity.percentiles(scan)]
+    return [intensity.percentiles(scan[..., channel]) for channel in range(scan.shape[3])]
 
 
 def stored_type(kind: str) -> type:
@@ -140,13 +176,15 @@ def stored_type(kind: str) -> type:
 
 
 def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray:
-    """Crop and resize a slice to (S, S) in the type of the store.
+    """Crop and resize a slice to (C, S, S) in the type of the store.
 
     Args:
-        native: what `encoder` gives, (H, W).
+        native: what `encoder` gives, (H, W) or (H, W, C).
         box: which part; beyond the slice there is air, or black.
         size: side of the result, S.
         kind: "hu" or "percentile".
     """
     limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
-    return np.rint(np.clip(box.resize(native, size, fill), limits.min, limits.max)).astype(stored_type(kind))
+    planes = [native] if native.ndim == 2 else np.moveaxis(native, 2, 0)
+    resized = np.stack([box.resize(plane, size, fill) for plane in planes])
+    return np.rint(np.clip(resized, limits.min, limits.max)).astype(stored_type(kind))

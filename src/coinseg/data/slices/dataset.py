@@ -22,7 +22,7 @@ UNKNOWN = -1  # the label of a held-out slice that only its scan has a label for
 class Batch:
     """What training sees: no lesion mask is among it."""
 
-    image: Tensor  # (B, 1, S, S) in [-1, 1]
+    image: Tensor  # (B, C, S, S) in [-1, 1]
     label: Tensor  # (B,) float, 0 normal or 1 abnormal
     regions: Tensor | None = None  # organ and background, (B, 2, S, S) of 0 and 1 (CARL of Singla et al.)
 
@@ -46,7 +46,7 @@ class TrainingSlices:
         return len(self.rows)
 
     def _draw(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Return images in [0, 1] (n, S, S), labels (n,) float32, and masks of the injected anomalies, if any."""
+        """Return images in [0, 1] (n, C, S, S), labels (n,) float32, and masks of the injected anomalies, if any."""
         rows = self.rows[indices]
         images, labels = self.store.unit(rows), self.store.index["label"][rows].astype(np.float32)
         if self.anomaly.kind == "none":
@@ -64,7 +64,7 @@ class TrainingSlices:
     def batch(self, indices: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
         """Return slices by their indices (B,), with the anomalies of an epoch; `regions` adds organ and background."""
         images, labels, _ = self._draw(indices, epoch)
-        batch = Batch(torch.from_numpy(signed(images))[:, None], torch.from_numpy(labels))
+        batch = Batch(torch.from_numpy(signed(images)), torch.from_numpy(labels))
         if not regions:
             return batch
         organ = torch.from_numpy(self.store.organs[self.rows[indices]].astype(np.float32))
@@ -121,7 +121,7 @@ class ScoredBatch:
     """What scoring sees."""
 
     rows: np.ndarray  # (B,) rows of the store
-    image: Tensor  # (B, 1, S, S) in [-1, 1]
+    image: Tensor  # (B, C, S, S) in [-1, 1]
     label: np.ndarray  # (B,) 0 or 1; of a weak slice that of its mask, `UNKNOWN` without one
     truth: np.ndarray  # (B, S, S) bool lesion masks
     known: np.ndarray  # (B,) whether the truth is known
@@ -139,5 +139,5 @@ class ScoredSlices(TrainingSlices):
         known = np.ones(len(rows), bool) if injected else self.store.index["truth"][rows] == 1
         decided = np.where(known, self.store.index["lesion_px"][rows] > 0, UNKNOWN)
         labels = np.where(self.weak()[indices], decided, labels).astype(np.int64)
-        image = torch.from_numpy(signed(images))[:, None]
+        image = torch.from_numpy(signed(images))
         return ScoredBatch(rows, image, labels, truth, known)

@@ -20,6 +20,7 @@ from coinseg.types import Case
 
 from . import intensity
 from .case import cut_pixels, encoder, labelled_per_scan, load_case
+from .channels import Channels, first_of
 from .crop import Box, Cut
 from .plausible import notes_on
 from .trained_on import Facts, facts_of
@@ -68,25 +69,25 @@ class Prepared:
     slices: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)  # image, organ and lesion mask of every row
 
 
-def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
+def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> Prepared:
     """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
-    loaded, data, injected = load_case(case), settings.data, settings.anomaly.kind != "none"
+    loaded, data, injected = load_case(case, channels=channels), settings.data, settings.anomaly.kind != "none"
     facts = facts_of(loaded, data)
     if foreign(facts, data, kind):
         return Prepared(case, None, facts)
     used = list(loaded.cuts(data))
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
-    result = Prepared(case, intensity.foreground_histogram(loaded.scan, organ) if kind == "hu" else None, facts)
-    result.pixels, result.look = pixels_of(loaded.scan), look_of(loaded.scan[len(loaded.scan) // 2])
+    result = Prepared(case, intensity.foreground_histogram(first_of(loaded.scan), organ) if kind == "hu" else None, facts)
+    result.pixels, result.look = pixels_of(loaded.scan), look_of(first_of(loaded.scan)[len(loaded.scan) // 2])
     result.several_frames = not case.volume and has_more_frames(case.image)
     result.notes = notes_on(case, loaded.masks)
     result.problems += [loaded.masks.problem] if loaded.masks and loaded.masks.problem else []
-    encoded, scan = encoder(loaded.scan, kind), turned(loaded.scan, data.axis)
+    encoded, scan = encoder(loaded.scan, kind, channels), turned(loaded.scan, data.axis)
     lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:
         problem = f"{case.id}: labels of slices {few(strange, 3)}, but it has {len(scan)}: are its labels counted from 0, "
         result.problems.append(problem + "inferior first?")
-    shape = scan.shape[1:]
+    shape = scan.shape[1:3]
     if data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
         result.beyond["scans"] += 1
     per_scan = labelled_per_scan(case, data.label_level, len(used))

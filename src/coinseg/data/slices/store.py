@@ -32,6 +32,7 @@ from coinseg.types import Cohort
 
 from . import intensity
 from .case import require_there
+from .channels import Channels, channels_of
 from .index import read_index
 from .plausible import implausible, require_values
 from .prepare import foreign, in_order, prepared, readers
@@ -40,9 +41,11 @@ from .split import require_masks, require_usable
 from .writer import FILES, FORMAT, StoreWriter
 
 Progress = Callable[[int, int], None]
+MOST_CHANNELS = 64  # of an image
 KINDS = {
     "key": str, "contents": str, "fingerprint": str, "layout": str, "label_source": str, "problems": list[str], "size": int,
     "kind": Literal["hu", "percentile"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float], "has_organs": bool,
+    "channels": list[str],
     "seconds": float,
 }  # fmt: skip
 """What store.json holds, and of which kind."""
@@ -50,13 +53,13 @@ KINDS = {
 
 def store_key(cohort: Cohort, settings: Settings) -> str:
     """Return the hash of what a store depends on: the files (path, size, time of change), data settings, seed of the split."""
-    files = {case.image for case in cohort.cases}
+    files = {path for case in cohort.cases for path in (case.image, *case.others)}
     files |= {mask.path for case in cohort.cases for mask in (*case.organ, *case.lesion)}
     stamps = [(str(f), p.stat().st_size, p.stat().st_mtime_ns) for f in sorted(files) for p in parts_of(f)]
     labels = [(c.id, c.patient, c.series, c.place, c.label, sorted(c.slice_labels.items())) for c in cohort.cases]
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
-    injected = settings.anomaly.kind != "none"
-    return key_of([FORMAT, stamps, labels, masks, hashed(settings.data), settings.seed, injected])
+    injected, sequences = settings.anomaly.kind != "none", [list(cohort.sequences)] if cohort.sequences else []
+    return key_of([FORMAT, stamps, labels, masks, hashed(settings.data), settings.seed, injected, *sequences])
 
 
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
@@ -66,14 +69,18 @@ def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
 
 
 class SliceStore:
-    """The prepared store in a folder: `meta` is its store.json, `index` has its columns, `size` is the side of a slice, S."""
+    """The prepared store in a folder: `meta` is its store.json, `index` has its columns, `size` is the side of a slice, S.
+
+    `channels` are the names of the C channels of its images.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.meta = root, read_record(root / "store.json", KINDS)
         self.window = intensity.Window(*self.meta["window"])
         self.size: int = self.meta["size"]
-        if not (0 < self.size <= 2**16 and self.window.low < self.window.high):
-            raise damaged(root / "store.json", "it has a wrong size or window")
+        self.channels: Channels = tuple(self.meta["channels"])
+        if not (0 < self.size <= 2**16 and 0 < len(self.channels) <= MOST_CHANNELS and self.window.low < self.window.high):
+            raise damaged(root / "store.json", "it has a wrong size, window or number of channels")
         self.index = read_index(root / "index.csv")
         self.sound: set[str] = set()  # files whose checksum was asked
         self.drawn: dict[object, np.ndarray] = {}  # cache of `TrainingSlices.labels`
@@ -88,8 +95,8 @@ class SliceStore:
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], sides.tolist()])} | facts
         return view
 
-    def _map(self, name: str, dtype: str) -> np.ndarray:
-        path, shape = self.root / name, (len(self), self.size, self.size)
+    def _map(self, name: str, dtype: str, *channels: int) -> np.ndarray:
+        path, shape = self.root / name, (len(self), *channels, self.size, self.size)
         if name not in self.sound:
             if path.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
                 raise damaged(path, "it is not as large as its slices")
@@ -99,8 +106,8 @@ class SliceStore:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """(slices, size, size) as stored."""
-        return self._map("images.bin", self.meta["dtype"])
+        """(slices, C, size, size) as stored."""
+        return self._map("images.bin", self.meta["dtype"], len(self.channels))
 
     @cached_property
     def organs(self) -> np.ndarray:
@@ -118,7 +125,7 @@ class SliceStore:
         return np.unique(regions, axis=0, return_inverse=True)[1].reshape(-1), self.index["slice"][rows]
 
     def unit(self, rows: np.ndarray) -> np.ndarray:
-        """Return slices as float32 in [0, 1], (n, size, size)."""
+        """Return slices as float32 in [0, 1], (n, C, size, size)."""
         return self.window.unit(self.images[rows])
 
     def body(self, rows: np.ndarray) -> np.ndarray:
@@ -127,8 +134,8 @@ class SliceStore:
         Of CT by its Hounsfield units: fat is darker than an organ's window and belongs to the body.
         """
         if self.meta["kind"] == "hu":
-            return np.asarray(self.images[rows] > intensity.BODY_HU)
-        return intensity.signed(self.unit(rows)) > intensity.BLACK
+            return np.asarray(self.images[rows][:, 0] > intensity.BODY_HU)
+        return np.asarray((intensity.signed(self.unit(rows)) > intensity.BLACK).any(1))
 
 
 def prepare(
@@ -152,10 +159,11 @@ def prepare(
     refuse(of_region(settings.data, injected))
     require_masks(cohort, settings.data)
     require_views(cohort, settings.data)
-    problems = list(cohort.problems)
+    channels, said = channels_of(cohort, settings.data)
+    problems = [*cohort.problems, *said]
     with directory_written_aside(root) as part:
         writer, unused = StoreWriter(part, settings, kind), []
-        futures = in_order(partial(prepared, settings=settings, kind=kind), cohort.cases, readers())
+        futures = in_order(partial(prepared, settings=settings, kind=kind, channels=channels), cohort.cases, readers())
         for done, (case, future) in enumerate(zip(cohort.cases, futures, strict=True)):
             if progress:
                 progress(done, len(cohort.cases))
@@ -175,7 +183,7 @@ def prepare(
         problems += writer.said() + implausible(writer.notes) + require_values(cohort.cases, writer.notes, not injected)
         require_usable(writer.rows, problems, settings)
         writer.finish(
-            key=key, layout=cohort.layout, problems=problems,
+            key=key, layout=cohort.layout, problems=problems, channels=list(channels),
             label_source="drawn with the injected anomalies" if injected else cohort.label_source,
             has_organs=any(case.organ for case in cohort.cases), seconds=round(time.perf_counter() - began, 2),
         )  # fmt: skip
@@ -187,11 +195,11 @@ def prepare(
 
 
 def bytes_needed(cohort: Cohort, settings: Settings) -> int:
-    """Return an upper bound for the size of the store: two bytes of image and one of each mask for every pixel."""
-    slices = 0
+    """Return an upper bound for the size of the store: two bytes of each channel and one of each mask for every pixel."""
+    slices, channels = 0, len(channels_of(cohort, settings.data)[0])
     for case in cohort.cases:
         try:
             slices += reordered(peek_shape(case.image), settings.data.axis)[0] if case.volume else 1
         except UserError:
             continue  # reported when it is read
-    return 4 * slices * settings.data.size**2
+    return 2 * (channels + 1) * slices * settings.data.size**2

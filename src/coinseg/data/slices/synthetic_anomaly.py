@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from coinseg.config.schema import AnomalySettings
-from coinseg.types import Slice, SliceMask
+from coinseg.types import SliceMask
 
 SCALE, STRETCH, ROTATION = (0.75, 1.0), 0.2, np.pi / 2
 COMPONENTS = 2
@@ -32,25 +32,27 @@ def centre(organ: SliceMask, rng: np.random.Generator) -> tuple[int, int]:
     return int(rows[pick]), int(columns[pick])
 
 
-def inject(image: Slice, organ: SliceMask, settings: AnomalySettings, rng: np.random.Generator) -> tuple[Slice, SliceMask]:
+def inject(
+    image: np.ndarray, organ: SliceMask, settings: AnomalySettings, rng: np.random.Generator
+) -> tuple[np.ndarray, SliceMask]:
     """With a probability, add a blob inside the organ (thesis 3.6.3); return the image, and the mask of the blob or an empty one.
 
     Args:
-        image: values in [0, 1]; not modified.
+        image: (C, H, W) or (H, W) in [0, 1]; not modified. The blob is added to all channels.
         organ: where the centre may lie; where it is empty nothing is injected.
         settings: probability, template, sigma, alpha and level are read.
         rng: generator of the slice and epoch.
     """
-    mask = np.zeros(image.shape, dtype=bool)
+    mask = np.zeros(image.shape[-2:], dtype=bool)
     if rng.random() >= settings.probability or not organ.any():
         return image, mask
     row, column = centre(organ, rng)
     drawn = blob(settings, rng)
     top, left = row - settings.template // 2, column - settings.template // 2
-    rows = slice(max(top, 0), min(top + settings.template, image.shape[0]))
-    columns = slice(max(left, 0), min(left + settings.template, image.shape[1]))
+    rows = slice(max(top, 0), min(top + settings.template, image.shape[-2]))
+    columns = slice(max(left, 0), min(left + settings.template, image.shape[-1]))
     part = drawn[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     image = image.copy()
-    image[rows, columns] = np.clip(image[rows, columns] + settings.alpha * part, 0, 1)
+    image[..., rows, columns] = np.clip(image[..., rows, columns] + settings.alpha * part, 0, 1)
     mask[rows, columns] = part > settings.level
     return image, mask

@@ -13,6 +13,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.data.readers.axes import reordered, turned
 
 from .case import LoadedCase
+from .channels import first_of
 from .intensity import LOW_PERCENTILE
 from .scale import UNSAID, not_hu, spread
 
@@ -47,12 +48,13 @@ def facts_of(loaded: LoadedCase, settings: DataSettings) -> Facts:
     grid, kind = loaded.geometry, "array" if loaded.case is None else "image"
     if grid is not None:
         kind = "volume"
-    why = not_hu(loaded.scan, loaded.modality) if kind != "image" else ""
-    lowest = float(np.percentile(spread(loaded.scan), LOW_PERCENTILE))
+    scan = first_of(loaded.scan)
+    why = not_hu(scan, loaded.modality) if kind != "image" else ""
+    lowest = float(np.percentile(spread(scan), LOW_PERCENTILE))
     modality = "" if loaded.modality in UNSAID else loaded.modality
     if grid is None:
         return Facts(kind, modality, why, lowest, None, None)
-    pixel, shape = reordered(grid.spacing, settings.axis)[1:], turned(loaded.scan, settings.axis).shape[1:]
+    pixel, shape = reordered(grid.spacing, settings.axis)[1:], turned(scan, settings.axis).shape[1:]
     whole = settings.roi == "none" and not settings.spacing
     field = max(mm * count for mm, count in zip(pixel, shape, strict=True)) if whole else None
     return Facts(kind, modality, why, lowest, max(pixel), field)

@@ -23,7 +23,7 @@ from .twins import Twins
 
 FILES = ("images.bin", "organs.bin", "truth.bin", "index.csv")  # of a store, beside store.json
 _PLACE = ("region", "top", "left", "height", "width")
-FORMAT = 6  # of a store, raised with every change of how data are read: they are then read again
+FORMAT = 7  # of a store, raised with every change of how data are read: they are then read again
 CONTENTS = 5  # of its slices, raised with every change of what they are of the same data: everything is then trained again
 
 

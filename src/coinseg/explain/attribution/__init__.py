@@ -24,8 +24,8 @@ def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings
 
     Args:
         method: one of `METHODS`; others, wrong layers and settings out of range are a `UserError`.
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,) of "abnormal"; used in evaluation mode and left as it was.
-        x: images (B, 1, H, W) in [-1, 1].
+        f: images (B, C, H, W) in [-1, 1] -> logits (B,) of "abnormal"; used in evaluation mode and left as it was.
+        x: images (B, C, H, W) in [-1, 1].
         settings: of the method.
         seed: of the masks of RISE.
         layer: of f, instead of settings.layer; the result of `best_layer` when that is "best". RISE has none.

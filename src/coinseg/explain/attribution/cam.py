@@ -1,6 +1,6 @@
 """Class activation maps (thesis 2.2.1, 3.5) of one layer of f.
 
-X are images (B, 1, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps (B, C, h, w). A method takes (f, X,
+X are images (B, C, H, W) in [-1, 1], Y = f(X) the logits of "abnormal", A the feature maps (B, C, h, w). A method takes (f, X,
 layer, batch) to maps (B, h, w), at least 0. Not of pytorch-grad-cam are Ablation-CAM (it puts -1e7 into channels) and the
 Eigen-CAMs (of random sign).
 """
@@ -132,8 +132,8 @@ def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
 
     Args:
         kind: a name in `KINDS`; any other is a `UserError`.
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,); used in evaluation mode and left as it was.
-        x: images (B, 1, H, W) in [-1, 1].
+        f: images (B, C, H, W) in [-1, 1] -> logits (B,); used in evaluation mode and left as it was.
+        x: images (B, C, H, W) in [-1, 1].
         layer: of f, "last" or a module's name; `UserError` when there is none (`layers.py`).
         batch: images per forward pass of f; the result does not depend on it.
     """

@@ -34,8 +34,8 @@ def deletion_insertion(f: nn.Module, x: Tensor, saliency: Tensor, steps: int = S
     blurred image; the curve is the probability of "abnormal" over k = 0 ... steps.
 
     Args:
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
-        x: images (B, 1, H, W) in [-1, 1].
+        f: images (B, C, H, W) in [-1, 1] -> logits (B,).
+        x: images (B, C, H, W) in [-1, 1].
         saliency: (B, H, W), any scale; only its order counts.
         steps: at least 1.
     """

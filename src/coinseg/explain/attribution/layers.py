@@ -1,6 +1,6 @@
 """Layers of f for class activation maps: their names, their output A (B, C, h, w), and the gradient dY/dA.
 
-f maps images (B, 1, H, W) in [-1, 1] to logits Y (B,). No function here leaves hooks, gradients or another mode in f.
+f maps images (B, C, H, W) in [-1, 1] to logits Y (B,). No function here leaves hooks, gradients or another mode in f.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
 
 
 def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
-    """A (B, C, h, w) of images (B, 1, H, W); of a module that f calls more than once, at its last call."""
+    """A (B, C, h, w) of images (B, C, H, W); of a module that f calls more than once, at its last call."""
     outputs: list[Tensor] = []
     # A copy, because the next module may work in place.
     with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: outputs.append(output.clone()))]):
@@ -52,7 +52,7 @@ def activations(f: nn.Module, x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """A and dY/dA of images (B, 1, H, W), both (B, C, h, w); the graph starts at A, so no parameter gets a gradient."""
+    """A and dY/dA of images (B, C, H, W), both (B, C, h, w); the graph starts at A, so no parameter gets a gradient."""
     outputs: list[Tensor] = []
 
     def start_graph(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def activations_and_gradients(f: nn.Module, x: Tensor, layer: nn.Module) -> tupl
 
 
 def logits_with(f: nn.Module, x: Tensor, layer: nn.Module, a: Tensor) -> Tensor:
-    """Y (B,) of images (B, 1, H, W) with the output of the layer replaced by `a` (B, C, h, w)."""
+    """Y (B,) of images (B, C, H, W) with the output of the layer replaced by `a` (B, C, h, w)."""
     with torch.no_grad(), still(f), hooked([(layer, lambda _m, _i, output: a.to(output.dtype))]):
         return f(x)
 
@@ -161,7 +161,7 @@ def layer_named(f: nn.Module, name: str, x: Tensor) -> nn.Module:
     """Return the module of f with a dotted name; "last" is the deepest candidate for images `x`.
 
     Args:
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
+        f: images (B, C, H, W) in [-1, 1] -> logits (B,).
         name: `UserError` when f has no such module, does not call it, or its output is no feature map.
         x: images; the first one is given to f.
     """

@@ -59,8 +59,8 @@ def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability
     """Return 1 / (N p) * sum_i f(X . m_i) m_i, (B, H, W), at least 0, with the same masks for every image.
 
     Args:
-        f: images (B, 1, H, W) in [-1, 1] -> logits (B,).
-        x: images (B, 1, H, W) in [-1, 1].
+        f: images (B, C, H, W) in [-1, 1] -> logits (B,).
+        x: images (B, C, H, W) in [-1, 1].
         grids, shifts: see `random_grids`.
         probability: p.
         batch: masks, and so images per forward pass, that are in memory together; the result does not depend on it.
