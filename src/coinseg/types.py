@@ -6,7 +6,7 @@ Batches are in `data.slices.dataset`: those of training have images and image la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,15 @@ class MaskSource:
 
 
 @dataclass(frozen=True)
+class ClassLabels:
+    """What is known of one class in a case, where there are several; the fields are those of `Case`."""
+
+    label: int | None = None
+    slice_labels: Mapping[int, int] = field(default_factory=dict)
+    lesion: tuple[MaskSource, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One scan or one plain image of a layout; no voxel has been read yet.
 
@@ -55,6 +64,7 @@ class Case:
         series: name of the scan that a plain image is a slice of, unique in the cohort; None if unknown.
         place: number of the image along that scan.
         others: further channels on the grid of `image`, such as other MR sequences, in the order of `Cohort.sequences`.
+        classes: in the order of `Cohort.classes`; label, slice_labels and lesion then mean any of them. Empty for one.
     """
 
     id: str
@@ -68,6 +78,14 @@ class Case:
     series: str | None = None
     place: int = 0
     others: tuple[Path, ...] = ()
+    classes: tuple[ClassLabels, ...] = ()
+
+    def of_class(self, number: int) -> Case:
+        """The case as one class sees it: 1 is "has this class"; itself where there is one class."""
+        if not self.classes:
+            return self
+        one = self.classes[number]
+        return replace(self, label=one.label, slice_labels=one.slice_labels, lesion=one.lesion, classes=())
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class Cohort:
         label_source: where the image labels come from, in words for the manifest.
         problems: one line for each skipped case or other problem.
         sequences: names of the channels where a case has several images on one grid; empty where it has one.
+        classes: names of the classes where there are several; an image may have some of them, all, or none.
     """
 
     layout: str
@@ -87,6 +106,7 @@ class Cohort:
     label_source: str
     problems: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def labelled(self) -> bool:

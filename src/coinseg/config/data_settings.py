@@ -27,6 +27,8 @@ class DataSettings:
     study_type: str = setting("abdomen", """keep TotalSegmentator scans with this word in study_type of meta.csv; "" is all.""")
     normal: tuple[str, ...] = setting((), "folders of normal images, relative to the data, for the plain-folder layout.")
     abnormal: tuple[str, ...] = setting((), "folders of abnormal images, relative to the data, for the plain-folder layout.")
+    classes: tuple[str, ...] = setting((), """names of several classes, which one image may have together: columns of 0 and 1 of a
+        table, folders, or lesion labels by name or value as for lesion. Empty is one class, unless the data name several.""")
     masks: str | None = setting(None, "folder of lesion masks for scoring, relative to the data, named like their images.")
     axis: Axis = setting("axial", "volumes are cut into slices across this axis. Labels by slice number are of axial slices.")
     channels: Literal["auto", "grey", "rgb"] = setting("auto", """"rgb" reads plain images in colour, "grey" as luminance; "auto"
