@@ -48,6 +48,7 @@ class Dataset(SliceStore):
     ) -> None:
         self.images = unit_images(images)
         count, depth, self.size = self.images.shape[:3]
+        self.classes, self.number, self.views = (), None, (self,)
         self.channels = {1: GREY, 3: RGB}.get(depth, tuple(f"channel{i}" for i in range(depth)))
         label = _binary(labels, "labels", (count,)).astype(np.int64)
         grid = (count, self.size, self.size)
@@ -71,7 +72,7 @@ class Dataset(SliceStore):
         self.meta = {
             "key": contents, "contents": contents, "fingerprint": contents, "size": self.size, "dtype": "float32",
             "kind": "percentile", "window": [0.0, 1.0], "has_organs": organs is not None, "injected": False,
-            "channels": list(self.channels), "problems": twins.said(),
+            "channels": list(self.channels), "classes": [], "problems": twins.said(),
             "trained_on": TrainedOn(["array"], [], False).as_dict(), "layout": "arrays",
             "label_source": "given with the arrays", "seconds": 0.0,
         }  # fmt: skip

@@ -20,15 +20,21 @@ from coinseg.runtime.files import FORMULA, damaged
 from coinseg.runtime.records import require_intact
 
 _TEXT, _EDGES = ("case", "patient", "series"), ("top", "left", "height", "width")
+OF_CLASS = ("label", "weak", "lesion_px", "truth")  # where there are several classes also NAME/NUMBER of each
 COLUMNS = (*_TEXT, "slice", "region", "label", "weak", "lesion_px", "truth", "split", *_EDGES)
 _VALUES = {"label": (-1, 0, 1), "weak": (0, 1), "truth": (0, 1), "split": (0, 1, 2)}  # that a column may have
 BLOCK = 10_000  # lines that are read together: as Python objects a line takes ten times the room it has in arrays
 
 
-def write_index(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows with the columns `COLUMNS`."""
+def columns_of(classes: int) -> tuple[str, ...]:
+    """Return the columns of the index of a store with one class (0), or several."""
+    return (*COLUMNS, *(f"{name}/{number}" for number in range(classes) for name in OF_CLASS))
+
+
+def write_index(path: Path, rows: Iterable[Mapping[str, object]], classes: int = 0) -> None:
+    """Write rows with the columns of so many classes, 0 for one."""
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, columns_of(classes))
         writer.writeheader()
         writer.writerows({**row, **_quoted(row)} for row in rows)
 
@@ -38,12 +44,14 @@ def _quoted(row: Mapping[str, object]) -> dict[str, str]:
     return {c: f"'{row[c]}" if str(row[c]).startswith((*FORMULA, "'")) else str(row[c]) for c in _TEXT}
 
 
-def read_index(path: Path) -> dict[str, np.ndarray]:
+def read_index(path: Path, classes: int = 0) -> dict[str, np.ndarray]:
     """Read the columns of an index.csv, by name: (slices,) text, float64 or int64; `UserError` where it is damaged."""
     require_intact(path)
     try:
-        index = _columns(path)
-        sound = all(np.isin(index[name], values).all() for name, values in _VALUES.items())
+        index = _columns(path, columns_of(classes))
+        sound = all(
+            np.isin(index[name], _VALUES[name.partition("/")[0]]).all() for name in index if name.partition("/")[0] in _VALUES
+        )
         sound = sound and all(np.isfinite(index[name]).all() for name in _EDGES)
     except (ValueError, OverflowError, StopIteration, csv.Error) as error:
         raise damaged(path, "its cells or columns are wrong") from error
@@ -52,12 +60,12 @@ def read_index(path: Path) -> dict[str, np.ndarray]:
     return index
 
 
-def _columns(path: Path) -> dict[str, np.ndarray]:
+def _columns(path: Path, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
     kinds = dict.fromkeys(_TEXT, str) | dict.fromkeys(_EDGES, float)
-    blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in COLUMNS}
+    blocks: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kinds.get(name, np.int64))] for name in columns}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         lines = csv.reader(file)
-        if tuple(header := next(lines)) != COLUMNS:
+        if tuple(header := next(lines)) != columns:
             raise ValueError("other columns")
         while block := list(islice(lines, BLOCK)):
             for name, cells in zip(header, zip(*block, strict=True), strict=True):

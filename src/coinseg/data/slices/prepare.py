@@ -6,8 +6,8 @@ Threads use all cores, as unpacking, resampling and counting release Python's lo
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from coinseg.runtime.process_group import cores
 from coinseg.types import Case
 
 from . import intensity
-from .case import cut_pixels, encoder, labelled_per_scan, load_case
+from .case import CaseMasks, LoadedCase, cut_pixels, encoder, labelled_per_scan, load_case, read_masks
 from .channels import Channels, first_of
 from .crop import Box, Cut
 from .plausible import notes_on
@@ -66,12 +66,13 @@ class Prepared:
     beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
     rows: list[dict[str, object]] = field(default_factory=list)  # of the index, one for every slice that is used
     left_out: list[bool] = field(default_factory=list)  # for every row, whether training must leave it out
-    slices: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)  # image, organ and lesion mask of every row
+    slices: list[tuple[bytes, bytes, bytes]] = field(default_factory=list)  # image, organ and lesion masks of every row
 
 
 def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> Prepared:
     """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
-    loaded, data, injected = load_case(case, channels=channels), settings.data, settings.anomaly.kind != "none"
+    data, injected = settings.data, settings.anomaly.kind != "none"
+    loaded = load_case(case, with_lesion=not case.classes, channels=channels)
     facts = facts_of(loaded, data)
     if foreign(facts, data, kind):
         return Prepared(case, None, facts)
@@ -80,36 +81,97 @@ def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> P
     result = Prepared(case, intensity.foreground_histogram(first_of(loaded.scan), organ) if kind == "hu" else None, facts)
     result.pixels, result.look = pixels_of(loaded.scan), look_of(first_of(loaded.scan)[len(loaded.scan) // 2])
     result.several_frames = not case.volume and has_more_frames(case.image)
-    result.notes = notes_on(case, loaded.masks)
-    result.problems += [loaded.masks.problem] if loaded.masks and loaded.masks.problem else []
     encoded, scan = encoder(loaded.scan, kind, channels), turned(loaded.scan, data.axis)
-    lesions = turned(loaded.lesion, data.axis) if loaded.lesion is not None else None
+    classes = [_of_class(one, loaded, len(used), settings, result) for one in classes_of(case)]
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:
         problem = f"{case.id}: labels of slices {few(strange, 3)}, but it has {len(scan)}: are its labels counted from 0, "
         result.problems.append(problem + "inferior first?")
     shape = scan.shape[1:3]
     if data.spacing and not loaded.organs and used and not used[0].box.holds(Box(0, 0, *shape)):
         result.beyond["scans"] += 1
-    per_scan = labelled_per_scan(case, data.label_level, len(used))
     for cut in used:
-        lesion = lesions[cut.index] if lesions is not None else None
-        pixels = int(lesion.sum()) if lesion is not None else -1
-        label, left_out = label_of(case, cut, pixels, injected, data)
-        if data.spacing and lesion is not None and cut.box.paste_mask(np.ones((2, 2)), shape)[lesion].sum() < pixels:
-            result.beyond["lesions"] += 1
+        facts_of_classes = [one.facts(cut) for one in classes]
+        for one in classes:
+            result.beyond["lesions"] += bool(data.spacing and one.is_cut_off(cut, shape))
         # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
-        if label == (1 if injected else -1):
+        if all(known["label"] == (1 if injected else -1) for known in facts_of_classes):
             continue
-        result.slices.append(_slice(encoded(scan[cut.index]), lesion, cut, data.size, kind))
-        result.left_out.append(left_out)
+        result.slices.append(_slice(encoded(scan[cut.index]), [one.lesion_in(cut) for one in classes], cut, data.size, kind))
+        result.left_out.append(len(classes) == 1 and classes[0].label(cut)[1])
         result.rows.append({
             # No id has a slash: a scan of plain images is never taken for a case of that name.
             "case": case.id, "patient": case.patient, "series": case.id if case.series is None else f"{case.series}/",
-            "slice": cut.index if case.volume else case.place, "region": cut.region, "label": label,
-            "weak": int(per_scan and cut.index not in case.slice_labels), "lesion_px": pixels,
-            "truth": int(label == 0 or lesion is not None), **asdict(cut.box),
+            "slice": cut.index if case.volume else case.place, "region": cut.region, **asdict(cut.box),
+            **together(facts_of_classes),
         })  # fmt: skip
+    result.beyond += Counter()  # without zeros
     return result
+
+
+def classes_of(case: Case) -> list[Case]:
+    """Return a case as each of its classes sees it; as it is where there is one class."""
+    return [case.of_class(number) for number in range(max(len(case.classes), 1))]
+
+
+@dataclass(frozen=True)
+class ClassOfCase:
+    """What one class has in a case that is cut into slices."""
+
+    case: Case  # as the class sees it
+    lesions: np.ndarray | None  # masks of the slices, turned
+    per_scan: bool  # whether a label 1 is only that of the scan
+    settings: Settings
+
+    def lesion_in(self, cut: Cut) -> np.ndarray | None:
+        """Return its lesion mask in a native slice."""
+        return None if self.lesions is None else self.lesions[cut.index]
+
+    def pixels(self, cut: Cut) -> int:
+        """Return the number of pixels of that mask; -1 without one."""
+        lesion = self.lesion_in(cut)
+        return -1 if lesion is None else int(lesion.sum())
+
+    def label(self, cut: Cut) -> tuple[int, bool]:
+        """Return the label of a slice, see `label_of`."""
+        return label_of(self.case, cut, self.pixels(cut), self.settings.anomaly.kind != "none", self.settings.data)
+
+    def facts(self, cut: Cut) -> dict[str, int]:
+        """Return the columns of the index that are of a class."""
+        (label, _), pixels = self.label(cut), self.pixels(cut)
+        weak = int(self.per_scan and cut.index not in self.case.slice_labels)
+        return {"label": label, "weak": weak, "lesion_px": pixels, "truth": int(label == 0 or pixels >= 0)}
+
+    def is_cut_off(self, cut: Cut, shape: tuple[int, int]) -> bool:
+        """Return whether the lesion reaches beyond the box of a slice."""
+        lesion = self.lesion_in(cut)
+        return lesion is not None and bool(cut.box.paste_mask(np.ones((2, 2)), shape)[lesion].sum() < lesion.sum())
+
+
+def together(classes: Sequence[dict[str, int]]) -> dict[str, int]:
+    """Return the columns of all classes: those of the only one, or whether any is there, and each as NAME/NUMBER."""
+    if len(classes) == 1:
+        return classes[0]
+    labels = [known["label"] for known in classes]
+    label = 1 if 1 in labels else -1 if -1 in labels else 0
+    pixels = [known["lesion_px"] for known in classes]
+    joined = {
+        "label": label, "weak": 0, "lesion_px": max(max(pixels), sum(n for n in pixels if n > 0)) if max(pixels) >= 0 else -1,
+        "truth": int(all(known["truth"] for known in classes)),
+    }  # fmt: skip
+    return joined | {f"{name}/{number}": known[name] for number, known in enumerate(classes) for name in joined}
+
+
+def _of_class(one: Case, loaded: LoadedCase, used: int, settings: Settings, result: Prepared) -> ClassOfCase:
+    """Read the masks of a class; what is to be said about them is put into the result."""
+    if loaded.case is not None and loaded.case.classes:
+        grid = loaded.geometry or loaded.scan.shape[1:3]
+        masks = replace(read_masks(replace(one, organ=()), grid), organs=loaded.organs)
+    else:
+        masks = cast(CaseMasks, loaded.masks)
+    result.notes |= notes_on(one, masks)
+    result.problems += [masks.problem] if masks.problem else []
+    lesions = None if masks.lesion is None else turned(masks.lesion, settings.data.axis)
+    return ClassOfCase(one, lesions, labelled_per_scan(one, settings.data.label_level, used), settings)
 
 
 def foreign(facts: Facts, settings: DataSettings, kind: str) -> bool:
@@ -117,10 +179,12 @@ def foreign(facts: Facts, settings: DataSettings, kind: str) -> bool:
     return kind == "hu" and settings.intensity == "auto" and bool(facts.not_hu)
 
 
-def _slice(native: np.ndarray, lesion: np.ndarray | None, cut: Cut, size: int, kind: str) -> tuple[bytes, bytes, bytes]:
+def _slice(
+    native: np.ndarray, lesions: Sequence[np.ndarray | None], cut: Cut, size: int, kind: str
+) -> tuple[bytes, bytes, bytes]:  # fmt: skip
     organ = cut.box.resize_mask(cut.organ, size) if cut.organ is not None else np.ones((size, size), bool)
-    truth = cut.box.resize_mask(lesion, size) if lesion is not None else np.zeros((size, size), bool)
-    return cut_pixels(native, cut.box, size, kind).tobytes(), organ.tobytes(), truth.tobytes()
+    truth = [np.zeros((size, size), bool) if lesion is None else cut.box.resize_mask(lesion, size) for lesion in lesions]
+    return cut_pixels(native, cut.box, size, kind).tobytes(), organ.tobytes(), np.stack(truth).tobytes()
 
 
 def in_order(work: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[Future[R]]:

@@ -130,7 +130,7 @@ def require_usable(rows: Sequence[Row], problems: list[str], settings: Settings)
         do = f"check the paths, data.organ and data.min_organ_px, or {inject}"
         raise UserError(f"no usable slice ({first or 'no case has one'})", required, do)
     labels = {row["label"] for row in rows}
-    if settings.anomaly.kind == "none" and len(labels) < 2:
+    if settings.anomaly.kind == "none" and len(labels) < 2 and "label/0" not in rows[0]:
         small = sum(row["label"] == 0 and row["lesion_px"] > 0 for row in rows)
         got = f"all {len(rows)} usable slices are {'abnormal' if 1 in labels else 'normal'}"
         got += f", {small} of them with a lesion of at most {settings.data.min_lesion_px} pixels" if small else ""
@@ -151,18 +151,22 @@ def require_two_sides(sides: np.ndarray, settings: DataSettings) -> None:
             raise UserError(got, "slices on both sides", do)
 
 
-def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int) -> None:
+def require_both_classes(labels: np.ndarray, sides: np.ndarray, left: int, name: str = "") -> None:
     """Raise `UserError` when training would see one class only.
 
     Args:
         labels: labels of all slices, (n,).
         sides: sides of all slices, (n,).
         left: number of slices with small lesions that are left out of training.
+        name: of the class, where there are several: normal is without it.
     """
     seen = labels[sides == TRAINING]
     normal, abnormal = int((seen == 0).sum()), int((seen == 1).sum())
     if not (normal and abnormal):
-        got = f"the training side of the split has {normal} normal and {abnormal} abnormal slices"
+        without, having = (f"without {name}", f"with {name}") if name else ("normal", "abnormal")
+        got = f"the training side of the split has {normal} {without} and {abnormal} {having} slices"
         got += f", and {left} with small lesions are left out of it" if left else ""
         do = "add patients, change --seed or --data.validation" + (", or lower data.min_lesion_px" if left else "")
-        raise UserError(got, "both normal and abnormal slices to train on", do)
+        raise UserError(
+            got, f"slices {without} and {having} to train on" if name else "both normal and abnormal slices to train on", do
+        )

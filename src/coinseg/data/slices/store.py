@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
@@ -33,11 +33,11 @@ from coinseg.types import Cohort
 from . import intensity
 from .case import require_there
 from .channels import Channels, channels_of
-from .index import read_index
+from .index import OF_CLASS, read_index
 from .plausible import implausible, require_values
 from .prepare import foreign, in_order, prepared, readers
 from .scale import kind_of_intensity, said_of_intensity
-from .split import require_masks, require_usable
+from .split import LEFT_OUT, require_masks, require_usable
 from .writer import FILES, FORMAT, StoreWriter
 
 Progress = Callable[[int, int], None]
@@ -46,6 +46,7 @@ KINDS = {
     "key": str, "contents": str, "fingerprint": str, "layout": str, "label_source": str, "problems": list[str], "size": int,
     "kind": Literal["hu", "percentile"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float], "has_organs": bool,
     "channels": list[str],
+    "classes": list[str],
     "seconds": float,
 }  # fmt: skip
 """What store.json holds, and of which kind."""
@@ -58,8 +59,9 @@ def store_key(cohort: Cohort, settings: Settings) -> str:
     stamps = [(str(f), p.stat().st_size, p.stat().st_mtime_ns) for f in sorted(files) for p in parts_of(f)]
     labels = [(c.id, c.patient, c.series, c.place, c.label, sorted(c.slice_labels.items())) for c in cohort.cases]
     masks = [mask.values for case in cohort.cases for mask in (*case.organ, *case.lesion)]
+    classes = [[list(cohort.classes), [[repr(one) for one in case.classes] for case in cohort.cases]]] if cohort.classes else []
     injected, sequences = settings.anomaly.kind != "none", [list(cohort.sequences)] if cohort.sequences else []
-    return key_of([FORMAT, stamps, labels, masks, hashed(settings.data), settings.seed, injected, *sequences])
+    return key_of([FORMAT, stamps, labels, masks, hashed(settings.data), settings.seed, injected, *sequences, *classes])
 
 
 def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
@@ -71,7 +73,8 @@ def same_files(cohort: Cohort, settings: Settings, root: Path) -> bool:
 class SliceStore:
     """The prepared store in a folder: `meta` is its store.json, `index` has its columns, `size` is the side of a slice, S.
 
-    `channels` are the names of the C channels of its images.
+    `channels` are the names of the C channels of its images, `classes` those of its classes where there are several: the columns
+    label, weak, lesion_px and truth then mean any of them, and `views` is the store as each class sees it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -81,7 +84,10 @@ class SliceStore:
         self.channels: Channels = tuple(self.meta["channels"])
         if not (0 < self.size <= 2**16 and 0 < len(self.channels) <= MOST_CHANNELS and self.window.low < self.window.high):
             raise damaged(root / "store.json", "it has a wrong size, window or number of channels")
-        self.index = read_index(root / "index.csv")
+        self.classes: tuple[str, ...] = tuple(self.meta["classes"])
+        self.index = read_index(root / "index.csv", len(self.classes))
+        self.number: int | None = None  # of the class whose view this is
+        self.views: tuple[SliceStore, ...] = tuple(map(self._of_class, range(len(self.classes)))) or (self,)
         self.sound: set[str] = set()  # files whose checksum was asked
         self.drawn: dict[object, np.ndarray] = {}  # cache of `TrainingSlices.labels`
 
@@ -93,10 +99,30 @@ class SliceStore:
         view = copy.copy(self)
         view.index, view.drawn = self.index | {"split": sides}, {}
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], sides.tolist()])} | facts
+        view.views = (view,)
         return view
 
-    def _map(self, name: str, dtype: str, *channels: int) -> np.ndarray:
-        path, shape = self.root / name, (len(self), *channels, self.size, self.size)
+    def _of_class(self, number: int) -> SliceStore:
+        """Return the store as one class sees it; slices whose label for it is not known are on no side."""
+        view = copy.copy(self)
+        columns = {name: self.index[f"{name}/{number}"] for name in OF_CLASS}
+        known = np.where(columns["label"] < 0, LEFT_OUT, self.index["split"])
+        view.index, view.drawn, view.number = self.index | columns | {"split": known}, {}, number
+        view.meta = self.meta | {"contents": key_of([self.meta["contents"], number])}
+        view.views = (view,)
+        return view
+
+    def with_views(self, views: Sequence[SliceStore]) -> SliceStore:
+        """Return the store with other views of its classes; the only view where there is one class."""
+        if len(views) == 1:
+            return views[0]
+        whole = copy.copy(self)
+        whole.views = tuple(views)
+        whole.meta = self.meta | {"contents": key_of([self.meta["contents"], *(view.meta["contents"] for view in views)])}
+        return whole
+
+    def _map(self, name: str, dtype: str, *depth: int) -> np.ndarray:
+        path, shape = self.root / name, (len(self), *depth, self.size, self.size)
         if name not in self.sound:
             if path.stat().st_size != math.prod(shape) * np.dtype(dtype).itemsize:
                 raise damaged(path, "it is not as large as its slices")
@@ -116,7 +142,10 @@ class SliceStore:
 
     def truth(self) -> np.ndarray:
         """(slices, size, size) 0/1 lesion masks, for scoring only; meaningful where `index["truth"]` is 1."""
-        return self._map("truth.bin", "uint8")
+        if not self.classes:
+            return self._map("truth.bin", "uint8")
+        every = self._map("truth.bin", "uint8", len(self.classes))
+        return every.max(1) if self.number is None else every[:, self.number]
 
     def chains(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return, for rows (n,), a number for every slice's scan and region, and its number along the scan, (n,) integers."""
@@ -162,7 +191,7 @@ def prepare(
     channels, said = channels_of(cohort, settings.data)
     problems = [*cohort.problems, *said]
     with directory_written_aside(root) as part:
-        writer, unused = StoreWriter(part, settings, kind), []
+        writer, unused = StoreWriter(part, settings, kind, cohort.classes), []
         futures = in_order(partial(prepared, settings=settings, kind=kind, channels=channels), cohort.cases, readers())
         for done, (case, future) in enumerate(zip(cohort.cases, futures, strict=True)):
             if progress:

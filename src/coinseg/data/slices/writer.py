@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -34,10 +35,11 @@ class StoreWriter:
         folder: empty folder of the store.
         settings: data, anomaly and seed are read.
         kind: "hu" or "percentile".
+        classes: names of the classes where there are several.
     """
 
-    def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
-        self.folder, self.settings, self.kind = folder, settings, kind
+    def __init__(self, folder: Path, settings: Settings, kind: str, classes: Sequence[str] = ()) -> None:
+        self.folder, self.settings, self.kind, self.classes = folder, settings, kind, list(classes)
         self.injected = settings.anomaly.kind != "none"
         self.rows: list[dict[str, object]] = []
         self.left_out: list[bool] = []
@@ -85,19 +87,24 @@ class StoreWriter:
         small = (sides == TRAINING) & np.array(self.left_out)
         sides[small] = LEFT_OUT
         require_two_sides(sides, self.settings.data)
-        if not self.injected:
-            require_both_classes(np.array([row["label"] for row in self.rows]), sides, int(small.sum()))
+        for number in range(len(self.classes) or 1) if not self.injected else ():
+            column, name = ("label", "") if not self.classes else (f"label/{number}", self.classes[number])
+            require_both_classes(np.array([row[column] for row in self.rows]), sides, int(small.sum()), name)
         cases = dict.fromkeys(row["case"] for row, side in zip(self.rows, sides, strict=True) if side == TRAINING)
         window = intensity.CODE_WINDOW
         if self.kind == "hu":
             training = {str(r["patient"]) for r, side in zip(self.rows, sides, strict=True) if side == TRAINING}
             window = intensity.fingerprint(reduce(np.add, (self.histograms[p] for p in sorted(training))))
-        write_index(self.folder / "index.csv", ({**row, "split": int(side)} for row, side in zip(self.rows, sides, strict=True)))
+        write_index(
+            self.folder / "index.csv",
+            ({**row, "split": int(side)} for row, side in zip(self.rows, sides, strict=True)),
+            len(self.classes),
+        )
         self.contents.update((self.folder / "index.csv").read_bytes() + repr(window).encode())
         seal(*(self.folder / name for name in FILES))
         write_record(self.folder / "store.json", {
             "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16],
             "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
-            "window": [window.low, window.high], "injected": self.injected,
+            "window": [window.low, window.high], "injected": self.injected, "classes": self.classes,
             "trained_on": TrainedOn.summary([self.facts[case] for case in cases]).as_dict(), **facts,
         })  # fmt: skip
