@@ -1,7 +1,8 @@
 """Scores, each a pure function of arrays (thesis 3.7). A score that has nothing to count is None, never 0 or 1."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -246,3 +247,14 @@ def risk_area(confidence: np.ndarray, overlap: np.ndarray) -> float | None:
     risk = (np.bincount(group, 1 - overlap) / counts)[group]
     kept = risk[np.argsort(-confidence, kind="stable")]
     return float((np.cumsum(kept) / np.arange(1, len(kept) + 1)).mean())
+
+
+def mean_scores(classes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over classes of the scores that are numbers, by name; None where a class has none."""
+    names = [name for name, value in classes[0].items() if value is None or isinstance(value, int | float)]
+    found: dict[str, Any] = {}
+    for name in names:
+        values = [one.get(name) for one in classes]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        found[name] = float(np.mean(numbers)) if len(numbers) == len(values) else None
+    return found

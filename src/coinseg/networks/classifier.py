@@ -29,22 +29,26 @@ WRAPPED = ("state_dict_ema", "model_ema", "state_dict", "model")  # keys under w
 
 
 class Classifier(nn.Module):
-    """The classifier f: images (B, C, H, W) in [-1, 1] -> logits (B,), above 0 abnormal, from any network of one logit."""
+    """The classifier f: images (B, C, H, W) in [-1, 1] -> logits (B,), above 0 abnormal, from any network of one logit.
 
-    def __init__(self, network: nn.Module) -> None:
+    Of K classes it has a logit each, (B, K), from a network of as many.
+    """
+
+    def __init__(self, network: nn.Module, classes: int = 1) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.classes = network, classes
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B,)."""
+        """Logits (B,), or (B, K)."""
         # Of its own networks coinseg hides no error; and no compiler has to look into the catching of those of others.
         output = self.network(x) if not self.foreign or torch.compiler.is_compiling() else asked(self.network, x)
         logits = logits_in(output)
-        if logits.numel() != len(x):
+        if logits.numel() != len(x) * self.classes:
             got = f"the classifier returned shape {tuple(logits.shape)} for {len(x)} images"
             do = "wrap it so that only the logit of 'abnormal' is returned (of two logits z: z[:, 1] - z[:, 0])"
-            raise UserError(got, REQUIRED, do)
-        return logits.reshape(len(x))
+            many = f"{self.classes} logits for each image, one a class"
+            raise UserError(got, *((REQUIRED, do) if self.classes == 1 else (many, "give it as many outputs")))
+        return logits.reshape(len(x)) if self.classes == 1 else logits.reshape(len(x), self.classes)
 
     @property
     def foreign(self) -> bool:
@@ -67,16 +71,16 @@ class SmallNetwork(nn.Module):
     Average pooling without strides keeps the gradient with respect to the image smooth (docs/research/first-results.md).
     """
 
-    def __init__(self, dims: int = 2, channels: int = 1) -> None:
+    def __init__(self, dims: int = 2, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
         widths = (SMALL_WIDTHS[0], *SMALL_WIDTHS)
         self.stem = convolution(dims, channels, widths[0])
         self.blocks = nn.Sequential(*(ResidualBlock(dims, a, b, "down") for a, b in pairwise(widths)))
         self.norm = normalisation(dims, widths[-1])
-        self.head = nn.Linear(widths[-1], 1)
+        self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of images (B, channels, ...) in [-1, 1]."""
+        """Logits (B, classes) of images (B, channels, ...) in [-1, 1]."""
         return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))).flatten(2).mean(-1))
 
 
@@ -86,7 +90,7 @@ class LocalNetwork(nn.Module):
     f then turns normal only when the whole lesion is removed (multiple-instance learning; docs/research/classifier.md, study 12).
     """
 
-    def __init__(self, pooling: float, dims: int = 2, channels: int = 1) -> None:
+    def __init__(self, pooling: float, dims: int = 2, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
         self.pooling = pooling
         widths = (LOCAL_WIDTHS[0], *LOCAL_WIDTHS)
@@ -95,17 +99,17 @@ class LocalNetwork(nn.Module):
         blocks = (ResidualBlock(dims, a, b, "down" if i < last else None) for i, (a, b) in enumerate(pairwise(widths)))
         self.blocks = nn.Sequential(*blocks)
         self.norm = normalisation(dims, widths[-1])
-        self.head = convolution(dims, widths[-1], 1, kernel=1)
+        self.head = convolution(dims, widths[-1], classes, kernel=1)
         nn.init.constant_(cast(Tensor, self.head.bias), -2.0)  # most positions are normal
 
     def evidence(self, x: Tensor) -> Tensor:
-        """The local logits, (B, 1, ...) with a quarter of the side, of images (B, channels, ...) in [-1, 1]."""
+        """The local logits, (B, classes, ...) with a quarter of the side, of images (B, channels, ...) in [-1, 1]."""
         return self.head(torch.relu(self.norm(self.blocks(self.stem(x)))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of images (B, channels, ...) in [-1, 1]."""
-        local = self.evidence(x).flatten(1)
-        return local.topk(max(1, round(self.pooling * local.shape[1])), dim=1).values.mean(1, keepdim=True)
+        """Logits (B, classes) of images (B, channels, ...) in [-1, 1]."""
+        local = self.evidence(x).flatten(2)
+        return local.topk(max(1, round(self.pooling * local.shape[2])), dim=2).values.mean(2)
 
 
 class ImageNetNetwork(nn.Module):
@@ -114,18 +118,18 @@ class ImageNetNetwork(nn.Module):
     A second classifier for the image score, which makes other errors than f; too coarse to localise, so it is not explained.
     """
 
-    def __init__(self, channels: int = 1) -> None:
+    def __init__(self, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
         self.encoder = Encoder(channels)
-        self.head = nn.Linear(CHANNELS[-1], 1)
+        self.head = nn.Linear(CHANNELS[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1) of images (B, channels, S, S) in [-1, 1]."""
+        """Logits (B, classes) of images (B, channels, S, S) in [-1, 1]."""
         x = resized(x, enlarged(x.shape[-1])).contiguous(memory_format=torch.channels_last)
         return self.head(self.encoder(x)[-1].mean((2, 3)))
 
 
-def _timm_network(settings: ClassifierSettings, channels: int) -> nn.Module:
+def _timm_network(settings: ClassifierSettings, channels: int, classes: int) -> nn.Module:
     import timm
 
     if not timm.is_model(settings.name.split(".")[0]):
@@ -133,7 +137,7 @@ def _timm_network(settings: ClassifierSettings, channels: int) -> nn.Module:
         do = f"did you mean one of {', '.join(near)}?" if near else "see timm.list_models()"
         required = "'local', 'small', a timm model, or 'package.module:factory'"
         raise UserError(f"classifier.name is '{settings.name}'", required, do)
-    options: dict[str, Any] = {"in_chans": channels, "num_classes": 1}
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": classes}
     if settings.weights and settings.weights != "timm":
         overlay = {"state_dict": _pretrained(Path(settings.weights)), "custom_load": False}
         try:
@@ -146,7 +150,7 @@ def _timm_network(settings: ClassifierSettings, channels: int) -> nn.Module:
     except (RuntimeError, KeyError, AttributeError, ValueError, TypeError, AssertionError) as error:
         if out_of_memory(error):
             raise
-        got = f"timm cannot make {settings.name} for {channels} channels and one logit ({first_line(error)})"
+        got = f"timm cannot make {settings.name} for {channels} channels and {classes} logits ({first_line(error)})"
         raise UserError(got, "a model that takes in_chans and num_classes", "set classifier.name") from error
 
 
@@ -166,19 +170,20 @@ def _pretrained(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
-def build(settings: ClassifierSettings, channels: int = 1) -> Classifier:
+def build(settings: ClassifierSettings, channels: int = 1, classes: int = 1) -> Classifier:
     """A fresh classifier of images (B, channels, S, S) by its name; "package.module:factory" calls the user's own factory."""
     refuse(of_classifier(settings))
     if settings.name == "local":
-        return Classifier(LocalNetwork(settings.pooling, channels=channels))
+        return Classifier(LocalNetwork(settings.pooling, 2, channels, classes), classes)
     if settings.name == "small":
-        return Classifier(SmallNetwork(channels=channels))
+        return Classifier(SmallNetwork(2, channels, classes), classes)
     if settings.name == "imagenet":
-        network = ImageNetNetwork(channels)
+        network = ImageNetNetwork(channels, classes)
         if settings.weights == "imagenet":
             load_imagenet(network.encoder)
-        return Classifier(network)
-    return Classifier(_own_network(settings.name) if own_module(settings) else _timm_network(settings, channels))
+        return Classifier(network, classes)
+    own = own_module(settings)
+    return Classifier(_own_network(settings.name) if own else _timm_network(settings, channels, classes), classes)
 
 
 def _own_network(name: str) -> nn.Module:
@@ -200,11 +205,11 @@ def _own_network(name: str) -> nn.Module:
     return network
 
 
-def load_classifier(settings: ClassifierSettings, path: Path, side: int, channels: int = 1) -> Classifier:
+def load_classifier(settings: ClassifierSettings, path: Path, side: int, channels: int = 1, classes: int = 1) -> Classifier:
     """A trained classifier of images (B, channels, side, side) from its weights, frozen; `UserError` where others lie there."""
     if not own_module(settings):
-        require_fits(lambda: build(settings, channels), path, "classifier")
-    f = build(settings, channels)
+        require_fits(lambda: build(settings, channels, classes), path, "classifier")
+    f = build(settings, channels, classes)
     if own_module(settings):
         f.require_usable(side, False, channels)  # before its weights are asked about: lazy ones are made by it
     load_weights(f, path, "classifier")

@@ -10,11 +10,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import UNKNOWN, TrainingSlices
+from coinseg.data.slices.dataset import UNKNOWN, TrainingSlices, slices_of
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import memory_for
-from coinseg.metrics.overlap import classification_scores, scan_scores
+from coinseg.metrics.overlap import classification_scores, mean_scores, scan_scores
+from coinseg.networks.classes import ClassLogit
 from coinseg.networks.classifier import Classifier, build, probabilities
 from coinseg.networks.weights import load_weights
 from coinseg.runtime.batching import map_batched
@@ -35,7 +36,7 @@ WEIGHTS = "model.safetensors"
 def train_classifier(store: SliceStore, settings: Settings, folder: Path | None = None, report: Report = silent) -> Classifier:
     """Train f on image labels, or load it where it was trained on the same data with the same settings.
 
-    f is returned frozen: images (B, C, S, S) in [-1, 1] -> logits (B,), above 0 abnormal.
+    f is returned frozen: images (B, C, S, S) in [-1, 1] -> logits (B,), above 0 abnormal; of K classes (B, K).
 
     Args:
         store: the prepared slices, or a `Dataset` of arrays; only images and labels are read.
@@ -45,7 +46,8 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     """
     stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
     seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
-    f, channels = build(settings.classifier, len(store.channels)), len(store.channels)
+    channels, classes = len(store.channels), len(store.views)
+    f = build(settings.classifier, channels, classes)
     f.require_usable(store.size, settings.classifier.steps > 0 or settings.method != "rise", channels)
     s, rank = settings.classifier, current().here
     if stage.finished():
@@ -56,7 +58,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
         return f.frozen()
     fabric = make_fabric(settings.engine)
     require_parts(s.batch, "classifier.batch")
-    slices = TrainingSlices(store, settings.anomaly, settings.seed)
+    slices = slices_of(store, settings.anomaly, settings.seed)
     to_device(f, fabric)
     optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
     network, wrapped = fabric.setup(compiled(f, settings.engine), optimiser)
@@ -67,7 +69,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
         indices, epoch = slices.indices_of_step(number, s.batch, s.balanced)
         batch = slices.batch(rank.share(indices), epoch)
         logits = network(images_to(fabric, augmented(augment, batch.image)))
-        loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(fabric.device))
+        loss = label_loss(logits, batch.label.to(fabric.device))
         descend(fabric, wrapped, loss, f.parameters())
         return {"loss": loss}
 
@@ -76,12 +78,26 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     return f
 
 
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of logits and labels, (B,) or (B, K), the mean over the labels that are not NaN."""
+    if labels.ndim == 1:
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    known = ~labels.isnan()
+    return F.binary_cross_entropy_with_logits(logits[known], labels[known])
+
+
 def _scores(f: Classifier, store: SliceStore, settings: Settings) -> dict[str, Any]:
     """What stage.json has of the scores on held-out slices."""
     fabric, threshold = make_fabric(settings.engine), settings.classifier.threshold
     to_device(f.frozen(), fabric)
-    slices = TrainingSlices(store, settings.anomaly, settings.seed, VALIDATION)
-    return {"scores": score_classifier(f, slices, fabric, threshold), "accuracy_threshold": threshold}
+    each = []
+    for number, view in enumerate(store.views):
+        slices = TrainingSlices(view, settings.anomaly, settings.seed, VALIDATION)
+        each.append(score_classifier(f if len(store.views) == 1 else ClassLogit(f, number), slices, fabric, threshold))
+    if len(each) == 1:
+        return {"scores": each[0], "accuracy_threshold": threshold}
+    classes = dict(zip(store.classes, each, strict=True))
+    return {"scores": mean_scores(each), "classes": classes, "accuracy_threshold": threshold}
 
 
 def predict(f: nn.Module, slices: TrainingSlices, indices: np.ndarray, fabric: Fabric) -> tuple[np.ndarray, np.ndarray]:

@@ -12,14 +12,14 @@ from torch.optim.swa_utils import AveragedModel
 from coinseg.config.reading import refuse
 from coinseg.config.rules import of_organs, of_side
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.dataset import JointSlices, TrainingSlices, slices_of
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import memory_for
 from coinseg.explain.attribution import best_layer
 from coinseg.explain.attribution.cam import KINDS
 from coinseg.explain.counterfactual import coin, singla
 from coinseg.explain.counterfactual.discriminator import Discriminator
-from coinseg.explain.counterfactual.generator import Generator
+from coinseg.explain.counterfactual.generator import Generator, build_generator
 from coinseg.networks.classifier import Classifier
 from coinseg.networks.weights import load_weights
 from coinseg.runtime.devices import choose_device, compiled, images_to, make_fabric, to_device
@@ -45,8 +45,8 @@ class CoinStep:
     """
 
     def __init__(
-        self, slices: TrainingSlices, f: nn.Module, generator: Generator, discriminator: Discriminator, fabric: Fabric,
-        settings: Settings,
+        self, slices: TrainingSlices | JointSlices, f: nn.Module, generator: Generator, discriminator: Discriminator,
+        fabric: Fabric, settings: Settings,
     ) -> None:  # fmt: skip
         s = settings.coin
         self.slices, self.f, self.fabric, self.settings = slices, f, fabric, s
@@ -71,31 +71,35 @@ class CoinStep:
 
     def __call__(self, number: int) -> dict[str, Tensor]:
         """Update the generator, at every `coin.generator_every`-th step, and the discriminator; returns all losses."""
-        x, regions = self._batch(number)
+        x, regions, asked = self._batch(number)
         if number % self.settings.generator_every == 0:
-            generated = self._update_generator(x, regions)
+            generated = self._update_generator(x, regions, asked)
         else:
             with torch.no_grad():
-                generated = self.method.generate(x, self.g, self.f, self.settings)
+                generated = self.method.generate(x, self.g, self.f, self.settings, asked)
         if self.settings.adversarial:
             loss = self.method.discriminator_loss(x, generated, self.d)
             descend(self.fabric, self.d_optimiser, loss, self.discriminator.parameters())
             self.latest["discriminator"] = loss.detach()
         return self.latest
 
-    def _batch(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Images (B, C, S, S), and regions (B, 2, S, S) where `coin.regions` asks; see `coin.balanced` and `coin.hflip`."""
+    def _batch(self, number: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Images (B, C, S, S), regions (B, 2, S, S) where `coin.regions` asks, and of several classes the one to turn off, (B,).
+
+        See `coin.balanced` and `coin.hflip`.
+        """
         s, rank = self.settings, current().here
         indices, epoch = self.slices.indices_of_step(number, s.batch, s.balanced)
         batch = self.slices.batch(rank.share(indices), epoch, regions=s.regions != "none")
         mirror = rank.share(torch.rand(len(indices)) < (0.5 if s.hflip else 0.0))
         x = images_to(self.fabric, mirrored(batch.image, mirror))
-        return x, None if batch.regions is None else images_to(self.fabric, mirrored(batch.regions, mirror))
+        asked = None if batch.asked is None else batch.asked.to(self.fabric.device)
+        return x, None if batch.regions is None else images_to(self.fabric, mirrored(batch.regions, mirror)), asked
 
-    def _update_generator(self, x: Tensor, regions: Tensor | None) -> coin.Generated:
+    def _update_generator(self, x: Tensor, regions: Tensor | None, asked: Tensor | None) -> coin.Generated:
         """Step the generator's optimiser; returns what the generator made of the images before."""
         self.discriminator.requires_grad_(False)
-        generated = self.method.generate(x, self.g, self.f, self.settings)
+        generated = self.method.generate(x, self.g, self.f, self.settings, asked)
         losses = self.method.generator_losses(x, generated, self.g, self.d, self.f, self.settings, regions)
         descend(self.fabric, self.g_optimiser, torch.stack(list(losses.values())).sum(), self.generator.parameters())
         self.discriminator.requires_grad_(True)
@@ -127,15 +131,16 @@ def train_coin(
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")
     refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"])])
-    generator, discriminator = Generator(s, len(store.channels)), Discriminator(s, len(store.channels))
+    channels, classes = len(store.channels), len(store.views)
+    generator, discriminator = build_generator(s, channels, classes), Discriminator(s, channels)
     if stage.finished():
         load_weights(generator, stage.file(WEIGHTS), "generator")
         return generator.eval()
-    slices = TrainingSlices(store, settings.anomaly, settings.seed)
+    slices = slices_of(store, settings.anomaly, settings.seed)
     for module in (generator, discriminator, f.eval().requires_grad_(False)):
         to_device(module, fabric)
     step = CoinStep(slices, f, generator, discriminator, fabric, settings)
-    monitor = Monitor(slices, f, step.averaged, fabric, settings, stage, report)
+    monitor = Monitor(store, f, step.averaged, fabric, settings, stage, report)
     fit("coin", stage, step.parts(), step, settings, report, s.decay, monitor.after_step)
     result = cast(Generator, step.averaged.module)
     stage.finish(result, WEIGHTS, "coin.lr", **monitor.summary())

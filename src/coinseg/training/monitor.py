@@ -13,7 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.store import SliceStore
 from coinseg.explain.counterfactual import coin
+from coinseg.networks.classes import ClassGenerator, ClassLogit
 from coinseg.runtime.devices import images_to
 from coinseg.runtime.files import written_aside
 from coinseg.runtime.stage import Report, Stage
@@ -30,15 +32,20 @@ class Monitor:
     """
 
     def __init__(
-        self, slices: TrainingSlices, f: nn.Module, averaged: AveragedModel, fabric: Fabric, settings: Settings, stage: Stage,
+        self, store: SliceStore, f: nn.Module, averaged: AveragedModel, fabric: Fabric, settings: Settings, stage: Stage,
         report: Report,
     ) -> None:  # fmt: skip
         self.f, self.averaged, self.stage, self.report = f, averaged, stage, report
+        views = [TrainingSlices(view, settings.anomaly, settings.seed) for view in store.views]
         self.threshold, self.steps, self.every = settings.classifier.threshold, settings.coin.steps, settings.engine.sample_every
-        labels, rng = slices.labels(), random_stream(Stream.MONITOR, settings.seed)
-        chosen = [rng.permutation(np.flatnonzero(labels == label))[: PROBE // 2] for label in (1, 0)]
-        batch = slices.batch(np.concatenate(chosen))
-        self.images, self.labels = images_to(fabric, batch.image), batch.label.numpy()
+        rng, probes = random_stream(Stream.MONITOR, settings.seed), []
+        for slices in views:
+            labels = slices.labels()
+            chosen = [rng.permutation(np.flatnonzero(labels == label))[: PROBE // 2] for label in (1, 0)]
+            batch = slices.batch(np.concatenate(chosen))
+            probes.append((images_to(fabric, batch.image), batch.label.numpy()))
+        self.probes = probes
+        self.labels = np.concatenate([labels for _, labels in probes])
 
     def after_step(self, done: int) -> None:
         """Look, at every `engine.sample_every`-th step; `done` is the number of steps so far."""
@@ -61,14 +68,20 @@ class Monitor:
         """Share of abnormal images that flip, and mean absolute change on [0, 1]; writes the sample picture `name`."""
         generator, was_training = self.averaged.module, self.averaged.module.training
         generator.eval()
-        explained = coin.explain(self.images, generator, self.f, threshold=0.0)
+        of_classes = []
+        for number, (images, _) in enumerate(self.probes):
+            f, turned_off = self.f, generator
+            if len(self.probes) > 1:
+                f, turned_off = ClassLogit(f, number), ClassGenerator(generator, number)
+            of_classes.append(coin.explain(images, turned_off, f, threshold=0.0))
         generator.train(was_training)
-        counterfactual, probability_after = explained.painted()
-        before, after = explained.probability.cpu().numpy(), probability_after.cpu().numpy()
-        change = explained.saliency.flatten(1).mean(1).cpu().numpy()
+        before = np.concatenate([one.probability.cpu().numpy() for one in of_classes])
+        after = np.concatenate([one.painted()[1].cpu().numpy() for one in of_classes])
+        change = np.concatenate([one.saliency.flatten(1).mean(1).cpu().numpy() for one in of_classes])
         called = before >= self.threshold
         if self.stage.folder:
-            save_sample(self.stage.file(f"samples/{name}.png"), self.images[:SHOWN].cpu(), counterfactual[:SHOWN].cpu())
+            shown, painted = self.probes[0][0][:SHOWN], of_classes[0].painted()[0][:SHOWN]
+            save_sample(self.stage.file(f"samples/{name}.png"), shown.cpu(), painted.cpu())
         changes = {word: change[self.labels == label] for word, label in (("abnormal", 1), ("normal", 0))}
         flipped = {"probe_flip_rate": float((after[called] < self.threshold).mean()) if called.any() else 0.0}
         return flipped | {f"probe_change_{word}": float(part.mean()) if len(part) else 0.0 for word, part in changes.items()}

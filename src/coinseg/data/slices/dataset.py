@@ -15,6 +15,7 @@ from .split import TRAINING
 from .store import SliceStore
 from .synthetic_anomaly import inject
 
+SEED_OF_CLASS = 7919  # between the seeds of the batches of classes that are trained together
 UNKNOWN = -1  # the label of a held-out slice that only its scan has a label for, and no mask decides
 
 
@@ -23,8 +24,9 @@ class Batch:
     """What training sees: no lesion mask is among it."""
 
     image: Tensor  # (B, C, S, S) in [-1, 1]
-    label: Tensor  # (B,) float, 0 normal or 1 abnormal
+    label: Tensor  # (B,) float, 0 normal or 1 abnormal; of K classes (B, K), NaN where it is not known
     regions: Tensor | None = None  # organ and background, (B, 2, S, S) of 0 and 1 (CARL of Singla et al.)
+    asked: Tensor | None = None  # number of the class that each image was drawn for, (B,); None where there is one class
 
 
 class TrainingSlices:
@@ -114,6 +116,46 @@ class TrainingSlices:
         """Return the permutation of an epoch; those of the last step are kept."""
         kept = self._orders.get(epoch)
         return random_stream(Stream.EPOCH_ORDER, self.seed, epoch).permutation(len(self)) if kept is None else kept
+
+
+class JointSlices:
+    """The slices of one side for the joint training of K classes, of which an image may have several.
+
+    Every class draws its share of a batch, half of it images that have the class. Arguments as in `TrainingSlices`; an index is
+    (number of the class, row of the store).
+    """
+
+    def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
+        self.store = store
+        seeds = [seed + SEED_OF_CLASS * number for number in range(len(store.views))]
+        self.views = [TrainingSlices(view, anomaly, s, side) for view, s in zip(store.views, seeds, strict=True)]
+
+    def indices_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
+        """Return the indices of a training step, (size, 2), and the largest epoch; see `TrainingSlices.indices_of_step`."""
+        chosen, epochs = [], []
+        for number, view in enumerate(self.views):
+            share = (size + len(self.views) - 1 - number) // len(self.views)
+            indices, epoch = view.indices_of_step(step, share, balanced) if share else (np.zeros(0, np.int64), 0)
+            chosen.append(np.stack([np.full(share, number), view.rows[indices]], axis=1))
+            epochs.append(epoch)
+        return np.concatenate(chosen), max(epochs)
+
+    def batch(self, indices: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
+        """Return slices by their indices (B, 2); `regions` adds organ and background."""
+        asked, rows = indices.T
+        labels = np.stack([view.store.index["label"][rows] for view in self.views], axis=1).astype(np.float32)
+        labels[labels < 0] = np.nan
+        image = torch.from_numpy(signed(self.store.unit(rows)))
+        batch = Batch(image, torch.from_numpy(labels), asked=torch.from_numpy(asked.copy()))
+        if not regions:
+            return batch
+        organ = torch.from_numpy(self.store.organs[rows].astype(np.float32))
+        return replace(batch, regions=torch.stack([organ, 1 - organ], dim=1))
+
+
+def slices_of(store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> TrainingSlices | JointSlices:
+    """Return what networks are trained on: the slices of the only class, or of all together."""
+    return TrainingSlices(store, anomaly, seed, side) if len(store.views) == 1 else JointSlices(store, anomaly, seed, side)
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,24 @@ class Generated:
     """Counterfactuals of images X in training; COIN has one condition and no bins, without a posterior it is 0."""
 
     image: Tensor  # X_cf, (B, C, ...)
-    asked: Tensor | None = None  # the target bin of f(X_cf), (B,)
+    asked: Tensor | None = None  # the target bin of f(X_cf), or of several classes the one that is turned off, (B,)
     own: Tensor | None = None  # the bin of f(X), (B,)
     posterior: Tensor | None = None  # the target of f(X_cf), (B,) in [0, 1]
+    logits: Tensor | None = None  # f(X) of several classes, (B, K)
 
 
-def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
+def generate(
+    x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings, asked: Tensor | None = None
+) -> Generated:
     """X_cf with one condition: the target of every image is f(X_cf) = 0 (thesis 3.2.3).
 
-    With `coin.keep_normal` the target of images that f calls normal is f(X), as in the authors' runs.
+    With `coin.keep_normal` the target of images that f calls normal is f(X), as in the authors' runs. Of several classes the
+    generator turns off the one that is `asked`, (B,) long: its condition, as in 3.1.1.
     """
+    if asked is not None:
+        with torch.no_grad():
+            logits = f(x)
+        return Generated(generator(x, asked), asked, logits=logits)
     if not settings.keep_normal:
         return Generated(generator(x))
     with torch.no_grad():
@@ -52,7 +60,7 @@ def generator_losses(
         made: their counterfactuals, see `generate`.
         generator: X -> X_cf.
         discriminator: images -> logits of "real", (B,).
-        f: images -> logits of "abnormal", (B,).
+        f: images -> logits of "abnormal", (B,); of K classes (B, K).
         weights: of the terms; a term of weight 0 is not computed.
         regions: not used; COIN needs no segmentation masks (3.3.3).
     """
@@ -61,13 +69,19 @@ def generator_losses(
     if weights.adversarial:
         terms["adversarial"] = weights.adversarial * losses.generator_adversarial(discriminator(counterfactual))
     if weights.classifier:
-        logits, asked = f(counterfactual), made.posterior
-        loss = losses.classifier_consistency(logits) if asked is None else losses.posterior_consistency(logits, asked)
+        logits = f(counterfactual)
+        if made.asked is not None and made.logits is not None:
+            loss = losses.class_consistency(logits, made.logits, made.asked)
+        elif made.posterior is not None:
+            loss = losses.posterior_consistency(logits, made.posterior)
+        else:
+            loss = losses.classifier_consistency(logits)
         terms["classifier"] = weights.classifier * loss
     if weights.identity:
         terms["identity"] = weights.identity * losses.reconstruction(x, counterfactual)
     if weights.cycle:
-        terms["cycle"] = weights.cycle * losses.reconstruction(x, generator(counterfactual))
+        again = generator(counterfactual) if made.asked is None else generator(counterfactual, made.asked)
+        terms["cycle"] = weights.cycle * losses.reconstruction(x, again)
     if weights.tv:
         terms["tv"] = weights.tv * losses.total_variation_of_difference(x, counterfactual)
     return terms

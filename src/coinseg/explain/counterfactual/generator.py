@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -98,3 +99,15 @@ class Generator(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """X_cf of images (B, channels, ...) in [-1, 1]; `condition` (B,) are target bins of f(X_cf), None is 0, normal."""
         return self.fuse(x, self.perturbation(x, condition))
+
+
+def build_generator(settings: CoinSettings, channels: int = 1, classes: int = 1) -> Generator:
+    """A generator of images (B, channels, ...); of several classes the condition is the number of the class it turns off.
+
+    `ValueError` for several classes with bins of Singla et al., which are conditions too.
+    """
+    if classes == 1:
+        return Generator(settings, channels)
+    if settings.conditions > 1:
+        raise ValueError(f"coin.conditions is {settings.conditions} and there are {classes} classes; required: 1")
+    return Generator(replace(settings, conditions=classes), channels)

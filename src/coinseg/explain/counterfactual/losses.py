@@ -37,6 +37,25 @@ def posterior_consistency(counterfactual_logits: Tensor, asked: Tensor) -> Tenso
     return (F.binary_cross_entropy_with_logits(counterfactual_logits, asked, reduction="none") - entropy).mean()
 
 
+def class_consistency(counterfactual_logits: Tensor, logits: Tensor, asked: Tensor) -> Tensor:
+    """L_f with K classes: the asked class of each image is turned off, and every other one stays where it is.
+
+        mean over images of  D_KL(0 || f_a(X_cf)) + sum over j != a of D_KL(f_j(X) || f_j(X_cf))
+
+    With one class it is `classifier_consistency`.
+
+    Args:
+        counterfactual_logits, logits: of X_cf and of X, (B, K).
+        asked: the number a of the class of each image, (B,) long.
+    """
+    turned_off = classifier_consistency(counterfactual_logits.gather(1, asked[:, None]))
+    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, asked[:, None], False)
+    if not others.any():
+        return turned_off
+    kept = posterior_consistency(counterfactual_logits[others], torch.sigmoid(logits[others]))
+    return turned_off + (logits.shape[1] - 1) * kept
+
+
 def regional_reconstruction(x: Tensor, other: Tensor, regions: Tensor) -> Tensor:
     """L_rec of 3.1.5 (CARL): the mean absolute difference inside every region, summed over the regions that an image has.
 

@@ -34,13 +34,13 @@ def reconstruction(x: Tensor, other: Tensor, regions: Tensor | None) -> Tensor:
     return losses.reconstruction(x, other) if regions is None else losses.regional_reconstruction(x, other, regions)
 
 
-def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings) -> Generated:
-    """X_cf for the target of `asked_posterior`."""
+def generate(x: Tensor, generator: Callable[..., Tensor], f: Logits, settings: CoinSettings, asked: None = None) -> Generated:
+    """X_cf for the target of `asked_posterior`; one class, so that none is asked."""
     with torch.no_grad():
         probability = torch.sigmoid(f(x))
         posterior = asked_posterior(probability, settings.conditions)
-    own, asked = bin_of(probability, settings.conditions), bin_of(posterior, settings.conditions)
-    return Generated(generator(x, asked), asked, own, posterior)
+    own, target = bin_of(probability, settings.conditions), bin_of(posterior, settings.conditions)
+    return Generated(generator(x, target), target, own, posterior)
 
 
 def generator_losses(
