@@ -10,8 +10,9 @@ from coinseg.data.slices.intensity import Window
 from coinseg.data.slices.store import MOST_CHANNELS
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
-from coinseg.explain.counterfactual.generator import Generator
+from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.explain.registry import COUNTERFACTUAL
+from coinseg.networks.classes import generator_of, logit_of, map_of
 from coinseg.networks.classifier import load_classifier
 from coinseg.networks.unet import Student, load_student
 from coinseg.networks.weights import load_weights, require_fits
@@ -22,6 +23,7 @@ from coinseg.runtime.files import damaged, read_json
 from coinseg.runtime.records import MAX_RECORD, fits, require_intact, write_record
 
 from . import distribution
+from .classes import ClassPredictors, class_folder, predictors_of
 from .explainer import Explainer
 from .predictor import Predictor, Preparation
 
@@ -37,6 +39,7 @@ _KEYS: dict[str, Any] = {
 _LATER: dict[str, tuple[Any, Any]] = {
     "layer": (str | None, None), "student": (bool, False), "prior_shift": (float | None, None), "parts": (dict[str, dict], {}),
     "trained_on": (dict[str, Any] | None, None), "distribution": (bool, False), "channels": (list[str], list(GREY)),
+    "classes": (list[dict[str, Any]], []),
 }  # fmt: skip
 # Keys of schema 1 whose place `parts` took, likewise.
 _FIRST: dict[str, tuple[Any, Any]] = {
@@ -44,18 +47,27 @@ _FIRST: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 
-def save(predictor: Predictor, root: Path) -> None:
+def save(trained: Predictor | ClassPredictors, root: Path) -> None:
     """Write what `load` needs beside the weights (`weights_of`)."""
-    preparation, has_student = predictor.preparation, predictor.has_student
+    predictors = predictors_of(trained)
+    first = next(iter(predictors.values()))
+    preparation, known = first.preparation, first.preparation.trained_on
+    of_classes = [{"name": name, **_of_class(predictor)} for name, predictor in predictors.items()]
     write_record(root / MODEL, {
-        "schema": SCHEMA, "settings": predictor.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
-        "window": [preparation.window.low, preparation.window.high], "threshold": predictor.threshold,
-        "layer": predictor.explainer.layer, "student": has_student,
-        "prior_shift": predictor.image_score.shift if has_student else None,
-        "parts": {part.name: part.state() for part in predictor.parts},
-        "trained_on": preparation.trained_on and preparation.trained_on.as_dict(),
-        "distribution": predictor.distribution is not None, "channels": list(preparation.channels),
+        "schema": SCHEMA, "settings": first.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
+        "window": [preparation.window.low, preparation.window.high], "student": first.has_student, **_of_class(first),
+        "trained_on": known and known.as_dict(), "distribution": first.distribution is not None,
+        "channels": list(preparation.channels), "classes": [] if isinstance(trained, Predictor) else of_classes,
     })  # fmt: skip
+
+
+def _of_class(predictor: Predictor) -> dict[str, Any]:
+    """What one class has of its own in model.json."""
+    return {
+        "threshold": predictor.threshold, "layer": predictor.explainer.layer,
+        "prior_shift": predictor.image_score.shift if predictor.has_student else None,
+        "parts": {part.name: part.state() for part in predictor.parts},
+    }  # fmt: skip
 
 
 def weights_of(root: Path) -> list[str]:
@@ -66,7 +78,9 @@ def weights_of(root: Path) -> list[str]:
     names += [Path(distribution.FOLDER) / distribution.WEIGHTS] if model["distribution"] else []
     if model["student"]:
         names += [STUDENT, *(Path(name) / F for name in teacher_folders(settings) if model["prior_shift"] is not None)]
-        names += [Path(part.folder) / part.weights for part in table.PARTS if part.weights and part.name in model["parts"]]
+        for one in model["classes"] or [model | {"name": ""}]:
+            folder = Path(class_folder(one["name"]) if one["name"] else "")
+            names += [folder / part.folder / part.weights for part in table.PARTS if part.weights and part.name in one["parts"]]
     return [name.as_posix() for name in names]
 
 
@@ -87,6 +101,7 @@ def read_model(path: Path) -> dict[str, Any]:
     kinds = _KEYS | {name: kind for name, (kind, _) in optional.items()}
     wrong = [key for key, kind in kinds.items() if not fits(model[key], kind)]
     wrong += [] if schema in (1, 2) and fits(schema, int) else ["schema"]
+    wrong += ["classes" for one in model["classes"] if not wrong and not _is_class(one)]
     if not wrong:
         low, high = model["window"]
         in_range = {
@@ -103,6 +118,15 @@ def read_model(path: Path) -> dict[str, Any]:
     return _upgraded(model)
 
 
+def _is_class(one: dict[str, Any]) -> bool:
+    """Whether a class of model.json has what it needs, every value of its kind."""
+    kinds = {"name": str, "threshold": float, "layer": str | None, "prior_shift": float | None, "parts": dict[str, dict]}
+    if set(one) != set(kinds) or not all(fits(one[key], kind) for key, kind in kinds.items()):
+        return False
+    right = 0 <= one["threshold"] <= 2 and abs(one["prior_shift"] or 0) < 1e3 and bool(one["name"])
+    return right and set(one["parts"]) <= {part.name for part in table.PARTS}
+
+
 def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
     """model.json of schema 1 in the present one: its parts were keys of their own."""
     if model.get("schema") != 1:
@@ -114,7 +138,7 @@ def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
     return model | {"parts": parts}
 
 
-def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Predictor:
+def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Predictor | ClassPredictors:
     """Load a finished run.
 
     Args:
@@ -136,32 +160,41 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     return predictor
 
 
-def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifier: str | None) -> Predictor:
-    settings = stored_settings(model["settings"])
+def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifier: str | None) -> Predictor | ClassPredictors:
+    settings, channels, classes = stored_settings(model["settings"]), tuple(model["channels"]), len(model["classes"]) or 1
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
-    side, channels = settings.data.size, tuple(model["channels"])
-    depth = len(channels)
-    f = load_classifier(wanted, root / F, side, depth)
-    generator = None
+    side, depth = settings.data.size, len(channels)
+    f, generator = load_classifier(wanted, root / F, side, depth, classes), None
     if settings.method == COUNTERFACTUAL:
-        require_fits(lambda: Generator(settings.coin, depth), root / GENERATOR, "generator")
-        generator = Generator(settings.coin, depth)
+        require_fits(lambda: build_generator(settings.coin, depth, classes), root / GENERATOR, "generator")
+        generator = build_generator(settings.coin, depth, classes)
         load_weights(generator, root / GENERATOR, "generator")
     engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
-    explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"], depth)
     known = TrainedOn.read(model["trained_on"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], known, channels)
     fitted = distribution.Distribution.load(root) if model["distribution"] else None
-    if not model["student"]:
-        return replace(Predictor.of(explainer, preparation, model["threshold"]), distribution=fitted)
-    require_fits(lambda: Student(settings.student.networks, depth), root / STUDENT, "student")
-    student = load_student(root / STUDENT, settings.student.networks, depth)
-    others, shift = [], 0.0
-    if model["prior_shift"] is not None:  # None in runs from before decision 0023: f alone decides
-        others, shift = (
-            [load_classifier(wanted, root / name / F, side, depth) for name in teacher_folders(settings)],
-            model["prior_shift"],
-        )
-    parts = [part.load(settings, model["parts"][part.name], root, depth) for part in table.PARTS if part.name in model["parts"]]
-    return replace(Predictor.of(explainer, preparation, model["threshold"], student, others, shift, parts), distribution=fitted)
+    student, others = None, []
+    if model["student"]:
+        require_fits(lambda: Student(settings.student.networks, depth, classes), root / STUDENT, "student")
+        student = load_student(root / STUDENT, settings.student.networks, depth, classes)
+        if model["prior_shift"] is not None:  # None in runs from before decision 0023: f alone decides
+            others = [load_classifier(wanted, root / name / F, side, depth, classes) for name in teacher_folders(settings)]
+
+    def of_class(number: int, one: dict[str, Any], folder: Path) -> Predictor:
+        own_f, own_generator = logit_of(f, number, classes), generator_of(generator, number, classes)
+        explainer = Explainer(settings, own_f, own_generator, choose_device(engine), one["layer"], depth)
+        if student is None:
+            return replace(Predictor.of(explainer, preparation, one["threshold"]), distribution=fitted)
+        scorers = [logit_of(other, number, classes) for other in others]
+        named = [part for part in table.PARTS if part.name in one["parts"]]
+        parts = [part.load(settings, one["parts"][part.name], folder, depth) for part in named]
+        own_student, shift = map_of(student, number, classes), one["prior_shift"] or 0.0
+        made = Predictor.of(explainer, preparation, one["threshold"], own_student, scorers, shift, parts)
+        return replace(made, distribution=fitted)
+
+    if not model["classes"]:
+        return of_class(0, model, root)
+    return ClassPredictors({
+        one["name"]: of_class(i, one, root / class_folder(one["name"])) for i, one in enumerate(model["classes"])
+    })  # fmt: skip

@@ -38,3 +38,18 @@ class ClassMap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, 1, S, S)."""
         return self.student(x)[:, self.number, None]
+
+
+def logit_of(f: nn.Module, number: int, classes: int) -> nn.Module:
+    """f of class `number`; f itself where it knows one class."""
+    return f if classes == 1 else ClassLogit(f, number)
+
+
+def generator_of(generator: nn.Module | None, number: int, classes: int) -> nn.Module | None:
+    """The generator of class `number`, likewise; None for none."""
+    return generator if generator is None or classes == 1 else ClassGenerator(generator, number)
+
+
+def map_of(student: nn.Module, number: int, classes: int) -> nn.Module:
+    """The student of class `number`, likewise."""
+    return student if classes == 1 else ClassMap(student, number)

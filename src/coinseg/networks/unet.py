@@ -62,17 +62,17 @@ class Decoder(nn.Module):
 class StudentNetwork(nn.Module):
     """A U-Net with the ImageNet encoder and, for small lesions, convolutions of the enlarged image at full resolution."""
 
-    def __init__(self, channels: int = 1) -> None:
+    def __init__(self, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
         self.encoder = Encoder(channels)
         self.decoder = Decoder(CHANNELS)
         self.detail = nn.Sequential(Convolution(channels, FULL, bias=True), Convolution(FULL, FULL, bias=True))
         self.joined = Convolution(DECODER[-1] + FULL, FULL, bias=True)
-        self.head = nn.Conv2d(FULL, 1, 1)
+        self.head = nn.Conv2d(FULL, classes, 1)
         nn.init.constant_(cast(Tensor, self.head.bias), -3.0)  # most pixels are outside
 
     def forward(self, x: Tensor, seen: int | None = None) -> Tensor:
-        """Logits (B, 1, S, S) of images (B, channels, S, S) in [-1, 1], enlarged to the side `seen` (by default `enlarged`)."""
+        """Logits (B, classes, S, S) of images (B, channels, S, S), enlarged to the side `seen` (by default `enlarged`)."""
         side = x.shape[-1]
         x = resized(x, seen or enlarged(side)).contiguous(memory_format=torch.channels_last)
         return resized(self.head(self.joined(torch.cat([self.detail(x), self.decoder(self.encoder(x))], 1))), side)
@@ -81,12 +81,12 @@ class StudentNetwork(nn.Module):
 class Student(nn.Module):
     """An ensemble of `members` networks, each trained on batches of its own."""
 
-    def __init__(self, members: int, channels: int = 1) -> None:
+    def __init__(self, members: int, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
-        self.members = nn.ModuleList(StudentNetwork(channels) for _ in range(members))
+        self.members = nn.ModuleList(StudentNetwork(channels, classes) for _ in range(members))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images of each network, (members, B, channels, S, S) in [-1, 1] -> logits (members, B, 1, S, S)."""
+        """Images of each network, (members, B, channels, S, S) in [-1, 1] -> logits (members, B, classes, S, S)."""
         return torch.stack([member(images) for member, images in zip(self.members, x, strict=True)])
 
 
@@ -103,15 +103,15 @@ class Mean(nn.Module):
         self.student, self.seen = student, seen
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1, S, S) of images (B, channels, S, S) in [-1, 1]."""
+        """Logits (B, classes, S, S) of images (B, channels, S, S) in [-1, 1]."""
         logits = torch.stack([member(x, seen) for member in self.student.members for seen in self.seen(x.shape[-1])])
         # log p - log (1 - p) of the mean p, computed so that p is never rounded to 0 or 1.
         return torch.logsumexp(F.logsigmoid(logits), 0) - torch.logsumexp(F.logsigmoid(-logits), 0)
 
 
-def build_student(members: int, channels: int = 1) -> Student:
+def build_student(members: int, channels: int = 1, classes: int = 1) -> Student:
     """A new student with pretrained encoders."""
-    student = Student(members, channels)
+    student = Student(members, channels, classes)
     for member in student.members:
         load_imagenet(cast(StudentNetwork, member).encoder)
     return student
@@ -132,9 +132,9 @@ def for_inference(student: Student) -> Mean:
     return Mean(folded).eval()
 
 
-def load_student(path: Path, members: int, channels: int = 1) -> nn.Module:
+def load_student(path: Path, members: int, channels: int = 1, classes: int = 1) -> nn.Module:
     """A trained student in evaluation mode from its weights; `UserError` when the file does not fit."""
-    student = Student(members, channels)
+    student = Student(members, channels, classes)
     load_weights(student, path, "student")
     return for_inference(student)
 

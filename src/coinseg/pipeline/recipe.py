@@ -3,11 +3,11 @@
 Every stage is loaded where it is there for the same data and settings. Nothing here reads a lesion mask.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -18,16 +18,20 @@ from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
+from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
+from coinseg.inference.classes import ClassPredictors, class_folder
 from coinseg.inference.distribution import fit_distribution
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import prior_shift
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
+from coinseg.networks.classes import generator_of, logit_of, map_of
+from coinseg.networks.classifier import Classifier
 from coinseg.parts.base import Learning, Part
 from coinseg.parts.table import parts_of
 from coinseg.runtime.devices import choose_device
@@ -37,8 +41,8 @@ from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.keys import result_key, with_student
-from coinseg.training.pseudo_masks import LEAST
-from coinseg.training.student import train_student
+from coinseg.training.pseudo_masks import LEAST, Masks
+from coinseg.training.student import Lesson, train_student
 
 SEEDS_APART = 1_000_003  # between the seeds of the pairs of one ensemble; more than between seeds that people try in turn
 THRESHOLD = "threshold.json"
@@ -63,6 +67,15 @@ class Job:
         return None if self.root is None else self.root.joinpath(*names)
 
     @property
+    def classes(self) -> list["Job"]:
+        """The job as each class sees it: its slices, and a folder for its threshold and parts; itself where there is one."""
+        views = self.store.views
+        if not self.store.classes:
+            return [self]
+        roots = [self.folder(class_folder(name)) for name in self.store.classes]
+        return [replace(self, store=view, root=root) for view, root in zip(views, roots, strict=True)]
+
+    @property
     def slices(self) -> TrainingSlices:
         """The training side."""
         return TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
@@ -81,29 +94,41 @@ def train_pair(job: Job, until: str = "coin") -> tuple[nn.Module, nn.Module | No
     return f, train_coin(job.store, f, job.settings, job.folder("coin"), job.report)
 
 
-def build(job: Job) -> Predictor:
-    """Train, or load, everything that the settings ask for; with a root the predictor is saved there for `coinseg.load`."""
+def build(job: Job) -> Predictor | ClassPredictors:
+    """Train, or load, everything that the settings ask for; with a root it is saved there for `coinseg.load`.
+
+    Of several classes f, generators and student are trained together; threshold, image score and parts are those of each class.
+    """
     f, generator = train_pair(job)
-    layer = current().on_main(lambda: choose_layer(job.store, f, job.settings, job.folder("attribution")))
-    explainer = Explainer(job.settings, f, generator, choose_device(job.settings.engine), layer, len(job.store.channels))
-    meta = job.store.meta
-    preparation = Preparation(
-        meta["kind"], job.store.window, meta["has_organs"], TrainedOn.read(meta.get("trained_on")), job.store.channels
-    )
     key = result_key(job.store, job.settings, f)
-    threshold = current().on_main(lambda: _threshold(job, explainer, key))["value"]
-    predictor = Predictor.of(explainer, preparation, threshold)
+    predictors = [_without_student(one, f, generator, number, key) for number, one in enumerate(job.classes)]
     if has_student(job.settings):
-        predictor = _with_student(job, predictor, key)
-    held_out = TrainingSlices(job.store, job.settings.anomaly, job.settings.seed, VALIDATION)
-    known = fit_distribution(f, job.slices, held_out, explainer.device, job.root, key)
-    predictor = replace(predictor, distribution=known)
+        predictors = _with_student(job, predictors, key)
+    first = job.classes[0]
+    held_out = TrainingSlices(first.store, job.settings.anomaly, job.settings.seed, VALIDATION)
+    known = fit_distribution(f, first.slices, held_out, predictors[0].explainer.device, job.root, key)
+    predictors = [replace(predictor, distribution=known) for predictor in predictors]
+    names = job.store.classes
+    trained = ClassPredictors(dict(zip(names, predictors, strict=True))) if names else predictors[0]
     if job.root is not None and current().here.is_main:
-        save(predictor, job.root)
-    return predictor
+        save(trained, job.root)
+    return trained
 
 
-def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor:
+def _without_student(one: Job, f: nn.Module, generator: nn.Module | None, number: int, key: str) -> Predictor:
+    """The predictor of a class whose masks are read off the difference, or the map of an attribution."""
+    classes, meta = cast(Classifier, f).classes, one.store.meta
+    own_f, own_generator = logit_of(f, number, classes), generator_of(generator, number, classes)
+    layer = current().on_main(lambda: choose_layer(one.store, own_f, one.settings, one.folder("attribution")))
+    device, channels = choose_device(one.settings.engine), one.store.channels
+    explainer = Explainer(one.settings, own_f, own_generator, device, layer, len(channels))
+    known = TrainedOn.read(meta.get("trained_on"))
+    preparation = Preparation(meta["kind"], one.store.window, meta["has_organs"], known, channels)
+    threshold = current().on_main(lambda: _threshold(one, explainer, key))["value"]
+    return Predictor.of(explainer, preparation, threshold)
+
+
+def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor | ClassPredictors:
     """Train on images and labels in memory: f, COIN, the student and the parts; nothing is written.
 
     Args:
@@ -137,42 +162,70 @@ def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
     return contents
 
 
-def _others(job: Job, first: Explainer) -> list[Explainer]:
-    """The other pairs of the ensemble: trained as the first one, each from its own seed."""
-    explainers = []
+def _others(job: Job) -> list[tuple[nn.Module, nn.Module | None]]:
+    """The other pairs of f and generator of the ensemble: trained as the first one, each from its own seed."""
+    pairs = []
     for number, name in enumerate(teacher_folders(job.settings), 1):
         settings = replace(job.settings, seed=(job.settings.seed + SEEDS_APART * number) % 2**32)
         other = replace(job, settings=settings, root=job.folder(name), report=partial(_report_of, job.report, name))
-        explainers.append(Explainer(job.settings, *train_pair(other), first.device, first.layer, first.channels))
-    return explainers
+        pairs.append(train_pair(other))
+    return pairs
 
 
 def _report_of(report: Report, name: str, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
     report(stage if stage.startswith("warning") else f"{stage} of {name}", done, total, values)
 
 
-def _with_student(job: Job, first: Predictor, key: str) -> Predictor:
-    """The predictor with a student and the parts; as it is where too few masks are trusted."""
-    slices, explainer = job.slices, first.explainer
-    few = (slices.labels() == 1).sum() < LEAST  # then there will be no student, whoever the pseudo-masks are made by
-    others = [] if few else _others(job, explainer)
-    ensemble = Ensemble(DifferenceSegmenter(explainer, first.threshold), others, slices)
+def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predictor]:
+    """The predictors of the classes with a student and the parts; as they are where too few masks are trusted."""
+    jobs = job.classes
+    few = any((one.slices.labels() == 1).sum() < LEAST for one in jobs)  # then there is no student, whoever makes pseudo-masks
+    pairs = [] if few else _others(job)
+    others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
+    taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
+    lessons = [Lesson(learning.slices, masks, partial(_examples, learning)) for learning, masks in taught]
+    student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
+    if student is None:
+        return list(firsts)
+    predictors = []
+    for number, (first, own, (learning, _)) in enumerate(zip(firsts, others, taught, strict=True)):
+        predictors.append(_with_parts(first, own, learning, map_of(student, number, len(firsts))))
+    return predictors
+
+
+def _of_class(
+    pairs: Sequence[tuple[nn.Module, nn.Module | None]], first: Predictor, number: int, classes: int
+) -> list[Explainer]:
+    """The other pairs of the ensemble as one class sees them."""
+    one = first.explainer
+    return [
+        replace(one, f=logit_of(f, number, classes), generator=generator_of(generator, number, classes)) for f, generator in pairs
+    ]
+
+
+def _learning(one: Job, first: Predictor, others: Sequence[Explainer], key: str) -> tuple[Learning, Masks]:
+    """What the parts of a class learn from, and the pseudo-masks of its ensemble."""
+    ensemble = Ensemble(DifferenceSegmenter(first.explainer, first.threshold), others, one.slices)
 
     def classify(settings: Settings, folder: Path | None, name: str) -> nn.Module:
-        return train_classifier(job.store, settings, folder, partial(_report_of, job.report, name))
+        return train_classifier(one.store, settings, folder, partial(_report_of, one.report, name))
 
-    report, student_key = job.report, with_student(key, job.settings)
-    learning = Learning(slices, job.settings, student_key, job.root, report, classify, ensemble.probability, first.masks)
-    kinds, folder = parts_of(job.settings), job.folder("student")
-    student = train_student(
-        slices, ensemble.pseudo_masks, job.settings, key, folder, report,
-        lambda masks: [examples for kind in kinds if (examples := kind.examples(learning, masks)) is not None],
-    )  # fmt: skip
-    if student is None:
-        return first
-    shift, classifiers, parts = prior_shift(slices, job.settings), [other.f for other in others], list[Part]()
-    predictor_with = partial(Predictor.of, explainer, first.preparation, first.threshold, student, classifiers, shift)
-    for kind in kinds:
+    student_key, probability = with_student(key, one.settings), ensemble.probability
+    learning = Learning(one.slices, one.settings, student_key, one.root, one.report, classify, probability, first.masks)
+    return learning, ensemble.pseudo_masks
+
+
+def _examples(learning: Learning, masks: PseudoMasks) -> list[Examples]:
+    """Further examples for the student, from the parts that make some."""
+    found = [kind.examples(learning, masks) for kind in parts_of(learning.settings)]
+    return [examples for examples in found if examples is not None]
+
+
+def _with_parts(first: Predictor, others: Sequence[Explainer], learning: Learning, student: nn.Module) -> Predictor:
+    """The predictor of a class with its student and the parts, each of which learns from what the earlier ones make."""
+    shift, classifiers, parts = prior_shift(learning.slices, learning.settings), [other.f for other in others], list[Part]()
+    predictor_with = partial(Predictor.of, first.explainer, first.preparation, first.threshold, student, classifiers, shift)
+    for kind in parts_of(learning.settings):
         part = kind.fit(replace(learning, segment=predictor_with(parts).masks))
         parts += [] if part is None else [part]
     return predictor_with(parts)

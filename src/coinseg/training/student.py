@@ -5,6 +5,8 @@ expert is used. Every second network also learns synthetic lesions (docs/researc
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -59,10 +61,13 @@ def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tens
     """Binary cross-entropy minus log Dice, over the pixels that are not `IGNORED`; 1 - Dice is flat where nothing is marked.
 
     Args:
-        logits: (B, 1, S, S).
-        target: (B, 1, S, S) of 0, 1 and `IGNORED`.
+        logits: (B, 1, S, S); of several classes (B, K, S, S), then it is the mean over classes.
+        target: likewise, of 0, 1 and `IGNORED`.
         per_image: share of log Dice that is the mean over images with a lesion; the rest is log Dice of all pixels of the batch.
     """
+    if logits.shape[1] > 1:
+        pairs = zip(logits.split(1, dim=1), target.split(1, dim=1), strict=True)
+        return torch.stack([student_loss(of_class, wanted, per_image) for of_class, wanted in pairs]).mean()
     valid, inside = (target != IGNORED).float(), (target == 1).float()
     entropy = (F.binary_cross_entropy_with_logits(logits, inside, reduction="none") * valid).mean()
     p = torch.sigmoid(logits) * valid
@@ -75,6 +80,35 @@ def student_loss(logits: Tensor, target: Tensor, per_image: float = 0.0) -> Tens
     return entropy - log_dice
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What the student learns of one class.
+
+    Args:
+        slices: the training side, as the class sees it; images and image labels.
+        masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
+        examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
+    """
+
+    slices: TrainingSlices
+    masks: Masks
+    examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: ()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The pseudo-masks and further examples of one class; None for too few examples to learn from."""
+
+    slices: TrainingSlices
+    pseudo_masks: PseudoMasks
+    lesions: Examples | None
+
+    @cached_property
+    def trusted(self) -> dict[int, int]:
+        """Row of the store -> number of its pseudo-mask."""
+        return {int(row): i for i, row in enumerate(self.slices.rows[self.pseudo_masks.indices])}
+
+
 def _joined(examples: Sequence[Examples]) -> Examples | None:
     """All further examples together; None where they are too few to learn from."""
     if sum(len(each.images) for each in examples) < LEAST:
@@ -82,58 +116,81 @@ def _joined(examples: Sequence[Examples]) -> Examples | None:
     return Examples(torch.cat([each.images for each in examples]), np.concatenate([each.masks for each in examples]))
 
 
-def _batch(
-    slices: TrainingSlices, pseudo_masks: PseudoMasks, lesions: Examples | None, settings: StudentSettings,
-    rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Images (B, C, S, S) and targets (B, 1, S, S): half with pseudo-masks, half normal, some of them with synthetic lesions."""
-    half, side = settings.batch // 2, slices.store.size
+def _of_class(
+    taught: Sequence[Taught], number: int, size: int, with_lesions: bool, settings: StudentSettings, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """`size` images (B, C, S, S) and targets (B, K, S, S): half with pseudo-masks of a class, half without it."""
+    one, half = taught[number], size // 2
+    pseudo_masks, lesions, side = one.pseudo_masks, one.lesions if with_lesions else None, one.slices.store.size
     chosen = rng.choice(len(pseudo_masks.indices), half)
-    normals = rng.choice(pseudo_masks.normals, settings.batch - half)
-    target = torch.zeros(settings.batch, 1, side, side)
-    target[:half, 0] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
-    image = slices.batch(np.concatenate([pseudo_masks.indices[chosen], normals])).image
+    normals = rng.choice(pseudo_masks.normals, size - half)
+    indices = np.concatenate([pseudo_masks.indices[chosen], normals])
+    target = torch.zeros(size, len(taught), side, side)
+    for other in set(range(len(taught))) - {number}:
+        target[:, other] = torch.from_numpy(_known(taught[other], one.slices.rows[indices])).float()
+    target[:half, number] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
+    image = one.slices.batch(indices).image
     if lesions:
         count = round(len(normals) * settings.synthetic_lesions)
         picked = rng.choice(len(lesions.images), count)
-        image[half : half + count] = lesions.images[picked]
-        target[half : half + count, 0] = torch.from_numpy(lesions.masks[picked]).float()
-    return augment(image, target)
+        drawn = slice(half, half + count)
+        image[drawn], target[drawn] = lesions.images[picked], IGNORED
+        target[drawn, number] = torch.from_numpy(lesions.masks[picked]).float()
+    return image, target
+
+
+def _known(taught: Taught, rows: np.ndarray) -> np.ndarray:
+    """The targets (n, S, S) of a class in rows of the store: empty without the class, `IGNORED` where no mask is trusted."""
+    store, trusted = taught.slices.store, taught.trusted
+    target = np.full((len(rows), store.size, store.size), IGNORED, np.uint8)
+    target[store.index["label"][rows] == 0] = 0
+    for i, row in enumerate(rows):
+        if (number := trusted.get(int(row))) is not None:
+            target[i] = taught.pseudo_masks.targets[number]
+    return target
+
+
+def _batch(
+    taught: Sequence[Taught], with_lesions: bool, settings: StudentSettings, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images (B, C, S, S) and targets (B, K, S, S), augmented; every class draws its share."""
+    sizes = [(settings.batch + len(taught) - 1 - number) // len(taught) for number in range(len(taught))]
+    parts = [_of_class(taught, number, size, with_lesions, settings, rng) for number, size in enumerate(sizes) if size]
+    return augment(torch.cat([image for image, _ in parts]), torch.cat([target for _, target in parts]))
 
 
 @memory_for("student.batch")
 def train_student(
-    slices: TrainingSlices, masks: Masks, settings: Settings, teacher: str = "", folder: Path | None = None,
-    report: Report = silent, examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: (),
-) -> nn.Module | None:  # fmt: skip
-    """Train the student, or load it where it was trained on the same masks; None where too few masks are trusted.
+    lessons: Sequence[Lesson], settings: Settings, teacher: str = "", folder: Path | None = None, report: Report = silent
+) -> nn.Module | None:
+    """Train the student, or load it where it was trained on the same masks; None where too few masks of a class are trusted.
 
-    The student (its moving average) is in evaluation mode: images (B, C, S, S) in [-1, 1] -> logits (B, 1, S, S).
+    The student (its moving average) is in evaluation mode: images (B, C, S, S) in [-1, 1] -> logits (B, K, S, S), K classes.
 
     Args:
-        slices: the training side; images and image labels.
-        masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
+        lessons: one for each class.
         settings: seed, student and engine are read.
-        teacher: key of everything that `masks` depends on; not needed without a folder.
+        teacher: key of everything that the masks depend on; not needed without a folder.
         folder: receives model.safetensors, stage.json and stats.jsonl; None writes nothing.
         report: progress.
-        examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
     """
-    s, fabric, channels = settings.student, make_fabric(settings.engine), len(slices.store.channels)
+    s, fabric, channels = settings.student, make_fabric(settings.engine), len(lessons[0].slices.store.channels)
     stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
     if stage.finished():
-        return load_student(stage.file(WEIGHTS), s.networks, channels) if stage.facts(taught=bool)["taught"] else None
+        taught_before = stage.facts(taught=bool)["taught"]
+        return load_student(stage.file(WEIGHTS), s.networks, channels, len(lessons)) if taught_before else None
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
-    network = build_student(s.networks, channels)
-    pseudo_masks = collect_pseudo_masks(slices, masks, s)
-    trusted, abnormal = len(pseudo_masks.indices), int((slices.labels() == 1).sum())
-    enough = trusted >= LEAST and len(pseudo_masks.normals) > 0
+    network = build_student(s.networks, channels, len(lessons))
+    found = [collect_pseudo_masks(lesson.slices, lesson.masks, s) for lesson in lessons]
+    trusted, abnormal = sum(len(one.indices) for one in found), sum(int((one.slices.labels() == 1).sum()) for one in lessons)
+    enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
     facts = {"trusted": trusted, "abnormal": abnormal, "taught": enough}
     if not enough:
         stage.resume()  # what another key has left goes
         stage.finish(nn.Identity(), WEIGHTS, "student.lr", **facts)
         return None
-    lesions = _joined(examples(pseudo_masks)) if s.networks > 1 else None
+    lesions = [_joined(one.examples(masks)) if s.networks > 1 else None for one, masks in zip(lessons, found, strict=True)]
+    taught = [Taught(one.slices, masks, drawn) for one, masks, drawn in zip(lessons, found, lesions, strict=True)]
     to_device(network, fabric)
     averaged = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
@@ -142,7 +199,7 @@ def train_student(
 
     def step(number: int) -> dict[str, Tensor]:
         rng = random_stream(Stream.STUDENT_BATCH, settings.seed, number)
-        batches = [_batch(slices, pseudo_masks, lesions if i % 2 else None, s, rng) for i in range(s.networks)]
+        batches = [_batch(taught, i % 2 == 1, s, rng) for i in range(s.networks)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         outputs = zip(trained(images.to(fabric.device)), targets.to(fabric.device), strict=True)
         losses = [student_loss(logits, target, 0.0 if i % 2 else s.per_image) for i, (logits, target) in enumerate(outputs)]
@@ -152,5 +209,5 @@ def train_student(
 
     fit("student", stage, {"network": network, "kept": averaged, "optimiser": optimiser}, step, settings, report)
     result = cast(Student, averaged.module)
-    stage.finish(result, WEIGHTS, "student.lr", **facts, drawn=len(lesions.images) if lesions else 0)
+    stage.finish(result, WEIGHTS, "student.lr", **facts, drawn=sum(len(one.images) for one in lesions if one))
     return for_inference(result)

@@ -1,0 +1,84 @@
+"""A trained run of several classes: a predictor of each, which share their networks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coinseg.config.schema import Settings
+from coinseg.data.layouts.shared import safe_id
+from coinseg.data.slices.case import LoadedCase
+
+from .predictor import Predictor, Preparation
+from .scans import Segmentation
+from .sources import Organs, Source, load
+
+FOLDER = "classes"
+
+
+def class_folder(name: str) -> str:
+    """The folder of a class below that of a run: what is its own."""
+    return f"{FOLDER}/{safe_id(name)}"
+
+
+@dataclass(frozen=True)
+class ClassPredictors:
+    """Predictors by the name of their class, in order; every one is complete, and asks its class alone."""
+
+    of: Mapping[str, Predictor]
+
+    @property
+    def first(self) -> Predictor:
+        """The predictor of the first class; settings, preparation and device are those of all."""
+        return next(iter(self.of.values()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.of)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        return self.first.settings
+
+    @property
+    def preparation(self) -> Preparation:
+        """How images were prepared."""
+        return self.first.preparation
+
+    def masks(self, images: Source, organ: Organs = ()) -> dict[str, np.ndarray]:
+        """The bool masks of every class, see `Predictor.masks`."""
+        return {name: predictor.masks(images, organ) for name, predictor in self.of.items()}
+
+    def probability(self, images: Tensor) -> dict[str, Tensor]:
+        """f(X) of every class, see `Predictor.probability`."""
+        return {name: predictor.probability(images) for name, predictor in self.of.items()}
+
+    def moved(self, images: Tensor) -> np.ndarray:
+        """How far each logit moves where a class is turned off, (K, K): row a is the mean |f_j(X_cf) - f_j(X)| over the images.
+
+        `images` are (B, C, S, S) in [-1, 1]; X_cf is that of class a.
+        """
+        before = torch.stack(list(self.probability(images).values()), 1).logit(1e-6)
+        rows = []
+        for predictor in self.of.values():
+            after = torch.stack(list(self.probability(predictor.explainer.counterfactual(images)).values()), 1).logit(1e-6)
+            rows.append((after - before).abs().mean(0))
+        return torch.stack(rows).numpy()
+
+    def segment(self, source: Source, organ: Organs = (), maps: bool = False) -> dict[str, Segmentation]:
+        """Segment one volume or image, every class; see `Predictor.segment`."""
+        return self.segment_cases([load(self.first, source, organ)], maps)[0]
+
+    def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[dict[str, Segmentation]]:
+        """Segment loaded cases together: of each the masks of every class."""
+        found = [predictor.segment_cases(cases, maps) for predictor in self.of.values()]
+        return [dict(zip(self.of, of_case, strict=True)) for of_case in zip(*found, strict=True)]
+
+
+def predictors_of(trained: Predictor | ClassPredictors) -> dict[str, Predictor]:
+    """The predictors of a run by class; of one class the name is ""."""
+    return {"": trained} if isinstance(trained, Predictor) else dict(trained.of)
