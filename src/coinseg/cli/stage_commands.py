@@ -166,7 +166,7 @@ def _in_folder(
 
 def _work(work: Any, name: str) -> Any:
     """Train what a command needs, in every process; of `run` and `report` the first process scores and all write the masks."""
-    from coinseg.pipeline import recipe
+    from coinseg.pipeline import classes, recipe
     from coinseg.pipeline import run as stages
     from coinseg.runtime.process_group import current
 
@@ -177,20 +177,22 @@ def _work(work: Any, name: str) -> Any:
     trained = stages.train(work)
     if name == "evaluate":
         return trained
-    scores = stages.evaluate(trained) if current().here.is_main else {}
-    return trained, scores, stages.write_masks(trained)
+    scores = classes.evaluate_all(trained) if current().here.is_main else {}
+    return trained, scores, classes.write_all_masks(trained)
 
 
 def _write_report(work: Any, name: str, words: str) -> None:
     """Train, score, write masks, report and manifest, and print a summary; while a run goes on there is no manifest."""
-    from coinseg.pipeline import manifest, run_manifest
-    from coinseg.report.page import write_report
+    from coinseg.pipeline import classes, manifest
+    from coinseg.report.page import write_reports
 
     discard(work.root / manifest.MANIFEST)
     try:
         trained, scores, masks = _work(work, name)
-        contents = run_manifest.build(trained, scores, masks, words)
-        page = write_report(work.root, contents)
+        manifests = classes.build_manifests(trained, scores, masks, words)
+        contents = classes.together(work.root, manifests)
+        page = write_reports(work.root, contents, manifests)
+        classes.write_own(work.root, manifests)
         write_json(work.root / manifest.MANIFEST, contents)  # last: where it says done, everything is there
     except BaseException as error:
         manifest.write_failed(work.root, work.settings, words, error)
@@ -199,10 +201,11 @@ def _write_report(work: Any, name: str, words: str) -> None:
 
 
 def _print_scores(work: Any, trained: Any) -> None:
-    from coinseg.pipeline.run import evaluate, verdict
+    from coinseg.pipeline.classes import evaluate_all, verdict_of_all
 
-    scores = evaluate(trained)
-    print(f"{verdict(work.root)}\n{_line(scores)}\nscores in {work.root / 'evaluation'}")
+    for name, scores in evaluate_all(trained).items():
+        print(f"{name}: {_line(scores)}" if name else _line(scores))
+    print(f"{verdict_of_all(trained)}\nscores in {work.root / ('evaluation' if '' in trained else 'classes')}")
 
 
 def _print_facts(what: str, folder: Path, facts: str) -> None:

@@ -16,6 +16,7 @@ from coinseg.config.parsing import own_module
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError
 from coinseg.inference.checkpoint import load, save, weights_of
+from coinseg.inference.classes import ClassPredictors, of_all
 from coinseg.runtime.files import MAX_JSON, directory_written_aside, read_json, write_json
 from coinseg.runtime.locks import claimed
 from coinseg.runtime.records import read_record, sealed
@@ -87,7 +88,7 @@ def export_run(
     run = load(root, accelerator="cpu", classifier=classifier)
     checked = None
     with new_folder(out, overwrite, "manifest.json") as part:
-        save(run.with_settings(portable(run.settings)), part)
+        save(of_all(run, lambda one: one.with_settings(portable(one.settings))), part)
         write_json(part / "manifest.json", excerpt(root))
         for name in weights_of(root):
             (part / name).parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +97,8 @@ def export_run(
         if onnx:
             from .to_onnx import probe_images, write_onnx
 
+            if isinstance(run, ClassPredictors):
+                raise UserError(f"a run of {len(run.of)} classes", "one class for --onnx", "export without --onnx")
             checked = write_onnx(run, part, probe_images(root, run))
         files = sorted(path for path in part.rglob("*") if path.is_file())
         names, size = [path.relative_to(part).as_posix() for path in files], sum(path.stat().st_size for path in files)

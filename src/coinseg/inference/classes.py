@@ -1,6 +1,6 @@
 """A trained run of several classes: a predictor of each, which share their networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,3 +82,10 @@ class ClassPredictors:
 def predictors_of(trained: Predictor | ClassPredictors) -> dict[str, Predictor]:
     """The predictors of a run by class; of one class the name is ""."""
     return {"": trained} if isinstance(trained, Predictor) else dict(trained.of)
+
+
+def of_all(trained: Predictor | ClassPredictors, change: Callable[[Predictor], Predictor]) -> Predictor | ClassPredictors:
+    """A run with every predictor changed."""
+    if isinstance(trained, Predictor):
+        return change(trained)
+    return ClassPredictors({name: change(one) for name, one in trained.of.items()})

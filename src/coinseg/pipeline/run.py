@@ -27,6 +27,7 @@ from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
+from coinseg.inference.classes import class_folder, predictors_of
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
@@ -60,6 +61,13 @@ class Workspace:
     def cohort(self) -> Cohort:
         """What the layout recognised; it is read when it is first needed."""
         return read_layout(self.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
+
+    def of_class(self, name: str, number: int) -> "Workspace":
+        """The run as one class sees it: its labels and lesion masks, and a folder of its own below that of the run."""
+        one = Workspace(self.data, self.root / class_folder(name), self.settings, self.report)
+        cases = tuple(case.of_class(number) for case in self.cohort.cases)
+        vars(one)["cohort"] = replace(self.cohort, cases=cases, classes=())
+        return one
 
     def step(self, stage: str) -> Callable[[int, int], None]:
         """Progress of a stage without losses."""
@@ -99,12 +107,16 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained run: its folder, its slices, its predictor, and the key of what its masks and scores depend on."""
+    """A trained run of one class: its folder, its slices, its predictor, and the key of what its masks and scores depend on.
+
+    `networks` is the folder of the trained networks: that of the run, of which the class may have one below.
+    """
 
     work: Workspace
     store: SliceStore
     predictor: Predictor
     key: str
+    networks: Path
 
     def held_out(self) -> ScoredSlices:
         """The held-out slices with their lesion masks, for scoring."""
@@ -121,16 +133,23 @@ def prepare_slices(work: Workspace) -> SliceStore:
 
 def job_of(work: Workspace) -> recipe.Job:
     """The job of the recipe: where only scans are labelled, the slices that are not trained on are left out."""
-    store = select_instances(prepare_slices(work), work.settings, work.root / "witnesses", work.report)
-    return recipe.Job(store, work.settings, work.root, work.report)
+    store, views = prepare_slices(work), []
+    for view, name in zip(store.views, store.classes or ("",), strict=True):
+        root = work.root / class_folder(name) if name else work.root
+        views.append(select_instances(view, work.settings, root / "witnesses", work.report))
+    return recipe.Job(store.with_views(views), work.settings, work.root, work.report)
 
 
-def train(work: Workspace) -> Run:
-    """Everything that learns."""
+def train(work: Workspace) -> dict[str, Run]:
+    """Everything that learns; a run of each class by its name, which is "" where there is one."""
     job = job_of(work)
-    predictor = recipe.build(job)
-    key = result_key(job.store, work.settings, predictor.f)
-    return Run(work, job.store, predictor, with_student(key, work.settings) if recipe.has_student(work.settings) else key)
+    trained, runs = recipe.build(job), {}
+    for number, (name, predictor) in enumerate(predictors_of(trained).items()):
+        view, own = job.store.views[number], work if not name else work.of_class(name, number)
+        key = result_key(view, work.settings, predictor.f)
+        key = with_student(key, work.settings) if recipe.has_student(work.settings) else key
+        runs[name] = Run(own, view, predictor, key, work.root)
+    return runs
 
 
 def _kept(file: Path, key: str, kinds: Kinds) -> dict[str, Any] | None:
@@ -198,7 +217,7 @@ def write_masks(run: Run) -> dict[str, Any]:
 
 def warnings(run: Run) -> list[str]:
     """What a user should know before trusting the masks, from every finished stage."""
-    root, store = run.work.root, run.store
+    root, store = run.networks, run.store
     lines = [f"data: {problem}" for problem in store.meta["problems"]]
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)

@@ -42,7 +42,7 @@ def inputs_of(run: Run) -> list[dict[str, Any]]:
 
 def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str, float]:
     """Seconds of every stage that the run has."""
-    root, settings = run.work.root, run.work.settings
+    root, settings = run.networks, run.work.settings
 
     def seconds(*names: str) -> float:
         return float(Stage(root.joinpath(*names), "").facts()["seconds"])
@@ -57,7 +57,7 @@ def timings(run: Run, scores: dict[str, Any], masks: dict[str, Any]) -> dict[str
             stages["teachers"] = sum(seconds(name, stage) for name in others for stage in pair)
         stages["student"] = seconds("student")
         for part in parts_of(settings):  # also one that was fitted and not kept
-            if files := sorted((root / part.folder).rglob("stage.json")):
+            if files := sorted((run.work.root / part.folder).rglob("stage.json")):
                 stages[part.folder] = sum(float(Stage(file.parent, "").facts()["seconds"]) for file in files)
     return stages | {"evaluate": scores["seconds"], "masks": masks["seconds"]}
 
@@ -68,7 +68,7 @@ def threshold_of(run: Run) -> dict[str, Any]:
     if not run.predictor.has_student:
         method = "difference" if run.predictor.is_counterfactual else "attribution"
         return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
-    student = Stage(run.work.root / "student", "").facts(trusted=int, abnormal=int)
+    student = Stage(run.networks / "student", "").facts(trusted=int, abnormal=int)
     rule = (
         f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks, "
         f"made with {threshold['value']:.4f}: {threshold['rule']}"
@@ -86,7 +86,7 @@ def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str)
     root, settings = run.work.root, run.work.settings
     return {
         "verdict": verdict(root), **facts("run", command, None), "seed": settings.seed, "settings": as_yaml(settings.as_dict()),
-        "data": counts(run), "inputs": inputs_of(run), "model": model_of(root), "timings_s": timings(run, scores, masks),
+        "data": counts(run), "inputs": inputs_of(run), "model": model_of(run.networks), "timings_s": timings(run, scores, masks),
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_record(file, AUDIT) if (file := root / "evaluation" / "audit.json").exists() else None,
         "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},

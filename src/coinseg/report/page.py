@@ -51,6 +51,12 @@ FLIPS = "probe_flip_rate"
 COUNTS = (
     "slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices", "scans_abnormal", "scans_normal",
 )  # fmt: skip
+OVERVIEW = {
+    "iou_mask_free": "IoU", "iou_all_images": "IoU over all images", "dice_per_image": "Dice per image",
+    "iou_oracle": "IoU of the oracle", "normals_marked": "marked without it", "flip_rate": "flip rate", "auroc": "AUROC of f",
+    "confidence_rank": "confidence ranks masks",
+}  # fmt: skip
+"""Scores on the page of all classes, with their titles."""
 ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
 
 
@@ -192,17 +198,41 @@ def _plain(value: Any) -> str:
     return {"None": "none", "": "empty", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def write_report(out: Path, manifest: dict[str, Any]) -> Path:
+def write_reports(out: Path, manifest: dict[str, Any], of_classes: Mapping[str, dict[str, Any]]) -> Path:
+    """Write report.html of a run folder and return its path: of the only class, or a page that leads to that of each.
+
+    Args:
+        out: the run folder.
+        manifest: of the run, from `pipeline.classes.together`.
+        of_classes: the manifest of every class by its name; "" is the only one.
+    """
+    if "" in of_classes:
+        return write_report(out, manifest)
+    rows = []
+    for name, one in of_classes.items():
+        folder = manifest["classes"][name]["folder"]
+        write_report(out / folder, one, out, name)
+        rows.append({"name": name, "folder": folder, "verdict": one["verdict"], "scores": one["scores"]})
+    shown = {name: title for name, title in OVERVIEW.items() if any(row["scores"].get(name) is not None for row in rows)}
+    page = ENVIRONMENT.get_template("classes.html.jinja").render(
+        m=manifest, rows=rows, shown=shown, say=_shown, link=lambda folder: quote(f"{folder}/report.html")
+    )
+    write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
+    return out / "report.html"
+
+
+def write_report(out: Path, manifest: dict[str, Any], networks: Path | None = None, name: str = "") -> Path:
     """Write report.html of a run folder and return its path; missing files are named on the page.
 
-    It reads */stats.jsonl and evaluation/examples.npz of `out`; the manifest is from `pipeline.run_manifest.build`.
+    It reads evaluation/examples.npz of `out` and */stats.jsonl of `networks`, by default the same folder; the manifest is from
+    `pipeline.run_manifest.build`. `name` is that of the class, where there are several.
     """
     names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
     parts = {name: manifest.get(name) or {} for name in names}
     settings, scores, level = parts["settings"], parts["scores"], float(parts["threshold"].get("value") or 0.0)
     attributed = settings.get("method", "counterfactual") != "counterfactual"
     stages = ("classifier",) if attributed else ("classifier", "coin")
-    stats = {f"{name}/stats.jsonl": read_stats(out / name / "stats.jsonl") for name in stages}
+    stats = {f"{stage}/stats.jsonl": read_stats((networks or out) / stage / "stats.jsonl") for stage in stages}
     examples = _load(out / "evaluation" / "examples.npz")
     drawn = parts["threshold"].get("of") == "student"
     top = _top(examples or [], 0.0 if drawn else level)  # the level of a student is not one of the differences shown
@@ -212,7 +242,7 @@ def write_report(out: Path, manifest: dict[str, Any]) -> Path:
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("page.html.jinja").render(
         **parts, m=manifest, doubt=DOUBT, trusted=trusted(manifest.get("verdict")), attributed=attributed, level=level,
-        drawn=drawn,
+        drawn=drawn, class_name=name,
         inside=(settings.get("data") or {}).get("split_by") == "slice",
         called_from=(settings.get("classifier") or {}).get("threshold", 0.5),
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",

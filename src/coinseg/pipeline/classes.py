@@ -1,0 +1,94 @@
+"""A run of several classes: a folder of each with its scores, masks and report, and above them what they have together."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from coinseg.evaluation.verdict import OK
+from coinseg.inference.classes import FOLDER, class_folder
+from coinseg.inference.table import write_table
+from coinseg.metrics.overlap import mean_scores
+from coinseg.runtime.files import write_json
+from coinseg.runtime.process_group import current
+
+from . import run_manifest
+from .label_maps import write_label_maps
+from .manifest import MANIFEST
+from .run import Run, evaluate, verdict, write_masks
+
+Runs = Mapping[str, Run]
+"""Runs by the name of their class, "" where there is one."""
+TOGETHER = {"report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv",
+            "labels": "masks/labels.json", "classes": FOLDER, "model": "model.json", "settings": "settings.yaml"}  # fmt: skip
+
+
+def evaluate_all(runs: Runs) -> dict[str, dict[str, Any]]:
+    """The scores of every class, see `run.evaluate`."""
+    return {name: evaluate(run) for name, run in runs.items()}
+
+
+def write_all_masks(runs: Runs) -> dict[str, dict[str, Any]]:
+    """The masks of every class, see `run.write_masks`; of several classes also a label map of each case in masks/.
+
+    All processes call this.
+    """
+    written = {name: write_masks(run) for name, run in runs.items()}
+    if "" not in runs and current().here.is_main:
+        root = next(iter(runs.values())).networks
+        folders = {name: run.work.root for name, run in runs.items()}
+        write_label_maps(folders, root / "masks")
+        write_table(root / "masks", rows_of(written))
+    return written
+
+
+def rows_of(written: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each case and class; the mask of a row is that of its class, from the folder of the label maps."""
+    return [
+        row | {"class": name, "mask": f"../{class_folder(name)}/masks/{row['mask']}"}
+        for name, table in written.items() for row in table["masks"]
+    ]  # fmt: skip
+
+
+def build_manifests(
+    runs: Runs, scores: Mapping[str, dict[str, Any]], masks: Mapping[str, dict[str, Any]], command: str
+) -> dict[str, dict[str, Any]]:
+    """The manifest of every class, see `run_manifest.build`."""
+    return {name: run_manifest.build(run, scores[name], masks[name], command) for name, run in runs.items()}
+
+
+def together(root: Path, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of a run: that of the only class, or of all with the means of their scores and the worst verdict.
+
+    Of several classes each one's own manifest lies in its folder.
+    """
+    if "" in manifests:
+        return manifests[""]
+    first = next(iter(manifests.values()))
+    classes = {
+        name: {"verdict": one["verdict"], "folder": class_folder(name), "scores": one["scores"]}
+        for name, one in manifests.items()
+    }
+    verdicts = {name: str(one["verdict"]) for name, one in classes.items()}
+    wrong = [f"{name}: {said}" for name, said in verdicts.items() if not said.startswith(OK)]
+    count = sum(one["outputs"]["mask_count"] for one in manifests.values())
+    means = mean_scores([one["scores"] for one in classes.values()])
+    return first | {
+        "verdict": wrong[0] if wrong else f"{OK} in all {len(classes)} classes", "classes": classes,
+        "scores": means | {"null_because": {name: "a class has none" for name, value in means.items() if value is None}},
+        "audit": None, "threshold": None, "outputs": TOGETHER | {"mask_count": count},
+        "warnings": list(dict.fromkeys(f"{name}: {line}" for name, one in manifests.items() for line in one["warnings"])),
+    }  # fmt: skip
+
+
+def write_own(root: Path, manifests: Mapping[str, dict[str, Any]]) -> None:
+    """Write the manifest of each class into its folder; nothing of the only one."""
+    for name, contents in manifests.items():
+        if name:
+            write_json(root / class_folder(name) / MANIFEST, contents)
+
+
+def verdict_of_all(runs: Runs) -> str | None:
+    """The verdict on the only class, or the worst of all."""
+    found = {name: verdict(run.work.root) for name, run in runs.items()}
+    wrong = [f"{name}: {said}" if name else said for name, said in found.items() if said is None or not said.startswith(OK)]
+    return wrong[0] if wrong else next(iter(found.values()))
