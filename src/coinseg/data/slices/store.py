@@ -87,9 +87,9 @@ class SliceStore:
         self.classes: tuple[str, ...] = tuple(self.meta["classes"])
         self.index = read_index(root / "index.csv", len(self.classes))
         self.number: int | None = None  # of the class whose view this is
-        self.views: tuple[SliceStore, ...] = tuple(map(self._of_class, range(len(self.classes)))) or (self,)
         self.sound: set[str] = set()  # files whose checksum was asked
         self.drawn: dict[object, np.ndarray] = {}  # cache of `TrainingSlices.labels`
+        self.views: tuple[SliceStore, ...] = tuple(map(self._of_class, range(len(self.classes)))) or (self,)
 
     def __len__(self) -> int:
         return len(self.index["case"])
