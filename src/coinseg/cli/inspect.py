@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from coinseg.config.schema import Settings
+from coinseg.data.layouts.classes import counts
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.unread import later_frames
 from coinseg.data.readers.axes import require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
 from coinseg.data.slices.case import labelled_per_scan, read_masks
+from coinseg.data.slices.channels import channels_of
 from coinseg.data.slices.plausible import implausible, notes_on, require_values
 from coinseg.data.slices.scale import ask, kind_of_intensity, said_of_intensity
 from coinseg.errors import UserError
@@ -35,6 +37,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     """Describe a data set (keys: docs/guide/manifest.md); `UserError` where it cannot be used or no header is readable."""
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     require_views(cohort, settings.data)
+    channels, said = channels_of(cohort, settings.data)
     cases = cohort.cases
     sample = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
     native, broken, looked_at, notes = _native(sample)
@@ -48,14 +51,15 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "schema": SCHEMA, "data": str(data), "layout": cohort.layout,
         "cases": len(cases), "patients": len({case.patient for case in cases}),
         "volumes": len(volumes), "images": len(cases) - len(volumes),
-        "intensity": kind, "native": native,
+        "intensity": kind, "channels": list(channels), "native": native, "classes": counts(cohort),
         "labels": _labels(cases, settings.data.label_level if settings.anomaly.kind == "none" else "slice"),
         "label_source": cohort.label_source,
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
         "problems": [
-            *cohort.problems, *broken, *said_of_intensity(kind, settings.data, ask(volumes, SCANS)), *(of + line for line in odd),
+            *cohort.problems, *said, *broken,
+            *said_of_intensity(kind, settings.data, ask(volumes, SCANS)), *(of + line for line in odd),
         ],
     }  # fmt: skip
 
@@ -131,15 +135,15 @@ def lines(facts: dict[str, Any]) -> list[str]:
     """What `inspect` found, for a person."""
     labels, native = facts["labels"], facts["native"]
     share = labels["share_abnormal"]
-    counts = f"{labels['normal']} normal, {labels['abnormal']} abnormal"
+    numbers = f"{labels['normal']} normal, {labels['abnormal']} abnormal"
     if labels["by_slice"]:
-        counts += (
+        numbers += (
             f", {labels['by_slice']} by slice ({labels['slices_normal']} normal, {labels['slices_abnormal']} abnormal slices)"
         )
     if labels["from_lesion_masks"]:
-        counts += f", {labels['from_lesion_masks']} from lesion masks once they are read"
+        numbers += f", {labels['from_lesion_masks']} from lesion masks once they are read"
     if labels["unknown"]:
-        counts += f", {labels['unknown']} unknown"
+        numbers += f", {labels['unknown']} unknown"
     organ, lesion, intensity, volumes = (facts[name] for name in ("organ_masks", "lesion_masks", "intensity", "volumes"))
     sample = "" if native["looked_at"] == facts["cases"] else f" (headers of {native['looked_at']} of {facts['cases']} cases)"
     slices = f"{_shown(native['slices'])} slices of " if volumes else ""
@@ -152,13 +156,22 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if native["spacing_mm"]:
         text.append(f"spacing    {' x '.join(_shown(native['spacing_mm'][axis]) for axis in 'zyx')} mm (z, y, x)")
     text += [
-        f"labels     {counts}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
+        f"labels     {numbers}" + (f"; {share:.0%} of the given labels are abnormal" if share is not None else ""),
         f"source     {facts['label_source']}",
+        *(f"class      {name}: {_of_class(of)}" for name, of in facts["classes"].items()),
         *([f"per scan   {per_scan_rule(labels['abnormal_per_scan'])}"] if labels["abnormal_per_scan"] else []),
         f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {lesion['cases']}",
+        f"channels   {', '.join(facts['channels'])}",
         f"intensity  {intensity}" + (" (MR or the like)" if intensity == "percentile" and volumes else ""),
     ]
     return text + [f"problem    {problem}" for problem in facts["problems"]]
+
+
+def _of_class(numbers: dict[str, int]) -> str:
+    """What is known of one class, for a person; the numbers are those of `counts`."""
+    words = {"with": "with", "without": "without", "from_lesion_masks": "from its masks once they are read", "unknown": "unknown"}
+    found = ", ".join(f"{numbers[key]} {word}" for key, word in words.items() if numbers[key] or key == "with")
+    return f"{found}; masks in {numbers['lesion_masks']}"
 
 
 def per_scan_rule(scans: int) -> str:

@@ -1,6 +1,7 @@
 """A table with one row for each image, volume or slice of a volume; recognised by a column of files (see `COLUMNS`).
 
-    labels.csv                      file,label,patient,slice,mask,organ     (only file is required)
+    labels.csv                      file,label,patient,slice,mask,organ     (only file is required; classes: `table_classes`)
+                                    file,file_2,file_t1ce                   further channels, by number or sequence
     images/a.png                    named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one series),
                                     one DICOM slice or X-ray; images may have another name where it is the only folder
     masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
@@ -9,9 +10,10 @@ An image with patient and slice belongs to a scan; a row of a volume with slice 
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import gcd
 from pathlib import Path
 
@@ -20,11 +22,14 @@ from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
 from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, is_dicom, kind_of, split_key
 from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
-from coinseg.types import Case, Cohort
+from coinseg.types import Case, ClassLabels, Cohort
 
+from .classes import with_classes, zero_or_one
 from .dicom_studies import fits_dicom
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
-from .shared import existing, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
+from .sequence_names import is_sequence
+from .shared import existing, few, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
+from .table_classes import PREFIXES, TableClass, attributed, classes_of
 from .tables import (
     LABEL,
     columns_in,
@@ -36,14 +41,15 @@ from .tables import (
     row_error,
     shown,
     tables_in,
+    titles_of,
     whole_number,
 )  # fmt: skip
 from .unread import not_named
 
 COLUMNS = {
-    "file": ("file", "image", "path", "filename", "image_path", "id"),
+    "file": ("file", "image", "path", "filename", "image_path", "id", "image_id", "isic_id"),
     "label": LABEL,
-    "patient": ("patient", "patient_id", "subject", "case", "case_id"),
+    "patient": ("patient", "patient_id", "subject", "case", "case_id", "group"),
     "slice": ("slice", "slice_number", "slice_index"),
     "mask": ("mask", "mask_path", "lesion", "lesion_mask"),
     "organ": ("organ", "organ_mask"),
@@ -51,23 +57,40 @@ COLUMNS = {
 """Names of the columns, in any case; the first that a table has is read."""
 _SUFFIXES = ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE, *SLICE_SUFFIXES)  # may be left out in a cell
 _FIRST = 20  # rows that say what a table is about
+_KEYS = {"image_id", "isic_id"}  # columns of files only where they name some: tables about scans have them too
+_GROUPS = 10  # least number of values with which a column group is one of patients
 
 
 def fits_table(root: Path) -> bool:
     """Return whether `root` is or holds a table of files; beside DICOM files a column id counts where it names single ones."""
     table = table_of(root)
-    if table is None or {*COLUMNS["file"]} - {"id"} & {*header_of(table)} or not fits_dicom(root):
+    columns = {*COLUMNS["file"]} & {*header_of(table)} if table else set()
+    if table in (None, root) or columns - {"id", *_KEYS} or ("id" in columns and not fits_dicom(root)):
         return table is not None
-    cells = [row["id"] for _, row in read_table(table)[:_FIRST] if _inside(table, row["id"])]
-    return any(kind_of(place) for cell in cells for place in _places(table, cell, _SUFFIXES))
+    return names_files(table)
+
+
+def names_files(table: Path) -> bool:
+    """Return whether one of the first rows of a table names a file that is there."""
+    column = first_of(COLUMNS["file"], header_of(table))
+    cells = [cell for _, row in read_table(table)[:_FIRST] if column and (cell := row[column]) and _inside(table, cell)]
+    places = (place for cell in cells for place in _places(table, cell, _SUFFIXES) if place.is_file())
+    return any(kind_of(place) or is_image(place) for place in places)
 
 
 def table_of(root: Path) -> Path | None:
     """Return the table to read: `root` itself, labels.csv, slices.csv, or the only one with a column of files."""
     if root.is_file():
         return root if root.suffix.lower() == ".csv" else None
-    fitting = {path.name.lower(): path for path in tables_in(root) if set(COLUMNS["file"]) & set(header_of(path))}
-    return fitting.get("labels.csv") or fitting.get("slices.csv") or (fitting.popitem()[1] if len(fitting) == 1 else None)
+    for names in ({*COLUMNS["file"]} - _KEYS, _KEYS):
+        fitting = {path.name.lower(): path for path in tables_in(root) if names & {*header_of(path)}}
+        if (
+            found := fitting.get("labels.csv")
+            or fitting.get("slices.csv")
+            or (fitting.popitem()[1] if len(fitting) == 1 else None)
+        ):
+            return found
+    return None
 
 
 def list_table(root: Path, settings: DataSettings) -> Cohort:
@@ -82,10 +105,15 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         required = f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab"
         do = "rename one; where the table is about DICOM studies give the folder they are in"
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
+    said = _without_groups(table, column, rows)
+    channels = further_channels(header, column["file"])
+    classes, lines = classes_of(table, settings, {*column.values(), *channels} - {column.get("label")})
+    column = {role: name for role, name in column.items() if not (classes and role == "label")}
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
-    listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
-    left = not_named(listed, table, masks.folders)
-    cases, problems = masks.matched(_whole_scans(table, listed))
+    reader = _Rows(table, column, channels, tuple(classes), masks)
+    listed = [reader.case(number, row) for number, row in rows]
+    left = not_named(listed, table, reader.folders)
+    cases, problems = reader.matched(_whole_scans(table, listed))
     problems += left
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
@@ -95,34 +123,110 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         problems += [f"{alone} images of {table.name} are taken by themselves: {what}"] if alone else []
     if "slice" in column and (alone := sum(kind_of(case.image) == "slice" for case in cases)):
         problems.append(f"{alone} DICOM slices of {table.name} are taken by themselves, not as neighbours in their scans")
-    if "label" not in column:
+    source = f"no image labels in {table.name}"
+    if classes:
+        names = few((one.column for one in classes if one.column), 40)
+        source = f"image labels from {table.name}, columns {names}" if names != "none" else source
+    elif "label" in column:
+        source = label_source(table)
+    else:
         what = f"{table.name} has no column label ({shown(header)}): labels can only come from lesion masks or anomalies"
-        return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
-    return Cohort("csv", tuple(cases), label_source(table), tuple(problems))
+        problems.insert(0, what)
+    sequences = tuple(titles_of(table)[name] for name in (column["file"], *channels)) if channels else ()
+    names = tuple(one.name for one in classes)
+    return Cohort("csv", tuple(cases), source, (*said, *lines, *problems), sequences, names)
 
 
-def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
-    """Return the case of row `number`, given as cells by role."""
-    image = _named(table, number, cells["file"], _SUFFIXES)
-    if image is None or not (is_image(image) or is_volume(image)):
-        raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
-    if cells.get("patient") == "":
-        raise row_error(table, number, "has no patient", "a patient in every row")
-    place = place_of(image, table.parent)
-    organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
-    lesions = [_named(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
-    name, volume = safe_id(place), is_volume(image)
-    index = whole_number(cells.get("slice", ""))
-    if volume and cells.get("slice") and index is None:
-        raise row_error(table, number, "labels no slice of its volume", "a whole number, from 0, inferior first")
-    label = label_in(cells.get("label", ""), table, number)
-    case = with_label(Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume), label)
-    case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
-    if index is None or kind_of(image) == "slice":
-        return case
-    if volume:
-        return replace(case, label=None, slice_labels={} if label is None else {index: label})
-    return replace(case, series=cells["patient"], place=index) if "patient" in cells else case
+def _without_groups(table: Path, column: dict[str, str], rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
+    """Drop a column group with few values, which is none of patients; return the line about what it is taken for."""
+    if column.get("patient") != "group":
+        return []
+    if len({row["group"] for _, row in rows}) < _GROUPS:
+        del column["patient"]
+        return [f"{table.name}: column group has fewer than {_GROUPS} values and is not taken for patients"]
+    return [f"{table.name}: column group is taken for the patients, which are held out whole"]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """How the rows of a table are read: the columns by role, those of further channels, the classes, and masks by name."""
+
+    table: Path
+    column: Mapping[str, str]
+    channels: tuple[str, ...]
+    classes: tuple[TableClass, ...]
+    masks: MasksByName
+    unclear: list[str] = field(default_factory=list)  # ids of images whose mask cannot be given to a class
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of masks."""
+        own = [folder for one in self.classes if one.masks for folder in one.masks.folders]
+        return [*self.masks.folders, *own]
+
+    def case(self, number: int, row: Mapping[str, str]) -> Case:
+        """Return the case of row `number`."""
+        table, masks = self.table, self.masks
+        cells = {role: row[name] for role, name in self.column.items()}
+        image = _named(table, number, cells["file"], _SUFFIXES)
+        if image is None or not (is_image(image) or is_volume(image)):
+            raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
+        if cells.get("patient") == "":
+            raise row_error(table, number, "has no patient", "a patient in every row")
+        place = place_of(image, table.parent)
+        organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
+        lesions = [_named(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
+        name, volume = safe_id(place), is_volume(image)
+        index = whole_number(cells.get("slice", ""))
+        if volume and cells.get("slice") and index is None:
+            raise row_error(table, number, "labels no slice of its volume", "a whole number, from 0, inferior first")
+        label = label_in(cells.get("label", ""), table, number)
+        others = tuple(path for column in self.channels if (path := _named(table, number, row[column], _SUFFIXES)))
+        case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, others=others)
+        case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
+        if index is not None and not volume and kind_of(image) != "slice" and "patient" in cells:
+            case = replace(case, series=cells["patient"], place=index)
+        if not self.classes:
+            return _labelled(case, label, index)
+        known = [self._of_class(one, number, row, case, index) for one in self.classes]
+        found = with_classes(case, attributed(self.classes, known, case.lesion))
+        self.unclear.extend([case.id] if case.lesion and not found.lesion else [])
+        return found
+
+    def _of_class(self, one: TableClass, number: int, row: Mapping[str, str], case: Case, index: int | None) -> ClassLabels:
+        """Return what a row says of one class, with its own masks."""
+        label = zero_or_one(row[one.column], self.table, number, one.name) if one.column else None
+        place = place_of(case.image, self.table.parent)
+        own = one.masks.lesion(case.image, place) if one.masks else ()
+        paths = [_named(self.table, number, row[one.mask])] if one.mask else own
+        labelled = _labelled(case, label, index)
+        return ClassLabels(labelled.label, labelled.slice_labels, self.masks.lesion_sources(paths))
+
+    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
+        """Return the usable cases and the problems of all, as `MasksByName.matched`."""
+        if not self.classes:
+            return self.masks.matched(cases)
+        cases, problems = self.masks.with_organs(cases)
+        for number, one in enumerate(self.classes):
+            own = one.masks.unmatched([case.of_class(number) for case in cases]) if one.masks else []
+            problems += [f"class {one.name}: {line}" for line in own]
+        what = "not used: nobody says which class they mark (masks_CLASS/, a column mask_CLASS or classes.json would)"
+        problems += [f"masks of {len(self.unclear)} images ({few(self.unclear, 3)}) are {what}"] if self.unclear else []
+        return cases, problems
+
+
+def further_channels(header: Sequence[str], first: str) -> tuple[str, ...]:
+    """Return the columns of further channels, beside the first one: file_2, file_3 by number, or file_t1ce by sequence."""
+    named = [column for column in header if is_sequence(column.removeprefix(f"{first}_")) and column.startswith(f"{first}_")]
+    numbers = [column for column in header if re.fullmatch(rf"{re.escape(first)}_\d{{1,2}}", column)]
+    return (*sorted(numbers, key=lambda column: int(column.rpartition("_")[2])), *named)
+
+
+def _labelled(case: Case, label: int | None, index: int | None) -> Case:
+    """Give a case the label of its row, which is that of slice `index` of a volume."""
+    if index is None or not case.volume or kind_of(case.image) == "slice":
+        return with_label(case, label)
+    return replace(case, label=None, slice_labels={} if label is None else {index: label})
 
 
 def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
@@ -133,14 +237,27 @@ def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
         if not (case.volume and case.label is None) or (first := joined.setdefault(case.id, case)) is case:
             firsts.append(case)
             continue
-        if replace(first, slice_labels={}) != replace(case, slice_labels={}):
+        if _bare(first) != _bare(case):
             got = f"rows of {table} name {case.image} with different patients or masks"
             raise UserError(got, "the same in every row", "correct the rows")
-        if any(first.slice_labels.get(index, label) != label for index, label in case.slice_labels.items()):
-            got = f"rows of {table} contradict each other about {case.image}"
-            raise UserError(got, "one label per slice", "correct the rows")
-        joined[case.id] = replace(first, slice_labels={**first.slice_labels, **case.slice_labels})
+        if first.classes:
+            pairs = zip(first.classes, case.classes, strict=True)
+            joined[case.id] = with_classes(first, [replace(a, slice_labels=_both(a, b, table, case)) for a, b in pairs])
+        else:
+            joined[case.id] = replace(first, slice_labels=_both(first, case, table, case))
     return [joined.get(case.id, case) for case in firsts]
+
+
+def _bare(case: Case) -> Case:
+    """Return a case without its slice labels."""
+    return replace(case, slice_labels={}, classes=tuple(replace(one, slice_labels={}) for one in case.classes))
+
+
+def _both(first: Case | ClassLabels, other: Case | ClassLabels, table: Path, case: Case) -> dict[int, int]:
+    """Join the slice labels of two rows of one volume."""
+    if any(first.slice_labels.get(index, label) != label for index, label in other.slice_labels.items()):
+        raise UserError(f"rows of {table} contradict each other about {case.image}", "one label per slice", "correct the rows")
+    return {**first.slice_labels, **other.slice_labels}
 
 
 def _along_scans(cases: list[Case]) -> tuple[list[Case], int]:
@@ -179,7 +296,8 @@ def _places(table: Path, cell: str, suffixes: Sequence[str]) -> Iterator[Path]:
     places = [(base, name) for name in names for base in (table.parent, table.parent / "images")]
     yield from (base / name for base, name in places)
     yield from (existing(base, name) for base, name in places)
-    folders = [folder for folder in folders_in(table.parent) if folder.name.lower() not in (*MASK_FOLDERS, *ORGAN_FOLDERS)]
+    masks = (*MASK_FOLDERS, *ORGAN_FOLDERS)
+    folders = [f for f in folders_in(table.parent) if (name := f.name.lower()) not in masks and not name.startswith(PREFIXES)]
     if len(folders) == 1:  # that of all images, where one is missing so far
         yield from (folders[0] / name for name in names)
         yield from (existing(folders[0], name) for name in names)

@@ -1,6 +1,7 @@
 """dataset.json, with which nnU-Net and the Medical Segmentation Decathlon describe a data set, and the cohort it describes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,29 @@ def describe(path: Path) -> Description:
     ending = content.get("file_ending", ".nii.gz")
     if ending not in VOLUME_SUFFIXES:
         raise UserError(f"{path} has file_ending {ending!r}", " or ".join(VOLUME_SUFFIXES), "convert the images to NIfTI")
-    labels = content.get("labels")
+    training = content.get("numTraining")
+    count = training if isinstance(training, int) else None
+    return Description(_names(path, content.get("labels")), ending, count, _listed(path, content))
+
+
+def values_by_class(root: Path, asked: Sequence[str]) -> Names:
+    """Return what values in masks mean: by classes.json or the labels of dataset.json, and the values among those `asked` for."""
+    names: dict[str, tuple[int, ...]] = {}
+    for path in (root / "dataset.json", root / "classes.json"):
+        if path.is_file():
+            content = _json(path)
+            names |= _names(path, content.get("labels", content if path.name == "classes.json" else None))
+    return names | {name: (int(name),) for name in asked if is_value(name) and name not in names and int(name)}
+
+
+def _names(path: Path, labels: Any) -> dict[str, tuple[int, ...]]:
+    """Return the label values by name without the background, of labels that are written either way round."""
     if not isinstance(labels, dict) or not labels:
-        raise _wrong(f"{path} has labels {labels!r}", 'labels such as {"kidney": 1}')
+        raise _wrong(f"{path} has labels {labels!r}"[:200], 'labels such as {"kidney": 1}', path.name)
     if all(name.isdecimal() for name in labels):  # The Decathlon and nnU-Net 1 have them the other way round.
         labels = {str(name): value for value, name in labels.items()}
     names = {name: _values(path, name, value) for name, value in labels.items()}
-    training = content.get("numTraining")
-    foreground = {name: values for name, values in names.items() if any(values)}
-    return Description(foreground, ending, training if isinstance(training, int) else None, _listed(path, content))
+    return {name: values for name, values in names.items() if any(values)}
 
 
 def described_cohort(
@@ -74,8 +89,8 @@ def lists_its_images(path: Path) -> bool:
         return path.is_file()
 
 
-def _wrong(got: str, required: str) -> UserError:
-    return UserError(got, required, "correct dataset.json")
+def _wrong(got: str, required: str, name: str = "dataset.json") -> UserError:
+    return UserError(got, required, f"correct {name}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -87,16 +102,16 @@ def _json(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path.stat().st_size} bytes, more than {MAX_TABLE}")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _wrong(f"{path} cannot be read as JSON ({error})", "JSON as nnU-Net knows it") from error
+        raise _wrong(f"{path} cannot be read as JSON ({error})", "JSON as nnU-Net knows it", path.name) from error
     if not isinstance(content, dict):
-        raise _wrong(f"{path} holds a {type(content).__name__}", "a JSON object with labels")
+        raise _wrong(f"{path} holds a {type(content).__name__}", "a JSON object with labels", path.name)
     return content
 
 
 def _values(path: Path, name: str, value: Any) -> tuple[int, ...]:
     values = value if isinstance(value, list) and value else [value]
     if not all((type(v) is int and 0 <= v < 2**31) or (isinstance(v, str) and is_value(v)) for v in values):
-        raise _wrong(f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them")
+        raise _wrong(f"{path} gives the label {name!r} the value {value!r}", "a whole number or a list of them", path.name)
     return tuple(int(v) for v in values)
 
 

@@ -91,19 +91,27 @@ class MasksByName:
 
     def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
         """Return the usable cases and the problems of all; where some have an organ mask the others are skipped."""
+        cases, problems = self.with_organs(cases)
+        return cases, problems + self.unmatched(cases)
+
+    def with_organs(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
+        """Return the cases with an organ mask where some have one, and a problem for each of the others."""
         if cases and self.settings.organ and not any(case.organ for case in cases):
             raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
-        problems = []
-        if any(case.organ for case in cases):  # Whole and cropped slices must not be mixed.
-            problems = [f"{case.id}: skipped, no organ mask" for case in cases if not case.organ]
-            cases = [case for case in cases if case.organ]
-        used = {source.path for case in cases for source in case.lesion}
+        if not any(case.organ for case in cases):
+            return cases, []
+        problems = [f"{case.id}: skipped, no organ mask" for case in cases if not case.organ]
+        return [case for case in cases if case.organ], problems  # whole and cropped slices must not be mixed
+
+    def unmatched(self, cases: Sequence[Case]) -> list[str]:
+        """Return the problems of lesion masks without an image, and of abnormal cases without one."""
+        used, problems = {source.path for case in cases for source in case.lesion}, []
         if unused := [path.name for path in self.lesions.values() if path not in used]:
             problems.append(f"lesion masks not used, no abnormal image has their name: {few(unused)}")
         bare = [case.id for case in cases if not case.lesion and (case.label == 1 or 1 in case.slice_labels.values())]
         if self.lesions and bare:
             problems.append(f"abnormal and without a lesion mask, so not scored: {few(bare)}")
-        return cases, problems
+        return problems
 
 
 def _first_folder(root: Path, names: Iterable[str]) -> Path | None:

@@ -19,6 +19,7 @@ from coinseg.data.phantom.canvas import LAST, RECORD
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
+from .classes import as_one_class, require_usable
 from .csv import fits_table, list_table
 from .decathlon import fits_decathlon, list_decathlon
 from .dicom_studies import fits_dicom, list_dicom
@@ -75,10 +76,14 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if (root / RECORD).is_file() and not (root / LAST).is_file():
         got = f"{root} is a phantom cohort that is not finished ({LAST} is missing)"
         raise UserError(got, "all of its patients", "wait for `coinseg phantom`, or give its command again")
+    if settings.classes and settings.lesion:
+        got = "data.classes and data.lesion are both given"
+        raise UserError(got, "classes by their names, or one lesion", "leave out one of them: data.classes names lesions too")
     name = settings.layout if settings.layout != "auto" else _recognise(root, settings)
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
+    cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
     problems = (*cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
     cohort = replace(cohort, label_source=_label_source(cohort, settings), problems=problems)
@@ -132,7 +137,7 @@ def _alike(cases: Sequence[Case]) -> list[str]:
 
 def _label_source(cohort: Cohort, settings: DataSettings) -> str:
     """Describe where image labels come from: whoever reads the scores must know when they are made from lesion masks."""
-    if not any(case.label is None and case.lesion for case in cohort.cases):
+    if not any(one.label is None and one.lesion for case in cohort.cases for one in (case.classes or (case,))):
         return cohort.label_source
     small = "normal" if settings.small_lesions == "normal" else "left out of training"
     rule = f"above {settings.min_lesion_px} native lesion pixels, with fewer {small}" if settings.min_lesion_px else "with any"
@@ -153,10 +158,12 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
     for one, other in zip(cases, cases[1:], strict=False):
         if one.id == other.id:
             raise UserError(f"{one.image} and {other.image} both have the id {one.id}", "unique ids", "rename or drop one")
+    if cohort.classes:
+        require_usable(root, cohort, settings)
     counts = Counter(label for case in cases for label in (case.label, *case.slice_labels.values()) if label is not None)
     # Where no label was given a lesion mask may still give the other class when it is read.
     open_labels = any(case.label is None and case.lesion for case in cases)
-    if len(counts) == 1 and not one_class and not open_labels:
+    if len(counts) == 1 and not one_class and not open_labels and not cohort.classes:
         got = f"{counts[0]} normal and {counts[1]} abnormal labels are given in {root}"
         got += "".join(f" ({line.split(';')[0]})" for line in cohort.problems if line.startswith("folders not read"))
         raise UserError(got, "labels of both classes", f"add the other class, or {inject}")

@@ -39,6 +39,11 @@ def header_of(path: Path) -> list[str]:
     return [name.strip().lower() for cells in _cells(path, 1) for name in cells]
 
 
+def titles_of(path: Path) -> dict[str, str]:
+    """Read the column names of a table as they are written, by those in lower case."""
+    return {name.strip().lower(): name.strip() for cells in _cells(path, 1) for name in cells}
+
+
 def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Read a table as (row number from 2, cells by column name), missing cells empty; `UserError` for no row or a wrong one."""
     header, rows = header_of(path), []

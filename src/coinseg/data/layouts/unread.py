@@ -19,7 +19,7 @@ _DOCUMENTS = (
 
 def paths_of(cases: Iterable[Case]) -> set[Path]:
     """Return the files and folders that cases name, masks included."""
-    return {path for case in cases for path in (case.image, *(mask.path for mask in (*case.organ, *case.lesion)))}
+    return {path for case in cases for path in (case.image, *case.others, *(mask.path for mask in (*case.organ, *case.lesion)))}
 
 
 def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:

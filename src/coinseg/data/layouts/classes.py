@@ -1,0 +1,136 @@
+"""Several classes: what a case has of each, which columns of a table are classes, and which sets of classes cannot be used."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from coinseg.config.schema import DataSettings
+from coinseg.errors import UserError
+from coinseg.types import Case, ClassLabels, Cohort, MaskSource
+
+from .shared import few, nearest
+from .tables import LABEL, read_table, row_error, titles_of, whole_number
+
+MOST = 32
+"""Classes of a data set: every image is explained once for each of them."""
+_NO_CLASS = {
+    "normal", "healthy", "good", "negative", "benign", "no finding", "no_finding", "nofinding", "none", "unk", "unknown",
+    "fold", "split", "train", "test", "val", "valid", "validation", "is_train", "is_test", "is_valid", "is_validation",
+    "sex", "gender", "male", "female", "left", "right", "laterality", "side", "age", "index", "unnamed: 0", "",
+}  # fmt: skip
+"""Names of columns that hold 0 and 1 and are no finding, in lower case; data.classes can still name them."""
+
+
+def any_of(labels: Iterable[int | None]) -> int | None:
+    """Return the label of "any class": 1 where one is 1, 0 where all are 0, else None."""
+    given = set(labels)
+    return 1 if 1 in given else 0 if given == {0} else None
+
+
+def with_classes(case: Case, classes: Sequence[ClassLabels]) -> Case:
+    """Give a case what is known of each class; its own label, slice labels and lesion then mean any of them."""
+    slices = sorted({index for one in classes for index in one.slice_labels})
+    labels = {index: any_of(one.slice_labels.get(index, one.label) for one in classes) for index in slices}
+    known = {index: label for index, label in labels.items() if label is not None}
+    lesion = _union(source for one in classes for source in one.lesion)
+    label = any_of(one.label for one in classes)
+    return replace(case, label=label, slice_labels=known, lesion=lesion, classes=tuple(classes))
+
+
+def _union(sources: Iterable[MaskSource]) -> tuple[MaskSource, ...]:
+    """Join the sources of one file."""
+    values: dict[Path, tuple[int, ...]] = {}
+    for source in sources:
+        known = values.get(source.path, source.values)
+        values[source.path] = tuple(sorted({*known, *source.values})) if known and source.values else ()
+    return tuple(MaskSource(path, inside) for path, inside in values.items())
+
+
+def asked_names(asked: Sequence[str], known: Iterable[str], where: str) -> list[str]:
+    """Return the known names that `data.classes` asks for, in any capitals; `UserError` for an unknown or repeated one."""
+    forms = {name.casefold(): name for name in known}
+    for number, name in enumerate(asked):
+        if name.casefold() not in forms:
+            required = f"classes that the data have ({nearest(name, forms.values())})"
+            raise UserError(f"data.classes names {name!r}, which {where} does not have", required, "correct data.classes")
+        if name.casefold() in {other.casefold() for other in asked[:number]}:
+            raise UserError(f"data.classes names {name!r} twice", "every class once", "correct data.classes")
+    return [forms[name.casefold()] for name in asked]
+
+
+def class_columns(table: Path, taken: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the columns of 0, 1 or nothing, as column and name as written, and a line about those that are never 1.
+
+    Args:
+        table: with a header.
+        taken: columns, in lower case, that are something else.
+    """
+    rows, titles = [row for _, row in read_table(table)], titles_of(table)
+    found, never = {}, []
+    for column in rows[0]:
+        values = {whole_number(row[column]) if row[column] else None for row in rows}
+        numbers = all(whole_number(row[column]) in (0, 1) for row in rows if row[column])
+        if column in taken or column in _NO_CLASS or column in LABEL or not numbers or values == {None}:
+            continue
+        if 1 in values:
+            found[column] = titles[column]
+        else:
+            never.append(titles[column])
+    return found, [f"{table.name}: no row has the class {few(never)}: left out"] if never and len(found) > 1 else []
+
+
+def zero_or_one(cell: str, table: Path, number: int, column: str) -> int | None:
+    """Return the label of a class in a cell, None for an empty one; `UserError` for anything but 0 and 1."""
+    if cell and whole_number(cell) not in (0, 1):
+        raise row_error(table, number, f"has neither 0 nor 1 in the column {column}", "0, 1 or nothing", "correct data.classes")
+    return whole_number(cell)
+
+
+def require_usable(root: Path, cohort: Cohort, settings: DataSettings) -> None:
+    """Raise `UserError` where the classes of a cohort cannot be learnt.
+
+    That is more than `MOST`, or a class that no or one image has, or every one; where masks may still tell, it is not known yet.
+    """
+    pick = "leave it out: data.classes names those that are meant"
+    if len(cohort.classes) > MOST:
+        got = f"{root} has {len(cohort.classes)} classes ({few(cohort.classes, 3)})"
+        required = f"at most {MOST}: f has an output for each, and every image is explained once for each"
+        raise UserError(got, required, "name fewer with data.classes")
+    for number, name in enumerate(cohort.classes):
+        cases = [case.of_class(number) for case in cohort.cases]
+        if any(case.label is None and not case.slice_labels and case.lesion for case in cases):
+            continue
+        having = [case for case in cases if 1 in (case.label, *case.slice_labels.values())]
+        without = any(0 in (case.label, *case.slice_labels.values()) for case in cases)
+        units = len(having) if settings.split_by == "slice" else len({case.patient for case in having})
+        if not having or (units < 2 and not any(case.slice_labels for case in having)):
+            many = "no image" if not having else "one image only" if len(having) == 1 else "images of one patient only"
+            got, required = f"class {name} of {root} is in {many}", "two or more, one to train and one to hold out"
+            raise UserError(got, required, f"add images, or {pick}")
+        if not without:
+            got = f"class {name} of {root} is in every image that has a label of it"
+            raise UserError(got, "images without it, to tell it from", f"add some, or {pick}")
+
+
+def as_one_class(cohort: Cohort, one_class: bool) -> Cohort:
+    """Return a cohort of one class as it is without `Cohort.classes`; with `one_class` (injected anomalies) any cohort."""
+    if len(cohort.classes) == 1:
+        return replace(cohort, cases=tuple(case.of_class(0) for case in cohort.cases), classes=())
+    if one_class and cohort.classes:
+        return replace(cohort, cases=tuple(replace(case, classes=()) for case in cohort.cases), classes=())
+    return cohort
+
+
+def counts(cohort: Cohort) -> Mapping[str, Mapping[str, int]]:
+    """Return for each class the numbers of cases with, without and with unknown label, of those masks decide, and of masks."""
+    found = {}
+    for number, name in enumerate(cohort.classes):
+        cases = [case.of_class(number) for case in cohort.cases]
+        having = sum(1 in (case.label, *case.slice_labels.values()) for case in cases)
+        without = sum({case.label, *case.slice_labels.values()} - {None} == {0} for case in cases)
+        open_ = sum(case.label is None and not case.slice_labels and bool(case.lesion) for case in cases)
+        found[name] = {
+            "with": having, "without": without, "from_lesion_masks": open_, "unknown": len(cases) - having - without - open_,
+            "lesion_masks": sum(bool(case.lesion) for case in cases),
+        }  # fmt: skip
+    return found

@@ -1,0 +1,246 @@
+"""Several classes and several channels, as each layout lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from coinseg.cli import inspect as inspection
+from coinseg.config.parsing import settings_from
+from coinseg.config.schema import DataSettings
+from coinseg.data.layouts.classes import any_of, counts, with_classes
+from coinseg.data.layouts.registry import read_layout
+from coinseg.errors import UserError
+from coinseg.types import Case, ClassLabels, Cohort, MaskSource
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+SETTINGS = DataSettings()
+
+
+def put(root: Path, *names: str) -> Path:
+    """Tiny images and volumes of these names, each with its own pixels."""
+    for number, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".nii.gz"):
+            nib.save(nib.Nifti1Image(np.full((2, 2, 2), number % 3, np.uint8), np.eye(4)), path)
+        else:
+            Image.new("L", (4, 4), number % 256).save(path)
+    return root
+
+
+def table(root: Path, text: str, name: str = "labels.csv", images: str = "abcdef") -> Path:
+    put(root, *(f"images/{image}.png" for image in images))
+    (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def asked(*classes: str, **changes: object) -> DataSettings:
+    return replace(SETTINGS, classes=classes, **changes)
+
+
+def labels(cohort: Cohort) -> list[list[int | None]]:
+    """Labels of the cases, one list for each class."""
+    return [[case.of_class(number).label for case in cohort.cases] for number in range(len(cohort.classes))]
+
+
+def masks(cohort: Cohort) -> list[list[tuple[str, tuple[int, ...]]]]:
+    """Cases and label values of the masks of each class, in words: (mask, values)."""
+    return [
+        [(str(s.path.name), s.values) for case in cohort.cases for s in case.of_class(number).lesion]
+        for number in range(len(cohort.classes))
+    ]
+
+
+# --- what a case with several classes is
+
+
+@pytest.mark.parametrize(("given", "found"), [((0, 1), 1), ((1, None), 1), ((0, None), None), ((0, 0), 0), ((None, None), None)])
+def test_the_label_of_any_class(given: Sequence[int | None], found: int | None) -> None:
+    assert any_of(given) == found
+
+
+def test_a_case_means_any_class() -> None:
+    first = ClassLabels(None, {0: 1, 1: 0, 2: 0}, (MaskSource(Path("m"), (1,)),))
+    second = ClassLabels(None, {0: 0, 1: 0}, (MaskSource(Path("m"), (2,)), MaskSource(Path("n"), (1,))))
+    case = with_classes(Case("a", "a", Path("a"), volume=True), [first, second])
+    assert (case.label, case.slice_labels) == (None, {0: 1, 1: 0})  # of slice 2 the second class is not known
+    assert case.lesion == (MaskSource(Path("m"), (1, 2)), MaskSource(Path("n"), (1,)))
+    assert (case.of_class(1).slice_labels, case.of_class(1).lesion) == (second.slice_labels, second.lesion)
+
+
+# --- tables
+
+
+SEVERAL = 'image,group,Scratch,dent\na,p,1,0\nb,p,1,1\nc,q,0,1.0\nd,r,0,\ne,s,0,0\nf,t,"0,0",1\n'
+
+
+def test_a_column_a_class(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, SEVERAL, "multilabel.csv"), SETTINGS)
+    assert cohort.classes == ("Scratch", "dent")
+    assert labels(cohort) == [[1, 1, 0, 0, 0, 0], [0, 1, 1, None, 0, 1]]
+    assert [case.label for case in cohort.cases] == [1, 1, 1, None, 0, 1]
+    assert cohort.label_source == "image labels from multilabel.csv, columns scratch, dent"
+    assert any("no column label and 2 of classes: Scratch, dent (data.classes picks some)" in line for line in cohort.problems)
+    assert counts(cohort)["dent"] == {"with": 3, "without": 2, "from_lesion_masks": 0, "unknown": 1, "lesion_masks": 0}
+
+
+def test_one_of_the_columns_is_one_class_as_ever(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, SEVERAL), asked("DENT"))
+    assert (cohort.classes, [case.label for case in cohort.cases]) == ((), [0, 1, 1, None, 0, 1])
+    assert all(case.classes == () for case in cohort.cases)
+
+
+def test_a_label_column_is_one_class_unless_classes_are_asked_for(tmp_path: Path) -> None:
+    rows = "a,1,1,0\nb,1,1,1\nc,1,0,1\nd,0,0,0\n"
+    root = table(tmp_path, f"file,label,x,z\n{rows}")
+    assert read_layout(root, SETTINGS).classes == ()
+    cohort = read_layout(root, asked("z", "x"))
+    assert (cohort.classes, labels(cohort)) == (("z", "x"), [[0, 1, 1, 0], [1, 1, 0, 0]])
+    assert "data.classes is given: column label of labels.csv is not read" in cohort.problems
+
+
+def test_columns_that_are_no_class(tmp_path: Path) -> None:
+    rows = "a,1,0,0,0,1,0,1\nb,0,1,0,0,0,0,1\nc,0,1,1,0,0,1,1\nd,1,0,1,0,1,1,0\n"
+    cohort = read_layout(table(tmp_path, f"isic_id,normal,MEL,NV,UNK,fold,BCC,sex\n{rows}"), SETTINGS)
+    assert cohort.classes == ("MEL", "NV", "BCC")
+    cohort = read_layout(table(tmp_path, f"isic_id,normal,MEL,NV,rare,fold,BCC,sex\n{rows}"), SETTINGS)
+    assert "labels.csv: no row has the class rare: left out" in cohort.problems
+
+
+def test_masks_of_each_class_by_column_and_by_folder(tmp_path: Path) -> None:
+    root = put(tmp_path, "masks_dent/b.png", "masks_dent/c_mask.png", "m/one.png", "m/two.png")
+    text = "file,scratch,dent,mask_scratch\na,1,0,m/one.png\nb,1,1,m/two.png\nc,0,1,\nd,0,0,\n"
+    cohort = read_layout(table(root, text), SETTINGS)
+    assert masks(cohort) == [[("one.png", ()), ("two.png", ())], [("b.png", ()), ("c_mask.png", ())]]
+    assert [len(case.lesion) for case in cohort.cases] == [1, 2, 1, 0]
+    (tmp_path / "masks_dent/b.png").rename(tmp_path / "masks_dent/z.png")
+    said = read_layout(root, SETTINGS).problems
+    assert "class dent: lesion masks not used, no abnormal image has their name: z.png" in said
+    assert "class dent: abnormal and without a lesion mask, so not scored: b" in said
+
+
+def test_classes_by_masks_alone(tmp_path: Path) -> None:
+    text = "file,mask_scratch,mask_dent\na,m/one.png,\nb,m/two.png,m/one.png\nc,,m/two.png\n"
+    cohort = read_layout(table(put(tmp_path, "m/one.png", "m/two.png"), text), asked("scratch", "dent"))
+    assert labels(cohort) == [[None] * 3, [None] * 3]
+    assert "made from the lesion masks" in cohort.label_source
+
+
+def test_the_mask_of_an_image_with_one_class_is_that_of_the_class(tmp_path: Path) -> None:
+    root = table(put(tmp_path, *(f"masks/{name}.png" for name in "abc")), SEVERAL)
+    cohort = read_layout(root, SETTINGS)
+    assert masks(cohort) == [[("a.png", ())], [("c.png", ())]]
+    assert any(line.startswith("masks of 1 images (b) are not used: nobody says which class") for line in cohort.problems)
+    (tmp_path / "classes.json").write_text('{"background": 0, "scratch": 1, "dent": [2, 3]}')
+    by_value = read_layout(root, asked("Scratch", "dent"))
+    assert masks(by_value)[0] == [("a.png", (1,)), ("b.png", (1,)), ("c.png", (1,))]
+    assert masks(by_value)[1] == [("a.png", (2, 3)), ("b.png", (2, 3)), ("c.png", (2, 3))]
+
+
+def test_label_maps_of_a_table(tmp_path: Path) -> None:
+    root = table(put(tmp_path, *(f"masks/{name}.png" for name in "abcd")), "file\na\nb\nc\nd\n", images="abcd")
+    cohort = read_layout(root, asked("1", "2"))
+    assert cohort.classes == ("1", "2")
+    assert {case.label for case in cohort.cases} == {None}
+    assert masks(cohort)[1] == [(f"{name}.png", (2,)) for name in "abcd"]
+    assert cohort.cases[0].lesion == (MaskSource(root / "masks/a.png", (1, 2)),)
+
+
+def test_slices_of_volumes_have_classes(tmp_path: Path) -> None:
+    rows = "v.nii.gz,p,0,1,0\nv.nii.gz,p,1,0,0\nv.nii.gz,p,2,,1\nw.nii.gz,q,0,1,1\nx.nii.gz,r,,0,0\n"
+    put(tmp_path, "v.nii.gz", "w.nii.gz", "x.nii.gz")
+    cohort = read_layout(table(tmp_path, f"file,patient,slice,mass,cyst\n{rows}"), SETTINGS)
+    first = cohort.cases[0]
+    assert [dict(one.slice_labels) for one in first.classes] == [{0: 1, 1: 0}, {0: 0, 1: 0, 2: 1}]
+    assert (first.label, dict(first.slice_labels)) == (None, {0: 1, 1: 0, 2: 1})
+    assert (cohort.cases[2].label, cohort.cases[2].classes[0].label) == (0, 0)
+    with pytest.raises(UserError, match=r"contradict each other about .*v\.nii\.gz; required: one label per slice"):
+        read_layout(table(tmp_path, f"file,patient,slice,mass,cyst\nv.nii.gz,p,0,1,1\n{rows}"), SETTINGS)
+
+
+def test_a_group_is_a_patient_where_there_are_many(tmp_path: Path) -> None:
+    rows = [f"{name},g{i // 2},{i % 2},{i % 3 // 2}" for i, name in enumerate("abcdefghijklmnopqrst")]
+    root = table(tmp_path, "file,group,x,z\n" + "\n".join(rows), images="abcdefghijklmnopqrst")
+    assert {case.patient for case in read_layout(root, SETTINGS).cases} == {f"g{i}" for i in range(10)}
+    cohort = read_layout(table(tmp_path, "file,group,label\na,train,0\nb,test,1\n"), SETTINGS)
+    assert [case.patient for case in cohort.cases] == ["a", "b"]
+    assert "labels.csv: column group has fewer than 10 values and is not taken for patients" in cohort.problems
+
+
+def test_channels_of_a_table(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}_{kind}.nii.gz" for name in "ab" for kind in ("f", "t", "u")))
+    text = "file,label,file_2,file_10,File_T1ce\na_f,0,a_t,a_u,a_f\nb_f,1,,b_u,b_f\n"
+    cohort = read_layout(table(tmp_path, text), SETTINGS)
+    assert cohort.sequences == ("file", "file_2", "file_10", "File_T1ce")
+    assert [[path.name[2] for path in case.others] for case in cohort.cases] == [["t", "u", "f"], ["u", "f"]]
+    assert not any("a_t" in line for line in cohort.problems)  # read, so not said to be left over
+    with pytest.raises(UserError, match=r"row 2 of .* names a file that is missing"):
+        read_layout(table(tmp_path, "file,label,file_2\na_f,0,gone\nb_f,1,\n"), SETTINGS)
+    assert read_layout(table(tmp_path, "file,label,file_size\na_f,0,12\nb_f,1,13\n"), SETTINGS).sequences == ()
+
+
+def test_neu_steel() -> None:
+    if not (root := DATA / "neu-steel").is_dir():
+        pytest.skip("the shared example data is not on this machine")
+    cohort = read_layout(root, SETTINGS)
+    assert cohort.classes == ("inclusion", "patches", "scratches")
+    found = counts(cohort)
+    assert {name: (of["with"], of["without"], of["lesion_masks"]) for name, of in found.items()} == {
+        "inclusion": (317, 487, 317),
+        "patches": (311, 493, 311),
+        "scratches": (328, 476, 328),
+    }
+    assert len({case.patient for case in cohort.cases}) == 804
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "said"),
+    [
+        ("x,z\na,1,0\nb,0,1\nc,0,1\n", SETTINGS, r"class x of .* is in one image only; required: two or more"),
+        ("x,z\na,1,0\nb,1,1\nc,1,1\n", SETTINGS, r"class x of .* is in every image that has a label of it; required: images wi"),
+        ("patient,x,z\na,p,1,0\nb,p,1,1\nc,q,0,1\n", SETTINGS, r"class x of .* is in images of one patient only"),
+        ("x,z\na,1,0\nb,1,1\nc,0,1\n", asked("x", "zz"), r"names 'zz', which labels.csv does not have; .* \(the nearest: z\)"),
+        ("x,z\na,1,0\nb,1,1\nc,0,1\n", asked("x", "X"), "data.classes names 'X' twice"),
+        ("x,z\na,1,0\nb,1,7\nc,0,1\n", asked("x", "z"), r"row 3 of .* has neither 0 nor 1 in the column z; required: 0, 1 or"),
+        ("x,z\na,1,0\nb,1,1\nc,0,1\n", asked("x", lesion=("1",)), "data.classes and data.lesion are both given"),
+    ],
+)
+def test_classes_that_cannot_be_used(tmp_path: Path, rows: str, settings: DataSettings, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        read_layout(table(tmp_path, f"file,{rows}"), settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_forty_classes_are_too_many(tmp_path: Path) -> None:
+    rows = "\n".join(",".join([name, *(str((i + n) % 3 // 2) for n in range(40))]) for i, name in enumerate("abcdef"))
+    root = table(tmp_path, f"file,{','.join(f'c{n}' for n in range(40))}\n{rows}")
+    with pytest.raises(UserError, match=r"has 40 classes .*; required: at most 32: f has an output for each, .* data.classes"):
+        read_layout(root, SETTINGS)
+    assert len(read_layout(root, asked("c1", "c3")).classes) == 2
+
+
+def test_injected_anomalies_are_one_class(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, SEVERAL), SETTINGS, one_class=True)
+    assert (cohort.classes, cohort.cases[0].classes, cohort.cases[0].label) == ((), (), 1)
+
+
+# --- what inspect says
+
+
+def test_inspect_says_classes_and_channels(tmp_path: Path) -> None:
+    found = inspection.inspect(table(tmp_path, SEVERAL), settings_from({"data": {"size": 16}}))
+    assert found["channels"] == ["grey"]
+    assert found["classes"]["Scratch"]["with"] == 2
+    said = inspection.lines(found)
+    assert "class      dent: 3 with, 2 without, 1 unknown; masks in 0" in said
+    assert "channels   grey" in said
