@@ -17,7 +17,7 @@ from coinseg.runtime.locks import locked, recorded
 from .command import DATA, DATA_OF_RUN, Argument, Call, arg, command, flag, path
 
 SHOWN = ("report.html", "manifest.json")
-OUTPUTS = (*SHOWN, "masks", "confidence", "evaluation")
+OUTPUTS = (*SHOWN, "masks", "confidence", "evaluation", "classes")
 """What people look at in a run folder, and may have changed: it is replaced only as it was written, or with --overwrite."""
 OVERWRITE = flag("--overwrite", "redo what other settings than before make stale")
 SHARED = (

@@ -33,6 +33,12 @@ def palette(classes: int) -> list[int]:
     return [part for colour in colours for part in colour] + [0] * (768 - 3 * len(colours))
 
 
+def names_of(folders: Mapping[str, Path]) -> list[str]:
+    """Names of the masks that any class has, below its folder `masks`, sorted."""
+    masks = [folder / "masks" for folder in folders.values()]
+    return sorted({path.relative_to(of).as_posix() for of in masks for path in of.rglob("*") if _is_mask(path)})
+
+
 def write_label_maps(folders: Mapping[str, Path], out: Path) -> list[Path]:
     """Write a label map into `out` for every mask that a class has, and labels.json, which names the values.
 
@@ -40,9 +46,10 @@ def write_label_maps(folders: Mapping[str, Path], out: Path) -> list[Path]:
         folders: of each class in order, with `masks` and `confidence` below; a mask of one name is of one case.
         out: receives NIfTI on the grid of the masks, or palette PNG.
     """
-    names = sorted({path.name for folder in folders.values() for path in (folder / "masks").glob("*") if _is_mask(path)})
+    names = names_of(folders)
     out.mkdir(parents=True, exist_ok=True)
     for name in names:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         _write(name, folders, out)
     values = {"background": 0} | {name: number for number, name in enumerate(folders, 1)}
     write_json(out / LABELS, {"labels": values, "overlap": "the class with the highest confidence of the pixel"})

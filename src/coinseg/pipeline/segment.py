@@ -4,9 +4,9 @@ Several processes (torchrun, srun) share a folder: each takes every n-th input a
 gathers this into the table and the manifest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_
 from coinseg.errors import UserError, is_full, plain
 from coinseg.evaluation.verdict import trusted
 from coinseg.inference.checkpoint import load
-from coinseg.inference.classes import ClassPredictors, class_folder
+from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.sources import UNCHECKED
 from coinseg.inference.table import TOLD, measure, untrusted
@@ -31,10 +31,10 @@ from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.stage import Report, silent
 from coinseg.types import MaskSource
 
-from .label_maps import write_label_maps
 from .manifest import model_of, unlike, verdict_of, write_segmented
 from .mask_table import OF, MaskTable, Row
 from .run_folder import require_outside
+from .segment_classes import segment_classes
 
 REMADE = "another scan than the one its mask was made of; the mask was made anew"
 CHANGED = "its mask is not as coinseg wrote it; it was kept as it is"
@@ -119,35 +119,12 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     places = [place for place in (out, *maps, confidence) if place]
     predictor = load(request.model, request.accelerator, request.classifier)
     if isinstance(predictor, ClassPredictors):
-        return _segment_classes(predictor, request, to_file, bool(maps))
+        return segment_classes(predictor, request, _checked_folder, bool(maps))
     if to_file:
         require_outside(places, request.model)
         _segment_file(predictor, request, maps)
         return 1, []
     return _checked_folder(predictor, request, places)
-
-
-def _segment_classes(predictor: ClassPredictors, request: Request, to_file: bool, maps: bool) -> tuple[int, list[str]]:
-    """Segment a folder with every class: OUT/classes/NAME is what one class gives, and OUT has a label map of each input."""
-    if to_file or maps:
-        got = f"a run of {len(predictor.of)} classes and {'a map' if maps else 'one file'} to write"
-        raise UserError(got, "a folder of scans or images for -i, and one for -o", "put the file into a folder")
-    written, failed, folders = 0, list[str](), {}
-    for name, one in predictor.of.items():
-        folder = request.out / class_folder(name)
-        own = replace(request, out=folder / "masks", confidence=folder / "confidence", report=_named(request.report, name))
-        count, lines = _checked_folder(one, own, [own.out, folder / "confidence"])
-        written, failed, folders[name] = written + count, [*failed, *(f"{name}: {line}" for line in lines)], folder
-    if rank_info().is_main:
-        write_label_maps(folders, request.out)
-    return written, failed
-
-
-def _named(report: Report, name: str) -> Report:
-    def told(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-        report(stage if stage.startswith("warning") else f"{stage} {name}", done, total, values)
-
-    return told
 
 
 def _checked_folder(predictor: Predictor, request: Request, places: Sequence[Path]) -> tuple[int, list[str]]:

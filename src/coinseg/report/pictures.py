@@ -14,6 +14,7 @@ from scipy import ndimage
 COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28, 35), (255, 214, 0)
 """The colours of the thesis' figures: green, red, yellow."""
 WHITE = (255, 255, 255)
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 OPACITY = 0.5
 DPI = 100  # Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels
 SMALL, LARGE = 9, 11  # Font sizes in points
@@ -27,6 +28,12 @@ def _shades(image: np.ndarray) -> np.ndarray:
     channels = image if image.ndim == 3 else image[None]
     shades = np.clip(np.nan_to_num(channels.astype(np.float64)), 0, 1) * 255
     return np.moveaxis(shades, 0, 2) if len(shades) == 3 else np.repeat(shades[0][..., None], 3, axis=-1)
+
+
+def _ground(image: np.ndarray) -> np.ndarray:
+    """What marks in colour are drawn on, (H, W, 3): the image, or the luminance (ITU-R 601) of one in colour."""
+    shades = _shades(image)
+    return shades if image.ndim == 2 or len(image) != 3 else np.repeat((shades @ LUMINANCE)[..., None], 3, axis=-1)
 
 
 def _bytes(rgb: np.ndarray) -> np.ndarray:
@@ -51,7 +58,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, truth: np.ndarray | None) -> np
         mask: (H, W) bool, predicted.
         truth: (H, W) bool; None when it is unknown, then only the outline of the mask is drawn.
     """
-    rgb = _shades(image)
+    rgb = _ground(image)
     if truth is None:
         # Green areas would mean true positives.
         rgb[mask & ~ndimage.binary_erosion(mask)] = TRUE_POSITIVE
@@ -88,7 +95,7 @@ def heat(image: np.ndarray, difference: np.ndarray, top: float) -> np.ndarray:
     # Low values are transparent, so that the anatomy can be seen where nothing was changed.
     opacity = 0.9 * share[..., None] ** 0.7
     colour = 255 * colormaps["inferno"](0.2 + 0.8 * share)[..., :3]
-    return _bytes((1 - opacity) * _shades(image) + opacity * colour)
+    return _bytes((1 - opacity) * _ground(image) + opacity * colour)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""Segmenting a folder with a run of several classes: what one class gives lies in its folder, label maps above them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from coinseg.errors import UserError
+from coinseg.inference.classes import FOLDER, ClassPredictors, class_folder
+from coinseg.inference.table import CSV, JSON, write_table
+from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.locks import locked, recorded
+from coinseg.runtime.process_group import rank_info
+from coinseg.runtime.stage import Report
+
+from .label_maps import LABELS, names_of, write_label_maps
+from .manifest import MANIFEST, doubts, facts, model_of, verdict_of
+
+Written = tuple[int, list[str]]
+
+
+def segment_classes(predictor: ClassPredictors, request: Any, folder_of: Callable[..., Written], maps: bool) -> Written:
+    """Segment a folder: OUT/classes/NAME has masks, confidence and table of one class, OUT a label map of each input.
+
+    Args:
+        predictor: of the run.
+        request: `segment.Request`: what is to be segmented, and where the results go.
+        folder_of: (predictor of one class, request, places) -> the number of masks written, and a line for each failed input.
+        maps: whether a map of a single input was asked for, which several classes do not have.
+    """
+    if request.source.is_file() or maps:
+        got = f"a run of {len(predictor.of)} classes and {'a map' if maps else 'one file'} to write"
+        raise UserError(got, "a folder of scans or images for -i, and one for -o", "put the file into a folder")
+    written, failed, folders = 0, list[str](), {}
+    for name, one in predictor.of.items():
+        folder = request.out / class_folder(name)
+        own = replace(request, out=folder / "masks", confidence=folder / "confidence", report=_named(request.report, name))
+        count, lines = folder_of(one, own, [own.out, folder / "confidence"])
+        written, failed, folders[name] = written + count, [*failed, *(f"{name}: {line}" for line in lines)], folder
+    if not rank_info().is_main:
+        return written, failed
+    names = [*names_of(folders), LABELS, JSON, CSV, MANIFEST]
+    with locked(request.out), recorded(request.out, names, request.overwrite):
+        write_label_maps(folders, request.out)
+        _write_table(request, predictor, failed)
+    return written, failed
+
+
+def _write_table(request: Any, predictor: ClassPredictors, failed: list[str]) -> None:
+    """Leave the table of all classes, and a manifest that leads to that of each."""
+    rows, warnings = [], list[str]()
+    for name in predictor.names:
+        folder = f"{class_folder(name)}/masks"
+        table, manifest = (read_json(request.out / folder / file) for file in (JSON, MANIFEST))
+        rows += [row | {"class": name, "mask": f"{folder}/{row['mask']}"} for row in table["masks"]]
+        warnings += [f"{name}: {line}" for line in manifest["warnings"]]
+    write_table(request.out, rows)
+    error = UserError("; ".join(failed[:5]), "readable inputs", "mend or remove them") if failed else None
+    write_json(request.out / MANIFEST, facts("segment", request.command, error) | {
+        "source": str(request.source.resolve()), "model": model_of(request.model), "classes": list(predictor.names),
+        "outputs": {"mask_count": len(rows), "mask_index": JSON, "mask_table": CSV, "labels": LABELS, "classes": FOLDER},
+        "warnings": [*doubts(verdict_of(request.model)), *dict.fromkeys(warnings)],
+    })  # fmt: skip
+
+
+def _named(report: Report, name: str) -> Report:
+    def told(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        report(stage if stage.startswith("warning") else f"{stage} {name}", done, total, values)
+
+    return told

@@ -1,0 +1,218 @@
+"""Several classes and colour, from a table to masks: what each class is told, and what comes out together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from coinseg.cli.main import main as cli_main
+from coinseg.config.schema import CoinSettings
+from coinseg.data.slices.dataset import JointSlices, TrainingSlices
+from coinseg.data.slices.split import LEFT_OUT, TRAINING
+from coinseg.data.slices.store import SliceStore
+from coinseg.explain.counterfactual import coin
+from coinseg.explain.counterfactual.generator import build_generator
+from coinseg.inference.checkpoint import load
+from coinseg.inference.classes import ClassPredictors
+from coinseg.networks.classes import ClassGenerator, ClassLogit, ClassMap
+from coinseg.pipeline.label_maps import palette, surest
+from coinseg.training.classifier import label_loss
+from coinseg.training.student import student_loss
+from conftest import TINY
+
+SIZE, CLASSES = 32, ("disc", "square")
+
+
+def write_classes(root: Path, count: int = 48) -> Path:
+    """Green noise with red discs and blue squares, independent of each other; the last label of a square is not known."""
+    rng, rows = np.random.default_rng(0), ["file,patient,disc,square"]
+    for folder in ("images", "masks_disc", "masks_square"):
+        (root / folder).mkdir(parents=True)
+    y, x = np.indices((40, 40))
+    for i in range(count):
+        image = np.array([0.3, 0.5, 0.3]) + 0.04 * rng.standard_normal((40, 40, 3))
+        has = (i % 2 == 0, i % 4 < 2)
+        (a, b), (c, d) = rng.uniform(9, 31, 2), rng.uniform(9, 31, 2)
+        shapes = (np.hypot(y - a, x - b) < 6, np.maximum(abs(y - c), abs(x - d)) < 5)
+        for name, there, shape, tint in zip(CLASSES, has, shapes, ([0.5, 0, 0], [0, 0, 0.5]), strict=True):
+            if there:
+                image[shape] += tint
+                Image.fromarray(shape).save(root / f"masks_{name}" / f"{i:02d}.png")
+        Image.fromarray((image.clip(0, 1) * 255).astype(np.uint8)).save(root / "images" / f"{i:02d}.png")
+        rows.append(f"images/{i:02d}.png,p{i // 4},{int(has[0])},{int(has[1]) if i < count - 1 else ''}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_classes(tmp_path_factory.mktemp("classes") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    out = data.parent / "run"
+    options = ["--student.steps", "4", "--student.teachers", "1", "--student.trust", "0", "--student.imagenet_steps", "0"]
+    assert cli_main(["run", str(data), "-o", str(out), *TINY, "--classifier.steps", "60", *options]) == 0
+    return out
+
+
+def test_every_class_has_its_labels_and_masks(run: Path) -> None:
+    store = SliceStore(run / "slices")
+    assert store.classes == CLASSES
+    assert store.channels == ("red", "green", "blue")
+    disc, square = store.views
+    number = np.array([int(case[-2:]) for case in store.index["case"]])
+    assert (disc.index["label"] == (number % 2 == 0)).all()
+    assert (square.index["label"][number < 47] == (number % 4 < 2)[number < 47]).all()
+    assert (disc.truth().any((1, 2)) == (number % 2 == 0)).all()
+    assert (square.truth().any((1, 2)) == (number % 4 < 2))[number < 47].all()
+    assert (store.truth() == (disc.truth() | square.truth())).all()
+    assert disc.meta["contents"] != square.meta["contents"] != store.meta["contents"]
+
+
+def test_a_slice_whose_label_is_not_known_is_on_no_side_of_that_class_alone(run: Path) -> None:
+    store = SliceStore(run / "slices")
+    last = np.flatnonzero(store.index["case"] == "47")
+    assert (store.views[1].index["split"][last] == LEFT_OUT).all()
+    assert (store.views[0].index["split"][last] != LEFT_OUT).all()
+
+
+def test_a_joint_batch_has_the_share_of_every_class_half_of_it_with_the_class(run: Path) -> None:
+    store = SliceStore(run / "slices")
+    slices = JointSlices(store, tiny().anomaly, 0)
+    indices, _ = slices.indices_of_step(3, 16, balanced=True)
+    batch = slices.batch(indices)
+    assert batch.asked is not None
+    assert batch.asked.tolist() == [0] * 8 + [1] * 8
+    assert [int(batch.label[batch.asked == k, k].sum()) for k in (0, 1)] == [4, 4]
+    assert set(store.index["split"][indices[:, 1]].tolist()) == {TRAINING}
+    alone = TrainingSlices(store.views[0], tiny().anomaly, 0)
+    row = int(indices[0, 1])
+    assert torch.equal(batch.image[0], alone.batch(np.flatnonzero(alone.rows == row)).image[0])
+
+
+def tiny():  # type: ignore[no-untyped-def]
+    from conftest import tiny_settings
+
+    return tiny_settings()
+
+
+def test_labels_that_are_not_known_teach_f_nothing() -> None:
+    logits = torch.tensor([[2.0, -1.0], [0.5, 9.0]], requires_grad=True)
+    loss = label_loss(logits, torch.tensor([[1.0, 0.0], [0.0, torch.nan]]))
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad[1, 1] == 0
+    one = label_loss(logits[:, 0], torch.tensor([1.0, 0.0]))
+    other = label_loss(logits[:1, 1], torch.tensor([0.0]))
+    assert loss.item() == pytest.approx((2 * one.item() + other.item()) / 3)
+
+
+class ByClass(nn.Module):
+    """f: the mean of red and of blue."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 4 * torch.stack([x[:, 0].mean((1, 2)), x[:, 2].mean((1, 2))], 1)
+
+
+def test_coin_turns_off_the_class_that_is_asked_for_and_keeps_the_other() -> None:
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    asked, f, weights = torch.tensor([0, 1, 0, 1]), ByClass(), CoinSettings(identity=0, tv=0, adversarial=0, classifier=1)
+
+    def painted(channel: int) -> float:
+        def generator(images: Tensor, number: Tensor) -> Tensor:
+            found = images.clone()
+            for i, k in enumerate(number.tolist()):
+                found[i, (0, 2)[k] if channel < 0 else channel] = -1
+            return found
+
+        made = coin.generate(x, generator, f, weights, asked)
+        return float(coin.generator_losses(x, made, generator, lambda z: z.mean((1, 2, 3)), f, weights)["classifier"])
+
+    assert painted(-1) < painted(1)  # the asked channel, against green, which f does not see
+    assert painted(-1) < min(painted(0), painted(2))  # one channel for all turns off the other class in half of the images
+
+
+def test_a_generator_of_classes_is_told_which(run: Path) -> None:
+    generator = build_generator(replace(tiny().coin, fusion="none"), 3, 2).eval()
+    for embedding in (m for m in generator.modules() if isinstance(m, nn.Embedding)):
+        nn.init.normal_(embedding.weight, 1.0, 0.5, generator=torch.Generator().manual_seed(1))
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    first, second = (ClassGenerator(generator, k)(x) for k in (0, 1))
+    assert torch.equal(first, generator(x, torch.zeros(2, dtype=torch.long)))
+    assert not torch.equal(first, second)
+    with pytest.raises(ValueError, match=r"coin\.conditions is 2 and there are 2 classes; required: 1"):
+        build_generator(replace(tiny().coin, conditions=2), 3, 2)
+
+
+def test_one_class_of_a_network_is_its_column() -> None:
+    x = torch.rand(3, 3, 8, 8)
+    assert torch.equal(ClassLogit(ByClass(), 1)(x), ByClass()(x)[:, 1])
+    assert torch.equal(ClassMap(nn.Identity(), 2)(x), x[:, 2:])
+
+
+def test_the_loss_of_the_student_is_the_mean_over_classes() -> None:
+    logits, target = torch.randn(4, 2, 8, 8), torch.randint(0, 3, (4, 2, 8, 8)).float()
+    each = [student_loss(logits[:, k : k + 1], target[:, k : k + 1], 0.3).item() for k in (0, 1)]
+    assert student_loss(logits, target, 0.3).item() == pytest.approx(sum(each) / 2)
+
+
+def test_where_classes_overlap_the_surest_counts() -> None:
+    masks = np.array([[1, 1, 0, 1], [0, 1, 1, 1]], bool)
+    confidences = np.array([[60, 70, 90, 0], [99, 80, 55, 0]], np.uint8)
+    assert surest(masks, confidences).tolist() == [1, 2, 2, 1]
+    assert len(palette(12)) == 768
+
+
+def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert list(manifest["classes"]) == list(CLASSES)
+    assert manifest["scores"]["auroc"] == pytest.approx(np.mean([one["scores"]["auroc"] for one in manifest["classes"].values()]))
+    for name in CLASSES:
+        folder = run / "classes" / name
+        assert json.loads((folder / "manifest.json").read_text())["scores"]["iou_oracle"] is not None
+        assert "all classes" in (folder / "report.html").read_text()
+    labels = json.loads((run / "masks" / "labels.json").read_text())["labels"]
+    assert labels == {"background": 0, "disc": 1, "square": 2}
+    for path in (run / "masks").glob("*.png"):
+        picture = Image.open(path)
+        assert picture.mode == "P"
+        values = np.asarray(picture)
+        for number, name in enumerate(CLASSES, 1):
+            mask = run / "classes" / name / "masks" / path.name
+            inside = np.asarray(Image.open(mask)) > 0 if mask.exists() else np.zeros(values.shape, bool)
+            assert not ((values == number) & ~inside).any()
+    rows = json.loads((run / "masks" / "index.json").read_text())["masks"]
+    assert {row["class"] for row in rows} == set(CLASSES)
+    assert all((run / "masks" / row["mask"]).is_file() for row in rows)
+
+
+def test_a_model_of_classes_marks_what_its_run_marked_and_the_same_command_changes_nothing(run: Path, data: Path) -> None:
+    trained = load(run)
+    assert isinstance(trained, ClassPredictors)
+    found = trained.masks(data / "images" / "08.png")
+    for name in CLASSES:
+        mask = run / "classes" / name / "masks" / "08.png"
+        assert (found[name][0] == (np.asarray(Image.open(mask)) > 0)).all()
+    moved = trained.moved(torch.rand(2, 3, SIZE, SIZE) * 2 - 1)
+    assert moved.shape == (2, 2)
+
+
+def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: Path, data: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("08.png", "11.png"):
+        (scans / name).write_bytes((data / "images" / name).read_bytes())
+    assert cli_main(["segment", "-i", str(scans), "-o", str(tmp_path / "out"), "--model", str(run)]) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"08.png", "11.png"}
+    for name in CLASSES:
+        table = json.loads((tmp_path / "out" / "classes" / name / "masks" / "index.json").read_text())
+        assert [row["case"] for row in table["masks"]] == ["08.png", "11.png"]
