@@ -174,7 +174,7 @@ def _work(work: Any, name: str) -> Any:
         return stages.prepare_slices(work)
     if name in ("train-classifier", "train-coin"):
         return recipe.train_pair(stages.job_of(work), until="classifier" if name == "train-classifier" else "coin")
-    trained = stages.train(work)
+    trained = stages.train_classes(work)
     if name == "evaluate":
         return trained
     scores = classes.evaluate_all(trained) if current().here.is_main else {}

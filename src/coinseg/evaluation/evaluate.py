@@ -174,6 +174,11 @@ def evaluate(
         return _score(slices, found, predicted, threshold, settings, folder, audited)
 
 
+def flat(images: np.ndarray) -> np.ndarray:
+    """Images (n, C, S, S), those of one channel as (n, S, S)."""
+    return images[:, 0] if images.shape[1] == 1 else images
+
+
 def _score(
     slices: ScoredSlices, found: Explained, predicted: np.ndarray, threshold: float, settings: Settings, folder: Path,
     audited: dict[str, Any] | None,
@@ -206,7 +211,7 @@ def _score(
         np.savez_compressed(
             part, group=np.array([group for group, _ in chosen], dtype=str),
             name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
-            image=images.astype(np.float16), counterfactual=painted.astype(np.float16),
+            image=flat(images).astype(np.float16), counterfactual=flat(painted).astype(np.float16),
             difference=difference[positions].astype(np.float16), mask=predicted[positions], truth=found.truth[positions],
             known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],
             sure=of_pixels(found.refined[positions], levels).astype(np.float16),

@@ -188,7 +188,7 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
             return replace(Predictor.of(explainer, preparation, one["threshold"]), distribution=fitted)
         scorers = [logit_of(other, number, classes) for other in others]
         named = [part for part in table.PARTS if part.name in one["parts"]]
-        parts = [part.load(settings, one["parts"][part.name], folder, depth) for part in named]
+        parts = [part.load(settings, one["parts"][part.name], folder) for part in named]
         own_student, shift = map_of(student, number, classes), one["prior_shift"] or 0.0
         made = Predictor.of(explainer, preparation, one["threshold"], own_student, scorers, shift, parts)
         return replace(made, distribution=fitted)

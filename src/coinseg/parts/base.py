@@ -92,13 +92,18 @@ class Part(nn.Module):
         return None
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read a part that was saved in the folder of a run; `UserError` where its files do not fit."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         """What model.json keeps of the part beside its weights."""
         return {}
+
+    @staticmethod
+    def of_channels(channels: int) -> dict[str, int]:
+        """A `state` with the number of channels of the images; nothing for one, as in runs of grey images."""
+        return {} if channels == 1 else {"channels": channels}
 
     def score(self, logits: Tensor, x: Tensor) -> Tensor:
         """Change the logits (B,) of the ensemble for images (B, C, S, S), each image by itself."""

@@ -6,13 +6,13 @@ docs/research/student.md).
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
 from coinseg.config.parsing import OPINION, asks_opinion, opinion_settings
 from coinseg.config.schema import Settings
-from coinseg.networks.classifier import load_classifier
+from coinseg.networks.classifier import Classifier, ImageNetNetwork, load_classifier
 
 from .base import Learning, Part
 
@@ -43,12 +43,18 @@ class ImageNetClassifier(Part):
         return cls(learning.train_classifier(settings, root and root / "classifier", f"the second {OPINION}"))
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read the weights; ImageNet's own are not looked for."""
         classifier = replace(opinion_settings(settings).classifier, weights=None)
         return cls(
-            load_classifier(classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.size, channels)
+            load_classifier(
+                classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.size, state.get("channels", 1)
+            )
         )
+
+    def state(self) -> dict[str, Any]:
+        network = cast(ImageNetNetwork, cast(Classifier, self.network).network)
+        return self.of_channels(network.encoder.conv_stem.in_channels)
 
     def score(self, logits: Tensor, x: Tensor) -> Tensor:
         return (1 - WEIGHT) * logits + WEIGHT * self.network(x)

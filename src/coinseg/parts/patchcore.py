@@ -123,8 +123,8 @@ class PatchCore(Part):
             current().barrier()
         if not stage.facts(kept=bool)["kept"]:
             return None
-        channels = len(slices.store.channels)
-        return cls.load(learning.settings, {}, learning.root, channels) if learning.root is not None else part
+        state = cls.of_channels(len(slices.store.channels))
+        return cls.load(learning.settings, state, learning.root) if learning.root is not None else part
 
     @classmethod
     def _fill(cls, learning: Learning, normals: np.ndarray, abnormals: np.ndarray, patients: np.ndarray, stage: Stage) -> Self:
@@ -142,7 +142,7 @@ class PatchCore(Part):
         return part
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         """Read the memory bank; the encoder's weights come with coinseg."""
         path = root / cls.folder / "model.safetensors"
         shape = shapes_in(path, "memory of normal images").get("features", ())
@@ -151,7 +151,10 @@ class PatchCore(Part):
         load_weights(bank, path, "memory of normal images")
         if not (patches and bank.limit > 0):
             raise UserError(f"{path} remembers nothing", "a memory of normal images with a limit above 0", "train it again")
-        return cls(bank, channels)
+        return cls(bank, state.get("channels", 1))
+
+    def state(self) -> dict[str, Any]:
+        return self.of_channels(self.extractor.encoder.conv_stem.in_channels)
 
     def add(self, views: Views, device: torch.device) -> None:
         """Add the anomalous regions of images that are called abnormal."""

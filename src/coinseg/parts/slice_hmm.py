@@ -47,7 +47,7 @@ class SliceHMM(Part):
         return None if transitions is None else cls(transitions)
 
     @classmethod
-    def load(cls, settings: Settings, state: dict[str, Any], root: Path, channels: int = 1) -> Self:
+    def load(cls, settings: Settings, state: dict[str, Any], root: Path) -> Self:
         rows = state.get("transitions")
         if not are_transitions(rows):
             raise damaged(root / "model.json", "it has wrong transitions")

@@ -25,6 +25,7 @@ from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.scale import kind_of_intensity
 from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
+from coinseg.errors import UserError
 from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
 from coinseg.inference.classes import class_folder, predictors_of
@@ -140,7 +141,15 @@ def job_of(work: Workspace) -> recipe.Job:
     return recipe.Job(store.with_views(views), work.settings, work.root, work.report)
 
 
-def train(work: Workspace) -> dict[str, Run]:
+def train(work: Workspace) -> Run:
+    """Everything that learns, of one class; `UserError` where there are several, see `train_classes`."""
+    if names := work.cohort.classes:
+        got = f"data of {len(names)} classes: {', '.join(names)}"
+        raise UserError(got, "one class here", "use train_classes, or name one class in data.classes")
+    return train_classes(work)[""]
+
+
+def train_classes(work: Workspace) -> dict[str, Run]:
     """Everything that learns; a run of each class by its name, which is "" where there is one."""
     job = job_of(work)
     trained, runs = recipe.build(job), {}
