@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from coinseg.data.layouts.classes import any_of, counts, with_classes
 from coinseg.data.layouts.registry import read_layout
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
+from examples import EXAMPLES
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SETTINGS = DataSettings()
@@ -198,6 +200,122 @@ def test_neu_steel() -> None:
         "scratches": (328, 476, 328),
     }
     assert len({case.patient for case in cohort.cases}) == 804
+
+
+# --- label maps and masks by name
+
+
+def described(root: Path, **more: object) -> Path:
+    put(root, *(f"{folder}/{case}{end}.nii.gz" for case in "ab" for folder, end in (("imagesTr", "_0000"), ("labelsTr", ""))))
+    about = {"labels": {"background": 0, "kidney": 1, "tumor": [2, 3], "cyst": 4}, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(about | more))
+    return root
+
+
+def test_labels_of_nnunet_are_classes(tmp_path: Path) -> None:
+    root = described(tmp_path)
+    cohort = read_layout(root, asked("tumor", "cyst", organ=("kidney",)))
+    assert (cohort.layout, cohort.classes) == ("nnunet", ("tumor", "cyst"))
+    assert masks(cohort)[1] == [("a.nii.gz", (4,)), ("b.nii.gz", (4,))]
+    assert cohort.cases[0].lesion == (MaskSource(root / "labelsTr/a.nii.gz", (2, 3, 4)),)
+    assert "where none is given, made from the lesion masks" in cohort.label_source
+    with pytest.raises(UserError, match=r"data.classes names 'cist', which dataset.json does not have; .*the nearest: cyst"):
+        read_layout(root, asked("cist", "tumor"))
+    (root / "labels.csv").write_text("case,label\na,0\nb,1\n")
+    cohort = read_layout(root, asked("tumor", "cyst"))
+    assert "data.classes is given: column label of labels.csv is not read" in cohort.problems
+    assert labels(cohort) == [[None, None], [None, None]]
+
+
+def test_a_table_beside_scans_has_a_column_a_class(tmp_path: Path) -> None:
+    root = described(tmp_path)
+    (root / "labels.csv").write_text("case,slice,Tumor,stone\na,0,1,0\na,1,0,0\nb,0,1,1\nb,1,0,0\n")
+    cohort = read_layout(root, asked("tumor", "stone"))
+    assert [dict(one.slice_labels) for one in cohort.cases[0].classes] == [{0: 1, 1: 0}, {0: 0, 1: 0}]
+    assert [dict(case.slice_labels) for case in cohort.cases] == [{0: 1, 1: 0}, {0: 1, 1: 0}]
+    assert masks(cohort) == [[("a.nii.gz", (2, 3)), ("b.nii.gz", (2, 3))], []]
+    assert cohort.label_source.startswith("image labels from labels.csv, columns tumor, stone; where none is given, made from")
+
+
+def test_kits_and_the_decathlon_have_classes(tmp_path: Path) -> None:
+    cohort = read_layout(EXAMPLES["kits"].make(tmp_path / "kits"), asked("tumor", "cyst"))
+    assert (cohort.classes, masks(cohort)[1][0]) == (("tumor", "cyst"), ("segmentation.nii.gz", (3,)))
+    assert not any("data.lesion" in line for line in cohort.problems)
+    cohort = read_layout(EXAMPLES["decathlon"].make(tmp_path / "msd"), asked("liver", "cancer"))
+    assert masks(cohort)[1][0] == ("liver_0.nii.gz", (2,))
+
+
+def test_masks_by_name_are_classes(tmp_path: Path) -> None:
+    parts = ("ct", "segmentations/mass", "segmentations/cyst")
+    root = put(tmp_path, *(f"s{i}/{part}.nii.gz" for i in range(3) for part in parts))
+    (root / "s2/segmentations/cyst.nii.gz").unlink()
+    cohort = read_layout(root, asked("mass", "cyst"))
+    assert (cohort.layout, cohort.classes) == ("totalsegmentator", ("mass", "cyst"))
+    assert [len(one) for one in masks(cohort)] == [3, 2]
+    with pytest.raises(UserError, match=r"data.classes names 'cists', which no scan has a mask of; .*the nearest: cyst"):
+        read_layout(root, asked("mass", "cists"))
+    (root / "labels.csv").write_text("image_id,slice,mass,cyst\ns0,0,1,0\ns0,1,0,0\ns1,0,0,1\ns2,0,1,1\n")
+    found = read_layout(root, SETTINGS)
+    assert (found.classes, [len(one) for one in masks(found)]) == (("mass", "cyst"), [3, 2])
+    assert dict(found.cases[2].classes[1].slice_labels) == {0: 1}
+
+
+def test_a_layout_of_one_class_refuses_others(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.classes is given and layout dicom has one class"):
+        read_layout(EXAMPLES["dicom"].make(tmp_path), asked("a", "b"))
+
+
+# --- sequences
+
+
+def test_channels_of_nnunet(tmp_path: Path) -> None:
+    root = put(described(tmp_path, channel_names={"0": "FLAIR", "2": "T2"}), "imagesTr/a_0002.nii.gz", "imagesTr/b_0001.nii.gz")
+    put(root, "imagesTr/b_0002.nii.gz")
+    cohort = read_layout(root, asked("tumor", "cyst"))
+    assert cohort.sequences == ("FLAIR", "channel 1", "T2")
+    assert [[path.name for path in case.others] for case in cohort.cases] == [
+        ["a_0002.nii.gz"], ["b_0001.nii.gz", "b_0002.nii.gz"],
+    ]  # fmt: skip
+    with pytest.raises(
+        UserError, match="1 of 2 cases have not all of the images FLAIR, channel 1, T2: a; required: the same chan"
+    ):
+        inspection.inspect(root, settings_from({"data": {"classes": ["tumor", "cyst"]}}))
+
+
+def test_brats(tmp_path: Path) -> None:
+    visits = ("BraTS-GLI-00001-000", "BraTS-GLI-00001-001", "BraTS-GLI-00002-000")
+    root = put(tmp_path, *(f"{name}/{name}-{end}.nii.gz" for name in visits for end in ("t1c", "t1n", "t2f", "t2w", "seg")))
+    cohort = read_layout(root, SETTINGS)
+    assert (cohort.layout, cohort.sequences) == ("sequences", ("t2f", "t1n", "t1c", "t2w"))
+    assert [case.id for case in cohort.cases] == list(visits)
+    assert [case.patient for case in cohort.cases] == ["BraTS-GLI-00001", "BraTS-GLI-00001", "BraTS-GLI-00002"]
+    first = cohort.cases[0]
+    assert [path.name[len(visits[0]) + 1 :] for path in (first.image, *first.others)] == [
+        "t2f.nii.gz", "t1n.nii.gz", "t1c.nii.gz", "t2w.nii.gz",
+    ]  # fmt: skip
+    assert first.lesion == (MaskSource(root / f"{visits[0]}/{visits[0]}-seg.nii.gz"),)
+    several = read_layout(root, asked("ed", "et", "7"))
+    assert [source.values for one in several.cases[0].classes for source in one.lesion] == [(2,), (3, 4), (7,)]
+    (root / f"{visits[1]}/{visits[1]}-t2f.nii.gz").unlink()
+    assert f"{visits[1]}: skipped, no {visits[1]}_t2f.nii.gz" in read_layout(root, SETTINGS).problems
+
+
+def test_sequences_that_lie_together(tmp_path: Path) -> None:
+    names = [f"p{i}_{end}" for i in range(3) for end in ("T2", "FLAIR", "lesions")]
+    cohort = read_layout(put(tmp_path, *(f"{name}.nii.gz" for name in names), "atlas.nii.gz"), SETTINGS)
+    assert [(case.id, case.image.name, case.lesion[0].path.name) for case in cohort.cases] == [
+        (f"p{i}", f"p{i}_FLAIR.nii.gz", f"p{i}_lesions.nii.gz") for i in range(3)
+    ]
+    assert any(line.startswith("volumes not read, they are named as no sequence and no mask: atlas") for line in cohort.problems)
+    (tmp_path / "labels.csv").write_text("case,label\np0,1\np1,0\np2,1\n")
+    assert [case.label for case in read_layout(tmp_path, SETTINGS).cases] == [1, 0, 1]
+
+
+def test_ms3d() -> None:
+    if not (root := DATA / "ms3d").is_dir():
+        pytest.skip("the shared example data is not on this machine")
+    found = inspection.inspect(root, settings_from({}))
+    assert (found["layout"], found["cases"], found["channels"]) == ("sequences", 3, ["flair", "t2"])
 
 
 # --- what is refused

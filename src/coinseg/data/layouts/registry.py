@@ -26,6 +26,7 @@ from .dicom_studies import fits_dicom, list_dicom
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
+from .sequences import fits_sequences, list_sequences
 from .shared import few, folders_in, is_readable, others_in, place_of, told_apart, visible, without_suffix
 from .tables import columns_in
 from .totalsegmentator import fits_scans, list_scans
@@ -49,6 +50,7 @@ LAYOUTS = {
     "csv": Layout(fits_table, list_table, "a table with a column file"),
     "folders": Layout(fits_folders, list_folders, "one of normal, one of abnormal images"),
     "dicom": Layout(fits_dicom, list_dicom, "a folder of slices per case"),
+    "sequences": Layout(fits_sequences, list_sequences, "x_flair.nii.gz beside x_t2.nii.gz"),
 }
 """The layouts by name; the first that fits is taken."""
 
@@ -83,6 +85,11 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
+    if settings.classes and not cohort.classes:
+        required = "a layout that has several (see data.classes in the settings)"
+        raise UserError(
+            f"data.classes is given and layout {name} has one class", required, "leave it out, or use a table of files"
+        )
     cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
     problems = (*cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
