@@ -132,6 +132,16 @@ def dicom(root: Path) -> Path:
     return root
 
 
+def sequences(root: Path) -> Path:
+    """A folder for each scan, as BraTS has them."""
+    for i in range(CASES):
+        scan = hounsfield(labelled(), i)
+        save(root / f"p{i}/p{i}_flair.nii.gz", scan)
+        save(root / f"p{i}/p{i}_t1.nii.gz", (2 * scan).astype(np.int16))
+        save(root / f"p{i}/p{i}_seg.nii.gz", (labelled() == 2).astype(np.uint8))
+    return root
+
+
 @dataclass(frozen=True)
 class Example:
     """How a data set is made, and the settings of `data` that it is read with."""
@@ -155,6 +165,7 @@ EXAMPLES = {
     "csv": Example(table, {}),
     "folders": Example(folders, {}),
     "dicom": Example(dicom, {}),
+    "sequences": Example(sequences, {"lesion": ["ncr"]}),
 }
 
 

@@ -81,6 +81,7 @@ EVERY_LAYOUT = {
     "folders": (8, 8, ([1, 1], [40, 40], [44, 44]), None, "4 normal, 4 abnormal; 50% of the given labels are abnormal", 4),
     "dicom": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm",
         "2 normal, 2 abnormal; 50% of the given labels are abnormal", 2),
+    "sequences": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm", "4 from lesion masks once they are read", 4),
 }  # fmt: skip
 
 

@@ -144,13 +144,13 @@ def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     assert cohort.problems == ()
 
 
-def test_only_channel_0_is_read_and_that_is_said(tmp_path: Path) -> None:
+def test_further_channels_are_listed_as_they_are(tmp_path: Path) -> None:
     root = dataset(tmp_path, "a", "b")
     save(root / "imagesTr/a_0001.nii.gz", np.zeros((4, 8, 8), np.int16))
     save(root / "imagesTr/c_0001.nii.gz", np.zeros((4, 8, 8), np.int16))
     cohort = read_layout(root, LESION)
     assert [case.image.name for case in cohort.cases] == ["a_0000.nii.gz", "b_0000.nii.gz"]
-    assert said(cohort, "more than one channel of a: only channel 0 is read")
+    assert [[path.name for path in case.others] for case in cohort.cases] == [["a_0001.nii.gz"], []]
     assert said(cohort, r"c: skipped, no c_0000\.nii\.gz")
 
 

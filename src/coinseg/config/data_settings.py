@@ -16,8 +16,8 @@ Axis = Literal["axial", "coronal", "sagittal"]
 class DataSettings:
     """What is read and how it is turned into slices (thesis 3.6, 4)."""
 
-    layout: Literal["auto", "totalsegmentator", "nnunet", "decathlon", "kits", "folders", "csv", "dicom"] = setting("auto", """how
-        the folder is arranged; "auto" looks and says what it found.""")
+    layout: Literal["auto", "totalsegmentator", "nnunet", "decathlon", "kits", "folders", "csv", "dicom", "sequences"] = setting(
+        "auto", """how the folder is arranged; "auto" looks and says what it found.""")
     organ: tuple[str, ...] = setting((), """regions of interest: TotalSegmentator class names ("kidney_left"), labels of nnU-Net's
         or the Decathlon's dataset.json or of KiTS by name ("kidney"), or label values ("1") of an organ label map. In such data
         "kidney+malignant" is one region: a label map's kidney ends where its tumour begins.""")

@@ -1,7 +1,9 @@
 """Several classes: what a case has of each, which columns of a table are classes, and which sets of classes cannot be used."""
 
+from __future__ import annotations
+
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from coinseg.config.schema import DataSettings
@@ -9,7 +11,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
 from .shared import few, nearest
-from .tables import LABEL, read_table, row_error, titles_of, whole_number
+from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
 
 MOST = 32
 """Classes of a data set: every image is explained once for each of them."""
@@ -84,6 +86,46 @@ def zero_or_one(cell: str, table: Path, number: int, column: str) -> int | None:
     if cell and whole_number(cell) not in (0, 1):
         raise row_error(table, number, f"has neither 0 nor 1 in the column {column}", "0, 1 or nothing", "correct data.classes")
     return whole_number(cell)
+
+
+@dataclass(frozen=True)
+class ScanClasses:
+    """The classes of scans that a table beside them may label: their names, the labels of each case, and lines about them."""
+
+    names: tuple[str, ...]
+    given: Mapping[str, Mapping[str, Given]]  # by class and case; no class without a column
+    lines: tuple[str, ...]
+
+    @classmethod
+    def of(cls, table: Path, settings: DataSettings, keys: Sequence[str] = CASE) -> ScanClasses:
+        """Return `data.classes`, or the two and more columns of 0 and 1 of a table without a column label; else no class."""
+        header = titles_of(table) if table.is_file() else {}
+        names, lines = settings.classes, []
+        if not names and header and not first_of(LABEL, header):
+            columns, lines = class_columns(table, {*keys, *PATIENT, "slice"})
+            names = tuple(columns.values()) if len(columns) > 1 else ()
+        given = {name: labels_by_case(table, keys, (name.lower(),)) for name in names if name.lower() in header}
+        if settings.classes and not given and (unread := first_of(LABEL, header)):
+            lines = [f"data.classes is given: column {unread} of {table.name} is not read"]
+        return cls(tuple(names), given, tuple(lines))
+
+    def source(self, table: Path, otherwise: str) -> str:
+        """Say where the labels come from, for `Cohort.label_source`."""
+        return f"image labels from {table.name}, columns {few(self.given, 40)}" if self.given else otherwise
+
+    def cases(self) -> set[str]:
+        """Return the names of cases in the table."""
+        return {case for rows in self.given.values() for case in rows}
+
+    def labelled(self, name: str) -> bool:
+        """Return whether a case has a label of some class."""
+        return any(rows.get(name, Given()) != Given() for rows in self.given.values())
+
+    def on(self, case: Case, name: str, lesions: Sequence[tuple[MaskSource, ...]]) -> Case:
+        """Give a case, by its name in the table, its labels and the lesions of each class."""
+        rows = [self.given.get(one, {}).get(name, Given()) for one in self.names]
+        pairs = zip(rows, lesions, strict=True)
+        return with_classes(case, [ClassLabels(row.label, row.slices, lesion) for row, lesion in pairs])
 
 
 def require_usable(root: Path, cohort: Cohort, settings: DataSettings) -> None:

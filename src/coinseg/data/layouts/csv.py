@@ -10,7 +10,6 @@ An image with patient and slice belongs to a scan; a row of a volume with slice 
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from coinseg.types import Case, ClassLabels, Cohort
 from .classes import with_classes, zero_or_one
 from .dicom_studies import fits_dicom
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
-from .sequence_names import is_sequence
+from .sequence_names import further_channels
 from .shared import existing, few, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
 from .table_classes import PREFIXES, TableClass, attributed, classes_of
 from .tables import (
@@ -213,13 +212,6 @@ class _Rows:
         what = "not used: nobody says which class they mark (masks_CLASS/, a column mask_CLASS or classes.json would)"
         problems += [f"masks of {len(self.unclear)} images ({few(self.unclear, 3)}) are {what}"] if self.unclear else []
         return cases, problems
-
-
-def further_channels(header: Sequence[str], first: str) -> tuple[str, ...]:
-    """Return the columns of further channels, beside the first one: file_2, file_3 by number, or file_t1ce by sequence."""
-    named = [column for column in header if is_sequence(column.removeprefix(f"{first}_")) and column.startswith(f"{first}_")]
-    numbers = [column for column in header if re.fullmatch(rf"{re.escape(first)}_\d{{1,2}}", column)]
-    return (*sorted(numbers, key=lambda column: int(column.rpartition("_")[2])), *named)
 
 
 def _labelled(case: Case, label: int | None, index: int | None) -> Case:

@@ -1,8 +1,8 @@
 """dataset.json, with which nnU-Net and the Medical Segmentation Decathlon describe a data set, and the cohort it describes."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from coinseg.data.readers.volume import VOLUME_SUFFIXES
 from coinseg.errors import UserError
 from coinseg.types import Cohort
 
+from .classes import ScanClasses
 from .label_maps import MapScan, Names, Regions, cohort_of
 from .shared import few, is_value, lies_inside, organ_root
 
@@ -24,6 +25,7 @@ class Description:
     ending: str  # suffix of every image and label map
     training: int | None  # number of cases
     listed: tuple[tuple[str, str], ...] | None  # image and label map of every case; nnU-Net 2 has no such list
+    channels: Mapping[int, str]  # names by number
 
 
 def describe(path: Path) -> Description:
@@ -34,7 +36,10 @@ def describe(path: Path) -> Description:
         raise UserError(f"{path} has file_ending {ending!r}", " or ".join(VOLUME_SUFFIXES), "convert the images to NIfTI")
     training = content.get("numTraining")
     count = training if isinstance(training, int) else None
-    return Description(_names(path, content.get("labels")), ending, count, _listed(path, content))
+    names, listed = _names(path, content.get("labels")), _listed(path, content)
+    channels = content.get("channel_names", content.get("modality"))  # of version 2, and of version 1
+    known = channels.items() if isinstance(channels, dict) else ()
+    return Description(names, ending, count, listed, {int(n): str(name) for n, name in known if is_value(n)})
 
 
 def values_by_class(root: Path, asked: Sequence[str]) -> Names:
@@ -58,27 +63,31 @@ def _names(path: Path, labels: Any) -> dict[str, tuple[int, ...]]:
 
 
 def described_cohort(
-    layout: str, root: Path, settings: DataSettings, about: Description, scans: list[tuple[str, Path, Path]], problems: list[str]
-) -> Cohort:
+    layout: str, root: Path, settings: DataSettings, about: Description, scans: list[MapScan], problems: list[str],
+    sequences: tuple[str, ...] = (),
+) -> Cohort:  # fmt: skip
     """Return the cohort of the data at `root` with a dataset.json.
 
     Args:
         layout: name of the layout.
         root: the data.
-        settings: organ, lesion and organ_from (label maps of organs, in it or its labelsTr, with or without a dataset.json).
+        settings: organ, lesion, classes and organ_from (label maps of organs, in it or its labelsTr, with or without a
+            dataset.json).
         about: the dataset.json of the data.
-        scans: name, image and label map of every case, sorted.
+        scans: sorted, with the organs in the map of the lesions.
         problems: what is wrong with the files.
+        sequences: names of the channels, where there are several.
     """
     organs = organ_root(root, settings)
     organ_json = organs / "dataset.json" if organs else None
     organ_names = describe(organ_json).names if organ_json and organ_json.is_file() else about.names
-    regions = Regions.asked_for(settings, about.names, organ_names, "dataset.json")
+    classes = ScanClasses.of(root / "labels.csv", settings)
+    regions = Regions.asked_for(settings, about.names, organ_names, "dataset.json", classes)
     if organs and (organs / "labelsTr").is_dir():
         organs = organs / "labelsTr"
-    maps = [MapScan(name, image, label, organs / label.name if organs else label) for name, image, label in scans]
+    maps = [replace(scan, organs=organs / scan.lesions.name if organs else scan.organs) for scan in scans]
     unlabelled = f"no image labels in the data (dataset.json names {few(about.names)})"
-    return cohort_of(layout, root, maps, regions, unlabelled, problems)
+    return cohort_of(layout, root, maps, regions, unlabelled, problems, classes, sequences)
 
 
 def lists_its_images(path: Path) -> bool:

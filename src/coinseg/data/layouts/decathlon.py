@@ -15,6 +15,7 @@ from coinseg.errors import UserError
 from coinseg.types import Cohort
 
 from .dataset_json import describe, described_cohort, lists_its_images
+from .label_maps import MapScan
 from .shared import composed, few, stem_of, visible
 
 
@@ -32,5 +33,5 @@ def list_decathlon(root: Path, settings: DataSettings) -> Cohort:
     listed = {composed(Path(image).name) for image, _ in about.listed}
     left_out = [path.name for path in visible(root / "imagesTr") if composed(path.name) not in listed]
     problems = [f"imagesTr: {few(left_out)} left out, not listed in dataset.json"] if left_out else []
-    scans = [(stem_of(Path(image)), root / image, root / label) for image, label in about.listed]
-    return described_cohort("decathlon", root, settings, about, sorted(scans, key=lambda scan: scan[0]), problems)
+    scans = [MapScan(stem_of(Path(image)), root / image, root / label, root / label) for image, label in about.listed]
+    return described_cohort("decathlon", root, settings, about, sorted(scans, key=lambda scan: scan.name), problems)

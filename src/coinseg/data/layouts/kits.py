@@ -15,6 +15,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Cohort
 
+from .classes import ScanClasses
 from .label_maps import MapScan, Names, Regions, cohort_of
 from .shared import few, folders_in, organ_root
 
@@ -37,7 +38,8 @@ def list_kits(root: Path, settings: DataSettings) -> Cohort:
         got = f"{root} holds no case_00000 ({few(folder.name for folder in folders_in(root))})"
         required = "folders case_00000 with imaging.nii.gz and segmentation.nii.gz"
         raise UserError(got, required, "correct the path or data.layout")
-    if not settings.lesion:
+    classes = ScanClasses.of(root / "labels.csv", settings)
+    if not settings.lesion and not classes.names:
         settings = replace(settings, lesion=("tumor",))
         problems.append("data.lesion is empty: tumor (label 2) is taken; cysts are no lesion")
         unlabelled += ", the lesion is tumor (label 2)"
@@ -45,8 +47,8 @@ def list_kits(root: Path, settings: DataSettings) -> Cohort:
     organs = {folder.name: folder for folder in (_cases(other) if other else folders)}
     maps = [_map_in(organs.get(folder.name, (other or root) / folder.name)) for folder in folders]
     scans = [MapScan(f.name, f / "imaging.nii.gz", _map_in(f), organ) for f, organ in zip(folders, maps, strict=True)]
-    regions = Regions.asked_for(settings, NAMES, NAMES, "KiTS")
-    return cohort_of("kits", root, scans, regions, unlabelled, problems)
+    regions = Regions.asked_for(settings, NAMES, NAMES, "KiTS", classes)
+    return cohort_of("kits", root, scans, regions, unlabelled, problems, classes)
 
 
 def _cases(root: Path) -> list[Path]:

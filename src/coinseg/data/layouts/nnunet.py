@@ -2,7 +2,7 @@
 
 dataset.json               {"labels": {"background": 0, "kidney": 1, "malignant": [2, 3]}, "numTraining": 591,
                             "file_ending": ".nii.gz"}; `data.organ_from`: see `dataset_json.described_cohort`
-imagesTr/CASE_0000.nii.gz  channel 0; further channels are not read
+imagesTr/CASE_0000.nii.gz  channel 0, CASE_0001 a further one on the same grid; channel_names of dataset.json names them
 labelsTr/CASE.nii.gz       label map; labels.csv and patients.csv: see `label_maps`
 """
 
@@ -15,6 +15,7 @@ from coinseg.errors import UserError
 from coinseg.types import Cohort
 
 from .dataset_json import Description, describe, described_cohort
+from .label_maps import MapScan
 from .shared import composed, few, visible
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -35,11 +36,16 @@ def list_nnunet(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"labelsTr has label maps of {few(alone)}: there is no such image in imagesTr")
     if about.training not in (None, len(channels)):
         problems.append(f"dataset.json says numTraining {about.training} and imagesTr has {len(channels)} cases")
-    if "ignore" in about.names and settings.lesion:
+    if "ignore" in about.names and (settings.lesion or settings.classes):
         problems.append("labelsTr may mark voxels to ignore: they count as voxels without a lesion")
     images, labels = root / "imagesTr", root / "labelsTr"
-    scans = [(case, images / f"{case}_0000{about.ending}", labels / f"{case}{about.ending}") for case in sorted(channels)]
-    return described_cohort("nnunet", root, settings, about, scans, problems)
+    first, *further = sorted({0, *(number for numbers in channels.values() for number in numbers)})
+    scans = []
+    for case, numbers in sorted(channels.items()):
+        image, *others = [images / f"{case}_{number:04}{about.ending}" for number in (first, *further) if number in {0, *numbers}]
+        scans.append(MapScan(case, image, label := labels / f"{case}{about.ending}", label, tuple(others)))
+    sequences = tuple(about.channels.get(number, f"channel {number}") for number in (first, *further)) if further else ()
+    return described_cohort("nnunet", root, settings, about, scans, problems, sequences)
 
 
 def _channels(folder: Path, about: Description) -> tuple[dict[str, list[int]], list[str]]:
@@ -57,6 +63,4 @@ def _channels(folder: Path, about: Description) -> tuple[dict[str, list[int]], l
         required = f"images with their channel and the file_ending of dataset.json ({about.ending})"
         raise UserError(got, required, "rename the images or correct dataset.json")
     problems = [f"imagesTr: {few(others)} left out, not named CASE_0000{about.ending}"] if others else []
-    if several := sorted(case for case, numbers in channels.items() if len(numbers) > 1):
-        problems.append(f"imagesTr has more than one channel of {few(several)}: only channel 0 is read")
     return channels, problems

@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,15 +20,17 @@ from coinseg.data.phantom.canvas import LAST, RECORD
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
-from .classes import as_one_class, require_usable
-from .csv import fits_table, list_table
+from .class_folders import folders_of_classes, found_folders
+from .classes import as_one_class, class_columns, require_usable
+from .csv import COLUMNS, fits_table, list_table, names_files, table_of
 from .decathlon import fits_decathlon, list_decathlon
 from .dicom_studies import fits_dicom, list_dicom
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
+from .sequences import fits_sequences, list_sequences
 from .shared import few, folders_in, is_readable, others_in, place_of, told_apart, visible, without_suffix
-from .tables import columns_in
+from .tables import LABEL, columns_in, header_of
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
 
@@ -49,6 +52,7 @@ LAYOUTS = {
     "csv": Layout(fits_table, list_table, "a table with a column file"),
     "folders": Layout(fits_folders, list_folders, "one of normal, one of abnormal images"),
     "dicom": Layout(fits_dicom, list_dicom, "a folder of slices per case"),
+    "sequences": Layout(fits_sequences, list_sequences, "x_flair.nii.gz beside x_t2.nii.gz"),
 }
 """The layouts by name; the first that fits is taken."""
 
@@ -79,24 +83,32 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if settings.classes and settings.lesion:
         got = "data.classes and data.lesion are both given"
         raise UserError(got, "classes by their names, or one lesion", "leave out one of them: data.classes names lesions too")
-    name = settings.layout if settings.layout != "auto" else _recognise(root, settings)
+    name, passed = (settings.layout, []) if settings.layout != "auto" else _recognise(root, settings)
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
+    if settings.classes and not cohort.classes:
+        required = "a layout that has several (see data.classes in the settings)"
+        raise UserError(
+            f"data.classes is given and layout {name} has one class", required, "leave it out, or use a table of files"
+        )
     cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
-    problems = (*cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
+    problems = (*passed, *cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
     cohort = replace(cohort, label_source=_label_source(cohort, settings), problems=problems)
     _check(root, cohort, settings, one_class)
     return cohort
 
 
-def _recognise(root: Path, settings: DataSettings) -> str:
-    """Return the name of the layout that fits what lies under `root`."""
+def _recognise(root: Path, settings: DataSettings) -> tuple[str, list[str]]:
+    """Return the name of the layout that fits what lies under `root`, and the line about a table that is passed over."""
     if settings.normal or settings.abnormal:
-        return "folders"
+        return "folders", []
     if name := next((name for name, layout in LAYOUTS.items() if layout.fits(root)), None):
-        return name
+        stray = _passed_over(root, settings) if name == "csv" else ""
+        return ("folders", [stray]) if stray else (name, [])
+    if settings.classes and root.is_dir():
+        return "folders", []  # named by data.classes, or label maps
     what = "a file"
     if root.is_dir():
         suffixes = Counter(path.suffix.lower() or "no suffix" for path in visible(root) if path.is_file())
@@ -104,6 +116,32 @@ def _recognise(root: Path, settings: DataSettings) -> str:
         what = f"folders: {few(folder.name for folder in folders_in(root))}; files: {files}{columns_in(root)}"
     do = "rearrange the data or set data.normal and data.abnormal"
     raise UserError(f"no layout is recognised in {root} ({what})", _known(), do)
+
+
+def _passed_over(root: Path, settings: DataSettings) -> str:
+    """Return the line about a table that says less than the folders beside it; empty where the table is to be read."""
+    table = table_of(root)
+    if table is None or root.is_file():
+        return ""
+    header = {*header_of(table)}
+    if settings.classes:
+        asked = any({name.lower(), f"mask_{name.lower()}"} & header for name in settings.classes)
+        by_class = not asked and folders_of_classes(root, settings) is not None
+        why = "it has no column of data.classes, which are folders here" if by_class else ""
+    else:
+        folders = None
+        with suppress(UserError):
+            folders = found_folders(root, settings)
+        why = _says_nothing(table, header) if folders and folders.normal and folders.abnormal else ""
+    return f"{table.name} is passed over, {why}: the folders are read" if why else ""
+
+
+def _says_nothing(table: Path, header: set[str]) -> str:
+    """Say why a table has no label or patient of any image; empty where it has."""
+    if not names_files(table):
+        return "no file that its first rows name is there"
+    labels = {*LABEL, *COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
+    return "" if labels else "it has no column label"
 
 
 def _unique(cases: Sequence[Case], root: Path) -> list[Case]:

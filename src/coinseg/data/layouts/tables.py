@@ -141,11 +141,11 @@ def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
     return next((name for name in names if name in columns), None)
 
 
-def labels_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, Given]:
-    """Read the image labels of every case from the first column of `keys`; empty without the table or the labels."""
+def labels_by_case(path: Path, keys: Sequence[str] = CASE, columns: Sequence[str] = LABEL) -> dict[str, Given]:
+    """Read the image labels of every case, from the first of the `columns`, by the first of `keys`; empty without the table."""
     labels: dict[str, dict[int | None, int]] = defaultdict(dict)
     for number, row in read_table(path) if path.is_file() else []:
-        case, label = row[_column(path, list(row), keys)], label_in(row[_column(path, list(row), LABEL)], path, number)
+        case, label = row[_column(path, list(row), keys)], label_in(row[_column(path, list(row), columns)], path, number)
         if not case:
             raise row_error(path, number, "names no case", "a case in every row")
         index = whole_number(row["slice"]) if "slice" in row else None

@@ -2,7 +2,7 @@
 
     meta.csv      image_id;...;study_type   (optional: which scans are kept)
     labels.csv    image_id,slice,label      (optional: image labels; without slice, of whole scans)
-    s0001/        ct.nii.gz, segmentations/kidney_left.nii.gz (named by data.organ or data.lesion, without the suffix)
+    s0001/        ct.nii.gz, segmentations/kidney_left.nii.gz (named by data.organ, data.lesion or data.classes, no suffix)
 
 `data.organ_from` is another such tree for the organ masks; there `segmentations/` may be left out.
 """
@@ -15,6 +15,7 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
+from .classes import ScanClasses
 from .shared import composed, few, folders_in, nearest, organ_root, safe_id, stem_of, visible
 from .tables import Given, label_source, labels_by_case, read_table, strangers
 
@@ -32,8 +33,11 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
     lesions = {f.name: [f / "segmentations", *organs[f.name]] for f in folders}
     _require_classes(settings.organ, organs, "organ")
     _require_classes(settings.lesion, lesions, "lesion")
-    labels = labels_by_case(root / "labels.csv")
-    if unknown := set(labels) - {composed(folder.name) for folder in folders_in(root)}:
+    classes = ScanClasses.of(root / "labels.csv", settings)
+    _require_classes([name for name in settings.classes if name not in classes.given], lesions, "classes")
+    labels = {} if classes.names else labels_by_case(root / "labels.csv")
+    problems += classes.lines
+    if unknown := {*labels, *classes.cases()} - {composed(folder.name) for folder in folders_in(root)}:
         problems.append(strangers(root / "labels.csv", unknown))
     cases = []
     for folder in folders:
@@ -44,14 +48,19 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
         elif len(organ) < len(settings.organ):
             problems.append(f"{name}: skipped, no mask of {', '.join(c for c in settings.organ if c not in organ)}")
         else:
-            lesion = _masks(lesions[name], settings.lesion)
+            lesion = _masks(lesions[name], settings.lesion or classes.names)
             given = labels.get(composed(name), Given())
-            if settings.lesion and not lesion and given == Given():
-                problems.append(f"{name}: no mask of {few(settings.lesion)} to make its labels from")
+            if (asked := settings.lesion or settings.classes) and not lesion and given == Given():
+                problems += (
+                    [] if classes.labelled(composed(name)) else [f"{name}: no mask of {few(asked)} to make its labels from"]
+                )
             masks = tuple(organ.values()), tuple(lesion.values())
-            cases.append(Case(safe_id(name), name, scan, True, given.label, given.slices, *masks))
-    source = label_source(root / "labels.csv") if labels else "no image labels in the data"
-    return Cohort("totalsegmentator", tuple(cases), source, tuple(problems))
+            case = Case(safe_id(name), name, scan, True, given.label, given.slices, *masks)
+            own = [(lesion[one],) if one in lesion else () for one in classes.names]
+            cases.append(classes.on(case, composed(name), own) if classes.names else case)
+    table = root / "labels.csv"
+    source = label_source(table) if labels else classes.source(table, "no image labels in the data")
+    return Cohort("totalsegmentator", tuple(cases), source, tuple(problems), classes=classes.names)
 
 
 def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:

@@ -32,14 +32,15 @@ class PhantomSettings:  # the command line shows this docstring
         patients: number of patients.
         slices: slices of each scan, which always spans the kidneys and a little more.
         size: side of a slice in pixels; the field of view stays 380 mm.
-        lesions: "masses" gives about half of the patients kidney tumours and, independently, half of them cysts.
+        lesions: "masses" gives about half of the patients kidney tumours, which their labels are of, and, independently, half of
+            them cysts; "classes" gives the same scans with labels of both, as two classes.
         seed: seed of all random choices.
     """
 
     patients: int = 24
     slices: int = 40
     size: int = 256
-    lesions: Literal["none", "masses"] = "none"
+    lesions: Literal["none", "masses", "classes"] = "none"
     seed: int = 0
 
 

@@ -41,7 +41,7 @@ def make_patient(settings: PhantomSettings, index: int) -> PhantomPatient:
     body = Body(wide, deep, fat, deep - rng.uniform(70, 77), 2 + 18 * plump)
     size = rng.uniform(0.9, 1.06)
     canvas = Canvas(rng, settings, rng.uniform(148, 176), (rng.uniform(-6, 6), rng.uniform(-4, 6), rng.uniform(-6, 6)))
-    masses = settings.lesions == "masses"
+    masses = settings.lesions != "none"
     look = draw_look(rng, enhanced=masses)  # a renal mass is imaged with contrast; without it, it would only be an outline
     paint_body(canvas, body)
     paint_bowel(canvas, body)
@@ -85,8 +85,13 @@ def _write_patient(out: Path, settings: PhantomSettings, index: int) -> int:
 
 def _claim(out: Path, settings: PhantomSettings) -> None:
     """Raise `UserError` unless the settings are possible and `out` is empty or has an unfinished cohort of the same settings."""
-    if settings.patients < 1 or settings.slices < 4 or settings.size < 32 or settings.lesions not in ("none", "masses"):
-        required = "patients >= 1, slices >= 4, size >= 32, lesions none or masses"
+    if (
+        settings.patients < 1
+        or settings.slices < 4
+        or settings.size < 32
+        or settings.lesions not in ("none", "masses", "classes")
+    ):
+        required = "patients >= 1, slices >= 4, size >= 32, lesions none, masses or classes"
         raise UserError(f"phantom settings {asdict(settings)}", required, "change the settings")
     record, mine = out / RECORD, asdict(settings)
     if record.exists():
@@ -103,12 +108,14 @@ def _claim(out: Path, settings: PhantomSettings) -> None:
 def _tables(out: Path, settings: PhantomSettings) -> None:
     """Write labels.csv, from the masks on disk, and then meta.csv."""
     names = [_name(i) for i in range(settings.patients)]
-    if settings.lesions == "masses":
-        rows = ["image_id,slice,label"]
+    if settings.lesions != "none":
+        lesions = LESIONS if settings.lesions == "classes" else LESIONS[:1]
+        rows = [f"image_id,slice,{','.join(lesions) if len(lesions) > 1 else 'label'}"]
         for name in names:
-            file = out / name / "segmentations" / "kidney_tumor.nii.gz"
-            mask = np.asarray(nib.load(file).dataobj)  # type: ignore[attr-defined]
-            rows += [f"{name},{z},{int(n >= TUMOUR_PIXELS)}" for z, n in enumerate(mask.sum((0, 1), dtype=int))]
+            files = (out / name / "segmentations" / f"{lesion}.nii.gz" for lesion in lesions)
+            pixels = [np.asarray(nib.load(file).dataobj).sum((0, 1), dtype=int) for file in files]  # type: ignore[attr-defined]
+            labels = (np.stack(pixels, 1) >= TUMOUR_PIXELS).astype(int)  # of each slice, by lesion
+            rows += [f"{name},{z},{','.join(map(str, row))}" for z, row in enumerate(labels)]
         _write_once(out / "labels.csv", "\n".join(rows) + "\n")
     rows = [_META]
     for index, name in enumerate(names):

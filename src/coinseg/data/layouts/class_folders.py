@@ -1,0 +1,157 @@
+"""Which folders of a data set hold which images: by the settings, or by their names.
+
+normal/, abnormal/                        or good, healthy, bad, benign, ...; they may lie in images/
+train/NORMAL, test/PNEUMONIA              parts of the data (train, val, test, ...) are read together
+train/good, test/crack, ground_truth/crack   MVTec AD and LOCO: what lies in test/ and is not good is abnormal
+normal/, benign/, malignant/              one class, abnormal, unless data.classes names them
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coinseg.config.schema import DataSettings
+from coinseg.errors import UserError
+
+from .classes import asked_names
+from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS
+from .shared import existing, few, files_in, folders_in, place_of
+
+NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
+ABNORMAL = (
+    "abnormal", "bad", "defect", "defective", "positive", "tumor", "tumour", "lesion", "1", "benign", "malignant",
+)  # fmt: skip
+_PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
+_OTHERS = (
+    *_PARTS, *MASK_FOLDERS, *ORGAN_FOLDERS, "images", "unlabelled", "unlabeled", "unknown", "unsorted", "raw", "other", "extra",
+    "results", "output", "outputs", "predictions", "annotations", "labels", "thumbnails",
+)  # fmt: skip
+"""Names of folders that are no class unless the settings say so."""
+_GRADE = re.compile(r"(?:grade|stage|class|level|kl)?[ _-]?(\d)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The folders of a data set.
+
+    Args:
+        normal: of normal images; may be empty where there are several classes.
+        abnormal: by name of the class; one class may have several folders, and a data set of one class several names.
+        lines: how they were found, where the settings do not say it.
+    """
+
+    normal: Sequence[Path]
+    abnormal: Mapping[str, Sequence[Path]]
+    lines: Sequence[str] = ()
+
+    @property
+    def all(self) -> list[Path]:
+        """Every folder, those of normal images first."""
+        return [*self.normal, *(folder for folders in self.abnormal.values() for folder in folders)]
+
+
+def by_name(root: Path, names: Sequence[str]) -> list[Path]:
+    """Return the folders in `root` or `root/images` with one of the names."""
+    return [folder for base in (root, root / "images") for folder in folders_in(base) if folder.name.lower() in names]
+
+
+def parts_in(root: Path) -> list[Path]:
+    """Return the folders train, val, test, ... in `root` or `root/images` that hold folders of classes, one of them normal."""
+    parts = [part for part in by_name(root, _PARTS) if folders_in(part)]
+    known = any(folder.name.lower() in NORMAL for part in parts for folder in folders_in(part))
+    return parts if known else []
+
+
+def found_folders(root: Path, settings: DataSettings) -> ClassFolders:
+    """Return the folders that data.normal and data.abnormal name, or those with known names.
+
+    Raises:
+        UserError: the folders are grades, of which only a person knows which are normal.
+    """
+    if settings.normal or settings.abnormal:
+        normal, abnormal = ([existing(root, name) for name in names] for names in (settings.normal, settings.abnormal))
+        return ClassFolders(normal, {place_of(folder, root).as_posix(): [folder] for folder in abnormal})
+    _require_no_grades(root)
+    normal, abnormal = by_name(root, NORMAL), by_name(root, ABNORMAL)
+    if normal or abnormal:
+        others = [] if abnormal else [folder for folder in _others([root, root / "images"]) if files_in(folder)]
+        if len(others) < 2:
+            return ClassFolders(normal, {place_of(folder, root).as_posix(): [folder] for folder in abnormal})
+        return ClassFolders(normal, _named(others), [_one_class(others)])
+    parts = parts_in(root)
+    inside = [folder for part in parts for folder in folders_in(part)]
+    normal = [folder for folder in inside if folder.name.lower() in NORMAL]
+    truth = {folder.name for folder in folders_in(root / "ground_truth")}
+    abnormal = [folder for folder in inside if folder.name.lower() in ABNORMAL]
+    abnormal += [folder for folder in _others(parts) if folder not in abnormal and (not abnormal or folder.name in truth)]
+    lines = [f"the parts {few(part.name for part in parts)} are read together: who is held out is drawn anew (data.split_by)"]
+    lines += [_one_class(abnormal)] if len(_named(abnormal)) > 1 else []
+    return ClassFolders(normal, _named(abnormal), lines if parts else [])
+
+
+def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | None:
+    """Return the folders that `data.classes` names, wherever their parts are; None where none of the names is a folder.
+
+    Raises:
+        UserError: some of the names are folders and others are not, or data.abnormal is given as well.
+    """
+    there = _there(root)
+    for name in settings.classes:
+        if name not in there and (folder := existing(root, name)).is_dir():  # a path such as images/Crack
+            there[name] = [folder]
+    forms = {name.casefold() for name in there}
+    if not any(name.casefold() in forms for name in settings.classes):
+        return None
+    if settings.abnormal:
+        required, do = "folders by class, or all in one class", "leave out one of them"
+        raise UserError("data.classes and data.abnormal are both given", required, do)
+    names = asked_names(settings.classes, there, f"{root} (folders)")
+    normal = [existing(root, name) for name in settings.normal]
+    normal = normal or [folder for name in there if name.lower() in NORMAL and name not in names for folder in there[name]]
+    parts = [part.name for part in by_name(root, _PARTS) if any(part in f.parents for name in names for f in there[name])]
+    line = f"the parts {few(parts)} are read together: who is held out is drawn anew (data.split_by)"
+    return ClassFolders(normal, {name: there[name] for name in names}, [line] if parts else [])
+
+
+def class_names(root: Path) -> list[str]:
+    """Return the names of the folders that may be classes."""
+    return list(_there(root))
+
+
+def _there(root: Path) -> dict[str, list[Path]]:
+    bases = [root, root / "images", *by_name(root, _PARTS)]
+    return _named([folder for base in bases for folder in folders_in(base) if folder.name.lower() not in _OTHERS])
+
+
+def _others(bases: Sequence[Path]) -> list[Path]:
+    """Return the folders of images that are neither known as normal nor as anything but a class."""
+    folders = [folder for base in bases for folder in folders_in(base)]
+    return [
+        f for f in folders if (name := f.name.lower()) not in (*NORMAL, *_OTHERS) and not name.startswith(("masks_", "mask_"))
+    ]
+
+
+def _named(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """Group folders by name in any capitals."""
+    found: dict[str, list[Path]] = {}
+    forms: dict[str, str] = {}
+    for folder in folders:
+        found.setdefault(forms.setdefault(folder.name.casefold(), folder.name), []).append(folder)
+    return found
+
+
+def _one_class(folders: Sequence[Path]) -> str:
+    names = list(_named(folders))
+    return f"the folders {few(names)} are read as one class, abnormal (--data.classes {' '.join(names[:8])}: a class each)"
+
+
+def _require_no_grades(root: Path) -> None:
+    """Raise `UserError` where three or more folders are named by consecutive grades."""
+    for base in (root, root / "images", *by_name(root, _PARTS)):
+        grades = {int(match[1]): folder.name for folder in folders_in(base) if (match := _GRADE.fullmatch(folder.name))}
+        if len(grades) > 2 and sorted(grades) == list(range(min(grades), max(grades) + 1)):
+            first, *rest = (place_of(base / grades[grade], root).as_posix() for grade in sorted(grades))
+            got = f"{root} has graded folders ({few(grades[grade] for grade in sorted(grades))})"
+            do = f"set them, such as --data.normal {first} --data.abnormal {' '.join(rest)}"
+            raise UserError(got, "to know which grades are normal", do)
