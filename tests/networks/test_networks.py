@@ -280,6 +280,88 @@ def test_the_blocks_of_the_authors_are_settings_of_the_same_classes(dims: int) -
     torch.testing.assert_close(keeps(x), x + h, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_convolutions_start_from_glorot_uniform_without_a_bias(dims: int, kernel: int) -> None:
+    """Between plus and minus gain sqrt(6 / (fan in + fan out)); before a ReLU the gain is sqrt 2, that of a shortcut 1."""
+    conv = convolution(dims, 20, 30, kernel)
+    bound = (2 if kernel == 3 else 1) ** 0.5 * (6 / (50 * kernel**dims)) ** 0.5
+    assert 0.97 * bound < conv.weight.max() <= bound
+    assert -bound <= conv.weight.min() < -0.97 * bound
+    assert not conv.bias.any()
+    assert convolution(dims, 2, 2, kernel, with_bias=False).bias is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_encoder_widens_at_its_first_block_or_one_later(late: bool) -> None:
+    generator = awake(Generator(tiny(width=2, depth=3, skips=1, late_widening=late)))
+    assert [block.conv1.weight.shape[0] for block in generator.encoder] == ([2, 4, 8] if late else [4, 8, 16])
+    # The decoder goes from 8 or 16 channels to 8, 4 and 2; its second block also gets the encoder's 4 or 8 at that side.
+    assert [block.conv1.weight.shape[1] for block in generator.decoder] == ([8, 8 + 4, 4] if late else [16, 8 + 8, 4])
+    assert [block.conv1.weight.shape[0] for block in generator.decoder] == [8, 4, 2]
+    x = signed(2, 1, 16, 8)
+    assert generator(x).shape == x.shape
+
+
+def test_each_setting_of_the_generators_blocks_changes_what_it_names_and_nothing_else() -> None:
+    def facts(**changes: object) -> dict[str, list[object]]:
+        generator = Generator(tiny(depth=2, **changes))
+        blocks = [*generator.encoder, *generator.decoder]
+        convolutions = [m for b in blocks for m in (b.conv1, b.conv2, b.shortcut)]
+        return {
+            "bias": [
+                m.bias is not None for m in convolutions + [m for m in generator.stem.modules() if isinstance(m, nn.Conv2d)]
+            ],
+            "spectral_shortcuts": [is_parametrized(m, "weight") for m in convolutions],
+            "pooling": [b.resample for b in generator.encoder],
+            "upsampling": [b.resample for b in generator.decoder],
+            "stem": [type(m) for m in generator.stem.modules()],
+        }
+
+    plain = facts()
+    assert facts(bias=False) == plain | {"bias": [False] * 13}
+    assert facts(spectral_shortcuts=True) == plain | {"spectral_shortcuts": [False, False, True] * 4}
+    assert facts(pooling="first") == plain | {"pooling": ["pool_first"] * 2}
+    assert facts(upsampling="bilinear") == plain | {"upsampling": ["up_bilinear"] * 2}
+    assert facts(stem="relu_norm") == plain | {"stem": [nn.Sequential, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]}
+    assert plain == {
+        "bias": [True] * 13, "spectral_shortcuts": [False] * 12, "pooling": ["down"] * 2, "upsampling": ["up"] * 2,
+        "stem": [nn.Conv2d],
+    }  # fmt: skip
+    assert Generator(tiny(bias=False)).head[-1].bias is not None
+
+
+def test_each_setting_of_the_discriminator_changes_what_it_names_and_nothing_else() -> None:
+    def facts(**changes: object) -> list[object]:
+        d = Discriminator(tiny(conditions=2, **changes))
+        weights = [m for m in d.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        normalised = {is_parametrized(m, "weight") for m in weights}
+        return [
+            normalised,
+            is_parametrized(d.projection, "weight"),
+            [type(b.shortcut) for b in d.blocks],
+            d.blocks[0].activate_input,
+        ]
+
+    shortcuts = [nn.Conv2d] * 3
+    assert [[kind.__name__ for kind in facts()[2]]] == [["ParametrizedConv2d"] * 3]
+    assert facts(spectral=False) == [{False}, False, shortcuts, False]
+    assert facts(spectral_embedding=False)[:2] == [{True}, False]
+    assert facts()[:2] == [{True}, True]
+    assert facts(spectral=False, identity_shortcut=True)[2] == [nn.Conv2d, nn.Conv2d, nn.Identity]
+    assert [b.activate_input for b in Discriminator(tiny()).blocks] == [False, True, True]
+    assert [b.resample for b in Discriminator(tiny()).blocks] == ["down", "down", None]
+
+
+def test_normalisation_by_condition_has_a_gain_and_a_shift_for_each_and_no_others() -> None:
+    norm = layers.ConditionalNorm(2, 5, 3)
+    assert {name: tuple(p.shape) for name, p in norm.named_parameters()} == {"gain.weight": (3, 5), "shift.weight": (3, 5)}
+    x = torch.randn(4, 5, 6, 6) * 3 + 2
+    found = norm(x, torch.tensor([0, 1, 2, 0]))
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(5), atol=1e-5, rtol=0)  # gains start at 1 and shifts at 0
+    torch.testing.assert_close(found.var((0, 2, 3), correction=0), torch.ones(5), atol=1e-3, rtol=0)
+
+
 def test_the_thesis_networks_have_the_parameters_and_operations_of_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured in theirs at 256 x 256: E 53.1 million parameters (19.6 and 33.5), 104.2 GFLOP (encoder 10.2); D 38.4 and 37.6."""
     monkeypatch.setattr(layers, "upsample_then_convolve", lambda x, conv: conv(F.interpolate(x, scale_factor=2.0)))
