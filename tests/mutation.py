@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "masks": ("masks/*.py", "tests/masks"),
     "metrics": ("metrics/overlap.py", "tests/metrics/test_overlap.py tests/masks/test_confidence.py"),
     "slices": ("data/slices/split.py data/slices/dataset.py data/slices/intensity.py data/slices/synthetic_anomaly.py",
-               "tests/data/test_split.py tests/data/test_dataset.py tests/data/test_intensity.py "
+               "tests/data/test_split.py tests/data/test_dataset.py tests/data/test_intensity.py tests/data/test_twins.py "
                "tests/data/test_synthetic_anomaly.py tests/whole_path/test_leaks.py"),
     "training": ("training/classifier.py training/coin.py training/loop.py training/schedule.py training/student.py "
                  "training/pseudo_masks.py", "tests/training"),

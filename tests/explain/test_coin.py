@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import CoinSettings
-from coinseg.explain.counterfactual import coin, losses
+from coinseg.explain.counterfactual import coin, losses, singla
 from coinseg.explain.counterfactual.coin import Generated, discriminator_loss, explain
 
 WEIGHTS = CoinSettings(adversarial=2.0, classifier=5.0, identity=3.0, cycle=7.0, tv=0.05)
@@ -273,3 +273,17 @@ def test_explaining_keeps_no_gradient_and_no_change() -> None:
     assert not found.counterfactual.requires_grad
     assert not found.saliency.requires_grad
     assert torch.equal(x, before)
+
+
+def test_the_loss_of_the_discriminator_does_not_reach_the_generator() -> None:
+    painted = torch.rand(2, 1, 2, 2, requires_grad=True)
+    made = Generated(painted, torch.tensor([0, 1]), torch.tensor([1, 0]), torch.zeros(2))
+    weight = torch.tensor(2.0, requires_grad=True)
+    x = torch.rand(2, 1, 2, 2)
+    for loss in (
+        discriminator_loss(x, made, lambda t: weight * total_of_pixels(t)),
+        singla.discriminator_loss(x, made, lambda t, condition: weight * total_of_pixels(t) * (1 + condition)),
+    ):
+        of_image, of_weight = torch.autograd.grad(loss, [painted, weight], allow_unused=True)
+        assert of_image is None
+        assert of_weight.abs() > 0

@@ -232,6 +232,25 @@ def test_skips_carry_what_the_bottleneck_does_not() -> None:
         assert (not torch.equal(generator.perturbation(x), generator.perturbation(y))) is depends
 
 
+def test_the_perturbation_is_its_layers_one_after_another() -> None:
+    torch.manual_seed(12)
+    generator, x = awake(Generator(tiny(depth=3, skips=2, width=2)).double()).eval(), signed(2, 1, 16, 16, dtype=torch.float64)
+    generator(signed(4, 1, 16, 16, dtype=torch.float64))
+    down = [generator.stem(x)]
+    for block in generator.encoder:
+        down.append(block(down[-1]))
+    h = generator.decoder[0](down[3])
+    h = generator.decoder[1](torch.cat([h, down[2]], 1))
+    h = generator.decoder[2](torch.cat([h, down[1]], 1))
+    layers_of = {type(layer): layer for layer in generator.head}
+    wanted = layers_of[nn.Conv2d](torch.relu(layers_of[nn.BatchNorm2d](h)))
+    torch.testing.assert_close(generator.perturbation(x), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(generator(x), fuse_bounded(x, wanted), rtol=0, atol=1e-12)
+    plain = awake(Generator(tiny(stem="relu_norm")).double()).eval()
+    stem = {type(layer): layer for layer in plain.stem}
+    torch.testing.assert_close(plain.stem(x), stem[nn.BatchNorm2d](torch.relu(stem[nn.Conv2d](x))), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("skips", [2, 7, -1])
 def test_too_many_skips(skips: int) -> None:
     with pytest.raises(ValueError, match=rf"coin\.skips is {skips}; required: between 0 and coin\.depth - 1 = 1"):
