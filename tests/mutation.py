@@ -152,9 +152,9 @@ OTHERS = {one: other for pair in PAIRS for one, other in (pair.split(), pair.spl
 """Names that are taken for one another."""
 COMMUTE = {
     "max", "min", "maximum", "minimum", "isclose", "logical_or", "logical_and",
-    "reconstruction", "regional_reconstruction", "total_variation_of_difference", "difference",
+    "reconstruction", "regional_reconstruction", "total_variation_of_difference", "difference", "dice", "pooled_iou",
 }  # fmt: skip
-"""Functions of two values in any order; tests/explain hold that the last four are."""
+"""Functions of two values in any order; tests/explain and tests/metrics hold that the last six are."""
 UNSEEN = {None, "device", "strict"}
 """Keywords that stay: a CPU alone does not tell devices apart, and `strict` refuses what callers do not do."""
 SILENT = {"UserError", "ValueError", "cast", "refuse", "report", "overload"}
@@ -175,8 +175,8 @@ def visited(node: ast.AST, where: str = "") -> Iterator[tuple[str, ast.AST]]:
             called = child.value if isinstance(child, ast.Expr) else child
             if isinstance(called, ast.Call) and ast.unparse(called.func).split(".")[-1] in SILENT:
                 continue
-            if isinstance(child, ast.Subscript) and not where:
-                continue  # the name of a type
+            if isinstance(child, ast.Subscript) and not where or isinstance(child, ast.keyword) and child.arg in UNSEEN:
+                continue  # the name of a type, or what nobody sees
             target = isinstance(node, ast.Assign | ast.For | ast.comprehension) and field in ("targets", "target")
             if not target:
                 yield from visited(child, where)

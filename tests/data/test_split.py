@@ -13,6 +13,7 @@ from coinseg.data.slices.split import (
     LEFT_OUT,
     TRAINING,
     VALIDATION,
+    groups,
     hashed_side,
     lesion_area,
     require_both_classes,
@@ -150,6 +151,22 @@ def test_another_seed_draws_other_patients() -> None:
     drawn = [tuple(name for name, side in split(names, labels, 0.2, seed).items() if side == VALIDATION) for seed in range(8)]
     assert len(set(drawn)) > 4
     assert drawn[0] == tuple(name for name, side in split(names, labels, 0.2, 0).items() if side == VALIDATION)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_are_ordered_by_the_share_of_their_abnormal_slices_and_not_by_their_number(seed: int) -> None:
+    slices, abnormal = [10, 10, 100, 100, 20, 200], [9, 8, 10, 20, 14, 10]  # shares 0.9, 0.8, 0.1, 0.2, 0.7, 0.05
+    patients = [f"p{i}" for i, count in enumerate(slices) for _ in range(count)]
+    labels = np.array([int(place < abnormal[i]) for i, count in enumerate(slices) for place in range(count)])
+    held = [name for name, side in split(patients, labels, 0.34, seed).items() if side == VALIDATION]
+    assert sorted(name in {"p0", "p1", "p4"} for name in held) == [False, True]
+
+
+def test_groups_are_the_places_of_every_name_in_their_order() -> None:
+    names = np.random.default_rng(0).integers(0, 7, 200).astype(str)
+    found = groups(names)
+    assert [group.tolist() for group in found] == [np.flatnonzero(names == name).tolist() for name in sorted(set(names))]
+    assert groups(np.array([], str)) == []
 
 
 def test_a_label_of_nobody_is_no_abnormal_slice() -> None:

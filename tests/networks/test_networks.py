@@ -362,6 +362,10 @@ def test_each_setting_of_the_discriminator_changes_what_it_names_and_nothing_els
             d.blocks[0].activate_input,
         ]
 
+    deep = Discriminator(tiny(discriminator_width=2, discriminator_depth=3, conditions=3), channels=2)
+    assert [tuple(block.conv1.weight.shape[:2]) for block in deep.blocks] == [(2, 2), (4, 2), (8, 4), (8, 8)]
+    assert (tuple(deep.head.weight.shape), tuple(deep.projection.weight.shape)) == ((1, 8), (3, 8))
+    assert deep(signed(2, 2, 16, 16), torch.tensor([0, 2])).shape == (2,)
     shortcuts = [nn.Conv2d] * 3
     assert [[kind.__name__ for kind in facts()[2]]] == [["ParametrizedConv2d"] * 3]
     assert facts(spectral=False) == [{False}, False, shortcuts, False]
