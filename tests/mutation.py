@@ -175,7 +175,7 @@ def visited(node: ast.AST, where: str = "") -> Iterator[tuple[str, ast.AST]]:
             called = child.value if isinstance(child, ast.Expr) else child
             if isinstance(called, ast.Call) and ast.unparse(called.func).split(".")[-1] in SILENT:
                 continue
-            if isinstance(child, ast.Subscript) and not where or isinstance(child, ast.keyword) and child.arg in UNSEEN:
+            if (isinstance(child, ast.Subscript) and not where) or (isinstance(child, ast.keyword) and child.arg in UNSEEN):
                 continue  # the name of a type, or what nobody sees
             target = isinstance(node, ast.Assign | ast.For | ast.comprehension) and field in ("targets", "target")
             if not target:
