@@ -46,10 +46,11 @@ ROOMS: dict[str, tuple[str, str]] = {
     "training": ("training/classifier.py training/coin.py training/loop.py training/schedule.py training/student.py "
                  "training/pseudo_masks.py", "tests/training"),
     "inference": ("inference/explainer.py inference/ensemble.py inference/segmenter.py inference/image_score.py",
-                  "tests/inference tests/masks/test_decision_flip.py"),
-    "recipe": ("pipeline/recipe.py", "tests/pipeline/test_recipe.py tests/training/test_student.py tests/whole_path/test_run.py"),
+                  "tests/inference/test_ensemble.py tests/inference/test_explainer.py tests/inference/test_segmenter.py "
+                  "tests/inference/test_image_score.py tests/inference/test_predictor.py tests/masks/test_decision_flip.py"),
+    "recipe": ("pipeline/recipe.py", "tests/pipeline/test_recipe.py"),
     "evaluation": ("evaluation/*.py", "tests/evaluation"),
-    "thesis": ("thesis/reproduce.py thesis/rows.py", "tests/thesis/test_reproduce.py"),
+    "thesis": ("thesis/reproduce.py thesis/rows.py", "tests/thesis/test_rows.py tests/thesis/test_reproduce.py"),
 }  # fmt: skip
 """Room -> its files below src/coinseg, and the tests that are to see their mutants, the fastest first."""
 SURVIVED = "survived"

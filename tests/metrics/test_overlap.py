@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -270,6 +272,7 @@ def test_lesions_by_size() -> None:
         "##...#..",
     )
     small, middle, large = lesions_by_size(predicted[None], LESIONS[None], (3, 12))
+    assert json.loads(json.dumps([small, middle, large])) == [small, middle, large]  # plain numbers, which can be written
     # Dice of the two small ones: 2/3 and 0.
     assert small == {"from_px": 0, "to_px": 3, "lesions": 2, "touched": 1, "found": 1, "mean_dice": pytest.approx(1 / 3)}
     assert middle == {"from_px": 3, "to_px": 12, "lesions": 1, "touched": 0, "found": 0, "mean_dice": 0}
