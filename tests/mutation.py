@@ -48,7 +48,9 @@ ROOMS: dict[str, tuple[str, str]] = {
                  "tests/training/test_loop.py tests/training/test_lessons.py tests/training/test_student.py"),
     "inference": ("inference/explainer.py inference/ensemble.py inference/segmenter.py inference/image_score.py",
                   "tests/inference/test_ensemble.py tests/inference/test_explainer.py tests/inference/test_segmenter.py "
-                  "tests/inference/test_image_score.py tests/inference/test_predictor.py tests/masks/test_decision_flip.py"),
+                  "tests/inference/test_image_score.py::test_the_posterior_by_hand tests/masks/test_decision_flip.py "
+                  "tests/inference/test_image_score.py::"
+                  "test_the_share_is_that_of_the_training_images_where_batches_were_balanced"),
     "recipe": ("pipeline/recipe.py", "tests/pipeline/test_recipe.py"),
     "evaluation": ("evaluation/*.py", "tests/evaluation/"),
     "thesis": ("thesis/reproduce.py thesis/rows.py", "tests/thesis/test_rows.py tests/thesis/test_reproduce.py"),
