@@ -12,7 +12,7 @@ import torch
 from coinseg.config.schema import AnomalySettings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.arrays import Dataset
-from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
+from coinseg.data.slices.dataset import UNKNOWN, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from conftest import tiny_settings
@@ -87,3 +87,89 @@ def test_unbalanced_batches_go_through_the_slices_epoch_by_epoch_in_a_new_order(
     epochs = drawn.reshape(4, count)
     assert all(sorted(epoch.tolist()) == list(range(count)) for epoch in epochs)
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
+
+
+# --- what is scored where masks are stored ----------------------------------------------------------------------------------
+
+
+class WithMasks(Dataset):
+    """Arrays with lesion masks: row i of the store has i pixels in its first row."""
+
+    def truth(self) -> np.ndarray:
+        found = np.zeros(self.images.shape, np.uint8)
+        for i, mask in enumerate(found):
+            mask[0, :i] = 1
+        return found
+
+
+def test_truth_and_label_of_a_slice_are_its_own_and_a_weak_label_is_decided_by_the_mask_where_there_is_one() -> None:
+    data = WithMasks(np.random.default_rng(0).random((8, 8, 8)).astype(np.float32), np.array([0, 1] * 4))
+    data.index["split"] = np.array([VALIDATION, TRAINING, *[VALIDATION] * 5, TRAINING])
+    data.index["lesion_px"] = np.arange(8)
+    data.index["truth"] = np.array([1, 1, 1, 0, 1, 1, 0, 1])
+    data.index["weak"] = np.array([1, 0, 1, 1, 0, 0, 0, 0])
+    slices = ScoredSlices(data, AnomalySettings(), 0, VALIDATION)
+    assert slices.weak().tolist() == [True, True, True, False, False, False]
+    assert np.array_equal(slices.body(np.array([2])), data.body(np.array([3])))
+    found = slices.scored(np.array([5, 0, 1, 2, 3]))
+    assert found.rows.tolist() == [6, 0, 2, 3, 4]
+    assert found.truth.dtype == bool
+    assert found.truth.sum((1, 2)).tolist() == [6, 0, 2, 3, 4]
+    assert found.known.tolist() == [False, True, True, False, True]
+    # Rows 0, 2 and 3 are weak: 0 and 2 have a mask (without and with pixels), 3 has none; 6 and 4 keep their labels.
+    assert found.label.tolist() == [0, 0, 1, -1, 0]
+    assert UNKNOWN == -1
+    assert found.label.dtype == np.int64
+    assert torch.equal(found.image[:, 0], torch.from_numpy(data.images[found.rows] * 2 - 1))
+
+
+def test_the_labels_of_anomalies_are_those_of_their_own_seed_side_and_epoch(store: SliceStore) -> None:
+    """They are kept with the store, which all of them share."""
+    faint = replace(BLOB, probability=0.3)
+    for anomaly, seed, side, epoch in [
+        (BLOB, 0, TRAINING, 0), (BLOB, 1, TRAINING, 0), (BLOB, 0, VALIDATION, 0), (BLOB, 0, TRAINING, 2), (faint, 0, TRAINING, 0),
+    ] * 2:  # fmt: skip
+        slices = TrainingSlices(store, anomaly, seed, side)
+        assert np.array_equal(slices.labels(epoch), slices.batch(np.arange(len(slices)), epoch).label.numpy())
+    labels = [TrainingSlices(store, BLOB, seed).labels() for seed in range(6)]
+    assert len({tuple(each) for each in labels}) > 1
+
+
+def test_regions_are_organ_and_background_of_the_slices_of_the_batch() -> None:
+    organs = np.random.default_rng(0).integers(0, 2, (10, 8, 8))
+    data = Dataset(np.zeros((10, 8, 8)) + np.arange(10)[:, None, None] / 10, np.arange(10) % 2, organs=organs)
+    slices = TrainingSlices(data, AnomalySettings(), 0)
+    batch = slices.batch(np.array([3, 1]), regions=True)
+    assert batch.regions is not None
+    assert np.array_equal(batch.regions[:, 0], organs[slices.rows[[3, 1]]])
+    assert torch.equal(batch.regions.sum(1), torch.ones(2, 8, 8))
+    assert slices.batch(np.array([3])).regions is None
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_slices_of_a_step_do_not_depend_on_the_steps_before(balanced: bool) -> None:
+    """So a training that goes on from a checkpoint sees what an undisturbed one sees; epochs end amid a batch here."""
+    data = Dataset(np.random.default_rng(0).random((25, 8, 8)), np.arange(25) % 2)
+    whole = TrainingSlices(data, AnomalySettings(), 0)
+    one_by_one = [whole.indices_of_step(step, 7, balanced) for step in range(12)]
+    for step in (11, 2, 5):
+        indices, epoch = TrainingSlices(data, AnomalySettings(), 0).indices_of_step(step, 7, balanced)
+        assert indices.tolist() == one_by_one[step][0].tolist()
+        assert epoch == one_by_one[step][1] == step * 7 // len(whole)
+        assert TrainingSlices(data, AnomalySettings(), 1).indices_of_step(step, 7, balanced)[0].tolist() != indices.tolist()
+
+
+def test_the_slices_of_a_step_stay_the_same() -> None:
+    """Golden: a training that goes on under another version would see other batches than the one that began."""
+    slices = TrainingSlices(Dataset(np.random.default_rng(0).random((25, 8, 8)), np.arange(25) % 2), AnomalySettings(), 3)
+    assert slices.indices_of_step(5, 6, balanced=True)[0].tolist() == [11, 13, 0, 6, 1, 9]
+    assert slices.indices_of_step(5, 6, balanced=False)[0].tolist() == [18, 17, 0, 15, 9, 11]
+
+
+def test_injected_anomalies_are_not_balanced(store: SliceStore) -> None:
+    assert TrainingSlices(store, AnomalySettings(), 0).balances(True)
+    assert not TrainingSlices(store, AnomalySettings(), 0).balances(False)
+    injected = TrainingSlices(store, BLOB, 0)
+    assert not injected.balances(True)
+    steps = np.concatenate([injected.indices_of_step(step, 1, balanced=True)[0] for step in range(len(injected))])
+    assert sorted(steps.tolist()) == list(range(len(injected)))

@@ -14,6 +14,7 @@ from coinseg.data.slices.intensity import (
     encode_percentiles,
     fingerprint,
     foreground_histogram,
+    percentiles,
     signed,
 )
 
@@ -145,6 +146,22 @@ def test_rare_bright_pixels_are_not_lost() -> None:
     assert found[0, 0] == 0
     assert found[11, 11] == CODES
     assert found[10, 10] == np.rint(CODES / 2)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.uint16, np.float32])
+def test_an_image_may_use_the_whole_range_of_its_type(kind: type) -> None:
+    ends = np.finfo(np.float16) if kind == np.float32 else np.iinfo(kind)
+    image = np.full((50, 50), ends.max // 2 + ends.min // 2, kind)
+    image[0, 0], image[1, 1] = ends.min, ends.max
+    found = encode_percentiles(image)
+    assert (found[0, 0], found[1, 1]) == (0, CODES)
+    assert found[5, 5] == pytest.approx(CODES / 2, abs=CODES / 100)
+    assert percentiles(image) == (ends.min, ends.max)
+
+
+def test_limits_that_are_given_are_used() -> None:
+    found = encode_percentiles(np.array([[0.0, 1, 2, 3, 4]]), (1.0, 3.0))
+    assert found.tolist() == [[0, 0, np.rint(CODES / 2), CODES, CODES]]
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.float32])

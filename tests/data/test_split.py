@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,14 @@ from coinseg.data.slices.split import (
     LEFT_OUT,
     TRAINING,
     VALIDATION,
+    groups,
     hashed_side,
     lesion_area,
+    require_both_classes,
+    require_labels,
+    require_masks,
     require_two_sides,
+    require_usable,
     split,
     split_rows,
 )
@@ -63,6 +69,7 @@ def test_single_slices_belong_to_their_patient_and_of_patients_of_one_to_their_l
             "hash",
             r"data\.split_by hash\) leaves none of the 3 slices to hold out; .*set --data\.split_by patient",
         ),
+        ([LEFT_OUT] * 2, "hash", r"leaves none of the 2 slices to train on; .*set --data\.split_by patient"),
         ([VALIDATION], "slice", r"leaves none of the 1 slices to train on; .*add slices or patients"),
     ],
 )
@@ -109,3 +116,126 @@ def test_patients_are_ordered_by_their_lesion_pixels_and_not_by_their_abnormal_s
         sides = split_rows(given, replace(settings, seed=seed))
         held = [each["lesion_px"] > 100 for each, side in zip(given, sides, strict=True) if side == VALIDATION]
         assert sorted(held) == [False, True]
+
+
+# --- what stays what it is ------------------------------------------------------------------------------------------------
+
+
+def test_the_patients_held_out_of_a_cohort_stay_the_same() -> None:
+    """Golden: with other ones every run folder would be trained again. Eleven patients are five and six, not of one size."""
+    patients = [f"p{i:02d}" for i in range(11) for _ in range(6)]
+    labels = np.array([int(place < i % 7) for i in range(11) for place in range(6)])
+    area = np.array([(i * 37 % 11) * (place == 0) for i in range(11) for place in range(6)])
+    by_labels, by_area = split(patients, labels, 0.2, 0), split(patients, labels, 0.2, 0, area)
+    assert sorted(name for name, side in by_labels.items() if side == VALIDATION) == ["p01", "p06"]
+    assert sorted(name for name, side in by_area.items() if side == VALIDATION) == ["p08", "p09"]
+    assert set(by_labels.values()) == {TRAINING, VALIDATION}
+
+
+@pytest.mark.parametrize(("patients", "share", "held"), [(2, 0.2, 1), (7, 0.2, 1), (8, 0.2, 2), (10, 0.34, 3), (3, 0.9, 3)])
+def test_a_share_of_the_patients_is_held_out_and_at_least_one(patients: int, share: float, held: int) -> None:
+    names = [f"p{i}" for i in range(patients)]
+    sides = split(names, np.arange(patients) % 2, share, 0)
+    assert list(sides.values()).count(VALIDATION) == held
+
+
+def test_a_patient_whose_name_is_a_number_is_the_one_of_that_name() -> None:
+    settings = replace(BY_SLICE, data=replace(BY_SLICE.data, split_by="hash"))
+    numbers, names = ([row("a", i, patient=kind(i)) for i in range(30)] for kind in (int, str))
+    assert split_rows(numbers, settings).tolist() == split_rows(names, settings).tolist()
+    assert set(split_rows(names, settings).tolist()) == {TRAINING, VALIDATION, LEFT_OUT}
+
+
+def test_another_seed_draws_other_patients() -> None:
+    names, labels = [f"p{i}" for i in range(20)], np.zeros(20, int)
+    drawn = [tuple(name for name, side in split(names, labels, 0.2, seed).items() if side == VALIDATION) for seed in range(8)]
+    assert len(set(drawn)) > 4
+    assert drawn[0] == tuple(name for name, side in split(names, labels, 0.2, 0).items() if side == VALIDATION)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_are_ordered_by_the_share_of_their_abnormal_slices_and_not_by_their_number(seed: int) -> None:
+    slices, abnormal = [10, 10, 100, 100, 20, 200], [9, 8, 10, 20, 14, 10]  # shares 0.9, 0.8, 0.1, 0.2, 0.7, 0.05
+    patients = [f"p{i}" for i, count in enumerate(slices) for _ in range(count)]
+    labels = np.array([int(place < abnormal[i]) for i, count in enumerate(slices) for place in range(count)])
+    held = [name for name, side in split(patients, labels, 0.34, seed).items() if side == VALIDATION]
+    assert sorted(name in {"p0", "p1", "p4"} for name in held) == [False, True]
+
+
+def test_groups_are_the_places_of_every_name_in_their_order() -> None:
+    names = np.random.default_rng(0).integers(0, 7, 200).astype(str)
+    found = groups(names)
+    assert [group.tolist() for group in found] == [np.flatnonzero(names == name).tolist() for name in sorted(set(names))]
+    assert groups(np.array([], str)) == []
+
+
+def test_a_label_of_nobody_is_no_abnormal_slice() -> None:
+    """Slices of scans whose label alone is known (-1) count like normal ones: 5 of 10 abnormal before 0 of 10."""
+    patients = [f"p{i}" for i in range(4) for _ in range(10)]
+    unknown = np.array([1] * 5 + [0] * 5 + [-1] * 10 + [1] * 6 + [0] * 4 + [-1] * 10)
+    normal = np.where(unknown == 1, 1, 0)
+    for seed in range(6):
+        assert split(patients, unknown, 0.5, seed) == split(patients, normal, 0.5, seed)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------------
+
+NO_ANOMALY = tiny_settings()
+
+
+def with_data(**changes: Any) -> Any:
+    return replace(NO_ANOMALY, data=replace(NO_ANOMALY.data, **changes))
+
+
+def test_what_cannot_be_split_is_refused_and_what_can_is_not() -> None:
+    both = [row("a", 0, label=1, patient="p", lesion_px=9), row("b", 0, patient="q", lesion_px=0)]
+    require_usable(both, [], NO_ANOMALY)
+    with pytest.raises(UserError, match=r"no usable slice \(one; two; three\)"):
+        require_usable([], ["one", "two", "three", "four"], NO_ANOMALY)
+    with pytest.raises(UserError, match=r"no usable slice \(no case has one\)"):
+        require_usable([], [], NO_ANOMALY)
+    for label, word in ((0, "normal"), (1, "abnormal")):
+        same = [each | {"label": label} for each in both]
+        with pytest.raises(UserError, match=rf"all 2 usable slices are {word}"):
+            require_usable(same, [], NO_ANOMALY)
+        injected = replace(NO_ANOMALY, anomaly=replace(NO_ANOMALY.anomaly, kind="blob"))
+        require_usable(same, [], injected)  # the anomalies make the other class
+    # A lesion that is too small to count is named, and the setting that leaves it out.
+    small = [each | {"label": 0} for each in both]
+    with pytest.raises(UserError, match=r"normal, 1 of them with a lesion of at most \d+ pixels.*lower data\.min_lesion_px, add"):
+        require_usable(small, [], NO_ANOMALY)
+    with pytest.raises(UserError, match=r"normal; required: .*; add the other class"):
+        require_usable([each | {"lesion_px": 0} for each in small], [], NO_ANOMALY)
+    one_patient = [each | {"patient": "p"} for each in both]
+    with pytest.raises(UserError, match=r"only 1 patient has usable slices \(no other was given\)"):
+        require_usable(one_patient, [], NO_ANOMALY)
+    require_usable(one_patient, [], with_data(split_by="slice"))
+
+
+def test_both_sides_and_both_classes_are_required_of_the_side_that_is_trained_on() -> None:
+    sides, data = np.array([TRAINING, TRAINING, VALIDATION, VALIDATION, LEFT_OUT]), NO_ANOMALY.data
+    require_two_sides(sides, data)
+    require_both_classes(np.array([0, 1, 0, 0, 0]), sides, 0)
+    with pytest.raises(UserError, match=r"has 2 normal and 0 abnormal slices; required: .*--data\.validation$"):
+        require_both_classes(np.array([0, 0, 1, 1, 1]), sides, 0)
+    with pytest.raises(
+        UserError, match=r"has 0 normal and 2 abnormal slices, and 3 with small lesions are left out of it.*min_lesion_px"
+    ):
+        require_both_classes(np.array([1, 1, 0, 0, 0]), sides, 3)
+
+
+def test_masks_are_required_where_patients_are_ordered_by_them() -> None:
+    def cohort(*lesions: bool, labelled: bool = True) -> Any:
+        cases = [SimpleNamespace(lesion=("mask",) if lesion else ()) for lesion in lesions]
+        return SimpleNamespace(cases=cases, labelled=labelled, label_source="nowhere")
+
+    by_area = with_data(split_by="patient", stratify="lesion_area").data
+    with pytest.raises(UserError, match="stratify is lesion_area and no case has a lesion mask"):
+        require_masks(cohort(False, False), by_area)
+    require_masks(cohort(False, True), by_area)
+    require_masks(cohort(False), with_data(split_by="slice", stratify="lesion_area").data)
+    require_masks(cohort(False), with_data(split_by="patient", stratify="labels").data)
+    with pytest.raises(UserError, match="no case has an image label or a lesion mask: nowhere"):
+        require_labels(cohort(False, labelled=False), injected=False)
+    require_labels(cohort(False, labelled=False), injected=True)
+    require_labels(cohort(False), injected=False)

@@ -15,8 +15,10 @@ from coinseg.config.schema import MaskSettings, Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.split import VALIDATION
+from coinseg.evaluation import evaluate as room
 from coinseg.evaluation.evaluate import choose_examples, evaluate, explain_all, middle_distance
 from coinseg.evaluation.protocols import Explained
+from coinseg.runtime.files import read_json
 from coinseg.types import Explanation, Maps
 
 SIDE = 8
@@ -140,3 +142,167 @@ def test_the_distance_from_the_middle_of_a_scan_by_hand() -> None:
     assert found is not None
     assert found.tolist() == [1, 0.5, 0, 1, 1, 1]
     assert middle_distance({"slice": np.zeros(3, int), "series": np.array(list("abc"))}, np.arange(3)) is None
+
+
+# --- what is written --------------------------------------------------------------------------------------------------------
+
+
+def scans() -> ScoredSlices:
+    """Twelve held-out slices of three scans: of a and b only the scans are labelled, and a mask decides one slice of b."""
+    data, settings = held_out(24).store, Settings()
+    data.index["split"] = (np.arange(24) < 12).astype(int)
+    data.index["series"] = np.array(list("aaaabbbbcccc") + [f"x{i}" for i in range(12)])
+    data.index["slice"] = np.array([*range(4), *range(4), *range(4), *[0] * 12])
+    data.index["region"] = np.array([*[1] * 4, *[-1] * 20])
+    data.index["label"] = np.array([*[1] * 8, *[0] * 16])
+    data.index["weak"] = np.array([*[1] * 8, *[0] * 16])
+    data.index["truth"] = np.array([*[0] * 4, 1, 0, 0, 0, *[1] * 16])
+    data.index["lesion_px"] = np.array([-1] * 4 + [5] + [-1] * 3 + [0] * 16)
+    truth = np.zeros(data.images.shape, np.uint8)
+    truth[4, 0, :5] = 1
+    data.truth = lambda: truth  # type: ignore[method-assign]
+    return ScoredSlices(data, settings.anomaly, 0, VALIDATION)
+
+
+def test_scans_keep_the_label_that_was_given_whatever_their_slices_are(tmp_path: Path) -> None:
+    slices = scans()
+    scores = evaluate(slices, told, 0.5, RAW, tmp_path)
+    assert (scores["scans_abnormal"], scores["scans_normal"]) == (2, 1)
+    assert scores["auroc_scans"] == 0.0  # the normal scan is the brightest
+    assert (scores["slices_unknown"], scores["slices_scored"]) == (7, 1)
+    with (tmp_path / "slices.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [""] * 4 + ["1"] + [""] * 3 + ["0"] * 4
+    assert [row["truth_px"] for row in rows] == [""] * 4 + ["5"] + [""] * 3 + ["0"] * 4
+    assert [(row["slice"], row["region"]) for row in rows[3:6]] == [("3", "1"), ("0", "-1"), ("1", "-1")]
+    names = np.load(tmp_path / "examples.npz", allow_pickle=False)["name"].tolist()
+    assert names[0] == "image000004, slice 0"
+    slices.store.index["truth"][:4], slices.store.index["lesion_px"][:4] = 1, 1
+    slices.store.truth()[:4, 0, 0] = 1
+    evaluate(slices, told, 0.5, RAW, tmp_path)
+    assert "image000000, slice 0, region 1" in np.load(tmp_path / "examples.npz", allow_pickle=False)["name"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("single", "reason"), [(True, "every image is a scan of its own"), (False, "only one class of scans is held out")]
+)
+def test_why_scans_have_no_auroc(tmp_path: Path, single: bool, reason: str) -> None:
+    slices = held_out()
+    if not single:
+        slices.store.index["series"] = np.array(["a", "b"] * 10)
+        slices.store.index["label"][:] = 0
+        slices.store.index["truth"][:] = 1
+    scores = evaluate(slices, told, 0.5, RAW, tmp_path)
+    assert scores["auroc_scans"] is None
+    assert scores["null_because"]["auroc_scans"] == reason
+    assert scores["scans_normal"] == (int((slices.store.index["label"][slices.rows] == 0).sum()) if single else 2)
+
+
+def test_the_scores_that_are_returned_are_those_that_are_written_and_no_map_stays(tmp_path: Path) -> None:
+    said: list[tuple[int, int]] = []
+    scores = evaluate(held_out(), told, 0.5, RAW, tmp_path / "new" / "folder", lambda *done: said.append(done))
+    assert read_json(tmp_path / "new" / "folder" / "scores.json") == scores | read_json(
+        tmp_path / "new" / "folder" / "scores.json"
+    )
+    assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} >= {"scores.json", "slices.csv", "examples.npz"}
+    assert not (tmp_path / "new" / "folder" / "maps").exists()
+    assert not (tmp_path / "new" / "folder" / "audit.json").exists()
+    assert said == [(0, 10)]
+    kinds = {name: array.dtype for name, array in np.load(tmp_path / "new" / "folder" / "examples.npz").items()}
+    assert {name for name, kind in kinds.items() if kind == np.float16} == {"image", "counterfactual", "difference", "sure"}
+    assert {name for name, kind in kinds.items() if kind.kind == "b"} == {"mask", "truth", "known"}
+
+
+def test_in_batches_and_in_files_explanations_are_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slices, said = held_out(), []  # type: ignore[var-annotated]
+
+    def explain(batch: ScoredBatch) -> tuple[Explanation, Maps]:
+        level = batch.rows.astype(np.float32)
+        return told(batch, levels=level, agreement=level / 2, image_score=level / 4)
+
+    whole = explain_all(slices, explain, lambda *done: None)
+    monkeypatch.setattr(room, "CHUNK", 3)
+    parts = explain_all(slices, explain, lambda *done: said.append(done), folder=tmp_path / "maps")
+    assert said == [(0, 10), (3, 10), (6, 10), (9, 10)]
+    for name, value in vars(whole).items():
+        assert np.array_equal(value, getattr(parts, name)), name
+        assert isinstance(getattr(parts, name), np.memmap) is (value.ndim > 1), name
+    assert whole.level is not None
+    assert whole.agreement is not None
+    assert whole.posterior is not None
+    rows = whole.rows
+    assert (whole.level.tolist(), whole.agreement.tolist(), whole.posterior.tolist()) == (
+        rows.tolist(),
+        (rows / 2).tolist(),
+        (rows / 4).tolist(),
+    )
+    assert whole.counterfactual is not None
+    assert not whole.counterfactual.any()  # black, in [0, 1]
+
+
+def test_an_attribution_has_no_counterfactual_in_its_files(tmp_path: Path) -> None:
+    def explain(batch: ScoredBatch) -> tuple[Explanation, Maps]:
+        explanation, maps = told(batch)
+        return Explanation(explanation.probability, explanation.saliency), maps
+
+    scores = evaluate(held_out(), explain, 0.5, RAW, tmp_path)
+    assert scores["cv"] is scores["flip_rate"] is None
+    examples = np.load(tmp_path / "examples.npz", allow_pickle=False)
+    assert np.isnan(examples["counterfactual"]).all()
+    assert np.isnan(examples["after"]).all()
+    with (tmp_path / "slices.csv").open(newline="") as file:
+        assert {(row["f_counterfactual"], row["posterior"]) for row in csv.DictReader(file)} == {("", "")}
+
+
+@pytest.mark.parametrize("organs", [False, True])
+def test_the_audit_is_given_masks_places_and_organs_of_the_slices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, organs: bool
+) -> None:
+    given: list[Any] = []
+
+    def spy(*words: Any) -> dict[str, Any]:
+        given.append(words)
+        return {"flips": {"mask_alone": 0.0, "flipped_images": 99.0}, "shortcuts": []}
+
+    monkeypatch.setattr(room, "audit", spy)
+    slices = scans()
+    slices.store.meta["has_organs"] = organs
+    settings = replace(RAW, classifier=replace(RAW.classifier, threshold=0.3))
+    evaluate(slices, told, 0.5, settings, tmp_path, ask="f")  # type: ignore[arg-type]
+    ((found, masks, position, seen, ask, level),) = given
+    assert np.array_equal(masks, found.refined > 0.5)
+    assert position.tolist() == pytest.approx([1, 1 / 3, 1 / 3, 1] * 3)
+    assert (seen is slices.store.organs) if organs else (seen is None)
+    assert (ask, level) == ("f", 0.3)
+    assert read_json(tmp_path / "audit.json")["flips"] == {"mask_alone": 0.0, "flipped_images": 99.0}
+    # No mask turns f: the run is not usable, and every mask of it is doubtful.
+    with (tmp_path / "slices.csv").open(newline="") as file:
+        assert {row["doubtful"] for row in csv.DictReader(file)} == {"1"}
+
+
+def test_a_row_says_how_sure_its_mask_is(tmp_path: Path) -> None:
+    agreement = np.linspace(0.0, 1.0, 10, dtype=np.float32)
+    slices, rows, examples = scored(tmp_path, 0.5, agreement=lambda count: agreement)
+    f = slices.store.images[slices.rows].max((1, 2))
+    for row, sure, bright in zip(rows, agreement * f, f > 0.5, strict=True):
+        assert row["confidence"] == (f"{sure:.4f}" if bright else "")
+        assert row["doubtful"] == (str(int(sure < 0.5)) if bright else "")
+        assert row["posterior"] == ""
+    assert {row["doubtful"] for row in rows} == {"0", "1", ""}
+    by_name = {row["case"]: row["confidence"] for row in rows}
+    shown = [f"{sure:.4f}" if np.isfinite(sure) else "" for sure in examples["confidence"]]
+    assert shown == [by_name[name] for name in examples["name"].tolist()]
+    assert examples["known"].tolist() == [
+        next(row for row in rows if row["case"] == n)["truth_px"] != "" for n in examples["name"]
+    ]
+
+
+def test_pictures_of_normal_images_lie_at_even_distances_and_few_images_are_shown_once_each_kind() -> None:
+    found, predicted = ranked()
+    only = {group for group, _ in choose_examples(replace(found, label=np.ones(20, int)), predicted)}
+    assert only == {"best", "median", "worst", "missed"}
+    many = replace(found, label=np.zeros(20, int), known=np.zeros(20, bool))
+    assert [i for group, i in choose_examples(many, predicted) if group == "normal"] == [0, 6, 12, 19]
+    # The threshold of f decides what is an error.
+    assert [i for group, i in choose_examples(found, predicted, 0.15) if group in ("missed", "alarm")] == [17]
+    assert [i for group, i in choose_examples(found, predicted, 0.95) if group == "missed"] == [3, 0, 1, 2]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from coinseg.config.schema import MaskSettings, Settings
+from coinseg.evaluation import protocols
 from coinseg.evaluation.protocols import Explained, gated, mask_free, sweep, thesis_masks, thesis_protocol
 
 RAW = replace(
@@ -217,3 +218,118 @@ def test_masks_whose_truth_is_not_known_say_nothing_about_trust() -> None:
         known=np.array([True, False]), agreement=np.ones(2),
     )  # fmt: skip
     assert mask_free(found, predicted, 0.5, RAW)["iou_trusted"] == 1.0
+
+
+# --- what stays what it is, and borders -------------------------------------------------------------------------------------
+
+
+def test_the_levels_and_the_cleaning_of_both_protocols() -> None:
+    """4.2 of the thesis names no steps; these are those of its runs: finer where maps are dark."""
+    thesis = [0.005 * i for i in range(1, 60)] + [0.3 + 0.02 * i for i in range(35)]
+    np.testing.assert_allclose(protocols.THESIS_THRESHOLDS, thesis)
+    np.testing.assert_allclose(
+        protocols.ORACLE_THRESHOLDS, [0.0125 * i for i in range(1, 41)] + [0.5 + 0.025 * i for i in range(1, 20)], atol=1e-12
+    )
+    np.testing.assert_allclose(protocols.ORACLE_PEAKS, [0.025 * i for i in range(1, 41)])
+    cleaning = protocols.THESIS_CLEANING
+    assert (cleaning.opening, cleaning.closing, cleaning.keep, cleaning.min_px) == (3, 3, "largest", 0)
+
+
+def test_one_marked_pixel_is_a_mark() -> None:
+    found = explained(label=np.array([1, 1, 0, 0]), truth=np.zeros((4, 8, 8), bool))
+    predicted = np.zeros((4, 8, 8), bool)
+    predicted[[0, 2], 0, 0] = True
+    scores = mask_free(found, predicted, 0.5, RAW)
+    assert (scores["normals_marked"], scores["abnormals_marked"]) == (0.5, 0.5)
+    assert scores["false_positive_area"] == pytest.approx(1 / 128)
+    assert (scores["slices_normal"], scores["slices_abnormal"], scores["slices_unknown"]) == (2, 2, 0)
+
+
+def test_an_unknown_slice_is_neither_normal_nor_abnormal_unless_a_lesion_is_seen_in_it() -> None:
+    found = explained(label=np.array([1, -1, -1, 0]), known=np.array([True, True, False, True]))
+    assert found.abnormal.tolist() == [True, True, False, True]
+    assert found.normal.tolist() == [False] * 4
+    scores = mask_free(found, found.truth, 0.5, RAW)
+    assert (scores["slices_unknown"], scores["slices_normal"], scores["slices_scored"]) == (2, 0, 3)
+    assert scores["false_positive_area"] is scores["normals_marked"] is None
+    assert scores["null_because"]["normals_marked"] == "no held-out image is normal"
+    assert scores["iou_all_images"] == 1.0
+    same = mask_free(replace(found, label=np.array([1, 1, -1, 1])), found.truth, 0.5, RAW)
+    assert same["auroc"] is None
+    assert same["null_because"]["auroc"] == "abnormal scans have no labels by slice"
+
+
+def test_the_confidence_of_a_mask_is_f_times_the_agreement_of_both_views() -> None:
+    found = explained(agreement=np.array([0.5, 1.0, 0.0, 0.2]))
+    masks = found.truth
+    np.testing.assert_allclose(found.confidence(masks), [0.45, 0.3, np.nan, 0.19])
+    assert np.isnan(explained().confidence(masks)).all()
+    assert explained().levels(0.3, [1, 2]) == 0.3
+    assert explained(level=np.array([0.1, 0.2, 0.3, 0.4])).levels(0.3, [3, 1]).tolist() == [0.4, 0.2]  # type: ignore[union-attr]
+
+
+def test_confidence_is_ranked_against_the_iou_of_every_mask_that_is_not_empty() -> None:
+    truth = np.stack([square(1, 1), square(1, 1), square(4, 4), square(4, 4), np.zeros((8, 8), bool)])
+    predicted = truth.copy()
+    predicted[1, 1], predicted[2, 4:6] = False, False  # IoU 6/9 and 3/9
+    predicted[3] = False
+    found = Explained(
+        np.arange(5), np.array([1, 1, 1, 1, 0]), np.array([0.9, 0.5, 0.4, 0.8, 0.1]), truth * 1.0, truth * 1.0, truth * 1.0,
+        truth, np.ones(5, bool), agreement=np.ones(5),
+    )  # fmt: skip
+    scores = mask_free(found, predicted, 0.5, RAW)
+    assert scores["confidence_rank"] == pytest.approx(1.0)
+    assert scores["iou_trusted"] == pytest.approx((1 + 6 / 9) / 2)  # from one half on
+    assert scores["iou_doubtful"] == pytest.approx(3 / 9)
+    assert scores["masks_doubtful"] == pytest.approx(1 / 3)
+    assert scores["risk_area"] == pytest.approx((0 + (1 / 3) / 2 + (1 / 3 + 2 / 3) / 3) / 3)
+    assert (scores["slices_scored"], scores["hd95_slices"]) == (4, 3)
+    assert scores["lesions_touched"] == 0.75
+    sure = mask_free(replace(found, before=np.full(5, 0.9)), predicted, 0.5, RAW)
+    assert sure["null_because"]["iou_doubtful"] == "no mask is doubtful"
+    assert sure["null_because"]["confidence_rank"] == "too few masks, or all alike, to rank"
+    doubted = mask_free(replace(found, before=np.full(5, 0.2)), predicted, 0.5, RAW)
+    assert doubted["null_because"]["iou_trusted"] == "no mask is trusted"
+    empty = mask_free(found, predicted & False, 0.5, RAW)
+    assert empty["null_because"]["masks_doubtful"] == "nothing is marked"
+    blind = mask_free(replace(found, agreement=None), predicted, 0.5, RAW)
+    assert blind["null_because"]["risk_area"] == "masks.hflip is off: mirror images were not asked"
+
+
+def test_why_there_is_no_score_in_every_case() -> None:
+    nothing = np.zeros((4, 8, 8), bool)
+    one_class = mask_free(explained(label=np.array([1, 1, 1, 1]), before=np.full(4, 0.1)), nothing, 0.5, RAW)["null_because"]
+    assert one_class["auroc"] == "only one class is held out"
+    assert one_class["cv"] == "the classifier calls no held-out image abnormal with f > 0.8"
+    none = mask_free(explained(label=np.zeros(4, int), truth=nothing), nothing, 0.5, RAW)["null_because"]
+    assert none["abnormals_marked"] == "no held-out image is abnormal"
+    for name in (
+        "iou_mask_free",
+        "iou_all_images",
+        "iou_oracle",
+        "dice_per_image",
+        "hd95_px",
+        "auprc",
+        "lesions_touched",
+        "lesions_by_size",
+    ):
+        assert none[name] == "no masks to score with: no held-out abnormal image has a lesion mask"
+    posterior = mask_free(explained(posterior=np.full(4, 0.5), label=np.ones(4, int)), nothing, 0.5, RAW)["null_because"]
+    assert posterior["posterior_auroc"] == "only one class is held out"
+
+
+def test_oracle_and_ranking_are_of_scored_images_alone_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = explained(known=np.array([True, False, True, False]))
+    loud = replace(found, refined=found.refined + np.array([0, 0.5, 0.1, 0.5])[:, None, None])
+    scores = mask_free(loud, found.truth, 0.5, RAW)
+    assert (scores["iou_oracle"], scores["auprc"], scores["slices_scored"]) == (1.0, 1.0, 1)
+    whole = mask_free(loud, loud.refined > 0.45, 0.5, RAW)
+    monkeypatch.setattr(protocols.metrics, "BLOCK", 1)
+    assert mask_free(loud, loud.refined > 0.45, 0.5, RAW) == whole
+
+
+def test_the_thesis_is_scored_on_images_labelled_abnormal_whose_masks_are_known() -> None:
+    found = explained(known=np.array([True, False, True, True]))
+    assert thesis_protocol(found)["slices"] == 1  # not the lesion in an image that is labelled normal
+    none = thesis_protocol(explained(label=np.zeros(4, int)))
+    assert (none["iou"], none["threshold"], none["slices"]) == (None, None, 0)

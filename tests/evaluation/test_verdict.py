@@ -88,3 +88,63 @@ def test_too_few_images_are_no_ground_for_a_verdict() -> None:
 def test_scores_of_an_earlier_version_have_a_verdict() -> None:
     assert judge({"auroc": 0.9, "slices_abnormal": 9, "slices_normal": 9}, {}).startswith("OK: ")
     assert judge({}, None).startswith("NOT JUDGED: ")
+
+
+STATES = ("NOT USABLE", "DOUBTFUL", "OK")
+
+
+@pytest.mark.parametrize(
+    ("measure", "bounds"),
+    [("auroc", (0.6, 0.7)), ("flip_rate", (0.1, 0.5)), ("mask_alone", (0.2, 0.4)), ("iou_mask_free", (0.1, 0.3)),
+     ("dice_per_image", (0.1, 0.3))],
+)  # fmt: skip
+def test_a_measure_fails_below_its_first_bound_and_is_poor_below_its_second(measure: str, bounds: tuple[float, float]) -> None:
+    without = {} if measure in ("iou_mask_free", "dice_per_image") else NO_MASKS  # with masks what turns f only casts doubt
+    for value, state in ((bounds[0] - 0.001, 0), (bounds[0], 1), (bounds[1] - 0.001, 1), (bounds[1], 2)):
+        assert said(**without | {measure: value}).split(":")[0] == STATES[state], value  # type: ignore[arg-type]
+
+
+def test_marks_fail_where_half_of_the_normal_images_are_marked_and_where_no_abnormal_one_is() -> None:
+    for value, state in ((0.249, 2), (0.25, 1), (0.499, 1), (0.5, 0)):
+        assert said(normals_marked=value).split(":")[0] == STATES[state], value
+    for value, state in ((0.0, 0), (0.001, 1), (0.249, 1), (0.25, 2)):
+        assert said(abnormals_marked=value).split(":")[0] == STATES[state], value
+
+
+def test_every_measure_needs_three_images() -> None:
+    bad = {"normals_marked": 1.0, "abnormals_marked": 0.0, "flip_rate": 0.0, "iou_mask_free": 0.0}
+    for count, state in ((2, "NOT JUDGED"), (3, "NOT USABLE")):
+        for changes in (
+            {"slices_normal": count, "normals_marked": 1.0}, {"slices_abnormal": count, "abnormals_marked": 0.0},
+            {"slices_abnormal": count, "auroc": 0.4}, {"slices_normal": count, "auroc": 0.4},
+        ):  # fmt: skip
+            assert said(**changes).startswith(state), changes
+        assert said(**NO_MASKS, flipped=count, mask_alone=0.0).startswith("NOT USABLE" if count == 3 else "OK")
+        assert said(slices_scored=count, iou_mask_free=0.0).startswith("NOT USABLE" if count == 3 else "OK")
+        few = {"slices_abnormal": 0, "slices_normal": 0, "flip_rate": 0.0}
+        assert said(None, count, **few, **NO_MASKS).startswith(state)
+        few["slices_abnormal"] = count
+        assert said(None, 0, **few, **NO_MASKS, abnormals_marked=None, auroc=None).startswith(state)
+    assert said(**bad).count("; ") == 3
+
+
+def test_what_turns_f_only_casts_doubt_where_masks_fit_and_fails_a_run_where_they_are_poor() -> None:
+    assert said(mask_alone=0.0).startswith("DOUBTFUL: the mask alone turns f in 0%")
+    assert said(mask_alone=0.0, iou_mask_free=0.2).startswith("NOT USABLE: the mask alone turns f in 0%")
+    assert said(mask_alone=0.0, slices_scored=2).startswith("NOT USABLE: the mask alone")  # two masks say nothing
+
+
+def test_an_auroc_that_guessing_may_reach_is_not_judged() -> None:
+    """Of 6 abnormal and 8 normal images guessing has a standard deviation of sqrt(15 / (12 * 48)) = 0.161: up to 0.765."""
+    few = {"slices_abnormal": 6, "slices_normal": 8, "slices_scored": 6}
+    assert said(**few, auroc=0.76).startswith(
+        "NOT JUDGED: guessing may reach an AUROC of 0.76 on only 6 abnormal and 8 normal images"
+    )
+    assert said(**few, auroc=0.77).startswith("OK: ")
+    five = {"slices_abnormal": 5, "slices_normal": 5, "slices_scored": 5, "auroc": 1.0}
+    assert said(**five).startswith("OK: ")
+    for side in ("slices_abnormal", "slices_normal"):
+        assert said(**five | {side: 4}).startswith("NOT JUDGED: only "), side
+    scans = {"auroc": None, "auroc_scans": 0.95, "scans_abnormal": 9, "scans_normal": 4}
+    assert said(**scans).startswith("NOT JUDGED: only 9 abnormal and 4 normal scans are held out")
+    assert "(AUROC 0.95 on 9 abnormal and 5 normal held-out scans)" in said(**scans | {"scans_normal": 5})

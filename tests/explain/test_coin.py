@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import CoinSettings
-from coinseg.explain.counterfactual import coin
+from coinseg.explain.counterfactual import coin, losses, singla
 from coinseg.explain.counterfactual.coin import Generated, discriminator_loss, explain
 
 WEIGHTS = CoinSettings(adversarial=2.0, classifier=5.0, identity=3.0, cycle=7.0, tv=0.05)
@@ -76,6 +76,41 @@ def test_a_term_is_there_exactly_when_its_weight_is_not_zero(absent: str) -> Non
     alone = {name: 0.0 for name in NAMES if name != absent}
     terms, _ = generator_losses(X, halved, toy_discriminator, total_of_pixels, replace(WEIGHTS, **alone))
     assert set(terms) == {absent}
+
+
+def test_images_that_f_calls_normal_are_asked_to_stay_as_they_are_where_the_settings_say_so() -> None:
+    """f(X) is 0.27, 0.5 and 0.73: below a half it is the target of f(X_cf), from a half on the target is 0 as ever."""
+    x = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64).reshape(3, 1, 1, 1)
+    kept = coin.generate(x, halved, total_of_pixels, replace(WEIGHTS, keep_normal=True))
+    normal = 1 / (1 + math.e)
+    assert kept.posterior is not None
+    torch.testing.assert_close(kept.posterior, torch.tensor([normal, 0.0, 0.0], dtype=torch.float64))
+    assert torch.equal(kept.image, x / 2)
+    terms = coin.generator_losses(x, kept, halved, toy_discriminator, total_of_pixels, replace(WEIGHTS, keep_normal=True))
+    # The least that the first can cost is the entropy of its target, which is not counted.
+    to_normal = (
+        normal * softplus(0.5) + (1 - normal) * softplus(-0.5) + normal * math.log(normal) + (1 - normal) * math.log(1 - normal)
+    )
+    assert terms["classifier"].item() == pytest.approx(5 * (to_normal + softplus(0.0) + softplus(0.5)) / 3, rel=1e-9)
+    asked = coin.generate(x, halved, total_of_pixels, replace(WEIGHTS, keep_normal=False))
+    assert asked.posterior is None
+    assert torch.equal(asked.image, x / 2)
+
+
+def test_a_counterfactual_has_the_precision_of_its_image() -> None:
+    x = torch.rand(3, 1, 4, 4)
+    found = explain(x, lambda t: t.double() / 2, lambda t: total_of_pixels(t).double(), 0.0)
+    assert found.counterfactual.dtype == found.saliency.dtype == torch.float32
+    torch.testing.assert_close(found.counterfactual, x / 2)
+
+
+def test_differences_do_not_depend_on_which_image_comes_first() -> None:
+    x, other, regions = torch.rand(2, 2, 4, 4), torch.rand(2, 2, 4, 4), torch.rand(2, 3, 4, 4).round()
+    for measure in (losses.reconstruction, losses.total_variation_of_difference, coin.difference):
+        torch.testing.assert_close(measure(x, other), measure(other, x))
+    torch.testing.assert_close(
+        losses.regional_reconstruction(x, other, regions), losses.regional_reconstruction(other, x, regions)
+    )
 
 
 def test_a_term_of_weight_zero_is_not_computed() -> None:
@@ -238,3 +273,17 @@ def test_explaining_keeps_no_gradient_and_no_change() -> None:
     assert not found.counterfactual.requires_grad
     assert not found.saliency.requires_grad
     assert torch.equal(x, before)
+
+
+def test_the_loss_of_the_discriminator_does_not_reach_the_generator() -> None:
+    painted = torch.rand(2, 1, 2, 2, requires_grad=True)
+    made = Generated(painted, torch.tensor([0, 1]), torch.tensor([1, 0]), torch.zeros(2))
+    weight = torch.tensor(2.0, requires_grad=True)
+    x = torch.rand(2, 1, 2, 2)
+    for loss in (
+        discriminator_loss(x, made, lambda t: weight * total_of_pixels(t)),
+        singla.discriminator_loss(x, made, lambda t, condition: weight * total_of_pixels(t) * (1 + condition)),
+    ):
+        of_image, of_weight = torch.autograd.grad(loss, [painted, weight], allow_unused=True)
+        assert of_image is None
+        assert of_weight.abs() > 0

@@ -155,6 +155,24 @@ def test_a_weight_of_zero_is_not_computed() -> None:
     assert list(singla.generator_losses(x, made, halves_or_doubles, toy_discriminator, total, alone)) == ["classifier"]
 
 
+@pytest.mark.parametrize("term", ["adversarial", "classifier", "identity", "cycle", "tv"])
+def test_every_term_grows_with_its_own_weight_and_with_no_other(term: str) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(3, 1, 4, 4) - 0.3
+    made = singla.generate(x, halves_or_doubles, total, TWO)
+    made = replace(made, image=made.image + 0.1)  # so that the cycle does not close
+    all_terms = replace(TWO, tv=0.3)
+    one, five = (
+        singla.generator_losses(x, made, halves_or_doubles, toy_discriminator, total, weights)
+        for weights in (all_terms, replace(all_terms, **{term: 5 * getattr(all_terms, term)}))
+    )
+    assert one.keys() == five.keys() == {"adversarial", "classifier", "identity", "cycle", "tv"}
+    for name, value in one.items():
+        assert value > 0
+        torch.testing.assert_close(five[name], value * (5 if name == term else 1))
+    torch.testing.assert_close(one["tv"], 0.3 * losses.total_variation_of_difference(x, made.image))
+
+
 def test_the_four_cases_of_label_and_condition() -> None:
     """(0, 0) and (1, 1) are asked to return the image, (1, 0) to remove, (0, 1) to add (thesis 3.2.3)."""
     abnormal, normal = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), -2.0)

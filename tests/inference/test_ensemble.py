@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coinseg.config.schema import MaskSettings, Settings
+from coinseg.inference import ensemble as room
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.image_score import ImageScores
 from coinseg.inference.segmenter import segment
@@ -116,3 +117,53 @@ def test_each_other_pair_chooses_its_own_threshold_on_the_training_slices_once()
     assert [one.threshold for one in ensemble.pairs] == [0.3, 0.4, 0.3]
     assert asked == [slices, slices]
     assert ensemble.probability(IMAGES).tolist() == pytest.approx([(0.9 + 0.8 + 0.6) / 3] * 2)
+
+
+@pytest.mark.parametrize(("weight", "peak", "fitted"), [(3.0, 0.5, True), (0.0, 0.5, False), (3.0, 0.0, False)])
+def test_borders_are_fitted_to_the_image_where_there_is_a_weight_and_a_peak(
+    monkeypatch: pytest.MonkeyPatch, weight: float, peak: float, fitted: bool
+) -> None:
+    given: list[Any] = []
+
+    def fit(image: np.ndarray, maps: np.ndarray, masks: np.ndarray, *rest: float) -> np.ndarray:
+        given.append((image, maps, masks, rest))
+        return ~masks
+
+    monkeypatch.setattr(room, "fit_border", fit)
+    one = pair(0.9, 0.8, 0.3, left=0.5, middle=0.2)
+    settings = replace(one.explainer.settings, masks=replace(PLAIN, peak=peak))
+    settings = replace(settings, student=replace(settings.student, border_weight=weight))
+    one = replace(one, explainer=replace(one.explainer, settings=settings))
+    x = torch.rand(2, 1, 32, 32)
+    ensemble = Ensemble(one, [], None)  # type: ignore[arg-type]
+    masks, _ = ensemble.pseudo_masks(x)
+    assert bool(given) is fitted
+    assert masks[0, 0, 0] != fitted
+    if fitted:
+        ((image, maps, before, rest),) = given
+        assert np.array_equal(image, x[:, 0].numpy())
+        assert np.array_equal(before, ~masks)
+        assert maps[0, 0, [0, 12, 25]].tolist() == pytest.approx([0.5, 0.2, 0.0])
+        assert rest == (peak, weight)
+
+
+def test_where_levels_differ_from_image_to_image_their_mean_counts_and_a_pair_without_one_gives_its_threshold() -> None:
+    def levelled(probability: float, threshold: float, levels: list[float], left: float) -> Pair:
+        plain = pair(probability, 0.5, threshold, left=left)
+        maps = np.stack([plain.known.values[0]] * 2)
+        return replace(plain, known=Maps(maps, np.array(levels), np.full(2, 0.5)))
+
+    nan = float("nan")
+    one, other = levelled(0.9, 0.3, [0.2, 0.6], 0.5), levelled(0.7, 0.1, [0.4, nan], 0.3)
+    # Means: the map 0.4, the levels 0.3 and (0.6 + 0.1) / 2 = 0.35; a level of 0.5 leaves nothing.
+    masks, sure = together(one, other)
+    assert masks.any((1, 2)).tolist() == [True, True]
+    np.testing.assert_allclose(sure, [0.8 * 0.5] * 2)
+    masks, sure = together(one, levelled(0.7, 0.3, [0.7, nan], 0.3))
+    assert masks.any((1, 2)).tolist() == [False, False]
+    assert np.isnan(sure).all()
+    # Without mirror images nobody knows.
+    unknown = replace(one, known=replace(one.known, agreement=None))
+    masks, sure = together(unknown, other)
+    assert masks.any()
+    assert np.isnan(sure).all()

@@ -118,3 +118,132 @@ def test_with_mirror_images_the_difference_is_the_mean_of_both_views() -> None:
         np.testing.assert_allclose(found.other[i], left[:, ::-1], atol=1e-6)
         np.testing.assert_allclose(found.mean[i], 0.05, atol=1e-6)
     assert not any(maps[1].any() for maps in (found.mean, found.own, found.other))
+
+
+# --- what is asked of the generator -----------------------------------------------------------------------------------------
+
+
+class Darker(nn.Module):
+    """A generator that lowers everything by 0.5, below -1 as well."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.5
+
+
+class Bright(nn.Module):
+    """An f whose logit is eight times the mean of an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 8 * x.mean((1, 2, 3))
+
+
+def levels_of(*values: float) -> Tensor:
+    return torch.tensor(values).reshape(-1, 1, 1, 1).expand(-1, 1, SIDE, SIDE)
+
+
+def plain(threshold: float = 0.5, **masks: Any) -> room.Explainer:
+    base = tiny_settings()
+    settings = replace(base, masks=replace(PLAIN, **masks), classifier=replace(base.classifier, threshold=threshold))
+    return explainer_of(settings, Bright().train(), Darker().train())
+
+
+def test_only_what_f_calls_abnormal_is_explained_unless_everything_is_asked_for() -> None:
+    one, x = plain(threshold=0.6), levels_of(0.05, 0.06, -0.9)  # f is 0.599, 0.618 and 0.001
+    assert not one.f.training
+    assert not one.generator.training  # type: ignore[union-attr]
+    some, everything = one.explain(x), one.explain(x, inpaint_all=True)
+    assert one.probability(x).tolist() == pytest.approx([0.5987, 0.6177, 0.0007], abs=1e-4)
+    assert (some.saliency.amax((1, 2)) > 0).tolist() == [False, True, False]
+    assert everything.saliency[:, 0, 0].tolist() == pytest.approx([0.25, 0.25, 0.05])  # -0.9 can only become -1
+    assert everything.counterfactual is not None
+    assert torch.equal(one.counterfactual(x), everything.counterfactual)
+    assert torch.equal(one.saliency(x), everything.saliency)
+    assert everything.counterfactual[:, 0, 0, 0].tolist() == pytest.approx([-0.45, -0.44, -1.0])
+    with pytest.raises(ValueError, match="an attribution has no counterfactual"):
+        replace(one, generator=None).counterfactual(x)
+
+
+def test_an_attribution_has_the_map_of_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    from coinseg.types import Explanation
+
+    levels: list[float] = []
+
+    def explain(x: Tensor, level: float) -> Explanation:
+        levels.append(level)
+        return Explanation(torch.sigmoid(x.mean((1, 2, 3))), x[:, 0].abs())
+
+    monkeypatch.setattr(room, "explain_with", lambda *given: explain)
+    one, x = replace(plain(), generator=None), levels_of(0.5, -0.75)
+    assert torch.equal(one.saliency(x), x[:, 0].abs())
+    found = one.explain(x)
+    assert levels == [0.0, 0.5]
+    assert found.counterfactual is found.counterfactual_probability is None
+
+
+def test_differences_are_refined_along_the_image_in_grey_values_of_0_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def refine(maps: np.ndarray, guide: np.ndarray, settings: MaskSettings) -> np.ndarray:
+        given.append((maps, guide))
+        return maps * 2.0
+
+    monkeypatch.setattr(room, "refine", refine)
+    one, x = plain(refine="guided", hflip=True), levels_of(0.05, 0.5, -0.9)
+    asked = np.array([True, False, True])
+    found = one.differences(x, asked)
+    for maps, guide in given:
+        np.testing.assert_allclose(maps[:, 0, 0], [0.25, 0.05], atol=1e-6)
+        np.testing.assert_allclose(guide[:, 0, 0], [0.525, 0.05], atol=1e-6)
+    assert len(given) == 2
+    assert found.mean.dtype == np.float64
+    np.testing.assert_allclose(found.mean[:, 0, 0], [0.5, 0.0, 0.1], atol=1e-6)
+    assert found.asked is asked
+    given.clear()
+    known = torch.full((3, SIDE, SIDE), 0.125)
+    known[2] = 0.375
+    alone = plain(refine="guided").differences(x, asked, known)
+    assert alone.other is None
+    assert alone.own[:, 0, 0].tolist() == alone.mean[:, 0, 0].tolist() == [0.25, 0.0, 0.75]
+    assert len(given) == 1
+    assert plain().differences(x, asked).mean.dtype == np.float32  # not refined
+    none = plain(refine="guided", hflip=True).differences(x, np.zeros(3, bool))
+    assert none.other is not None
+    assert not none.mean.any()
+    assert len(given) == 2  # those of `refine="none"` alone: nobody was asked here
+
+
+def test_a_threshold_that_is_a_number_looks_at_no_image_and_an_attribution_at_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[np.ndarray] = []
+    batch = TrainingSlices.batch
+    monkeypatch.setattr(TrainingSlices, "batch", lambda self, i, *rest: looked.append(i) or batch(self, i, *rest))
+    store, base = data(), tiny_settings()
+    slices = TrainingSlices(store, base.anomaly, 0)
+    assert (
+        explainer_of(replace(base, masks=replace(PLAIN, threshold=0.3)), SameLogit(0.0), Darker()).choose_threshold(slices).value
+        == 0.3
+    )
+    assert looked == []
+    normal = np.flatnonzero(slices.labels() == 0)
+    monkeypatch.setattr(room, "THRESHOLD_IMAGES", 60)
+    monkeypatch.setattr(room.Explainer, "saliency", lambda self, x: x[:, 0].abs())
+    for seed in (0, 1):
+        for method, rule, label, count in (
+            ("counterfactual", "normals", 0, len(normal)),
+            ("rise", "normals", 0, 6),
+            ("rise", "otsu", 1, 6),
+        ):
+            looked.clear()
+            settings = replace(base, method=method, seed=seed, masks=replace(PLAIN, threshold=rule))  # type: ignore[arg-type]
+            explainer_of(settings, SameLogit(0.0), Darker()).choose_threshold(slices)
+            ((indices,),) = (looked,)
+            assert len(indices) == count
+            assert (np.diff(indices) > 0).all()
+            assert (slices.labels()[indices] == label).all()
+    drawn = []
+    for seed in range(6):
+        looked.clear()
+        settings = replace(base, method="rise", seed=seed, masks=replace(PLAIN, threshold="otsu"))
+        explainer_of(settings, SameLogit(0.0), Darker()).choose_threshold(slices)
+        drawn.append(tuple(looked[0].tolist()))
+    assert len(set(drawn)) > 3  # another seed draws other images
+    assert drawn[0] == (0, 12, 14, 18, 22, 30)  # and the same one the same, or the masks of every run would change

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import binary_average_precision
 
+from coinseg.metrics import overlap
 from coinseg.metrics.overlap import (
     best_threshold,
     classification_scores,
@@ -22,6 +25,7 @@ from coinseg.metrics.overlap import (
     mean_hd95,
     pixel_auprc,
     pooled_iou,
+    scan_scores,
     size_edges,
 )
 
@@ -170,6 +174,7 @@ def test_laws_of_masks(p: np.ndarray, t: np.ndarray) -> None:
     doubled = hd95(p[0], t[0], spacing=(2, 2))
     assert doubled is None or doubled == pytest.approx(2 * (hd95(p[0], t[0]) or 0))
     iou, d = pooled_iou(p[:1], t[:1]), dice(p[0], t[0])
+    assert (iou, d) == (pooled_iou(t[:1], p[:1]), dice(t[0], p[0]))
     assert (iou is None) == (d is None)
     assert iou is None or d is None or iou <= d
 
@@ -267,6 +272,7 @@ def test_lesions_by_size() -> None:
         "##...#..",
     )
     small, middle, large = lesions_by_size(predicted[None], LESIONS[None], (3, 12))
+    assert json.loads(json.dumps([small, middle, large])) == [small, middle, large]  # plain numbers, which can be written
     # Dice of the two small ones: 2/3 and 0.
     assert small == {"from_px": 0, "to_px": 3, "lesions": 2, "touched": 1, "found": 1, "mean_dice": pytest.approx(1 / 3)}
     assert middle == {"from_px": 3, "to_px": 12, "lesions": 1, "touched": 0, "found": 0, "mean_dice": 0}
@@ -356,3 +362,44 @@ def test_calibration_is_judged_in_fifteen_bins(one: float, other: float, togethe
     wanted = abs((one + other) / 2 - 0.5) if together else (1 - one + other) / 2
     found = classification_scores(np.array([one, other]), np.array([1, 0]))["calibration_error"]
     assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_unknown_labels_are_left_out_and_mislead_nobody() -> None:
+    f, known = np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1])
+    assert classification_scores(np.append(f, [0.9, 0.0]), np.append(known, [-1, -1])) == classification_scores(f, known)
+    # Where all that is known is normal, what f says of the rest is not: an accuracy on the normal ones alone would mislead.
+    assert set(classification_scores(f, np.array([0, 0, -1, -1])).values()) == {None}
+    assert classification_scores(f, np.array([0, 0, 0, 0]))["accuracy"] == 0.75
+
+
+def test_a_scan_is_as_abnormal_as_its_most_abnormal_slice() -> None:
+    scan = np.array(["b", "a", "c", "a", "b", "d"])
+    f, label = np.array([0.3, 0.1, 0.6, 0.9, 0.2, 0.5]), np.array([0, 1, 0, 0, 0, 1])
+    # Scans a 0.9 and d 0.5 are abnormal, b 0.3 and c 0.6 are not: of the four pairs three are in order.
+    assert scan_scores(f, label, scan) == {"auroc_scans": pytest.approx(0.75)}
+    assert scan_scores(f, label * 0, scan) == {"auroc_scans": None}
+    assert scan_scores(f, label, np.arange(6)) == {"auroc_scans": None}  # every image is a scan of its own
+
+
+def test_what_changes_by_as_much_as_asked_is_not_yet_more() -> None:
+    before, after = np.array([1.0, 1.0, 0.75, 0.5]), np.array([0.25, 0.125, 0.0, 1.0])
+    # 0.75 itself is neither above tau nor a change of more than tau: of the first two images one counts.
+    assert counterfactual_validity(before, after, 0.75) == 1 / 2
+    assert counterfactual_validity(before, after, 0.5) == 1
+    assert counterfactual_validity(before[3:], after[3:], 0.5) is None
+    assert counterfactual_validity(np.array([0.9]), np.array([1.0]), 0.05) == 1  # either direction
+    assert flip_rate(before, after, 0.5) == 3 / 4
+    assert flip_rate(np.array([0.5, 0.5, 0.25]), np.array([0.5, 0.25, 0.0])) == 1 / 2
+    assert flip_rate(np.array([0.25]), np.array([0.0])) is None
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 100])
+def test_counting_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    rng = np.random.default_rng(0)
+    saliency, truth = rng.integers(0, 5, (7, 6, 6)) / 4, rng.random((7, 6, 6)) < 0.2
+    wanted, some = pixel_auprc(saliency, truth), pixel_auprc(saliency[[5, 0, 3]], truth[[5, 0, 3]])
+    monkeypatch.setattr(overlap, "BLOCK", block)
+    assert [len(each) for each in overlap.blocks_of(np.arange(7))] == [block] * (7 // block) + [7 % block] * (7 % block > 0)
+    assert pixel_auprc(saliency, truth) == wanted
+    assert pixel_auprc(saliency, truth, np.array([5, 0, 3])) == some != wanted
+    assert np.concatenate(overlap.blocks_of(np.array([4, 2, 9]))).tolist() == [4, 2, 9]

@@ -232,6 +232,25 @@ def test_skips_carry_what_the_bottleneck_does_not() -> None:
         assert (not torch.equal(generator.perturbation(x), generator.perturbation(y))) is depends
 
 
+def test_the_perturbation_is_its_layers_one_after_another() -> None:
+    torch.manual_seed(12)
+    generator, x = awake(Generator(tiny(depth=3, skips=2, width=2)).double()).eval(), signed(2, 1, 16, 16, dtype=torch.float64)
+    generator(signed(4, 1, 16, 16, dtype=torch.float64))
+    down = [generator.stem(x)]
+    for block in generator.encoder:
+        down.append(block(down[-1]))
+    h = generator.decoder[0](down[3])
+    h = generator.decoder[1](torch.cat([h, down[2]], 1))
+    h = generator.decoder[2](torch.cat([h, down[1]], 1))
+    layers_of = {type(layer): layer for layer in generator.head}
+    wanted = layers_of[nn.Conv2d](torch.relu(layers_of[nn.BatchNorm2d](h)))
+    torch.testing.assert_close(generator.perturbation(x), wanted, rtol=0, atol=1e-12)
+    torch.testing.assert_close(generator(x), fuse_bounded(x, wanted), rtol=0, atol=1e-12)
+    plain = awake(Generator(tiny(stem="relu_norm")).double()).eval()
+    stem = {type(layer): layer for layer in plain.stem}
+    torch.testing.assert_close(plain.stem(x), stem[nn.BatchNorm2d](torch.relu(stem[nn.Conv2d](x))), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("skips", [2, 7, -1])
 def test_too_many_skips(skips: int) -> None:
     with pytest.raises(ValueError, match=rf"coin\.skips is {skips}; required: between 0 and coin\.depth - 1 = 1"):
@@ -278,6 +297,92 @@ def test_the_blocks_of_the_authors_are_settings_of_the_same_classes(dims: int) -
         torch.relu(conv(x, keeps.conv1.weight, keeps.conv1.bias, padding=1)), keeps.conv2.weight, keeps.conv2.bias, padding=1
     )
     torch.testing.assert_close(keeps(x), x + h, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_convolutions_start_from_glorot_uniform_without_a_bias(dims: int, kernel: int) -> None:
+    """Between plus and minus gain sqrt(6 / (fan in + fan out)); before a ReLU the gain is sqrt 2, that of a shortcut 1."""
+    conv = convolution(dims, 20, 30, kernel)
+    bound = (2 if kernel == 3 else 1) ** 0.5 * (6 / (50 * kernel**dims)) ** 0.5
+    assert 0.97 * bound < conv.weight.max() <= bound
+    assert -bound <= conv.weight.min() < -0.97 * bound
+    assert not conv.bias.any()
+    assert convolution(dims, 2, 2, kernel, with_bias=False).bias is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_encoder_widens_at_its_first_block_or_one_later(late: bool) -> None:
+    generator = awake(Generator(tiny(width=2, depth=3, skips=1, late_widening=late)))
+    assert [block.conv1.weight.shape[0] for block in generator.encoder] == ([2, 4, 8] if late else [4, 8, 16])
+    # The decoder goes from 8 or 16 channels to 8, 4 and 2; its second block also gets the encoder's 4 or 8 at that side.
+    assert [block.conv1.weight.shape[1] for block in generator.decoder] == ([8, 8 + 4, 4] if late else [16, 8 + 8, 4])
+    assert [block.conv1.weight.shape[0] for block in generator.decoder] == [8, 4, 2]
+    x = signed(2, 1, 16, 8)
+    assert generator(x).shape == x.shape
+
+
+def test_each_setting_of_the_generators_blocks_changes_what_it_names_and_nothing_else() -> None:
+    def facts(**changes: object) -> dict[str, list[object]]:
+        generator = Generator(tiny(depth=2, **changes))
+        blocks = [*generator.encoder, *generator.decoder]
+        convolutions = [m for b in blocks for m in (b.conv1, b.conv2, b.shortcut)]
+        return {
+            "bias": [
+                m.bias is not None for m in convolutions + [m for m in generator.stem.modules() if isinstance(m, nn.Conv2d)]
+            ],
+            "spectral_shortcuts": [is_parametrized(m, "weight") for m in convolutions],
+            "pooling": [b.resample for b in generator.encoder],
+            "upsampling": [b.resample for b in generator.decoder],
+            "stem": [type(m) for m in generator.stem.modules()],
+        }
+
+    plain = facts()
+    assert facts(bias=False) == plain | {"bias": [False] * 13}
+    assert facts(spectral_shortcuts=True) == plain | {"spectral_shortcuts": [False, False, True] * 4}
+    assert facts(pooling="first") == plain | {"pooling": ["pool_first"] * 2}
+    assert facts(upsampling="bilinear") == plain | {"upsampling": ["up_bilinear"] * 2}
+    assert facts(stem="relu_norm") == plain | {"stem": [nn.Sequential, nn.Conv2d, nn.ReLU, nn.BatchNorm2d]}
+    assert plain == {
+        "bias": [True] * 13, "spectral_shortcuts": [False] * 12, "pooling": ["down"] * 2, "upsampling": ["up"] * 2,
+        "stem": [nn.Conv2d],
+    }  # fmt: skip
+    assert Generator(tiny(bias=False)).head[-1].bias is not None
+
+
+def test_each_setting_of_the_discriminator_changes_what_it_names_and_nothing_else() -> None:
+    def facts(**changes: object) -> list[object]:
+        d = Discriminator(tiny(conditions=2, **changes))
+        weights = [m for m in d.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        normalised = {is_parametrized(m, "weight") for m in weights}
+        return [
+            normalised,
+            is_parametrized(d.projection, "weight"),
+            [type(b.shortcut) for b in d.blocks],
+            d.blocks[0].activate_input,
+        ]
+
+    deep = Discriminator(tiny(discriminator_width=2, discriminator_depth=3, conditions=3), channels=2)
+    assert [tuple(block.conv1.weight.shape[:2]) for block in deep.blocks] == [(2, 2), (4, 2), (8, 4), (8, 8)]
+    assert (tuple(deep.head.weight.shape), tuple(deep.projection.weight.shape)) == ((1, 8), (3, 8))
+    assert deep(signed(2, 2, 16, 16), torch.tensor([0, 2])).shape == (2,)
+    shortcuts = [nn.Conv2d] * 3
+    assert [[kind.__name__ for kind in facts()[2]]] == [["ParametrizedConv2d"] * 3]
+    assert facts(spectral=False) == [{False}, False, shortcuts, False]
+    assert facts(spectral_embedding=False)[:2] == [{True}, False]
+    assert facts()[:2] == [{True}, True]
+    assert facts(spectral=False, identity_shortcut=True)[2] == [nn.Conv2d, nn.Conv2d, nn.Identity]
+    assert [b.activate_input for b in Discriminator(tiny()).blocks] == [False, True, True]
+    assert [b.resample for b in Discriminator(tiny()).blocks] == ["down", "down", None]
+
+
+def test_normalisation_by_condition_has_a_gain_and_a_shift_for_each_and_no_others() -> None:
+    norm = layers.ConditionalNorm(2, 5, 3)
+    assert {name: tuple(p.shape) for name, p in norm.named_parameters()} == {"gain.weight": (3, 5), "shift.weight": (3, 5)}
+    x = torch.randn(4, 5, 6, 6) * 3 + 2
+    found = norm(x, torch.tensor([0, 1, 2, 0]))
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(5), atol=1e-5, rtol=0)  # gains start at 1 and shifts at 0
+    torch.testing.assert_close(found.var((0, 2, 3), correction=0), torch.ones(5), atol=1e-3, rtol=0)
 
 
 def test_the_thesis_networks_have_the_parameters_and_operations_of_the_authors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from PIL import Image
 from coinseg.cli import main as cli
 from coinseg.config.rules import require_consistent
 from coinseg.config.schema import AttributionSettings, Settings
+from coinseg.data.slices.dataset import ScoredBatch
 from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
+from coinseg.evaluation.protocols import Explained
 from coinseg.explain.registry import METHODS, explain_with
 from coinseg.inference import explainer as inference
 from coinseg.networks.classifier import probabilities
@@ -27,7 +30,9 @@ from coinseg.thesis import reproduce as room
 from coinseg.thesis.reproduce import Job, Seed, reproduce
 from coinseg.thesis.rows import ORDERINGS, SCALES, TABLES, Row, settings_of
 from coinseg.training import coin as coin_training
+from coinseg.types import Explanation
 from conftest import tiny_settings, write_images
+from models import PaintBlack
 
 ROWS_OF_TABLE2 = ["ScoreCAM", "ScoreCAM best", "LayerCAM", "LayerCAM best", "RISE", "Singla et al.*", "COIN"]
 
@@ -196,6 +201,360 @@ def test_all_rows_of_tables_1_and_3_where_there_are_organs(tmp_path: Path) -> No
     assert thesis == {"idt = 0": 0.5, "f = 0": 0.424, "tv = 0": 0.427, "COIN": 0.646}
     for name in ("figure5", "figure6", "figure7", "figure8", "both-directions-abnormal", "both-directions-normal"):
         assert (tmp_path / "out" / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+# --- which stage is given what, with networks that were not trained ---------------------------------------------------------
+
+
+class Sees(torch.nn.Module):
+    """An f that calls dark images abnormal: each is scaled by its own range, which a bright square widens."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -20 * (x.mean((1, 2, 3)) + 0.3)
+
+
+class Stubbed:
+    """Stands for what trains and what draws; keeps what it is given."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, data: Path, out: Path) -> None:
+        self.data, self.out, self.said = data, out, []  # type: ignore[var-annotated]
+        self.classifier, self.coin, self.layers, self.examples, self.distances, self.fids = [], [], [], [], [], []  # type: ignore[var-annotated]
+        patch.setattr(room, "train_classifier", lambda *given: self.classifier.append(given) or Sees())
+        patch.setattr(room, "train_coin", self.train_coin)
+        patch.setattr(room, "choose_layer", self.choose_layer)
+        patch.setattr(room, "candidate_layers", lambda f, x: self.layers.append((f, x)) or ["one", "two"])
+        patch.setattr(room, "save_examples", lambda *given: self.examples.append(given))
+        patch.setattr(room.realism, "classifier_distance", lambda *given: self.distances.append(given) or 0.25)
+        patch.setattr(room.realism, "fid", lambda *given: self.fids.append(given) or 0.5)
+        patch.setattr(room, "Stage", lambda folder, key: SimpleNamespace(facts=lambda: {"seconds": 7.0, "folder": folder}))
+
+    def train_coin(self, store: Any, f: Any, given: Settings, folder: Path, report: Any = None) -> PaintBlack:
+        assert not (folder.parent / "row.json").exists()  # what is written now must not pass for the row of before
+        self.coin.append((store, f, given, folder, report))
+        return PaintBlack()
+
+    def choose_layer(self, store: Any, f: Any, given: Settings, folder: Path) -> str | None:
+        self.layers.append((given.method, given.attribution.layer, folder))
+        return "one" if given.attribution.layer == "best" else None
+
+    def seed(self, number: int = 0, given: Settings | None = None, **changes: Any) -> Seed:
+        made = replace(job(self.data, self.out, given=given), **changes)
+        return Seed(made, number, lambda *words: self.said.append(words))
+
+
+@pytest.fixture
+def stub(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stubbed:
+    return Stubbed(monkeypatch, images, tmp_path / "out")
+
+
+def test_a_seed_has_slices_a_classifier_and_a_sample_of_its_own(stub: Stubbed) -> None:
+    one = stub.seed(3)
+    assert (one.settings, one.root) == (replace(settings(), seed=3), stub.out / "seed3")
+    assert one.store.root == one.root / "slices"
+    ((store, given, folder, report),) = stub.classifier
+    assert (store, given, folder) == (one.store, one.settings, one.root / "classifier")
+    assert (one.slices.side, one.slices.seed, one.slices.anomaly, one.slices.store) == (
+        VALIDATION,
+        3,
+        one.settings.anomaly,
+        store,
+    )
+    assert one.members.tolist() == list(range(len(one.slices)))
+    assert {words[0] for words in stub.said} == {"seed 3, prepare"}
+    assert stub.said[-1][1:] == (23, 24, {})
+    stub.said.clear()
+    report("classifier", 1, 2, {"loss": 0.5})
+    report("warning: few", 1, 2, {})
+    assert stub.said == [("seed 3, classifier", 1, 2, {"loss": 0.5}), ("warning: few", 1, 2, {})]
+    # The slices that are scored are drawn with the seed: the same ones for every method, and the same ones next year.
+    few = [stub.seed(number, slices=2).members.tolist() for number in (0, 1, 2, 0)]
+    assert all(len(each) == 2 and each == sorted(each) for each in few)
+    assert few[0] == few[3] == [1, 2]
+    assert len({tuple(each) for each in few}) > 1
+
+
+def test_rows_of_attributions_name_their_layer(stub: Stubbed) -> None:
+    one = stub.seed()
+    stub.layers.clear()
+    rows = one.rows_of("table2")
+    assert one.rows_of("table2") is rows
+    layer = {name: given.attribution.layer for name, (_, given) in rows.items()}
+    assert layer == {
+        "ScoreCAM": "two", "ScoreCAM one": "one", "ScoreCAM two": "two", "ScoreCAM best": "one",
+        "LayerCAM": "two", "LayerCAM one": "one", "LayerCAM two": "two", "LayerCAM best": "one",
+        "RISE": "last", "Singla et al.*": "last", "COIN": "last",
+    }  # fmt: skip
+    assert rows["ScoreCAM one"][0].title == "layer one"
+    assert rows["LayerCAM two"][1] == rows["LayerCAM"][1] != rows["ScoreCAM"][1]
+    chosen = [each for each in stub.layers if each[0] == "scorecam"]
+    assert chosen == [("scorecam", layer, one.root / "rows" / "scorecam-best") for layer in ("last", "best")]
+    f, x = next(each for each in stub.layers if len(each) == 2)
+    assert f is one.f
+    assert torch.equal(x, one.slices.batch(np.arange(1)).image)
+    assert list(one.rows_of("table1")) == ["G", "H", "COIN"]  # the others need organs
+    one.store.meta["has_organs"] = True
+    one._rows.clear()
+    assert list(one.rows_of("table1")) == list(TABLES["table1"])
+
+
+def test_rows_with_equal_settings_lie_in_the_folder_of_the_first(stub: Stubbed) -> None:
+    one = stub.seed()
+    for table, name, folder in (
+        ("table2", "Singla et al.*", "H"), ("table2", "COIN", "COIN"), ("table2", "ScoreCAM two", "ScoreCAM"),
+        ("table3", "idt = 0", "idt-0"),
+        ("table2", "LayerCAM best", "LayerCAM-one"), ("table3", "coinseg", "coinseg"),
+    ):  # fmt: skip
+        assert one.place_of(name, one.rows_of(table)[name][1]) == one.root / "rows" / folder
+    assert one.place_of("-- à b--", replace(settings(), seed=99)) == one.root / "rows" / "à-b"
+
+
+def test_a_row_is_computed_once_and_again_for_another_key(stub: Stubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "mask_free", lambda *given: {})
+    one = stub.seed()
+    given = one.rows_of("table1")["COIN"][1]
+    made = one.row("COIN", given)
+    folder = one.place_of("COIN", given)
+    ((store, f, trained, at, report),) = stub.coin
+    assert (store, f, trained, at) == (one.store, one.f, given, folder / "coin")
+    report("coin", 1, 2, {})
+    assert stub.said[-1] == ("seed 0, COIN", 1, 2, {})
+    assert (made["row"], made["training_s"], made["settings"]["seed"]) == ("COIN", 7.0, 0)
+    assert made["settings"]["coin"]["steps"] == given.coin.steps
+    assert {words[0] for words in stub.said} >= {"seed 0, COIN, scores"}
+    assert one.row("COIN", given) == read_json(folder / "row.json")
+    assert len(stub.coin) == 1
+    keys = {made["key"]}
+    for number, changes in enumerate(({"slices": 3}, {"fid": "w"}, {"fid_features": 64}), 2):
+        one.job = replace(job(stub.data, stub.out), **changes)  # type: ignore[arg-type]
+        keys.add(one.row("COIN", given)["key"])
+        assert len(stub.coin) == number
+    assert len(keys) == 4
+    other = replace(given, masks=replace(given.masks, min_px=5))
+    assert one.row("COIN", other)["key"] not in keys
+    assert "training_s" not in one.row("RISE", one.rows_of("table2")["RISE"][1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "FORMAT", 99)
+        before = len(stub.coin)
+        one.row("COIN", given)
+        assert len(stub.coin) == before + 1
+
+
+def test_both_protocols_score_the_same_explanations_at_the_threshold_of_training_images(
+    stub: Stubbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, asked = stub.seed(fid="weights"), {}
+    given = one.rows_of("table1")["COIN"][1]
+
+    def honest(kept: Any, *rest: Any) -> dict[str, Any]:
+        asked["honest"] = (kept, *rest)
+        return {"iou_mask_free": 0.5}
+
+    monkeypatch.setattr(room, "thesis_protocol", lambda found: asked.setdefault("replica", found) and {"threshold": 0.5})
+    monkeypatch.setattr(room, "mask_free", honest)
+    made = one.row("COIN", given)
+    found, (kept, masks, threshold, with_settings) = asked["replica"], asked["honest"]
+    explainer = room.Explainer(given, one.f, PaintBlack(), torch.device("cpu"))
+    wanted = explainer.choose_threshold(room.TrainingSlices(one.store, given.anomaly, given.seed))
+    assert (threshold, with_settings) == (wanted.value, given)
+    assert (made["threshold"], made["rule"], made["layer"]) == (wanted.value, wanted.rule, "last")
+    assert found.rows.tolist() == one.slices.rows[one.members].tolist()
+    called = found.before >= given.classifier.threshold
+    assert called.any()
+    assert not called.all()
+    assert kept.refined.any((1, 2)).tolist() == called.tolist()
+    assert np.array_equal(masks, room.masks_of(kept.refined, threshold, given.masks))
+    assert (made["replica"]["fd_f"], made["honest"]["fd_f"], made["replica"]["fid"], made["honest"]["fid"]) == (
+        0.25,
+        0.25,
+        0.5,
+        0.5,
+    )
+    assert made["honest"]["iou_mask_free"] == 0.5
+    # Realism: all images against all counterfactuals, and normal ones against what f calls abnormal.
+    (real, fake, *how), (normal, turned, *_) = stub.fids
+    assert how == [768, "weights"]
+    assert np.array_equal(real, found.image)
+    assert np.array_equal(fake, found.counterfactual)
+    assert np.array_equal(normal, kept.image[kept.normal])
+    assert np.array_equal(turned, kept.counterfactual[kept.abnormal & called])
+    for (f, *pair), images in zip(stub.distances, ((real, fake), (normal, turned)), strict=True):
+        assert f is one.f
+        assert all(torch.equal(a, room.as_images(b)) for a, b in zip(pair, images, strict=True))
+    # The pictures: abnormal slices with a lesion, the same for every method.
+    ((file, shown),) = stub.examples
+    assert file == one.place_of("COIN", given) / "examples.npz"
+    at = [found.rows.tolist().index(row) for row in found.rows if found.truth[found.rows.tolist().index(row)].any()]
+    cases = one.store.index["case"][found.rows[at]].tolist()
+    assert shown.name.tolist() == [f"{case}, slice 0" for case in cases]
+    for name, values in (("image", found.image), ("truth", found.truth), ("saliency", found.saliency), ("before", found.before),
+                         ("after", found.after), ("mask_honest", masks), ("counterfactual", np.clip(found.counterfactual, 0, 1)),
+                         ("mask_replica", room.thesis_masks(found.saliency, 0.5, True))):  # fmt: skip
+        assert np.array_equal(getattr(shown, name), values[at]), name
+    # Where no threshold of the thesis is known nothing is drawn for it; without FID weights there is no FID.
+    monkeypatch.setattr(room, "thesis_protocol", lambda found: {"threshold": None})
+    stub.fids.clear()
+    one.job = replace(one.job, fid=None)
+    again = one.row("COIN", given)
+    assert not stub.examples[-1][1].mask_replica.any()
+    assert "fid" not in again["replica"]
+    assert stub.fids == []
+    stub.distances.clear()
+    rise = one.row("RISE", one.rows_of("table2")["RISE"][1])
+    assert stub.distances == []
+    assert "fd_f" not in rise["honest"]
+    assert stub.examples[-1][1].counterfactual is stub.examples[-1][1].after is None
+
+
+def test_at_most_six_pictures_are_sampled_and_none_where_nobody_is_abnormal(stub: Stubbed) -> None:
+    one, count = stub.seed(), 12
+    nothing = np.zeros((count, 4, 4))
+    truth = np.ones((count, 4, 4), bool)
+    truth[5] = False
+    label, known = (np.arange(count) > 1).astype(int), np.arange(count) != 7
+    found = Explained(np.zeros(count, int), label, np.arange(count) / 20, nothing, nothing, nothing, truth, known)
+    one._save_examples(found, truth, truth, stub.out)
+    shown = (stub.examples[0][1].before * 20).round().astype(int).tolist()
+    assert shown == [2, 4, 6, 8, 9, 11]
+    one._save_examples(replace(found, label=np.zeros(count, int)), truth, truth, stub.out)
+    assert len(stub.examples) == 1
+
+
+def test_both_directions_are_drawn_for_an_abnormal_and_a_normal_image(stub: Stubbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, drawn = stub.seed(), []  # type: ignore[var-annotated]
+    given = one.rows_of("table1")["G"][1]
+
+    class Both(torch.nn.Module):
+        """Paints what is bright black for the bin of normal, and everything white for the other."""
+
+        def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+            return torch.where(condition.reshape(-1, 1, 1, 1) == 0, torch.where(x > 0.2, -1.0, x), torch.full_like(x, 1.5))
+
+    monkeypatch.setattr(room, "train_coin", lambda *words: stub.coin.append(words) or Both())
+    monkeypatch.setattr(room, "both_directions", lambda path, *words: drawn.append((path, *words)) or path)
+    paths = one.both_directions("G", given, stub.out / "figures")
+    assert stub.coin == [(one.store, one.f, given, one.place_of("G", given) / "coin")]
+    assert paths == [stub.out / "figures" / f"both-directions-{word}.png" for word in ("abnormal", "normal")]
+    for (_, title, pictures, values), label, word in zip(drawn, (1, 0), ("abnormal", "normal"), strict=True):
+        assert title == f"labelled {word}"
+        image, without, more = pictures
+        plain = one.slices.batch(np.arange(len(one.slices))).image[:, 0].numpy() / 2 + 0.5
+        (at,) = [i for i, each in enumerate(plain) if np.allclose(each, image)]
+        assert one.slices.labels()[at] == label
+        assert not (without > 0.61).any()
+        assert (more == 1).all()
+        f = [float(probabilities(one.f, room.as_images(each[None]))[0]) for each in pictures]
+        assert values == pytest.approx(f, abs=1e-5)
+    one.slices.store.index["label"][:] = 1
+    assert [path.stem for path in one.both_directions("G", given, stub.out)] == ["both-directions-abnormal"]
+
+
+def test_an_attribution_is_asked_only_about_what_a_protocol_looks_at() -> None:
+    asked: list[Any] = []
+
+    class Known:
+        """An explainer whose map is the image."""
+
+        def __init__(self, method: str) -> None:
+            self.settings = replace(Settings(), method=method, classifier=replace(Settings().classifier, threshold=0.6))  # type: ignore[arg-type]
+
+        def probability(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, 0, 0, 0]
+
+        def saliency(self, x: torch.Tensor) -> torch.Tensor:
+            asked.append(x[:, 0, 0, 0].tolist())
+            return x[:, 0]
+
+        def explain(self, x: torch.Tensor, inpaint_all: bool) -> Explanation:
+            assert inpaint_all
+            return Explanation(self.probability(x), x[:, 0] / 2)
+
+        def differences(self, x: torch.Tensor, wanted: np.ndarray, saliency: torch.Tensor) -> Any:
+            return SimpleNamespace(mean=np.where(wanted[:, None, None], saliency.numpy(), -1.0))
+
+    f = torch.tensor([0.25, 0.75, 0.5, 0.625])
+    x, label = f.reshape(4, 1, 1, 1).expand(4, 1, 2, 2), np.array([1, 0, 0, 1])
+    batch = ScoredBatch(np.arange(4), x, label, np.zeros((4, 2, 2), bool), np.ones(4, bool))
+    explanation, maps = room.explained(Known("rise"), batch)  # type: ignore[arg-type]
+    assert asked == [[0.25, 0.75, 0.625]]
+    assert explanation.saliency[:, 0, 0].tolist() == [0.25, 0.75, 0.0, 0.625]
+    assert maps.values[:, 0, 0].tolist() == [0.25, 0.75, -1.0, 0.625]
+    assert explanation.probability.tolist() == f.tolist()
+    nobody = replace(batch, label=label * 0, image=x * 0)
+    assert not room.explained(Known("rise"), nobody)[0].saliency.any()  # type: ignore[arg-type]
+    assert len(asked) == 1
+    explanation, maps = room.explained(Known("counterfactual"), batch)  # type: ignore[arg-type]
+    assert maps.values[:, 0, 0].tolist() == (f / 2).tolist()
+
+
+def test_a_table_is_of_all_seeds_in_both_protocols(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: dict[str, Any] = {"checked": []}
+
+    class Fake:
+        def __init__(self, job: Job, number: int, report: Any) -> None:
+            self.number = number
+            assert report == "report"
+
+        def rows_of(self, table: str) -> dict[str, Any]:
+            return {name: (TABLES[table][name], f"settings {name}") for name in ("G", "COIN")}
+
+        def row(self, name: str, given: str) -> dict[str, Any]:
+            assert given == f"settings {name}"
+            value = {"G": 0.25, "COIN": 0.5}[name] + self.number / 8
+            facts = {"layer": "last", "scoring_s": 1.0, "training_s": 2.0, "threshold": 0.1}
+            return {"replica": {"iou": value}, "honest": {"iou_mask_free": value / 2}, **facts}
+
+        def place_of(self, name: str, given: str) -> Path:
+            return Path(f"seed{self.number}") / name
+
+        def both_directions(self, name: str, given: str, folder: Path) -> list[Path]:
+            return [folder / f"{name} of seed {self.number} {given}.png"]
+
+    monkeypatch.setattr(room, "Seed", Fake)
+    monkeypatch.setattr(room, "draw", lambda *given: made.setdefault("drawn", given) and [Path("drawn.png")])
+    monkeypatch.setattr(room, "write_table", lambda *given: made.setdefault("table", given) and [Path("table.md")])
+    monkeypatch.setattr(room.realism, "inception", lambda *given: made["checked"].append(given))
+    given = replace(settings(), anomaly=replace(settings().anomaly, kind="blob"))
+    words = Job(tmp_path, tmp_path / "out", given, "small", 2, 5, "w", 64)
+    paths, records = reproduce(words, "table1", "squares", "report")  # type: ignore[arg-type]
+    figures = tmp_path / "out" / "figures"
+    assert made["checked"] == [(64, "w")]
+    assert paths == [Path("table.md"), Path("drawn.png"), figures / "G of seed 0 settings G.png"]
+    assert [(each["method"], each["protocol"], each["scores"]["iou"]) for each in records] == [
+        ("G", "replica", [0.25, 0.375]), ("COIN", "replica", [0.5, 0.625]),
+        ("G", "honest", [0.125, 0.1875]), ("COIN", "honest", [0.25, 0.3125]),
+    ]  # fmt: skip
+    assert records[1]["thesis"] == {"fid": 0.0029, "cv": 0.997, "iou": 0.646}
+    assert {(each["set"], each["seeds"]) for each in records} == {("squares", 2)}
+    folder, stem, title, written, columns, notes = made["table"]
+    assert (folder, stem, title, written, columns) == (
+        tmp_path / "out",
+        "table1",
+        "Table 1 of the thesis on squares",
+        records,
+        room.COLUMNS,
+    )
+    assert "scale small: slices of 32 x 32, 4 steps of each generator, at most 5 held-out slices, 2 seeds" in " ".join(notes)
+    assert any(note.startswith("A, B, C, D, E, F, H: left out") for note in notes)
+    assert made["drawn"] == ({"G": Path("seed0/G"), "COIN": Path("seed0/COIN")}, "table1", figures, True)
+    _, records = reproduce(replace(words, settings=settings(), fid=None, seeds=1), "table1", "squares", "report")  # type: ignore[arg-type]
+    assert records[1]["thesis"] == {"fid": 0.036, "cv": 0.98, "iou": 0.432}
+    assert len(made["checked"]) == 1
+    monkeypatch.setattr(Fake, "rows_of", lambda self, table: {"COIN": (TABLES[table]["COIN"], "settings COIN")})
+    for table in ("table1", "table3"):
+        assert reproduce(replace(words, fid=None), table, "squares", "report")[0] == [Path("table.md"), Path("drawn.png")]  # type: ignore[arg-type]
+
+
+def test_the_default_data_are_blobs_in_the_kidneys_of_the_phantom() -> None:
+    made = room.on_phantom(settings())
+    assert made == replace(
+        settings(), data=replace(settings().data, organ=("kidney_left", "kidney_right"), roi="each"),
+        anomaly=replace(settings().anomaly, kind="blob"),
+    )  # fmt: skip
+    phantom = room.PHANTOM
+    assert (phantom.patients, phantom.slices, phantom.size, phantom.lesions) == (24, 24, 256, "none")
+    pixels = np.array([[[0.0, 0.25], [0.5, 1.0]]])
+    assert room.as_images(pixels).tolist() == [[[[-1.0, -0.5], [0.0, 1.0]]]]
+    assert room.as_images(pixels).dtype == torch.float32
 
 
 # --- the settings of the rows ----------------------------------------------------------------------------------------------

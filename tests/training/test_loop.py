@@ -16,6 +16,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import TRAINING, VALIDATION
+from coinseg.errors import UserError
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.metrics.overlap import classification_scores
@@ -25,7 +26,7 @@ from coinseg.runtime.files import read_json
 from coinseg.training import classifier, coin, loop
 from coinseg.training.schedule import one_cycle
 from conftest import tiny_settings
-from models import SameLogit
+from models import Brightness, SameLogit
 
 Weights = dict[str, Tensor]
 
@@ -226,6 +227,216 @@ def test_the_steps_of_the_generator_leave_the_gradient_of_the_discriminator_alon
     assert any(p.grad is not None and p.grad.any() for p in step.generator.parameters())
 
 
+def test_without_a_discriminator_and_mirrors_images_stay_and_the_discriminator_too() -> None:
+    data = squares()
+    step = step_of(data, adversarial=0.0, hflip=False, regions="none", lr=0.01)
+    slices = TrainingSlices(data, step.slices.anomaly, 0)
+    x, regions = step._batch(3)
+    indices, epoch = slices.indices_of_step(3, step.settings.batch, step.settings.balanced)
+    assert torch.equal(x, slices.batch(indices, epoch).image)
+    assert regions is None
+    before = copied(step.discriminator)
+    losses = step(0)
+    assert "discriminator" not in losses
+    assert "adversarial" not in losses
+    assert all(torch.equal(value, before[name]) for name, value in step.discriminator.state_dict().items())
+    assert not any(value.requires_grad for value in losses.values())
+    assert losses is step.latest
+
+
+def test_a_step_of_the_discriminator_alone_keeps_the_losses_of_the_generator() -> None:
+    step = step_of(squares(), generator_every=2, lr=0.01)
+    first = dict(step(0))
+    second = step(1)
+    assert (
+        first.keys()
+        == second.keys()
+        == {"adversarial", "classifier", "identity", "tv", "discriminator"} | ({"cycle"} if step.settings.cycle else set())
+    )
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"discriminator"}
+    assert set(step.parts()) == {"latest", "g", "d", "kept", "g_optimiser", "d_optimiser"}
+    assert step.parts()["kept"] is step.averaged
+
+
+def test_a_generator_that_is_there_is_read_and_f_stays_frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    f, settings = build(tiny_settings().classifier).train(), with_coin(steps=2)
+    before = copied(f)
+    made = coin.train_coin(squares(), f, settings, tmp_path)
+    assert not f.training
+    assert not any(value.requires_grad for value in f.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in f.state_dict().items())
+    monkeypatch.setattr(coin, "fit", lambda *given: pytest.fail("trained again"))
+    again = coin.train_coin(squares(), f, settings, tmp_path)
+    assert made.training is again.training is False
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("most", [3, 100])
+def test_a_layer_is_chosen_on_abnormal_training_images_and_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, most: int
+) -> None:
+    asked: list[tuple[str, nn.Module, Tensor, int]] = []
+
+    def best(*given: Any) -> tuple[str, dict[str, float]]:
+        asked.append(given)
+        return "two", {"one": 0.1, "two": 0.2}
+
+    monkeypatch.setattr(coin, "best_layer", best)
+    monkeypatch.setattr(coin, "LAYER_IMAGES", most)
+    data, f, base = squares(), SameLogit(1.0), tiny_settings()
+    settings = replace(base, method="scorecam", attribution=replace(base.attribution, layer="best", batch=5))
+    folder = tmp_path / "layer"
+    folder.mkdir()
+    for other in ({"method": "rise"}, {"method": "counterfactual"}, {"attribution": replace(settings.attribution, layer="last")}):
+        assert coin.choose_layer(data, f, replace(settings, **other), folder) is None  # type: ignore[arg-type]
+    assert coin.choose_layer(data, f, settings, folder) == coin.choose_layer(data, f, settings, folder) == "two"
+    ((method, network, images, batch),) = asked
+    assert (method, network, batch) == ("scorecam", f, 5)
+    slices = TrainingSlices(data, settings.anomaly, 0)
+    abnormal = slices.batch(np.flatnonzero(slices.labels() == 1)).image
+    assert len(images) == min(most, len(abnormal))
+    places = [[i for i, one in enumerate(abnormal) if torch.equal(one, image)] for image in images]
+    assert places == sorted(places)
+    assert all(len(place) == 1 for place in places)
+    kept = read_json(folder / "layer.json")
+    assert (kept["layer"], kept["insertion_minus_deletion"]) == ("two", {"one": 0.1, "two": 0.2})
+    assert coin.choose_layer(data, f, replace(settings, seed=5), folder) == "two"
+    assert len(asked) == 2  # of another key
+    assert coin.choose_layer(data, f, settings) == "two"
+    assert len(asked) == 3
+
+
+# --- scores of f ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_predictions_are_in_the_order_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(classifier, "CHUNK", chunk)
+    data = squares()
+    data.images = np.broadcast_to(np.linspace(0.1, 0.9, 24, dtype=np.float32)[:, None, None], data.images.shape).copy()
+    slices = TrainingSlices(data, tiny_settings().anomaly, 0)
+    indices = np.array([7, 2, 11, 0, 5, 3, 9])
+    f, labels = classifier.predict(Brightness(), slices, indices, make_fabric(tiny_settings().engine))
+    level = data.images[slices.rows[indices], 0, 0] * 2 - 1
+    np.testing.assert_allclose(f, 1 / (1 + np.exp(-8 * level)), rtol=1e-5)
+    assert labels.tolist() == data.index["label"][slices.rows[indices]].tolist()
+    assert labels.dtype == np.int64
+
+
+def test_slices_with_the_label_of_their_scan_alone_count_for_scans_and_not_for_slices() -> None:
+    data = squares()
+    data.images[:] = np.linspace(0.1, 0.9, 24)[:, None, None]
+    data.index["split"][:] = VALIDATION
+    data.index["label"] = np.array([0] * 8 + [1] * 16)
+    data.index["series"] = np.repeat(list("abcdef"), 4)
+    data.index["weak"] = np.array([0] * 8 + [0, 0] + [1] * 14)
+    slices = TrainingSlices(data, tiny_settings().anomaly, 0, VALIDATION)
+    found = classifier.score_classifier(Brightness(), slices, make_fabric(tiny_settings().engine), 0.28)
+    assert found["auroc"] == 1.0
+    # Ten slices have labels: f is 8 (2 u - 1) below log(0.28 / 0.72) in all of them, so only normal ones are right.
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["auroc_scans"] == 1.0
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+class Kept:
+    """A stage that keeps what it is told; checkpoints are due at every fourth step."""
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        self.state, self.told = state, []  # type: ignore[var-annotated]
+
+    def resume(self) -> dict[str, Any] | None:
+        return self.state
+
+    def steps(self, start: int, stop: int) -> range:
+        return range(start, stop)
+
+    def log(self, done: int, values: dict[str, float]) -> None:
+        self.told.append(("log", done, values))
+
+    def due(self, done: int, every: int) -> bool:
+        assert every == 4
+        return done % every == 0
+
+    def save(self, done: int, setting: str, **states: Any) -> None:
+        self.told.append(("save", done, setting, states))
+
+    def file(self, name: str) -> Path:
+        return Path(name)
+
+
+def fitted(state: dict[str, Any] | None = None, steps: int = 13, decay: bool = True) -> tuple[Kept, dict[str, Any], list[Any]]:
+    """Thirteen steps of two optimisers; returns the stage, what was trained, and what each step saw."""
+    torch.manual_seed(0)
+    network = nn.Linear(2, 1)
+    one, other = torch.optim.SGD(network.parameters(), lr=9.0), torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=9.0)
+    parts: dict[str, Any] = {"network": network, "one": one, "other": other, "latest": {}}
+    stage, seen = Kept(state), []  # type: ignore[var-annotated]
+
+    def step(number: int) -> dict[str, Tensor]:
+        seen.append((number, one.param_groups[0]["lr"], other.param_groups[0]["lr"], torch.rand(1).item()))
+        parts["latest"]["loss"] = torch.tensor(float(number))
+        return parts["latest"]
+
+    settings = with_coin(steps=steps, lr=0.5)
+    report = lambda *words: stage.told.append(("report", *words))
+    loop.fit("coin", stage, parts, step, settings, report, decay, lambda done: stage.told.append(("after", done)))  # type: ignore[arg-type]
+    return stage, parts, seen
+
+
+def test_the_loop_sets_rates_seeds_logs_and_keeps_checkpoints() -> None:
+    stage, _, seen = fitted()
+    assert [number for number, *_ in seen] == list(range(13))
+    for number, one, other, _ in seen:
+        assert one == other == pytest.approx(0.5 * one_cycle(number, 13))
+    assert len({draw for *_, draw in seen}) == 13  # the random numbers of a step are its own
+    assert [draw for *_, draw in fitted()[2]] == [draw for *_, draw in seen]
+    assert {(one, other) for _, one, other, _ in fitted(decay=False)[2]} == {(0.5, 0.5)}
+    assert [told[:3] for told in stage.told if told[0] == "log"] == [("log", 10, {"loss": 9.0}), ("log", 13, {"loss": 12.0})]
+    assert [told for told in stage.told if told[0] == "report"] == [
+        ("report", "coin", 10, 13, {"loss": 9.0}),
+        ("report", "coin", 13, 13, {"loss": 12.0}),
+    ]
+    saved = [told for told in stage.told if told[0] == "save"]
+    assert [told[1:3] for told in saved] == [(4, "coin.lr"), (8, "coin.lr"), (12, "coin.lr")]
+    assert set(saved[0][3]) == {"network", "one", "other", "latest"}
+    assert [told[1] for told in stage.told if told[0] == "after"] == list(range(1, 14))
+    order = [told[0] for told in stage.told if told[1] in (12, 13) or told[2:3] == (13,)]
+    assert order == ["after", "save", "log", "report", "after"]
+
+
+def test_the_loop_goes_on_from_a_checkpoint_with_everything_that_it_holds() -> None:
+    weights = {"weight": torch.tensor([[5.0, 6.0]]), "bias": torch.tensor([7.0])}
+    _, whole, undisturbed = fitted()
+    optimisers = {name: whole[name].state_dict() for name in ("one", "other")}
+    state = {"step": 9, "network": weights, "latest": {"old": torch.tensor(1.0)}, **optimisers}
+    _, parts, seen = fitted(state)
+    assert [number for number, *_ in seen] == [9, 10, 11, 12]
+    assert seen == undisturbed[9:]
+    assert parts["network"].weight.tolist() == [[5.0, 6.0]]
+    assert set(parts["latest"]) == {"old", "loss"}
+    assert fitted(state | {"step": 13})[2] == []
+    for broken in ({"network": {"weight": 1}}, {"one": {}}):
+        with pytest.raises(UserError, match="it is of another training"):
+            fitted(state | broken)
+    with pytest.raises(UserError, match="it is of another training"):
+        fitted({"step": 1})
+
+
+def test_a_step_down_clears_the_gradient_of_the_step_before() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    optimiser = torch.optim.SGD([parameter], lr=0.5)
+    fabric = make_fabric(tiny_settings().engine)
+    for wanted in (-0.5, -2.0):
+        loop.descend(fabric, optimiser, (3 * parameter).sum(), [parameter])
+        assert parameter.item() == wanted
+    loop.descend(fabric, optimiser, (parameter**2).sum())
+    assert parameter.item() == 0.0
+
+
 # --- the learning rate ------------------------------------------------------------------------------------------------
 
 
@@ -235,3 +446,6 @@ def test_the_learning_rate_by_hand() -> None:
     assert one_cycle(10, 100) == pytest.approx(1 + 1e-3)
     assert one_cycle(55, 100) == pytest.approx(0.5 + 1e-3)  # half of the cosine
     assert one_cycle(100, 100) == pytest.approx(1e-3)
+    assert one_cycle(0, 0) == pytest.approx(1e-3)
+    assert one_cycle(25, 100, 0.5) == pytest.approx(0.5 + 1e-3)
+    assert one_cycle(75, 100, 0.5) == pytest.approx(0.5 + 1e-3)

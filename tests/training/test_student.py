@@ -237,6 +237,49 @@ def test_an_empty_mask_is_no_lesson_whatever_is_trusted(slices: TrainingSlices) 
     assert not len(pseudo_masks.collect_pseudo_masks(slices, empty, StudentSettings(trust=0.0)).indices)
 
 
+def test_pseudo_masks_are_those_of_their_own_images_in_batches_of_any_size(
+    slices: TrainingSlices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5, band=2))
+    monkeypatch.setattr(pseudo_masks, "CHUNK", 3)
+    parts = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.5, band=2))
+    for name in ("indices", "targets", "normals"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name)), name
+    assert (whole.targets == pseudo_masks.ignored_band(bright(slices.batch(whole.indices).image)[0], 2)).all()
+    # A confidence at the bound is trusted; where nobody knows one, only a bound of 0 is met.
+    assert len(pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.9)).indices) == len(whole.indices)
+    assert not len(pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.91)).indices)
+    everything = pseudo_masks.collect_pseudo_masks(slices, bright, StudentSettings(trust=0.0)).indices
+    assert (
+        everything.tolist()
+        == np.flatnonzero((slices.labels() == 1) & bright(slices.batch(np.arange(len(slices))).image)[0].any((1, 2))).tolist()
+    )
+
+
+@pytest.mark.parametrize("band", [0, 1, 2, 3])
+def test_the_band_is_as_wide_as_asked_and_in_its_own_image(band: int) -> None:
+    masks = np.zeros((3, 9, 9), bool)
+    masks[1, 4, 4] = True
+    target = pseudo_masks.ignored_band(masks, band)
+    rows, columns = np.indices((9, 9)) - 4
+    wanted = np.where(np.abs(rows) + np.abs(columns) <= band, pseudo_masks.IGNORED, 0)
+    wanted[4, 4] = 1
+    assert (target[1] == wanted).all()
+    assert target.dtype == np.uint8
+    assert not target[[0, 2]].any()
+
+
+def test_further_examples_are_joined_and_too_few_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = (Examples(torch.full((n, 1, 4, 4), float(n)), np.full((n, 4, 4), n > 11)) for n in (9, 12))
+    joined = teaching._joined([one, other])
+    assert joined is not None
+    assert joined.images[:, 0, 0, 0].tolist() == [9.0] * 9 + [12.0] * 12
+    assert joined.masks[:, 0, 0].tolist() == [False] * 9 + [True] * 12
+    assert teaching._joined([one]) is teaching._joined([]) is None
+    monkeypatch.setattr(teaching, "LEAST", 9)
+    assert teaching._joined([one]) is not None
+
+
 def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: TrainingSlices, tmp_path: Path) -> None:
     for _ in range(2):  # the second time it is read
         assert taught(slices, settings_of(1.0), tmp_path) is None

@@ -166,7 +166,6 @@ def evaluate(
             predicted[block] = masks_of(found.refined[block], found.levels(threshold, block), settings.masks)
         audited = None
         if ask is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             organs = slices.store.organs if slices.store.meta["has_organs"] else None
             position = middle_distance(slices.store.index, found.rows)
             audited = audit(found, predicted, position, organs, ask, settings.classifier.threshold)
@@ -196,7 +195,6 @@ def _score(
         single = len(set(series)) == len(found.rows)
         reason = "every image is a scan of its own" if single else "only one class of scans is held out"
         scores["null_because"]["auroc_scans"] = reason
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index, trusted(judge(scores, audited)))))
     chosen = choose_examples(found, predicted, settings.classifier.threshold)
     positions = [i for _, i in chosen]
