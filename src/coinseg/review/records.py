@@ -54,7 +54,8 @@ class Reviewed:
     """One decided case.
 
     Args:
-        case, patient, image: as the desk listed them; `volume` whether the image is one.
+        case, patient, image: as the desk listed them, `volume` whether the image is one. A folder may come from a stranger: read
+            the scan of the case of that name in your own data, not what `image` names.
         side: of the split of the run, "training" or "held out"; "" where it is unknown.
         state: one of `TEACHING`.
         reviewer, time: who decided it, and when (UTC, ISO 8601).

@@ -38,6 +38,10 @@ MIGRATIONS = (
 """SQL that takes a database from the version of its index to the next; a change of the tables is a row behind these."""
 
 
+class Busy(UserError):
+    """It cannot be written now; the same again may succeed later."""
+
+
 def connect(folder: Path, write: bool) -> sqlite3.Connection:
     """Open review.sqlite of a folder; for writing it is made where it is missing, and brought to the present version.
 
@@ -71,13 +75,11 @@ def fault(error: sqlite3.Error, file: Path) -> UserError:
     """What a user is told of an error of SQLite."""
     words = str(error)
     if "full" in words or "disk I/O" in words:
-        return UserError(f"{file} cannot be written ({words})", "room on the disk", "free some space; nothing decided is lost")
+        return Busy(f"{file} cannot be written ({words})", "room on the disk", "free some space; nothing decided is lost")
     if "locked" in words or "busy" in words:
-        return UserError(f"{file} is in use by another program", "one at a time", "close the other one and try again")
+        return Busy(f"{file} is in use by another program", "one at a time", "close the other one and try again")
     if "readonly" in words or "unable to open" in words:
-        return UserError(
-            f"{file} cannot be written ({words})", "a folder that may be written", "mend that, or give --reviews FOLDER"
-        )
+        return Busy(f"{file} cannot be written ({words})", "a folder that may be written", "mend that, or give --reviews FOLDER")
     return damaged(file, words, "put back a copy of it, or choose another --reviews")
 
 
