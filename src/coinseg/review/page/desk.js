@@ -8,12 +8,16 @@ import { Queue } from './queue.js';
 import { Solid } from './solid.js';
 import { askName, make, showExport, showGate, showKeys, showSummary } from './dialogs.js';
 
+const TITLES = {
+  look: 'Drag to move the picture; no tool', component: 'Click on a part of the mask to delete it', fill: 'Click into a closed outline to fill it', polygon: 'Click corners, Enter or a double click closes; Shift Enter takes away',
+  interpolate: 'Draw the slices between two that you corrected', clear: 'Nothing is marked', draft: 'Back to the draft of coinseg', file: 'Take a mask that was corrected elsewhere', holes: 'Fill the holes of the mask', grow: 'One pixel larger', shrink: 'One pixel smaller',
+};
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
-const STATES = [['accepted', 'Accept', 'A'], ['rejected', 'Reject', 'R'], ['redraw', 'Redraw', 'D'], ['unsure', 'Not sure', 'U'], ['skipped', 'Skip', 'S']];
+const STATES = [['accepted', 'Accept', 'A'], ['rejected', 'Reject', 'R'], ['redraw', 'Redraw', 'D'], ['unsure', 'Unsure', 'U'], ['skipped', 'Skip', 'S']];
 const WINDOWS = [['soft tissue', 40, 400], ['lung', -600, 1500], ['bone', 500, 2000], ['liver', 60, 160], ['brain', 40, 80]];
 const LAYERS = [['mask', 'mask', 'M'], ['draft', 'draft of coinseg', 'O'], ['truth', 'truth', 'T'], ['confidence', 'confidence', 'G'], ['difference', 'difference', 'H'], ['counterfactual', 'counterfactual', 'B']];
-const TOOLS = [['look', 'Look', 'W'], ['brush', 'Brush', 'Q'], ['eraser', 'Eraser', 'E'], ['polygon', 'Polygon', 'Y'], ['fill', 'Fill', 'L'], ['component', 'Delete part', 'X']];
-const ACTS = [['undo', 'Undo', 'Z'], ['redo', 'Redo', '⇧Z'], ['grow', 'Grow', ''], ['shrink', 'Shrink', ''], ['holes', 'Fill holes', ''], ['interpolate', 'Interpolate', 'I'], ['clear', 'Clear', ''], ['draft', 'Back to draft', ''], ['file', 'From file', '']];
+const TOOLS = [['look', 'Look', 'W'], ['brush', 'Brush', 'Q'], ['eraser', 'Eraser', 'E'], ['polygon', 'Polygon', 'Y'], ['fill', 'Fill', 'L'], ['component', 'Part', 'X']];
+const ACTS = [['undo', 'Undo', 'Z'], ['redo', 'Redo', '⇧Z'], ['grow', 'Grow', ''], ['shrink', 'Shrink', ''], ['holes', 'Fill holes', ''], ['interpolate', 'Between', 'I'], ['clear', 'Clear', ''], ['draft', 'Draft', ''], ['file', 'File', '']];
 
 /** @type {any} */ let opened = null;
 let since = 0, edits = 0, kinds = /** @type {string[]} */ ([]), plane3d = false, opening = 0;
@@ -74,8 +78,9 @@ async function open(key) {
     const row = queue.row(key);
     view.open(found);
     $('comment').value = row ? row.comment : '';
+    panel();
     setPlane('axial', false);
-    panel(); state(found);
+    state(found);
     await view.show();
     const next = queue.next(1, true);
     if (next) post(`/api/cases/${next}/ahead`).catch(() => {});
@@ -132,6 +137,7 @@ async function setPlane(name, draw = true) {
   $('picture').hidden = plane3d; $('solid').hidden = !plane3d;
   for (const id of ['corner-tl', 'corner-tr', 'corner-bl', 'corner-br']) $(id).hidden = plane3d;
   for (const button of $('planes').children) button.setAttribute('aria-pressed', String(button.textContent === name));
+  $('slider').hidden = $('number').hidden = plane3d;
   if (plane3d) {
     $('busy').hidden = false;
     try { await outbox.empty(); solid.load(await cubes(`/api/cases/${opened.key}/solid`)); } catch (error) { trouble(error); }
@@ -309,7 +315,7 @@ document.addEventListener('keyup', (event) => { if (event.key === ' ') pointer.s
 function build() {
   /** @param {string} into @param {string} prefix @param {string[][]} list @param {(name: string) => void} act */
   const buttons = (into, prefix, list, act) => $(into).replaceChildren(...list.map(([name, words, key]) => {
-    const button = make('button', { id: `${prefix}-${name}`, className: name, title: key ? `${words} (${key})` : words }, words, ...(key ? [' ', make('kbd', { textContent: key })] : []));
+    const button = make('button', { id: `${prefix}-${name}`, className: name, title: `${/** @type {any} */ (TITLES)[name] || words}${key ? ` (${key})` : ''}` }, words, ...(key ? [' ', make('kbd', { textContent: key })] : []));
     button.addEventListener('click', () => { act(name); $('picture').focus(); });
     return button;
   }));

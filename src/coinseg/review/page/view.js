@@ -193,7 +193,7 @@ export class View {
     context.imageSmoothingEnabled = across < 6;
     context.imageSmoothingQuality = 'high';
     context.drawImage(this.paper, left, top, columns * across, rows * down);
-    for (const name of /** @type {('truth'|'draft'|'mask')[]} */ (['truth', 'draft', 'mask'])) {
+    for (const name of /** @type {('truth'|'draft'|'mask')[]} */ (['mask', 'draft', 'truth'])) {
       if (this.shown[name] && this.parts[name]) this.region(name, name === 'mask' ? this.previewed() : this.parts[name], { across, down, left, top, ratio });
     }
     if (this.polygon) this.lines(this.polygon, { across, down, left, top, ratio });
