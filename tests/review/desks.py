@@ -22,6 +22,8 @@ from coinseg.inference.table import measure, told, write_table
 from writers import PLAIN, write_nifti, write_series
 
 SHAPE = (12, 40, 48)  # canonical
+DICOM = np.diag([-0.8, -0.7, 2.5, 1.0])
+FRAME = {"FrameOfReferenceUID": "1.2.3.9", "PatientSex": "F", "StudyTime": "101010", "StudyID": "7", "AccessionNumber": "A1"}
 
 
 def made_scan(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +62,7 @@ def masks_folder(
         scan, ball = made_scan(i, shape)
         name = f"s{i:02d}"
         if dicom:
-            image, case = write_series(scans / name, scan.transpose(2, 1, 0), np.diag([-0.8, -0.7, 2.5, 1.0])), name
+            image, case = write_series(scans / name, scan.transpose(2, 1, 0), DICOM, **FRAME), name
         else:
             image, case = write_nifti(scans / f"{name}.nii.gz", stored(scan, PLAIN), PLAIN), f"{name}.nii.gz"
         geometry, draft = read_geometry(image), ball.copy()
