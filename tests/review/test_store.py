@@ -65,17 +65,29 @@ def test_undo_and_redo_go_all_the_way_and_a_new_stroke_ends_the_redo(tmp_path: P
         assert store.stroke("c0", "ann", "brush", point(i % 3, i % 8, i % 9), f"k{i}")
         states.append(store.mask("c0", "ann"))
     for wanted in reversed(states[:-1]):
-        assert store.undo("c0", "ann") is not None
+        assert store.undo("c0", "ann")
         np.testing.assert_array_equal(store.mask("c0", "ann"), wanted)
-    assert store.undo("c0", "ann") is None
+    assert store.undo("c0", "ann") == []
     for wanted in states[1:]:
-        assert store.undo("c0", "ann", redo=True) is not None
+        assert store.undo("c0", "ann", redo=True)
         np.testing.assert_array_equal(store.mask("c0", "ann"), wanted)
-    assert store.undo("c0", "ann", redo=True) is None
+    assert store.undo("c0", "ann", redo=True) == []
     store.undo("c0", "ann")
     store.stroke("c0", "ann", "brush", point(0, 7, 7), "new")
     assert store.depth("c0", "ann") == (40, 0)
     assert store.edits("c0", "ann") == 122
+
+
+def test_the_parts_of_a_gesture_are_undone_together(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for i, gesture in enumerate(("a", "b", "b", "b", "c")):
+        store.stroke("c0", "ann", "brush", point(0, i, i), f"k{i}", gesture)
+    assert store.depth("c0", "ann") == (3, 0)
+    assert len(store.undo("c0", "ann")) == 1
+    assert len(store.undo("c0", "ann")) == 3
+    assert store.mask("c0", "ann")[0].sum() == 1
+    assert len(store.undo("c0", "ann", redo=True)) == 3
+    assert store.mask("c0", "ann")[0].sum() == 4
 
 
 def test_a_stroke_sent_twice_counts_once_and_reviewers_have_masks_of_their_own(tmp_path: Path) -> None:

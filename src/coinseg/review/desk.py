@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -21,10 +22,10 @@ from coinseg.runtime.locks import locked
 from .agreement import agreement
 from .editor import Editor
 from .exchange import KINDS
-from .queue import minutes_left, queue_of
+from .queue import minutes_left, queue_of, worth_looking_at
 from .records import FOLDER, OPEN, SKIPPED
 from .scans import PLANES, count_in, plane_of, solid_of, window_of
-from .sources import Source
+from .sources import Source, key_of_case
 from .store import Store
 from .views import Views
 
@@ -46,9 +47,23 @@ class Desk:
         self.views = Views(source, rules.classifier)
         self.editor = Editor(self.views, store)
         store.list_cases([draft.record for draft in source.drafts])
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+
+    def ahead(self, key: str) -> None:
+        """Begin to read a case that comes next."""
+        self.views.draft(key)
+        self._reader.submit(self.editor.prepare, key)
+
+    def begin(self) -> None:
+        """Begin to read the case that comes first, before anybody asks."""
+        decided = {one.case for one in self.store.decisions()}
+        first = next((case for case in worth_looking_at(self.store.cases()) if case.id not in decided), None)
+        if first is not None:
+            self.ahead(key_of_case(first.id))
 
     def close(self) -> None:
         """Stop what runs beside the server, and close the store."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self.views.close()
         self.store.close()
 
@@ -79,7 +94,8 @@ class Desk:
 
     def case(self, key: str, reviewer: str) -> dict[str, Any]:
         """Everything about a case that the page shows beside its pictures."""
-        draft, opened, mask = self.views.draft(key), self.views.opened(key), self.editor.mask(key, reviewer)
+        draft, mask = self.views.draft(key), self.editor.mask(key, reviewer)
+        opened = self.views.opened(key)
         areas, colour = turned(mask, "axial").sum((1, 2)), opened.scan.ndim == 4
         return {
             "key": key, "id": draft.record.id, "volume": draft.record.volume, "spacing": opened.spacing, "colour": colour,

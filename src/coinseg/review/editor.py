@@ -13,6 +13,8 @@ import numpy as np
 
 from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import turned, turned_back
+from coinseg.data.readers.paths import parts_of
+from coinseg.data.readers.volume import read_geometry
 from coinseg.errors import UserError
 from coinseg.types import ScanMask
 
@@ -23,7 +25,7 @@ from .scans import plane_of, read_region_of
 from .store import Store
 from .views import Views
 
-MOST_MASKS = 3  # kept unpacked
+MOST_MASKS = 2  # kept unpacked
 
 
 class Editor:
@@ -35,20 +37,29 @@ class Editor:
 
     def mask(self, key: str, reviewer: str) -> ScanMask:
         """The mask of a reviewer as it is now; the caller must not change it."""
+        if (key, reviewer) not in self._masks:
+            self.prepare(key)  # without the lock: it may take seconds, and strokes of another case go on
         with self._lock:
             if (key, reviewer) not in self._masks:
-                draft = self.views.draft(key)
-                if self.store.draft(draft.record.id) is None:
-                    opened = self.views.opened(key)
-                    self.store.keep_draft(draft.record.id, read_region_of(draft.mask, opened.geometry, opened.shape))
-                found = self.store.mask(draft.record.id, reviewer)
-                if found.shape != self.views.opened(key).shape:
-                    got = f"the mask has shape {found.shape} and its scan {self.views.opened(key).shape}"
+                found, shape = self.store.mask(self.views.draft(key).record.id, reviewer), self.views.opened(key).shape
+                if found.shape != shape:
+                    got = f"the mask has shape {found.shape} and its scan {shape}"
                     raise UserError(got, "the scan that was reviewed", "put it back")
                 while len(self._masks) >= MOST_MASKS:
                     del self._masks[next(iter(self._masks))]
                 self._masks[key, reviewer] = found
             return self._masks[key, reviewer]
+
+    def prepare(self, key: str) -> None:
+        """Read a case, and keep its draft where nobody opened it yet; scan and draft are read side by side."""
+        draft = self.views.draft(key)
+        self.views.ahead(key)
+        if not self.store.has_draft(draft.record.id):
+            geometry = read_geometry(draft.image) if draft.record.volume and parts_of(draft.image) else None
+            shape = geometry.canonical_shape if geometry else self.views.opened(key).shape
+            mask = read_region_of(draft.mask, geometry, shape)
+            self.views.opened(key)  # which checks that it is the scan of the mask
+            self.store.keep_draft(draft.record.id, mask)
 
     def state(self, key: str, reviewer: str) -> dict[str, Any]:
         """How the mask of a reviewer is now: edits so far, strokes to undo and redo, pixels, millilitres."""
@@ -60,14 +71,14 @@ class Editor:
 
     def kept_draft(self, key: str) -> ScanMask:
         """The mask that all reviewers begin with."""
-        self.mask(key, "")  # which keeps it, where nobody opened the case yet
+        self.prepare(key)
         draft = self.store.draft(self.views.draft(key).record.id)
         assert draft is not None
         return draft
 
     def stroke(
         self, key: str, reviewer: str, plane: Axis, index: int, corner: tuple[int, int], drawn: np.ndarray, value: bool,
-        tool: str, name: str,
+        tool: str, name: str, gesture: str = "",
     ) -> dict[str, Any]:  # fmt: skip
         """Set the drawn pixels of a slice.
 
@@ -79,6 +90,7 @@ class Editor:
             value: inside or outside.
             tool: for the record.
             name: of the stroke; the same one twice counts once.
+            gesture: of which it is a part; its parts are undone together.
         """
         with self._lock:
             mask = self.mask(key, reviewer)
@@ -91,7 +103,9 @@ class Editor:
                 "axial": (index, top, left), "coronal": (len(mask) - top - tall, index, left),
                 "sagittal": (len(mask) - top - tall, left, index),
             }  # fmt: skip
-            return self._commit(key, reviewer, tool, Change.of_flips(starts[plane], turned_back(flips[None], plane)), name)
+            return self._commit(
+                key, reviewer, tool, Change.of_flips(starts[plane], turned_back(flips[None], plane)), name, gesture
+            )
 
     def tool(self, key: str, reviewer: str, words: dict[str, Any]) -> dict[str, Any]:
         """Change a mask as a whole: `words` are the tool, its plane and slice, and its numbers (`_tools`)."""
@@ -139,19 +153,18 @@ class Editor:
         with self._lock:
             return self._commit(key, reviewer, tool, Change.between(self.mask(key, reviewer), mask), name)
 
-    def _commit(self, key: str, reviewer: str, tool: str, change: Change | None, name: str) -> dict[str, Any]:
-        if change is not None and self.store.stroke(self.views.draft(key).record.id, reviewer, tool, change, name):
+    def _commit(self, key: str, reviewer: str, tool: str, change: Change | None, name: str, gesture: str = "") -> dict[str, Any]:
+        if change is not None and self.store.stroke(self.views.draft(key).record.id, reviewer, tool, change, name, gesture):
             change.apply(self._masks[key, reviewer])
         return self.state(key, reviewer)
 
     def undo(self, key: str, reviewer: str, redo: bool) -> dict[str, Any]:
-        """Undo the last stroke, or redo the one that was undone; with the place of the change."""
+        """Undo the last gesture, or redo the one that was undone."""
         with self._lock:
             mask = self.mask(key, reviewer)
-            change = self.store.undo(self.views.draft(key).record.id, reviewer, redo)
-            if change is not None:
+            for change in self.store.undo(self.views.draft(key).record.id, reviewer, redo):
                 change.apply(mask)
-            return self.state(key, reviewer) | {"box": change and change.box}
+            return self.state(key, reviewer)
 
     def decide(self, key: str, reviewer: str, state: str, comment: str, seconds: float, edits: int) -> dict[str, Any]:
         """Decide a case; refused where its mask was changed in another tab since the page showed it (`edits`)."""

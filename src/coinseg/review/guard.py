@@ -98,7 +98,9 @@ class Guarded:
 
         if refused := self.guard.refusal(Headers(scope=scope), scope["path"]):
             status, why = refused
-            return await JSONResponse({"error": why, "login": self.guard.password is not None}, status)(scope, receive, with_headers)
+            return await JSONResponse({"error": why, "login": self.guard.password is not None}, status)(
+                scope, receive, with_headers
+            )
         await self.app(scope, receive, with_headers)
 
 

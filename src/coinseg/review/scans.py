@@ -140,7 +140,7 @@ class Kept:
     """Values by name, the last used ones; each is made once, also where two threads ask for it, or ahead of time."""
 
     def __init__(self, most: int = MOST_BYTES) -> None:
-        self._most, self._lock = most, threading.Lock()
+        self._most, self._lock = most, threading.RLock()
         self._made: OrderedDict[tuple[str, str], Future[np.ndarray | OpenedScan]] = OrderedDict()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="read")
 
@@ -155,25 +155,27 @@ class Kept:
                     del self._made[what, key]
             raise
         finally:
-            self._trim((what, key))
+            self._trim(key)
 
     def ahead(self, what: str, key: str, make: Callable[[], np.ndarray | OpenedScan]) -> Future[np.ndarray | OpenedScan]:
-        """Begin to make a value, where it is not there yet."""
+        """Begin to make a value, where it is not there yet; room is made for it first."""
         with self._lock:
             if (what, key) not in self._made:
+                used = next(reversed(self._made), ("", ""))[1]
+                self._trim(used, max(map(_bytes, self._made.values()), default=0))
                 self._made[what, key] = self._pool.submit(make)
             self._made.move_to_end((what, key))
             return self._made[what, key]
 
-    def _trim(self, but: tuple[str, str]) -> None:
-        """Let go of what was used longest ago, but not of what belongs to the case that is asked for."""
+    def _trim(self, case: str, room: int = 0) -> None:
+        """Let go of what was used longest ago, until there is `room`, but not of what belongs to the case that is looked at."""
         with self._lock:
             sizes = {name: _bytes(future) for name, future in self._made.items()}
             total = sum(sizes.values())
             for name, size in sizes.items():
-                if total <= self._most:
+                if total <= self._most - room:
                     break
-                if name[1] != but[1] and size:
+                if name[1] != case and size:
                     del self._made[name]
                     total -= size
 

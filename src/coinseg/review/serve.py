@@ -45,6 +45,7 @@ def serve(
     if guard is None:
         guard = Guard(tuple(f"{name}:{number}" for name in ("127.0.0.1", "localhost", "[::1]")), password)
     config.app = app_of(desk, guard)
+    desk.begin()
     address = f"http://{f'[{host}]' if ':' in host else host}:{number}/" + ("" if password else f"#token={guard.token}")
     say(f"the desk is at {address}")
     say("whoever has this address can see and decide the cases; Ctrl-C ends it, everything decided is kept")

@@ -178,7 +178,7 @@ def _read_case(request: Request, body: bytes) -> Any:
 
 
 def _read_ahead(request: Request, body: bytes) -> Any:
-    _desk(request).views.ahead(request.path_params["key"])
+    _desk(request).ahead(request.path_params["key"])
     return {}
 
 
@@ -218,7 +218,9 @@ def _draw(request: Request, body: bytes) -> Any:
     tool, value = request.query_params.get("tool", "")[:20], _number(request, "value")
     corner = _number(request, "top"), _number(request, "left")
     where = (request.path_params["key"], _reviewer(request), _plane(request), _number(request, "index"))
-    return _desk(request).editor.stroke(*where, corner, drawn, value > 0, tool, _named(request.query_params.get("name", "")))
+    name = _named(request.query_params.get("name", ""))
+    gesture = _named(request.query_params.get("gesture", name))
+    return _desk(request).editor.stroke(*where, corner, drawn, value > 0, tool, name, gesture)
 
 
 def _use(request: Request, body: bytes) -> Any:

@@ -90,6 +90,10 @@ class Store:
         shape = _shape(rows[0])
         return None if rows[0]["draft"] is None or shape is None else unpacked(rows[0]["draft"], shape)
 
+    def has_draft(self, case: str) -> bool:
+        """Whether the case was opened before."""
+        return bool(self._rows("SELECT 1 FROM cases WHERE id = ? AND draft IS NOT NULL", [case]))
+
     def keep_draft(self, case: str, mask: ScanMask) -> None:
         """Keep the mask that all reviewers begin with; the first one counts."""
         with self._transaction() as db:
@@ -110,7 +114,7 @@ class Store:
             _change(row, (mask.shape[0], mask.shape[1], mask.shape[2])).apply(mask)
         return mask
 
-    def stroke(self, case: str, reviewer: str, tool: str, change: Change, key: str) -> bool:
+    def stroke(self, case: str, reviewer: str, tool: str, change: Change, key: str, gesture: str = "") -> bool:
         """Commit a stroke; strokes that were undone before it can no longer be redone.
 
         Args:
@@ -118,6 +122,7 @@ class Store:
             tool: what it was made with, for the record.
             change: the voxels that flip.
             key: names this stroke; given again (the answer was lost) nothing happens.
+            gesture: names the movement of which the stroke is a part; its parts are undone together. The key without.
 
         Returns:
             Whether it is new, so that the mask changes.
@@ -128,34 +133,35 @@ class Store:
             db.execute(
                 "UPDATE strokes SET state = 'dropped' WHERE \"case\" = ? AND reviewer = ? AND state = 'undone'", [case, reviewer]
             )
-            columns = 'key, "case", reviewer, tool, time, state, z0, z1, y0, y1, x0, x1, flips'
-            values = [key, case, reviewer, tool, _now(), "done", *change.box, packed(change.flips)]
+            columns = 'key, gesture, "case", reviewer, tool, time, state, z0, z1, y0, y1, x0, x1, flips'
+            values = [key, gesture or key, case, reviewer, tool, _now(), "done", *change.box, packed(change.flips)]
             db.execute(f"INSERT INTO strokes ({columns}) VALUES ({', '.join('?' * len(values))})", values)
             _count_edit(db, case, reviewer)
         return True
 
-    def undo(self, case: str, reviewer: str, redo: bool = False) -> Change | None:
-        """Undo the last stroke, or redo the last undone one; the voxels that flip, None where there is none."""
+    def undo(self, case: str, reviewer: str, redo: bool = False) -> list[Change]:
+        """Undo the last gesture, or redo the last undone one; the changes of its strokes, none where there is none."""
         last, becomes, order = ("undone", "done", "ASC") if redo else ("done", "undone", "DESC")
         with self._transaction() as db:
-            row = db.execute(
-                f'SELECT s.*, slices, rows, columns FROM strokes s JOIN cases c ON c.id = s."case" '
-                f'WHERE s."case" = ? AND reviewer = ? AND state = ? ORDER BY s.id {order} LIMIT 1',
-                [case, reviewer, last],
-            ).fetchone()
-            if row is None or (shape := _shape(row)) is None:
-                return None
-            change = _change(row, shape)
-            db.execute("UPDATE strokes SET state = ? WHERE id = ?", [becomes, row["id"]])
-            _count_edit(db, case, reviewer)
-        return change
+            rows = db.execute(
+                'SELECT s.*, slices, rows, columns FROM strokes s JOIN cases c ON c.id = s."case" '
+                'WHERE s."case" = ? AND reviewer = ? AND state = ? AND gesture = (SELECT gesture FROM strokes '
+                f'WHERE "case" = ? AND reviewer = ? AND state = ? ORDER BY id {order} LIMIT 1) ORDER BY s.id',
+                [case, reviewer, last, case, reviewer, last],
+            ).fetchall()
+            changes = [_change(row, shape) for row in rows if (shape := _shape(row)) is not None]
+            db.executemany("UPDATE strokes SET state = ? WHERE id = ?", [(becomes, row["id"]) for row in rows])
+            if rows:
+                _count_edit(db, case, reviewer)
+        return changes
 
     def depth(self, case: str, reviewer: str) -> tuple[int, int]:
-        """How many strokes can be undone, and redone."""
+        """How many gestures can be undone, and redone."""
         counts = {
             row["state"]: row["n"]
             for row in self._rows(
-                'SELECT state, count(*) AS n FROM strokes WHERE "case" = ? AND reviewer = ? GROUP BY state', [case, reviewer]
+                'SELECT state, count(DISTINCT gesture) AS n FROM strokes WHERE "case" = ? AND reviewer = ? GROUP BY state',
+                [case, reviewer],
             )
         }
         return counts.get("done", 0), counts.get("undone", 0)

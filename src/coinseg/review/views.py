@@ -64,7 +64,8 @@ class Views:
             do = "segment again with --confidence FOLDER, and name it here" if layer == "confidence" else "look at the others"
             raise UserError(f"this case has no {layer[:20]}", f"one of {', '.join(self.layers(key))}", do)
         read = read_truth if layer == "truth" else read_confidence
-        return cast(np.ndarray, self._kept.get(layer, key, lambda: read(draft, self.opened(key))))
+        opened = self.opened(key)  # not in the reader's thread, which might wait for itself
+        return cast(np.ndarray, self._kept.get(layer, key, lambda: read(draft, opened)))
 
     def said(self, key: str, plane: Axis, index: int) -> SliceMaps:
         """What the model says of a slice."""

@@ -38,9 +38,9 @@ const view = new View($('picture'), tell, drawn);
 const solid = new Solid($('solid'), tell);
 const queue = new Queue((key) => open(key));
 const pointer = new Pointer(view, {
-  onStroke(stroke, tool) {
+  onStroke(stroke, tool, gesture) {
     const { top, left, rows, columns, bits } = stroke.cut(), name = newName(), key = opened.key;
-    const words = new URLSearchParams({ plane: view.plane, index: String(view.index), top: String(top), left: String(left), rows: String(rows), columns: String(columns), value: stroke.value ? '1' : '0', tool, name });
+    const words = new URLSearchParams({ plane: view.plane, index: String(view.index), top: String(top), left: String(left), rows: String(rows), columns: String(columns), value: stroke.value ? '1' : '0', tool, name, gesture });
     if (view.plane === 'axial') corrected.add(view.index);
     view.forgetMasks(true);
     edits++;
@@ -350,4 +350,4 @@ async function start() {
 begin();
 build();
 try { await get('/api/summary'); await askName(); await start(); } catch (error) { trouble(error); }
-Object.assign(window, { desk: { view, outbox, queue, state: () => opened } });
+Object.assign(window, { desk: { view, outbox, queue, solid, state: () => opened } });

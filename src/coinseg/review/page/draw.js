@@ -1,19 +1,20 @@
 // @ts-check
 /** What the pointer does on the picture: brush and eraser, polygon, clicks of tools, window, pan and zoom. */
 
+import { newName } from './server.js';
 import { Stroke } from './mask.js';
 
 const SAVED_MS = 700; // a long stroke is sent in parts
 
 export class Pointer {
   /** @param {import('./view.js').View} view
-   *  @param {{onStroke: (stroke: Stroke, tool: string) => void, onClick: (tool: string, row: number, column: number) => void,
+   *  @param {{onStroke: (stroke: Stroke, tool: string, gesture: string) => void, onClick: (tool: string, row: number, column: number) => void,
    *    onSlices: (steps: number) => void, onWindow: () => void, onHover: (row: number, column: number) => void, onRefused: (message: string) => void}} to */
   constructor(view, to) {
     this.view = view; this.to = to; this.tool = 'look'; this.size = 9;
     /** @type {Stroke|null} */ this.stroke = null;
     /** @type {any} */ this.last = null;
-    this.mode = ''; this.since = 0; this.turned = 0; this.space = false;
+    this.mode = ''; this.since = 0; this.turned = 0; this.space = false; this.gesture = '';
     const canvas = view.canvas;
     canvas.addEventListener('pointerdown', (event) => this.down(event));
     canvas.addEventListener('pointermove', (event) => this.move(event));
@@ -38,7 +39,7 @@ export class Pointer {
     else if (event.button === 1 || this.space || this.tool === 'look') this.mode = 'pan';
     else if (this.tool === 'brush' || this.tool === 'eraser') {
       const [, rows, columns] = view.shape;
-      this.mode = 'draw'; this.since = performance.now();
+      this.mode = 'draw'; this.since = performance.now(); this.gesture = newName();
       // The other button of a pen, or shift, turns the brush round.
       this.stroke = new Stroke(rows, columns, (this.tool === 'brush') !== event.shiftKey);
       this.paint(row, column, row, column);
@@ -83,7 +84,7 @@ export class Pointer {
   }
   /** Send what was drawn so far, and go on with a new part. */
   send() {
-    if (this.stroke && !this.stroke.isEmpty) { this.to.onStroke(this.stroke, this.tool); this.stroke.clear(); }
+    if (this.stroke && !this.stroke.isEmpty) { this.to.onStroke(this.stroke, this.tool, this.gesture); this.stroke.clear(); }
     this.since = performance.now();
   }
   /** Fill the polygon; with shift it is taken away. @param {boolean} [away] */
@@ -94,7 +95,7 @@ export class Pointer {
     if (points.length < 3) { this.to.onRefused('a polygon needs three corners'); view.draw(); return; }
     const stroke = new Stroke(rows, columns, !away);
     stroke.polygon(points, view.mask);
-    if (!stroke.isEmpty) this.to.onStroke(stroke, 'polygon');
+    if (!stroke.isEmpty) this.to.onStroke(stroke, 'polygon', newName());
     view.draw();
   }
   /** @param {WheelEvent} event */
