@@ -37,6 +37,7 @@ ROOMS = {
     "thesis": "config data.layouts data.phantom data.slices errors evaluation explain explain.attribution "
     "explain.counterfactual inference masks metrics report runtime training types",
     "export": "config data.layouts data.readers data.slices errors inference masks networks pipeline runtime types",
+    "review": "errors runtime types",
     "errors": "",
     "types": "",
 }

@@ -20,7 +20,7 @@ from coinseg.errors import EXIT_DEFECT, EXIT_DONE, EXIT_USER, UserError, exit_co
 from coinseg.runtime.records import read_settings
 from coinseg.runtime.signals import signals_heard
 
-from . import commands, export_commands, stage_commands
+from . import commands, export_commands, review_commands, stage_commands
 from .command import Call, Command
 from .progress import ConsoleReport
 from .setting_words import SEE_HELP, given, split
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {each.name: each for each in (
     commands.phantom, stage_commands.run, stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin,
     stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect,
     commands.info, export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
+    review_commands.review, review_commands.review_export, review_commands.review_import,
 )}  # fmt: skip
 
 

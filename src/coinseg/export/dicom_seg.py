@@ -72,7 +72,7 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
 
 def write_dicom_seg(
     mask: ScanMask, source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None, label: str = "Lesion",
-    overwrite: bool = False,
+    overwrite: bool = False, reviewed: bool = False,
 ) -> None:  # fmt: skip
     """Write a binary SEG with one segment, a lesion (SNOMED CT) of an automatic algorithm.
 
@@ -83,6 +83,7 @@ def write_dicom_seg(
         affine: of a canonical mask, see `frames_of`.
         label: of the segment.
         overwrite: replace `out`; else it is a `UserError`, like a mask that does not fit, or a series without its elements.
+        reviewed: a person accepted or corrected the mask, so the algorithm counts as semiautomatic.
     """
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
@@ -100,7 +101,7 @@ def write_dicom_seg(
         if frames.shape != series:
             raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
         with silent(), written_aside(out) as part:  # of an empty mask, and of values repeated from the source
-            _repeated(_segmentation(frames, source_datasets, label), source_datasets[0]).save_as(part)
+            _repeated(_segmentation(frames, source_datasets, label, reviewed), source_datasets[0]).save_as(part)
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
@@ -143,7 +144,7 @@ def _repeated(segmentation: Dataset, source: Dataset) -> Dataset:
     return segmentation
 
 
-def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str) -> Dataset:
+def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str, reviewed: bool) -> Dataset:
     """The SEG of frames (images, Rows, Columns) bool; highdicom raises many kinds for a series it cannot use."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -154,9 +155,10 @@ def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label:
         name="coinseg", family=code.DCM.ArtificialIntelligence, version=version("coinseg"),
         parameters={"supervision": "image-level labels", "use": "research software, not a medical device"},
     )  # fmt: skip
+    kinds = hd.seg.SegmentAlgorithmTypeValues
     segment = hd.seg.SegmentDescription(
         segment_number=1, segment_label=label, segmented_property_category=code.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=code.SCT.Lesion, algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        segmented_property_type=code.SCT.Lesion, algorithm_type=kinds.SEMIAUTOMATIC if reviewed else kinds.AUTOMATIC,
         algorithm_identification=algorithm,
     )  # fmt: skip
     return hd.seg.Segmentation(

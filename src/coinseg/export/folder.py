@@ -15,8 +15,6 @@ from typing import Any
 from coinseg.config.parsing import own_module
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError
-from coinseg.inference.checkpoint import load, save, weights_of
-from coinseg.inference.classes import ClassPredictors, of_all
 from coinseg.runtime.files import MAX_JSON, directory_written_aside, read_json, write_json
 from coinseg.runtime.locks import claimed
 from coinseg.runtime.records import read_record, sealed
@@ -83,6 +81,9 @@ def export_run(
         "files" relative to the folder, their "bytes", the result of "onnx", and "needs", a module to import, or None.
 
     """
+    from coinseg.inference.checkpoint import load, save, weights_of  # brings torch, which `new_folder` does not need
+    from coinseg.inference.classes import ClassPredictors, of_all
+
     if out.resolve() == root.resolve():
         raise UserError(f"-o is the run {out} itself", "another folder", "choose another -o")
     run = load(root, accelerator="cpu", classifier=classifier)

@@ -19,7 +19,6 @@ from coinseg.data.readers.image import is_image
 from coinseg.data.readers.volume import read_mask, read_volume, write_scan
 from coinseg.errors import UserError
 from coinseg.pipeline.run_folder import data_of, require_named
-from coinseg.pipeline.segment import inputs, mask_name
 from coinseg.runtime.files import write_json
 from coinseg.runtime.records import read_settings
 from coinseg.types import MaskSource, ScanMask
@@ -143,6 +142,8 @@ def cases_in(images: Path, masks: Path, differences: Path | None = None) -> list
         images: the folder of the scans.
         masks, differences: folders of masks and difference maps, named as `coinseg segment` does.
     """
+    from coinseg.pipeline.segment import inputs, mask_name  # brings torch, which writing a data set does not need
+
     cases = []
     for image in (path for path in inputs(images) if not is_image(path)):
         file = image.relative_to(images).parent / mask_name(image)

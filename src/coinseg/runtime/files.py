@@ -133,10 +133,17 @@ def json_text(value: Any) -> str:
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
     """Read JSON that coinseg wrote, of at most so many bytes; `UserError` for anything else."""
     try:
-        return json.loads(_text(path, most), parse_constant=_no_number, parse_float=_number)
-    except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise damaged(path, f"it is not readable as JSON: {why}") from error
+        return json_value(_text(path, most))
+    except ValueError as error:
+        raise damaged(path, f"it is not readable as JSON: {error}") from error
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of JSON text; `ValueError` for what is no JSON, for NaN and infinity, and for what is nested too deeply."""
+    try:
+        return json.loads(text, parse_constant=_no_number, parse_float=_number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def damaged(path: Path, why: str, do: str = REDONE) -> UserError:

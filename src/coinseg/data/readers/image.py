@@ -55,6 +55,16 @@ def is_coloured(path: Path) -> bool:
     return bool((apart > COLOUR_APART * reach).mean() > COLOUR_SHARE) if reach > 0 else False
 
 
+def read_colour(path: Path) -> np.ndarray | None:
+    """Read a colour image as it is shown, uint8 (H, W, 3); None for a grey one. `UserError` as in `read_image`."""
+    with reading(path):
+        pixels = _read(path)
+        if pixels.ndim != 3 or pixels.shape[2] < 3 or pixels.dtype not in (np.uint8, np.uint16):
+            return None
+        colour = pixels[..., :3] if pixels.dtype == np.uint8 else (pixels[..., :3] >> 8).astype(np.uint8)
+        return None if (colour == colour[..., :1]).all() else np.ascontiguousarray(colour)
+
+
 def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
     """Raise `UserError` unless the size of a mask is the shape (H, W) of its image."""
     if size != tuple(shape):

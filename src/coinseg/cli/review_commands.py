@@ -1,0 +1,119 @@
+"""The commands of the desk: looking at masks in the browser, and what was decided to and from other programs."""
+
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from coinseg.errors import UserError, plain
+from coinseg.runtime.locks import require_apart
+
+from .command import DATA_OF_RUN, OWN_CLASSIFIER, Argument, Call, arg, command, flag, path
+
+KINDS = ("masks", "dicom-seg", "rtstruct", "nnunet", "prompts", "csv")
+SOURCE: tuple[Argument, ...] = (
+    path("out", help="a run folder, or the masks `segment` wrote for a folder of scans"),
+    DATA_OF_RUN,
+    path("--scans", required=False, help="the scans of the masks, if they were moved"),
+    path("--confidence", required=False, help="the folder that `segment --confidence` wrote"),
+    path("--reviews", required=False, help="folder of what is decided; OUT/review without"),
+)
+
+
+@command("look at masks in the browser: accept, correct, reject", "coinseg review out/run", (
+    *SOURCE,
+    arg("--port", type=int, default=None, help="of this machine; the first free one from 8642 on without"),
+    flag("--no-browser", "print the address, open nothing"),
+    arg("--host", default="127.0.0.1", help="the address to listen on; one that others can reach needs --password"),
+    path("--password", required=False, help="a file whose first line is asked for on the page"),
+    arg("--second", type=float, default=0.0, help="share of the cases that get a second opinion, 0 to 1"),
+    arg("--budget", type=int, default=0, help="only so many cases, those most worth a minute; 0 is all"),
+    OWN_CLASSIFIER,
+))  # fmt: skip
+def review(
+    call: Call, out: Path, port: int | None, no_browser: bool, host: str, password: Path | None, second: float, budget: int,
+    classifier: str | None, **place: Any,
+) -> None:  # fmt: skip
+    """Serve the desk until Ctrl-C."""
+    serve, desk = _parts()
+    if not 0 <= second <= 1 or budget < 0 or not (port is None or 0 <= port < 2**16):
+        got = f"--second {second:g}, --budget {budget}, --port {port}"
+        raise UserError(got, "a share from 0 to 1, a number of cases, a port below 65536", "mend them")
+    source, reviews = _source(call, out, **place)
+    secret = None if password is None else _first_line(password)
+    with desk.desk_on(source, reviews, desk.Rules(second, budget, classifier)) as opened:
+        serve.serve(opened, host, port, secret, not no_browser, lambda line: print(line, flush=True))
+
+
+@command("write reviewed masks for other programs", "coinseg review-export out/run masks -o out/reviewed", (
+    SOURCE[0],
+    arg("kind", choices=list(KINDS), help="masks: NIfTI or PNG; prompts: boxes and points as JSON; csv: only the decisions"),
+    path("-o", "--out-folder", help="the folder to write"),
+    *SOURCE[1:],
+    flag("--overwrite", "replace an earlier export"),
+))  # fmt: skip
+def review_export(call: Call, out: Path, kind: str, out_folder: Path, overwrite: bool, **place: Any) -> None:
+    """Write the accepted, corrected and rejected cases; a desk may be open meanwhile."""
+    from coinseg.review.exchange import export_reviewed
+    from coinseg.review.store import Store
+
+    source, reviews = _source(call, out, **place)
+    require_apart([out_folder], [draft.image for draft in source.drafts])
+    store = Store(reviews, write=False)
+    try:
+        written = export_reviewed(source, store, kind, out_folder, overwrite)
+    finally:
+        store.close()
+    print(f"{written.cases} reviewed cases written to {out_folder}")
+    for line in written.left_out:
+        print(plain(f"  left out: {line}"))
+
+
+@command("take masks that were corrected elsewhere, by file name",
+    "coinseg review-import out/run corrected --reviewer ann --accept", (
+    SOURCE[0],
+    path("masks", help="a folder of masks, named as the masks, the scans or an export"),
+    arg("--reviewer", required=True, help="who corrected them"),
+    flag("--accept", "they are decided with that; without, they are looked at on the desk"),
+    *SOURCE[1:],
+))  # fmt: skip
+def review_import(call: Call, out: Path, masks: Path, reviewer: str, accept: bool, **place: Any) -> None:
+    """Take the masks of a folder as a stroke each, which can be undone on the desk."""
+    from coinseg.review.exchange import import_masks
+
+    _, desk = _parts()
+    source, reviews = _source(call, out, **place)
+    if not masks.is_dir():
+        raise UserError(f"{masks} is no folder", "a folder of masks", "correct the path")
+    with desk.desk_on(source, reviews, desk.Rules()) as opened:
+        taken, problems = import_masks(opened, masks, reviewer, accept, lambda: uuid4().hex)
+    print(f"{taken} masks taken{' and accepted' if accept else ''} for {plain(reviewer)}")
+    for line in problems:
+        print(plain(f"  left out: {line}"))
+    if problems and not taken:
+        raise UserError(f"no mask in {masks} could be taken", "masks by the names of the cases, on their grids", "mend them")
+
+
+def _parts() -> tuple[Any, Any]:
+    """The modules of the server and the desk; `UserError` where the extra is not installed."""
+    try:
+        from coinseg.review import desk, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("starlette", "uvicorn"):
+            raise
+        raise UserError(f"{error.name} is not installed", "the extra review", "pip install 'coinseg[review]'") from error
+    return serve, desk
+
+
+def _source(
+    call: Call, out: Path, data_path: Path | None, scans: Path | None, confidence: Path | None, reviews: Path | None
+) -> tuple[Any, Path]:
+    from coinseg.review.records import FOLDER
+    from coinseg.review.sources import read_source
+
+    return read_source(out, data_path, scans, confidence, call.words.split()), reviews or out / FOLDER
+
+
+def _first_line(file: Path) -> str:
+    if not file.is_file() or file.stat().st_size > 4096:
+        raise UserError(f"{file} is no file of a password", "a file with the password in its first line", "mend --password")
+    return (file.read_text(encoding="utf-8", errors="replace").splitlines() or [""])[0].strip()

@@ -1,0 +1,253 @@
+"""Reviewed masks to other programs and back: masks, DICOM SEG, RTSTRUCT, nnU-Net, prompts, a table; masks corrected elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from coinseg.data.layouts.shared import files_in, safe_id, stem_of
+from coinseg.data.readers.image import write_image_mask
+from coinseg.data.readers.paths import is_dicom, parts_of, sha256_of
+from coinseg.data.readers.volume import read_geometry, write_mask
+from coinseg.errors import UserError
+from coinseg.export.folder import new_folder
+from coinseg.inference.table import measure
+from coinseg.runtime.files import csv_text, write_json, write_text
+
+from .records import ACCEPTED, TEACHING, Reviewed
+from .scans import read_region_of
+from .schema import Busy
+from .sources import Draft, Source
+from .store import Store
+
+if TYPE_CHECKING:
+    from .desk import Desk
+
+MARK = "reviewed.json"  # in every folder that is exported, of what it is
+TABLE = ("case", "patient", "side", "reviewer", "state", "changed_since", "comment", "time", "seconds", "pixels")
+Export = Callable[[Sequence[tuple[str, Reviewed]], Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote, in how many files, and a line for each case that was left out."""
+
+    cases: int
+    left_out: list[str]
+
+
+def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrite: bool = False) -> Exported:
+    """Write the accepted and corrected masks, and the empty ones of rejected cases, to a new folder.
+
+    Args:
+        source: says where the scans are; what the store says of that is not followed.
+        store: of the desk.
+        kind: one of `KINDS`.
+        out: the folder.
+        overwrite: replace an earlier export.
+
+    Raises:
+        UserError: nothing was decided yet, no case fits the kind, or a scan is gone.
+    """
+    if kind not in KINDS:
+        raise UserError(f"the export {kind[:20]!r}", f"one of {', '.join(KINDS)}", "choose one")
+    decided = store.reviewed()
+    if not decided and kind != "csv":
+        raise UserError("no case was accepted, corrected or rejected yet", "decided cases", "decide some first")
+    drafts = {draft.record.id: draft for draft in source.drafts}
+    named = _named([one for one in decided if one.case in drafts], drafts)
+    gone = [f"{one.case}: it is no longer among the cases" for one in decided if one.case not in drafts]
+    if kind == "nnunet":  # whose folder has a mark of its own
+        return _nnunet(named, out, overwrite, gone)
+    with new_folder(out, overwrite, MARK) as part:
+        left_out = [*gone, *KINDS[kind](named, part)]
+        if decided and len(left_out) == len(decided) and kind != "csv":
+            raise UserError(f"no reviewed case can be written as {kind} ({left_out[0]})", "another kind", "choose masks")
+        write_text(part / "decisions.csv", _decisions(store))
+        write_json(part / MARK, {"coinseg": "reviewed masks", "kind": kind, "cases": len(decided) - len(left_out)})
+    return Exported(len(decided) - len(left_out), left_out)
+
+
+def _named(decided: Sequence[Reviewed], drafts: dict[str, Draft]) -> list[tuple[str, Reviewed]]:
+    """The cases with names that are safe for files, each once, with their scans where they are now."""
+    found = [replace(one, image=drafts[one.case].image) for one in decided]
+    for one in found:
+        if not parts_of(one.image):
+            raise UserError(f"{one.image} is gone", "the scan, for its grid", "put it back, or give --data or --scans")
+        if (digest := drafts[one.case].digest) is not None and sha256_of(one.image) != digest:
+            raise UserError(f"{one.image} is not the scan its mask was made of", "the same file", "put it back")
+    names = [safe_id(one.case) for one in found]
+    times = Counter(names)
+    ends = [sha256(one.case.encode("utf-8", "surrogatepass")).hexdigest()[:8] for one in found]
+    unique = [name if times[name] == 1 else f"{name}_{end}" for name, end in zip(names, ends, strict=True)]
+    return list(zip(unique, found, strict=True))
+
+
+def _write(one: Reviewed, place: Path, name: str) -> Path:
+    """Write a mask in the geometry of its source, and return where."""
+    out = place / f"{name}{'.nii.gz' if one.volume else '.png'}"
+    if one.volume:
+        write_mask(out, one.mask, read_geometry(one.image))
+    else:
+        write_image_mask(out, one.mask[0])
+    return out
+
+
+def _masks(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
+    for name, one in cases:
+        _write(one, out, name)
+    return []
+
+
+def _of_dicom(cases: Sequence[tuple[str, Reviewed]]) -> Iterator[tuple[str, Reviewed, str]]:
+    """The cases, with why one cannot be written on a DICOM series; "" where it can."""
+    for name, one in cases:
+        yield name, one, "" if one.volume and is_dicom(one.image) else f"{name}: its source is no DICOM series"
+
+
+def _dicom_seg(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
+    from coinseg.data.readers.dicom import read_series
+    from coinseg.export.dicom_seg import write_dicom_seg
+
+    left_out = []
+    for name, one, why in _of_dicom(cases):
+        if not why:
+            affine = read_geometry(one.image).canonical_affine
+            write_dicom_seg(one.mask, read_series(one.image), out / f"{name}.dcm", affine, reviewed=True)
+        left_out += [why] if why else []
+    return left_out
+
+
+def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
+    from coinseg.data.readers.dicom import read_series
+
+    from .rtstruct import write_rtstruct
+
+    left_out = []
+    for name, one, why in _of_dicom(cases):
+        if not why:
+            write_rtstruct(one.mask, read_series(one.image), out / f"{name}.dcm", read_geometry(one.image).canonical_affine)
+        left_out += [why] if why else []
+    return left_out
+
+
+def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str]) -> Exported:
+    from coinseg.export.nnunet import TrainingCase, write_nnunet
+
+    left_out = [*gone, *(f"{name}: a plain image" for name, one in cases if not one.volume)]
+    with TemporaryDirectory() as folder:
+        training = [TrainingCase(name, one.image, _write(one, Path(folder), name)) for name, one in cases if one.volume]
+        write_nnunet(out, training, overwrite=overwrite)
+    return Exported(len(training), left_out)
+
+
+def _prompts(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
+    """prompts.json: boxes and points of every component, as models of the kind of SAM take them."""
+    rows = []
+    for name, one in cases:
+        geometry, mask = read_geometry(one.image) if one.volume else None, one.mask
+        parts = measure(mask, geometry)["parts"]
+        slices = [{"slice": int(z), "objects": _objects(mask[z])} for z in np.flatnonzero(mask.any((1, 2)))]
+        rows.append({
+            "case": one.case, "mask": name, "image": one.image.name, "state": one.state,
+            "shape": list(one.shape), "boxes": [part["box"] for part in parts], "slices": slices,
+        })  # fmt: skip
+    write_json(out / "prompts.json", {
+        "axes": "boxes: voxels in the order of the file, both ends included; slices: canonical, from inferior; [row, column]",
+        "cases": rows,
+    })  # fmt: skip
+    return []
+
+
+def _objects(plane: np.ndarray) -> list[dict[str, Any]]:
+    """Box and innermost point of every component of a slice, the largest first."""
+    labels, _ = ndimage.label(plane, np.ones((3, 3)))
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        part = labels[box] == number
+        depth = np.asarray(ndimage.distance_transform_edt(np.pad(part, 1)))[1:-1, 1:-1]
+        point = np.unravel_index(int(depth.argmax()), depth.shape)
+        found.append({
+            "pixels": int(part.sum()), "box": [[side.start for side in box], [side.stop - 1 for side in box]],
+            "point": [int(at) + side.start for at, side in zip(point, box, strict=True)],
+        })  # fmt: skip
+    return sorted(found, key=lambda one: -one["pixels"])
+
+
+def _decisions(store: Store) -> str:
+    """Every reviewer's last decision about every case, as a table."""
+    cases = {case.id: case for case in store.cases(gone=True)}
+    rows: list[list[Any]] = [list(TABLE)]
+    for one in store.decisions():
+        mask, about = store.decided_mask(one.id) if one.state in TEACHING else None, cases[one.case]
+        what = [one.case, about.patient, about.side, one.reviewer, one.state, int(one.stale), one.comment, one.time]
+        rows.append([*what, round(one.seconds, 1), None if mask is None else int(mask.sum())])
+    return csv_text(rows)
+
+
+KINDS: dict[str, Export] = {
+    "masks": _masks, "dicom-seg": _dicom_seg, "rtstruct": _rtstruct, "nnunet": _masks, "prompts": _prompts, "csv": lambda *_: [],
+}  # fmt: skip
+"""What can be exported; every folder has decisions.csv as well, but for that of nnU-Net, whose contents it prescribes."""
+
+
+def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Draft, Path]], list[str]]:
+    """Match the masks of a folder to cases, by the name of the mask, of the scan, or of an export.
+
+    Returns:
+        The cases with their files, and a line for each file that belongs to none, or to several.
+    """
+    names: dict[str, dict[str, Draft]] = {}
+    for draft in drafts:
+        case, mask = draft.record.id, Path(draft.record.numbers.get("mask", draft.record.id))
+        for name in (case, safe_id(case), stem_of(Path(case)), stem_of(mask), stem_of(draft.image)):
+            names.setdefault(name, {})[case] = draft
+    found, problems = [], []
+    taken: dict[str, Path] = {}
+    for file in files_in(folder):
+        fits = names.get(stem_of(file)) or names.get(safe_id(file.relative_to(folder))) or {}
+        if len(fits) != 1:
+            problems.append(f"{file.name}: {'the name of several cases' if fits else 'the name of no case'}")
+            continue
+        (draft,) = fits.values()
+        if other := taken.setdefault(draft.record.id, file) if taken.get(draft.record.id) else None:
+            problems.append(f"{file.name}: {other.name} is a mask of the same case")
+            continue
+        taken[draft.record.id] = file
+        found.append((draft, file))
+    return found, problems
+
+
+def read_elsewhere(file: Path, draft: Draft, shape: tuple[int, int, int]) -> np.ndarray:
+    """Read a mask that was corrected elsewhere; `UserError` where it does not lie on the grid of the case."""
+    return read_region_of(file, read_geometry(draft.image) if draft.record.volume else None, shape)
+
+
+def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name: Callable[[], str]) -> tuple[int, list[str]]:
+    """Take masks that were corrected elsewhere as a stroke each; with `accept` they are decided with that.
+
+    Returns:
+        How many were taken, and a line for each file that was not.
+    """
+    found, problems = masks_by_name(folder, desk.source.drafts)
+    taken = 0
+    for draft, file in found:
+        try:
+            mask = read_elsewhere(file, draft, desk.views.opened(draft.key).shape)
+            state = desk.editor.replace(draft.key, reviewer, mask, "file", new_name())
+            if accept:
+                desk.editor.decide(draft.key, reviewer, ACCEPTED, "", 0.0, state["edits"])
+            taken += 1
+        except Busy:
+            raise
+        except UserError as error:
+            problems.append(f"{file.name}: {error}")
+    return taken, problems

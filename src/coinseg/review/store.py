@@ -1,0 +1,278 @@
+"""What reviewers did, in review.sqlite: every stroke and every decision is one committed transaction, and none is ever replaced.
+
+The mask of a reviewer is the draft with the voxels of his strokes flipped, one stroke after the other; a stroke that is undone
+stays in the table. A decision keeps the mask it was about. `reviewed` is what a training reads.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coinseg.errors import UserError
+from coinseg.runtime.files import json_value
+from coinseg.types import ScanMask
+
+from .changes import Change, packed, unpacked
+from .records import ACCEPTED, CORRECTED, FOLDER, MOST_TEXT, REJECTED, STATES, TEACHING, CaseRecord, Decision, Reviewed
+from .schema import FILE, connect, fault
+
+
+class Store:
+    """The database of a folder; one thread at a time works with it. Whoever writes holds the folder (`runtime.locks.locked`)."""
+
+    def __init__(self, folder: Path, write: bool = True) -> None:
+        self.file, self._lock = folder / FILE, threading.RLock()
+        self._connection = connect(folder, write)
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Everything in the block is committed, or nothing; `UserError` where the disk is full or the file in use."""
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise fault(error, self.file) from error
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        with self._lock:
+            try:
+                return self._connection.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise fault(error, self.file) from error
+
+    # --- cases
+
+    def list_cases(self, cases: Sequence[CaseRecord]) -> None:
+        """Take over the cases of a source in their order; those that were reviewed and are gone stay in the database."""
+        with self._transaction() as db:
+            db.execute("UPDATE cases SET place = -1")
+            db.executemany(
+                "INSERT INTO cases (id, place, patient, side, image, volume, numbers) VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET place = excluded.place, patient = excluded.patient, side = excluded.side, "
+                "image = excluded.image, numbers = excluded.numbers",
+                [(c.id, i, c.patient, c.side, c.image, c.volume, json.dumps(c.numbers)) for i, c in enumerate(cases)],
+            )
+
+    def cases(self, gone: bool = False) -> list[CaseRecord]:
+        """The cases of the source in their order; with `gone` also those that are no longer in it, first."""
+        rows = self._rows("SELECT * FROM cases WHERE place >= ? ORDER BY place, id", [-1 if gone else 0])
+        return [
+            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], json_value(r["numbers"]), _shape(r))
+            for r in rows
+        ]
+
+    def draft(self, case: str) -> ScanMask | None:
+        """The mask that all reviewers begin with; None until the case was first opened."""
+        rows = self._rows("SELECT * FROM cases WHERE id = ?", [case])
+        if not rows:
+            raise UserError("there is no such case", "a case of the queue", "load the page again")
+        shape = _shape(rows[0])
+        return None if rows[0]["draft"] is None or shape is None else unpacked(rows[0]["draft"], shape)
+
+    def has_draft(self, case: str) -> bool:
+        """Whether the case was opened before."""
+        return bool(self._rows("SELECT 1 FROM cases WHERE id = ? AND draft IS NOT NULL", [case]))
+
+    def keep_draft(self, case: str, mask: ScanMask) -> None:
+        """Keep the mask that all reviewers begin with; the first one counts."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE cases SET slices = ?, rows = ?, columns = ?, draft = ? WHERE id = ? AND draft IS NULL",
+                [*mask.shape, packed(mask), case],
+            )
+
+    # --- strokes
+
+    def mask(self, case: str, reviewer: str) -> ScanMask:
+        """The mask of a reviewer as it is now; the draft must be there."""
+        if (mask := self.draft(case)) is None:
+            raise UserError("the case was not opened yet", "its draft", "open it first")
+        for row in self._rows(
+            "SELECT * FROM strokes WHERE \"case\" = ? AND reviewer = ? AND state = 'done' ORDER BY id", [case, reviewer]
+        ):
+            _change(row, (mask.shape[0], mask.shape[1], mask.shape[2])).apply(mask)
+        return mask
+
+    def stroke(self, case: str, reviewer: str, tool: str, change: Change, key: str, gesture: str = "") -> bool:
+        """Commit a stroke; strokes that were undone before it can no longer be redone.
+
+        Args:
+            case, reviewer: whose mask is changed.
+            tool: what it was made with, for the record.
+            change: the voxels that flip.
+            key: names this stroke; given again (the answer was lost) nothing happens.
+            gesture: names the movement of which the stroke is a part; its parts are undone together. The key without.
+
+        Returns:
+            Whether it is new, so that the mask changes.
+        """
+        with self._transaction() as db:
+            if db.execute("SELECT 1 FROM strokes WHERE key = ?", [key]).fetchone():
+                return False
+            db.execute(
+                "UPDATE strokes SET state = 'dropped' WHERE \"case\" = ? AND reviewer = ? AND state = 'undone'", [case, reviewer]
+            )
+            columns = 'key, gesture, "case", reviewer, tool, time, state, z0, z1, y0, y1, x0, x1, flips'
+            values = [key, gesture or key, case, reviewer, tool, _now(), "done", *change.box, packed(change.flips)]
+            db.execute(f"INSERT INTO strokes ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+            _count_edit(db, case, reviewer)
+        return True
+
+    def undo(self, case: str, reviewer: str, redo: bool = False) -> list[Change]:
+        """Undo the last gesture, or redo the last undone one; the changes of its strokes, none where there is none."""
+        last, becomes, order = ("undone", "done", "ASC") if redo else ("done", "undone", "DESC")
+        with self._transaction() as db:
+            rows = db.execute(
+                'SELECT s.*, slices, rows, columns FROM strokes s JOIN cases c ON c.id = s."case" '
+                'WHERE s."case" = ? AND reviewer = ? AND state = ? AND gesture = (SELECT gesture FROM strokes '
+                f'WHERE "case" = ? AND reviewer = ? AND state = ? ORDER BY id {order} LIMIT 1) ORDER BY s.id',
+                [case, reviewer, last, case, reviewer, last],
+            ).fetchall()
+            changes = [_change(row, shape) for row in rows if (shape := _shape(row)) is not None]
+            db.executemany("UPDATE strokes SET state = ? WHERE id = ?", [(becomes, row["id"]) for row in rows])
+            if rows:
+                _count_edit(db, case, reviewer)
+        return changes
+
+    def depth(self, case: str, reviewer: str) -> tuple[int, int]:
+        """How many gestures can be undone, and redone."""
+        counts = {
+            row["state"]: row["n"]
+            for row in self._rows(
+                'SELECT state, count(DISTINCT gesture) AS n FROM strokes WHERE "case" = ? AND reviewer = ? GROUP BY state',
+                [case, reviewer],
+            )
+        }
+        return counts.get("done", 0), counts.get("undone", 0)
+
+    def edits(self, case: str, reviewer: str) -> int:
+        """How often the mask of a reviewer was changed, undone and redone: two tabs compare it."""
+        return next(
+            (r["count"] for r in self._rows('SELECT count FROM edits WHERE "case" = ? AND reviewer = ?', [case, reviewer])), 0
+        )
+
+    # --- decisions
+
+    def decide(self, case: str, reviewer: str, state: str, mask: ScanMask | None, comment: str = "", seconds: float = 0.0) -> str:
+        """Commit a decision about the mask as it is; "accepted" becomes "corrected" where it is not the draft.
+
+        Args:
+            case, reviewer: who decides of what.
+            state: one of `STATES`.
+            mask: the reviewer's, for a state of `TEACHING`; None where a decision needs none.
+            comment: free text.
+            seconds: that the reviewer looked at the case.
+
+        Returns:
+            The state that was kept.
+        """
+        if state not in STATES:
+            raise UserError(f"the decision is {state[:20]!r}", f"one of {', '.join(STATES)}", "load the page again")
+        if len(comment) > MOST_TEXT:
+            raise UserError(f"a comment of {len(comment)} characters", f"{MOST_TEXT} at most", "shorten it")
+        if state in (ACCEPTED, CORRECTED) and mask is not None:
+            draft = self.draft(case)
+            state = ACCEPTED if draft is not None and np.array_equal(mask, draft) else CORRECTED
+        blob = packed(mask) if state in (ACCEPTED, CORRECTED) and mask is not None else None
+        with self._transaction() as db:
+            edits = db.execute('SELECT count FROM edits WHERE "case" = ? AND reviewer = ?', [case, reviewer]).fetchone()
+            columns = '"case", reviewer, state, comment, time, seconds, edits, mask'
+            values = [case, reviewer, state, comment, _now(), seconds, edits["count"] if edits else 0, blob]
+            db.execute(f"INSERT INTO decisions ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+        return state
+
+    def decisions(self) -> list[Decision]:
+        """The last decision of every reviewer about every case, in the order in which they were made."""
+        rows = self._rows(
+            'SELECT d.*, coalesce(e.count, 0) AS now FROM decisions d LEFT JOIN edits e ON e."case" = d."case" '
+            'AND e.reviewer = d.reviewer WHERE d.id IN (SELECT max(id) FROM decisions GROUP BY "case", reviewer) ORDER BY d.id'
+        )
+        names = ("id", "case", "reviewer", "state", "comment", "time", "seconds")
+        return [Decision(**{name: r[name] for name in names}, stale=r["edits"] != r["now"]) for r in rows]
+
+    def decided_mask(self, decision: int) -> ScanMask | None:
+        """The mask a decision was about; None where it has none. That of a rejected case is empty."""
+        (row,) = self._rows(
+            'SELECT d.mask, d.state, c.* FROM decisions d JOIN cases c ON c.id = d."case" WHERE d.id = ?', [decision]
+        )
+        shape = _shape(row)
+        if row["state"] == REJECTED and shape is not None:
+            return np.zeros(shape, bool)
+        return None if row["mask"] is None or shape is None else unpacked(row["mask"], shape)
+
+    def reviewed(self) -> list[Reviewed]:
+        """See `reviewed`."""
+        last: dict[str, Decision] = {d.case: d for d in self.decisions() if d.state in TEACHING and not d.stale}
+        found = []
+        for decision in sorted(last.values(), key=lambda d: d.case):
+            (row,) = self._rows(
+                'SELECT c.*, d.mask FROM decisions d JOIN cases c ON c.id = d."case" WHERE d.id = ?', [decision.id]
+            )
+            if (shape := _shape(row)) is not None:
+                about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
+                found.append(
+                    Reviewed(decision.case, *about, decision.state, decision.reviewer, decision.time, shape, row["mask"] or b"")
+                )
+        return found
+
+
+def reviewed(folder: Path) -> list[Reviewed]:
+    """The cases that reviewers accepted, corrected or rejected, by case; a desk may be open on them meanwhile.
+
+    Of several reviewers the one who decided last counts. Cases that were changed after their decision are left out until they are
+    decided again, like those to be redrawn, skipped, or unsure.
+
+    Args:
+        folder: the one `coinseg review` made, or the folder of the run or the masks it lies in.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    store = Store(folder if (folder / FILE).exists() else folder / FOLDER, write=False)
+    try:
+        return store.reviewed()
+    finally:
+        store.close()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _shape(row: sqlite3.Row) -> tuple[int, int, int] | None:
+    return None if row["slices"] is None else (row["slices"], row["rows"], row["columns"])
+
+
+def _change(row: sqlite3.Row, shape: tuple[int, int, int]) -> Change:
+    box = (row["z0"], row["z1"], row["y0"], row["y1"], row["x0"], row["x1"])
+    size = tuple(max(0, min(b - a, n)) for a, b, n in zip(box[::2], box[1::2], shape, strict=True))
+    change = Change(box, unpacked(row["flips"], size))
+    if not change.fits(shape):
+        raise UserError("a stroke kept by the desk lies outside of its mask", "the bytes that were kept", "put back a copy")
+    return change
+
+
+def _count_edit(db: sqlite3.Connection, case: str, reviewer: str) -> None:
+    known = 'ON CONFLICT ("case", reviewer) DO UPDATE SET count = count + 1'
+    db.execute(f'INSERT INTO edits ("case", reviewer, count) VALUES (?, ?, 1) {known}', [case, reviewer])

@@ -1,0 +1,342 @@
+"""The desk in a real Chromium: a scan is paged through, blinked, corrected; the server is killed and started again; the export
+has the voxels that were drawn. DESK_PICTURES=FOLDER keeps pictures of the page, DESK_RUN=OUT of a run of yours."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from desks import Server, masks_folder, start_server
+
+from coinseg.data.readers.axes import turned
+from coinseg.data.readers.volume import read_geometry, read_mask
+from coinseg.review.sources import key_of_case
+from coinseg.types import MaskSource
+from writers import make_run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+SCAN = key_of_case("s00.nii.gz")
+LONG = 60.0  # seconds that a busy machine may take
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra dev)")
+    flags = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def page_of(browser: Any, server: Server, reviewer: str = "ann", quiet: bool = True) -> Iterator[Any]:
+    """The page of a server, with a first picture; anything that its console says fails the test, where it must be `quiet`."""
+    context = browser.new_context(viewport={"width": 1360, "height": 850})
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.add_init_script(f"localStorage.setItem('coinseg-reviewer', '{reviewer}')")
+    page.goto(server.address)
+    until(page, "() => !!(window.desk && desk.view.parts)")
+    yield page
+    context.close()
+    assert not quiet or said == []
+
+
+def until(page: Any, condition: str, seconds: float = LONG) -> None:
+    """Wait for a condition of the page; its policy forbids what Playwright would do for it."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"{condition} did not come true; the page says {page.inner_text('body')[:500]!r}"
+        page.wait_for_timeout(15)
+
+
+def saved(page: Any) -> None:
+    until(page, "() => desk.outbox.waiting.length === 0")
+
+
+def picture(page: Any, name: str) -> None:
+    """Keep a picture of the page, where it is asked for."""
+    if folder := os.environ.get("DESK_PICTURES"):
+        page.wait_for_timeout(250)
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def seen(page: Any) -> np.ndarray:
+    """The mask that the page shows, (rows, columns)."""
+    rows, columns = page.evaluate("() => desk.view.shape.slice(1)")
+    return np.array(page.evaluate("() => Array.from(desk.view.mask)"), bool).reshape(rows, columns)
+
+
+def slide(page: Any, slider: str, value: int) -> None:
+    """Move a slider, and let it go."""
+    page.evaluate(
+        """([id, value]) => { const slider = document.getElementById(id); slider.value = value;
+        for (const name of ['input', 'change']) slider.dispatchEvent(new Event(name)); }""",
+        [slider, value],
+    )
+
+
+def drag(page: Any, points: list[tuple[float, float]]) -> None:
+    """Drag the mouse over places given as shares of the image, (down, across)."""
+    places = page.evaluate(
+        """(points) => { const v = desk.view, p = v.place(), b = v.canvas.getBoundingClientRect(), [, rows, columns] = v.shape;
+        return points.map(([y, x]) => [b.x + (p.left + x * columns * p.across) / p.ratio,
+            b.y + (p.top + y * rows * p.down) / p.ratio]); }""",
+        points,
+    )
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=5)
+    page.mouse.up()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    masks_folder(tmp_path, cases=3, images=1, colour=True)
+    return tmp_path / "masks"
+
+
+@pytest.fixture
+def serve(folder: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers on the folder, and ends them."""
+    begun: list[Server] = []
+
+    def start(**options: Any) -> Server:
+        begun.append(start_server(folder, "--confidence", folder.parent / "confidence", **options))
+        return begun[-1]
+
+    yield start
+    for server in begun:
+        server.process.kill()
+        server.process.communicate()
+
+
+def test_from_the_first_picture_to_the_export(browser: Any, folder: Path, serve: Callable[..., Server]) -> None:
+    server = serve()
+    port = int(server.base.rsplit(":", 1)[1])
+    with page_of(browser, server, quiet=False) as page:
+        assert page.evaluate("() => desk.state().id") == "s00.nii.gz"  # the one that is doubtful
+        # A scan is paged through, by keys and by the wheel, in every plane.
+        first = page.evaluate("() => desk.view.index")
+        page.keyboard.press("ArrowDown")
+        until(page, f"() => desk.view.index === {first + 1}")
+        page.mouse.move(600, 400)
+        page.mouse.wheel(0, -120)
+        until(page, f"() => desk.view.index === {first}")
+        page.keyboard.press("o")
+        picture(page, "axial")
+        for plane in ("coronal", "sagittal"):
+            page.keyboard.press("v")
+            until(page, f"() => desk.view.plane === '{plane}' && desk.view.mask !== null")
+        page.keyboard.press("v")
+        until(page, "() => desk.solid.ready === true && document.getElementById('busy').hidden")
+        picture(page, "solid")
+        page.keyboard.press("v")
+        until(page, "() => desk.view.plane === 'axial' && desk.view.mask !== null")
+
+        # The brush, and the eraser.
+        before = seen(page)
+        page.keyboard.press("q")
+        drag(page, [(0.2, 0.2), (0.3, 0.4), (0.4, 0.4)])
+        saved(page)
+        drawn = seen(page)
+        assert (drawn & ~before).sum() > 20
+        page.keyboard.press("e")
+        drag(page, [(0.2, 0.2), (0.22, 0.24)])
+        saved(page)
+        erased = seen(page)
+        assert (drawn & ~erased).any()
+        picture(page, "brush")
+
+        # The server is killed while a stroke goes out; the stroke waits in the browser.
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+        page.keyboard.press("q")
+        drag(page, [(0.7, 0.7), (0.8, 0.8)])
+        until(page, "() => document.getElementById('saved').textContent.includes(' not saved yet')")
+        last = seen(page)
+        assert (last & ~erased).any()
+        picture(page, "killed")
+
+        again = serve(port=port)
+        page.goto("about:blank")
+        page.goto(again.address)
+        until(page, "() => !!(window.desk && desk.view.parts)")
+        saved(page)
+        until(page, "() => desk.state().undo === 3")
+        page.evaluate("() => { desk.view.forgetMasks(); return desk.view.show(); }")
+        np.testing.assert_array_equal(seen(page), last)
+
+        # Undone, done again, and accepted.
+        page.keyboard.press("z")
+        until(page, "() => desk.state().undo === 2 && desk.state().redo === 1")
+        np.testing.assert_array_equal(seen(page), erased)
+        page.keyboard.press("Shift+z")
+        until(page, "() => desk.state().undo === 3")
+        np.testing.assert_array_equal(seen(page), last)
+        index = page.evaluate("() => desk.view.index")
+        page.keyboard.press("c")
+        page.keyboard.type("missed a part")
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        until(page, "() => desk.state().id === 's01.nii.gz'")
+        page.keyboard.press("r")
+        until(page, "() => desk.queue.rows.filter((row) => row.state === 'rejected').length === 1")
+        page.click("#export")
+        picture(page, "export")
+        page.click("button[data-kind=masks]")
+        until(page, "() => document.getElementById('dialog-body').textContent.includes('2 cases written')")
+
+    out = folder / "review" / "exports" / "masks-1"
+    geometry = read_geometry(folder.parent / "scans" / "s00.nii.gz")
+    voxels = read_mask(MaskSource(out / "s00.nii.gz"), geometry)
+    np.testing.assert_array_equal(voxels[index], last)
+    wanted = read_mask(MaskSource(folder / "s00.nii.gz"), geometry)
+    wanted[index] = last
+    np.testing.assert_array_equal(voxels, wanted)
+    assert not read_mask(MaskSource(out / "s01.nii.gz"), read_geometry(folder.parent / "scans" / "s01.nii.gz")).any()
+    assert "missed a part" in (out / "decisions.csv").read_text()
+
+
+def test_two_tabs_and_two_reviewers(browser: Any, serve: Callable[..., Server]) -> None:
+    server = serve()
+    with page_of(browser, server, quiet=False) as one, page_of(browser, server, quiet=False) as two:
+        for page, place in ((one, 0.2), (two, 0.8)):
+            page.keyboard.press("q")
+            drag(page, [(place, 0.2), (place, 0.4)])
+            saved(page)
+        until(two, "() => desk.state().undo === 2")  # its answer told it of the other's stroke
+        two.wait_for_timeout(200)
+        mask = seen(two)
+        assert mask[:16].any()
+        assert mask[-12:].any()
+        one.keyboard.press("a")  # it has not seen the other's stroke: refused, and shown
+        until(one, "() => document.getElementById('toast').textContent.includes('changed in another tab')")
+        until(one, "() => desk.state().undo === 2")
+        until(one, "() => desk.view.mask !== null")
+        np.testing.assert_array_equal(seen(one), mask)
+        one.keyboard.press("a")
+        until(one, "() => desk.state().id === 's01.nii.gz'")
+    with page_of(browser, server, "bob") as bob:
+        names = bob.evaluate("() => desk.queue.rows.map((row) => row.id)")
+        assert sorted(names) == ["p00.png", "s01.nii.gz", "s02.nii.gz"]
+        bob.click("#summary")
+        until(bob, "() => document.getElementById('dialog-body').textContent.includes('corrected')")
+        picture(bob, "summary")
+
+
+def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., Server]) -> None:
+    with page_of(browser, serve()) as page:
+        # The slider of the confidence: a preview, then a stroke.
+        until(page, "() => desk.state().undo === 0")
+        before = seen(page)
+        slide(page, "threshold", 40)
+        until(page, "() => desk.state().undo === 1 && desk.view.preview === null && desk.view.mask !== null")
+        assert (seen(page) >= before).all()
+        # A polygon, closed by Enter.
+        page.keyboard.press("y")
+        for place in ((0.1, 0.1), (0.1, 0.3), (0.3, 0.3), (0.3, 0.1)):
+            drag(page, [place])
+        page.keyboard.press("Enter")
+        saved(page)
+        assert seen(page)[6:10, 8:12].all()
+        # Interpolation between two corrected slices: the polygon again, four slices on.
+        start = page.evaluate("() => desk.view.index")
+        step = -4 if start > 6 else 4
+        slide(page, "slider", start + step)
+        until(page, f"() => desk.view.index === {start + step} && desk.view.parts.mask === desk.view.mask")
+        page.wait_for_timeout(200)
+        for place in ((0.1, 0.1), (0.1, 0.3), (0.3, 0.3), (0.3, 0.1)):
+            drag(page, [place])
+        page.keyboard.press("Enter")
+        saved(page)
+        page.keyboard.press("ArrowUp" if step < 0 else "ArrowDown")
+        page.keyboard.press("ArrowDown" if step < 0 else "ArrowUp")
+        page.keyboard.press("i")
+        until(page, "() => desk.state().undo === 4")
+        page.keyboard.press("?")
+        picture(page, "keys")
+        page.keyboard.press("Escape")
+        # Filters, and a picture in colour.
+        page.fill("#search", "p00")
+        until(page, "() => document.querySelectorAll('#cases li').length === 1")
+        page.click("#cases li")
+        until(page, "() => desk.state().id === 'p00.png' && desk.view.parts.image.length === 50 * 64 * 3")
+        assert page.is_hidden("#strip")
+        picture(page, "colour")
+
+
+def test_blink_asks_the_model_of_its_slice(browser: Any, folder: Path, serve: Callable[..., Server]) -> None:
+    make_run(folder.parent / "model")
+    with page_of(browser, serve()) as page:
+        image = page.evaluate("() => Array.from(desk.view.parts.image.slice(0, 200))")
+        page.keyboard.press("b")
+        until(page, "() => !document.getElementById('badge').hidden")
+        blinked = page.evaluate("() => Array.from(desk.view.parts.counterfactual.slice(0, 200))")
+        assert np.abs(np.array(image) - np.array(blinked)).max() > 1
+        picture(page, "blink")
+        page.keyboard.press("b")
+        until(page, "() => document.getElementById('badge').hidden")
+        page.keyboard.press("h")
+        until(page, "() => desk.view.parts.difference && desk.view.parts.difference.some((value) => value > 0)")
+        page.keyboard.press("v")
+        until(page, "() => desk.view.plane === 'coronal'")
+        page.keyboard.press("b")
+        until(page, "() => document.getElementById('toast').textContent.includes('the model looks at axial slices')")
+
+
+def test_without_the_token_there_is_a_page_that_says_so(browser: Any, serve: Callable[..., Server]) -> None:
+    server = serve()
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.base)
+    until(page, "() => document.body.innerText.includes('open the address that')")
+    assert all(url.startswith(server.base) for url in asked)
+    context.close()
+
+
+@pytest.mark.skipif("DESK_RUN" not in os.environ, reason="pictures of a run of yours: DESK_RUN=OUT DESK_PICTURES=FOLDER")
+def test_pictures_of_a_run(browser: Any, tmp_path: Path) -> None:
+    server = start_server(Path(os.environ["DESK_RUN"]), "--reviews", tmp_path / "reviews")
+    try:
+        with page_of(browser, server) as page:
+            page.keyboard.press("t")
+            until(page, "() => !!desk.view.parts.truth")
+            picture(page, "run")
+            for key, layer in (("b", "counterfactual"), ("h", "difference")):
+                page.keyboard.press(key)
+                until(page, f"() => !!desk.view.parts.{layer}")
+                picture(page, f"run-{layer}")
+                page.keyboard.press(key)
+                until(page, f"() => !desk.view.parts.{layer}")
+            page.evaluate("() => [...document.querySelectorAll('#planes button')].pop().click()")
+            until(page, "() => desk.solid.ready === true && document.getElementById('busy').hidden")
+            picture(page, "run-solid")
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def test_turned_planes_are_those_of_the_page() -> None:
+    """Corners of the page say what is up and left in each plane; here they are looked up in the canonical axes."""
+    volume = np.zeros((4, 5, 6))
+    volume[3] = 1  # superior
+    assert turned(volume, "coronal")[0][0].all()
+    assert turned(volume, "sagittal")[0][0].all()
+    assert json.dumps(list(turned(volume, "coronal").shape)) == "[5, 4, 6]"

@@ -1,0 +1,270 @@
+"""What leaves the desk lies where it was drawn: every export gives the drawn voxels back, in the geometry of its source."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from desks import FRAME, SHAPE, made_scan, masks_folder, stored
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from skimage.draw import polygon2mask
+
+from coinseg.cli import review_commands
+from coinseg.cli.main import main
+from coinseg.data.readers.dicom import read_series
+from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask
+from coinseg.errors import UserError
+from coinseg.export.dicom_seg import frames_of
+from coinseg.review.desk import Desk, Rules, desk_on
+from coinseg.review.exchange import KINDS, export_reviewed, masks_by_name
+from coinseg.review.rtstruct import outlines, write_rtstruct
+from coinseg.review.sources import read_source
+from coinseg.types import MaskSource
+from writers import ORIENTATIONS, affine_of, write_nifti, write_series
+
+
+@contextmanager
+def desk_of(masks: Path) -> Iterator[Desk]:
+    with desk_on(read_source(masks), None, Rules()) as desk:
+        yield desk
+
+
+def drawn(seed: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """A mask as a hand would never draw it: holes, corners that touch, pixels on the border."""
+    rng = np.random.default_rng(seed)
+    mask = made_scan(seed)[1] if shape == SHAPE else np.zeros(shape, bool)
+    mask ^= rng.random(shape) < 0.02
+    mask[-1, 0, 0] = mask[0, -1, -1] = True
+    return mask
+
+
+def correct(desk: Desk) -> dict[str, np.ndarray]:
+    """Draw a mask for every case, and accept it."""
+    masks = {}
+    for i, draft in enumerate(desk.source.drafts):
+        shape = desk.views.opened(draft.key).shape
+        masks[draft.record.id] = drawn(i, shape)
+        state = desk.editor.replace(draft.key, "ann", masks[draft.record.id], "brush", f"k{i}")
+        assert desk.editor.decide(draft.key, "ann", "accepted", "", 1, state["edits"]) == {"state": "corrected"}
+    return masks
+
+
+def filled(points: list[list[float]], dataset: pydicom.Dataset) -> np.ndarray:
+    """Rasterise one contour in millimetres on its image, by pixel centres (even-odd)."""
+    turn = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+    apart = np.array(points) - np.array(dataset.ImagePositionPatient, float)
+    down, across = (float(v) for v in dataset.PixelSpacing)
+    assert np.abs(apart @ np.cross(*turn)).max() < 1e-3  # in the plane of its image
+    corners = np.stack([apart @ turn[1] / down, apart @ turn[0] / across], 1)
+    return polygon2mask((int(dataset.Rows), int(dataset.Columns)), corners)
+
+
+@given(st.integers(0, 2**16), st.tuples(st.integers(1, 12), st.integers(1, 12)), st.floats(0.1, 0.9))
+@settings(max_examples=60, deadline=None)
+def test_outlines_filled_again_are_the_mask(seed: int, shape: tuple[int, int], share: float) -> None:
+    mask = np.random.default_rng(seed).random(shape) < share
+    whole = np.zeros(shape, bool)
+    for ring in outlines(mask):
+        whole ^= polygon2mask(shape, ring)
+    np.testing.assert_array_equal(whole, mask)
+
+
+def test_a_hole_is_keyed_into_its_outline() -> None:
+    mask = np.ones((9, 9), bool)
+    mask[2:7, 2:7] = False
+    mask[4, 4] = True  # an island in the hole
+    rings = outlines(mask)
+    assert len(rings) == 2
+    whole = np.logical_or.reduce([polygon2mask(mask.shape, ring) for ring in rings])
+    np.testing.assert_array_equal(whole, mask)
+
+
+def test_volumes_and_pictures_come_back_as_they_were_drawn(tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=2, images=2, colour=True)
+    with desk_of(tmp_path / "masks") as desk:
+        wanted = correct(desk)
+        written = export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+    assert (written.cases, written.left_out) == (4, [])
+    for case, mask in wanted.items():
+        scan = tmp_path / "scans" / case
+        if case.endswith(".png"):
+            with Image.open(tmp_path / "out" / case) as image:
+                np.testing.assert_array_equal(np.asarray(image), mask[0] * np.uint8(255))
+            continue
+        geometry = read_geometry(scan)
+        out = tmp_path / "out" / case
+        np.testing.assert_array_equal(read_mask(MaskSource(out), geometry), mask)
+        assert read_geometry(out).affine.tolist() == geometry.affine.tolist()
+    assert json.loads((tmp_path / "out" / "reviewed.json").read_text())["cases"] == 4
+
+
+@pytest.mark.parametrize("order", ORIENTATIONS[::7])
+def test_masks_of_every_orientation_lie_on_their_scans(tmp_path: Path, order: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """A voxel drawn where the scan is brightest is written where the file is brightest."""
+    affine = affine_of(*order, (0.8, 0.7, 2.5), 0.1)
+    voxels = np.random.default_rng(0).permutation(4 * 5 * 6).reshape(4, 5, 6).astype(np.int16)
+    file = write_nifti(tmp_path / "scan.nii.gz", voxels, affine)
+    volume = read_volume(file)
+    mask = volume.scan > 100
+    write_mask(tmp_path / "mask.nii.gz", mask, volume.geometry)
+    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj) > 0, voxels > 100)
+
+
+def test_dicom_seg_and_rtstruct_lie_on_their_series(tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=2, dicom=True)
+    with desk_of(tmp_path / "masks") as desk:
+        wanted = correct(desk)
+        for kind in ("dicom-seg", "rtstruct"):
+            assert export_reviewed(desk.source, desk.store, kind, tmp_path / kind).left_out == []
+    for case, mask in wanted.items():
+        series = tmp_path / "scans" / case
+        datasets = {ds.SOPInstanceUID: ds for ds in read_series(series)}
+        frames = frames_of(mask, read_geometry(series).canonical_affine, list(datasets.values()))
+        planes = dict(zip(datasets, frames, strict=True))
+
+        seg = pydicom.dcmread(tmp_path / "dicom-seg" / f"{case}.dcm")
+        assert seg.SegmentSequence[0].SegmentAlgorithmType == "SEMIAUTOMATIC"
+        found = {uid: np.zeros(plane.shape, bool) for uid, plane in planes.items()}
+        for group, frame in zip(seg.PerFrameFunctionalGroupsSequence, seg.pixel_array, strict=True):
+            found[group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID] |= frame > 0
+        assert all((found[uid] == planes[uid]).all() for uid in planes)
+
+        contours = pydicom.dcmread(tmp_path / "rtstruct" / f"{case}.dcm")
+        first = next(iter(datasets.values()))
+        assert (contours.PatientID, contours.StudyInstanceUID) == (first.PatientID, first.StudyInstanceUID)
+        found = {uid: np.zeros(plane.shape, bool) for uid, plane in planes.items()}
+        for contour in contours.ROIContourSequence[0].ContourSequence:
+            uid = contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            assert contour.NumberOfContourPoints == len(points)
+            found[uid] ^= filled(points.tolist(), datasets[uid])
+        assert all((found[uid] == planes[uid]).all() for uid in planes)
+
+
+def test_an_oblique_series_has_its_contours_in_its_planes(tmp_path: Path) -> None:
+    scan, ball = made_scan(0)
+    affine = affine_of((0, 1, 2), (-1, -1, 1), (0.8, 0.7, 2.5), 0.2)
+    series = write_series(tmp_path / "series", stored(scan, affine), affine, **FRAME)
+    geometry, datasets = read_geometry(series), read_series(series)
+    write_rtstruct(ball, datasets, tmp_path / "r.dcm", geometry.canonical_affine)
+    frames = frames_of(ball, geometry.canonical_affine, datasets)
+    found = {ds.SOPInstanceUID: np.zeros(frames.shape[1:], bool) for ds in datasets}
+    by_uid = {ds.SOPInstanceUID: ds for ds in datasets}
+    for contour in pydicom.dcmread(tmp_path / "r.dcm").ROIContourSequence[0].ContourSequence:
+        uid = contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+        found[uid] ^= filled(np.array(contour.ContourData, float).reshape(-1, 3).tolist(), by_uid[uid])
+    assert all((found[ds.SOPInstanceUID] == frame).all() for ds, frame in zip(datasets, frames, strict=True))
+    with pytest.raises(UserError, match="exists"):
+        write_rtstruct(ball, datasets, tmp_path / "r.dcm", geometry.canonical_affine)
+    del datasets[0].FrameOfReferenceUID
+    with pytest.raises(UserError, match="it has no FrameOfReferenceUID"):
+        write_rtstruct(ball, datasets, tmp_path / "s.dcm", geometry.canonical_affine)
+
+
+def test_nnunet_prompts_and_the_table(tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=2, images=1)
+    with desk_of(tmp_path / "masks") as desk:
+        wanted = correct(desk)
+        assert export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset101_x").left_out == ["p00: a plain image"]
+        export_reviewed(desk.source, desk.store, "prompts", tmp_path / "prompts")
+        export_reviewed(desk.source, desk.store, "csv", tmp_path / "csv")
+    for case in ("s00", "s01"):
+        labels = read_volume(tmp_path / "Dataset101_x" / "labelsTr" / f"{case}.nii.gz").scan
+        np.testing.assert_array_equal(labels, wanted[f"{case}.nii.gz"].astype(np.int16))
+        scan = read_volume(tmp_path / "Dataset101_x" / "imagesTr" / f"{case}_0000.nii.gz").scan
+        np.testing.assert_array_equal(scan, read_volume(tmp_path / "scans" / f"{case}.nii.gz").scan)
+    for row in json.loads((tmp_path / "prompts" / "prompts.json").read_text())["cases"]:
+        mask = wanted[row["case"]]
+        assert sum(len(one["objects"]) for one in row["slices"]) > 0
+        for one in row["slices"]:
+            plane = mask[one["slice"]]
+            assert sum(thing["pixels"] for thing in one["objects"]) == plane.sum()
+            assert all(plane[tuple(thing["point"])] for thing in one["objects"])
+    with (tmp_path / "csv" / "decisions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"]: (row["reviewer"], row["state"], int(row["pixels"])) for row in rows} == {
+        case: ("ann", "corrected", int(mask.sum())) for case, mask in wanted.items()
+    }
+
+
+def test_what_cannot_be_written_is_left_out_with_a_line(tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=1, images=1)
+    with desk_of(tmp_path / "masks") as desk:
+        with pytest.raises(UserError, match="no case was accepted"):
+            export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+        correct(desk)
+        with pytest.raises(UserError, match="no reviewed case can be written as rtstruct"):
+            export_reviewed(desk.source, desk.store, "rtstruct", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        assert desk.kinds() == ["masks", "nnunet", "prompts", "csv"]
+        export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+        with pytest.raises(UserError, match="exists"):
+            export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+        export_reviewed(desk.source, desk.store, "masks", tmp_path / "out", overwrite=True)
+        (tmp_path / "scans" / "s00.nii.gz").rename(tmp_path / "elsewhere.nii.gz")
+        with pytest.raises(UserError, match=r"s00\.nii\.gz is gone"):
+            export_reviewed(desk.source, desk.store, "masks", tmp_path / "out2")
+
+
+def test_a_strangers_database_cannot_have_files_read(tmp_path: Path) -> None:
+    """What the store says of where a scan is, is not followed."""
+    masks_folder(tmp_path, cases=1)
+    with desk_of(tmp_path / "masks") as desk:
+        correct(desk)
+        secret = write_nifti(tmp_path / "secret.nii.gz", np.ones((3, 3, 3), np.int16))
+        desk.store._connection.execute("UPDATE cases SET image = ?", [str(secret)])
+        export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset102_x")
+    assert read_volume(tmp_path / "Dataset102_x" / "imagesTr" / "s00_0000.nii.gz").scan.shape == SHAPE
+
+
+def test_masks_of_other_programs_come_back_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks_folder(tmp_path, cases=3, images=1)
+    with desk_of(tmp_path / "masks") as desk:
+        wanted = correct(desk)
+        export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+    shutil.rmtree(tmp_path / "masks" / "review")
+    (tmp_path / "out" / "s01.nii.gz").rename(tmp_path / "out" / "unknown.nii.gz")
+    write_nifti(tmp_path / "out" / "s02.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    words = ["review-import", str(tmp_path / "masks"), str(tmp_path / "out"), "--reviewer", "itk"]
+    assert main([*words, "--accept"]) == 0
+    said = capsys.readouterr().out
+    assert "2 masks taken and accepted for itk" in said
+    assert "unknown.nii.gz: the name of no case" in said
+    assert "s02.nii.gz: mask" in said
+    assert main(["review-export", str(tmp_path / "masks"), "masks", "-o", str(tmp_path / "again")]) == 0
+    geometry = read_geometry(tmp_path / "scans" / "s00.nii.gz")
+    np.testing.assert_array_equal(read_mask(MaskSource(tmp_path / "again" / "s00.nii.gz"), geometry), wanted["s00.nii.gz"])
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == [
+        "decisions.csv",
+        "p00.png",
+        "reviewed.json",
+        "s00.nii.gz",
+    ]
+
+
+def test_names_that_fit_two_cases_are_not_guessed(tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=1, images=0)
+    drafts = read_source(tmp_path / "masks").drafts
+    (tmp_path / "in").mkdir()
+    for name in ("s00.nii.gz", "s00.nrrd"):
+        shutil.copy(tmp_path / "masks" / "s00.nii.gz", tmp_path / "in" / name)
+    found, problems = masks_by_name(tmp_path / "in", drafts)
+    assert (len(found), problems) == (1, ["s00.nrrd: s00.nii.gz is a mask of the same case"])
+    other = replace(drafts[0], record=replace(drafts[0].record, id="s00.mha"))
+    found, problems = masks_by_name(tmp_path / "in", [drafts[0], other])
+    assert (found, len(problems)) == ([], 2)
+
+
+def test_kinds_of_the_command_are_those_of_the_room() -> None:
+    assert tuple(KINDS) == review_commands.KINDS
