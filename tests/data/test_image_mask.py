@@ -311,3 +311,13 @@ def test_a_broken_orientation_turns_nothing(tmp_path: Path) -> None:
         Image.fromarray(levels(0, 255)).save(tmp_path / f"{number}.jpg", exif=content)
         assert not is_turned(tmp_path / f"{number}.jpg")
         assert read_image(tmp_path / f"{number}.jpg").shape == SHAPE
+
+
+def test_a_tiff_without_pixels_is_refused(tmp_path: Path) -> None:
+    """Its header claims samples of 4104 bits, of which a decoder makes an array without rows and columns."""
+    path = tmp_path / "m.tif"
+    Image.fromarray(LESION.astype(np.uint8)).save(path)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["BitsPerSample"].overwrite(4104)
+    with pytest.raises(UserError, match=r"m\.tif cannot be read \(pixels of shape \(0,\)\)"):
+        read_image_region(path, SHAPE)

@@ -80,6 +80,8 @@ def _read(path: Path) -> _Stored:
             stored = _Stored(pixels, None, "JPEG" in str(page.compression), white)
         if stored.pixels.dtype.kind not in "biuf" or not np.isfinite(stored.pixels).all():
             raise ValueError(f"pixels of type {stored.pixels.dtype}, or not finite")
+        if stored.pixels.ndim not in (2, 3) or not stored.pixels.size:
+            raise ValueError(f"pixels of shape {stored.pixels.shape}")
         return replace(stored, pixels=_opaque(stored.pixels.astype(np.float32)))
 
 
