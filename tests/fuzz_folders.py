@@ -92,9 +92,7 @@ OWN: dict[str, Made] = {
     "index of slices": _of_folder("index.csv", _store, _read_store),
     "settings of a run": _of_folder("run/settings.yaml", _run, lambda path: resolve(None, path.parent, Settings(), True)),
     **{f"{name} of masks": _of_folder(name, _masks, _read_masks) for name in ("index.json", "manifest.json", ".done-0.jsonl")},
-    "known images": _of_folder(
-        "distribution/model.safetensors", _distribution, lambda path: Distribution.load(path.parents[1])
-    ),
+    "known images": _of_folder("distribution/model.safetensors", _distribution, lambda path: Distribution.load(path.parents[1])),
     "outputs": _of_folder(
         "outputs.sha256", _outputs, lambda path: Ledger(path.parent, [path.parent], False, lines_of(path)).settled()
     ),
