@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,16 @@ SIDE = 8
 RAW = replace(Settings(), masks=MaskSettings(peak=0.0, refine="none", opening=0, closing=0, keep="all", min_px=0))
 
 
-def held_out(count: int = 20) -> ScoredSlices:
+def held_out(count: int = 20, labels: np.ndarray | None = None) -> ScoredSlices:
     """Images whose upper half is brighter the higher their number, half of them held out."""
     images = np.zeros((count, SIDE, SIDE), np.float32)
     images[:, :4] = np.linspace(0.2, 0.9, count)[:, None, None]
-    return ScoredSlices(Dataset(images, np.arange(count) % 2, held_out=0.5), Settings().anomaly, 0, VALIDATION)
+    return ScoredSlices(
+        Dataset(images, np.arange(count) % 2 if labels is None else labels.astype(int), held_out=0.5),
+        Settings().anomaly,
+        0,
+        VALIDATION,
+    )
 
 
 def told(batch: ScoredBatch, **maps: Any) -> tuple[Explanation, Maps]:
@@ -73,6 +79,22 @@ def test_a_row_has_the_values_of_its_own_slice(tmp_path: Path) -> None:
     assert {float(row["f_counterfactual"]) for row in rows} == {0.125}
     # The truth of normal images is known, that of abnormal ones without a mask is not.
     assert [row["truth_px"] for row in rows] == ["" if row["label"] == "1" else "0" for row in rows]
+
+
+def test_what_is_unlike_the_training_is_doubtful_however_sure_f_is(tmp_path: Path) -> None:
+    """As in the index of `segment`: half the confidence, and never among the trusted masks."""
+    slices, found = held_out(labels=np.arange(20) >= 10), {}
+    for name, last in (("known", False), ("foreign", True)):
+        more = {"agreement": np.ones(10, np.float32), "foreign": (np.arange(10) % 9 == 0) & last}  # the darkest, the brightest
+        evaluate(slices, lambda batch, more=more: told(batch, **more), 0.56, RAW, tmp_path / name)
+        with (tmp_path / name / "slices.csv").open(newline="") as file:
+            found[name] = [(row["confidence"], row["doubtful"]) for row in csv.DictReader(file)]
+    assert found["known"][1:9] == found["foreign"][1:9]
+    assert [found[name][0] for name in found] == [("", ""), ("", "1")]
+    (sure, doubt), (less, doubted) = (found[name][9] for name in found)
+    assert (doubt, doubted, float(less)) == ("0", "1", pytest.approx(float(sure) / 2, abs=1e-4))
+    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in found]
+    assert [one["masks_doubtful"] for one in scores] == [0, 0.2]
 
 
 @pytest.mark.parametrize("student", [False, True])
