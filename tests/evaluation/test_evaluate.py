@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,18 +82,19 @@ def test_a_row_has_the_values_of_its_own_slice(tmp_path: Path) -> None:
 
 def test_what_is_unlike_the_training_is_doubtful_however_sure_f_is(tmp_path: Path) -> None:
     """As in the index of `segment`: half the confidence, and never among the trusted masks."""
-    slices, found = held_out(labels=np.arange(20) >= 10), {}
+    slices, found, shares = held_out(labels=np.arange(20) >= 10), {}, []
     for name, last in (("known", False), ("foreign", True)):
         more = {"agreement": np.ones(10, np.float32), "foreign": (np.arange(10) % 9 == 0) & last}  # the darkest, the brightest
-        evaluate(slices, lambda batch, more=more: told(batch, **more), 0.56, RAW, tmp_path / name)
+        scores = evaluate(slices, lambda batch, more=more: told(batch, **more), 0.56, RAW, tmp_path / name)
+        shares.append(scores["masks_doubtful"])
         with (tmp_path / name / "slices.csv").open(newline="") as file:
             found[name] = [(row["confidence"], row["doubtful"]) for row in csv.DictReader(file)]
     assert found["known"][1:9] == found["foreign"][1:9]
     assert [found[name][0] for name in found] == [("", ""), ("", "1")]
     (sure, doubt), (less, doubted) = (found[name][9] for name in found)
     assert (doubt, doubted, float(less)) == ("0", "1", pytest.approx(float(sure) / 2, abs=1e-4))
-    scores = [json.loads((tmp_path / name / "scores.json").read_text()) for name in found]
-    assert [one["masks_doubtful"] for one in scores] == [0, 0.2]
+    assert shares == [0, 0.2]
+    assert {path.name for path in (tmp_path / "known").iterdir()} == {"slices.csv", "examples.npz", "checksums.json"}
 
 
 @pytest.mark.parametrize("student", [False, True])

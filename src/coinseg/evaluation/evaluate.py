@@ -146,7 +146,7 @@ def evaluate(
     slices: ScoredSlices, explain: Explain, threshold: float, settings: Settings, folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None, ask: Ask | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json.
+    """Score one side of the split; leave slices.csv and examples.npz in `folder`, and with `ask` audit.json. Returns the scores.
 
     Args:
         slices: the side, with masks.
@@ -209,5 +209,4 @@ def _score(
             known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],
             sure=of_pixels(found.refined[positions], levels).astype(np.float16),
         )  # fmt: skip
-    write_record(folder / "scores.json", scores)
     return scores
