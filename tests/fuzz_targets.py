@@ -120,9 +120,16 @@ def _palette() -> Target:
     return Target(make, lambda path: read_image_region(path, image_size(path)))
 
 
-def _layout(layout: str, name: str) -> Target:
+def _layout(layout: str, name: str, encoding: str = "", first: str = "") -> Target:
     settings = EXAMPLES[layout].settings(layout=layout).data
-    return Target(lambda folder: EXAMPLES[layout].make(folder / "data") / name, lambda path: read_layout(path.parent, settings))
+
+    def make(folder: Path) -> Path:
+        path = EXAMPLES[layout].make(folder / "data") / name
+        if encoding:
+            path.write_text(first + path.read_text(), encoding=encoding)
+        return path
+
+    return Target(make, lambda path: read_layout(path.parent, settings))
 
 
 def _run(name: str, read: Callable[[Path], object]) -> Target:
@@ -189,7 +196,8 @@ TARGETS: dict[str, Target] = {
     "mask, .tif": _mask(".tif", "L", (2,)), "mask of bits": _mask(".tif", "1"),
     "mask, DICOM": Target(_xray().make, lambda path: read_image_region(path, (64, 64), (7,))),
     ".png, 16 bits": Target(_a_png, read_image),
-    "table of files": _layout("csv", "labels.csv"), "table of slices": _layout("totalsegmentator", "labels.csv"),
+    "table of files": _layout("csv", "labels.csv"), "table in UTF-16": _layout("csv", "labels.csv", "utf-16", "# comment\n"),
+    "table of slices": _layout("totalsegmentator", "labels.csv"),
     "meta.csv": _layout("totalsegmentator", "meta.csv"), "table of DICOM": _layout("dicom", "labels.csv"),
     "dataset.json, nnU-Net": _layout("nnunet", "dataset.json"), "dataset.json, Decathlon": _layout("decathlon", "dataset.json"),
     "settings": Target(_settings, lambda path: settings_from(read_yaml(path))),

@@ -26,6 +26,7 @@ from .dicom_studies import fits_dicom
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .shared import existing, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
 from .tables import (
+    FILE,
     LABEL,
     columns_in,
     first_of,
@@ -41,7 +42,7 @@ from .tables import (
 from .unread import not_named
 
 COLUMNS = {
-    "file": ("file", "image", "path", "filename", "image_path", "id"),
+    "file": FILE,
     "label": LABEL,
     "patient": ("patient", "patient_id", "subject", "case", "case_id"),
     "slice": ("slice", "slice_number", "slice_index"),

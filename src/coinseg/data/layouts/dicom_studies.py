@@ -36,6 +36,7 @@ from .tables import (
     read_table,
     strangers,
     tables_in,
+    understood,
 )  # fmt: skip
 
 _TABLE = "labels.csv"
@@ -104,7 +105,11 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     if not patients:
         problems.append(f"no table names patients: {own_patients(cases)}")
     columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
-    source = f"image labels from {table.name}{beside}, by {_key_column(table)}" if table else f"no table with {columns}"
+    source = (
+        f"image labels from {table.name}{beside}, by {_key_column(table)}{understood(table)}"
+        if table
+        else f"no table with {columns}"
+    )
     return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems))
 
 
