@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
+    """How the images of a run were prepared: values were stored as "hu", "percentile" or "8bit", and `window` makes them [0, 1].
 
     `organs` says whether slices were chosen by an organ mask; `trained_on` is None in runs that kept no record of their data.
     """

@@ -129,9 +129,20 @@ def require_there(case: Case, error: UserError) -> None:
 
 
 def encoder(scan: np.ndarray, kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function from native values to what is resized and stored: HU, or codes by the percentiles of the scan."""
-    limits = None if kind == "hu" else intensity.percentiles(scan)
+    """Return the function from native values to what is resized and stored: HU, or codes by the percentiles of the scan.
+
+    With `kind` "8bit" codes of 0 to 255, the same for every image; see `require_bytes`.
+    """
+    require_bytes(scan, kind)
+    limits = None if kind == "hu" else intensity.BYTE if kind == "8bit" else intensity.percentiles(scan)
     return lambda native: native if limits is None else intensity.encode_percentiles(native, limits)
+
+
+def require_bytes(scan: np.ndarray, kind: str) -> None:
+    """Raise `UserError` where `kind` is "8bit" and a scan has values that no 8-bit image has."""
+    if kind == "8bit" and not (scan.min() >= 0 and scan.max() <= 255):
+        got = f"an image with values from {scan.min():g} to {scan.max():g}, and data.intensity is 8bit"
+        raise UserError(got, "values from 0 to 255", "set data.intensity to percentile, or save all images with 8 bits")
 
 
 def stored_type(kind: str) -> type:
@@ -146,7 +157,7 @@ def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray
         native: what `encoder` gives, (H, W).
         box: which part; beyond the slice there is air, or black.
         size: side of the result, S.
-        kind: "hu" or "percentile".
+        kind: "hu", "percentile" or "8bit".
     """
     limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
     return np.rint(np.clip(box.resize(native, size, fill), limits.min, limits.max)).astype(stored_type(kind))

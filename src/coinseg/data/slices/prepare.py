@@ -69,7 +69,7 @@ class Prepared:
 
 
 def prepared(case: Case, settings: Settings, kind: str) -> Prepared:
-    """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
+    """Read and cut a case; `kind` is "hu", "percentile" or "8bit". Raises `UserError` for anything wrong with it."""
     loaded, data, injected = load_case(case), settings.data, settings.anomaly.kind != "none"
     facts = facts_of(loaded, data)
     if foreign(facts, data, kind):

@@ -42,8 +42,8 @@ from .writer import FILES, FORMAT, StoreWriter
 Progress = Callable[[int, int], None]
 KINDS = {
     "key": str, "contents": str, "fingerprint": str, "layout": str, "label_source": str, "problems": list[str], "size": int,
-    "kind": Literal["hu", "percentile"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float], "has_organs": bool,
-    "seconds": float,
+    "kind": Literal["hu", "percentile", "8bit"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float],
+    "has_organs": bool, "seconds": float,
 }  # fmt: skip
 """What store.json holds, and of which kind."""
 

@@ -33,7 +33,7 @@ class StoreWriter:
     Args:
         folder: empty folder of the store.
         settings: data, anomaly and seed are read.
-        kind: "hu" or "percentile".
+        kind: "hu", "percentile" or "8bit".
     """
 
     def __init__(self, folder: Path, settings: Settings, kind: str) -> None:
