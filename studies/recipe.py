@@ -148,7 +148,7 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str, true: bool
         if not file.exists():
             settings = replace(one.settings, masks=one.segmenter.cleaning)
             ask = asking(one) if step in AUDITED else None
-            evaluate(slices, evidence(one, slices), one.segmenter.level, settings, file.parent, ask=ask)
+            write_json(file, evaluate(slices, evidence(one, slices), one.segmenter.level, settings, file.parent, ask=ask))
         scores = read_json(file)
         print(name, seed, fifth, step, {key: scores[key] for key in KEPT}, flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,13 +135,13 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     # Tables beside the scans, as nnU-Net, the Decathlon and KiTS have them too
     ("totalsegmentator", "labels without the column of cases", replaced("labels.csv", "image_id", "name"), {}, Refused("labels.csv has the columns name, slice, label", COLUMN, "rename one")),
     ("totalsegmentator", "labels with |", replaced("labels.csv", ",", "|"), {}, Refused(r"has the columns image_id\|slice\|label", COLUMN, "rename one")),
-    ("totalsegmentator", "a bad label", replaced("labels.csv", "s0,0,0", "s0,0,maybe"), {}, Refused("row 2 of .*labels.csv has a label that is not known", "0, 1, normal, abnormal or nothing", "correct the row")),
+    ("totalsegmentator", "a bad label", replaced("labels.csv", "s0,0,0", "s0,0,maybe"), {}, Refused("row 2 of .*labels.csv has a label that is not known", "0, 1, normal, abnormal, yes, .* or nothing", "correct the row")),
     ("totalsegmentator", "a label twice, the same", replaced("labels.csv", "s0,0,0\n", "s0,0,0\ns0,0,0\n"), {}, Said()),
     ("totalsegmentator", "a label twice, another", replaced("labels.csv", "s0,0,0\n", "s0,0,0\ns0,0,1\n"), {}, Refused("row 3 of .* contradicts an earlier row", "one label per slice", "correct the row")),
     ("totalsegmentator", "a row that is too long", replaced("labels.csv", "s0,0,0\n", "s0,0,0,9\n"), {}, Refused("row 2 of .* has 4 cells and the header 3", "no more cells", "put text with a separator in quotes")),
     ("totalsegmentator", "an empty table", written("labels.csv", ""), {}, Refused("labels.csv has no rows", "a line of column names and a row", "fill or remove it")),
     ("totalsegmentator", "a table of a header", written("labels.csv", "image_id,label\n"), {}, Refused("labels.csv has no rows", "a row for each case", "fill or remove it")),
-    ("totalsegmentator", "a table in another code", written("labels.csv", "image_id,label\ns0,1\n", "utf-16"), {}, Refused("labels.csv cannot be read as a table", "UTF-8 CSV", "save it as UTF-8 CSV")),
+    ("totalsegmentator", "a table in another code", written("labels.csv", "image_id,label,note\ns0,1,Müller\n", "latin-1"), {}, Refused("labels.csv cannot be read as a table", "UTF-8 CSV", "save it as UTF-8 CSV")),
     # nnU-Net (tests/data/test_dicom.py has what can be wrong with dataset.json)
     ("nnunet", "no image", gone("imagesTr/c1_0000.nii.gz"), {}, Said("^labelsTr has label maps of c1: there is no such image in imagesTr$")),
     ("nnunet", "no mask", gone("labelsTr/c1.nii.gz"), {}, Said("^c1: skipped, no labelsTr/c1.nii.gz to find the organ in$")),
@@ -185,6 +186,14 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("csv", "nothing in it", written("labels.csv", ""), {}, Refused("no layout is recognised in .*; labels.csv has the columns none", "csv .a table", "rearrange the data")),
     ("csv", "with |", replaced("labels.csv", ",", "|"), {"layout": "csv"}, Refused(r"is or holds no table to read; labels.csv has the columns file\|label\|patient", "one .csv with a column file", "name it labels.csv, or give its path")),
     ("csv", "BOM, semicolons and Windows line ends", lambda r: text(r / "labels.csv", (r / "labels.csv").read_text().replace(",", ";").replace("\n", "\r\n"), "utf-8-sig"), {}, Said()),
+    ("csv", "UTF-16 with tabs, as Excel saves Unicode", lambda r: text(r / "labels.csv", (r / "labels.csv").read_text().replace(",", "\t"), "utf-16"), {}, Said()),
+    ("csv", "UTF-16 without its mark", lambda r: text(r / "labels.csv", (r / "labels.csv").read_text(), "utf-16-le"), {"layout": "csv"}, Refused("labels.csv cannot be read as a table", "UTF-8 CSV", "save it as UTF-8 CSV")),
+    ("csv", "lines of comments first", lambda r: text(r / "labels.csv", "# label, of 2024\n#\n" + (r / "labels.csv").read_text()), {}, Said()),
+    ("csv", "a line of names that begins with #", lambda r: text(r / "labels.csv", "# " + (r / "labels.csv").read_text()), {}, Said()),
+    ("csv", "a bad row after a line of comments", written("labels.csv", "# made in 2024\nfile,label\nmade/normal/i00.png,0\nmade/abnormal/i01.png,7\n"), {}, Refused("row 4 of .* has a label that is not known", "0, 1", "correct the row")),
+    ("csv", "labels in words", lambda r: text(r / "labels.csv", re.sub(",[01],", lambda m: ",Nein," if "0" in m[0] else ",Ja,", (r / "labels.csv").read_text())), {}, Said()),
+    ("csv", "labels in words of which it is not clear what they say", replaced("labels.csv", "i01.png,1", "i01.png,malignant"), {}, Refused("row 2 of .*labels.csv has a label that is not known", "0, 1, normal, abnormal, yes, no", "correct the row")),
+    ("csv", "a label -1", replaced("labels.csv", "i01.png,1", "i01.png,-1"), {}, Refused("row 2 of .*labels.csv has a label that is not known", "0, 1, normal", "correct the row")),
     ("csv", "a bad row after a cell of two lines", written("labels.csv", 'file,label,note\nmade/normal/i00.png,0,"two\nlines"\n\nmade/abnormal/i01.png,7,\n'), {}, Refused("row 4 of .* has a label that is not known", "0, 1", "correct the row")),
     ("csv", "organs by name", lambda r: (r / "masks").rename(r / "organs"), {"organ": ["kidney"]}, Refused("data.organ is kidney", "label values such as 1", "correct data.organ")),
     # Folders

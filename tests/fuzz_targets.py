@@ -36,6 +36,7 @@ from coinseg.report import page as report
 from coinseg.runtime.files import read_yaml
 from coinseg.runtime.stage import load_checkpoint, read_stats
 from examples import EXAMPLES
+from fuzz_folders import OWN
 from writers import PLAIN, header, make_run, save_dicom, scan_of, write_as, write_series, zipped
 
 SMALL = scan_of((4, 3, 2))
@@ -99,6 +100,17 @@ def _image(suffix: str, **options: object) -> Target:
     return Target(make, lambda path: (read_image(path), read_image_region(path, image_size(path))))
 
 
+def _mask(suffix: str, mode: str, values: tuple[int, ...] = ()) -> Target:
+    """A mask whose labels are read as they are stored."""
+
+    def make(folder: Path) -> Path:
+        pixels = np.random.default_rng(0).integers(0, 3, (9, 8)).astype(np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"x{suffix}")
+        return folder / f"x{suffix}"
+
+    return Target(make, lambda path: read_image_region(path, image_size(path), values))
+
+
 def _palette() -> Target:
     def make(folder: Path) -> Path:
         pixels = np.random.default_rng(0).integers(0, 3, (9, 8)).astype(np.uint8)
@@ -108,9 +120,16 @@ def _palette() -> Target:
     return Target(make, lambda path: read_image_region(path, image_size(path)))
 
 
-def _layout(layout: str, name: str) -> Target:
+def _layout(layout: str, name: str, encoding: str = "", first: str = "") -> Target:
     settings = EXAMPLES[layout].settings(layout=layout).data
-    return Target(lambda folder: EXAMPLES[layout].make(folder / "data") / name, lambda path: read_layout(path.parent, settings))
+
+    def make(folder: Path) -> Path:
+        path = EXAMPLES[layout].make(folder / "data") / name
+        if encoding:
+            path.write_text(first + path.read_text(), encoding=encoding)
+        return path
+
+    return Target(make, lambda path: read_layout(path.parent, settings))
 
 
 def _run(name: str, read: Callable[[Path], object]) -> Target:
@@ -173,8 +192,12 @@ TARGETS: dict[str, Target] = {
     ".zip": Target(_archive, lambda path: (sha256_of(path), read_volume(path))),
     **{suffix: _image(suffix) for suffix in (".png", ".jpg", ".bmp", ".tif")}, "palette": _palette(),
     ".tif, deflated": _image(".tif", compression="tiff_deflate"), ".tif, LZW": _image(".tif", compression="tiff_lzw"),
+    "mask with alpha": _mask(".png", "RGBA"), "mask of labels": _mask(".png", "L", (1, 2)),
+    "mask, .tif": _mask(".tif", "L", (2,)), "mask of bits": _mask(".tif", "1"),
+    "mask, DICOM": Target(_xray().make, lambda path: read_image_region(path, (64, 64), (7,))),
     ".png, 16 bits": Target(_a_png, read_image),
-    "table of files": _layout("csv", "labels.csv"), "table of slices": _layout("totalsegmentator", "labels.csv"),
+    "table of files": _layout("csv", "labels.csv"), "table in UTF-16": _layout("csv", "labels.csv", "utf-16", "# comment\n"),
+    "table of slices": _layout("totalsegmentator", "labels.csv"),
     "meta.csv": _layout("totalsegmentator", "meta.csv"), "table of DICOM": _layout("dicom", "labels.csv"),
     "dataset.json, nnU-Net": _layout("nnunet", "dataset.json"), "dataset.json, Decathlon": _layout("decathlon", "dataset.json"),
     "settings": Target(_settings, lambda path: settings_from(read_yaml(path))),
@@ -186,6 +209,7 @@ TARGETS: dict[str, Target] = {
     "checkpoint": Target(lambda f: _saved(f / "c.pt", {"key": "x", "step": 1, "seconds": 1, "model": WEIGHTS}), load_checkpoint),
     "examples": Target(_examples, report._load),
     "log": Target(lambda f: (f / "s.jsonl", (f / "s.jsonl").write_text('{"step": 1, "loss": 0.5}\n' * 3))[0], read_stats),
+    **{name: Target(*made) for name, made in OWN.items()},
     "command line": Target(_command, _arguments),
 }  # fmt: skip
 ODD = (

@@ -3,6 +3,7 @@
     python tests/kill_harness.py                       50 kills at random moments, spread over all jobs
     python tests/kill_harness.py --walk run back       before every single change of a file, one after the other
     python tests/kill_harness.py --walk run --at 3 40  before these changes alone
+    python tests/kill_harness.py --walk run --every 5  before every fifth change, the first one among them
 
 The parent imports everything once and forks, so that a trial is the work of a command and no import. The clock of the children
 stands still: nothing in the output may differ, times included. Two networks nobody would use make a run of two seconds.
@@ -327,13 +328,13 @@ class Trials:
         return f"{moment} ({stage})", outcome, False
 
 
-def walk(trials: Trials, at: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """Kill before every change, or before those of `at`."""
+def walk(trials: Trials, at: Sequence[int], every: int = 1) -> Iterator[tuple[str, str]]:
+    """Kill before every change, or before those of `at`, or before each `every`-th."""
     number = 1
     while True:
         if at and number > max(at):
             return
-        if not at or number in at:
+        if number in at if at else number % every == 1 % every:
             moment, outcome, by_itself = trials.kill(number)
             if by_itself:
                 return
@@ -358,6 +359,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--walk", nargs="*", choices=list(JOBS), help="kill before every change of a file in these jobs")
     parser.add_argument("--at", nargs="*", type=int, default=[], help="before these changes alone")
+    parser.add_argument("--every", type=int, default=1, help="before every k-th change")
     parser.add_argument("--random", type=int, default=50, help="kills at random moments, where --walk is not given")
     parser.add_argument("--jobs", nargs="*", choices=list(JOBS), default=list(JOBS), help="for --random")
     parser.add_argument("--seed", type=int, default=0)
@@ -370,7 +372,7 @@ def main() -> int:
         for number, name in enumerate(jobs):
             trials = Trials(name, root, root / "data")
             share = chosen.random // len(jobs) + (number < chosen.random % len(jobs))
-            found = scattered(trials, share, rng) if chosen.walk is None else walk(trials, chosen.at)
+            found = scattered(trials, share, rng) if chosen.walk is None else walk(trials, chosen.at, chosen.every)
             for moment, outcome in found:
                 kills, wrong = kills + 1, wrong + outcome.startswith("WRONG")
                 print(f"{name:<8} {moment:<90} {outcome}", flush=True)

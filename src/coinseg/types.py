@@ -148,9 +148,11 @@ class Maps:
             share, or that is a share of the peak.
         agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None without mirror images.
         image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None without a student.
+        foreign: whether the case of each image is unlike the training images, (B,) bool; None where nobody asked.
     """
 
     values: np.ndarray
     levels: np.ndarray | None = None
     agreement: np.ndarray | None = None
     image_score: np.ndarray | None = None
+    foreign: np.ndarray | None = None

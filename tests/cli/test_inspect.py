@@ -9,9 +9,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from coinseg.cli import inspect as inspection
 from coinseg.cli import main as cli
+from coinseg.cli import twins
 from coinseg.cli.inspect import inspect
 from coinseg.config.parsing import PRESETS, setting_names, settings_from
 from coinseg.config.schema import Settings
@@ -134,6 +136,36 @@ def test_what_is_broken_is_a_problem_and_all_broken_is_refused(tmp_path: Path, c
     assert len(error) == 1
     assert "is readable" in error[0]
     assert "; required: " in error[0]
+
+
+def twins_of(data: Path) -> tuple[dict[str, int], list[str]]:
+    found = inspect(data, Settings())
+    return found["twins"], [line for line in found["problems"] if "pixels" in line]
+
+
+def test_the_same_pixels_twice_and_with_both_labels_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `coinseg run` does, which refuses the second kind; here all of them are counted."""
+    data = write_images(tmp_path / "data")
+    assert twins_of(data) == ({"compared": 24, "copies": 0, "contradictions": 0}, [])
+    Image.open(data / "normal" / "i00.png").save(data / "normal" / "again.bmp")
+    one = "cases with the pixels of another: 1 (such as normal__again and normal__i00); they are kept on one side of the split"
+    assert twins_of(data) == ({"compared": 25, "copies": 1, "contradictions": 0}, [one])
+    for i in ("01", "03"):
+        shutil.copy(data / "abnormal" / f"i{i}.png", data / "normal" / f"n{i}.png")
+    found, (first, _) = twins_of(data)
+    assert found == {"compared": 27, "copies": 3, "contradictions": 2}
+    assert "abnormal/i01.png" in first
+    assert "normal/n01.png have the same pixels and contradict each other: normal and abnormal; required: " in first
+    assert first.endswith("; so do 1 more")
+    size = sum(file.stat().st_size for file in data.rglob("*normal/*.*"))
+    monkeypatch.setattr(twins, "MOST", size - 1)  # only files as large as another
+    found, (first, _) = twins_of(data)
+    assert 4 <= found["compared"] < 27
+    assert (found["copies"], found["contradictions"]) == (2, 2)
+    assert first.startswith(f"of {found['compared']} cases whose pixels were compared: ")
+    monkeypatch.setattr(twins, "MOST", 1)
+    assert twins_of(data) == ({"compared": 0, "copies": 0, "contradictions": 0}, [])
+    assert "pixels of 0 of 27 cases" in "\n".join(inspection.lines(inspect(data, Settings())))
 
 
 def test_the_command(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,11 +80,11 @@ def test_grey_images_read_as_colour_have_equal_channels_which_are_the_grey_one(t
 
 def test_the_percentiles_of_a_colour_are_those_of_all_its_channels_and_of_sequences_their_own() -> None:
     scan = np.stack([np.full((1, 8, 8), 10.0), np.linspace(0, 100, 64).reshape(1, 8, 8)], axis=-1)
-    (low, high), (other_low, other_high) = limits_of(scan, ("flair", "t2"))
+    (low, high), (other_low, other_high) = limits_of(scan, "percentile", ("flair", "t2"))
     assert (low, high) == (10, 10)
     assert other_low < 1
     assert other_high > 99
-    assert len(limits_of(np.concatenate([scan, scan[..., :1]], -1), RGB)) == 1
+    assert len(limits_of(np.concatenate([scan, scan[..., :1]], -1), "percentile", RGB)) == 1
     codes = encoder(scan, "percentile", ("flair", "t2"))(scan[0])
     assert codes.shape == (8, 8, 2)
     assert codes[..., 1].max() == 65535

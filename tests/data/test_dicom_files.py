@@ -21,8 +21,10 @@ from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import kind_of
 from coinseg.data.readers.volume import is_volume, read_geometry, read_volume
 from coinseg.data.slices.case import labelled_per_scan, load_case
+from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.pipeline.segment import inputs
+from conftest import tiny_settings
 from writers import PLAIN, header, make_run, save_dicom, scan_of, slices_of, write_series, zipped
 
 DX, US, MG = ("1.2.840.10008.5.1.4.1.1." + tail for tail in ("1.1.1", "6.1", "1.2"))
@@ -159,7 +161,8 @@ def test_xrays_in_folders_and_in_a_table(tmp_path: Path) -> None:
     assert [bool(case.lesion) for case in found.cases] == [True, False, False, False]
     assert len({case.patient for case in found.cases}) == 4
     assert any("every study counts as a patient" in line for line in found.problems)
-    assert [line for line in found.problems if "not read" in line] == ["1 files not read, for their ending: 1 x .dcm"]
+    said = "1 DICOM files not read, which are reports, segmentations or other objects that are no images"
+    assert [line for line in found.problems if "not read" in line] == [said]
     assert load_case(found.cases[0]).lesion.all()  # type: ignore[union-attr]
     (root / "labels.csv").write_text("file,label,patient\n" + "".join(f"x{i},{i % 2},p{i}\n" for i in range(4)))
     for i in range(4):
@@ -167,6 +170,51 @@ def test_xrays_in_folders_and_in_a_table(tmp_path: Path) -> None:
         (root / ("abnormal" if i % 2 else "normal") / f"x{i}.dcm").rename(root / "images" / f"x{i}.dcm")
     table = read_layout(root, DataSettings())
     assert (table.layout, [(case.volume, case.label) for case in table.cases]) == ("csv", [(False, i % 2) for i in range(4)])
+
+
+def patients_of_xrays(root: Path, **changes: Any) -> Path:
+    """Four patients with two X-rays each, one of them deeper, and a report; returns the data."""
+    for i in range(4):
+        for view, name in enumerate(("pa.dcm", "study/lateral")):
+            ids = {"PatientID": f"id-{i}", "StudyInstanceUID": f"1.9.{i}", "SeriesInstanceUID": f"1.9.{i}.{view}"}
+            picture(root / f"p{i}" / name, xray(10 * i + view), **(ids | changes))
+    save_dicom(header(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.67", Modality="SR"), root / "p0" / "report.dcm")
+    return root
+
+
+@pytest.mark.parametrize("column", ["case", "PatientID", "StudyInstanceUID"])
+def test_a_folder_of_xrays_for_each_patient(tmp_path: Path, column: str) -> None:
+    root = patients_of_xrays(tmp_path / "data")
+    named = {"case": "p{}", "PatientID": "id-{}", "StudyInstanceUID": "1.9.{}"}[column]
+    (root / "labels.csv").write_text(f"{column},label\n" + "".join(f"{named.format(i)},{i % 2}\n" for i in range(4)))
+    found = read_layout(root, DataSettings())
+    assert found.layout == "dicom"
+    assert [(case.id, case.volume, case.label) for case in found.cases] == [
+        (f"p{i}__{view}", False, i % 2) for i in range(4) for view in ("pa", "study__lateral")
+    ]
+    assert [one.patient == other.patient for one, other in zip(found.cases, found.cases[1:], strict=False)] == [
+        True, False, True, False, True, False, True,
+    ]  # fmt: skip
+    assert [line for line in found.problems if "no table" not in line] == [
+        "8 X-rays or other plain images, a case each; the label of a folder or study counts for each image of it",
+        "1 DICOM files not read, which are reports, segmentations or other objects that are no images",
+    ]
+    assert np.array_equal(load_case(found.cases[0]).scan[0], xray(0))
+    index = prepare(found, tiny_settings(), tmp_path / "store").index
+    sides = [set(index["split"][index["patient"] == who].tolist()) for who in set(index["patient"].tolist())]
+    assert (len(index["case"]), [len(side) for side in sides]) == (8, [1] * 4)
+
+
+def test_xrays_of_nobody_belong_to_their_folder_and_single_ones_may_be_named(tmp_path: Path) -> None:
+    root = patients_of_xrays(tmp_path / "data", PatientID="")
+    rows = "".join(f"p{i},{i % 2}\n" for i in range(3)) + "p3/pa.dcm,1\np3/study/lateral,0\n"
+    (root / "labels.csv").write_text(f"case,label\n{rows}")
+    cases = read_layout(root, DataSettings()).cases
+    assert [case.patient for case in cases] == [f"p{i}" for i in range(4) for _ in range(2)]
+    assert [case.label for case in cases] == [0, 0, 1, 1, 0, 0, 1, 0]
+    (root / "labels.csv").write_text("case,slice,label\n" + "".join(f"p{i},0,{i % 2}\n" for i in range(4)))
+    with pytest.raises(UserError, match="which is a plain image; required: one label for the image"):
+        read_layout(root, DataSettings())
 
 
 def test_a_model_of_images_marks_an_xray_on_its_own_grid(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from coinseg.data.readers.image import image_size, is_turned, read_image
-from coinseg.data.readers.image_mask import INVERTED, labels_of_image, read_image_region
+from coinseg.data.readers.image_mask import INVERTED, _distinct, labels_of_image, read_image_region
 from coinseg.errors import UserError
 
 SHAPE = (48, 44)
@@ -311,3 +312,25 @@ def test_a_broken_orientation_turns_nothing(tmp_path: Path) -> None:
         Image.fromarray(levels(0, 255)).save(tmp_path / f"{number}.jpg", exif=content)
         assert not is_turned(tmp_path / f"{number}.jpg")
         assert read_image(tmp_path / f"{number}.jpg").shape == SHAPE
+
+
+def test_a_tiff_without_pixels_is_refused(tmp_path: Path) -> None:
+    """Its header claims samples of 4104 bits, of which a decoder makes an array without rows and columns."""
+    path = tmp_path / "m.tif"
+    Image.fromarray(LESION.astype(np.uint8)).save(path)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages.first.tags["BitsPerSample"].overwrite(4104)
+    with pytest.raises(UserError, match=r"m\.tif cannot be read \(pixels of shape \(0,\)\)"):
+        read_image_region(path, SHAPE)
+
+
+def test_the_ground_of_a_very_long_image_is_found_at_once() -> None:
+    """NumPy takes a minute for the distinct rows of four million."""
+    rng = np.random.default_rng(0)
+    for shape in ((500, 1), (500, 3), (500, 4)):
+        colours = rng.integers(0, 3, shape).astype(np.float32)
+        for found, expected in zip(_distinct(colours), np.unique(colours, axis=0, return_counts=True), strict=True):
+            assert np.array_equal(found, expected)
+    began = time.process_time()
+    _distinct(np.zeros((2**21, 1), np.float32))
+    assert time.process_time() - began < 5

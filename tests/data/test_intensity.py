@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.readers.image import read_image
+from coinseg.data.slices.case import encoder
+from coinseg.data.slices.crop import Box
 from coinseg.data.slices.intensity import (
     CODE_WINDOW,
     CODES,
@@ -17,6 +25,12 @@ from coinseg.data.slices.intensity import (
     percentiles,
     signed,
 )
+from coinseg.data.slices.scale import kind_of_intensity
+from coinseg.data.slices.store import prepare
+from coinseg.errors import UserError
+from coinseg.inference.checkpoint import load
+from conftest import tiny_settings, write_images
+from writers import make_run
 
 BINS = HU_MAX - HU_MIN + 1
 
@@ -178,3 +192,44 @@ def test_percentiles_keep_the_order(kind: type) -> None:
 def test_percentiles_do_not_depend_on_the_unit() -> None:
     image = np.random.default_rng(3).normal(size=(20, 20))
     np.testing.assert_allclose(encode_percentiles(image * 37 - 1000), encode_percentiles(image), atol=1)
+
+
+def with_lesion(lesion: bool) -> np.ndarray:
+    """The same background, (1, 32, 32), with or without a bright lesion on it."""
+    scan = np.random.default_rng(0).integers(20, 120, (1, 32, 32)).astype(np.float32)
+    scan[0, 10:15, 10:15] = 250 if lesion else scan[0, 10:15, 10:15]
+    return scan
+
+
+def test_the_background_of_an_8_bit_image_does_not_depend_on_its_lesion() -> None:
+    """By its own percentiles it does: what is beside the lesion is darker than in a normal image."""
+    beside = np.ones((32, 32), bool)
+    beside[10:15, 10:15] = False
+    codes = {}
+    for kind in ("8bit", "percentile"):
+        codes[kind] = [encoder(with_lesion(lesion), kind)(with_lesion(lesion)[0])[beside] for lesion in (False, True)]
+    assert np.array_equal(*codes["8bit"])
+    normal, abnormal = codes["percentile"]
+    assert abnormal.mean() < 0.6 * normal.mean()
+    with pytest.raises(UserError, match=r"values from 0 to 256, and data.intensity is 8bit; required: values from 0 to 255"):
+        encoder(np.array([[[0.0, 256.0]]]), "8bit")
+
+
+def test_a_run_on_8_bit_images_scales_new_ones_alike(tmp_path: Path) -> None:
+    settings = replace(tiny_settings(), data=replace(tiny_settings().data, intensity="8bit"))
+    cohort = read_layout(write_images(tmp_path / "data"), settings.data)
+    store = prepare(cohort, settings, tmp_path / "store")
+    assert (store.meta["kind"], store.meta["window"], store.meta["dtype"]) == ("8bit", [0.0, 65535.0], "uint16")
+    row = store.index["case"].tolist().index("normal__i00")
+    index = {name: store.index[name][row] for name in ("top", "left", "height", "width")}
+    image = read_image(tmp_path / "data" / "normal" / "i00.png")
+    np.testing.assert_allclose(store.unit(np.array([row]))[0] * 255, Box(**index).resize(image, 32), atol=1)
+    run = load(make_run(tmp_path / "run", settings, kind="8bit"))
+    run.segment(cohort.cases[0].image)
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((40, 44), 4000, np.uint16)).save(deep)
+    with pytest.raises(UserError, match=r"data.intensity is 8bit; required: values from 0 to 255"):
+        run.segment(deep)
+    volumes = replace(cohort, cases=tuple(replace(case, volume=True) for case in cohort.cases))
+    with pytest.raises(UserError, match=r"data.intensity is 8bit and the data are volumes"):
+        kind_of_intensity(volumes, settings.data)

@@ -50,6 +50,43 @@ def scans(root: Path, *ids: str, meta: str | None = "CT Abdomen-pelvis") -> Path
     return root
 
 
+# --- labels in words
+
+
+@pytest.mark.parametrize(
+    ("abnormal", "normal"),
+    [("yes", "no"), ("Y", "N"), ("ja", "nein"), ("WAHR", "FALSCH"), ("positive", "negative"), ("Pos", "neg"), ("oui", "non"),
+     ("vrai", "faux"), ("True", "False"), ("present", "absent")],
+)  # fmt: skip
+def test_words_that_can_mean_one_thing_are_labels_and_how_they_are_understood_is_said(
+    tmp_path: Path, abnormal: str, normal: str
+) -> None:
+    cohort = read_layout(table(tmp_path, f"file,label\na.png,{normal}\nb.png,{abnormal}\n"), SETTINGS)
+    assert [case.label for case in cohort.cases] == [0, 1]
+    said = f"column label ({abnormal.lower()} counts as abnormal, {normal.lower()} counts as normal)"
+    assert cohort.label_source == f"image labels from labels.csv, {said}"
+
+
+def test_what_needs_no_words_is_not_said(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, "file,label\na.png,normal\nb.png,1\n"), SETTINGS)
+    assert cohort.label_source == "image labels from labels.csv, column label"
+
+
+@pytest.mark.parametrize("word", ["malignant", "-1", "2", "unknown", "?", "0.5", "y/n", "healthy"])
+def test_words_that_may_mean_another_thing_are_refused(tmp_path: Path, word: str) -> None:
+    with pytest.raises(UserError, match=r"row 3 of .*labels\.csv has a label that is not known"):
+        read_layout(table(tmp_path, f"file,label\na.png,0\nb.png,{word}\n"), SETTINGS)
+
+
+def test_labels_of_dicom_and_of_scans_in_words(tmp_path: Path) -> None:
+    for layout in ("dicom", "totalsegmentator"):
+        root = EXAMPLES[layout].make(tmp_path / layout)
+        lines = (root / "labels.csv").read_text().splitlines()
+        words = [line[:-1] + {"0": "no", "1": "yes"}[line[-1]] for line in lines[1:]]
+        (root / "labels.csv").write_text("\n".join([lines[0], *words]) + "\n", encoding="utf-16")
+        assert "(yes counts as abnormal, no counts as normal)" in read_layout(root, EXAMPLES[layout].settings().data).label_source
+
+
 # --- what every layout shares
 
 

@@ -25,11 +25,16 @@ SIDE = 8
 RAW = replace(Settings(), masks=MaskSettings(peak=0.0, refine="none", opening=0, closing=0, keep="all", min_px=0))
 
 
-def held_out(count: int = 20) -> ScoredSlices:
+def held_out(count: int = 20, labels: np.ndarray | None = None) -> ScoredSlices:
     """Images whose upper half is brighter the higher their number, half of them held out."""
     images = np.zeros((count, SIDE, SIDE), np.float32)
     images[:, :4] = np.linspace(0.2, 0.9, count)[:, None, None]
-    return ScoredSlices(Dataset(images, np.arange(count) % 2, held_out=0.5), Settings().anomaly, 0, VALIDATION)
+    return ScoredSlices(
+        Dataset(images, np.arange(count) % 2 if labels is None else labels.astype(int), held_out=0.5),
+        Settings().anomaly,
+        0,
+        VALIDATION,
+    )
 
 
 def told(batch: ScoredBatch, **maps: Any) -> tuple[Explanation, Maps]:
@@ -75,6 +80,23 @@ def test_a_row_has_the_values_of_its_own_slice(tmp_path: Path) -> None:
     assert {float(row["f_counterfactual"]) for row in rows} == {0.125}
     # The truth of normal images is known, that of abnormal ones without a mask is not.
     assert [row["truth_px"] for row in rows] == ["" if row["label"] == "1" else "0" for row in rows]
+
+
+def test_what_is_unlike_the_training_is_doubtful_however_sure_f_is(tmp_path: Path) -> None:
+    """As in the index of `segment`: half the confidence, and never among the trusted masks."""
+    slices, found, shares = held_out(labels=np.arange(20) >= 10), {}, []
+    for name, last in (("known", False), ("foreign", True)):
+        more = {"agreement": np.ones(10, np.float32), "foreign": (np.arange(10) % 9 == 0) & last}  # the darkest, the brightest
+        scores = evaluate(slices, lambda batch, more=more: told(batch, **more), 0.56, RAW, tmp_path / name)
+        shares.append(scores["masks_doubtful"])
+        with (tmp_path / name / "slices.csv").open(newline="") as file:
+            found[name] = [(row["confidence"], row["doubtful"]) for row in csv.DictReader(file)]
+    assert found["known"][1:9] == found["foreign"][1:9]
+    assert [found[name][0] for name in found] == [("", ""), ("", "1")]
+    (sure, doubt), (less, doubted) = (found[name][9] for name in found)
+    assert (doubt, doubted, float(less)) == ("0", "1", pytest.approx(float(sure) / 2, abs=1e-4))
+    assert shares == [0, 0.2]
+    assert {path.name for path in (tmp_path / "known").iterdir()} == {"slices.csv", "examples.npz", "checksums.json"}
 
 
 @pytest.mark.parametrize("student", [False, True])

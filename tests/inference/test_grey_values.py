@@ -20,14 +20,15 @@ from coinseg.cli.inspect import inspect
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices import store as slices
-from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.intensity import Window, signed
 from coinseg.data.slices.scale import not_hu
 from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
+from coinseg.evaluation.evaluate import evaluate
 from coinseg.inference.checkpoint import load
-from coinseg.inference.distribution import Distribution, features_of, fit_distribution, joined
+from coinseg.inference.distribution import Distribution, features_of, fit_distribution, foreign, joined
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.sources import UNCHECKED
 from conftest import SIZE, TINY, tiny_settings
@@ -395,6 +396,33 @@ def test_f_is_asked_once_and_a_foreign_image_is_doubtful_in_the_table(
     assert row["doubtful"]
     assert row["distance"] > 1
     assert "its images are unlike those of the training" in row["doubts"][0]
+
+
+def test_a_held_out_image_is_as_foreign_as_it_is_in_the_index(known: tuple[Blobs, Distribution], tmp_path: Path) -> None:
+    settings = replace(tiny_settings(), data=replace(tiny_settings().data, size=SIZE))
+    data = coinseg.Dataset(np.concatenate([pictures(20, 1), np.stack(list(FOREIGN.values()))]), np.arange(20 + len(FOREIGN)) % 2)
+    data.index["split"][:] = VALIDATION
+    held_out = ScoredSlices(data, settings.anomaly, 0, VALIDATION)
+    f = Blobs()
+    f.head.bias.data.fill_(9.0)
+    preparation = Preparation("percentile", Window(0.0, 1.0), False, TrainedOn(["array"], [], False))
+    run = replace(Predictor.of(explainer_of(settings, f, PaintBlack()), preparation, 0.05), distribution=known[1])
+    scores_of = run.scores_of(held_out)
+    evaluate(held_out, lambda batch: run.evidence(batch.image, scores_of(batch.rows)), 0.05, settings, tmp_path)
+    with (tmp_path / "slices.csv").open(newline="") as file:
+        doubtful = [row["doubtful"] == "1" for row in csv.DictReader(file)]
+    far = run.look(torch.from_numpy(signed(data.images[:]))[:, None])[1] > 1
+    assert far[20:].all()
+    assert all(doubtful[20:])
+    assert scores_of(np.arange(len(far))).foreign.tolist() == far.tolist()
+
+
+def test_of_a_scan_the_median_slice_says_whether_it_is_foreign() -> None:
+    cases = np.array(["a", "a", "a", "b", "b", "b", "c", "d"])
+    numbers = np.array([0, 1, 2, 0, 0, 1, 0, 0])  # b has two regions in its slice 0
+    found = foreign(np.array([9, 0.5, 0.5, 0.5, 9, 1.5, np.nan, 1.0]), cases, numbers)
+    assert found.tolist() == [False] * 3 + [True] * 3 + [False, False]
+    assert foreign(np.array([]), np.array([]), np.array([])).tolist() == []
 
 
 def test_a_run_keeps_the_distribution_and_so_does_its_export(images: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from coinseg.cli import main as cli
 from coinseg.config.schema import Settings
 from coinseg.data.readers.volume import read_volume, write_mask
+from coinseg.errors import UserError
 from coinseg.inference.scans import Segmentation
 from coinseg.pipeline import run_folder
 from coinseg.runtime.files import read_json
@@ -340,6 +341,49 @@ def test_a_run_folder_chooses_nothing_to_read_on_this_machine(finished: Path, tm
     seal(file)
     assert f"names {private / '../other'}, with which" in refused(capsys, "evaluate", run, "--data", private)
     assert "with which this folder was not made here" in refused(capsys, "run", private, "-o", run)
+
+
+def test_a_run_knows_its_data_again_when_files_come_and_go(tmp_path: Path) -> None:
+    for i in range(40):
+        make_scan(tmp_path / f"data/normal/n{i}.nii.gz")
+    (tmp_path / "data/labels.csv").write_text("file,label\n")
+    for data in (tmp_path / "data/normal", tmp_path / "data/labels.csv"):
+        run = tmp_path / f"run-{data.name}"
+        run_folder.write_settings(data, run, Settings())
+        make_scan(data.parent / f"{data.name}-new/x.nii.gz")
+        if data.is_dir():
+            for i in range(20):
+                make_scan(data / f"new{i}.nii.gz")
+                (data / f"n{i}.nii.gz").unlink()
+        else:
+            (tmp_path / "data/edited.csv").write_text("file,label\nx.png,0\n")
+            (tmp_path / "data/edited.csv").replace(data)  # as an editor saves it
+        assert run_folder.data_of(run) == data
+        shutil.rmtree(tmp_path / "data-old", ignore_errors=True)
+        shutil.copytree(data.parent, tmp_path / "copy", dirs_exist_ok=True)
+        data.parent.rename(tmp_path / "data-old")
+        (tmp_path / "copy").rename(data.parent)
+        with pytest.raises(UserError, match="with which this folder was not made here"):  # others of the same names
+            run_folder.data_of(run)
+
+
+def test_what_a_folder_is_known_by_holds_for_that_place_alone_and_cannot_be_guessed(tmp_path: Path) -> None:
+    for name in ("mine", "private"):
+        (tmp_path / name / "a").mkdir(parents=True)
+    run = tmp_path / "run"
+    run_folder.write_settings(tmp_path / "mine", run, Settings())
+    stored = yaml.safe_load((run / "settings.yaml").read_text())
+    ((_, known),) = stored["seen"].items()
+    right = run_folder.origins_of((tmp_path / "private").resolve())
+    assert set(known).isdisjoint(right)
+    many = [f"{i:016x}" for i in range(99)]
+    for seen in (known, many + right, right[0], {right[0]: 1}, None, [[right[0]]]):
+        (run / "settings.yaml").write_text(
+            yaml.safe_dump(stored | {"data": str(tmp_path / "private"), "seen": {str(tmp_path / "private"): seen}})
+        )
+        seal(run / "settings.yaml")
+        with pytest.raises(UserError, match="with which this folder was not made here"):
+            run_folder.data_of(run)
 
 
 def test_nnunet_data_of_a_stranger_s_run_are_copied_only_from_what_is_named(tmp_path: Path, capsys: Said) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor
 
 from coinseg.config.parsing import asks_opinion, opinion_settings
 from coinseg.config.schema import Settings
@@ -22,37 +24,62 @@ from coinseg.training.instance_selection import FOLD_STEPS, ROUNDS
 
 from .inspect import per_scan_rule
 
-
-def _seconds(step: Callable[[], object]) -> float:
-    step()
-    return min(timeit.repeat(step, number=1, repeat=3))  # the least: what else the machine does only adds
+PIXELS = 2**17
+"""Of the images a step is measured with: the whole batch of small ones, two of 256 x 256; the time is that of a whole batch."""
 
 
 def seconds_per_step(settings: Settings, channels: int = 1) -> tuple[float, float, float, float]:
-    """Seconds of one step of classifier, COIN, student and the classifier on ImageNet features, on random images."""
-    fabric, size = make_fabric(settings.engine), settings.data.size
-    made = build(settings.classifier, channels)
-    made.require_usable(size, channels=channels)
-    f = to_device(made, fabric)
-    generator, discriminator = (to_device(module(settings.coin, channels), fabric) for module in (Generator, Discriminator))
-    batch = images_to(fabric, torch.rand(settings.classifier.batch, channels, size, size) * 2 - 1)
-    classifier = _seconds(lambda: f(batch).mean().backward())
-    f.eval().requires_grad_(False)
-    method = coin if settings.coin.conditions == 1 else singla
-    x = batch[: settings.coin.batch]
+    """Seconds of one step of classifier, COIN, student and the classifier on ImageNet features, measured on random images.
 
-    def step() -> None:
-        fakes = method.generate(x, generator, f, settings.coin)
-        torch.stack(list(method.generator_losses(x, fakes, generator, discriminator, f, settings.coin).values())).sum().backward()
+    One after the other, and never with more images than `PIXELS` says, so that less memory is needed than for a step. 0 for what
+    is not trained.
+    """
+    fabric, student = make_fabric(settings.engine), has_student(settings)
+    return (
+        _of_classifier(settings, fabric, channels), _of_coin(settings, fabric, channels),
+        _of_student(settings, fabric, channels) if student else 0.0,
+        _of_imagenet(settings, fabric, channels) if student and asks_opinion(settings) else 0.0,
+    )  # fmt: skip
+
+
+def _seconds(step: Callable[[Tensor], object], fabric: Fabric, channels: int, size: int, batch: int) -> float:
+    """Seconds of a step for a batch of images (B, channels, size, size) in [-1, 1]."""
+    count = min(batch, max(2, PIXELS // size**2))
+    images = images_to(fabric, torch.rand(count, channels, size, size) * 2 - 1)
+    step(images)
+    # The least: what else the machine does only adds.
+    return min(timeit.repeat(lambda: step(images), number=1, repeat=3)) * batch / count
+
+
+def _of_classifier(settings: Settings, fabric: Fabric, channels: int) -> float:
+    f = build(settings.classifier, channels)
+    f.require_usable(settings.data.size, channels=channels)
+    to_device(f, fabric)
+    return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.size, settings.classifier.batch)
+
+
+def _of_coin(settings: Settings, fabric: Fabric, channels: int) -> float:
+    f, s = to_device(build(settings.classifier, channels), fabric).eval().requires_grad_(False), settings.coin
+    generator, discriminator = (to_device(module(s, channels), fabric) for module in (Generator, Discriminator))
+    method = coin if s.conditions == 1 else singla
+
+    def step(x: Tensor) -> None:
+        fakes = method.generate(x, generator, f, s)
+        torch.stack(list(method.generator_losses(x, fakes, generator, discriminator, f, s).values())).sum().backward()
         method.discriminator_loss(x, fakes, discriminator).backward()
 
-    student = to_device(build_student(settings.student.networks, channels), fabric)
-    opinion = to_device(build(replace(opinion_settings(settings).classifier, weights=None), channels), fabric)
-    stack = (torch.rand(settings.student.networks, settings.student.batch, channels, size, size) * 2 - 1).to(fabric.device)
-    return (
-        classifier, _seconds(step) * settings.coin.batch / len(x),
-        _seconds(lambda: student(stack).mean().backward()), _seconds(lambda: opinion(stack[0]).mean().backward()),
-    )  # fmt: skip
+    return _seconds(step, fabric, channels, settings.data.size, s.batch)
+
+
+def _of_student(settings: Settings, fabric: Fabric, channels: int) -> float:
+    one = to_device(build_student(1, channels), fabric)
+    seconds = _seconds(lambda x: one(x[None]).mean().backward(), fabric, channels, settings.data.size, settings.student.batch)
+    return seconds * settings.student.networks
+
+
+def _of_imagenet(settings: Settings, fabric: Fabric, channels: int) -> float:
+    f = to_device(build(replace(opinion_settings(settings).classifier, weights=None), channels), fabric)
+    return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.size, settings.student.batch)
 
 
 def describe(work: Workspace) -> str:

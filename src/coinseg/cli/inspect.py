@@ -1,7 +1,7 @@
 """What a data set is, before anything is made of it: layout, cases, sizes, labels, masks. Nothing is written.
 
 Names and tables are read for every case, headers for at most `SAMPLE` of them, masks for at most `IMAGES` and `VOLUMES`, and
-voxels for at most `SCANS`, to tell CT from MR.
+voxels for at most `SCANS`, to tell CT from MR. Pixels are compared as far as `twins.MOST` says.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +23,8 @@ from coinseg.data.slices.plausible import implausible, notes_on, require_values
 from coinseg.data.slices.scale import ask, kind_of_intensity, said_of_intensity
 from coinseg.errors import UserError
 from coinseg.types import Case
+
+from .twins import twins_in
 
 SCHEMA = 1
 SAMPLE = 200
@@ -46,6 +48,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     kind, volumes = kind_of_intensity(cohort, settings.data), [case.image for case in cases if case.volume]
     strict = len(looked_at) == len(cases) and settings.anomaly.kind == "none"
     odd = implausible(notes) + require_values(looked_at, notes, strict)
+    twins, said_of_twins = twins_in(cases)
     of = f"of {len(looked_at)} cases whose masks were read: " if len(looked_at) < len(cases) else ""
     return {
         "schema": SCHEMA, "data": str(data), "layout": cohort.layout,
@@ -57,9 +60,11 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
+        "twins": twins,
         "problems": [
             *cohort.problems, *said, *broken,
             *said_of_intensity(kind, settings.data, ask(volumes, SCANS)), *(of + line for line in odd),
+            *said_of_twins,
         ],
     }  # fmt: skip
 
@@ -164,6 +169,8 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"channels   {', '.join(facts['channels'])}",
         f"intensity  {intensity}" + (" (MR or the like)" if intensity == "percentile" and volumes else ""),
     ]
+    if (compared := facts["twins"]["compared"]) < facts["cases"]:
+        text.append(f"compared   pixels of {compared} of {facts['cases']} cases, as many as are read for it here")
     return text + [f"problem    {problem}" for problem in facts["problems"]]
 
 

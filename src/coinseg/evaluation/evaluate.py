@@ -45,9 +45,8 @@ def explain_all(
             "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": maps.values,
             "before": e.probability.numpy(), "image": batch.image.numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
         }  # fmt: skip
-        for name, of_maps in (("agreement", maps.agreement), ("posterior", maps.image_score), ("level", maps.levels)):
-            if of_maps is not None:
-                found[name] = of_maps
+        known = {"agreement": maps.agreement, "posterior": maps.image_score, "level": maps.levels, "foreign": maps.foreign}
+        found |= {name: of_maps for name, of_maps in known.items() if of_maps is not None}
         if e.counterfactual is not None and e.counterfactual_probability is not None:
             found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual.numpy() / 2 + 0.5}
         for name, value in found.items():
@@ -126,7 +125,7 @@ def _name(index: dict[str, np.ndarray], row: int) -> str:
 def _rows(
     found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray], usable: bool
 ) -> list[list[Any]]:
-    """slices.csv: a line of names, and one for each slice; all are doubtful where the run is not usable."""
+    """slices.csv: a line of names, and one for each slice; all are doubtful where the run is not usable, foreign ones always."""
     rows: list[list[Any]] = [[
         "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful",
         "truth_px", "dice",
@@ -138,7 +137,7 @@ def _rows(
             found.label[i] if found.label[i] >= 0 else "",
             *("" if values is None else f"{values[i]:.4f}" for values in (found.before, found.after, found.posterior)),
             int(predicted[i].sum()), "" if doubt is None else f"{sure[i]:.4f}",
-            1 if not usable else "" if doubt is None else int(doubt),
+            1 if not usable or found.is_foreign[i] else "" if doubt is None else int(doubt),
             *((int(truth.sum()), metrics.dice(predicted[i], truth)) if found.known[i] else ("", "")),
         ])  # fmt: skip
     return rows
@@ -148,7 +147,7 @@ def evaluate(
     slices: ScoredSlices, explain: Explain, threshold: float, settings: Settings, folder: Path,
     report: Callable[[int, int], None] = lambda done, total: None, ask: Ask | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Score one side of the split and leave scores.json, slices.csv and examples.npz in `folder`, and with `ask` audit.json.
+    """Score one side of the split; leave slices.csv and examples.npz in `folder`, and with `ask` audit.json. Returns the scores.
 
     Args:
         slices: the side, with masks.
@@ -214,5 +213,4 @@ def _score(
             known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],
             sure=of_pixels(found.refined[positions], levels).astype(np.float16),
         )  # fmt: skip
-    write_record(folder / "scores.json", scores)
     return scores

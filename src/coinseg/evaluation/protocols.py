@@ -39,6 +39,7 @@ class Explained:
     agreement: np.ndarray | None = None  # Dice of the masks of an image and its mirror image, (n,); None without mirror images
     posterior: np.ndarray | None = None  # image scores of the ensemble, (n,); None without a student
     level: np.ndarray | None = None  # thresholds of the maps, (n,), NaN: f says normal; None: one rule for all
+    foreign: np.ndarray | None = None  # whether its case is unlike the training images, (n,) bool; None: nobody asked
 
     def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
         """The threshold of the images with indices `of`, as an argument of `masks_of`."""
@@ -47,7 +48,13 @@ class Explained:
     def confidence(self, predicted: np.ndarray) -> np.ndarray:
         """Confidence of the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN for empty masks or without `agreement`."""
         unknown = np.full(len(self.rows), np.nan)
-        return confidence(self.before, unknown if self.agreement is None else self.agreement, predicted)
+        sure = confidence(self.before, unknown if self.agreement is None else self.agreement, predicted)
+        return np.where(self.is_foreign, sure * DOUBT, sure)
+
+    @property
+    def is_foreign(self) -> np.ndarray:
+        """Of which slices the case is unlike the training images, (n,) bool; their masks are doubtful."""
+        return np.zeros(len(self.rows), bool) if self.foreign is None else self.foreign
 
     @property
     def abnormal(self) -> np.ndarray:
@@ -175,14 +182,14 @@ def _trust(found: Explained, predicted: np.ndarray) -> dict[str, Any]:
     Without the truth of an abnormal image only the share of doubtful masks is known: the IoU of every other mask would be 0.
     """
     sure = found.confidence(predicted)
+    doubted = (sure < DOUBT) | found.is_foreign
     judged = bool((found.abnormal & found.known).any())
     members = np.flatnonzero(np.isfinite(sure) & (found.known | found.normal if judged else True))
     if not judged:
-        doubted = {"masks_doubtful": float((sure[members] < DOUBT).mean()) if len(members) else None}
-        return dict.fromkeys(("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful")) | doubted
+        share = {"masks_doubtful": float(doubted[members].mean()) if len(members) else None}
+        return dict.fromkeys(("confidence_rank", "risk_area", "iou_trusted", "iou_doubtful")) | share
     overlap = np.array([metrics.pooled_iou(predicted[i], found.truth[i] & found.known[i]) for i in members])
-    sure = sure[members]
-    trusted = sure >= DOUBT
+    sure, trusted = sure[members], ~doubted[members]
     return {
         "confidence_rank": metrics.rank_correlation(sure, overlap),
         "risk_area": metrics.risk_area(sure, overlap),

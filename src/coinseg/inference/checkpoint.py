@@ -33,7 +33,8 @@ F = Path("classifier") / "model.safetensors"
 GENERATOR = Path("coin") / "generator.safetensors"
 STUDENT = Path("student") / "model.safetensors"
 _KEYS: dict[str, Any] = {
-    "settings": dict, "kind": Literal["hu", "percentile"], "window": tuple[float, float], "organs": bool, "threshold": float,
+    "settings": dict, "kind": Literal["hu", "percentile", "8bit"], "window": tuple[float, float], "organs": bool,
+    "threshold": float,
 }  # fmt: skip
 # Keys that older runs do not have: their kind and what is meant then.
 _LATER: dict[str, tuple[Any, Any]] = {

@@ -24,6 +24,8 @@ from coinseg.runtime.forward import forward
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Stage
 
+from .table import median
+
 FOLDER, WEIGHTS = "distribution", "model.safetensors"
 IMAGES = 400  # of either side that are looked at, at most, evenly spread
 LEAST = 5  # images of either side without which there is no limit
@@ -67,6 +69,21 @@ def grey_features(x: Tensor) -> Tensor:
 def joined(seen: list[Tensor], x: Tensor) -> Tensor | None:
     """All features (B, C) of images; None where f has no layer that reads one feature vector for each image."""
     return torch.cat([seen[-1], grey_features(x)], 1) if seen and len(seen[-1]) == len(x) else None
+
+
+def foreign(distances: np.ndarray, cases: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return of which slices the case is unlike the training images, (n,) bool: where the median of its slices is above 1.
+
+    Args:
+        distances: of slices, or of their regions, to the training images, (n,); NaN where unknown.
+        cases: whose they are, (n,).
+        numbers: of the slices in their cases, (n,); of the regions of one slice the farthest counts.
+    """
+    names, of = np.unique(cases, return_inverse=True)
+    places, where = np.unique(np.stack([of, numbers]), axis=1, return_inverse=True)
+    farthest = np.full(places.shape[1], np.nan)
+    np.fmax.at(farthest, where.reshape(-1), distances)
+    return np.array([(median(farthest[places[0] == case]) or 0) > 1 for case in range(len(names))], bool)[of]
 
 
 class Distribution(nn.Module):

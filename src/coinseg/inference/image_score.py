@@ -57,15 +57,19 @@ class ImageScores:
         probability: f(X) of the first classifier, (B,) float32 in [0, 1].
         ensemble: P(abnormal | X), (B,) float32 in [0, 1].
         given: labels that somebody gave the images, (B,): 0, 1, or NaN where there is none.
+        foreign: whether their case is unlike the training images, (B,) bool; where nobody asked it is not.
     """
 
     probability: np.ndarray
     ensemble: np.ndarray
     given: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    foreign: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     def __post_init__(self) -> None:
         if not len(self.given):
             object.__setattr__(self, "given", np.full(len(self.probability), np.nan))
+        if not len(self.foreign):
+            object.__setattr__(self, "foreign", np.zeros(len(self.probability), bool))
 
     @classmethod
     def of_f(cls, probability: Tensor) -> Self:
@@ -83,7 +87,7 @@ class ImageScores:
         return np.where(np.isnan(self.given), self.ensemble >= level, self.given == 1)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Self:
-        return type(self)(self.probability[rows], self.ensemble[rows], self.given[rows])
+        return type(self)(self.probability[rows], self.ensemble[rows], self.given[rows], self.foreign[rows])
 
 
 def prior_shift(slices: TrainingSlices, settings: Settings) -> float:

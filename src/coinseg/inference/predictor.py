@@ -22,7 +22,7 @@ from coinseg.runtime.forward import forward
 from coinseg.types import Explanation, Maps
 
 from . import scans
-from .distribution import Distribution, features_of, joined
+from .distribution import Distribution, features_of, foreign, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
@@ -33,7 +33,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Preparation:
-    """How the images of a run were prepared: intensities were stored as "hu" or "percentile", and `window` makes them [0, 1].
+    """How the images of a run were prepared: values were stored as "hu", "percentile" or "8bit", and `window` makes them [0, 1].
 
     `organs` says whether slices were chosen by an organ mask; `trained_on` is None in runs that kept no record of their data;
     `channels` are the names of the channels.
@@ -163,10 +163,15 @@ class Predictor:
         return ImageScores.of_logits(logits, smoothed)
 
     def scores_of(self, slices: TrainingSlices) -> Callable[[np.ndarray], ImageScores]:
-        """Score the slices of one side, neighbours of a scan together: rows of the store, (B,) -> their scores."""
+        """Score the slices of one side, neighbours of a scan together: rows of the store, (B,) -> their scores.
+
+        What they say of cases that are unlike the training images is what `segment` says of the same cases.
+        """
         parts = (np.arange(i, min(i + CHUNK, len(slices))) for i in range(0, len(slices), CHUNK))
-        logits = np.concatenate([self.logits(slices.batch(part).image) for part in parts])
-        scores = self.scores(logits, *slices.store.chains(slices.rows))
+        looks = [self.look(slices.batch(part).image) for part in parts]
+        logits, apart = (np.concatenate(each) for each in zip(*looks, strict=True))
+        index, scores = slices.store.index, self.scores(logits, *slices.store.chains(slices.rows))
+        scores = replace(scores, foreign=foreign(apart, index["case"][slices.rows], index["slice"][slices.rows]))
         positions = np.full(len(slices.store), -1)
         positions[slices.rows] = np.arange(len(slices))
         return lambda rows: scores[positions[rows]]
@@ -216,7 +221,7 @@ class Predictor:
     def evidence(self, images: Tensor, scores: ImageScores) -> tuple[Explanation, Maps]:
         """The explanation of images and the maps that their masks are read from; what scoring looks at."""
         explanation = self.explain(images)
-        return explanation, self.segmenter.maps(images, scores, explanation.saliency)
+        return explanation, replace(self.segmenter.maps(images, scores, explanation.saliency), foreign=scores.foreign)
 
     def segment(self, source: Source, organ: Organs = (), maps: bool = False) -> scans.Segmentation:
         """Segment one volume (NIfTI, NRRD, MetaImage, a DICOM folder or .zip) or image: a path, a nibabel image or an array.

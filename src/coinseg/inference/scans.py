@@ -220,5 +220,5 @@ def span_of(predictor: Predictor, case: LoadedCase) -> float:
     """Native units between 0 and 1 of the prepared images of a case."""
     low, high = predictor.preparation.window.low, predictor.preparation.window.high
     if predictor.preparation.kind != "hu":
-        ((low, high),) = limits_of(case.scan, predictor.preparation.channels)
+        ((low, high),) = limits_of(case.scan, predictor.preparation.kind, predictor.preparation.channels)
     return float(high - low)

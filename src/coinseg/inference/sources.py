@@ -15,7 +15,7 @@ from coinseg.data.readers.image import colour_of, grey_of, is_image
 from coinseg.data.readers.volume import Volume, in_memory
 from coinseg.data.readers.voxels import narrow
 from coinseg.data.slices.arrays import as_array, unit_images
-from coinseg.data.slices.case import LoadedCase, load_case
+from coinseg.data.slices.case import LoadedCase, load_case, require_bytes
 from coinseg.data.slices.channels import are_colour
 from coinseg.data.slices.plausible import notes_on, require_values
 from coinseg.data.slices.trained_on import TrainedOn, facts_of
@@ -66,6 +66,7 @@ def load(predictor: Predictor, source: Source, organ: Organs = ()) -> LoadedCase
     else:
         loaded = _of_array(predictor, source, organs)
     require_kind(predictor, loaded, name)
+    require_bytes(loaded.scan, predictor.preparation.kind)
     return loaded
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from coinseg.metrics.overlap import dice
 
-DOUBT = 0.5  # Masks of less confidence are reported as doubtful
+DOUBT = 0.5  # Masks of less confidence are reported as doubtful; of what is unlike the training it is this times as high
 
 
 def agreement(masks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 Data that only lie elsewhere are the same data; the prepared slices tell (`data.slices.prepare`). A run folder may come from a
 stranger: of what settings.yaml names outside of the folder, only that is read which the folder was made with on this machine
-(`origin_of`), or which is named on the command line.
+(`origins_of`), or which is named on the command line.
 """
 
+import hashlib
+import heapq
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +22,7 @@ from coinseg.runtime.files import holds_nothing, key_of
 from coinseg.runtime.records import read_settings, sealed
 
 SETTINGS = "settings.yaml"
+KNOWN_BY = 16  # entries of a folder by which it is known again
 
 
 def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool, words: Sequence[str] = ()) -> Path:
@@ -98,7 +102,8 @@ def require_named(root: Path, data: Path, settings: Settings, words: Sequence[st
 def require_seen(root: Path, stored: dict[str, Any], place: Path, option: str, name: str, words: Sequence[str]) -> None:
     """Raise `UserError` for a `place` that a run folder names, unless it was made with it here or it is named in `words`."""
     seen, here = stored.get("seen"), place.resolve()
-    known = isinstance(seen, dict) and place.exists() and seen.get(str(here)) == origin_of(here)
+    kept = seen.get(str(here)) if isinstance(seen, dict) and place.exists() else None
+    known = isinstance(kept, list) and not {str(one) for one in kept[: KNOWN_BY + 1]}.isdisjoint(origins_of(here))
     named = name in {part for word in words for part in (word, word.partition("=")[2])}
     if place.exists() and not (known or named or here.is_relative_to(root.resolve())):
         got = f"{root / SETTINGS} names {place}, with which this folder was not made here"
@@ -118,9 +123,17 @@ def _places(data: Path, value: str) -> list[Path]:
     return [Path(value).expanduser(), data / value]
 
 
-def origin_of(place: Path) -> str:
-    """What somebody elsewhere, who may know the name of a place on this machine, does not know of it."""
-    return key_of([place.stat().st_ino, place.stat().st_mtime_ns])
+def origins_of(place: Path) -> list[str]:
+    """What somebody elsewhere, who may know the name of a place on this machine, does not know of it: any of these will do.
+
+    They are hashes of when this file system last changed the place and, since files come and go, some of what lies beside a file
+    or in a folder, the same as long as it is there.
+    """
+    folder, names = place if place.is_dir() else place.parent, list[str]()
+    with suppress(OSError):  # it may be locked
+        names = heapq.nsmallest(KNOWN_BY, os.listdir(folder), key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    facts = [(each.name, each.lstat()) for each in (place, *(folder / name for name in names)) if os.path.lexists(each)]
+    return [key_of([str(place), name, stat.st_ino, stat.st_ctime_ns]) for name, stat in facts]
 
 
 def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
@@ -137,7 +150,7 @@ def changes(file: Path, data: Path | None, settings: Settings) -> list[str]:
 def write_settings(data: Path, root: Path, settings: Settings) -> None:
     """Write settings.yaml of a folder: the settings and the data they belong to."""
     places = [data, *(place for _, value in others_of(settings) for place in _places(data, value))]
-    seen = {str(place.resolve()): origin_of(place) for place in places if place.exists()}
+    seen = {str(place.resolve()): origins_of(place.resolve()) for place in places if place.exists()}
     values = {"data": str(data), "settings": as_yaml(settings.as_dict()), "seen": seen}
     with sealed(root / SETTINGS) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8", newline="")

@@ -30,6 +30,7 @@ from .sequence_names import further_channels
 from .shared import existing, few, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
 from .table_classes import PREFIXES, TableClass, attributed, classes_of
 from .tables import (
+    FILE,
     LABEL,
     columns_in,
     first_of,
@@ -46,7 +47,7 @@ from .tables import (
 from .unread import not_named
 
 COLUMNS = {
-    "file": ("file", "image", "path", "filename", "image_path", "id", "image_id", "isic_id"),
+    "file": (*FILE, "image_id", "isic_id"),
     "label": LABEL,
     "patient": ("patient", "patient_id", "subject", "case", "case_id", "group"),
     "slice": ("slice", "slice_number", "slice_index"),

@@ -1,6 +1,7 @@
 """A cohort of DICOM series: one folder or .zip for each case; recognised by such a folder or .zip.
 
     p1/, p2.zip      DICOM files of any name, at any depth: one series; they may also lie in the only folder of the data
+    p3/              X-rays and other plain images, at any depth: a case each, p3/NAME, with the label of the folder
     labels.csv       case,label or case,slice,label; optional patient      (any name; in the data or beside them)
     patients.csv     case,patient                                          (optional, instead of the column patient)
     masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
@@ -10,20 +11,32 @@ a DICOM identifier, see `KEYS`, which is never shown. Without a column patient t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
 from coinseg.config.schema import DataSettings
-from coinseg.data.readers.paths import ARCHIVE, holds_slices, is_dicom, may_hold_slices, split_key
+from coinseg.data.readers.image import is_image
+from coinseg.data.readers.paths import ARCHIVE, holds_slices, is_dicom, kind_of, may_hold_slices, parts_of, split_key
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .masks_by_name import MasksByName
-from .shared import composed, few, folders_in, lies_inside, own_patients, patient_of, safe_id, stem_of, visible
+from .shared import (
+    composed,
+    few,
+    folders_in,
+    lies_inside,
+    own_patients,
+    patient_of,
+    safe_id,
+    stem_of,
+    visible,
+    without_suffix,
+)  # fmt: skip
 from .tables import (
     CASE,
     LABEL,
@@ -36,6 +49,7 @@ from .tables import (
     read_table,
     strangers,
     tables_in,
+    understood,
 )  # fmt: skip
 
 _TABLE = "labels.csv"
@@ -63,8 +77,19 @@ class _Scans:
                 names.setdefault(identifier, []).append(name)
         return names
 
+    @cached_property
+    def by_folder(self) -> dict[str, list[str]]:
+        """Names of images by the folders they lie in."""
+        names: dict[str, list[str]] = {}
+        for name in self.by_name:
+            for folder in PurePosixPath(name).parents:
+                names.setdefault(folder.as_posix(), []).append(name)
+        return names
+
     def named(self, key: str) -> list[str]:
-        return [key] if key in self.by_name else self.by_identifier.get(key, [])
+        """The scans that a table calls so: one, the images of a folder, or those with the identifier."""
+        own = next((name for name in (key, without_suffix(PurePath(key))) if name in self.by_name), None)
+        return [own] if own else self.by_folder.get(key) or self.by_identifier.get(key, [])
 
     def matched(self, rows: Mapping[str, _T], table: Path) -> dict[str, _T]:
         """Return the rows by name of the scan; `UserError` when two rows of one scan differ."""
@@ -103,8 +128,13 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:
         problems.append(f"no table names patients: {own_patients(cases)}")
+    problems += _of_folders(cases)
     columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
-    source = f"image labels from {table.name}{beside}, by {_key_column(table)}" if table else f"no table with {columns}"
+    source = (
+        f"image labels from {table.name}{beside}, by {_key_column(table)}{understood(table)}"
+        if table
+        else f"no table with {columns}"
+    )
     return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems))
 
 
@@ -125,7 +155,26 @@ def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _S
         elif name not in scans and (scan := scans.get(parent)) and _is_inside(scan, Path(name).parts) and is_dicom(root / name):
             scans[name] = root / name
             replaced.add(parent)
-    return _Scans({name: scan for name, scan in scans.items() if name not in replaced})
+    scans = {name: scan for name, scan in scans.items() if name not in replaced}
+    return _Scans({name: place for scan in scans.items() for name, place in _with_images(*scan).items()})
+
+
+def _with_images(name: str, scan: Path) -> dict[str, Path]:
+    """Return a scan by its name; of a folder that has X-rays and other plain images, and no slices, each of these by its own."""
+    images: dict[str, Path] = {}
+    for file in parts_of(scan) if scan.is_dir() else ():
+        if (kind := kind_of(file)) in ("slice", "volume"):
+            return {name: scan}
+        if kind == "image" and (other := images.setdefault(f"{name}/{without_suffix(file.relative_to(scan))}", file)) is not file:
+            raise UserError(f"{other} and {file} are one case", "images of different names", "rename or remove one")
+    return images or {name: scan}
+
+
+def _of_folders(cases: Sequence[Case]) -> list[str]:
+    """Return the line about X-rays and other plain images, which have the label of their folder."""
+    count = sum(not case.volume for case in cases)
+    what = "X-rays or other plain images, a case each; the label of a folder or study counts for each image of it"
+    return [f"{count} {what}"] if count else []
 
 
 def _is_inside(scan: Path, parts: tuple[str, ...]) -> bool:
@@ -183,7 +232,10 @@ def _patients(root: Path, table: Path | None, scans: _Scans) -> dict[str, str]:
 
 
 def _case(name: str, scan: Path, given: Given, patients: Mapping[str, str], masks: MasksByName) -> Case:
-    case, place = safe_id(name), Path(name)
-    patient = patients.get(name) or patient_of(scan, case)
+    case, place, volume = safe_id(name), Path(name), not is_image(scan)
+    patient = patients.get(name) or patient_of(scan, case if volume else safe_id(place.parts[0]))
     organ, lesion = masks.organ_sources(masks.organ(scan, place)), masks.lesion_sources(masks.lesion(scan, place))
-    return Case(case, patient, scan, True, given.label, given.slices, organ, lesion)
+    if given.slices and not volume:
+        got, do = f"the table labels slices of {scan}, which is a plain image", "leave the column slice out"
+        raise UserError(got, "one label for the image, or for all of its folder", do)
+    return Case(case, patient, scan, volume, given.label, given.slices, organ, lesion)

@@ -1,18 +1,22 @@
 """Tables beside scans, with commas, semicolons or tabs (or as a first line sep=; says), and column names in any case.
 
+UTF-8, or UTF-16 with its mark, as Excel saves "Unicode". Lines above the names of the columns that begin with # are comments.
+
 labels.csv      image_id,slice,label    labels of slices from inferior (0) to superior; without slice, of every slice
 patients.csv    case,patient
 
 What stands in a cell may be the name of a patient: no message has it, only the number of the row.
 """
 
+import codecs
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import TextIO
 
 from coinseg.data.readers.limits import MAX_TABLE
 from coinseg.errors import UserError
@@ -22,7 +26,11 @@ from .shared import composed, few, visible
 CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
 PATIENT = ("patient", "patient_id", "subject")  # names of the column of patients
 LABEL = ("label", "class_label", "abnormal", "target", "y")  # names of the column of image labels; y may also be a place
-_LABELS = {"0": 0, "normal": 0, "false": 0, "1": 1, "abnormal": 1, "true": 1, "": None}
+FILE = ("file", "image", "path", "filename", "image_path", "id")  # names of the column of files
+_NORMAL = ("false", "no", "n", "negative", "neg", "absent", "falsch", "nein", "faux", "non")
+_ABNORMAL = ("true", "yes", "y", "positive", "pos", "present", "wahr", "ja", "vrai", "oui")
+_WORDS = dict.fromkeys(_NORMAL, 0) | dict.fromkeys(_ABNORMAL, 1)  # how they were understood is said
+_LABELS = _WORDS | {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
 _SEPARATOR = re.compile(r"""\s*"?sep=([,;\t|])"?[,;\t|]*\s*""", re.IGNORECASE)  # the line with which Excel says it
 
 
@@ -36,7 +44,7 @@ class Given:
 
 def header_of(path: Path) -> list[str]:
     """Read the column names of a table, in lower case; empty for an empty file."""
-    return [name.strip().lower() for cells in _cells(path, 1) for name in cells]
+    return [name.strip().lower() for cells in _cells(path, 1)[1] for name in cells]
 
 
 def titles_of(path: Path) -> dict[str, str]:
@@ -46,10 +54,10 @@ def titles_of(path: Path) -> dict[str, str]:
 
 def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Read a table as (row number from 2, cells by column name), missing cells empty; `UserError` for no row or a wrong one."""
-    header, rows = header_of(path), []
+    header, (comments, lines), rows = header_of(path), _cells(path), []
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise UserError(f"{path} has the column {shown(repeated)} twice", "columns with different names", "rename or drop one")
-    for number, cells in enumerate(_cells(path)[1:], start=2):
+    for number, cells in enumerate(lines[1:], start=2 + comments):
         if len(cells) > len(header):
             what = f"has {len(cells)} cells and the header {len(header)}"
             do = "correct the row; put text with a separator in quotes"
@@ -75,19 +83,43 @@ def row_error(path: Path, number: int, what: str, required: str, do: str = "corr
     return UserError(f"row {number} of {path} {what}", required, do)
 
 
-def _cells(path: Path, limit: int | None = None) -> list[list[str]]:
-    """Read the first `limit` rows of a table, all by default."""
+def _cells(path: Path, limit: int | None = None) -> tuple[int, list[list[str]]]:
+    """Return how many lines of comments a table begins with, and its first `limit` rows behind them, all by default."""
     try:
         if path.stat().st_size > MAX_TABLE:
             raise OSError(f"it has {path.stat().st_size} bytes, more than {MAX_TABLE}")
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open("rb") as start:
+            encoding = "utf-16" if start.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+        with path.open(encoding=encoding, newline="") as file:
             first = file.readline()
             said = _SEPARATOR.fullmatch(first)
-            first = file.readline() if said else first
-            rows = csv.reader(chain([first], file), delimiter=said[1] if said else max(",;\t", key=first.count))
-            return [[composed(cell) for cell in row] for row in islice(rows, limit)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            comments, lines = _behind_comments(file.readline() if said else first, file)
+            rows = csv.reader(_text(chain(lines, file)), delimiter=said[1] if said else max(",;\t", key=lines[0].count))
+            return comments, [[composed(cell) for cell in row] for row in islice(rows, limit)]
+    except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error
+
+
+def _behind_comments(first: str, file: TextIO) -> tuple[int, list[str]]:
+    """Return how many lines from `first` on are comments, and those read behind them; the last may be the names of columns."""
+    lines = [first]
+    while lines[-1].lstrip(' "').startswith("#"):
+        lines.append(file.readline())
+    if len(lines) > 1 and _has_names(names := lines[-2].replace("#", "", 1)) and not _has_names(lines[-1]):
+        return len(lines) - 2, [names, lines[-1]]
+    return len(lines) - 1, lines[-1:]
+
+
+def _has_names(line: str) -> bool:
+    return not {*CASE, *PATIENT, *LABEL, *FILE}.isdisjoint(cell.strip(' "\r\n') for cell in re.split(r"[,;\t|]", line.lower()))
+
+
+def _text(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines; `csv.Error` where one has a character that text has not."""
+    for line in lines:
+        if "\0" in line:
+            raise csv.Error("it has NUL characters")
+        yield line
 
 
 def tables_in(folder: Path) -> list[Path]:
@@ -98,7 +130,7 @@ def tables_in(folder: Path) -> list[Path]:
 def shown(columns: Iterable[str]) -> str:
     """The names of columns for a message; of a first row that has a label or a number among them, which is data, none."""
     names = list(columns)
-    data = any(name in _LABELS or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name)
+    data = any((name in _LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name)
     return f"of a table without a line of names ({len(names)} columns)" if data else few(names)
 
 
@@ -117,10 +149,23 @@ def columns_in(folder: Path) -> str:
 
 def label_in(cell: str, path: Path, number: int) -> int | None:
     """Return the image label in a cell: 0, 1, or None for an empty one; `UserError` for anything else."""
-    text = cell.lower() if (whole := whole_number(cell)) is None else str(whole)
+    text = cell.casefold() if (whole := whole_number(cell)) is None else str(whole)
     if text not in _LABELS:
-        raise row_error(path, number, "has a label that is not known", "0, 1, normal, abnormal or nothing")
+        required = "0, 1, normal, abnormal, yes, no, true, false, positive, negative or nothing"
+        raise row_error(path, number, "has a label that is not known", required)
     return _LABELS[text]
+
+
+def understood(table: Path) -> str:
+    """Say which words of the column of labels count as abnormal and which as normal; empty where none needs saying."""
+    column = first_of(LABEL, header_of(table))
+    used = {row[column].casefold() for _, row in read_table(table)} if column else set()
+    told = [
+        f"{few(words)} {'count' if len(words) > 1 else 'counts'} as {what}"
+        for names, what in ((_ABNORMAL, "abnormal"), (_NORMAL, "normal"))
+        if (words := [name for name in names if name in used])
+    ]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def whole_number(cell: str) -> int | None:
@@ -133,7 +178,7 @@ def label_source(table: Path) -> str:
     """Say which column labels are read from, and name others that might have been meant, for `Cohort.label_source`."""
     header = header_of(table)
     first, *others = [name for name in LABEL if name in header]
-    return f"image labels from {table.name}, column {first}" + (f" (not {few(others)})" if others else "")
+    return f"image labels from {table.name}, column {first}" + (f" (not {few(others)})" if others else "") + understood(table)
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:

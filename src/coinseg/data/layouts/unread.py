@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from coinseg.data.readers.image import has_more_frames, is_image
-from coinseg.data.readers.paths import is_dicom, voxel_file
+from coinseg.data.readers.paths import is_dicom, kind_of, voxel_file
 from coinseg.types import Case
 
 from .shared import few, files_in, is_readable, place_of, visible
@@ -23,12 +23,16 @@ def paths_of(cases: Iterable[Case]) -> set[Path]:
 
 
 def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:
-    """Return the line about the `others`, which no reader takes; none where they are documents, or voxels of a .mhd of `read`."""
+    """Return lines about the `others`, which no reader takes; none where they are documents, or voxels of a .mhd of `read`."""
     voxels = {voxel_file(path) for path in read if path.suffix.lower() == ".mhd" and path.is_file()}
     left = [path for path in others if path not in voxels and not path.name.lower().endswith(_DOCUMENTS)]
+    objects = {path for path in left if kind_of(path) == "other"}
+    what = "reports, segmentations or other objects that are no images"
+    lines = [f"{len(objects)} DICOM files not read, which are {what}"] if objects else []
+    left = [path for path in left if path not in objects]
     endings = Counter(path.suffix.lower() or "DICOM" for path in left if path.suffix or is_dicom(path))
     listed = few(f"{count} x {ending}" for ending, count in sorted(endings.items()))
-    return [f"{endings.total()} files not read, for their ending: {listed}"] if endings else []
+    return lines + ([f"{endings.total()} files not read, for their ending: {listed}"] if endings else [])
 
 
 def folders_left(root: Path, covered: Collection[Path]) -> list[str]:

@@ -80,6 +80,8 @@ def _read(path: Path) -> _Stored:
             stored = _Stored(pixels, None, "JPEG" in str(page.compression), white)
         if stored.pixels.dtype.kind not in "biuf" or not np.isfinite(stored.pixels).all():
             raise ValueError(f"pixels of type {stored.pixels.dtype}, or not finite")
+        if stored.pixels.ndim not in (2, 3) or not stored.pixels.size:
+            raise ValueError(f"pixels of shape {stored.pixels.shape}")
         return replace(stored, pixels=_opaque(stored.pixels.astype(np.float32)))
 
 
@@ -136,11 +138,24 @@ def _colours(stored: _Stored) -> np.ndarray:
 def _ground(colours: np.ndarray, white_is_zero: bool) -> np.ndarray:
     """Return the colour (samples,) of what is not marked, from the border of an image (H, W, samples)."""
     border = np.concatenate([colours[0], colours[-1], colours[:, 0], colours[:, -1]])
-    found, counts = np.unique(border, axis=0, return_counts=True)
+    found, counts = _distinct(border)
     most, zero = found[counts.argmax()], np.zeros_like(found[0])
     if (not white_is_zero and not border.any(-1).all()) or (colours == most).all():
         return zero  # it reaches the border, or everything is marked
     return most if white_is_zero or counts.max() >= _GROUND * len(border) or colours.any(-1).all() else zero
+
+
+def _distinct(colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colours (n, samples) of pixels (m, samples), ascending, and how often each is there: `np.unique`, but fast."""
+    if colours.shape[1] == 1:
+        levels, counts = np.unique(colours, return_counts=True)
+        return levels[:, None], counts
+    of = np.zeros(len(colours), np.int64)
+    for sample in colours.T:
+        levels, level = np.unique(sample, return_inverse=True)
+        of = np.unique(of * len(levels) + level, return_inverse=True)[1]
+    _, first, counts = np.unique(of, return_index=True, return_counts=True)
+    return colours[first], counts
 
 
 def _inside(distance: np.ndarray, lossy: bool) -> SliceMask:

@@ -153,21 +153,32 @@ def require_there(case: Case, error: UserError) -> None:
 def encoder(scan: np.ndarray, kind: str, channels: Sequence[str] = GREY) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from native values to what is resized and stored: HU, or codes by the percentiles of the scan.
 
-    Red, green and blue have the same percentiles, so that a colour keeps its hue; sequences have their own.
+    Red, green and blue have the same percentiles, so that a colour keeps its hue; sequences have their own. With `kind` "8bit" codes
+    codes are of 0 to 255, the same for every image; see `require_bytes`.
     """
     if kind == "hu":
         return lambda native: native
-    limits = limits_of(scan, channels)
+    limits = limits_of(scan, kind, channels)
     if len(limits) == 1:
         return lambda native: intensity.encode_percentiles(native, limits[0])
     return lambda native: np.stack([intensity.encode_percentiles(native[..., c], one) for c, one in enumerate(limits)], axis=-1)
 
 
-def limits_of(scan: np.ndarray, channels: Sequence[str] = GREY) -> list[tuple[float, float]]:
-    """Return the percentiles of a scan that become 0 and 1: one pair for all of its channels, or one for each sequence."""
+def limits_of(scan: np.ndarray, kind: str, channels: Sequence[str] = GREY) -> list[tuple[float, float]]:
+    """Return the native values that become 0 and 1: one pair for all channels of a scan, or one for each sequence."""
+    require_bytes(scan, kind)
+    if kind == "8bit":
+        return [intensity.BYTE]
     if scan.ndim < 4 or are_colour(channels):
         return [intensity.percentiles(scan)]
     return [intensity.percentiles(scan[..., channel]) for channel in range(scan.shape[3])]
+
+
+def require_bytes(scan: np.ndarray, kind: str) -> None:
+    """Raise `UserError` where `kind` is "8bit" and a scan has values that no 8-bit image has."""
+    if kind == "8bit" and not (scan.min() >= 0 and scan.max() <= 255):
+        got = f"an image with values from {scan.min():g} to {scan.max():g}, and data.intensity is 8bit"
+        raise UserError(got, "values from 0 to 255", "set data.intensity to percentile, or save all images with 8 bits")
 
 
 def stored_type(kind: str) -> type:
@@ -182,7 +193,7 @@ def cut_pixels(native: np.ndarray, box: Box, size: int, kind: str) -> np.ndarray
         native: what `encoder` gives, (H, W) or (H, W, C).
         box: which part; beyond the slice there is air, or black.
         size: side of the result, S.
-        kind: "hu" or "percentile".
+        kind: "hu", "percentile" or "8bit".
     """
     limits, fill = np.iinfo(stored_type(kind)), intensity.HU_MIN if kind == "hu" else 0
     planes = [native] if native.ndim == 2 else np.moveaxis(native, 2, 0)

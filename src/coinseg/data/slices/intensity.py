@@ -13,6 +13,7 @@ HU_MIN, HU_MAX = -1024, 3071
 BODY_HU = -500  # voxels above this are the body; without an organ mask they are the foreground
 BLACK = -0.9  # of images in [-1, 1] that are not CT: the ground around the body is up to this
 CODES = 65535
+BYTE = (0.0, 255.0)  # range of an 8-bit image
 
 
 @dataclass(frozen=True)

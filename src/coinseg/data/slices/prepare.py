@@ -70,7 +70,7 @@ class Prepared:
 
 
 def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> Prepared:
-    """Read and cut a case; `kind` is "hu" or "percentile". Raises `UserError` for anything wrong with it."""
+    """Read and cut a case; `kind` is "hu", "percentile" or "8bit". Raises `UserError` for anything wrong with it."""
     data, injected = settings.data, settings.anomaly.kind != "none"
     loaded = load_case(case, with_lesion=not case.classes, channels=channels)
     facts = facts_of(loaded, data)

@@ -71,11 +71,13 @@ def ask(scans: Sequence[Path], most: int) -> dict[Path, str]:
 
 
 def kind_of_intensity(cohort: Cohort, settings: DataSettings) -> str:
-    """Return "hu" or "percentile"; "auto" is HU where the cases are volumes and most of up to `ASKED` of them may be in HU."""
+    """Return "hu", "percentile" or "8bit"; "auto" is HU where all are volumes and most of `ASKED` may be in HU."""
     volumes = all(case.volume for case in cohort.cases)
     if settings.intensity == "hu" and not volumes:
         got = "data.intensity is hu and the data are plain images"
         raise UserError(got, "CT volumes for hu", "set data.intensity to percentile")
+    if settings.intensity == "8bit" and any(case.volume for case in cohort.cases):
+        raise UserError("data.intensity is 8bit and the data are volumes", "plain images", "set data.intensity to auto")
     if settings.intensity != "auto":
         return settings.intensity
     said = ask([case.image for case in cohort.cases], ASKED).values() if volumes else ["plain images"]

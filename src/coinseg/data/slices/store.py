@@ -44,10 +44,8 @@ Progress = Callable[[int, int], None]
 MOST_CHANNELS = 64  # of an image
 KINDS = {
     "key": str, "contents": str, "fingerprint": str, "layout": str, "label_source": str, "problems": list[str], "size": int,
-    "kind": Literal["hu", "percentile"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float], "has_organs": bool,
-    "channels": list[str],
-    "classes": list[str],
-    "seconds": float,
+    "kind": Literal["hu", "percentile", "8bit"], "dtype": Literal["int16", "uint16"], "window": tuple[float, float],
+    "has_organs": bool, "channels": list[str], "classes": list[str], "seconds": float,
 }  # fmt: skip
 """What store.json holds, and of which kind."""
 

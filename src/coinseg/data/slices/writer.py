@@ -34,7 +34,7 @@ class StoreWriter:
     Args:
         folder: empty folder of the store.
         settings: data, anomaly and seed are read.
-        kind: "hu" or "percentile".
+        kind: "hu", "percentile" or "8bit".
         classes: names of the classes where there are several.
     """
 
