@@ -148,9 +148,9 @@ def _in_folder(
         if not here.is_main:
             data, settings = others.broadcast((Path(), call.settings))
             with recorded(out, OUTPUTS, overwrite, here.rank):
-                _work(Workspace(data, out, settings, silent), name)
+                _work(Workspace(data, out, settings, silent, _reviews(settings)), name)
             return
-        work = Workspace(run_folder.resolve(*place), out, call.settings, call.report)
+        work = Workspace(run_folder.resolve(*place), out, call.settings, call.report, _reviews(call.settings))
         with locked(out), recorded(out, OUTPUTS, overwrite):
             run_folder.resolve(*place)  # once more: another process may have made the folder since
             if tell is None:
@@ -162,6 +162,15 @@ def _in_folder(
                 _write_report(work, name, call.words)
             else:
                 tell(work, _work(work, name))
+
+
+def _reviews(settings: Any) -> Sequence[Any]:
+    """The cases that a person decided on, where `student.reviewed` names a folder of `coinseg review`."""
+    if settings.student.reviewed is None:
+        return ()
+    from coinseg.review.store import reviewed
+
+    return reviewed(Path(settings.student.reviewed))
 
 
 def _work(work: Any, name: str) -> Any:
@@ -218,12 +227,19 @@ def _line(values: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float) and k != "seconds")
 
 
-def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
+def _print_classes(classes: dict[str, Any]) -> None:
+    """A line for each class; all of its scores are in its own manifest."""
+    shown = {"iou_mask_free": "IoU", "iou_all_images": "over all images", "dice_per_image": "Dice", "auroc": "AUROC of f"}
+    for name, one in classes.items():
+        values = ((title, one["scores"][score]) for score, title in shown.items())
+        line = ", ".join(f"{title} {'none' if value is None else f'{value:.3f}'}" for title, value in values)
+        print(f"  {plain(name)}: {line}, of {one['scores']['slices_scored']} images with it")
+
+
+def _print_one(scores: dict[str, Any]) -> None:
+    """A line for each score, and over how many images."""
     from coinseg.pipeline.run_manifest import SCORES
 
-    scores, data = contents["scores"], contents["data"]
-    print(f"\n{plain(contents['verdict'])}")
-    print(f"{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
     abnormal, normal = f"   (over {scores['slices_scored']} abnormal images", f" and {scores['slices_normal']} normal ones)"
     over = {
         "iou_mask_free": f"{abnormal})", "iou_all_images": abnormal + normal,
@@ -233,6 +249,13 @@ def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
     for name in (*SCORES, *optional):
         shown = f"none ({scores['null_because'][name]})" if scores[name] is None else f"{scores[name]:.3f}"
         print(f"  {name:<20} {shown}{over.get(name, '') if scores[name] is not None else ''}")
+
+
+def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
+    scores, data = contents["scores"], contents["data"]
+    print(f"\n{plain(contents['verdict'])}")
+    print(f"{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
+    _print_classes(contents["classes"]) if "classes" in contents else _print_one(scores)
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
     for warning in contents["warnings"][:10]:
         print(f"  warning: {plain(warning)}")

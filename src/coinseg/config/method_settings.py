@@ -133,6 +133,8 @@ class StudentSettings:
     batch: int = setting(16, "images per step for each of them, half of them labelled normal.", Range(2, 8192, "images"))
     lr: float = setting(1e-3, "learning rate of Adam.", FACTOR)
     trust: float = setting(0.5, "lowest confidence of a pseudo-mask that is learnt from (`masks/confidence.py`).", SHARE)
+    reviewed: str | None = setting(None, """folder of `coinseg review` with masks that a person accepted, corrected or rejected:
+        the student learns those of training cases beside the pseudo-masks. Such a run is not mask-free, and says so.""")
     band: int = setting(0, "width of a band around a pseudo-mask whose pixels are left out of the loss.", SIDE)
     teachers: int = setting(2, "classifier-generator pairs that make the pseudo-masks, each from its own seed.", Range(1, 100))
     border_weight: float = setting(1.0, """weight of the image, against the difference, for the border of a pseudo-mask

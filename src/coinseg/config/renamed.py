@@ -16,7 +16,11 @@ RENAMED: dict[str, str] = {
 """Old dotted name -> new one."""
 RENAMED_VALUES: dict[tuple[str, str], str] = {("masks.threshold", "flip"): "decision_flip"}
 """(New dotted name, old value) -> new value."""
-ADDED: dict[tuple[str, str], Any] = {("DataSettings", "channels"): "auto", ("DataSettings", "classes"): ()}
+ADDED: dict[tuple[str, str], Any] = {
+    ("DataSettings", "channels"): "auto",
+    ("DataSettings", "classes"): (),
+    ("StudentSettings", "reviewed"): None,
+}
 """(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""
 GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
 """Class of settings with renamed fields -> its group."""

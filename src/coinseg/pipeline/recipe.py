@@ -18,7 +18,7 @@ from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
-from coinseg.data.slices.student_data import Examples, PseudoMasks
+from coinseg.data.slices.student_data import Examples, PseudoMasks, ReviewedMasks
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
@@ -35,6 +35,7 @@ from coinseg.networks.classifier import Classifier
 from coinseg.parts.base import Learning, Part
 from coinseg.parts.table import parts_of
 from coinseg.runtime.devices import choose_device
+from coinseg.runtime.files import key_of
 from coinseg.runtime.process_group import current
 from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Report, silent
@@ -54,17 +55,22 @@ CHOSEN = {"key": str, "value": float, "rule": str}
 class Job:
     """What a recipe works on; no lesion mask is read from `store`, and organ masks only where `coin.regions` asks for them.
 
-    `root` is the folder that keeps every stage; None keeps nothing.
+    `root` is the folder that keeps every stage; None keeps nothing. `reviewed` are masks of a person (`student.reviewed`).
     """
 
     store: SliceStore
     settings: Settings
     root: Path | None = None
     report: Report = silent
+    reviewed: ReviewedMasks | None = None
 
     def folder(self, *names: str) -> Path | None:
         """A folder below the root."""
         return None if self.root is None else self.root.joinpath(*names)
+
+    def key(self, key: str) -> str:
+        """A key of what depends on the reviewed masks too."""
+        return key if self.reviewed is None else key_of([key, self.reviewed.digest])
 
     @property
     def classes(self) -> list["Job"]:
@@ -100,7 +106,7 @@ def build(job: Job) -> Predictor | ClassPredictors:
     Of several classes f, generators and student are trained together; threshold, image score and parts are those of each class.
     """
     f, generator = train_pair(job)
-    key = result_key(job.store, job.settings, f)
+    key = job.key(result_key(job.store, job.settings, f))
     predictors = [_without_student(one, f, generator, number, key) for number, one in enumerate(job.classes)]
     if has_student(job.settings):
         predictors = _with_student(job, predictors, key)
@@ -183,7 +189,7 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     pairs = [] if few else _others(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
     taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
-    lessons = [Lesson(learning.slices, masks, partial(_examples, learning)) for learning, masks in taught]
+    lessons = [Lesson(learning.slices, masks, partial(_examples, learning), job.reviewed) for learning, masks in taught]
     student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
     if student is None:
         return list(firsts)

@@ -5,7 +5,7 @@ checkpoint; so the same command, given again, finishes the run. All processes of
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.scale import kind_of_intensity
 from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
+from coinseg.data.slices.student_data import ReviewedCase, ReviewedMasks, reviewed_masks
 from coinseg.errors import UserError
 from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
@@ -51,12 +52,16 @@ FINISHED = ("manifest.json", "report.html", "model.json")  # in a folder whose r
 
 @dataclass
 class Workspace:
-    """One run: the user's `data`, the output folder `root`, the settings, and where progress is reported."""
+    """One run: the user's `data`, the output folder `root`, the settings, and where progress is reported.
+
+    `reviews` are the cases that a person decided on, of `student.reviewed`.
+    """
 
     data: Path
     root: Path
     settings: Settings
     report: Report = silent
+    reviews: Sequence[ReviewedCase] = ()
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -138,7 +143,27 @@ def job_of(work: Workspace) -> recipe.Job:
     for view, name in zip(store.views, store.classes or ("",), strict=True):
         root = work.root / class_folder(name) if name else work.root
         views.append(select_instances(view, work.settings, root / "witnesses", work.report))
-    return recipe.Job(store.with_views(views), work.settings, work.root, work.report)
+    store = store.with_views(views)
+    return recipe.Job(store, work.settings, work.root, work.report, reviewed_of(work, store))
+
+
+def reviewed_of(work: Workspace, store: SliceStore) -> ReviewedMasks | None:
+    """The reviewed masks of training slices; None where `student.reviewed` is not set.
+
+    Raises:
+        UserError: there are several classes, or no reviewed case is one of the training.
+    """
+    folder = work.settings.student.reviewed
+    if folder is None:
+        return None
+    if store.classes:
+        raise UserError(f"student.reviewed and {len(store.classes)} classes", "reviewed masks of one class", "leave one out")
+    slices = TrainingSlices(store, work.settings.anomaly, work.settings.seed)
+    found = reviewed_masks(work.reviews, slices, work.settings.data.axis)
+    if not found.cases:
+        got = f"{folder} has {len(work.reviews)} decided cases, and none of them is a training case of these data"
+        raise UserError(got, "reviews of training cases", "review some, or correct student.reviewed")
+    return found
 
 
 def train(work: Workspace) -> Run:
@@ -155,7 +180,7 @@ def train_classes(work: Workspace) -> dict[str, Run]:
     trained, runs = recipe.build(job), {}
     for number, (name, predictor) in enumerate(predictors_of(trained).items()):
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
-        key = result_key(view, work.settings, predictor.f)
+        key = job.key(result_key(view, work.settings, predictor.f))
         key = with_student(key, work.settings) if recipe.has_student(work.settings) else key
         runs[name] = Run(own, view, predictor, key, work.root)
     return runs
@@ -228,6 +253,7 @@ def warnings(run: Run) -> list[str]:
     """What a user should know before trusting the masks, from every finished stage."""
     root, store = run.networks, run.store
     lines = [f"data: {problem}" for problem in store.meta["problems"]]
+    lines += said_of_reviewed(run)
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)
     scores = Stage(root / "classifier", "").facts(scores={"auroc": float | None, "auroc_scans": float | None})["scores"]
@@ -239,6 +265,16 @@ def warnings(run: Run) -> list[str]:
     if run.work.settings.data.split_by == "slice":
         lines.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
     return lines + (Stage(root / "coin", "").facts(warnings=list[str])["warnings"] if run.predictor.is_counterfactual else [])
+
+
+def said_of_reviewed(run: Run) -> list[str]:
+    """The line that says that masks of a person were learnt from; none where there were none."""
+    found = reviewed_of(run.work, run.store)
+    if found is None:
+        return []
+    line = f"not mask-free: the student learnt {len(found.indices)} slices of {found.cases} reviewed cases (student.reviewed)"
+    unused = f"; {found.held_out} reviewed cases are held out or not of these data, and were not learnt from"
+    return [line + (unused if found.held_out else "")]
 
 
 def counts(run: Run) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from coinseg.config.schema import StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.student_data import IGNORED, PseudoMasks
+from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks
 from coinseg.masks.postprocess import IN_PLANE
 from coinseg.runtime.devices import CHUNK
 
 LEAST = 20  # Pseudo-masks, or synthetic lesions, that are needed at least to learn from them
+REVIEWED = 4  # times that a mask a person reviewed counts as much as a pseudo-mask
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """Images (B, C, S, S) in [-1, 1] -> masks (B, S, S) bool and confidence (B,) in [0, 1], NaN where f calls the image normal."""
 
@@ -44,3 +45,21 @@ def collect_pseudo_masks(slices: TrainingSlices, masks: Masks, settings: Student
         indices.append(chunk[trusted])
         targets.append(ignored_band(mask[trusted], settings.band))
     return PseudoMasks(np.concatenate(indices), np.concatenate(targets), np.flatnonzero(labels == 0))
+
+
+def with_reviewed(pseudo_masks: PseudoMasks, reviewed: ReviewedMasks | None) -> PseudoMasks:
+    """Pseudo-masks, and reviewed masks in the place of those of the same slices; each of them counts `REVIEWED` times.
+
+    A reviewed slice with nothing in it is a normal one, whatever its label.
+    """
+    if reviewed is None or not len(reviewed.indices):
+        return pseudo_masks
+    kept = ~np.isin(pseudo_masks.indices, reviewed.indices)
+    marked = reviewed.targets.any((1, 2))
+    drawn, empty = (np.tile(reviewed.indices[which], REVIEWED) for which in (marked, ~marked))
+    normals = pseudo_masks.normals[~np.isin(pseudo_masks.normals, reviewed.indices)]
+    return PseudoMasks(
+        np.concatenate([pseudo_masks.indices[kept], drawn]),
+        np.concatenate([pseudo_masks.targets[kept], np.tile(reviewed.targets[marked], (REVIEWED, 1, 1))]),
+        np.concatenate([normals, empty]),
+    )

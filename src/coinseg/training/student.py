@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks
+from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks, ReviewedMasks
 from coinseg.errors import memory_for
 from coinseg.networks.unet import Student, build_student, for_inference, load_student
 from coinseg.runtime.devices import make_fabric, to_device
@@ -27,7 +27,7 @@ from coinseg.runtime.streams import Stream, random_stream, seed_step
 
 from .keys import student_key
 from .loop import descend, fit
-from .pseudo_masks import LEAST, Masks, collect_pseudo_masks
+from .pseudo_masks import LEAST, Masks, collect_pseudo_masks, with_reviewed
 from .schedule import averaging
 
 WEIGHTS = "model.safetensors"
@@ -88,11 +88,13 @@ class Lesson:
         slices: the training side, as the class sees it; images and image labels.
         masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
         examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
+        reviewed: masks that a person reviewed, where the user handed some over.
     """
 
     slices: TrainingSlices
     masks: Masks
     examples: Callable[[PseudoMasks], Sequence[Examples]] = lambda pseudo_masks: ()
+    reviewed: ReviewedMasks | None = None
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,12 @@ def train_student(
         return load_student(stage.file(WEIGHTS), s.networks, channels, len(lessons)) if taught_before else None
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
     network = build_student(s.networks, channels, len(lessons))
-    found = [collect_pseudo_masks(lesson.slices, lesson.masks, s) for lesson in lessons]
-    trusted, abnormal = sum(len(one.indices) for one in found), sum(int((one.slices.labels() == 1).sum()) for one in lessons)
+    trusted_masks = [collect_pseudo_masks(lesson.slices, lesson.masks, s) for lesson in lessons]
+    found = [with_reviewed(masks, lesson.reviewed) for lesson, masks in zip(lessons, trusted_masks, strict=True)]
+    trusted, abnormal = (
+        sum(len(one.indices) for one in trusted_masks),
+        sum(int((one.slices.labels() == 1).sum()) for one in lessons),
+    )
     enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
     facts = {"trusted": trusted, "abnormal": abnormal, "taught": enough}
     if not enough:
