@@ -54,7 +54,7 @@ from coinseg.pipeline.recipe import train_pair
 from coinseg.pipeline.run import Run, job_of, train
 from coinseg.report.page import examples_figure
 from coinseg.runtime.files import read_json, write_json
-from coinseg.training.student import train_student
+from coinseg.training.student import Lesson, train_student
 
 STEPS = (
     "COIN", "COIN, refined", "student, one size, each slice alone", "student, one size", "student", "ceiling",
@@ -207,7 +207,7 @@ def ceiling(run: Run) -> nn.Module:
         return np.stack([true[image.numpy().tobytes()] for image in images]), np.ones(len(images))
 
     plain = replace(settings, student=replace(settings.student, synthetic_lesions=0.0))
-    student = train_student(slices, masks, plain, "truth", run.work.root / "ceiling")
+    student = train_student([Lesson(slices, masks)], plain, "truth", run.work.root / "ceiling")
     if student is None:
         raise SystemExit("too few masks for the ceiling")
     return student

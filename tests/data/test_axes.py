@@ -273,8 +273,8 @@ def test_a_store_of_coronal_slices_in_millimetres(tmp_path: Path) -> None:
     truth = store.truth()[np.flatnonzero(abnormal)[0]]
     assert (truth.any(1).sum(), truth.any(0).sum()) == (9, 6)
     # Of 32 mm the scan has 30 (upright, from row 0) x 24, and is filled with air.
-    assert (store.images[0][-1] == -1024).all()
-    assert ((store.images[0][:30] != -1024).sum(1) == 24).all()
+    assert (store.images[0, 0, -1] == -1024).all()
+    assert ((store.images[0, 0, :30] != -1024).sum(1) == 24).all()
     assert store.meta["problems"] == []
 
 

@@ -37,7 +37,7 @@ def test_what_is_scored_is_the_image_that_is_shown_with_the_mask_of_its_own_anom
     assert set(scored.label.tolist()) == {0, 1}
     # Each mask lies where its image differs from the slice without an anomaly, and nowhere else.
     clean = torch.from_numpy(store.unit(scored.rows) * 2 - 1)
-    changed = (scored.image[:, 0] - clean).abs().numpy()
+    changed = (scored.image - clean).abs()[:, 0].numpy()
     assert (changed[scored.truth] > 0).mean() > 0.95
     assert changed[~scored.truth].max() < 2 * BLOB.alpha * BLOB.level + 1e-6
 

@@ -457,7 +457,8 @@ def test_a_small_hospital_row_by_row(hospital: Path, tmp_path: Path, small: str)
     assert rows_of(index, "case", "slice", "label", "lesion_px", "truth", "split") == expected
     assert store.meta["problems"] == []
     assert "made from the lesion masks (malignant)" in store.meta["label_source"]
-    assert store.truth().shape == store.images.shape == (8 * 14, 16, 16)
+    assert store.truth().shape == (8 * 14, 16, 16)
+    assert store.images.shape == (8 * 14, 1, 16, 16)
     # The organ of a slice is the kidney with its tumour: nothing of the lesion is outside.
     row = rows_of(index, "case", "slice").index(("tuh_004", 11))
     assert not (store.truth()[row].astype(bool) & ~store.organs[row].astype(bool)).any()

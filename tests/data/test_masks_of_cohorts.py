@@ -295,7 +295,7 @@ def test_photographs_are_turned_in_training_and_masks_lie_on_them_as_shown(tmp_p
     assert any(line.startswith("4 photographs are turned as their orientation tag says (abnormal__i01") for line in said)
     store = SliceStore(tmp_path / "store")
     lesions = store.index["lesion_px"] > 0
-    images, marked = store.unit(np.flatnonzero(lesions)), store.truth()[lesions].astype(bool)
+    images, marked = store.unit(np.flatnonzero(lesions))[:, 0], store.truth()[lesions].astype(bool)
     assert images[marked].mean() > 2 * images[~marked].mean()
     model = make_run(tmp_path / "model", kind="percentile")
     for source, out in ((root / "abnormal/i01.png", tmp_path / "mask.png"), (root / "abnormal", tmp_path / "masks")):

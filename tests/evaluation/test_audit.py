@@ -14,24 +14,24 @@ from coinseg.metrics import overlap as metrics
 
 def found() -> Explained:
     """Two images with a bright pixel each, which the counterfactual takes away, and one normal image."""
-    image = np.zeros((3, 4, 4), np.float32)
-    image[0, 1, 1] = image[1, 2, 2] = 1
+    image = np.zeros((3, 1, 4, 4), np.float32)
+    image[0, 0, 1, 1] = image[1, 0, 2, 2] = 1
     none = np.zeros((3, 4, 4), bool)
     return Explained(
-        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.9, 0.1]), image=image, saliency=image,
-        refined=image,
+        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.9, 0.1]), image=image,
+        saliency=image[:, 0], refined=image[:, 0],
         truth=none, known=np.zeros(3, bool), after=np.zeros(3), counterfactual=np.zeros_like(image),
     )  # fmt: skip
 
 
 def ask(images: np.ndarray) -> np.ndarray:
     """f sees any bright pixel."""
-    return images.max((1, 2))
+    return images.max((1, 2, 3))
 
 
 def test_a_mask_on_the_evidence_turns_f_and_one_beside_it_does_not() -> None:
     e = found()
-    masks = e.image > 0.5
+    masks = e.image[:, 0] > 0.5
     assert audit.flips(e, masks, None, ask, 0.5) == {
         "mask_alone": 1, "outside_mask_alone": 0, "organ_alone": None, "outside_organ_alone": None, "flipped_images": 2,
     }  # fmt: skip

@@ -66,7 +66,7 @@ def test_where_each_image_has_a_level_of_its_own_masks_are_read_at_that_level(tm
     assert [mask.sum() for mask in examples["mask"]] == [known[name] for name in examples["name"].tolist()]
     assert np.array_equal(examples["sure"] > 0.5, examples["mask"])  # a pixel at its level is as sure as not
     _, rows, _ = scored(tmp_path / "shared", 0.5)
-    bright = held_out().store.images[held_out().rows].max((1, 2)) > 0.5
+    bright = held_out().store.images[held_out().rows].max((1, 2, 3)) > 0.5
     assert [int(row["mask_px"]) > 0 for row in rows] == bright.tolist()
 
 
@@ -75,7 +75,7 @@ def test_a_row_has_the_values_of_its_own_slice(tmp_path: Path) -> None:
     index = slices.store.index
     assert [row["case"] for row in rows] == index["case"][slices.rows].tolist()
     assert [int(row["label"]) for row in rows] == index["label"][slices.rows].tolist()
-    f = slices.store.images[slices.rows].max((1, 2))
+    f = slices.store.images[slices.rows].max((1, 2, 3))
     np.testing.assert_allclose([float(row["f"]) for row in rows], f, atol=6e-5)
     assert {float(row["f_counterfactual"]) for row in rows} == {0.125}
     # The truth of normal images is known, that of abnormal ones without a mask is not.
@@ -115,7 +115,7 @@ def test_explanations_are_of_the_members_that_are_asked_for_in_their_order() -> 
     found = explain_all(slices, told, lambda done, total: None, members)
     assert found.rows.tolist() == slices.rows[members].tolist()
     np.testing.assert_allclose(found.image, slices.store.images[found.rows], atol=1e-6)
-    np.testing.assert_allclose(found.saliency, found.image / 4, atol=1e-6)
+    np.testing.assert_allclose(found.saliency, found.image[:, 0] / 4, atol=1e-6)
     assert found.label.tolist() == slices.store.index["label"][found.rows].tolist()
 
 
@@ -129,10 +129,10 @@ def ranked() -> tuple[Explained, np.ndarray]:
     for i in range(16):
         predicted[i, 0, : (i + 1) // 2] = True
         predicted[i, 1, : i % 2] = True
-    label, image = (np.arange(20) < 16).astype(int), np.zeros((20, 10, 10))
+    label, image, nothing = (np.arange(20) < 16).astype(int), np.zeros((20, 1, 10, 10)), np.zeros((20, 10, 10))
     before = np.where(label == 1, 0.9, 0.1)
     before[[3, 17]] = 0.2, 0.8
-    return Explained(np.arange(20), label, before, image, image, image, truth, np.ones(20, bool)), predicted
+    return Explained(np.arange(20), label, before, image, nothing, nothing, truth, np.ones(20, bool)), predicted
 
 
 def test_best_pictures_are_of_the_highest_dice_and_worst_ones_of_the_lowest() -> None:

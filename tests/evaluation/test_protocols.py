@@ -28,11 +28,11 @@ def explained(**changes: Any) -> Explained:
     """Four slices: a lesion f sees, one it misses, a normal slice, and one labelled normal with a small lesion."""
     truth = np.stack([square(1, 1), square(4, 4), np.zeros((8, 8), bool), square(2, 2, 1)])
     maps = np.stack([square(1, 1) * 0.6, square(4, 4) * 0.4, square(0, 0, 2) * 0.3, square(2, 2, 1) * 0.9])
-    image = np.full((4, 8, 8), 0.5)
+    image = np.full((4, 1, 8, 8), 0.5)
     base: dict[str, Any] = {
         "rows": np.arange(4), "label": np.array([1, 1, 0, 0]), "before": np.array([0.9, 0.3, 0.2, 0.95]), "image": image,
         "saliency": maps, "refined": maps, "truth": truth, "known": np.ones(4, bool),
-        "after": np.array([0.05, 0.3, 0.1, 0.9]), "counterfactual": image - maps,
+        "after": np.array([0.05, 0.3, 0.1, 0.9]), "counterfactual": image - maps[:, None],
     }  # fmt: skip
     return Explained(**(base | changes))
 
@@ -197,7 +197,7 @@ def test_masks_of_normal_images_count_against_what_is_trusted() -> None:
     truth = np.stack([square(1, 1), square(4, 4), np.zeros((8, 8), bool)])
     predicted = np.stack([square(1, 1), square(4, 4, 1), square(0, 0)])
     found = Explained(
-        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.4, 0.8]), image=np.zeros((3, 8, 8)),
+        rows=np.arange(3), label=np.array([1, 1, 0]), before=np.array([0.9, 0.4, 0.8]), image=np.zeros((3, 1, 8, 8)),
         saliency=predicted * 1.0, refined=predicted * 1.0, truth=truth, known=np.ones(3, bool), agreement=np.ones(3),
     )  # fmt: skip
     scores = mask_free(found, predicted, 0.5, RAW)
@@ -213,7 +213,7 @@ def test_masks_of_normal_images_count_against_what_is_trusted() -> None:
 def test_masks_whose_truth_is_not_known_say_nothing_about_trust() -> None:
     predicted = np.stack([square(1, 1), square(4, 4, 2)])
     found = Explained(
-        rows=np.arange(2), label=np.array([1, 1]), before=np.array([0.9, 0.9]), image=np.zeros((2, 8, 8)),
+        rows=np.arange(2), label=np.array([1, 1]), before=np.array([0.9, 0.9]), image=np.zeros((2, 1, 8, 8)),
         saliency=predicted * 1.0, refined=predicted * 1.0, truth=np.stack([square(1, 1), np.zeros((8, 8), bool)]),
         known=np.array([True, False]), agreement=np.ones(2),
     )  # fmt: skip

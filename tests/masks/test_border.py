@@ -96,6 +96,26 @@ def test_a_stack_is_its_images_one_by_one_and_components_keep_to_themselves() ->
     assert (dice(found[2], lesions[2]) or 0) > 0.8
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_equal_channels_count_as_one(name: str) -> None:
+    lesion, difference = CHANGES[name]
+    image = pictured(lesion)
+    mask, found = asked(image, difference)
+    three = np.broadcast_to(image, (1, 3, SIDE, SIDE))
+    assert (fit_border(three, difference[None], mask[None], 0.4, WEIGHT)[0] == found).all()
+
+
+def test_a_border_that_only_one_channel_shows_is_found_and_the_order_of_channels_does_not_matter() -> None:
+    lesion, difference = CHANGES["part of a large one"]
+    flat = np.random.default_rng(1).normal(0, 0.05, lesion.shape)
+    mask = difference > 0.4 * np.quantile(difference, 0.999)
+    found = []
+    for channels in ([pictured(lesion), flat], [flat, pictured(lesion)]):
+        found.append(fit_border(np.stack(channels)[None], difference[None], mask[None], 0.4, WEIGHT)[0])
+    assert (found[0] == found[1]).all()
+    assert (dice(found[0], lesion) or 0) > (dice(one(flat, difference, mask, 0.4, WEIGHT), lesion) or 0) + 0.05
+
+
 def test_a_bay_is_filled_and_what_has_none_stays_as_it_is() -> None:
     cavity = disc(6, 26)
     rim = disc(12) & ~cavity & ~((ROWS < 30) & (abs(COLUMNS - 32) < 3))
@@ -114,7 +134,7 @@ NONE = np.zeros((SIDE, SIDE), bool)
 def fitted(
     image: np.ndarray, difference: np.ndarray, mask: np.ndarray, others: np.ndarray = NONE, weight: float = 1.0
 ) -> np.ndarray:
-    return _fit_component(image, difference, mask, others, 0.4, weight)
+    return _fit_component(image[None], difference, mask, others, 0.4, weight)
 
 
 @pytest.mark.parametrize(("radius", "rim", "kept"), [(4, 0.45, False), (4, 0.55, True), (14, 0.45, True), (14, 0.38, False)])

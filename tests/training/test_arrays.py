@@ -18,7 +18,7 @@ from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import train_coin
-from coinseg.training.student import train_student
+from coinseg.training.student import Lesson, train_student
 from conftest import tiny_settings
 
 
@@ -71,10 +71,8 @@ def test_a_student_is_trained_on_arrays_and_writes_nothing(tmp_path: Path, monke
     )
     slices = TrainingSlices(Dataset(torch.from_numpy(images) / 255, torch.from_numpy(labels)), settings.anomaly, 0)
     steps: list[int] = []
-    student = train_student(
-        slices, lambda x: (x[:, 0].numpy() > 0.3, np.ones(len(x))), settings,
-        report=lambda stage, done, total, values: steps.append(done),
-    )  # fmt: skip
+    lesson = Lesson(slices, lambda x: (x[:, 0].numpy() > 0.3, np.ones(len(x))))
+    student = train_student([lesson], settings, report=lambda stage, done, total, values: steps.append(done))
     assert student is not None
     assert student(torch.zeros(2, 1, 32, 32)).shape == (2, 1, 32, 32)
     assert steps == [2]
@@ -106,7 +104,9 @@ def test_patients_are_on_one_side_and_the_key_is_of_all_that_is_given() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda x, y: (x[:, None], y), r"shape \(24, 1, 32, 32\); required: \(N, S, S\)"),
+        (lambda x, y: (x[:, None, None], y), r"shape \(24, 1, 1, 32, 32\); required: \(N, S, S\) or \(N, C, S, S\)"),
+        (lambda x, y: (np.moveaxis(np.stack([x] * 3), 0, 3), y), r"shape \(24, 32, 32, 3\); .* channels first"),
+        (lambda x, y: (x[:, :0][:, None], y), r"shape \(24, 1, 0, 32\)"),
         (lambda x, y: (x[:, :, :30], y), r"shape \(24, 32, 30\); required: \(N, S, S\)"),
         (lambda x, y: (x[:, :4, :4], y), r"S at least 8"),
         (lambda x, y: (x[:0], y[:0]), r"shape \(0, 32, 32\)"),

@@ -39,11 +39,15 @@ def lessons_of(slices: TrainingSlices) -> PseudoMasks:
     return PseudoMasks(indices, targets, np.flatnonzero(slices.labels() == 0))
 
 
+def batch(slices: TrainingSlices, lessons: PseudoMasks, lesions: Examples | None = None) -> tuple[Tensor, Tensor]:
+    return student._batch([student.Taught(slices, lessons, lesions)], lesions is not None, SETTINGS, np.random.default_rng(0))
+
+
 def batch_of(monkeypatch: pytest.MonkeyPatch, lesions: Examples | None) -> tuple[TrainingSlices, PseudoMasks, Tensor, Tensor]:
     monkeypatch.setattr(student, "augment", lambda image, target: (image, target))
     slices = numbered()
     lessons = lessons_of(slices)
-    return slices, lessons, *student._batch(slices, lessons, lesions, SETTINGS, np.random.default_rng(0))
+    return slices, lessons, *batch(slices, lessons, lesions)
 
 
 def lesions() -> Examples:
@@ -80,7 +84,7 @@ def test_of_the_normal_half_a_share_gets_synthetic_lesions_and_is_taught_their_m
 def test_every_batch_is_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
     slices = numbered()
     monkeypatch.setattr(student, "augment", lambda image, target: (image + 9, target + 9))
-    image, target = student._batch(slices, lessons_of(slices), None, SETTINGS, np.random.default_rng(0))
+    image, target = batch(slices, lessons_of(slices))
     assert image.min() > 7
     assert target.min() == 9
 
@@ -157,14 +161,14 @@ def trained(
         found[:, 8:20, 8:20] = True
         return found, np.ones(len(images))
 
-    found = student.train_student(slices, masks, replace(tiny_settings(), student=SETTINGS), examples=examples)
+    found = student.train_student([student.Lesson(slices, masks, examples)], replace(tiny_settings(), student=SETTINGS))
     return found, parts, after
 
 
 def test_every_second_network_learns_drawn_lesions_and_the_others_the_dice_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     given, shares = [], []
-    batch, loss = student._batch, student.student_loss
-    monkeypatch.setattr(student, "_batch", lambda *words: (given.append(words[2]), batch(*words))[1])
+    drawing, loss = student._of_class, student.student_loss
+    monkeypatch.setattr(student, "_of_class", lambda *words: (given.append(words[0][0].lesions if words[3] else None), drawing(*words))[1])
     monkeypatch.setattr(student, "student_loss", lambda *words: (shares.append(words[2]), loss(*words))[1])
     drawn = Examples(torch.zeros(2, 1, SIDE, SIDE), np.ones((2, SIDE, SIDE), bool))
     trained(monkeypatch, lambda pseudo_masks: [drawn])

@@ -99,7 +99,7 @@ def test_scores_of_f_are_those_of_held_out_images_and_of_no_other(tmp_path: Path
 
     def scored(side: int) -> dict[str, Any]:
         rows = np.flatnonzero(data.index["split"] == side)
-        image = torch.from_numpy(data.images[rows] * 2 - 1)[:, None]
+        image = torch.from_numpy(data.images[rows] * 2 - 1)
         return classification_scores(probabilities(f, image).numpy(), data.index["label"][rows], settings.classifier.threshold)
 
     held_out, trained_on = scored(VALIDATION), scored(TRAINING)
@@ -194,7 +194,8 @@ def test_the_regions_of_a_batch_lie_on_its_images_also_where_these_are_mirrored(
     step, left = step_of(squares(organs=True), batch=8, regions="organ"), []
     for number in range(4):
         torch.manual_seed(number)
-        x, regions = step._batch(number)
+        x, regions, asked = step._batch(number)
+        assert asked is None  # there is one class
         assert regions is not None
         organ = x[:, 0] > 0.2
         assert organ.any((1, 2)).sum() == 4  # the abnormal half
@@ -221,8 +222,8 @@ def test_the_generator_moves_at_every_nth_step_and_the_discriminator_at_each() -
 @pytest.mark.parametrize("conditions", [1, 2])
 def test_the_steps_of_the_generator_leave_the_gradient_of_the_discriminator_alone(conditions: int) -> None:
     step = step_of(squares(), conditions=conditions)
-    x, _ = step._batch(0)
-    step._update_generator(x, None)
+    x, _, asked = step._batch(0)
+    step._update_generator(x, None, asked)
     assert all(p.grad is None for p in step.discriminator.parameters())
     assert any(p.grad is not None and p.grad.any() for p in step.generator.parameters())
 

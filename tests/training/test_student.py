@@ -205,7 +205,7 @@ def taught(
         learning = learning_of(slices, settings, probability=probability)
         return [SyntheticLesions.examples(learning, pseudo_masks)] if SyntheticLesions.asked_for(settings) else []
 
-    return teaching.train_student(slices, bright, settings, "t", folder, report, examples)
+    return teaching.train_student([teaching.Lesson(slices, bright, examples)], settings, "t", folder, report)
 
 
 def settings_of(trust: float) -> Settings:

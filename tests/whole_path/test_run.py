@@ -278,7 +278,7 @@ def test_training_works_when_the_truth_file_is_gone(finished: Run, tmp_path: Pat
 
 
 def test_a_training_batch_has_no_place_for_a_mask() -> None:
-    assert {f.name for f in fields(Batch)} == {"image", "label", "regions"}
+    assert {f.name for f in fields(Batch)} == {"image", "label", "regions", "asked"}  # asked: the number of a class, see there
 
 
 def test_the_regions_of_a_batch_are_the_organ_and_the_rest_and_no_lesion(finished: Run, tmp_path: Path) -> None:
