@@ -231,10 +231,10 @@ def test_labels_of_nnunet_are_classes(tmp_path: Path) -> None:
 
 def test_a_table_beside_scans_has_a_column_a_class(tmp_path: Path) -> None:
     root = described(tmp_path)
-    (root / "labels.csv").write_text("case,slice,Tumor,stone\na,0,1,0\na,1,0,0\nb,0,1,1\nb,1,0,0\n")
+    (root / "labels.csv").write_text("case,slice,Tumor,stone\na,0,1,0\na,1,0,1\nb,0,1,1\nb,1,0,0\n")
     cohort = read_layout(root, asked("tumor", "stone"))
-    assert [dict(one.slice_labels) for one in cohort.cases[0].classes] == [{0: 1, 1: 0}, {0: 0, 1: 0}]
-    assert [dict(case.slice_labels) for case in cohort.cases] == [{0: 1, 1: 0}, {0: 1, 1: 0}]
+    assert [dict(one.slice_labels) for one in cohort.cases[0].classes] == [{0: 1, 1: 0}, {0: 0, 1: 1}]
+    assert [dict(case.slice_labels) for case in cohort.cases] == [{0: 1, 1: 1}, {0: 1, 1: 0}]
     assert masks(cohort) == [[("a.nii.gz", (2, 3)), ("b.nii.gz", (2, 3))], []]
     assert cohort.label_source.startswith("image labels from labels.csv, columns tumor, stone; where none is given, made from")
 
@@ -476,15 +476,17 @@ def test_a_stray_table_is_passed_over(tmp_path: Path, text: str, why: str) -> No
 
 
 def test_the_phantom_of_two_classes_has_the_scans_of_that_of_one(tmp_path: Path) -> None:
-    settings = PhantomSettings(patients=3, slices=8, size=48, lesions="classes", seed=4)
+    settings = PhantomSettings(patients=2, slices=6, size=64, lesions="classes", seed=6)
     write_cohort(tmp_path, settings, processes=1)
-    cohort = read_layout(tmp_path, SETTINGS)
-    assert cohort.classes == ("kidney_tumor", "kidney_cyst")
-    assert masks(cohort)[1] == [("kidney_cyst.nii.gz", ())] * 3
-    one, other = (make_patient(replace(settings, lesions=kind), 1) for kind in ("masses", "classes"))
+    one, other = (make_patient(replace(settings, lesions=kind), 0) for kind in ("masses", "classes"))
     assert np.array_equal(one.scan, other.scan)
-    cysts = [z for z, mask in enumerate(other.masks["kidney_cyst"]) if mask.sum() >= 12]
-    assert [z for z, label in cohort.cases[1].classes[1].slice_labels.items() if label] == cysts
+    header, *rows = (tmp_path / "labels.csv").read_text().splitlines()
+    assert header == "image_id,slice,kidney_tumor,kidney_cyst"
+    cysts = [mask.sum() >= 12 for mask in other.masks["kidney_cyst"]]
+    assert [bool(int(row.rpartition(",")[2])) for row in rows[:6]] == cysts
+    assert sum(cysts) == 1
+    with pytest.raises(UserError, match=r"class kidney_tumor of .* is in images of one patient only"):
+        read_layout(tmp_path, SETTINGS)
 
 
 # --- what is refused
@@ -531,3 +533,13 @@ def test_inspect_says_classes_and_channels(tmp_path: Path) -> None:
     said = inspection.lines(found)
     assert "class      dent: 3 with, 2 without, 1 unknown; masks in 0" in said
     assert "channels   grey" in said
+
+
+def test_colour_with_alpha_in_cmyk_and_grey_are_one_cohort(tmp_path: Path) -> None:
+    for name, mode, end in (("a", "RGBA", "png"), ("b", "CMYK", "jpg"), ("c", "RGB", "png"), ("d", "L", "png")):
+        pixels = np.random.default_rng(len(name)).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).convert(mode).save(tmp_path / f"images/{name}.{end}")
+    (tmp_path / "labels.csv").write_text("file,x,z\na,1,0\nb,0,1\nc,1,1\nd,0,0\n")
+    found = inspection.inspect(tmp_path, settings_from({}))
+    assert (found["channels"], found["classes"]["z"]["with"]) == (["red", "green", "blue"], 2)

@@ -100,7 +100,7 @@ class ScanClasses:
     def of(cls, table: Path, settings: DataSettings, keys: Sequence[str] = CASE) -> ScanClasses:
         """Return `data.classes`, or the two and more columns of 0 and 1 of a table without a column label; else no class."""
         header = titles_of(table) if table.is_file() else {}
-        names, lines = settings.classes, []
+        names, lines = settings.classes, list[str]()
         if not names and header and not first_of(LABEL, header):
             columns, lines = class_columns(table, {*keys, *PATIENT, "slice"})
             names = tuple(columns.values()) if len(columns) > 1 else ()
@@ -144,9 +144,10 @@ def require_usable(root: Path, cohort: Cohort, settings: DataSettings) -> None:
             continue
         having = [case for case in cases if 1 in (case.label, *case.slice_labels.values())]
         without = any(0 in (case.label, *case.slice_labels.values()) for case in cases)
-        units = len(having) if settings.split_by == "slice" else len({case.patient for case in having})
-        if not having or (units < 2 and not any(case.slice_labels for case in having)):
-            many = "no image" if not having else "one image only" if len(having) == 1 else "images of one patient only"
+        labels = [label for case in having for label in (case.label, *case.slice_labels.values())]
+        units = labels.count(1) if settings.split_by == "slice" else len({case.patient for case in having})
+        if units < 2:
+            many = "no image" if not having else "one image only" if labels.count(1) == 1 else "images of one patient only"
             got, required = f"class {name} of {root} is in {many}", "two or more, one to train and one to hold out"
             raise UserError(got, required, f"add images, or {pick}")
         if not without:

@@ -125,8 +125,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"{alone} DICOM slices of {table.name} are taken by themselves, not as neighbours in their scans")
     source = f"no image labels in {table.name}"
     if classes:
-        names = few((one.column for one in classes if one.column), 40)
-        source = f"image labels from {table.name}, columns {names}" if names != "none" else source
+        columns = [one.column for one in classes if one.column]
+        source = f"image labels from {table.name}, columns {few(columns, 40)}" if columns else source
     elif "label" in column:
         source = label_source(table)
     else:

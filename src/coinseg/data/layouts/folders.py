@@ -116,7 +116,8 @@ def _cases_in(
         if sequences:
             paths.sort(key=lambda one: sequences.index(split_name(listed.images[one])[1]))
         path, *others = paths
-        place, inside, name = place_of(path, root), path.relative_to(folder), listed.images[path]
+        inside: PurePath = path.relative_to(folder)
+        place, name = place_of(path, root), listed.images[path]
         if sequences:
             place, inside = (PurePath(split_name(without_suffix(one))[0]) for one in (place, inside))
             name = split_name(name)[0]
@@ -137,8 +138,8 @@ def _by_class(folders: ClassFolders, listed: Sequence[_Listed], found: Sequence[
     for one, cases in zip(listed, found, strict=True):
         for case in cases:
             if one.folder not in numbers:
-                classes = ClassLabels(case.label, case.slice_labels, case.lesion)
-                normal.append(with_classes(case, [classes] * len(folders.abnormal)))
+                none = ClassLabels(case.label, case.slice_labels, case.lesion)
+                normal.append(with_classes(case, [none] * len(folders.abnormal)))
                 continue
             same = known.setdefault(case.image.relative_to(one.folder), [])
             twin = next((lesions for other, lesions in same if _are_equal(other.image, case.image)), None)

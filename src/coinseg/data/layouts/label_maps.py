@@ -35,6 +35,11 @@ class MapScan:
     organs: Path
     others: tuple[Path, ...] = ()
 
+    def existing(self) -> MapScan:
+        """Return the scan with the names that its files have in their folders, which may differ in case or Unicode form."""
+        image, lesions, organs = (existing(path.parent, path.name) for path in (self.image, self.lesions, self.organs))
+        return MapScan(composed(self.name), image, lesions, organs, self.others)
+
 
 @dataclass(frozen=True)
 class Regions:
@@ -48,9 +53,7 @@ class Regions:
     classes: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
-    def asked_for(
-        cls, settings: DataSettings, names: Names, organ_names: Names, where: str, classes: ScanClasses | None = None
-    ) -> Regions:
+    def asked_for(cls, settings: DataSettings, names: Names, organ_names: Names, where: str, classes: ScanClasses) -> Regions:
         """Return the regions of `data.organ`, `data.lesion` and classes; `UserError` for one that is no structure of the maps.
 
         Args:
@@ -64,7 +67,7 @@ class Regions:
         lesion = {value for text in settings.lesion for value in values_of(text, names, "lesion", where)}
         own = [
             () if name in classes.given and name not in names else values_of(name, names, "classes", where)
-            for name in (classes.names if classes else ())
+            for name in classes.names
         ]
         # As with masks found by name: a folder of organ masks and no name means everything in them.
         return cls(organs or (((),) if settings.organ_from else ()), tuple(sorted(lesion)), tuple(own))
@@ -101,8 +104,7 @@ def cohort_of(
     table = root / "labels.csv"
     labels = {} if classes.names else labels_by_case(table)
     patients, known = patients_by_case(root / "patients.csv"), set(labels) | classes.cases()
-    there = [[existing(path.parent, path.name) for path in (scan.image, scan.lesions, scan.organs)] for scan in scans]
-    scans = [MapScan(composed(scan.name), *paths, scan.others) for scan, paths in zip(scans, there, strict=True)]
+    scans = [scan.existing() for scan in scans]
     lines, cases, names = [*problems, *classes.lines], [], {scan.name for scan in scans}
     rest = "their labels are made from masks" if regions.lesion or any(regions.classes) else "they have no labels"
     for name, rows, otherwise in (("labels.csv", known, rest), ("patients.csv", patients, "each is its own patient")):
