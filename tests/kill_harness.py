@@ -34,6 +34,7 @@ import torch
 from coinseg.cli import main as cli
 from coinseg.pipeline import manifest
 from coinseg.report import page as report  # noqa: F401 - imported before the forks
+from coinseg.runtime.ledger import RECORD
 from coinseg.runtime.records import CHECKSUMS
 from coinseg.thesis import reproduce  # noqa: F401 - imported before the forks
 from conftest import TINY, tiny_settings, write_images  # beside this file
@@ -233,12 +234,15 @@ def ended(pid: int) -> int:
 def digest(folder: Path) -> dict[str, bytes]:
     """Every file and folder below, hidden ones too; what was skipped because it was there counts as written.
 
-    Checksums are left out: after a kill between a file and its checksum it is read without one (decision 6).
+    Checksums are left out, and so are the lines about them of the ledger: after a kill between a file and its checksum it is read
+    without one (decision 6).
     """
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != CHECKSUMS):
         content = b"" if path.is_dir() or path.suffix == ".dcm" else path.read_bytes()  # a SEG has new UIDs each time
         content = content.replace(b'"state": "skipped"', b'"state": "written"')
+        if path.name == RECORD:
+            content = b"\n".join(line for line in content.split(b"\n") if not line.endswith(CHECKSUMS.encode()))
         # What was done is not warned of once more, nor counted.
         content = re.sub(rb'"warnings": \[[^]]*\]', b'"warnings": []', content) if b'"kind": "segment"' in content else content
         found[path.relative_to(folder).as_posix()] = content

@@ -14,9 +14,9 @@ HARNESS = Path(__file__).parents[1] / "kill_harness.py"
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the harness forks")
 def test_after_a_kill_the_same_command_finishes_with_the_same_result() -> None:
-    chosen = ["--walk", "back", "file", "--at", "9", "105", "145"]
+    chosen = ["--walk", "back", "file", "seg", "mine", "others", "report", "--at", "9", "107", "145"]
     done = subprocess.run([sys.executable, str(HARNESS), *chosen], capture_output=True, text=True, check=False, timeout=300)
     lines = done.stdout.splitlines()
-    assert lines[-1] == "4 kills, 0 wrong", done.stdout + done.stderr
-    assert [line.split()[0] for line in lines[:-1]] == ["back"] * 3 + ["file"]
+    assert lines[-1] == "9 kills, 0 wrong", done.stdout + done.stderr
+    assert [line.split()[0] for line in lines[:-1]] == ["back"] * 3 + ["file", "seg", "mine", "others"] + ["report"] * 2
     assert done.returncode == 0
