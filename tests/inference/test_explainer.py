@@ -90,6 +90,7 @@ def test_the_threshold_is_of_training_images_and_of_no_more_than_said(monkeypatc
         return plain(self, indices, *rest)
 
     monkeypatch.setattr(TrainingSlices, "batch", batch)
+    assert room.THRESHOLD_IMAGES == 400
     monkeypatch.setattr(room, "THRESHOLD_IMAGES", 10)
     chosen(Changes(bright=False, by=0.4), store)
     (rows,) = seen
