@@ -333,3 +333,8 @@ def test_the_thesis_is_scored_on_images_labelled_abnormal_whose_masks_are_known(
     assert thesis_protocol(found)["slices"] == 1  # not the lesion in an image that is labelled normal
     none = thesis_protocol(explained(label=np.zeros(4, int)))
     assert (none["iou"], none["threshold"], none["slices"]) == (None, None, 0)
+
+
+def test_a_single_image_is_scored() -> None:
+    one = Explained(**{name: value[2:3] for name, value in vars(explained()).items() if value is not None})
+    assert mask_free(one, np.ones((1, 8, 8), bool), 0.5, RAW)["false_positive_area"] == 1.0
