@@ -67,6 +67,29 @@ def test_each_slice_and_each_seed_has_an_anomaly_of_its_own(store: SliceStore) -
     assert len(set(places)) > 0.9 * len(places)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_batch_is_its_slices_one_by_one_in_every_channel(channels: int) -> None:
+    images = np.random.default_rng(0).random((20, channels, 8, 8), np.float32)
+    data = Dataset(images, np.arange(20) % 2)
+    slices = TrainingSlices(data, AnomalySettings(), 0)
+    members = np.arange(len(slices))[::-1]
+    together = slices.batch(members).image
+    assert together.shape == (len(slices), channels, 8, 8)
+    assert torch.equal(together, torch.cat([slices.batch(members[i : i + 1]).image for i in range(len(slices))]))
+    np.testing.assert_allclose(together.numpy(), images[slices.rows[::-1]] * 2 - 1, atol=1e-6)
+
+
+def test_an_injected_anomaly_is_grey_and_lies_at_one_place_of_all_channels() -> None:
+    flat = Dataset(np.full((20, 3, 32, 32), 0.4, np.float32), np.arange(20) % 2)
+    slices = ScoredSlices(flat, replace(BLOB, probability=1.0), 0)
+    scored = slices.scored(np.arange(len(slices)))
+    changed = (scored.image - slices.store.unit(scored.rows) * 2 + 1).abs()
+    assert (changed == changed[:, :1]).all()
+    assert scored.truth.any((1, 2)).all()
+    assert changed[:, 0].numpy()[scored.truth].min() > 0
+    assert changed[:, 0].numpy()[~scored.truth].max() < 2 * BLOB.alpha * BLOB.level + 1e-6
+
+
 def test_balanced_batches_are_half_of_each_class_and_every_slice_comes_up() -> None:
     labels = np.array([0] * 20 + [1] * 6)
     data = Dataset(np.random.default_rng(0).random((26, 8, 8)), labels)

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import CoinSettings
+<<<<<<< HEAD
 from coinseg.explain.counterfactual import coin, losses, singla
 from coinseg.explain.counterfactual.coin import Generated, discriminator_loss, explain
+=======
+from coinseg.explain.counterfactual import coin
+from coinseg.explain.counterfactual.coin import Generated, difference, discriminator_loss, explain
+>>>>>>> adapt
 
 WEIGHTS = CoinSettings(adversarial=2.0, classifier=5.0, identity=3.0, cycle=7.0, tv=0.05)
 NAMES = ("adversarial", "classifier", "identity", "cycle", "tv")
@@ -240,6 +245,15 @@ def test_saliency_is_half_the_difference_in_0_to_1() -> None:
     torch.testing.assert_close(found.saliency, ((x - found.counterfactual) / 2).abs().mean(1))
     white = explain(torch.ones(1, 1, 2, 2), lambda t: t - 5, total_of_pixels)
     assert torch.equal(white.saliency, torch.ones(1, 2, 2))  # white to black is the largest change there is
+
+
+def test_equal_channels_differ_as_one_and_a_change_of_one_of_three_counts_a_third() -> None:
+    torch.manual_seed(6)
+    x, other = (torch.rand(4, 1, 5, 6) * 2 - 1 for _ in range(2))
+    grey = difference(x, other)
+    torch.testing.assert_close(difference(x.expand(-1, 3, -1, -1), other.expand(-1, 3, -1, -1)), grey)
+    red = torch.cat([other, x, x], dim=1)
+    torch.testing.assert_close(difference(x.expand(-1, 3, -1, -1), red), grey / 3)
 
 
 @pytest.mark.parametrize("axis", [2, 3])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coinseg.explain.counterfactual.losses import (
+    class_consistency,
     classifier_consistency,
     discriminator_adversarial,
     generator_adversarial,
@@ -214,3 +215,17 @@ def test_regional_reconstruction_is_of_the_mean_over_channels_and_of_regions_of_
     x = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [0.0, 0.0]]]])
     regions = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [1.0, 1.0]]]])
     assert regional_reconstruction(torch.zeros_like(x), x, regions).item() == pytest.approx(2 + 1.5 / 3)
+
+
+def test_class_consistency_turns_off_the_asked_class_and_holds_the_others_by_hand() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]], dtype=torch.float64)
+    changed = torch.tensor([[-3.0, -1.0, 2.5], [0.4, -2.0, 1.0]], dtype=torch.float64)
+    # Image 0, class 0: log(1 + e^-3); the others moved by 0 and 2: 0 and 1.5. Image 1, class 1: log(1 + e^-2); 0.4^2 / 2 and 0.
+    wanted = (math.log1p(math.exp(-3)) + 1.5 + math.log1p(math.exp(-2)) + 0.08) / 2
+    assert class_consistency(changed, logits, torch.tensor([0, 1])).item() == pytest.approx(wanted, abs=1e-12)
+
+
+def test_class_consistency_of_one_class_is_that_of_coin() -> None:
+    logits = doubles(0.3, -2.0, 1.7)
+    found = class_consistency(logits[:, None], torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.long))
+    assert found.item() == pytest.approx(classifier_consistency(logits).item(), abs=1e-12)

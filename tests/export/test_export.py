@@ -25,6 +25,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import write_image_mask
 from coinseg.data.readers.volume import read_mask, read_volume, write_mask, write_scan
+from coinseg.data.slices.intensity import percentiles
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
@@ -89,7 +90,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     assert "7 files" in capsys.readouterr().out
     root.rename(tmp_path / "gone")
     asked: list[str | None] = []
-    monkeypatch.setattr(classifier, "build", lambda settings: asked.append(settings.weights) or build(settings))
+    monkeypatch.setattr(classifier, "build", lambda settings, *rest: asked.append(settings.weights) or build(settings, *rest))
     assert np.array_equal(coinseg.load(out).segment(scan).mask, before)
     assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / "m.nii.gz"), "--model", str(out)]) == 0
     assert np.asarray(nib.load(tmp_path / "m.nii.gz").dataobj).sum() == before.sum()
@@ -493,8 +494,11 @@ def test_what_is_not_painted_is_the_source_to_the_last_bit(tmp_path: Path, capsy
     assert "a name of its own" in refused(capsys, *command, "--difference", scan, "--overwrite")
     folder = ["segment", "-i", str(tmp_path), "-o", str(tmp_path / "o"), "--model", str(root)]
     assert "one volume" in refused(capsys, *folder, "--difference", tmp_path / "d.nii.gz")
-    other = make_run(tmp_path / "percentile", kind="percentile")
-    assert "intensity percentile" in refused(capsys, *command[:-1], other, "--difference", tmp_path / "d.nii.gz")
+    # Where intensities are percentiles the units are still those of the scan: the range of its own percentiles is 0 to 1.
+    other, own = make_run(tmp_path / "percentile", kind="percentile"), tmp_path / "own.nii.gz"
+    assert cli.main([*command[:-1], str(other), "--difference", str(own)]) == 0
+    low, high = percentiles(native)
+    assert 1 < np.asarray(nib.load(own).dataobj).max() <= high - low
 
 
 def test_a_scan_that_f_calls_normal_comes_back_as_it_is(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ WRONG: dict[str, list[Any]] = {
     "settings": [None, []], "kind": ["HU", None], "window": [[0.0], [1.0, 0.0], "ab", [0.0, 1e10]], "organs": [1, "no"],
     "threshold": ["0.5", -0.1, 3.0, None], "layer": [3], "student": [1, "yes", None], "prior_shift": [1e9, "1", [1.0]],
     "trained_on": [3, [], {}, {"kinds": []}], "distribution": [1, "yes", None],
+    "channels": [None, "grey", [], [1], ["grey"] * 1000], "classes": [None, {}, [1], [{}], [{"name": "oedema"}]],
 }  # fmt: skip
 WRONG_PARTS: list[Any] = [None, [], {"patchcore": 1}, {"unknown": {}}, {"slice_hmm": [1]}]
 WRONG_FIRST: dict[str, list[Any]] = {

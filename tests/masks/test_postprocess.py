@@ -67,6 +67,33 @@ def test_guided_filter_follows_an_edge_of_the_guide() -> None:
     assert mended[0, 8, 8] - mended[0, 8, 7] > 2.5 * (blurred[0, 8, 8] - blurred[0, 8, 7])
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_equal_channels_guide_as_one(channels: int) -> None:
+    values, guide = noise(6, 2, 14, 11), noise(7, 2, 14, 11)
+    repeated = np.repeat(guide[:, None], channels, axis=1)
+    np.testing.assert_allclose(guided_filter(values, repeated, 2), guided_filter(values, guide, 2), atol=1e-9)
+    settings = MaskSettings(refine="guided")
+    np.testing.assert_allclose(refine(values, repeated, settings), refine(values, guide, settings), atol=1e-9)
+
+
+def test_the_order_of_channels_does_not_matter_and_images_do_not_see_each_other() -> None:
+    values, guide = noise(8, 3, 12, 12), noise(9, 3, 3, 12, 12)
+    together = guided_filter(values, guide, 2)
+    np.testing.assert_allclose(guided_filter(values, guide[:, ::-1], 2), together, atol=1e-9)
+    for i in range(3):
+        np.testing.assert_allclose(guided_filter(values[i], guide[i], 2), together[i], atol=1e-9)
+
+
+def test_an_edge_that_only_one_channel_shows_is_followed() -> None:
+    """Red and green swap where the luminance (their sum) is flat: grey sees no edge there."""
+    step = np.zeros((16, 16))
+    step[:, 8:] = 1
+    blurred = guided_filter(step, np.full_like(step, 0.5), 3)
+    swapped = guided_filter(blurred, np.stack([step, 1 - step, np.full_like(step, 0.5)]), 3)
+    grey = guided_filter(blurred, np.full_like(step, 0.5), 3)
+    assert swapped[8, 8] - swapped[8, 7] > 2.5 * (grey[8, 8] - grey[8, 7])
+
+
 def test_guided_filter_averages_where_the_guide_hardly_moves() -> None:
     values, guide = noise(4, 12, 12), 0.5 + 1e-4 * noise(5, 12, 12)
     flat = guided_filter(values, np.full((12, 12), 0.5), 2)

@@ -102,6 +102,10 @@ def test_regions_are_drawn_into_the_maps_and_nothing_is_taken_out() -> None:
 class Grey(nn.Module):
     """An eye that sees 4 x 4 places and their mean grey level."""
 
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        assert channels == 1
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(x, 4).permute(0, 2, 3, 1)
 

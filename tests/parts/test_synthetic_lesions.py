@@ -61,6 +61,27 @@ def test_a_drawn_lesion_is_one_piece_in_the_body_and_changes_nothing_else(rise: 
     assert min(areas) < 1 < max(areas)
 
 
+def test_equal_channels_get_the_lesion_of_one() -> None:
+    rng = np.random.default_rng(0)
+    image = np.where(disc(18), 0.05 * rng.standard_normal((SIDE, SIDE)), -1.0).astype(np.float32)
+    colour = np.repeat(image[None], 3, axis=0)
+    assert rise_of(colour, disc(5)) == pytest.approx(np.repeat(rise_of(image[None], disc(5)), 3))
+    for seed in range(5):
+        grey, shape = synthetic_lesion(image[None], image > -0.9, disc(5), np.array([0.4]), np.random.default_rng(seed))
+        three, same = synthetic_lesion(colour, image > -0.9, disc(5), np.full(3, 0.4), np.random.default_rng(seed))
+        assert (same == shape).all()
+        assert (three == grey).all()
+
+
+def test_a_drawn_lesion_has_the_colour_of_the_pseudo_mask() -> None:
+    """Of a flat image the change of every channel is in proportion to its rise; a channel without a rise stays as it is."""
+    image, rise = np.zeros((3, SIDE, SIDE), np.float32), np.array([0.3, -0.15, 0.0])
+    for seed in range(5):
+        made, shape = synthetic_lesion(image, disc(18), disc(5), rise, np.random.default_rng(seed))
+        assert shape.any()
+        np.testing.assert_allclose(made, rise[:, None, None] * made[:1] / 0.3, atol=1e-6)
+
+
 def test_where_there_is_only_air_nothing_is_drawn() -> None:
     image = np.full((SIDE, SIDE), -1.0, np.float32)
     (made,), shape = synthetic_lesion(image[None], image > -0.9, disc(5), np.array([0.5]), np.random.default_rng(0))

@@ -39,9 +39,10 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run
     )
     teach = recipe.train_student
 
-    def spy(slices: Any, masks: Any, *rest: Any) -> Any:
-        asked.append(masks.__self__)
-        return teach(slices, masks, *rest)
+    def spy(lessons: Any, *rest: Any) -> Any:
+        (lesson,) = lessons
+        asked.append(lesson.masks.__self__)
+        return teach(lessons, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         learn_from_few(patch)

@@ -158,7 +158,7 @@ def test_the_thesis_protocol_asks_every_image_and_the_mask_free_one_what_f_calls
     assert given["thesis"].saliency.any((1, 2)).all()
     assert given["honest"].saliency.any((1, 2)).tolist() == called.tolist()
     assert np.array_equal(given["honest"].counterfactual[~called], given["honest"].image[~called])
-    image, painted = (room.as_images(of) for of in (given["thesis"].image, given["thesis"].counterfactual))
+    image, painted = (room.as_images(of[:, 0]) for of in (given["thesis"].image, given["thesis"].counterfactual))
     (real, fake), (normal, turned) = distances
     assert torch.equal(real, image)
     assert torch.equal(fake, painted)

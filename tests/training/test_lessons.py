@@ -168,7 +168,12 @@ def trained(
 def test_every_second_network_learns_drawn_lesions_and_the_others_the_dice_of_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
     given, shares = [], []
     drawing, loss = student._of_class, student.student_loss
-    monkeypatch.setattr(student, "_of_class", lambda *words: (given.append(words[0][0].lesions if words[3] else None), drawing(*words))[1])
+
+    def watched_drawing(taught: list[student.Taught], number: int, size: int, with_lesions: bool, *rest: Any) -> Any:
+        given.append(taught[number].lesions if with_lesions else None)
+        return drawing(taught, number, size, with_lesions, *rest)
+
+    monkeypatch.setattr(student, "_of_class", watched_drawing)
     monkeypatch.setattr(student, "student_loss", lambda *words: (shares.append(words[2]), loss(*words))[1])
     drawn = Examples(torch.zeros(2, 1, SIDE, SIDE), np.ones((2, SIDE, SIDE), bool))
     trained(monkeypatch, lambda pseudo_masks: [drawn])

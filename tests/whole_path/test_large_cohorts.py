@@ -121,7 +121,8 @@ def explained(n: int = 11, side: int = 24) -> Explained:
     refined = np.clip(rng.normal(0.1, 0.1, truth.shape) + 0.4 * truth * (rng.random((n, 1, 1)) < 0.8), 0, 1)
     before, after = rng.random(n), rng.random(n)
     label = truth.any((1, 2)).astype(np.int64)
-    return Explained(np.arange(n), label, before, refined, refined, refined, truth, rng.random(n) < 0.8, after, refined)
+    image = refined[:, None]
+    return Explained(np.arange(n), label, before, image, refined, refined, truth, rng.random(n) < 0.8, after, image)
 
 
 def test_scores_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

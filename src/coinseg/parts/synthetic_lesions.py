@@ -87,14 +87,14 @@ def synthetic_lesion(
     (mean 1, 0.25 to 1.8).
 
     Args:
-        image: (S, S) in [-1, 1]; not modified.
+        image: (C, S, S) in [-1, 1]; not modified.
         body: (S, S) bool, see `SliceStore.body`; its holes are filled, nothing is drawn outside or close to its border.
         mask: (S, S) bool, the pseudo-mask.
-        rise: contrast of the pseudo-mask, see `rise_of`.
+        rise: contrast of the pseudo-mask in each channel, (C,), see `rise_of`.
         rng: draws everything.
 
     Returns:
-        The image in [-1, 1], float32, and the lesion's mask (S, S) bool, in one piece; empty where there is no place for it.
+        The image (C, S, S) in [-1, 1], float32, and the lesion's mask (S, S) bool, in one piece; empty where there is no place for it.
     """
     side = len(mask)
     radius = max(np.sqrt(mask.sum() * np.exp(rng.uniform(*AREA)) / np.pi), 1.0)

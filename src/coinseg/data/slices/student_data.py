@@ -33,7 +33,7 @@ class PseudoMasks:
 
 @dataclass(frozen=True)
 class Examples:
-    """Images (k, 1, S, S) in [-1, 1] with a drawn lesion, and its masks (k, S, S) bool."""
+    """Images (k, C, S, S) in [-1, 1] with a drawn lesion, and its masks (k, S, S) bool."""
 
     images: Tensor
     masks: np.ndarray

@@ -40,9 +40,10 @@ def posterior_consistency(counterfactual_logits: Tensor, asked: Tensor) -> Tenso
 def class_consistency(counterfactual_logits: Tensor, logits: Tensor, asked: Tensor) -> Tensor:
     """L_f with K classes: the asked class of each image is turned off, and every other one stays where it is.
 
-        mean over images of  D_KL(0 || f_a(X_cf)) + sum over j != a of D_KL(f_j(X) || f_j(X_cf))
+        mean over images of  D_KL(0 || f_a(X_cf)) + sum over j != a of H(z_j(X_cf) - z_j(X))
 
-    With one class it is `classifier_consistency`.
+    z_j is the logit of class j, and H(d) is d^2 / 2 up to |d| = 1 and |d| - 1/2 beyond (Huber 1964): unlike a divergence of
+    probabilities it holds logits where f is sure. With one class it is `classifier_consistency`.
 
     Args:
         counterfactual_logits, logits: of X_cf and of X, (B, K).
@@ -52,7 +53,7 @@ def class_consistency(counterfactual_logits: Tensor, logits: Tensor, asked: Tens
     others = torch.ones_like(logits, dtype=torch.bool).scatter(1, asked[:, None], False)
     if not others.any():
         return turned_off
-    kept = posterior_consistency(counterfactual_logits[others], torch.sigmoid(logits[others]))
+    kept = F.huber_loss(counterfactual_logits[others], logits[others])
     return turned_off + (logits.shape[1] - 1) * kept
 
 
