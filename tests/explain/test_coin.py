@@ -11,13 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import CoinSettings
-<<<<<<< HEAD
 from coinseg.explain.counterfactual import coin, losses, singla
-from coinseg.explain.counterfactual.coin import Generated, discriminator_loss, explain
-=======
-from coinseg.explain.counterfactual import coin
 from coinseg.explain.counterfactual.coin import Generated, difference, discriminator_loss, explain
->>>>>>> adapt
 
 WEIGHTS = CoinSettings(adversarial=2.0, classifier=5.0, identity=3.0, cycle=7.0, tv=0.05)
 NAMES = ("adversarial", "classifier", "identity", "cycle", "tv")
