@@ -337,6 +337,7 @@ def test_a_folder_a_class(tmp_path: Path) -> None:
     assert any(line.startswith("folders not read: fray (1)") for line in cohort.problems)
     with pytest.raises(UserError, match=r"data.classes names 'dint', which .* \(folders\) does not have; .*nearest: dent"):
         read_layout(root, asked("Crack", "dint"))
+    assert read_layout(root, asked("images/Crack", "images/dent")).classes == ("Crack", "dent")
     with pytest.raises(UserError, match=r"data\.classes and data\.abnormal are both given"):
         read_layout(root, asked("Crack", "dent", abnormal=("images/fray",)))
 
@@ -501,6 +502,8 @@ def test_the_phantom_of_two_classes_has_the_scans_of_that_of_one(tmp_path: Path)
         ("x,z\na,1,0\nb,1,1\nc,0,1\n", asked("x", "zz"), r"names 'zz', which labels.csv does not have; .* \(the nearest: z\)"),
         ("x,z\na,1,0\nb,1,1\nc,0,1\n", asked("x", "X"), "data.classes names 'X' twice"),
         ("x,z\na,1,0\nb,1,7\nc,0,1\n", asked("x", "z"), r"row 3 of .* has neither 0 nor 1 in the column z; required: 0, 1 or"),
+        ("../x,z\na,1,0\nb,1,1\nc,0,1\n", SETTINGS, r"has the classes '../x', 'z'; required: letters, digits"),
+        ("x z,x_z\na,1,0\nb,1,1\nc,0,1\n", SETTINGS, r"has the classes 'x z', 'x_z'; required: .* no two alike"),
         ("x,z\na,1,0\nb,1,1\nc,0,1\n", asked("x", lesion=("1",)), "data.classes and data.lesion are both given"),
     ],
 )

@@ -9,7 +9,7 @@ normal/, benign/, malignant/              one class, abnormal, unless data.class
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
@@ -111,7 +111,7 @@ def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | Non
     normal = normal or [folder for name in there if name.lower() in NORMAL and name not in names for folder in there[name]]
     parts = [part.name for part in by_name(root, _PARTS) if any(part in f.parents for name in names for f in there[name])]
     line = f"the parts {few(parts)} are read together: who is held out is drawn anew (data.split_by)"
-    return ClassFolders(normal, {name: there[name] for name in names}, [line] if parts else [])
+    return ClassFolders(normal, {PurePath(name).name: there[name] for name in names}, [line] if parts else [])
 
 
 def class_names(root: Path) -> list[str]:

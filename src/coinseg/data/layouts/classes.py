@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
-from .shared import few, nearest
+from .shared import few, nearest, safe_id
 from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
 
 MOST = 32
@@ -21,6 +22,8 @@ _NO_CLASS = {
     "sex", "gender", "male", "female", "left", "right", "laterality", "side", "age", "index", "unnamed: 0", "",
 }  # fmt: skip
 """Names of columns that hold 0 and 1 and are no finding, in lower case; data.classes can still name them."""
+
+_NAME = re.compile(r"\w[\w .+()&-]{0,63}")
 
 
 def any_of(labels: Iterable[int | None]) -> int | None:
@@ -131,7 +134,8 @@ class ScanClasses:
 def require_usable(root: Path, cohort: Cohort, settings: DataSettings) -> None:
     """Raise `UserError` where the classes of a cohort cannot be learnt.
 
-    That is more than `MOST`, or a class that no or one image has, or every one; where masks may still tell, it is not known yet.
+    That is more than `MOST`, names that cannot name a file, or a class that no or one image has, or every one; where masks may
+    still tell, it is not known yet.
     """
     pick = "leave it out: data.classes names those that are meant"
     if len(cohort.classes) > MOST:
@@ -139,6 +143,9 @@ def require_usable(root: Path, cohort: Cohort, settings: DataSettings) -> None:
         required = f"at most {MOST}: f has an output for each, and every image is explained once for each"
         raise UserError(got, required, "name fewer with data.classes")
     for number, name in enumerate(cohort.classes):
+        if not _NAME.fullmatch(name) or len({safe_id(other).casefold() for other in cohort.classes}) < len(cohort.classes):
+            required = "letters, digits, spaces and ._+-()&, at most 64, and no two alike: outputs are named by them"
+            raise UserError(f"{root} has the classes {few(map(repr, cohort.classes), 3)}"[:200], required, "rename them")
         cases = [case.of_class(number) for case in cohort.cases]
         if any(case.label is None and not case.slice_labels and case.lesion for case in cases):
             continue

@@ -211,6 +211,8 @@ class _Rows:
             own = one.masks.unmatched([case.of_class(number) for case in cases]) if one.masks else []
             problems += [f"class {one.name}: {line}" for line in own]
         what = "not used: nobody says which class they mark (masks_CLASS/, a column mask_CLASS or classes.json would)"
+        if any(one.shares_masks for one in self.classes) and not self.unclear:
+            problems += self.masks.unmatched(cases)
         problems += [f"masks of {len(self.unclear)} images ({few(self.unclear, 3)}) are {what}"] if self.unclear else []
         return cases, problems
 

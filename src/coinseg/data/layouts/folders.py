@@ -59,7 +59,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     source = f"image labels from folders: normal {normal}, "
     source += f"classes {few(folders.abnormal)}" if settings.classes else f"abnormal {_said(root, folders)}"
     said = (*problems, f"folders name no patients: {own_patients(cases)}")
-    return Cohort("folders", tuple(cases), source, said, sequences, settings.classes)
+    return Cohort("folders", tuple(cases), source, said, sequences, tuple(folders.abnormal) if settings.classes else ())
 
 
 def _said(root: Path, folders: ClassFolders) -> str:
