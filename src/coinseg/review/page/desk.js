@@ -341,7 +341,7 @@ async function start() {
   try {
     $('who').textContent = reviewer();
     const found = await refresh();
-    outbox.send();
+    outbox.adopt(found.desk);
     const first = found.cases.find((/** @type {any} */ row) => row.state === 'open') || found.cases[0];
     if (first) await open(first.key);
     else { $('empty').hidden = false; $('empty').textContent = 'There is no case for you:\nother reviewers have decided all of them.'; }
