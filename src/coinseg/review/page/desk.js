@@ -77,7 +77,7 @@ async function open(key) {
     opened = found; edits = found.edits; since = performance.now(); corrected = new Set();
     const row = queue.row(key);
     view.open(found);
-    $('comment').value = row ? row.comment : '';
+    $('comment').value = row ? row.comment : ''; $('corner-br').textContent = '';
     panel();
     setPlane('axial', false);
     state(found);
