@@ -4,4 +4,5 @@ import sys
 
 from coinseg.cli.main import main
 
-sys.exit(main())
+if __name__ == "__main__":  # a process that is spawned reads this file again
+    sys.exit(main())

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coinseg.errors import UserError
-from coinseg.review import schema
-from coinseg.review.changes import Change, packed, unpacked
-from coinseg.review.records import CaseRecord
-from coinseg.review.store import Store, reviewed
+from coinseg.review.kept import schema
+from coinseg.review.kept.changes import Change, packed, unpacked
+from coinseg.review.kept.records import CaseRecord
+from coinseg.review.kept.store import Store, reviewed
 
 SHAPE = (3, 8, 9)
 
@@ -125,7 +125,7 @@ def test_a_decision_keeps_its_mask_and_is_stale_when_the_mask_changes(tmp_path: 
 def test_of_two_reviewers_the_later_counts_also_when_the_clock_went_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(tmp_path)
     store.decide("c0", "ann", "accepted", store.mask("c0", "ann"))
-    monkeypatch.setattr("coinseg.review.store._now", lambda: "1999-01-01T00:00:00+00:00")
+    monkeypatch.setattr("coinseg.review.kept.store._now", lambda: "1999-01-01T00:00:00+00:00")
     store.decide("c0", "bob", "rejected", store.mask("c0", "bob"))
     (one,) = reviewed(tmp_path)
     assert (one.reviewer, one.state) == ("bob", "rejected")
@@ -145,8 +145,8 @@ def test_cases_that_are_gone_keep_what_was_decided(tmp_path: Path) -> None:
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from coinseg.review.changes import Change
-from coinseg.review.store import Store
+from coinseg.review.kept.changes import Change
+from coinseg.review.kept.store import Store
 store, i = Store(Path(sys.argv[1])), 0
 while True:
     z, y, x = i % 3, i // 3 % 8, i // 24 % 9

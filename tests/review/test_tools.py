@@ -15,11 +15,11 @@ from coinseg.errors import UserError
 from coinseg.review import tools
 from coinseg.review.agreement import agreement, kappa
 from coinseg.review.desk import Rules, desk_on
+from coinseg.review.kept.records import CaseRecord, Decision
+from coinseg.review.kept.store import Store
 from coinseg.review.queue import asks_second, minutes_left, queue_of, worth_looking_at
-from coinseg.review.records import CaseRecord, Decision
 from coinseg.review.scans import solid_of
 from coinseg.review.sources import key_of_case, read_source
-from coinseg.review.store import Store
 
 
 def disc(radius: float, side: int = 21) -> np.ndarray:

@@ -54,7 +54,7 @@ def review(
 def review_export(call: Call, out: Path, kind: str, out_folder: Path, overwrite: bool, **place: Any) -> None:
     """Write the accepted, corrected and rejected cases; a desk may be open meanwhile."""
     from coinseg.review.exchange import export_reviewed
-    from coinseg.review.store import Store
+    from coinseg.review.kept.store import Store
 
     source, reviews = _source(call, out, **place)
     require_apart([out_folder], [draft.image for draft in source.drafts])
@@ -107,7 +107,7 @@ def _parts() -> tuple[Any, Any]:
 def _source(
     call: Call, out: Path, data_path: Path | None, scans: Path | None, confidence: Path | None, reviews: Path | None
 ) -> tuple[Any, Path]:
-    from coinseg.review.records import FOLDER
+    from coinseg.review.kept.records import FOLDER
     from coinseg.review.sources import read_source
 
     return read_source(out, data_path, scans, confidence, call.words.split()), reviews or out / FOLDER

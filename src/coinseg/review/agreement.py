@@ -12,8 +12,8 @@ import numpy as np
 
 from coinseg.metrics.overlap import dice
 
-from .records import TEACHING, Decision
-from .store import Store
+from .kept.records import TEACHING, Decision
+from .kept.store import Store
 
 
 def kappa(pairs: Sequence[tuple[bool, bool]]) -> float | None:

@@ -22,11 +22,11 @@ from coinseg.runtime.locks import locked
 from .agreement import agreement
 from .editor import Editor
 from .exchange import KINDS
+from .kept.records import FOLDER, OPEN, SKIPPED
+from .kept.store import Store
 from .queue import minutes_left, queue_of, worth_looking_at
-from .records import FOLDER, OPEN, SKIPPED
 from .scans import PLANES, count_in, plane_of, solid_of, window_of
 from .sources import Source, key_of_case
-from .store import Store
 from .views import Views
 
 

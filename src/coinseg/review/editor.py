@@ -19,10 +19,10 @@ from coinseg.errors import UserError
 from coinseg.types import ScanMask
 
 from . import tools
-from .changes import Change
-from .records import ACCEPTED, CORRECTED, REJECTED
+from .kept.changes import Change
+from .kept.records import ACCEPTED, CORRECTED, REJECTED
+from .kept.store import Store
 from .scans import plane_of, read_region_of
-from .store import Store
 from .views import Views
 
 MOST_MASKS = 2  # kept unpacked

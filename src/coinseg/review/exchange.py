@@ -22,11 +22,11 @@ from coinseg.export.folder import new_folder
 from coinseg.inference.table import measure
 from coinseg.runtime.files import csv_text, write_json, write_text
 
-from .records import ACCEPTED, TEACHING, Reviewed
+from .kept.records import ACCEPTED, TEACHING, Reviewed
+from .kept.schema import Busy
+from .kept.store import Store
 from .scans import read_region_of
-from .schema import Busy
 from .sources import Draft, Source
-from .store import Store
 
 if TYPE_CHECKING:
     from .desk import Desk

@@ -6,9 +6,12 @@ The model lives in a process of its own, which is started at the first question:
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +44,7 @@ class Explanations:
             UserError: the model is gone, has no counterfactual, or does not look at that slice.
         """
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
         try:
             found = self._pool.submit(slice_maps, self._model, self._classifier, case, index).result()
         except BrokenProcessPool as error:
@@ -57,6 +60,13 @@ class Explanations:
         """End the process of the model."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, also where that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def slice_maps(model: Path, classifier: str | None, case: Case, index: int) -> SliceMaps | tuple[str, str, str]:
@@ -80,11 +90,17 @@ def _loaded(model: Path, classifier: str | None) -> tuple[Any]:
     return (predictor,)
 
 
-@lru_cache(maxsize=1)
+_read: dict[tuple[str, Path], Any] = {}
+
+
 def _content(case: Case) -> Any:
+    """The case in memory; the last one is kept."""
     from coinseg.data.slices.case import load_case
 
-    return load_case(case, with_lesion=False)
+    if (case.id, case.image) not in _read:
+        _read.clear()
+        _read[case.id, case.image] = load_case(case, with_lesion=False)
+    return _read[case.id, case.image]
 
 
 def _slice_maps(predictor: Any, content: Any, index: int) -> SliceMaps:

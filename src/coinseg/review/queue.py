@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from statistics import median
 
-from .records import OPEN, SKIPPED, CaseRecord, Decision
+from .kept.records import OPEN, SKIPPED, CaseRecord, Decision
 
 ENOUGH = 3  # decisions, from which the time that is left is foretold
 

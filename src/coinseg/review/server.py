@@ -27,7 +27,7 @@ from coinseg.runtime.files import json_value
 from .desk import Desk
 from .exchange import export_reviewed, read_elsewhere
 from .guard import Guard, Guarded
-from .schema import Busy
+from .kept.schema import Busy
 
 LOG = logging.getLogger(__name__)
 PAGE = {
@@ -166,7 +166,8 @@ def _login_with(request: Request, body: bytes) -> Any:
 
 
 def _read_queue(request: Request, body: bytes) -> Any:
-    return _desk(request).queue(_reviewer(request)) | {"kinds": _desk(request).kinds()}
+    desk = _desk(request)
+    return desk.queue(_reviewer(request)) | {"kinds": desk.kinds(), "desk": desk.store.identity}
 
 
 def _read_summary(request: Request, body: bytes) -> Any:

@@ -23,7 +23,7 @@ from coinseg.runtime.files import MAX_JSON, damaged, read_json
 from coinseg.runtime.records import fits, read_settings
 from coinseg.types import Case, MaskSource
 
-from .records import CaseRecord
+from .kept.records import CaseRecord
 
 INDEX, MANIFEST, MODEL = "index.json", "manifest.json", "model.json"
 ROW: dict[str, Any] = {"case": str, "mask": str, "pixels": int}

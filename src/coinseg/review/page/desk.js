@@ -77,7 +77,7 @@ async function open(key) {
     opened = found; edits = found.edits; since = performance.now(); corrected = new Set();
     const row = queue.row(key);
     view.open(found);
-    $('comment').value = row ? row.comment : '';
+    $('comment').value = row ? row.comment : ''; $('corner-br').textContent = '';
     panel();
     setPlane('axial', false);
     state(found);
@@ -341,7 +341,7 @@ async function start() {
   try {
     $('who').textContent = reviewer();
     const found = await refresh();
-    outbox.send();
+    outbox.adopt(found.desk);
     const first = found.cases.find((/** @type {any} */ row) => row.state === 'open') || found.cases[0];
     if (first) await open(first.key);
     else { $('empty').hidden = false; $('empty').textContent = 'There is no case for you:\nother reviewers have decided all of them.'; }

@@ -1,9 +1,10 @@
 // @ts-check
 /** Talks to the server. Strokes go out in their order, and stay in this browser until the server has said that it kept them. */
 
-/** @typedef {{key: string, url: string, body: string}} Waiting  a stroke that was not acknowledged, its bits in base64 */
+/** @typedef {{key: string, url: string, body: string, place: string, who: string, desk: string}} Waiting  a stroke that was not
+ *  acknowledged: its bits in base64, who drew it, on which desk */
 
-const TOKEN = 'coinseg-token', NAME = 'coinseg-reviewer', OUTBOX = 'coinseg-waiting';
+const TOKEN = 'coinseg-token', NAME = 'coinseg-reviewer', OUTBOX = 'coinseg-waiting-';
 let token = '';
 
 /** An answer of the server that says what is wrong. */
@@ -26,9 +27,9 @@ export const setReviewer = (name) => localStorage.setItem(NAME, name.trim());
 /** A name for a stroke that no other has. */
 export const newName = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, '0')).join('');
 
-/** @param {string} url @param {{method?: string, body?: any}} [options] @param {AbortSignal} [signal] */
-async function ask(url, options = {}, signal) {
-  const headers = { Authorization: `Bearer ${token}`, 'X-Reviewer': encodeURIComponent(reviewer()) };
+/** @param {string} url @param {{method?: string, body?: any}} [options] @param {AbortSignal} [signal] @param {string} [who] */
+async function ask(url, options = {}, signal, who = reviewer()) {
+  const headers = { Authorization: `Bearer ${token}`, 'X-Reviewer': encodeURIComponent(who) };
   const answer = await fetch(url, { ...options, headers, signal, credentials: 'omit', cache: 'no-store' });
   if (answer.ok) return answer;
   let said = { error: `the server answered ${answer.status}`, login: false };
@@ -37,9 +38,9 @@ async function ask(url, options = {}, signal) {
 }
 /** @param {string} url @returns {Promise<any>} */
 export const get = async (url) => (await ask(url)).json();
-/** @param {string} url @param {any} [body] @returns {Promise<any>} */
-export const post = async (url, body) =>
-  (await ask(url, { method: 'POST', body: body === undefined || body instanceof Blob ? body : JSON.stringify(body) })).json();
+/** @param {string} url @param {any} [body] @param {string} [who] @returns {Promise<any>} */
+export const post = async (url, body, who) =>
+  (await ask(url, { method: 'POST', body: body === undefined || body instanceof Blob ? body : JSON.stringify(body) }, undefined, who)).json();
 
 const KINDS = { uint8: Uint8Array, int16: Int16Array, float32: Float32Array };
 /** Numbers of a slice, or its bits as they are packed. @param {string} url @param {AbortSignal} [signal] */
@@ -53,24 +54,33 @@ export async function cubes(url) {
   return { shape: (answer.headers.get('X-Shape') || '').split(',').map(Number), data: new Uint8Array(await answer.arrayBuffer()) };
 }
 
-/** @returns {Waiting[]} */
-function stored() { try { return JSON.parse(localStorage.getItem(OUTBOX) || '[]'); } catch { return []; } }
-/** @param {Waiting[]} list */
-function store(list) { try { localStorage.setItem(OUTBOX, JSON.stringify(list)); } catch { /* the memory has them still */ } }
+/** What waits in this browser; a stroke that is sent twice counts once. @returns {Waiting[]} */
+function stored() {
+  const names = Object.keys(localStorage).filter((name) => name.startsWith(OUTBOX)).sort();
+  return names.flatMap((name) => { try { return [{ ...JSON.parse(localStorage.getItem(name) || ''), place: name }]; } catch { return []; } });
+}
 
 /** Sends strokes one after the other; tells `onState(waiting, trouble)`, and `onKept(answer, key)` for each that was kept. */
 export class Outbox {
   /** @param {(waiting: number, trouble: string) => void} onState @param {(answer: any, stroke: Waiting) => void} onKept
    *  @param {(message: string) => void} onLost */
   constructor(onState, onKept, onLost) {
-    this.waiting = stored(); this.onState = onState; this.onKept = onKept; this.onLost = onLost; this.busy = false;
+    /** @type {Waiting[]} */ this.waiting = []; this.desk = ''; this.onState = onState; this.onKept = onKept; this.onLost = onLost; this.busy = false;
+  }
+  /** Take over what waited for this desk, also of tabs that were closed. @param {string} desk */
+  adopt(desk) {
+    this.desk = desk;
+    const known = new Set(this.waiting.map((one) => one.place));
+    this.waiting.unshift(...stored().filter((one) => one.desk === desk && !known.has(one.place)));
+    this.send();
   }
   /** @param {string} key @param {string} url @param {Uint8Array} bits */
   add(key, url, bits) {
     let text = '';
     for (let i = 0; i < bits.length; i += 8192) text += String.fromCharCode(...bits.subarray(i, i + 8192));
-    this.waiting.push({ key, url, body: btoa(text) });
-    store(this.waiting);
+    const stroke = { key, url, body: btoa(text), place: `${OUTBOX}${Date.now()}-${newName()}`, who: reviewer(), desk: this.desk };
+    this.waiting.push(stroke);
+    try { localStorage.setItem(stroke.place, JSON.stringify(stroke)); } catch { /* the memory has it still */ }
     this.send();
   }
   /** Send what waits; again after a pause where the server does not answer. */
@@ -83,7 +93,7 @@ export class Outbox {
         this.onState(this.waiting.length, '');
         try {
           const bits = Uint8Array.from(atob(next.body), (c) => c.charCodeAt(0));
-          const answer = await post(next.url, new Blob([bits]));
+          const answer = await post(next.url, new Blob([bits]), next.who);
           this.done(next);
           this.onKept(answer, next);
         } catch (error) {
@@ -102,7 +112,7 @@ export class Outbox {
     } finally { this.busy = false; }
   }
   /** @param {Waiting} stroke */
-  done(stroke) { this.waiting = this.waiting.filter((one) => one !== stroke); store(this.waiting); }
+  done(stroke) { this.waiting = this.waiting.filter((one) => one !== stroke); localStorage.removeItem(stroke.place); }
   /** Resolves when everything was sent. */
   async empty() { while (this.waiting.length) await new Promise((resolve) => setTimeout(resolve, 20)); }
 }

@@ -97,6 +97,7 @@ export class View {
   /** Forget the masks that may have changed; with a plane and index all but that slice. @param {boolean} [butThis] */
   forgetMasks(butThis) {
     const own = this.case ? this.url('mask', this.index) : '';
+    if (!butThis) this.mask = null; // nothing is drawn onto what may have changed
     for (const url of [...this.coming.keys()].filter((u) => u.includes('/layers/mask/'))) {
       this.coming.get(url)?.abort.abort(); this.coming.delete(url);
     }
@@ -209,7 +210,7 @@ export class View {
   /** The mask, or what the slider would make of it. */
   previewed() {
     const sure = this.parts.confidence;
-    if (this.preview === null || !sure) return this.mask;
+    if (this.preview === null || !sure) return this.mask || this.parts.mask;
     return Uint8Array.from(sure, (value) => (value >= /** @type {number} */ (this.preview) ? 1 : 0));
   }
   /** @param {'truth'|'draft'|'mask'} name @param {Uint8Array} mask @param {any} at */

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -32,6 +33,14 @@ class Store:
     def __init__(self, folder: Path, write: bool = True) -> None:
         self.file, self._lock = folder / FILE, threading.RLock()
         self._connection = connect(folder, write)
+        if write:
+            with self._transaction() as db:
+                db.execute("INSERT OR IGNORE INTO facts VALUES ('identity', ?)", [uuid4().hex])
+
+    @property
+    def identity(self) -> str:
+        """A name that no other database has."""
+        return str(self._rows("SELECT value FROM facts WHERE name = 'identity'")[0]["value"])
 
     def close(self) -> None:
         """Close the database."""
