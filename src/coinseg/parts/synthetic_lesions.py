@@ -94,7 +94,7 @@ def synthetic_lesion(
         rng: draws everything.
 
     Returns:
-        The image (C, S, S) in [-1, 1], float32, and the lesion's mask (S, S) bool, in one piece; empty where there is no place for it.
+        The image in [-1, 1], (C, S, S) float32, and the lesion's mask (S, S) bool, in one piece; empty where it has no place.
     """
     side = len(mask)
     radius = max(np.sqrt(mask.sum() * np.exp(rng.uniform(*AREA)) / np.pi), 1.0)
