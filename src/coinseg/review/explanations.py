@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
@@ -22,7 +23,10 @@ from coinseg.types import Case
 
 
 class SliceMaps(NamedTuple):
-    """Of one slice (H, W): the counterfactual in the units of the scan, the difference in [0, 1], f before and after."""
+    """Of one slice (H, W): the counterfactual in the units of the scan, the difference in [0, 1], f before and after.
+
+    Of a colour image the counterfactual is its luminance.
+    """
 
     counterfactual: np.ndarray
     difference: np.ndarray
@@ -72,7 +76,7 @@ def end_with_parent() -> None:
 def slice_maps(model: Path, classifier: str | None, case: Case, index: int) -> SliceMaps | tuple[str, str, str]:
     """What `Explanations.of_slice` returns, or the parts of its `UserError`, which cannot be sent between processes."""
     try:
-        return _slice_maps(*_loaded(model, classifier), _content(case), index)
+        return _slice_maps(*_loaded(model, classifier), case, index)
     except UserError as error:
         return error.got, error.required, error.do
 
@@ -82,9 +86,13 @@ def _loaded(model: Path, classifier: str | None) -> tuple[Any]:
     import torch
 
     from coinseg.inference.checkpoint import load
+    from coinseg.inference.classes import ClassPredictors
 
     torch.set_num_threads(1)
     predictor = load(model, "cpu", classifier)
+    if isinstance(predictor, ClassPredictors):
+        got = f"the run has {len(predictor.of)} classes: {', '.join(predictor.names)}"
+        raise UserError(got, "a run of one class", "review the folder of one class, and look at the other maps")
     if not predictor.is_counterfactual:
         raise UserError(f"the run has method {predictor.settings.method}", "a counterfactual method", "look at the other maps")
     return (predictor,)
@@ -93,42 +101,47 @@ def _loaded(model: Path, classifier: str | None) -> tuple[Any]:
 _read: dict[tuple[str, Path], Any] = {}
 
 
-def _content(case: Case) -> Any:
+def _content(case: Case, channels: Sequence[str]) -> Any:
     """The case in memory; the last one is kept."""
     from coinseg.data.slices.case import load_case
 
     if (case.id, case.image) not in _read:
         _read.clear()
-        _read[case.id, case.image] = load_case(case, with_lesion=False)
+        _read[case.id, case.image] = load_case(case, with_lesion=False, channels=channels)
     return _read[case.id, case.image]
 
 
-def _slice_maps(predictor: Any, content: Any, index: int) -> SliceMaps:
+def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
     import torch
 
     from coinseg.data.readers.axes import turned
+    from coinseg.data.readers.image import grey_of
     from coinseg.data.slices.case import cut_pixels, encoder
-    from coinseg.data.slices.intensity import CODES, percentiles, signed
+    from coinseg.data.slices.intensity import signed
+    from coinseg.inference.scans import require_maps, span_of
 
-    data, window, kind = predictor.settings.data, predictor.preparation.window, predictor.preparation.kind
-    native = turned(content.scan, data.axis)[index].astype(np.float32)
-    counterfactual, difference, before, after = native.copy(), np.zeros(native.shape, np.float32), [0.0], [0.0]
-    low, high = (0.0, float(CODES)) if kind == "hu" else percentiles(content.scan)
-    unit = (window.high - window.low) * (high - low) / CODES  # of the scan, in the window of the run
+    require_maps(predictor)
+    data, kind, channels = predictor.settings.data, predictor.preparation.kind, predictor.preparation.channels
+    content = _content(case, channels)
+    native, span = turned(content.scan, data.axis)[index].astype(np.float32), span_of(predictor, content)
+    shape = native.shape[:2]
+    planes = [native.copy()] if native.ndim == 2 else list(np.moveaxis(native, 2, 0).copy())
+    difference, before, after = np.zeros(shape, np.float32), [0.0], [0.0]
     for cut in content.cuts(data):
         if cut.index != index:
             continue
-        pixels = cut_pixels(encoder(content.scan, kind)(native), cut.box, data.size, kind)
-        images = torch.from_numpy(signed(window.unit(pixels[None])))[:, None]
+        pixels = cut_pixels(encoder(content.scan, kind, channels)(native), cut.box, data.size, kind)
+        images = torch.from_numpy(signed(predictor.preparation.window.unit(pixels[None])))
         found = predictor.explain(images)
         painted, probability = found.painted()
-        change = cut.box.paste((painted - images)[0, 0].numpy() / 2 * unit, native.shape)
-        counterfactual += change
+        for plane, change in zip(planes, (painted - images)[0].numpy() / 2, strict=True):
+            plane += cut.box.paste(change * span, shape)
         asked = np.array([float(found.probability[0]) >= predictor.settings.classifier.threshold])
         refined = predictor.explainer.differences(images, asked).mean[0].astype(np.float32)
-        difference = np.maximum(difference, cut.box.paste(refined, native.shape))
+        difference = np.maximum(difference, cut.box.paste(refined, shape))
         before.append(float(found.probability[0]))
         after.append(float(probability[0]))
     if len(before) == 1:
         raise UserError(f"the run does not look at slice {index + 1}", "a slice of its region", "choose another slice")
+    counterfactual = planes[0] if len(planes) == 1 else grey_of(np.stack(planes, axis=-1))
     return SliceMaps(counterfactual, difference, max(before), max(after))
