@@ -77,12 +77,14 @@ class Cohort:
         cases: sorted by id.
         label_source: where the image labels come from, in words for the manifest.
         problems: one line for each skipped case or other problem.
+        left_out: cases that have an image and lack a mask that the settings need.
     """
 
     layout: str
     cases: tuple[Case, ...]
     label_source: str
     problems: tuple[str, ...] = ()
+    left_out: tuple[Case, ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -10,7 +10,11 @@ from coinseg.errors import plain
 
 from .command import DATA, JSON, OWN_CLASSIFIER, Call, arg, command, flag, path
 
-SCANS = "a volume (NIfTI, NRRD, MetaImage), a DICOM folder or .zip (FOLDER#KEY for one series), an image, or a folder of them"
+SCANS = (
+    "a volume (NIfTI, NRRD, MetaImage), a DICOM folder or .zip (FOLDER#KEY for one series), an image; a folder of them in any "
+    "layout that `run` takes, or a .csv"
+)
+ORGAN = "organ masks of one scan, one for each region; of a folder, another folder with those of all, if they are not found"
 TRUST = "also how far to trust each voxel, in percent, 50 at the border: a file like the mask, or a folder"
 
 
@@ -38,7 +42,7 @@ def phantom(call: Call, out: Path, processes: int) -> None:
     path("-o", "--output", help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks"),
     path("--model", help="the output folder of a run"),
     OWN_CLASSIFIER,
-    arg("--organ", type=Path, nargs="*", default=[], help="organ masks of the scan, one for each region"),
+    arg("--organ", type=Path, nargs="*", default=[], help=ORGAN),
     arg("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on"),
     flag("--overwrite", "replace masks that exist"),
     path("--confidence", required=False, help=TRUST),
@@ -49,7 +53,8 @@ def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     """Write the masks of scans; the other arguments are fields of `Request`."""
     from coinseg.data.layouts.unread import later_frames
     from coinseg.pipeline.manifest import MANIFEST, doubts, verdict_of
-    from coinseg.pipeline.segment import Request, failure, segment_path
+    from coinseg.pipeline.request import Request
+    from coinseg.pipeline.segment import failure, segment_path
     from coinseg.runtime.files import read_json
     from coinseg.runtime.process_group import rank_info
 

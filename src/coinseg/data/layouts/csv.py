@@ -85,7 +85,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
     left = not_named(listed, table, masks.folders)
-    cases, problems = masks.matched(_whole_scans(table, listed))
+    cases, problems, left_out = masks.matched(_whole_scans(table, listed))
     problems += left
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
@@ -97,8 +97,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"{alone} DICOM slices of {table.name} are taken by themselves, not as neighbours in their scans")
     if "label" not in column:
         what = f"{table.name} has no column label ({shown(header)}): labels can only come from lesion masks or anomalies"
-        return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems))
-    return Cohort("csv", tuple(cases), label_source(table), tuple(problems))
+        return Cohort("csv", tuple(cases), f"no image labels in {table.name}", (what, *problems), tuple(left_out))
+    return Cohort("csv", tuple(cases), label_source(table), tuple(problems), tuple(left_out))
 
 
 def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:

@@ -96,7 +96,7 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         scans = _scans_in(root, masks, given)
     labels, patients = scans.matched(given, table or root / _TABLE), _patients(root, table, scans)
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
-    cases, problems = masks.matched(cases)
+    cases, problems, left_out = masks.matched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
         problems.append(strangers(table, missing, KEYS))
     if table and (left := [name for name in scans.by_name if name not in labels]):
@@ -105,7 +105,7 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"no table names patients: {own_patients(cases)}")
     columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
     source = f"image labels from {table.name}{beside}, by {_key_column(table)}" if table else f"no table with {columns}"
-    return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems))
+    return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems), tuple(left_out))
 
 
 def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _Scans:

@@ -52,12 +52,13 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     found = [_cases_in(root, folder, label, masks) for label, folders in enumerate(classes) for folder in folders]
     cases, alone = [case for some, _ in found for case in some], [name for _, names in found for name in names]
     _require_masks(settings, cases)
-    cases, problems = masks.matched(cases)
+    cases, problems, left_out = masks.matched(cases)
     problems = folders_left(root, {*classes[0], *classes[1], *masks.folders}) + problems
     problems += [f"masks without their image are left out: {few(alone)}"] if alone else []
     normal, abnormal = (few(place_of(folder, root).as_posix() for folder in folders) for folders in classes)
     source = f"image labels from folders: normal {normal}, abnormal {abnormal}"
-    return Cohort("folders", tuple(cases), source, (*problems, f"folders name no patients: {own_patients(cases)}"))
+    problems.append(f"folders name no patients: {own_patients(cases)}")
+    return Cohort("folders", tuple(cases), source, tuple(problems), tuple(left_out))
 
 
 def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> tuple[list[Case], list[str]]:
@@ -65,7 +66,7 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> tuple
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "folders relative to the data", "correct data.normal or data.abnormal")
     files = [path for path in files_in(folder) if not masks.contains(path)]
-    images, beside = _apart(folder, files)
+    images, beside = apart(folder, files)
     if not images:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
     cases = []
@@ -80,7 +81,7 @@ def _cases_in(root: Path, folder: Path, label: int, masks: MasksByName) -> tuple
     return cases, [path.name for name in beside.keys() - set(images.values()) for path in beside[name]]
 
 
-def _apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
+def apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
     """Return the names of images, and masks by the name of their image; names are without suffix, `images/` and `masks/`.
 
     A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing.

@@ -84,7 +84,9 @@ def cohort_of(
     labels, patients = labels_by_case(root / "labels.csv"), patients_by_case(root / "patients.csv")
     there = [[existing(path.parent, path.name) for path in (scan.image, scan.lesions, scan.organs)] for scan in scans]
     scans = [MapScan(composed(scan.name), *paths) for scan, paths in zip(scans, there, strict=True)]
-    lines, cases, names = list(problems), [], {scan.name for scan in scans}
+    lines, names = list(problems), {scan.name for scan in scans}
+    cases: list[Case] = []
+    left_out: list[Case] = []
     rest = "their labels are made from masks" if regions.lesion else "they have no labels"
     for table, rows, otherwise in (("labels.csv", labels, rest), ("patients.csv", patients, "each is its own patient")):
         if unknown := set(rows) - names:
@@ -95,10 +97,11 @@ def cohort_of(
         given = labels.get(scan.name, Given())
         problem = _problem(scan, regions, labelled=given != Given())
         lines += [f"{scan.name}: {problem}"] if problem else []
-        if not problem.startswith("skipped"):
-            cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
+        if scan.image.is_file():
+            kept = left_out if problem.startswith("skipped") else cases
+            kept.append(_case(scan, regions, given, patients.get(scan.name, scan.name)))
     source = label_source(root / "labels.csv") if labels else unlabelled
-    return Cohort(layout, tuple(cases), source, tuple(lines))
+    return Cohort(layout, tuple(cases), source, tuple(lines), tuple(left_out))
 
 
 def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:
@@ -114,6 +117,6 @@ def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:
 
 
 def _case(scan: MapScan, regions: Regions, given: Given, patient: str) -> Case:
-    organ = tuple(MaskSource(scan.organs, values) for values in regions.organs)
+    organ = tuple(MaskSource(scan.organs, values) for values in regions.organs if scan.organs.is_file())
     lesion = (MaskSource(scan.lesions, regions.lesion),) if regions.lesion and scan.lesions.is_file() else ()
     return Case(safe_id(scan.name), patient, scan.image, True, given.label, given.slices, organ, lesion)

@@ -89,13 +89,15 @@ class MasksByName:
         values = _values("lesion", self.settings.lesion)
         return tuple(MaskSource(path, values) for path in paths if path is not None)
 
-    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
-        """Return the usable cases and the problems of all; where some have an organ mask the others are skipped."""
+    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str], list[Case]]:
+        """Return the usable cases, the problems of all, and those skipped: all without an organ mask, where some have one."""
         if cases and self.settings.organ and not any(case.organ for case in cases):
             raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
-        problems = []
+        problems: list[str] = []
+        left_out: list[Case] = []
         if any(case.organ for case in cases):  # Whole and cropped slices must not be mixed.
-            problems = [f"{case.id}: skipped, no organ mask" for case in cases if not case.organ]
+            left_out = [case for case in cases if not case.organ]
+            problems = [f"{case.id}: skipped, no organ mask" for case in left_out]
             cases = [case for case in cases if case.organ]
         used = {source.path for case in cases for source in case.lesion}
         if unused := [path.name for path in self.lesions.values() if path not in used]:
@@ -103,7 +105,7 @@ class MasksByName:
         bare = [case.id for case in cases if not case.lesion and (case.label == 1 or 1 in case.slice_labels.values())]
         if self.lesions and bare:
             problems.append(f"abnormal and without a lesion mask, so not scored: {few(bare)}")
-        return cases, problems
+        return cases, problems, left_out
 
 
 def _first_folder(root: Path, names: Iterable[str]) -> Path | None:
