@@ -69,13 +69,19 @@ def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
 
 
 @command(
-    "say what is recognised in a data set; nothing is written", "coinseg inspect my_images --json", (DATA, JSON), Settings,
-    groups=("data", "anomaly"),
+    "say what is recognised in a data set; nothing is written", "coinseg inspect my_images --json",
+    (DATA, JSON, path("--template", required=False, help="write a new table of all images and slices there, to fill in labels")),
+    Settings, groups=("data", "anomaly"),
 )  # fmt: skip
-def inspect(call: Call, data_path: Path, json: bool) -> None:
-    """Print what `inspect.inspect` finds."""
+def inspect(call: Call, data_path: Path, json: bool, template: Path | None) -> None:
+    """Print what `inspect.inspect` finds, or write a table to fill in."""
     from .inspect import inspect, lines
 
+    if template:
+        from .template import write_template
+
+        print("\n".join(map(plain, write_template(data_path, template))))
+        return
     _print(inspect(data_path, call.settings), lines, json)
 
 

@@ -183,9 +183,8 @@ def _gathered(
     warnings = [f"{record['path']}: {warning}" for record in records if (warning := record.pop("warning"))]
     table.write(rows := [row for record in records if (row := record.pop("row"))])
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
-    warnings += general + unlike(rows) + later_frames(images)
-    if not request.is_table:
-        warnings += other_endings(others_in(request.source, images), images)
+    others = [] if request.is_table else others_in(request.source, images)
+    warnings += general + unlike(rows) + other_endings(others, images) + later_frames(images)
     write_segmented(
         request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
     )

@@ -5,7 +5,8 @@
                                     one DICOM slice or X-ray; images may have another name where it is the only folder
     masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
 
-An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first.
+An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first
+(`instances` has other columns for it).
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
@@ -23,6 +24,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
 from .dicom_studies import fits_dicom
+from .instances import Instance, index_of, named_in
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .shared import existing, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
 from .tables import (
@@ -83,7 +85,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         do = "rename one; where the table is about DICOM studies give the folder they are in"
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
-    listed = [_case(table, number, {role: row[name] for role, name in column.items()}, masks) for number, row in rows]
+    listed = [_case(table, n, {role: row[name] for role, name in column.items()}, masks, named_in(row)) for n, row in rows]
     left = not_named(listed, table, masks.folders)
     cases, problems, left_out = masks.matched(_whole_scans(table, listed))
     problems += left
@@ -101,8 +103,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     return Cohort("csv", tuple(cases), label_source(table), tuple(problems), tuple(left_out))
 
 
-def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -> Case:
-    """Return the case of row `number`, given as cells by role."""
+def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName, instances: tuple[tuple[str, str], ...]) -> Case:
+    """Return the case of row `number`, given as cells by role; `instances` name its slice of a DICOM scan (`instances`)."""
     image = _named(table, number, cells["file"], _SUFFIXES)
     if image is None or not (is_image(image) or is_volume(image)):
         raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
@@ -116,6 +118,9 @@ def _case(table: Path, number: int, cells: dict[str, str], masks: MasksByName) -
     if volume and cells.get("slice") and index is None:
         raise row_error(table, number, "labels no slice of its volume", "a whole number, from 0, inferior first")
     label = label_in(cells.get("label", ""), table, number)
+    if instances and volume and label is not None and kind_of(image) != "slice" and (index is None or is_dicom(image)):
+        index = index_of(image, table, Instance(number, instances, index, label))
+        label = None if index is None else label
     case = with_label(Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume), label)
     case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
     if index is None or kind_of(image) == "slice":

@@ -65,6 +65,12 @@ def scans_in(source: Path, data: DataSettings, organs: str = "none", organ_from:
     return ToSegment(tuple(kept), tuple(_left(source, layout, kept) if source.is_dir() else ()))
 
 
+def cases_of(source: Path) -> tuple[str, Sequence[Case]]:
+    """The layout, "files" where there is none, and its cases with what labels they have, sorted; no mask is looked for."""
+    layout, cases = _listed(source, _settings(source, DataSettings(), False, None), dicom_by_series=False)
+    return layout, sorted(cases, key=lambda case: case.image)
+
+
 def _settings(source: Path, data: DataSettings, organs: bool, organ_from: Path | None) -> DataSettings:
     """The settings that new data are read with: of folders that a run names, only those below the new data."""
 
@@ -81,7 +87,7 @@ def _settings(source: Path, data: DataSettings, organs: bool, organ_from: Path |
     return replace(found, organ=data.organ, organ_from=str(place) if place else None)
 
 
-def _listed(source: Path, settings: DataSettings) -> tuple[str, Sequence[Case]]:
+def _listed(source: Path, settings: DataSettings, dicom_by_series: bool = True) -> tuple[str, Sequence[Case]]:
     """The layout and its cases, those without the organ mask asked for included; "files" where none is recognised."""
     name = next((name for name, layout in LAYOUTS.items() if layout.fits(source)), "files")
     values = settings if all(map(is_value, settings.organ)) else replace(settings, organ=())
@@ -89,7 +95,7 @@ def _listed(source: Path, settings: DataSettings) -> tuple[str, Sequence[Case]]:
         cohort: Cohort = LAYOUTS[name].list(source, settings if name in _NAMED else values)
         cases = (*cohort.cases, *cohort.left_out)
         # Without a table that names series, files say better what the series are than the folders of patients.
-        if name != "dicom" or any(case.label is not None or case.slice_labels for case in cases):
+        if name != "dicom" or not dicom_by_series or any(case.label is not None or case.slice_labels for case in cases):
             return name, cases
     elif source.is_file():
         raise UserError(f"{source} is no table", "a .csv with a column file, a scan, an image or a folder", "mend -i")
