@@ -13,8 +13,7 @@ BIN := .venv/bin
 
 # The main job, small: a procedural CT cohort, anomalies injected in its kidneys, f, COIN, scores, report.
 demo: .venv/ready
-	$(BIN)/coinseg phantom out/phantom --config docs/demo-phantom.yaml
-	$(BIN)/coinseg run out/phantom -o out/demo --config docs/demo.yaml
+	$(BIN)/coinseg demo -o out
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ from coinseg.config.parsing import PRESETS
 from coinseg.config.reading import refuse
 from coinseg.config.rules import of_tables
 from coinseg.config.schema import Settings
+from coinseg.data.layouts.shared import require_there
 from coinseg.errors import UserError, plain
 from coinseg.runtime.files import discard, write_json
 from coinseg.runtime.ledger import require_own
@@ -133,11 +134,15 @@ def _in_folder(
     The preset is in the settings already; without data_path the data are those that the run folder was made with.
     """
     from coinseg.pipeline import run_folder
-    from coinseg.pipeline.run import Workspace
     from coinseg.runtime.process_group import process_group, rank_info
-    from coinseg.runtime.stage import silent
+    from coinseg.runtime.report import silent
 
     here, place = rank_info(), (data_path, out, call.settings, overwrite, shlex.split(call.words))
+    if here.count == 1:  # of several, all must meet before one of them may fail
+        require_there(run_folder.resolve(*place))
+
+    from coinseg.pipeline.run import Workspace  # imports torch, which takes seconds
+
     if dry_run:
         from .dry_run import describe
 

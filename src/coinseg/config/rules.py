@@ -7,7 +7,7 @@ from typing import Any
 
 from .data_settings import DataSettings
 from .method_settings import ClassifierSettings, CoinSettings
-from .reading import Fault, Group, read, refuse
+from .reading import NEAR, Fault, Group, read, refuse
 from .schema import COUNTERFACTUAL, METHODS, EngineSettings, Settings
 
 UNSUITED = ("64-true", "64", "bf16-true", "16-true")
@@ -20,7 +20,7 @@ OWN = ("local", "small", "imagenet")
 def of_method(settings: Settings) -> Iterator[Fault]:
     """A method there is none of, or one that has no counterfactual for the threshold that is asked for."""
     if settings.method not in METHODS:
-        near = get_close_matches(settings.method, METHODS, 1, 0.4)
+        near = get_close_matches(settings.method, METHODS, 1, NEAR)
         do = f"did you mean {near[0]}?" if near else "choose one"
         yield Fault(("method",), f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", do)
     elif settings.masks.threshold == "decision_flip" and settings.method != COUNTERFACTUAL:

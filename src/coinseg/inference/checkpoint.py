@@ -1,6 +1,7 @@
 """A trained run as a folder: model.json and weights as safetensors; no code is read from it."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,12 +112,15 @@ def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
     return model | {"parts": parts}
 
 
-def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Predictor:
+def load(
+    root: str | Path, accelerator: str | None = None, classifier: str | None = None, engine: Mapping[str, Any] | None = None
+) -> Predictor:
     """Load a finished run.
 
     Args:
         root: the output folder of `coinseg run` or `coinseg export`.
         accelerator: "cpu" or "cuda" instead of what the run was trained on.
+        engine: settings of the engine by name, such as {"threads": 1}, in the place of those of the run.
         classifier: "package.module:factory" of your own classifier, whose code is run; required where the run names one.
 
     Raises:
@@ -127,14 +131,16 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_model(root / MODEL)
-    predictor = _loaded(model, root, accelerator, classifier)
+    engine = dict(engine or {}) | ({} if accelerator is None else {"accelerator": accelerator})
+    predictor = _loaded(model, root, engine, classifier)
     if model.get("schema") == SCHEMA:  # before it there were no checksums; last, because every other fault says more
         require_intact(root / MODEL)
     return predictor
 
 
-def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifier: str | None) -> Predictor:
+def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifier: str | None) -> Predictor:
     settings = stored_settings(model["settings"])
+    settings = replace(settings, engine=stored_settings({"engine": asdict(settings.engine) | engine}).engine)
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
     side = settings.data.size
@@ -144,8 +150,7 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
         require_fits(lambda: Generator(settings.coin), root / GENERATOR, "generator")
         generator = Generator(settings.coin)
         load_weights(generator, root / GENERATOR, "generator")
-    engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
-    explainer = Explainer(settings, f, generator, choose_device(engine), model["layer"])
+    explainer = Explainer(settings, f, generator, choose_device(settings.engine), model["layer"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], TrainedOn.read(model["trained_on"]))
     known = distribution.Distribution.load(root) if model["distribution"] else None
     if not model["student"]:

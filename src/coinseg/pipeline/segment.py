@@ -27,7 +27,7 @@ from coinseg.runtime.files import discard, key_of
 from coinseg.runtime.ledger import Ledger, kept
 from coinseg.runtime.locks import claimed, locked, owned, require_apart, require_free
 from coinseg.runtime.process_group import process_group, rank_info
-from coinseg.runtime.stage import silent
+from coinseg.runtime.report import silent
 from coinseg.types import Case, MaskSource
 
 from .manifest import model_of, unlike, write_segmented
@@ -47,11 +47,8 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
         input that failed, of all processes; (0, []) where this is not the first of them.
     """
     source, out, confidence = request.source, request.out, request.confidence
-    path, key = split_key(source)
-    if not path.exists():
-        raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
-    to_file = (path.is_file() and not request.is_table) or key is not None or out.name.lower().endswith(WRITTEN)
-    if to_file and not rank_info().is_main:
+    request.require_there()
+    if request.to_file and not rank_info().is_main:
         return 0, []
     maps = {target: name for name in ("counterfactual", "difference") if (target := getattr(request, name))}
     if maps and not is_volume(source):
@@ -61,8 +58,8 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
         if not place.name.lower().endswith(WRITTEN) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
             raise UserError(f"a map would go to {place}", "a name of its own that ends in .nii.gz", "choose such a name")
     places = [place for place in (out, *maps, confidence) if place]
-    predictor = load(request.model, request.accelerator, request.classifier)
-    if to_file:
+    predictor = load(request.model, request.accelerator, request.classifier, request.engine)
+    if request.to_file:
         require_outside(places, request.model)
         _segment_file(predictor, request, maps)
         return 1, []
