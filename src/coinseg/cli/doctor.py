@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from coinseg.runtime.extras import EXTRAS
+from coinseg.errors import EXTRAS
 from coinseg.runtime.process_group import cores
 
 LIBRARIES = ("torch", "numpy", "scipy", "timm", "kornia", "lightning-fabric", "nibabel", "pillow")
@@ -39,10 +39,9 @@ def findings(selftest: bool = True) -> Iterator[Finding]:
         "coinseg", f"{version('coinseg')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     )
     yield Finding("libraries", ", ".join(f"{name} {_version(name)}" for name in LIBRARIES))
-    for name, extra in EXTRAS.items():
-        missing = [module for module in extra.modules if find_spec(module) is None]
-        found = f"not there; for {extra.what}: pip install 'coinseg[{name}]'" if missing else f"there, for {extra.what}"
-        yield Finding(f"[{name}]", found)
+    for name, (what, modules) in EXTRAS.items():
+        there = all(find_spec(module) is not None for module in modules)
+        yield Finding(f"[{name}]", f"there, for {what}" if there else f"not there: {what}; pip install 'coinseg[{name}]'")
     yield from _devices()
     memory = memory_gb()
     yield Finding(

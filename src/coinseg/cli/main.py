@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader (`| head`) has what it wanted; Python's own last flush must not meet the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_code(error)
-    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError, ModuleNotFoundError) as error:
         if exit_code(error) == EXIT_DEFECT:
             raise
         print(f"coinseg: {'error: ' if exit_code(error) == EXIT_USER else ''}{one_line(error)}", file=sys.stderr)

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
+
+from coinseg.errors import EXTRAS
 
 from .data_settings import DataSettings
 from .method_settings import ClassifierSettings, CoinSettings
@@ -87,6 +90,16 @@ def of_engine(engine: EngineSettings) -> Iterator[Fault]:
         needed = "weights and images in single precision" if engine.precision in UNSUITED else "a precision of Lightning Fabric"
         got = f"engine.precision is '{engine.precision}'"
         yield Fault(("engine.precision",), got, needed, "32-true, bf16-mixed or 16-mixed")
+
+
+def of_extras(settings: Settings) -> Iterator[Fault]:
+    """A method or a classifier whose library is an extra that is not installed; asked before a training, not when it is over."""
+    name, method = settings.classifier.name, settings.method
+    asked = [("classifier.name", name, "timm", name not in OWN and ":" not in name)]
+    asked += [("method", method, "attribution", method not in (COUNTERFACTUAL, "rise"))]
+    for setting, value, extra, wanted in asked:
+        if wanted and any(find_spec(module) is None for module in EXTRAS[extra][1]):
+            yield Fault((setting,), f"{setting} is {value}", f"the extra {extra}", f"pip install 'coinseg[{extra}]'")
 
 
 def of_tables(settings: Settings) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ class Stage:
             return
         with self.file("stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+        self.tensorboard = self.tensorboard and find_spec("tensorboard") is not None
         if self.tensorboard and not self._events:
             from torch.utils.tensorboard import SummaryWriter
 
