@@ -1,4 +1,4 @@
-"""What people install: the wheel and the source archive, built and looked into; `make package` (python -m pytest -m packaging)."""
+"""What people install: the wheel and the source archive, built and looked into; `make package` builds them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from coinseg.errors import EXTRAS, exit_code, one_line
+from release import faults, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -89,3 +91,29 @@ def test_a_missing_module_of_an_extra_is_one_line(extra: str, module: str) -> No
     assert one_line(error).startswith(f"{module} is not installed; required: the extra {extra}, for ")
     assert one_line(error).endswith(f"; pip install 'coinseg[{extra}]'")
     assert exit_code(ModuleNotFoundError("No module named 'numpy'", name="numpy")) == 1
+
+
+def test_every_file_says_the_same_version() -> None:
+    assert len(set(versions().values())) == 1, versions()
+
+
+def test_a_release_with_two_versions_or_no_date_is_not_ready(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "CITATION.cff").write_text("version: 9.9.9\n")
+    (tmp_path / "CHANGELOG.md").write_text("## 9.9.8 (unreleased)\n")
+    said = "; ".join(faults(tmp_path))
+    assert "CITATION.cff 9.9.9, CHANGELOG.md 9.9.8" in said
+    assert "give the date of the release" in said
+
+
+def test_the_forms_for_issues_are_forms_and_ask_for_no_patients() -> None:
+    forms = [form for form in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if form.name != "config.yml"]
+    assert len(forms) == 3
+    for form in forms:
+        content = yaml.safe_load(form.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= content.keys()
+        ids = [part["id"] for part in content["body"] if part["type"] != "markdown"]
+        assert len(ids) == len(set(ids)) > 0
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= citation.keys()

@@ -34,7 +34,7 @@ def write_template(data: Path, out: Path) -> list[str]:
     named, dicom = layout in BY_CASE, any(case.volume and is_dicom(case.image) for case in cases)
     columns = ["case" if layout == "dicom" else "image_id"] if named else ["file", "patient"]
     columns += ["slice"] if any(case.volume for case in cases) else []
-    columns += ["instance_number", "SOPInstanceUID"] if dicom else []
+    columns += ["instance_number"] if dicom else []
     rows: list[dict[str, Any]] = []
     problems = []
     for case in cases:
@@ -66,7 +66,7 @@ def _slices(case: Case) -> list[dict[str, Any]]:
         from coinseg.data.readers.dicom import instances_of
 
         for row, image in zip(rows, instances_of(case.image), strict=True):
-            row |= {"instance_number": image["InstanceNumber"], "SOPInstanceUID": image["SOPInstanceUID"]}
+            row["instance_number"] = image["InstanceNumber"]  # no UID: that would tell whose scan it is
     return rows
 
 
