@@ -28,8 +28,8 @@ ROOMS = {
     "masks": "config errors metrics",
     "training": "config data.slices errors explain explain.attribution explain.counterfactual masks metrics networks runtime",
     "parts": "config data.slices errors masks networks runtime",
-    "inference": "config data.layouts data.readers data.slices errors explain explain.counterfactual masks networks parts runtime "
-    "types",
+    "inference": "config data.layouts data.readers data.slices errors explain explain.counterfactual masks networks parts "
+    "runtime types",
     "evaluation": "config data.slices masks metrics runtime types",
     "pipeline": "config data.layouts data.readers data.slices errors evaluation explain inference masks metrics networks parts "
     "runtime training types",

@@ -51,8 +51,8 @@ class DataSettings:
         slice of it is abnormal; "scan", some slice is, and training looks for those (docs/decisions/0004-hospital-data.md);
         "auto" is "scan" where no slice of the volume has a label. A label 0 counts for every slice; images have their own.""")
     intensity: Literal["auto", "hu", "percentile", "8bit"] = setting("auto", """"hu" clips to the foreground fingerprint;
-        "percentile" scales every image, or scan, by its own percentiles, so that a bright lesion darkens what is beside it; "8bit"
-        scales plain images alike, from 0 to 255; "auto" takes "hu" for volumes with values below -100, as CT has them, and
+        "percentile" scales every image, or scan, by its own percentiles, so that a bright lesion darkens what is beside it;
+        "8bit" scales plain images alike, from 0 to 255; "auto" takes "hu" for volumes with values below -100, as CT has them, and
         "percentile" for the others.""")
     validation: float = setting(0.2, "share of patients held out.", SHARE)
     stratify: Literal["labels", "lesion_area"] = setting("labels", """what the split keeps alike on both sides: "labels", the

@@ -72,11 +72,15 @@ def _loaded(model: Path, classifier: str | None) -> tuple[Any]:
     import torch
 
     from coinseg.inference.checkpoint import load
+    from coinseg.inference.classes import ClassPredictors
 
     torch.set_num_threads(1)
     predictor = load(model, "cpu", classifier)
-    if not predictor.is_counterfactual:
-        raise UserError(f"the run has method {predictor.settings.method}", "a counterfactual method", "look at the other maps")
+    if isinstance(predictor, ClassPredictors):
+        raise UserError(f"the run has {len(predictor.of)} classes", "a run of one class", "look at the other maps")
+    if not predictor.is_counterfactual or len(channels := predictor.preparation.channels) > 1:
+        what = f"channels {', '.join(channels)}" if predictor.is_counterfactual else f"method {predictor.settings.method}"
+        raise UserError(f"the run has {what}", "a counterfactual method on one grey image", "look at the other maps")
     return (predictor,)
 
 
@@ -92,18 +96,18 @@ def _slice_maps(predictor: Any, content: Any, index: int) -> SliceMaps:
 
     from coinseg.data.readers.axes import turned
     from coinseg.data.slices.case import cut_pixels, encoder
-    from coinseg.data.slices.intensity import CODES, percentiles, signed
+    from coinseg.data.slices.intensity import signed
+    from coinseg.inference.scans import span_of
 
     data, window, kind = predictor.settings.data, predictor.preparation.window, predictor.preparation.kind
     native = turned(content.scan, data.axis)[index].astype(np.float32)
     counterfactual, difference, before, after = native.copy(), np.zeros(native.shape, np.float32), [0.0], [0.0]
-    low, high = (0.0, float(CODES)) if kind == "hu" else percentiles(content.scan)
-    unit = (window.high - window.low) * (high - low) / CODES  # of the scan, in the window of the run
+    unit = span_of(predictor, content)
     for cut in content.cuts(data):
         if cut.index != index:
             continue
         pixels = cut_pixels(encoder(content.scan, kind)(native), cut.box, data.size, kind)
-        images = torch.from_numpy(signed(window.unit(pixels[None])))[:, None]
+        images = torch.from_numpy(signed(window.unit(pixels[None])))
         found = predictor.explain(images)
         painted, probability = found.painted()
         change = cut.box.paste((painted - images)[0, 0].numpy() / 2 * unit, native.shape)

@@ -153,7 +153,7 @@ def require_there(case: Case, error: UserError) -> None:
 def encoder(scan: np.ndarray, kind: str, channels: Sequence[str] = GREY) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function from native values to what is resized and stored: HU, or codes by the percentiles of the scan.
 
-    Red, green and blue have the same percentiles, so that a colour keeps its hue; sequences have their own. With `kind` "8bit" codes
+    Red, green and blue have the same percentiles, so that a colour keeps its hue; sequences have their own. With `kind` "8bit"
     codes are of 0 to 255, the same for every image; see `require_bytes`.
     """
     if kind == "hu":
