@@ -88,7 +88,7 @@ def test_synonyms_lead_to_what_there_is() -> None:
     ("words", "meant"),
     [
         ("train d -o x", "did you mean run?"), ("predict", "did you mean segment?"), ("segmnt", "did you mean segment?"),
-        ("trian", "see --help"), ("xyzzy", "see --help"),
+        ("trian", "did you mean run?"), ("rum", "did you mean run?"), ("xyzzy", "see --help"),
         ("run d -o x --device cuda", "did you mean --engine.accelerator?"),
         ("run d -o x --epochs 5", "did you mean --classifier.steps or --coin.steps or --student.steps?"),
         ("run d -o x --size 64", "did you mean --data.size?"), ("run d -o x --force", "did you mean --overwrite?"),

@@ -49,7 +49,8 @@ SAME = ("resume", "continue", "resume-from", "restart")
 def command_error(name: str, commands: Iterable[str]) -> UserError:
     """The error for a command there is none of."""
     known = list(commands)
-    meant = COMMAND_SYNONYMS.get(name.lower()) or next(iter(get_close_matches(name, known, 1, 0.7)), None)
+    near = next(iter(get_close_matches(name.lower(), [*known, *COMMAND_SYNONYMS], 1, 0.65)), "")
+    meant = COMMAND_SYNONYMS.get(name.lower()) or COMMAND_SYNONYMS.get(near, near)
     return UserError(
         f"unknown command '{name}'", f"one of {', '.join(known)}", f"did you mean {meant}?" if meant else "see --help"
     )

@@ -83,7 +83,10 @@ SAID = logging.getLogger("coinseg.said")
 
 def _file(path: Path) -> logging.Handler:
     if path.exists():
-        start = path.open("rb").read(len(HEAD)) if path.is_file() else b"?"
+        start = b"?"
+        if path.is_file():
+            with path.open("rb") as file:
+                start = file.read(len(HEAD))
         if start not in (HEAD.encode(), b""):
             raise UserError(f"{path} is no log of coinseg", "a new file, or an earlier log", f"choose another {LOG_FILE}")
     new = not path.exists() or path.stat().st_size == 0
