@@ -2,19 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test learn lint bench clean
+.PHONY: demo test learn lint bench package stranger release clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coinseg needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
 # The main job, small: a procedural CT cohort, anomalies injected in its kidneys, f, COIN, scores, report.
 demo: .venv/ready
-	$(BIN)/coinseg phantom out/phantom --config docs/demo-phantom.yaml
-	$(BIN)/coinseg run out/phantom -o out/demo --config docs/demo.yaml
+	$(BIN)/coinseg demo -o out
 
 test: .venv/ready
 	$(BIN)/python -m pytest
@@ -31,6 +30,18 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The wheel and the source archive, built, checked and looked into.
+package: .venv/ready
+	$(BIN)/python -m pytest -n 0 -m packaging tests/package
+
+# A stranger's first half hour: the wheel in an empty environment, outside of this folder. Many minutes and gigabytes.
+stranger: .venv/ready
+	bash tests/stranger.sh
+
+# What a release needs, checked; nothing is uploaded. See RELEASING.md.
+release: .venv/ready
+	$(BIN)/python tests/release.py
 
 clean:
 	rm -rf out

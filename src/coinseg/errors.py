@@ -21,6 +21,16 @@ _ADVICE = (
 )
 """What the system requires and what to do, by error number."""
 AGAIN = "give the same command again"
+EXTRAS = {
+    "dicom": ("DICOM in, DICOM SEG out", ("pydicom", "highdicom", "gdcm", "openjpeg", "jpeg_ls", "pylibjpeg")),
+    "itk": ("NRRD and MetaImage (.nrrd, .mha, .mhd)", ("SimpleITK",)),
+    "attribution": ("class activation maps (method layercam and its family)", ("pytorch_grad_cam",)),
+    "timm": ("classifiers by their names in timm (classifier.name resnet18)", ("timm",)),
+    "fid": ("the Frechet inception distance of reproduce", ("torch_fidelity",)),
+    "tensorboard": ("event files for TensorBoard", ("tensorboard",)),
+    "onnx": ("export --onnx", ("onnx", "onnxruntime", "onnxscript")),
+}
+"""Extras of the package in pyproject.toml: what they are for, and the modules they bring."""
 
 
 def plain(text: str, most: int = 2000) -> str:
@@ -37,6 +47,19 @@ class UserError(Exception):
         super().__init__("; ".join(map(plain, (got, f"required: {required}", do))))
 
 
+def missing_extra(error: BaseException | None) -> UserError | None:
+    """The error in the user's words where a module of an extra is not installed; None for everything else."""
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    module = (error.name or "").partition(".")[0]
+    extra = next((name for name, (_, modules) in EXTRAS.items() if module in modules), None)
+    if extra is None:
+        return None
+    return UserError(
+        f"{module} is not installed", f"the extra {extra}, for {EXTRAS[extra][0]}", f"pip install 'coinseg[{extra}]'"
+    )
+
+
 class Terminated(KeyboardInterrupt):
     """The program received SIGTERM; Ctrl-C raises `KeyboardInterrupt`."""
 
@@ -49,7 +72,12 @@ def exit_code(error: BaseException | None) -> int:
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return EXIT_PIPE
-    refused = isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None) or _is_loop(error)
+    refused = (
+        isinstance(error, UserError)
+        or missing_extra(error) is not None
+        or (isinstance(error, OSError) and error.errno is not None)
+        or _is_loop(error)
+    )
     return EXIT_USER if refused or out_of_memory(error) else EXIT_DEFECT
 
 
@@ -60,6 +88,8 @@ def one_line(error: BaseException) -> str:
         return f"{word}; the same command goes on from where it was"
     if isinstance(error, UserError):
         return str(error)
+    if (missing := missing_extra(error)) is not None:
+        return str(missing)
     if _is_loop(error):
         return str(UserError(str(error), "links that lead somewhere", "mend or remove them"))
     if out_of_memory(error):

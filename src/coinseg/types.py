@@ -99,6 +99,7 @@ class Cohort:
         problems: one line for each skipped case or other problem.
         sequences: names of the channels where a case has several images on one grid; empty where it has one.
         classes: names of the classes where there are several; an image may have some of them, all, or none.
+        left_out: cases that have an image and lack a mask that the settings need.
     """
 
     layout: str
@@ -107,6 +108,7 @@ class Cohort:
     problems: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    left_out: tuple[Case, ...] = ()
 
     @property
     def labelled(self) -> bool:

@@ -44,7 +44,9 @@ CYSTS = settings_from({"data": {"lesion": ["cyst"]}})
 def test_images(images: Path) -> None:
     found = inspect(images, Settings())
     assert (found["layout"], found["cases"], found["patients"], found["volumes"], found["images"]) == ("folders", 24, 24, 0, 24)
-    assert found["native"] == {"looked_at": 24, "slices": [1, 1], "rows": [40, 40], "columns": [44, 44], "spacing_mm": None}
+    size = {"looked_at": 24, "slices": [1, 1], "rows": [40, 40], "columns": [44, 44]}
+    assert found["native"] == {**size, "feet_first": None, "spacing_mm": None}
+    assert "numbers" not in "".join(inspection.lines(found))
     assert (found["labels"]["normal"], found["labels"]["abnormal"], found["labels"]["share_abnormal"]) == (12, 12, 0.5)
     assert found["lesion_masks"] == {"cases": 12}
     assert "folders" in found["label_source"]

@@ -107,7 +107,8 @@ def test_all_faults_come_together_and_none_follows_from_another() -> None:
     assert "\n" not in line
     for words in (
         "7 settings are wrong: (1) unknown setting 'sed' (required: a name that --print_config shows; did you mean 'seed'?)",
-        "coin.width is 0 (required: 1 to 2048; mend the setting)", "coin.depth is 'deep' (required: int; mend the setting)",
+        "coin.width is 0 (required: 1 to 2048; mend the setting)",
+        "coin.depth is 'deep' (required: a whole number; mend the setting)",
         "unknown setting 'coin.wdth'",
         "masks.threshold is 2 (required: auto, normals, otsu, decision_flip or a number in (0, 1]; mend it)",
         "student is 3 (required: a mapping of settings; see --print_config)", "classifier.weights is w.pth and",

@@ -15,6 +15,7 @@ from coinseg.cli import main as cli
 from coinseg.cli.inspect import inspect
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.image import image_size, is_image, read_image
 from coinseg.data.readers.image_mask import read_image_region
@@ -23,7 +24,6 @@ from coinseg.data.readers.volume import is_volume, read_geometry, read_volume
 from coinseg.data.slices.case import labelled_per_scan, load_case
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
-from coinseg.pipeline.segment import inputs
 from conftest import tiny_settings
 from writers import PLAIN, header, make_run, save_dicom, scan_of, slices_of, write_series, zipped
 
@@ -313,7 +313,7 @@ def test_a_slice_of_unknown_thickness_has_no_volume(tmp_path: Path) -> None:
     names = rsna(tmp_path / "in")
     assert read_geometry(scan / f"{names[0]}.dcm").flat
     assert not read_geometry(write_series(tmp_path / "one", scan_of((6, 5, 1)))).flat
-    assert [path.name for path in inputs(scan)] == [f"{n}.dcm" for n in names]
+    assert [case.image.name for case in scans_in(scan, DataSettings()).cases] == [f"{n}.dcm" for n in names]
     assert cli.main(["segment", "-i", str(scan), "-o", str(tmp_path / "out"), "--model", str(run)]) == 0
     assert read_geometry(tmp_path / "out" / "ID_00.nii.gz").flat
     rows = (tmp_path / "out" / "index.csv").read_text().splitlines()

@@ -33,13 +33,15 @@ from pydicom.valuerep import DSfloat
 
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.data.readers import paths as scan_files
 from coinseg.data.readers.volume import peek_shape, read_geometry, read_mask, read_volume, write_mask
 from coinseg.data.slices.case import load_case
 from coinseg.data.slices.store import store_key
 from coinseg.errors import UserError
+from coinseg.pipeline.request import Request, mask_name
 from coinseg.pipeline.run import Workspace, train
-from coinseg.pipeline.segment import Request, inputs, mask_name, segment_path
+from coinseg.pipeline.segment import segment_path
 from coinseg.runtime.files import read_json
 from coinseg.runtime.records import write_record
 from coinseg.types import MaskSource
@@ -661,11 +663,14 @@ def test_a_changed_slice_is_another_store(tmp_path: Path) -> None:
 
 def test_inputs_of_a_folder(tmp_path: Path) -> None:
     root = cohort(tmp_path / "data")
-    names = [path.relative_to(root).as_posix() for path in inputs(root)]
-    assert names == ["masks/p1.nrrd", "p1", "p2/deep", "p3.zip"]
-    assert [mask_name(path) for path in inputs(root)] == ["p1.nii.gz", "p1.nii.gz", "deep.nii.gz", "p3.nii.gz"]
+    images = [case.image for case in scans_in(root, DataSettings()).cases]
+    assert [path.relative_to(root).as_posix() for path in images] == ["p1", "p2", "p3.zip"]
+    assert [mask_name(path) for path in images] == ["p1.nii.gz", "p2.nii.gz", "p3.nii.gz"]
+    (root / "labels.csv").unlink()  # nothing says which folders are cases
+    images = [case.image for case in scans_in(root, DataSettings()).cases]
+    assert [path.relative_to(root).as_posix() for path in images] == ["p1", "p2/deep", "p3.zip"]
     with pytest.raises(UserError, match=r"is one DICOM series; required: the name of one mask"):
-        inputs(root / "p1")
+        scans_in(root / "p1", DataSettings())
     assert read_geometry(root / "p1").canonical_shape == (4, 5, 6)
 
 

@@ -12,7 +12,7 @@ import coinseg
 
 ROOT = Path(coinseg.__file__).parent
 ROOMS = {
-    "cli": "config data.layouts data.phantom data.readers data.slices errors explain explain.counterfactual export "
+    "cli": "config data.layouts data.phantom data.readers data.slices errors explain.counterfactual export "
     "networks pipeline report review review.kept runtime thesis training types",
     "config": "errors",
     "runtime": "config errors",

@@ -75,6 +75,10 @@ def a_scan(folder: Path) -> Files:
     return {"scan.nii.gz": scan, "OUT": a_model(folder), "out/run": folder / "run", **{name: folder / name for name in names}}
 
 
+def a_data_set(folder: Path) -> Files:
+    return {**made("totalsegmentator")(folder), "MODEL": a_model(folder)}
+
+
 def a_series(folder: Path) -> Files:
     write_series(folder / "series", hounsfield(labelled()).T, LPS, FrameOfReferenceUID="1.2.3.9")
     mask = folder / "mask.nii.gz"
@@ -115,6 +119,7 @@ YOUR_DATA: dict[str, Example] = {
     "KiTS": made("kits"),
     "Medical Segmentation Decathlon": made("decathlon"),
     "one CT scan": a_scan,
+    "a folder or `.csv` of new scans": a_data_set,
     "one DICOM series": a_series,
 }
 TO_OTHERS: dict[str, Example] = {

@@ -98,7 +98,10 @@ def test_a_second_folder_adds_its_rows_and_a_scan_of_the_same_name_is_told_apart
         make_scan(scan, seed=seed)
     for source in (one, two):
         assert cli.main(["segment", "-i", str(source), "-o", str(out), "--model", str(model)]) == 0
-    assert "b.nii.gz: another scan than the one its mask was made of; the mask was made anew" in capsys.readouterr().err
+    assert (
+        "b.nii.gz: another scan, channel or organ mask than those its mask was made of; the mask was made anew"
+        in capsys.readouterr().err
+    )
     assert list(rows(out)) == ["b.nii.gz", "c.nii.gz", "a.nii.gz"]
     assert len((out / "index.csv").read_text().splitlines()) == 4
     alone = tmp_path / "alone"

@@ -9,20 +9,30 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import lightning_fabric
+import numpy as np
 import pytest
 import torch
 
 from coinseg.cli import main as cli
 from coinseg.config.schema import EngineSettings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.readers.image import read_image
+from coinseg.data.readers.volume import read_geometry, read_mask
 from coinseg.errors import UserError
+from coinseg.inference.checkpoint import load
 from coinseg.inference.scans import Segmentation
 from coinseg.pipeline import segment as batch
+from coinseg.pipeline.request import mask_name
 from coinseg.runtime import devices
 from coinseg.runtime import process_group as processes
 from coinseg.runtime.process_group import ProcessGroup, RankInfo, rank_info
+from coinseg.types import MaskSource
+from conftest import tiny_settings
+from examples import EXAMPLES, labelled, save
 from writers import make_run, make_scan
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "2"}
@@ -240,3 +250,54 @@ def test_a_closed_pipe_ends_quietly() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+# --- data sets as those the run was trained on
+
+
+@pytest.mark.parametrize("layout", ["totalsegmentator", "nnunet", "kits", "dicom", "csv"])
+def test_a_data_set_is_segmented_as_its_scans_one_by_one(layout: str, tmp_path: Path) -> None:
+    data = EXAMPLES[layout].make(tmp_path / "data")
+    settings = EXAMPLES[layout].settings(**({"roi": "organ"} if layout in ("totalsegmentator", "nnunet", "kits") else {}))
+    tiny = replace(tiny_settings(), data=settings.data)
+    run = make_run(tmp_path / "run", tiny, "percentile" if layout == "csv" else "hu")
+    out = tmp_path / "masks"
+    assert cli.main(["segment", "-i", str(data), "-o", str(out), "--model", str(run)]) == 0
+    cases = read_layout(data, settings.data).cases
+    made = {path.relative_to(out).as_posix() for path in out.rglob("*.nii.gz")} | {p.name for p in out.rglob("*.png")}
+    assert len(made) == len(cases)
+    predictor = load(run)
+    for case in cases:
+        mask = out / case.image.relative_to(data).parent / mask_name(case.image)
+        found = read_mask(MaskSource(mask), read_geometry(mask)) if case.volume else read_image(mask) > 0
+        assert np.array_equal(found, predictor.segment(case.image, case.organ).mask.reshape(found.shape)), case.id
+
+
+def test_scans_without_their_organ_fail_one_by_one_and_another_organ_makes_the_mask_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = EXAMPLES["totalsegmentator"].make(tmp_path / "data"), tmp_path / "masks"
+    tiny = replace(tiny_settings(), data=EXAMPLES["totalsegmentator"].settings(roi="organ").data)
+    command = ["segment", "-i", str(data), "-o", str(out), "--model", str(make_run(tmp_path / "run", tiny))]
+    (data / "s2/segmentations/kidney_left.nii.gz").rename(tmp_path / "kidney_left.nii.gz")
+    assert cli.main(command) == 2
+    assert "1 of 4 inputs failed: no organ mask for " in capsys.readouterr().err
+    (tmp_path / "kidney_left.nii.gz").rename(data / "s2/segmentations/kidney_left.nii.gz")
+    half = labelled()
+    half[2:] = 0
+    save(data / "s0/segmentations/kidney_left.nii.gz", half)
+    assert cli.main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("2 masks written")
+    assert "s0/ct.nii.gz: another scan, channel or organ mask than those its mask was made of" in said.err
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith("0 masks written")
+    for wrong in ([str(data / "s0/segmentations/kidney_left.nii.gz")], [str(data), str(data)]):
+        assert cli.main([*command, "--organ", *wrong]) == 2
+        assert "required: one folder with the organ masks of all" in capsys.readouterr().err
+    moved = tmp_path / "organs"
+    for path in data.glob("s*/segmentations"):
+        (moved / path.parent.name).mkdir(parents=True)
+        path.rename(moved / path.parent.name / path.name)
+    assert cli.main([*command, "--organ", str(moved)]) == 0
+    assert capsys.readouterr().out.startswith("0 masks written")

@@ -1,7 +1,7 @@
 """What a command is: one function, its arguments in a short table above it, and whether it takes settings."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,16 @@ Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a command: its words for manifests, its complete settings (None without), progress, and all commands."""
+    """One call of a command: its words for manifests, its complete settings (None without), progress, and all commands.
+
+    `given` are the settings that stand on the line or in its files, nested, without those that keep their values.
+    """
 
     words: str
     settings: Any
     report: ConsoleReport
     commands: dict[str, str]
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def flag(name: str, help: str) -> Argument:
     return arg(name, action="store_true", help=help)
 
 
-DATA = arg("data_path", metavar="data", type=Path, help="the data: a folder or a CSV")
+DATA = arg("data_path", metavar="data", type=Path, help="the data: a folder or a CSV (also as -i DATA)")
 DATA_OF_RUN = path("--data-path", required=False, help="--data PATH: the data, if others made the run or they were moved")
 JSON = flag("--json", "print JSON (docs/guide/manifest.md has the keys)")
 OWN_CLASSIFIER = arg("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")

@@ -6,9 +6,8 @@ from typing import Any, Union, get_args, get_origin
 
 from coinseg.config.declare import choices_of, declarations
 from coinseg.config.parsing import PRESETS, differences
-from coinseg.config.schema import Settings
+from coinseg.config.schema import METHODS, Settings
 from coinseg.data.layouts.registry import LAYOUTS
-from coinseg.explain.registry import METHODS
 
 SCHEMA = 1
 CLASSIFIERS = (

@@ -75,6 +75,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
     The notes, ids by note as in `plausible`, come with the cases whose masks were read for them.
     """
     shapes: list[tuple[int, int, int]] = []
+    placed: list[bool] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []
     looked_at: list[Case] = []
@@ -85,6 +86,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
             shape = grid.canonical_shape if grid else (1, *image_size(case.image))
             shapes.append(shape)
             spacings += [grid.spacing] if grid else []
+            placed += [grid.says_where] if grid else []
             if sum(other.volume == case.volume for other in looked_at) < (VOLUMES if case.volume else IMAGES):
                 masks = read_masks(case, grid or shape[1:])
                 looked_at.append(case)
@@ -100,12 +102,15 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
         except UserError as error:
             problems.append(f"{case.id}: {error}")
     problems += later_frames(case.image for case in sample)
+    if unplaced := placed.count(False):
+        problems.append(f"{unplaced} scans do not say where the head is (no sform, no qform): which slice is 0 is a guess")
     return (
         {
             "looked_at": len(sample),
             "slices": _range(shape[0] for shape in shapes),
             "rows": _range(shape[1] for shape in shapes),
             "columns": _range(shape[2] for shape in shapes),
+            "feet_first": all(placed) if placed else None,
             "spacing_mm": {axis: _range(round(s[i], 4) for s in spacings) for i, axis in enumerate("zyx")} if spacings else None,
         },
         problems,
@@ -158,6 +163,10 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"cases      {facts['cases']} of {facts['patients']} patients: {volumes} volumes, {facts['images']} images{series}",
         f"native     {slices}{_shown(native['rows'])} x {_shown(native['columns'])} pixels (rows x columns){sample}",
     ]
+    if volumes and native["slices"]:
+        last, placed = _shown([number - 1 for number in native["slices"]]), native["feet_first"]
+        ends = f"0 (feet) to {last} (head)" if placed else f"0 to {last}"
+        text.append(f"numbers    slices {ends}, as tables of labels count them")
     if native["spacing_mm"]:
         text.append(f"spacing    {' x '.join(_shown(native['spacing_mm'][axis]) for axis in 'zyx')} mm (z, y, x)")
     text += [

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import sys
-from difflib import get_close_matches
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,30 +21,34 @@ from coinseg.runtime.signals import signals_heard
 
 from . import commands, export_commands, review_commands, stage_commands
 from .command import Call, Command
+from .help import START, overview, short_help
 from .progress import ConsoleReport
-from .setting_words import SEE_HELP, given, split
+from .setting_words import given, split
+from .suggest import argument_error, command_error, setting_fault
+from .talk import SAID, parted, talking
+from .typed import typed
 
-DESCRIPTION = """coinseg turns image-level labels (normal / abnormal) into segmentation masks by counterfactual inpainting.
+DESCRIPTION = """Yes/no labels of images in, segmentation masks out (counterfactual inpainting). Not a medical device.
 
-  coinseg phantom out/phantom                      make a cohort to try it on
-  coinseg run DATA -o OUT                          slices, classifier, COIN, scores, masks, report
-  coinseg segment -i scan.nii.gz -o mask.nii.gz --model OUT
-
-Research software, not a medical device."""
+  coinseg COMMAND --help says what a command takes; coinseg by itself says how to begin."""
 COMMANDS: dict[str, Command] = {each.name: each for each in (
-    commands.phantom, stage_commands.run, stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin,
-    stage_commands.evaluate, stage_commands.report, stage_commands.reproduce, commands.segment, commands.inspect,
-    commands.info, export_commands.export, export_commands.export_seg, export_commands.export_nnunet,
+    stage_commands.run, commands.segment, commands.inspect, commands.demo, commands.doctor, commands.phantom,
     review_commands.review, review_commands.review_export, review_commands.review_import,
+    stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin, stage_commands.evaluate,
+    stage_commands.report, stage_commands.reproduce, export_commands.export, export_commands.export_seg,
+    export_commands.export_nnunet, commands.info, commands.completion,
 )}  # fmt: skip
 
 
 class Parser(ArgumentParser):
     """An argument parser whose errors are `UserError`s, so that every bad input ends in the same kind of line."""
 
+    called = ""
+    """The command whose words are parsed."""
+
     def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
         """Raise instead of printing the usage."""
-        raise UserError(" ".join(message.split()), *SEE_HELP)
+        raise argument_error(" ".join(message.split()), COMMANDS.get(self.called), COMMANDS)
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -58,7 +61,7 @@ class _Formatter(DefaultHelpFormatter):
 def _starting_settings(name: str, words: list[str]) -> Any:
     """The settings of a call without its options: those of an existing run folder, else of the preset that is named."""
     base = COMMANDS[name].defaults
-    if base is None or name in ("phantom", "inspect"):
+    if base is None or name in ("phantom", "inspect", "segment"):
         return base and base()
     folder = given(words, "-o", "--out") if name in ("run", "prepare", "reproduce") else None
     folders = [folder] if folder else [word for word in words if not word.startswith("-") and word != given(words, "--data-path")]
@@ -81,6 +84,7 @@ def build_parser(words: list[str], settings: Any = None) -> Parser:
     """
     parser = Parser(prog="coinseg", description=DESCRIPTION, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"coinseg {version('coinseg')}")
+    Parser.called = words[0] if words else ""
     added = parser.add_subcommands(required=True, metavar="COMMAND", dest="command")
     called = words[0] if words else ""
     for name, each in COMMANDS.items():
@@ -95,10 +99,6 @@ def build_parser(words: list[str], settings: Any = None) -> Parser:
                 sub.add_class_arguments(type(settings), None)
                 sub.set_defaults({setting.name: setting.value for setting in declarations(settings)})
         added.add_subcommand(name, sub, help=each.what)
-    if called and not called.startswith("-") and called not in COMMANDS:
-        near = get_close_matches(called, COMMANDS, 1)
-        do = f"did you mean {near[0]}?" if near else "see --help"
-        raise UserError(f"unknown command '{called}'", f"one of {', '.join(COMMANDS)}", do)
     return parser
 
 
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader (`| head`) has what it wanted; Python's own last flush must not meet the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_code(error)
-    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+    except (UserError, OSError, KeyboardInterrupt, MemoryError, RuntimeError, ModuleNotFoundError) as error:
         if exit_code(error) == EXIT_DEFECT:
             raise
         print(f"coinseg: {'error: ' if exit_code(error) == EXIT_USER else ''}{one_line(error)}", file=sys.stderr)
@@ -123,27 +123,51 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> None:
-    name, settings = words[0] if words else "", None
-    called = COMMANDS.get(name)
-    if called and any("--data-path" in names for names, _ in called.arguments()):
-        # Settings own the name "data"; a plain --data with a path is the path.
-        words = [
-            word if after.startswith("{") else re.sub(r"^--data(?==(?!\{)|$)", "--data-path", word)
-            for word, after in zip(words, [*words[1:], ""], strict=True)
-        ]
-    rest = words[1:]
-    if called and called.defaults is not None:
+    words, talk = parted(words)
+    if not words or words == ["help"]:
+        print(START)
+        return
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
+    called = COMMANDS.get(words[0])
+    if called is None:
+        if not words[0].startswith("-"):
+            raise command_error(words[0], COMMANDS)
+        if {"-h", "--help"} & {*words}:
+            print(overview(COMMANDS))
+            return
+        build_parser(words).parse_args(words)  # --version
+        return
+    words = typed(words, called)
+    with talking(talk, shlex.join(["coinseg", *words])):
+        try:
+            _call(words, called, talk.level)
+        except BaseException as error:
+            SAID.error(
+                "%s", one_line(error) if isinstance(error, Exception | KeyboardInterrupt) else error, exc_info=talk.level > 0
+            )
+            raise
+
+
+def _call(words: list[str], called: Command, level: int) -> None:
+    """Run a command: part its settings from its other words, check them, parse these, call it."""
+    rest, settings, values = words[1:], None, {}
+    if called.defaults is not None:
+        base = called.defaults()
         own = [options.get("dest", names[-1].lstrip("-").replace("-", "_")) for names, options in called.arguments()]
-        parts = split(rest, called.defaults(), own)
-        settings, faults = judged(parts.values, _starting_settings(name, rest), called.groups)
+        parts = split(rest, base, own, lambda name, _: setting_fault(name, base, called))
+        settings, faults = judged(parts.values, _starting_settings(called.name, rest), called.groups)
         refuse([*parts.faults, *faults])
         if isinstance(settings, Settings):  # a module that a file names is run only when the command line names it, too
             require_named(settings.classifier, given(rest, "--classifier.name"), "--classifier.name")
-        rest = parts.rest
-    shown = settings if any(word == "-h" or re.match("--(help|print_config)", word) for word in rest) else None
-    parsed = build_parser(words, shown).parse_args([*words[:1], *rest] or ["--help"])
-    options = parsed[name].as_dict()
+        rest, values = parts.rest, parts.values
+    if {"-h", "--help"} & set(rest):
+        print(short_help(called, settings))
+        return
+    rest = ["--help" if word == "--help-all" else word for word in rest]
+    shown = settings if any(re.match("--(help|print_config)", word) for word in rest) else None
+    options = build_parser(words, shown).parse_args([called.name, *rest])[called.name].as_dict()
     options.pop("config", None)
-    with ConsoleReport() as report:
+    with ConsoleReport(level) as report:
         about = {command: each.what for command, each in COMMANDS.items()}
-        COMMANDS[name].act(Call(shlex.join(["coinseg", *words]), settings, report, about), **options)
+        called.act(Call(shlex.join(["coinseg", *words]), settings, report, about, values), **options)

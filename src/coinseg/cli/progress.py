@@ -6,6 +6,11 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+
+from coinseg.errors import plain
+
+from .talk import SAID
 
 NAMES = {
     "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses",
@@ -13,8 +18,8 @@ NAMES = {
     "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices",
     "masks": "writing masks", "segment": "segmenting",
 }  # fmt: skip
-LINE_EVERY = 20.0
-"""Seconds between lines where there is no terminal."""
+LINE_EVERY = {-1: 20.0, 0: 20.0, 1: 2.0}
+"""Seconds between lines where there is no terminal, by how much is to be said (`talk.Talk.level`)."""
 
 
 def _title(stage: str) -> str:
@@ -25,11 +30,13 @@ def _title(stage: str) -> str:
 class ConsoleReport:
     """An `engine.Report` that draws on the standard error, so that the standard output stays for results."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, level: int = 0, console: Console | None = None) -> None:
+        self.console, self.level = console or Console(stderr=True), level
+        title, losses = Column(no_wrap=True, max_width=28), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._bars = Progress(
-            TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[losses]}"), console=self.console,
+            TextColumn("{task.description}", table_column=title), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[losses]}", table_column=losses),
+            console=self.console, expand=True, disable=level < 0,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
@@ -50,17 +57,21 @@ class ConsoleReport:
             if stage not in self._first:
                 self._first[stage] = (0.0, 0)
                 self.console.print(stage, style="yellow", highlight=False, soft_wrap=True)
+                SAID.warning("%s", stage)
             return
         losses = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+        now = time.monotonic()
+        first = self._first.setdefault(stage, (now, done))
+        due = now - self._last_line >= LINE_EVERY[self.level] or done >= total or first == (now, done)
+        left = (now - first[0]) / max(done - first[1], 1) * (total - done) if done > first[1] else None
+        line = f"{_title(stage)}: {done}/{total}{f', about {left:.0f} s left' if left else ''}  {losses}"
+        if due:
+            self._last_line = now
+            SAID.info("%s", plain(line))
         if self.console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(_title(stage), total=total, losses="")
             self._bars.update(self._tasks[stage], completed=done, total=total, losses=losses)
             return
-        now = time.monotonic()
-        first = self._first.setdefault(stage, (now, done))
-        if now - self._last_line >= LINE_EVERY or done >= total or first == (now, done):
-            self._last_line = now
-            left = (now - first[0]) / max(done - first[1], 1) * (total - done) if done > first[1] else None
-            rest = f", about {left:.0f} s left" if left else ""
-            self.console.print(f"{_title(stage)}: {done}/{total}{rest}  {losses}", highlight=False, soft_wrap=True)
+        if due and self.level >= 0:
+            self.console.print(line, highlight=False, soft_wrap=True)

@@ -5,7 +5,7 @@ jsonargparse sees none of them, so that nothing in a file of settings can name a
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,15 +29,16 @@ class Split:
     faults: list[Fault] = field(default_factory=list)
 
 
-def split(words: Sequence[str], base: Any, own: Iterable[str]) -> Split:
+def split(words: Sequence[str], base: Any, own: Iterable[str], stranger: Callable[[str, list[str]], Fault] = unknown) -> Split:
     """Part the settings from the other words.
 
     Args:
         words: behind the name of the command.
         base: the settings the command takes.
         own: names of the command's other arguments, without dashes, as a --config may have them, too.
+        stranger: the fault of a name that none of the settings has.
     """
-    own = (*own, "help", "print_config")
+    own = (*own, "help", "help-all", "print_config")
     groups = [f.name for f in fields(base) if is_dataclass(getattr(base, f.name))]
     is_list = {each.name: isinstance(each.value, tuple) for each in declarations(base)}
     names = list(is_list)
@@ -48,6 +49,10 @@ def split(words: Sequence[str], base: Any, own: Iterable[str]) -> Split:
         name = _full_name(option[2:], [*names, *RENAMED, *groups, "config"], own) if option.startswith("--") else None
         if name is None:
             result.rest.append(word)
+            continue
+        if name not in (*names, *RENAMED, *groups, "config"):
+            result.faults.append(stranger(name, names))
+            coming = coming[int(not attached and coming != [] and not coming[0].startswith("-")) :]
             continue
         end = next((i for i, each in enumerate(coming) if each.startswith("--")), len(coming))
         given = [value] if attached else coming[: end if is_list.get(name) else 1]
@@ -61,11 +66,8 @@ def split(words: Sequence[str], base: Any, own: Iterable[str]) -> Split:
             result.rest += [f"--config={json.dumps(arguments)}"] if arguments else []
         elif name in groups:
             values = {name: _mapping(given[0], option)}
-        elif name in names or name in RENAMED:
-            values = {name: _items(given, option) if is_list.get(name) else given[0]}
         else:
-            result.faults.append(unknown(name, names))
-            continue
+            values = {name: _items(given, option) if is_list.get(name) else given[0]}
         result.values = _merged(result.values, with_new_names(_nested(values)))
     return result
 

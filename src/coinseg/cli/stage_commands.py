@@ -7,8 +7,9 @@ from typing import Any
 
 from coinseg.config.parsing import PRESETS
 from coinseg.config.reading import refuse
-from coinseg.config.rules import of_tables
+from coinseg.config.rules import of_extras, of_tables
 from coinseg.config.schema import Settings
+from coinseg.data.layouts.shared import require_there
 from coinseg.errors import UserError, plain
 from coinseg.runtime.files import discard, write_json
 from coinseg.runtime.ledger import require_own
@@ -99,7 +100,7 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
     if (count := rank_info().count) > 1:
         raise UserError(f"reproduce was started as {count} processes", "one", "start it without torchrun or srun")
     settings, seeds, slices, overwrite = call.settings, more["seeds"], more["slices"], more["overwrite"]
-    refuse(of_tables(settings))
+    refuse([*of_tables(settings), *of_extras(settings)])
     if data_path is None:
         settings = tables.on_phantom(settings)
     if seeds < 1 or slices < 0:
@@ -133,11 +134,16 @@ def _in_folder(
     The preset is in the settings already; without data_path the data are those that the run folder was made with.
     """
     from coinseg.pipeline import run_folder
-    from coinseg.pipeline.run import Workspace
     from coinseg.runtime.process_group import process_group, rank_info
-    from coinseg.runtime.stage import silent
+    from coinseg.runtime.report import silent
 
+    refuse(of_extras(call.settings))
     here, place = rank_info(), (data_path, out, call.settings, overwrite, shlex.split(call.words))
+    if here.count == 1:  # of several, all must meet before one of them may fail
+        require_there(run_folder.resolve(*place))
+
+    from coinseg.pipeline.run import Workspace  # imports torch, which takes seconds
+
     if dry_run:
         from .dry_run import describe
 

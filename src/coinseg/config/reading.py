@@ -12,6 +12,9 @@ from .declare import Range, choices_of
 from .renamed import with_new_names
 
 Group = TypeVar("Group")
+NEAR = 0.75
+"""How alike two names must be, see `difflib.SequenceMatcher.ratio`, for one to be meant where the other is typed."""
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None}
 """Words that stand for values which are no words, as YAML has them."""
 
@@ -73,7 +76,7 @@ def _filled(base: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
 def _fault_of(name: str, given: Any, value: Any, hint: Any, limits: Range | None) -> Fault | None:
     """What is wrong with one value, as it was given and as its type has it."""
     if not _fits(value, hint):
-        wanted = str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
+        wanted = _KINDS.get(hint) or str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
         return Fault((name,), f"{name} is {_shown(value)}", wanted, "mend the setting")
     if limits is None or not isinstance(value, int | float) or limits.holds(value):
         return None
@@ -115,9 +118,9 @@ def _shown(value: Any) -> str:
 
 
 def unknown(name: str, known: list[str]) -> Fault:
-    """The fault of a setting there is none of, with the nearest name."""
-    by_leaf = {k.rsplit(".", 1)[-1]: k for k in known}
-    near = get_close_matches(name, known, 1, 0.5)
-    near = near or [by_leaf[leaf] for leaf in get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, 0.5)]
+    """The fault of a setting there is none of, with the nearest name where one is near."""
+    by_leaf = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+    near = get_close_matches(name, known, 1, NEAR)
+    near = near or [by_leaf[leaf] for leaf in get_close_matches(name.rsplit(".", 1)[-1], by_leaf, 1, NEAR)]
     do = f"did you mean '{near[0]}'?" if near else "see --print_config"
     return Fault((name,), f"unknown setting '{name}'", "a name that --print_config shows", do)

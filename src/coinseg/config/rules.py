@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from importlib.util import find_spec
 from typing import Any
+
+from coinseg.errors import EXTRAS
 
 from .data_settings import DataSettings
 from .method_settings import ClassifierSettings, CoinSettings
-from .reading import Fault, Group, read, refuse
+from .reading import NEAR, Fault, Group, read, refuse
 from .schema import COUNTERFACTUAL, METHODS, EngineSettings, Settings
 
 UNSUITED = ("64-true", "64", "bf16-true", "16-true")
@@ -20,7 +23,7 @@ OWN = ("local", "small", "imagenet")
 def of_method(settings: Settings) -> Iterator[Fault]:
     """A method there is none of, or one that has no counterfactual for the threshold that is asked for."""
     if settings.method not in METHODS:
-        near = get_close_matches(settings.method, METHODS, 1, 0.4)
+        near = get_close_matches(settings.method, METHODS, 1, NEAR)
         do = f"did you mean {near[0]}?" if near else "choose one"
         yield Fault(("method",), f"method is '{settings.method}'", f"one of {', '.join(METHODS)}", do)
     elif settings.masks.threshold == "decision_flip" and settings.method != COUNTERFACTUAL:
@@ -87,6 +90,16 @@ def of_engine(engine: EngineSettings) -> Iterator[Fault]:
         needed = "weights and images in single precision" if engine.precision in UNSUITED else "a precision of Lightning Fabric"
         got = f"engine.precision is '{engine.precision}'"
         yield Fault(("engine.precision",), got, needed, "32-true, bf16-mixed or 16-mixed")
+
+
+def of_extras(settings: Settings) -> Iterator[Fault]:
+    """A method or a classifier whose library is an extra that is not installed; asked before a training, not when it is over."""
+    name, method = settings.classifier.name, settings.method
+    asked = [("classifier.name", name, "timm", name not in OWN and ":" not in name)]
+    asked += [("method", method, "attribution", method not in (COUNTERFACTUAL, "rise"))]
+    for setting, value, extra, wanted in asked:
+        if wanted and any(find_spec(module) is None for module in EXTRAS[extra][1]):
+            yield Fault((setting,), f"{setting} is {value}", f"the extra {extra}", f"pip install 'coinseg[{extra}]'")
 
 
 def of_tables(settings: Settings) -> Iterator[Fault]:

@@ -14,10 +14,13 @@ import numpy as np
 from scipy import ndimage
 
 from coinseg.config.parsing import stored_settings
+from coinseg.config.schema import DataSettings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.data.readers.image import is_image
 from coinseg.data.readers.volume import read_mask, read_volume, write_scan
 from coinseg.errors import UserError
+from coinseg.pipeline.request import mask_name
 from coinseg.pipeline.run_folder import data_of, require_named
 from coinseg.runtime.files import write_json
 from coinseg.runtime.records import read_settings
@@ -142,10 +145,8 @@ def cases_in(images: Path, masks: Path, differences: Path | None = None) -> list
         images: the folder of the scans.
         masks, differences: folders of masks and difference maps, named as `coinseg segment` does.
     """
-    from coinseg.pipeline.segment import inputs, mask_name  # brings torch, which writing a data set does not need
-
     cases = []
-    for image in (path for path in inputs(images) if not is_image(path)):
+    for image in (case.image for case in scans_in(images, DataSettings()).cases if case.volume):
         file = image.relative_to(images).parent / mask_name(image)
         if (masks / file).is_file():
             name = "__".join((*file.parts[:-1], file.name.removesuffix(ENDING)))

@@ -1,6 +1,7 @@
 """A trained run as a folder: model.json and weights as safetensors; no code is read from it."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,12 +140,15 @@ def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
     return model | {"parts": parts}
 
 
-def load(root: str | Path, accelerator: str | None = None, classifier: str | None = None) -> Predictor | ClassPredictors:
+def load(
+    root: str | Path, accelerator: str | None = None, classifier: str | None = None, engine: Mapping[str, Any] | None = None
+) -> Predictor | ClassPredictors:
     """Load a finished run.
 
     Args:
         root: the output folder of `coinseg run` or `coinseg export`.
         accelerator: "cpu" or "cuda" instead of what the run was trained on.
+        engine: settings of the engine by name, such as {"threads": 1}, in the place of those of the run.
         classifier: "package.module:factory" of your own classifier, whose code is run; required where the run names one.
 
     Raises:
@@ -155,14 +159,16 @@ def load(root: str | Path, accelerator: str | None = None, classifier: str | Non
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")
     model = read_model(root / MODEL)
-    predictor = _loaded(model, root, accelerator, classifier)
+    engine = dict(engine or {}) | ({} if accelerator is None else {"accelerator": accelerator})
+    predictor = _loaded(model, root, engine, classifier)
     if model.get("schema") == SCHEMA:  # before it there were no checksums; last, because every other fault says more
         require_intact(root / MODEL)
     return predictor
 
 
-def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifier: str | None) -> Predictor | ClassPredictors:
+def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifier: str | None) -> Predictor | ClassPredictors:
     settings, channels, classes = stored_settings(model["settings"]), tuple(model["channels"]), len(model["classes"]) or 1
+    settings = replace(settings, engine=stored_settings({"engine": asdict(settings.engine) | engine}).engine)
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
     side, depth = settings.data.size, len(channels)
@@ -171,7 +177,6 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
         require_fits(lambda: build_generator(settings.coin, depth, classes), root / GENERATOR, "generator")
         generator = build_generator(settings.coin, depth, classes)
         load_weights(generator, root / GENERATOR, "generator")
-    engine = settings.engine if accelerator is None else stored_settings({"engine": {"accelerator": accelerator}}).engine
     known = TrainedOn.read(model["trained_on"])
     preparation = Preparation(model["kind"], Window(*model["window"]), model["organs"], known, channels)
     fitted = distribution.Distribution.load(root) if model["distribution"] else None
@@ -184,7 +189,7 @@ def _loaded(model: dict[str, Any], root: Path, accelerator: str | None, classifi
 
     def of_class(number: int, one: dict[str, Any], folder: Path) -> Predictor:
         own_f, own_generator = logit_of(f, number, classes), generator_of(generator, number, classes)
-        explainer = Explainer(settings, own_f, own_generator, choose_device(engine), one["layer"], depth)
+        explainer = Explainer(settings, own_f, own_generator, choose_device(settings.engine), one["layer"], depth)
         if student is None:
             return replace(Predictor.of(explainer, preparation, one["threshold"]), distribution=fitted)
         scorers = [logit_of(other, number, classes) for other in others]

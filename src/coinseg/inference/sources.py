@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 Source = Any
-"""A path (str or Path); a nibabel image; or an array (NumPy or tensor) in the units of the files: (H, W), or (H, W, 3) in colour
-for a run on plain images, (slices, H, W) in canonical orientation for one on volumes."""
+"""A path (str or Path); a `Case` of several images; a nibabel image; or an array (NumPy or tensor) in the units of the files:
+(H, W), or (H, W, 3) in colour for a run on plain images, (slices, H, W) in canonical orientation for one on volumes."""
 Organs = str | Path | MaskSource | Sequence[str | Path | MaskSource]
 COLOURS = (3, 4)  # samples of a pixel in colour
 UNCHECKED = "the run kept no record of what it was trained on: whether an input is of that kind cannot be checked"
@@ -55,12 +55,15 @@ def load(predictor: Predictor, source: Source, organ: Organs = ()) -> LoadedCase
     if unit_array(predictor, source) is not None:
         raise UserError("one array for a run on arrays in [0, 1]", "run.masks, which has no grid", "give it to run.masks")
     data, organs = predictor.settings.data, _organs(organ, predictor.settings.data)
-    name = str(source) if isinstance(source, str | Path) else f"the {'image' if hasattr(source, 'dataobj') else 'array'} given"
+    path = source.image if isinstance(source, Case) else source
+    name = str(path) if isinstance(path, str | Path) else f"the {'image' if hasattr(source, 'dataobj') else 'array'} given"
     if data.roi != "none" and not organs:
         got = f"no organ mask for {name} and the run was trained on the region around the organ (data.roi {data.roi})"
         raise UserError(got, "the organ mask of the scan", "give it with --organ")
     if isinstance(source, str | Path):
         loaded = _of_path(predictor, Path(source), organs)
+    elif isinstance(source, Case):
+        loaded = _of_path(predictor, source.image, organs, others=source.others)
     elif hasattr(source, "dataobj"):
         loaded = _of_path(predictor, Path("nibabel image"), organs, in_memory(source))
     else:
@@ -123,13 +126,15 @@ def _organs(organ: Organs, data: DataSettings) -> tuple[MaskSource, ...]:
     return tuple(sources)
 
 
-def _of_path(predictor: Predictor, path: Path, organs: tuple[MaskSource, ...], given: Volume | None = None) -> LoadedCase:
+def _of_path(
+    predictor: Predictor, path: Path, organs: tuple[MaskSource, ...], given: Volume | None = None, others: tuple[Path, ...] = ()
+) -> LoadedCase:
     volume = given is not None or not is_image(path)
     if predictor.preparation.kind == "hu" and not volume:
         raise UserError(f"{path} is a plain image and the run was trained on Hounsfield units", "a CT volume", "give the scan")
     if not volume:
         require_volumes(f"{path} is a plain image", predictor.settings.data)
-    case = Case(path.name, path.name, path, volume=volume, organ=organs)
+    case = Case(path.name, path.name, path, volume=volume, organ=organs, others=others)
     loaded = load_case(case, with_lesion=False, volume=given, channels=predictor.preparation.channels)
     require_values([case], {note: [case.id] for note in notes_on(case, loaded.masks)})
     return loaded

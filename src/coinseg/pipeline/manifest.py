@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,17 @@ def facts(kind: str, command: str, error: BaseException | None) -> dict[str, Any
         "schema": SCHEMA, "kind": kind, "version": version("coinseg"), "command": command,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": {"state": state, "exit_code": exit_code(error), "error": None if error is None else one_line(error)},
-        "versions": {"python": platform.python_version(), "platform": sys.platform} | {name: version(name) for name in LIBRARIES},
+        "versions": {"python": platform.python_version(), "platform": sys.platform} | _versions(),
     }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that are installed: some are extras."""
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def model_of(root: Path) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _without_student(one: Job, f: nn.Module, generator: nn.Module | None, number
     return Predictor.of(explainer, preparation, threshold)
 
 
-def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor | ClassPredictors:
+def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor:
     """Train on images and labels in memory: f, COIN, the student and the parts; nothing is written.
 
     Args:
@@ -151,7 +151,10 @@ def train(data: SliceStore, settings: Settings | None = None, report: Report = s
     if isinstance(data, Dataset) and settings.anomaly.kind != "none":  # the given labels would not be read
         got = f"anomaly.kind is {settings.anomaly.kind} and the images have labels of their own"
         raise UserError(got, "anomaly.kind none for arrays", "leave it, or use coinseg run")
-    return build(Job(data, settings, None, report))
+    if data.classes:
+        got = f"a store of {len(data.classes)} classes: {', '.join(data.classes)}"
+        raise UserError(got, "one class", "use coinseg run, or one of store.views")
+    return cast(Predictor, build(Job(data, settings, None, report)))
 
 
 def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:

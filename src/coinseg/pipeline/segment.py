@@ -1,4 +1,4 @@
-"""Segmenting what a user points at: one scan, one image, or a folder; goes on past a bad file and skips what is done.
+"""Segmenting what a user points at: one scan, one image, a folder or a table; goes on past a bad file and skips what is done.
 
 Several processes (torchrun, srun) share a folder: each takes every n-th input and notes what it did (`mask_table`); the first
 gathers this into the table and the manifest.
@@ -6,92 +6,38 @@ gathers this into the table and the manifest.
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from coinseg.data.layouts.shared import files_in, others_in, stem_of
-from coinseg.data.layouts.unread import later_frames, other_endings
+from coinseg.data.layouts.shared import few, others_in
+from coinseg.data.layouts.unlabelled import scans_in
+from coinseg.data.layouts.unread import later_frames, other_endings, paths_of
 from coinseg.data.readers.image import image_size, is_image
 from coinseg.data.readers.image_mask import INVERTED, read_image_region
-from coinseg.data.readers.paths import holds_slices, kind_of, parts_of, sha256_of, split_key
+from coinseg.data.readers.paths import parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask
+from coinseg.data.slices.channels import sequences_of
 from coinseg.errors import UserError, is_full, plain
-from coinseg.evaluation.verdict import trusted
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.sources import UNCHECKED
 from coinseg.inference.table import TOLD, measure, untrusted
 from coinseg.masks.confidence import doubtful
-from coinseg.runtime.files import discard
+from coinseg.runtime.files import discard, key_of
 from coinseg.runtime.ledger import Ledger, kept
 from coinseg.runtime.locks import claimed, locked, owned, require_apart, require_free
 from coinseg.runtime.process_group import process_group, rank_info
-from coinseg.runtime.stage import Report, silent
-from coinseg.types import MaskSource
+from coinseg.runtime.report import silent
+from coinseg.types import Case, MaskSource
 
-from .manifest import model_of, unlike, verdict_of, write_segmented
+from .manifest import model_of, unlike, write_segmented
 from .mask_table import OF, MaskTable, Row
+from .request import Request
 from .run_folder import require_outside
 from .segment_classes import segment_classes
 
-REMADE = "another scan than the one its mask was made of; the mask was made anew"
+REMADE = "another scan, channel or organ mask than those its mask was made of; the mask was made anew"
 CHANGED = "its mask is not as coinseg wrote it; it was kept as it is"
-
-
-def mask_name(path: Path) -> str:
-    """The name of the mask of an input: .png for an image, .nii.gz for a volume of any format."""
-    return f"{stem_of(path)}{'.png' if is_image(path) else '.nii.gz'}"
-
-
-def inputs(source: Path) -> list[Path]:
-    """The volumes and images of a folder and its folders, in order, without hidden ones.
-
-    A folder of DICOM slices is one volume; where slices of several studies lie in `source` itself, each is one.
-    """
-    if holds_slices(source):
-        from coinseg.data.readers.dicom import identifiers_of
-
-        slices = (path for path in source.iterdir() if kind_of(path) in ("slice", "volume"))
-        if len({identifiers_of(path, ["StudyInstanceUID"]) for path in slices} - {frozenset()}) < 2:
-            raise UserError(f"{source} is one DICOM series", "the name of one mask", "give -o a name that ends in .nii.gz")
-    if not (found := files_in(source)):
-        needed = "a folder of volumes, DICOM folders, PNG, JPEG or TIFF files"
-        raise UserError(f"{source} holds no image or volume", needed, "mend the path")
-    return found
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be segmented, by the run in the folder `model`, and where the results go; `organ` are masks of one scan.
-
-    `source` is a file, of which `out` is the mask, or a folder, and `out` one for the masks; a DICOM folder can be either.
-    `counterfactual` and `difference` (of one volume or image, in its units) and `confidence` (in percent) are written where a
-    place is given.
-    """
-
-    source: Path
-    out: Path
-    model: Path
-    organ: Sequence[Path] = ()
-    overwrite: bool = False
-    accelerator: str | None = None
-    classifier: str | None = None
-    counterfactual: Path | None = None
-    difference: Path | None = None
-    confidence: Path | None = None
-    report: Report = silent
-    command: str = ""
-
-    @cached_property
-    def trusted(self) -> bool:
-        """Whether masks by the run may be called trusted."""
-        return trusted(verdict_of(self.model))
-
-    def target(self, path: Path) -> Path:
-        """Where the mask of an input of a folder lies, below the output folder."""
-        return path.relative_to(self.source).parent / mask_name(path)
 
 
 def segment_path(request: Request) -> tuple[int, list[str]]:
@@ -102,11 +48,8 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
         input that failed, of all processes; (0, []) where this is not the first of them.
     """
     source, out, confidence = request.source, request.out, request.confidence
-    path, key = split_key(source)
-    if not path.exists():
-        raise UserError(f"{source} does not exist", "a volume, an image or a folder", "mend -i")
-    to_file = path.is_file() or key is not None or out.name.lower().endswith(WRITTEN)
-    if to_file and not rank_info().is_main:
+    request.require_there()
+    if request.to_file and not rank_info().is_main:
         return 0, []
     maps = {target: name for name in ("counterfactual", "difference") if (target := getattr(request, name))}
     if maps and not (is_volume(source) or is_image(source)):
@@ -117,10 +60,10 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
         if not place.name.lower().endswith(endings) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
             raise UserError(f"a map would go to {place}", f"a name of its own that ends in {endings[0]}", "choose such a name")
     places = [place for place in (out, *maps, confidence) if place]
-    predictor = load(request.model, request.accelerator, request.classifier)
+    predictor = load(request.model, request.accelerator, request.classifier, request.engine)
     if isinstance(predictor, ClassPredictors):
         return segment_classes(predictor, request, _checked_folder, bool(maps))
-    if to_file:
+    if request.to_file:
         require_outside(places, request.model)
         _segment_file(predictor, request, maps)
         return 1, []
@@ -130,10 +73,11 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
 def _checked_folder(predictor: Predictor, request: Request, places: Sequence[Path]) -> tuple[int, list[str]]:
     """Segment a folder to a folder, or refuse the places that its results would go to."""
     source, out, confidence = request.source, request.out, request.confidence
-    if request.organ:
-        raise UserError("--organ was given for a folder", "one scan", "segment the scans one by one, or use coinseg run")
+    if request.organ and not (len(request.organ) == 1 and request.organ[0].is_dir()):
+        got = f"--organ {few(map(str, request.organ), 3)} was given for a folder of scans"
+        raise UserError(got, "one folder with the organ masks of all, arranged like the scans", "give that folder")
     for folder, option in ((out, "-o"), (confidence, "--confidence")):
-        if folder and source.resolve() in (folder.resolve(), *folder.resolve().parents):
+        if folder and not request.is_table and source.resolve() in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"{folder} lies inside {source}", "an output folder elsewhere", f"choose another {option}")
     theirs, ours = (confidence or out).resolve(), out.resolve()
     if confidence and (theirs.is_relative_to(ours) or ours.is_relative_to(theirs)):
@@ -181,7 +125,8 @@ def failure(written: int, failed: Sequence[str]) -> UserError | None:
 
 
 def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[str]]:
-    here, found, out, sure = rank_info(), inputs(request.source), request.out, request.confidence
+    here, out, sure = rank_info(), request.out, request.confidence
+    found, warnings = _cases(predictor, request)
     table, model = MaskTable(out, sure, request.overwrite), model_of(request.model)["sha256"]
     owner = {"masks": str(out.resolve()), "model": model}
     with (
@@ -190,18 +135,19 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
         owned(sure, OF, owner, request.overwrite) if here.is_main and sure else nullcontext(),
     ):
         if here.is_main:
-            require_apart([folder / request.target(path) for folder in (out, sure) if folder for path in found], found)
+            targets = [folder / request.target(case.image) for folder in (out, sure) if folder for case in found]
+            require_apart(targets, paths_of(found))
             table.take_over(None if request.overwrite else model)
         found = others.broadcast(found)
-        share, owners = here.share(found), {request.target(path): path for path in reversed(found)}
+        share, owners = here.share(found), {request.target(case.image): case.image for case in reversed(found)}
         report = request.report if here.is_main else silent
         out.mkdir(parents=True, exist_ok=True)
         try:
             with kept(table.ledger(here.rank)) as ledger:
                 known = table.rows()
-                for done, path in enumerate(share):
+                for done, case in enumerate(share):
                     report("segment", done, len(share), {})
-                    for record in _segmented(predictor, path, request, known, owners[request.target(path)], ledger):
+                    for record in _segmented(predictor, case, request, known, owners[request.target(case.image)], ledger):
                         table.note(here.rank, record)
                         if record["warning"]:
                             report(f"warning: {plain(record['path'])}: {record['warning']}", 0, 0, {})
@@ -212,17 +158,29 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
             raise
         report("segment", len(share), len(share), {})
         others.barrier()
-        return _gathered(request, table, found, here.count, unchecked(predictor)) if here.is_main else (0, [])
+        return _gathered(request, table, found, here.count, warnings) if here.is_main else (0, [])
+
+
+def _cases(predictor: Predictor, request: Request) -> tuple[list[Case], list[str]]:
+    """The inputs of a folder or table with their organ masks, and the warnings about all."""
+    data, trained_with = predictor.settings.data, predictor.preparation.organs or bool(request.organ)
+    organs = "required" if data.roi != "none" else "wanted" if trained_with else "none"
+    found = scans_in(request.source, data, organs, next(iter(request.organ), None), sequences_of(predictor.preparation.channels))
+    warnings = [*unchecked(predictor), *found.left]
+    if organs == "wanted" and (bare := [request.name_of(case.image).as_posix() for case in found.cases if not case.organ]):
+        warnings.append(f"{len(bare)} inputs have no organ mask, all of their slices are searched: {few(bare, 3)}")
+    return list(found.cases), warnings
 
 
 def _gathered(
-    request: Request, table: MaskTable, found: Sequence[Path], processes: int, unknown: list[str]
+    request: Request, table: MaskTable, found: Sequence[Case], processes: int, general: list[str]
 ) -> tuple[int, list[str]]:
     """Write the table and the manifest from the notes of all processes; what `segment_path` returns.
 
-    `unknown` are warnings about what could not be checked.
+    `general` are warnings about all inputs.
     """
-    cases = [path.relative_to(request.source).as_posix() for path in found]
+    images = [case.image for case in found]
+    cases = [request.name_of(path).as_posix() for path in images]
     noted = {note["path"]: note for note in table.notes() if "path" in note}
     if lost := [case for case in cases if case not in noted]:
         got = f"{request.out} does not say what became of {len(lost)} inputs, {lost[0]} among them"
@@ -232,7 +190,8 @@ def _gathered(
     warnings = [f"{record['path']}: {warning}" for record in records if (warning := record.pop("warning"))]
     table.write(rows := [row for record in records if (row := record.pop("row"))])
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
-    warnings += unknown + unlike(rows) + other_endings(others_in(request.source, found), found) + later_frames(found)
+    others = [] if request.is_table else others_in(request.source, images)
+    warnings += general + unlike(rows) + other_endings(others, images) + later_frames(images)
     write_segmented(
         request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
     )
@@ -241,19 +200,23 @@ def _gathered(
 
 
 def _segmented(
-    predictor: Predictor, path: Path, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
+    predictor: Predictor, one: Case, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
 ) -> Iterator[Row]:
     """What becomes of one input of a folder (see `manifest.write_segmented`), its row of the table, a warning; the last counts.
 
     `owner` is the input to which the mask's place belongs; a mask that is there is kept where it is of this very input.
     """
-    case, mask, sure = path.relative_to(request.source).as_posix(), request.target(path), request.confidence
+    path, sure = one.image, request.confidence
+    case, mask = request.name_of(path).as_posix(), request.target(path)
     place, places = request.out / mask, [folder / mask for folder in (request.out, sure) if folder]
     digest, before = sha256_of(path), known.get(mask.as_posix())
-    same = before is not None and digest is not None and (before["case"], before.get("sha256")) == (case, digest)
+    beside = [(sha256_of(organ.path), organ.values) for organ in one.organ] + [(sha256_of(other), ()) for other in one.others]
+    organs = key_of(beside) if beside else None
+    made_of = (case, digest, organs)
+    same = before is not None and digest is not None and tuple(map(before.get, ("case", "sha256", "organs"))) == made_of
     drawn = before is None and not ledger.is_own(place)  # nobody knows of what
     done = place.exists() and not request.overwrite and (same or drawn)
-    row: Row = {"case": case, "mask": mask.as_posix(), "sha256": digest}
+    row: Row = {"case": case, "mask": mask.as_posix(), "sha256": digest} | ({"organs": organs} if organs else {})
 
     def noted(row: Row) -> Row:
         return record | {"row": row if request.trusted else untrusted(row)}
@@ -266,7 +229,7 @@ def _segmented(
         for output in places if not done else ():
             ledger.require_own(output)
         if not done or (sure and not (sure / mask).exists()):
-            segmentation = predictor.segment(path)
+            segmentation = predictor.segment(one if one.others else path, one.organ)
             if sure:
                 segmentation.write_confidence(sure / mask, overwrite=True)
         if not done:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from coinseg.errors import UserError
 from coinseg.inference.classes import FOLDER, ClassPredictors, class_folder
@@ -10,24 +9,25 @@ from coinseg.inference.table import CSV, JSON, write_table
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.locks import locked, recorded
 from coinseg.runtime.process_group import rank_info
-from coinseg.runtime.stage import Report
+from coinseg.runtime.report import Report
 
 from .label_maps import LABELS, names_of, write_label_maps
 from .manifest import MANIFEST, doubts, facts, model_of, verdict_of
+from .request import Request
 
 Written = tuple[int, list[str]]
 
 
-def segment_classes(predictor: ClassPredictors, request: Any, folder_of: Callable[..., Written], maps: bool) -> Written:
+def segment_classes(predictor: ClassPredictors, request: Request, folder_of: Callable[..., Written], maps: bool) -> Written:
     """Segment a folder: OUT/classes/NAME has masks, confidence and table of one class, OUT a label map of each input.
 
     Args:
         predictor: of the run.
-        request: `segment.Request`: what is to be segmented, and where the results go.
+        request: what is to be segmented, and where the results go.
         folder_of: (predictor of one class, request, places) -> the number of masks written, and a line for each failed input.
         maps: whether a map of a single input was asked for, which several classes do not have.
     """
-    if request.source.is_file() or maps:
+    if request.to_file or maps:
         got = f"a run of {len(predictor.of)} classes and {'a map' if maps else 'one file'} to write"
         raise UserError(got, "a folder of scans or images for -i, and one for -o", "put the file into a folder")
     written, failed, folders = 0, list[str](), {}
@@ -45,7 +45,7 @@ def segment_classes(predictor: ClassPredictors, request: Any, folder_of: Callabl
     return written, failed
 
 
-def _write_table(request: Any, predictor: ClassPredictors, failed: list[str]) -> None:
+def _write_table(request: Request, predictor: ClassPredictors, failed: list[str]) -> None:
     """Leave the table of all classes, and a manifest that leads to that of each."""
     rows, warnings = [], list[str]()
     for name in predictor.names:

@@ -4,8 +4,9 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,11 @@ from . import signals as interruption
 from .files import clear, damaged, written_aside
 from .process_group import current
 from .records import finite, fits, read_lines, read_record, require_intact, sealed, write_record
+from .report import Report as Report
+from .report import silent as silent
 
 FACTS, CHECKPOINT = {"key": str, "seconds": float}, {"key": str, "step": int, "seconds": float}
 """What every stage.json and every checkpoint has, and its kind."""
-Report = Callable[[str, int, int, Mapping[str, float]], None]
-"""Called with the name of the stage ("coin", or "coin of teacher-2"), steps done, steps in all and the latest losses."""
-
-
-def silent(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-    """The default report: the library says nothing."""
 
 
 @dataclass
@@ -164,6 +161,7 @@ class Stage:
             return
         with self.file("stats.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+        self.tensorboard = self.tensorboard and find_spec("tensorboard") is not None
         if self.tensorboard and not self._events:
             from torch.utils.tensorboard import SummaryWriter
 

@@ -11,6 +11,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
+from .instances import COLUMNS as INSTANCES
 from .shared import few, nearest, safe_id
 from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
 
@@ -105,7 +106,7 @@ class ScanClasses:
         header = titles_of(table) if table.is_file() else {}
         names, lines = settings.classes, list[str]()
         if not names and header and not first_of(LABEL, header):
-            columns, lines = class_columns(table, {*keys, *PATIENT, "slice"})
+            columns, lines = class_columns(table, {*keys, *PATIENT, *INSTANCES, "slice"})
             names = tuple(columns.values()) if len(columns) > 1 else ()
         given = {name: labels_by_case(table, keys, (name.lower(),)) for name in names if name.lower() in header}
         if settings.classes and not given and (unread := first_of(LABEL, header)):

@@ -6,7 +6,8 @@
                                     one DICOM slice or X-ray; images may have another name where it is the only folder
     masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
 
-An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first.
+An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first
+(`instances` has other columns for it).
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
@@ -25,6 +26,8 @@ from coinseg.types import Case, ClassLabels, Cohort
 
 from .classes import with_classes, zero_or_one
 from .dicom_studies import fits_dicom
+from .instances import COLUMNS as INSTANCES
+from .instances import Instance, index_of, named_in
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .sequence_names import further_channels
 from .shared import existing, few, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
@@ -107,13 +110,13 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
     said = _without_groups(table, column, rows)
     channels = further_channels(header, column["file"])
-    classes, lines = classes_of(table, settings, {*column.values(), *channels} - {column.get("label")})
+    classes, lines = classes_of(table, settings, {*column.values(), *channels, *INSTANCES} - {column.get("label")})
     column = {role: name for role, name in column.items() if not (classes and role == "label")}
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     reader = _Rows(table, column, channels, tuple(classes), masks)
     listed = [reader.case(number, row) for number, row in rows]
     left = not_named(listed, table, reader.folders)
-    cases, problems = reader.matched(_whole_scans(table, listed))
+    cases, problems, left_out = reader.matched(_whole_scans(table, listed))
     problems += left
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
@@ -134,7 +137,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         problems.insert(0, what)
     sequences = tuple(titles_of(table)[name] for name in (column["file"], *channels)) if channels else ()
     names = tuple(one.name for one in classes)
-    return Cohort("csv", tuple(cases), source, (*said, *lines, *problems), sequences, names)
+    return Cohort("csv", tuple(cases), source, (*said, *lines, *problems), sequences, names, tuple(left_out))
 
 
 def _without_groups(table: Path, column: dict[str, str], rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
@@ -180,33 +183,37 @@ class _Rows:
         index = whole_number(cells.get("slice", ""))
         if volume and cells.get("slice") and index is None:
             raise row_error(table, number, "labels no slice of its volume", "a whole number, from 0, inferior first")
-        label = label_in(cells.get("label", ""), table, number)
+        labels = [label_in(cells.get("label", ""), table, number)]
+        if self.classes:
+            labels = [zero_or_one(row[one.column], table, number, one.name) if one.column else None for one in self.classes]
+        if (named := named_in(row)) and volume and labels.count(None) < len(labels) and kind_of(image) != "slice":
+            if index is None or is_dicom(image):
+                index = index_of(image, table, Instance(number, named, index))
+            labels = labels if index is not None else [None] * len(labels)
         others = tuple(path for column in self.channels if (path := _named(table, number, row[column], _SUFFIXES)))
         case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, others=others)
         case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
         if index is not None and not volume and kind_of(image) != "slice" and "patient" in cells:
             case = replace(case, series=cells["patient"], place=index)
         if not self.classes:
-            return _labelled(case, label, index)
-        known = [self._of_class(one, number, row, case, index) for one in self.classes]
+            return _labelled(case, labels[0], index)
+        pairs = zip(self.classes, labels, strict=True)
+        known = [self._of_class(one, number, row, _labelled(case, label, index)) for one, label in pairs]
         found = with_classes(case, attributed(self.classes, known, case.lesion))
         self.unclear.extend([case.id] if case.lesion and not found.lesion else [])
         return found
 
-    def _of_class(self, one: TableClass, number: int, row: Mapping[str, str], case: Case, index: int | None) -> ClassLabels:
-        """Return what a row says of one class, with its own masks."""
-        label = zero_or_one(row[one.column], self.table, number, one.name) if one.column else None
-        place = place_of(case.image, self.table.parent)
-        own = one.masks.lesion(case.image, place) if one.masks else ()
+    def _of_class(self, one: TableClass, number: int, row: Mapping[str, str], case: Case) -> ClassLabels:
+        """Return what a row says of one class, whose label the case has, with its own masks."""
+        own = one.masks.lesion(case.image, place_of(case.image, self.table.parent)) if one.masks else ()
         paths = [_named(self.table, number, row[one.mask])] if one.mask else own
-        labelled = _labelled(case, label, index)
-        return ClassLabels(labelled.label, labelled.slice_labels, self.masks.lesion_sources(paths))
+        return ClassLabels(case.label, case.slice_labels, self.masks.lesion_sources(paths))
 
-    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
-        """Return the usable cases and the problems of all, as `MasksByName.matched`."""
+    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str], list[Case]]:
+        """Return the usable cases, the problems of all, and the cases left out, as `MasksByName.matched`."""
         if not self.classes:
             return self.masks.matched(cases)
-        cases, problems = self.masks.with_organs(cases)
+        cases, problems, left_out = self.masks.with_organs(cases)
         for number, one in enumerate(self.classes):
             own = one.masks.unmatched([case.of_class(number) for case in cases]) if one.masks else []
             problems += [f"class {one.name}: {line}" for line in own]
@@ -214,7 +221,7 @@ class _Rows:
         if any(one.shares_masks for one in self.classes) and not self.unclear:
             problems += self.masks.unmatched(cases)
         problems += [f"masks of {len(self.unclear)} images ({few(self.unclear, 3)}) are {what}"] if self.unclear else []
-        return cases, problems
+        return cases, problems, left_out
 
 
 def _labelled(case: Case, label: int | None, index: int | None) -> Case:

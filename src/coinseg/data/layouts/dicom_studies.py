@@ -2,7 +2,8 @@
 
     p1/, p2.zip      DICOM files of any name, at any depth: one series; they may also lie in the only folder of the data
     p3/              X-rays and other plain images, at any depth: a case each, p3/NAME, with the label of the folder
-    labels.csv       case,label or case,slice,label; optional patient      (any name; in the data or beside them)
+    labels.csv       case,label or case,slice,label; optional patient      (any name; in the data or beside them; for slice see
+                     also `instances`)
     patients.csv     case,patient                                          (optional, instead of the column patient)
     masks/p1.nii.gz, organ_masks/p1.nii.gz                                 (optional; any format of volumes)
 
@@ -50,6 +51,7 @@ from .tables import (
     strangers,
     tables_in,
     understood,
+    with_places,
 )  # fmt: skip
 
 _TABLE = "labels.csv"
@@ -110,18 +112,19 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each folder or .zip with DICOM files, or for each folder or series in one that the table names."""
     masks = MasksByName.under(root, settings, settings.masks)
     table = root / _TABLE if (root / _TABLE).is_file() else _one_of(_fitting(root))
-    given = labels_by_case(table, KEYS) if table else {}
+    given = labels_by_case(table, KEYS, dicom=True) if table else {}
     scans = _scans_in(root, masks, given)
     if not scans.by_name:
         got = f"{root} holds no DICOM series (folders: {few(f.name for f in folders_in(root))})"
         raise UserError(got, "a folder or .zip of DICOM files for each case", "correct the path or data.layout")
     beside = "" if table else " beside the data"
     if table is None and (table := _one_of([t for t in _fitting(root.resolve().parent) if _is_about(t, scans)])):
-        given = labels_by_case(table, KEYS)
+        given = labels_by_case(table, KEYS, dicom=True)
         scans = _scans_in(root, masks, given)
     labels, patients = scans.matched(given, table or root / _TABLE), _patients(root, table, scans)
+    labels = {name: with_places(row, scans.by_name[name], table or root / _TABLE) for name, row in labels.items()}
     cases = [_case(name, scan, labels.get(name, Given()), patients, masks) for name, scan in scans.by_name.items()]
-    cases, problems = masks.matched(cases)
+    cases, problems, left_out = masks.matched(cases)
     if table and (missing := [key for key in given if not scans.named(key)]):
         problems.append(strangers(table, missing, KEYS))
     if table and (left := [name for name in scans.by_name if name not in labels]):
@@ -135,7 +138,8 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         if table
         else f"no table with {columns}"
     )
-    return Cohort("dicom", tuple(cases), source if table else source + columns_in(root), tuple(problems))
+    source += "" if table else columns_in(root)
+    return Cohort("dicom", tuple(cases), source, tuple(problems), left_out=tuple(left_out))
 
 
 def _scans_in(root: Path, masks: MasksByName, named: Mapping[str, object]) -> _Scans:

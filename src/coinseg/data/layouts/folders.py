@@ -50,7 +50,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     found = [_cases_in(root, one, masks, sequences, own.get(one.folder)) for one in listed]
     cases, unclear = _by_class(folders, listed, found) if settings.classes else ([case for some in found for case in some], [])
     _require_masks(settings, cases)
-    cases, problems = masks.matched(cases)
+    cases, problems, left_out = masks.matched(cases)
     covered = [folder for one in own.values() if one for folder in one.folders]
     alone = [path.name for one in listed for path in one.alone]
     problems = folders_left(root, {*folders.all, *masks.folders, *covered}) + [*folders.lines, *lines, *unclear, *problems]
@@ -59,7 +59,8 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     source = f"image labels from folders: normal {normal}, "
     source += f"classes {few(folders.abnormal)}" if settings.classes else f"abnormal {_said(root, folders)}"
     said = (*problems, f"folders name no patients: {own_patients(cases)}")
-    return Cohort("folders", tuple(cases), source, said, sequences, tuple(folders.abnormal) if settings.classes else ())
+    names = tuple(folders.abnormal) if settings.classes else ()
+    return Cohort("folders", tuple(cases), source, said, sequences, names, tuple(left_out))
 
 
 def _said(root: Path, folders: ClassFolders) -> str:
@@ -86,7 +87,7 @@ def _listed(folder: Path, label: int | None, masks: MasksByName) -> _Listed:
     """List the images of one folder; no mask is one."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder", "folders relative to the data", "correct data.normal or data.abnormal")
-    images, beside = _apart(folder, [path for path in files_in(folder) if not masks.contains(path)])
+    images, beside = apart(folder, [path for path in files_in(folder) if not masks.contains(path)])
     if not images:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
     return _Listed(folder, label, images, beside)
@@ -182,16 +183,16 @@ def _label_maps(root: Path, settings: DataSettings, masks: MasksByName) -> Cohor
         required = "masks/x.png for x.png, whose values are the classes, or a folder a class"
         raise UserError(f"no mask in {root} has the name of an image", required, "add them, or correct data.classes")
     _require_masks(settings, cases)
-    cases, problems = masks.matched(cases)
+    cases, problems, left_out = masks.matched(cases)
     problems = folders_left(root, {*(folder for folder, _ in labels or [(base, None)]), *masks.folders}) + [*lines, *problems]
     source = "no image labels in the data" + (
         f" but the normal ones of {few(f.name for f in folders.normal)}" * bool(folders.normal)
     )
     said = (*problems, f"folders name no patients: {own_patients(cases)}")
-    return Cohort("folders", tuple(cases), source, said, sequences, tuple(names))
+    return Cohort("folders", tuple(cases), source, said, sequences, tuple(names), tuple(left_out))
 
 
-def _apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
+def apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
     """Return the names of images, and masks by the name of their image; names are without suffix, `images/` and `masks/`.
 
     A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing.

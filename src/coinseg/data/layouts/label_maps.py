@@ -105,7 +105,9 @@ def cohort_of(
     labels = {} if classes.names else labels_by_case(table)
     patients, known = patients_by_case(root / "patients.csv"), set(labels) | classes.cases()
     scans = [scan.existing() for scan in scans]
-    lines, cases, names = [*problems, *classes.lines], [], {scan.name for scan in scans}
+    lines, names = [*problems, *classes.lines], {scan.name for scan in scans}
+    cases: list[Case] = []
+    left_out: list[Case] = []
     rest = "their labels are made from masks" if regions.lesion or any(regions.classes) else "they have no labels"
     for name, rows, otherwise in (("labels.csv", known, rest), ("patients.csv", patients, "each is its own patient")):
         if unknown := set(rows) - names:
@@ -116,10 +118,11 @@ def cohort_of(
         given = labels.get(scan.name, Given())
         problem = _problem(scan, regions, labelled=given != Given() or classes.labelled(scan.name))
         lines += [f"{scan.name}: {problem}"] if problem else []
-        if not problem.startswith("skipped"):
-            cases.append(_case(scan, regions, given, patients.get(scan.name, scan.name), classes))
+        if scan.image.is_file():
+            kept = left_out if problem.startswith("skipped") else cases
+            kept.append(_case(scan, regions, given, patients.get(scan.name, scan.name), classes))
     source = label_source(table) if labels else classes.source(table, unlabelled)
-    return Cohort(layout, tuple(cases), source, tuple(lines), sequences, classes.names)
+    return Cohort(layout, tuple(cases), source, tuple(lines), sequences, classes.names, tuple(left_out))
 
 
 def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:
@@ -135,7 +138,7 @@ def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:
 
 
 def _case(scan: MapScan, regions: Regions, given: Given, patient: str, classes: ScanClasses) -> Case:
-    organ = tuple(MaskSource(scan.organs, values) for values in regions.organs)
+    organ = tuple(MaskSource(scan.organs, values) for values in regions.organs if scan.organs.is_file())
 
     def lesion(values: tuple[int, ...]) -> tuple[MaskSource, ...]:
         return (MaskSource(scan.lesions, values),) if values and scan.lesions.is_file() else ()

@@ -89,19 +89,19 @@ class MasksByName:
         values = _values("lesion", self.settings.lesion)
         return tuple(MaskSource(path, values) for path in paths if path is not None)
 
-    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
-        """Return the usable cases and the problems of all; where some have an organ mask the others are skipped."""
-        cases, problems = self.with_organs(cases)
-        return cases, problems + self.unmatched(cases)
+    def matched(self, cases: list[Case]) -> tuple[list[Case], list[str], list[Case]]:
+        """Return the usable cases, the problems of all, and those skipped: all without an organ mask, where some have one."""
+        cases, problems, left_out = self.with_organs(cases)
+        return cases, problems + self.unmatched(cases), left_out
 
-    def with_organs(self, cases: list[Case]) -> tuple[list[Case], list[str]]:
-        """Return the cases with an organ mask where some have one, and a problem for each of the others."""
+    def with_organs(self, cases: list[Case]) -> tuple[list[Case], list[str], list[Case]]:
+        """Return the cases with an organ mask where some have one, a problem for each of the others, and these."""
         if cases and self.settings.organ and not any(case.organ for case in cases):
             raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
         if not any(case.organ for case in cases):
-            return cases, []
-        problems = [f"{case.id}: skipped, no organ mask" for case in cases if not case.organ]
-        return [case for case in cases if case.organ], problems  # whole and cropped slices must not be mixed
+            return cases, [], []
+        left_out = [case for case in cases if not case.organ]  # whole and cropped slices must not be mixed
+        return [case for case in cases if case.organ], [f"{case.id}: skipped, no organ mask" for case in left_out], left_out
 
     def unmatched(self, cases: Sequence[Case]) -> list[str]:
         """Return the problems of lesion masks without an image, and of abnormal cases without one."""

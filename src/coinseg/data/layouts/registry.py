@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.phantom.canvas import LAST, RECORD
+from coinseg.data.readers.image import is_image
+from coinseg.data.readers.paths import holds_slices
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
@@ -29,8 +31,8 @@ from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
 from .sequences import fits_sequences, list_sequences
-from .shared import few, folders_in, is_readable, others_in, place_of, told_apart, visible, without_suffix
-from .tables import LABEL, columns_in, header_of
+from .shared import few, folders_in, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
+from .tables import LABEL, columns_in, header_of, tables_in
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
 
@@ -73,8 +75,11 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     Raises:
         UserError: no layout fits, a table has errors, ids are not unique, or there are too few classes or patients.
     """
-    if not root.exists():
-        raise UserError(f"{root} does not exist", "a folder or a .csv file", "correct the path")
+    require_there(root)
+    if (root.is_file() and is_readable(root)) or (root.is_dir() and holds_slices(root) and not tables_in(root)):
+        got = f"{root} is one {'image' if is_image(root) else 'scan'}"
+        do = "for a mask of it: coinseg segment -i SCAN -o MASK --model RUN"
+        raise UserError(got, "a folder or a table of labelled ones, to learn from", do)
     if root.is_dir() and not visible(root):
         raise UserError(f"{root} is an empty folder", _known(), "correct the path")
     if (root / RECORD).is_file() and not (root / LAST).is_file():

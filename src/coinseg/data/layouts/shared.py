@@ -30,6 +30,12 @@ _DEEPEST = 32  # folders of a path that are looked for in another case
 _LONGEST = 140  # bytes of an id: with the endings of outputs it must still be a file name (255)
 
 
+def require_there(root: Path) -> None:
+    """Raise `UserError` for data that are not there."""
+    if not root.exists():
+        raise UserError(f"{root} does not exist", "a folder or a .csv file", "correct the path")
+
+
 def visible(folder: Path) -> list[Path]:
     """Return the entries of a folder, sorted, without hidden ones; empty for anything else."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []

@@ -21,6 +21,7 @@ from typing import TextIO
 from coinseg.data.readers.limits import MAX_TABLE
 from coinseg.errors import UserError
 
+from .instances import Instance, index_of, named_in
 from .shared import composed, few, visible
 
 CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
@@ -40,6 +41,7 @@ class Given:
 
     label: int | None = None
     slices: dict[int, int] = field(default_factory=dict)
+    instances: tuple[Instance, ...] = ()  # slices of DICOM scans whose numbers are not known yet
 
 
 def header_of(path: Path) -> list[str]:
@@ -186,19 +188,42 @@ def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
     return next((name for name in names if name in columns), None)
 
 
-def labels_by_case(path: Path, keys: Sequence[str] = CASE, columns: Sequence[str] = LABEL) -> dict[str, Given]:
-    """Read the image labels of every case, from the first of the `columns`, by the first of `keys`; empty without the table."""
+def labels_by_case(
+    path: Path, keys: Sequence[str] = CASE, columns: Sequence[str] = LABEL, dicom: bool = False
+) -> dict[str, Given]:
+    """Read the image labels of every case, from the first of the `columns`, by the first of `keys`; empty without the table.
+
+    The slices of `dicom` scans may be named as in `instances`; `with_places` finds their numbers.
+    """
     labels: dict[str, dict[int | None, int]] = defaultdict(dict)
+    instances: dict[str, list[Instance]] = defaultdict(list)
     for number, row in read_table(path) if path.is_file() else []:
         case, label = row[_column(path, list(row), keys)], label_in(row[_column(path, list(row), columns)], path, number)
         if not case:
             raise row_error(path, number, "names no case", "a case in every row")
         index = whole_number(row["slice"]) if "slice" in row else None
-        if "slice" in row and index is None:
-            raise row_error(path, number, "has no slice index", "a slice index from 0")
+        if (named := named_in(row)) and dicom:
+            instances[case] += [Instance(number, named, index, label)] if label is not None else []
+            labels[case] = labels[case]
+            continue
+        if ("slice" in row or named) and index is None:
+            raise row_error(path, number, "has no slice index", "a slice index from 0, which is that at the feet")
         if label is not None and labels[case].setdefault(index, label) != label:
             raise row_error(path, number, "contradicts an earlier row", "one label per slice")
-    return {c: Given(given.get(None), {z: y for z, y in given.items() if z is not None}) for c, given in labels.items()}
+    return {
+        case: Given(given.get(None), {z: y for z, y in given.items() if z is not None}, tuple(instances[case]))
+        for case, given in labels.items()
+    }
+
+
+def with_places(given: Given, scan: Path, table: Path) -> Given:
+    """Return the labels by number of the slice, also where the table has other names of slices; see `instances.index_of`."""
+    slices = dict(given.slices)
+    for instance in given.instances:
+        index = index_of(scan, table, instance)
+        if index is not None and slices.setdefault(index, instance.label) != instance.label:
+            raise row_error(table, instance.row, "contradicts an earlier row", "one label per slice")
+    return Given(given.label, slices)
 
 
 def patients_by_case(path: Path, keys: Sequence[str] = CASE) -> dict[str, str]:

@@ -39,16 +39,17 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
     problems += classes.lines
     if unknown := {*labels, *classes.cases()} - {composed(folder.name) for folder in folders_in(root)}:
         problems.append(strangers(root / "labels.csv", unknown))
-    cases = []
+    cases, left_out = [], []
     for folder in folders:
         name, scan = folder.name, folder / "ct.nii.gz"
-        organ = _masks(organs[name], settings.organ)
+        organ = masks_named(organs[name], settings.organ)
         if not scan.is_file():
             problems.append(f"{name}: skipped, no ct.nii.gz")
         elif len(organ) < len(settings.organ):
             problems.append(f"{name}: skipped, no mask of {', '.join(c for c in settings.organ if c not in organ)}")
+            left_out.append(Case(safe_id(name), name, scan, True))
         else:
-            lesion = _masks(lesions[name], settings.lesion or classes.names)
+            lesion = masks_named(lesions[name], settings.lesion or classes.names)
             given = labels.get(composed(name), Given())
             if (asked := settings.lesion or settings.classes) and not lesion and given == Given():
                 problems += (
@@ -60,7 +61,7 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
             cases.append(classes.on(case, composed(name), own) if classes.names else case)
     table = root / "labels.csv"
     source = label_source(table) if labels else classes.source(table, "no image labels in the data")
-    return Cohort("totalsegmentator", tuple(cases), source, tuple(problems), classes=classes.names)
+    return Cohort("totalsegmentator", tuple(cases), source, tuple(problems), classes=classes.names, left_out=tuple(left_out))
 
 
 def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
@@ -84,7 +85,7 @@ def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:
     return kept, problems
 
 
-def _masks(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource]:
+def masks_named(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource]:
     """Return the masks that exist, each from the first folder that has it."""
     paths = [(name, place / f"{name}.nii.gz") for name in names for place in reversed(places)]
     return {name: MaskSource(path) for name, path in paths if path.is_file()}
@@ -92,7 +93,7 @@ def _masks(places: Sequence[Path], names: Sequence[str]) -> dict[str, MaskSource
 
 def _require_classes(names: Sequence[str], places: dict[str, list[Path]], setting: str) -> None:
     """Raise `UserError` for a class that no scan has, most likely a misspelled one."""
-    missing = [name for name in names if not any(_masks(folders, [name]) for folders in places.values())]
+    missing = [name for name in names if not any(masks_named(folders, [name]) for folders in places.values())]
     if missing and places:
         files = [path for folders in places.values() for folder in folders for path in visible(folder)]
         known = {stem_of(path) for path in files if is_volume(path)} - {"ct"}

@@ -5,6 +5,7 @@ No message has data of the patient: descriptions of series are not shown, and me
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,6 +53,27 @@ def read_series(path: Path) -> list[Dataset]:
     for member, tags in series:
         tags.filename = Path(member).name
     return [tags for _, tags in series]
+
+
+def instances_of(path: Path) -> list[dict[str, str]]:
+    """Return InstanceNumber and SOPInstanceUID of the axial slices of a series, from inferior to superior.
+
+    Frames of one file have none of their own: both are empty then. `UserError` like `open_series`, and for slices across
+    another axis.
+    """
+    place, _ = split_key(path)
+    with members(place) as files:
+        chosen = _choose(path, _series_in(place, files))
+    frames, geometry = stack_of(path, chosen)
+    axis, places = geometry.slices_of_file
+    if axis != "axial":
+        raise UserError(f"{path} is a stack of {axis} slices", "axial slices, which labels by slice are of", "label whole scans")
+    headers, times = dict(chosen), Counter(frame.member for frame in frames)
+    slices: list[dict[str, str]] = [{}] * len(frames)
+    for index, frame in zip(places, frames, strict=True):
+        header = headers[frame.member] if times[frame.member] == 1 else Dataset()
+        slices[index] = {tag: str(header.get(tag, "")).strip() for tag in ("InstanceNumber", "SOPInstanceUID")}
+    return slices
 
 
 def patient_of(path: Path, default: str, tag: str = "PatientID") -> str:

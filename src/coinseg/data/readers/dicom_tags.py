@@ -29,7 +29,10 @@ _NEEDED = (
     "PixelSpacing", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
-_PASSED_OVER = ("SeriesNumber", "SliceThickness", "SpacingBetweenSlices", "PatientID", "StudyInstanceUID", "AccessionNumber")
+_PASSED_OVER = (
+    "SeriesNumber", "SliceThickness", "SpacingBetweenSlices", "PatientID", "StudyInstanceUID", "AccessionNumber",
+    "InstanceNumber", "SOPInstanceUID",
+)  # fmt: skip
 # Texts are the same to whoever reads them under another type of text, and as the numbers they stand for.
 _TEXTS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"}
 _NUMBERS = {"FD", "FL", "SL", "SS", "UL", "US"}

@@ -53,6 +53,12 @@ class Geometry:
         return float(dz), float(dy), float(dx)
 
     @property
+    def says_where(self) -> bool:
+        """Whether the header says how the grid lies in the patient; NIfTI without sform and qform does not."""
+        header = header_of(self.header)
+        return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+
+    @property
     def flat(self) -> bool:
         """Whether it is one slice of unknown thickness, which has no volume."""
         return bytes(header_of(self.header)["descrip"]).rstrip(b"\0") == FLAT

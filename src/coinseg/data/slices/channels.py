@@ -76,6 +76,11 @@ def are_colour(channels: Sequence[str]) -> bool:
     return tuple(channels) == RGB
 
 
+def sequences_of(channels: Sequence[str]) -> Channels:
+    """Return the channels that are images of their own, as `Cohort.sequences` names them; none where an image has them all."""
+    return () if tuple(channels) in (GREY, RGB) else tuple(channels)
+
+
 def as_bytes(image: np.ndarray) -> np.ndarray:
     """Return an image (C, H, W) in [0, 1] as uint8 (H, W, 3) where it has three channels, else the first channel, (H, W)."""
     pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)

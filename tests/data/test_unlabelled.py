@@ -1,0 +1,115 @@
+"""What is to be segmented in a folder: every case of every layout with its organs, and no mask."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coinseg.config.schema import DataSettings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.unlabelled import scans_in
+from coinseg.errors import UserError
+from coinseg.types import MaskSource
+from conftest import write_images
+from examples import CASES, EXAMPLES, hounsfield, kits, labelled, nnunet, save, text, totalsegmentator
+
+
+def names(root: Path, data: DataSettings, organs: str = "none", organ_from: Path | None = None) -> list[str]:
+    return [case.image.relative_to(root).as_posix() for case in scans_in(root, data, organs, organ_from).cases]
+
+
+@pytest.mark.parametrize("layout", EXAMPLES)
+def test_the_cases_of_every_layout_are_those_of_a_run_with_their_organs_and_without_labels(layout: str, tmp_path: Path) -> None:
+    root, data = EXAMPLES[layout].make(tmp_path / "data"), EXAMPLES[layout].settings().data
+    trained_on = {case.image: case.organ for case in read_layout(root, data).cases}
+    found = scans_in(root, data, "required" if data.organ else "none")
+    assert {case.image: case.organ for case in found.cases} == trained_on
+    assert [case.image for case in found.cases] == sorted(trained_on)
+    assert all(case.label is None and not case.slice_labels and not case.lesion for case in found.cases)
+    assert found.left == (() if layout != "decathlon" else ("1 images or volumes are not segmented, the layout decathlon has "
+                          "no case of them: imagesTs/liver_9.nii.gz",))  # fmt: skip
+    assert not any(case.organ for case in scans_in(root, data).cases)
+
+
+@pytest.mark.parametrize("layout", ["totalsegmentator", "nnunet", "kits"])
+def test_new_scans_have_neither_lesion_masks_nor_labels(layout: str, tmp_path: Path) -> None:
+    root, data = EXAMPLES[layout].make(tmp_path / "data"), EXAMPLES[layout].settings().data
+    for pattern in ("labels.csv", "*/segmentations/tumor.nii.gz", "*/segmentation.nii.gz", "labelsTr/*"):
+        for path in root.glob(pattern):
+            path.unlink()
+    text(root / "meta.csv", "image_id;study_type\ns0;ct thorax\n")  # no case is left out for the kind of its study
+    assert len(names(root, replace(data, organ=()))) == CASES
+
+
+def test_a_case_without_its_organ_is_there_without_it(tmp_path: Path) -> None:
+    data = EXAMPLES["totalsegmentator"].settings().data
+    root = totalsegmentator(tmp_path / "data")
+    (root / "s1/segmentations/kidney_left.nii.gz").unlink()
+    assert [bool(case.organ) for case in scans_in(root, data, "required").cases] == [True, False, True, True]
+    for path in root.glob("s*/segmentations/kidney_left.nii.gz"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"data.organ names 'kidney_left', which no scan has a mask of"):
+        scans_in(root, data, "required")
+    assert [case.organ for case in scans_in(root, data, "wanted").cases] == [()] * CASES
+
+
+def test_label_maps_that_are_missing_cost_their_case_the_organ(tmp_path: Path) -> None:
+    for make, mask in ((nnunet, "labelsTr/c1.nii.gz"), (kits, "case_00001/segmentation.nii.gz")):
+        root, data = make(tmp_path / make.__name__), EXAMPLES[make.__name__].settings().data
+        (root / mask).unlink()
+        assert [bool(case.organ) for case in scans_in(root, data, "required").cases] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("below", ["", "segmentations"])
+def test_organs_of_plain_files_by_their_names(tmp_path: Path, below: str) -> None:
+    """A folder of scans, and what TotalSegmentator makes of each, in folders of their names or beside them."""
+    data = DataSettings(organ=("kidney_left", "kidney_right"), roi="organ")
+    for name in ("a", "sub/b", "c"):
+        save(tmp_path / "scans" / f"{name}.nii.gz", hounsfield(labelled()))
+        for organ in data.organ[: 1 if name == "c" else 2]:
+            save(tmp_path / "organs" / name / below / f"{organ}.nii.gz", labelled(), np.eye(4))
+    found = scans_in(tmp_path / "scans", data, "required", tmp_path / "organs").cases
+    first, second = (tmp_path / "organs/a" / below / f"{organ}.nii.gz" for organ in data.organ)
+    assert found[0].organ == (MaskSource(first), MaskSource(second))
+    assert [len(case.organ) for case in found] == [2, 0, 2]
+    shutil.copytree(tmp_path / "organs/a" / below, tmp_path / "scans/segmentations")
+    assert names(tmp_path / "scans", data) == ["a.nii.gz", "c.nii.gz", "sub/b.nii.gz"]
+    assert [len(case.organ) for case in scans_in(tmp_path / "scans", data, "required").cases] == [2, 2, 0]
+
+
+def test_masks_of_plain_files_are_no_scans(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", patients=1)
+    shutil.copytree(root / "abnormal", root / "organ_masks/abnormal")
+    for path in (root / "normal").iterdir():
+        shutil.copy(path, path.with_name(f"{path.stem}_mask.png"))
+    found = scans_in(root, DataSettings(), "wanted")
+    assert [case.image.relative_to(root).as_posix() for case in found.cases] == [
+        "abnormal/i01.png", "abnormal/i03.png", "normal/i00.png", "normal/i02.png",
+    ]  # fmt: skip
+    assert [bool(case.organ) for case in found.cases] == [True, True, False, False]
+    assert found.left == ("2 images or volumes are not segmented, they are taken for masks: "
+                          "normal/i00_mask.png, normal/i02_mask.png",)  # fmt: skip
+
+
+def test_a_table_is_a_list_of_scans(tmp_path: Path) -> None:
+    root = EXAMPLES["csv"].make(tmp_path / "data")
+    table = root / "new.csv"
+    table.write_text("file\n" + "\n".join(path.relative_to(root).as_posix() for path in sorted(root.glob("made/normal/*"))[:2]))
+    found = scans_in(table, DataSettings())
+    assert [case.image.name for case in found.cases] == ["i00.png", "i02.png"]
+    with pytest.raises(UserError, match="is no table"):
+        scans_in(root / "made/normal/i00.png", DataSettings())
+
+
+def test_a_folder_that_a_run_names_is_read_only_below_the_new_data(tmp_path: Path) -> None:
+    elsewhere, root = tmp_path / "organs", tmp_path / "data"
+    for place in (elsewhere, root / "other"):
+        save(place / "a.nii.gz", labelled())
+    save(root / "images/a.nii.gz", hounsfield(labelled()))
+    for name, organs in ((str(elsewhere), 0), ("../organs", 0), ("other", 1)):
+        found = scans_in(root, DataSettings(organ_from=name, organ=("1",)), "wanted").cases
+        assert sum(bool(case.organ) for case in found) == organs, name

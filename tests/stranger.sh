@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# A stranger's first half hour: the wheel in an empty environment and everything that README promises, outside of this folder.
+# Minutes and megabytes of each step are printed. Needs a package index or find-links as pip is configured, and about 8 GB.
+#   bash tests/stranger.sh [FOLDER]      FOLDER is kept; without one a new folder is made and removed
+set -euo pipefail
+here="$(cd "$(dirname "$0")/.." && pwd)"
+work="${1:-$(mktemp -d)}"
+mkdir -p "$work"
+[ $# -gt 0 ] || trap 'rm -rf "$work"' EXIT
+python="${PYTHON:-$here/.venv/bin/python}"
+
+step() {  # step NAME COMMAND...: runs it, says how long it took and how large the folder is then
+    local name="$1" began=$SECONDS
+    shift
+    if ! "$@" >"$work/log.txt" 2>&1; then
+        tail -n 30 "$work/log.txt"
+        echo "FAILED: $name"
+        exit 1
+    fi
+    printf '%-34s %5d s %8s\n' "$name" $((SECONDS - began)) "$(du -sm "$work" | cut -f1) MB"
+}
+
+refused() {  # refused EXTRA COMMAND...: must end with 2 and name the extra
+    local extra="$1" code=0
+    shift
+    "$@" >"$work/out.txt" 2>&1 || code=$?
+    [ "$code" = 2 ] && grep -q "coinseg\[$extra\]" "$work/out.txt" || { cat "$work/out.txt"; return 1; }
+}
+
+step "wheel and source archive" "$python" -m build --no-isolation --outdir "$work/dist" "$here"
+step "empty environment" "$python" -m venv "$work/venv"
+step "pip install coinseg" "$work/venv/bin/python" -m pip install --constraint "$here/constraints.txt" "$work"/dist/*.whl
+export PATH="$work/venv/bin:$PATH"
+unset PYTHONPATH
+cd "$work"
+mkdir -p elsewhere
+cd elsewhere
+step "coinseg --version" coinseg --version
+step "coinseg doctor" coinseg doctor
+if [ -n "${STRANGER_DEMO:-}" ]; then step "coinseg demo" coinseg demo; run=out/demo; cohort=out/phantom
+else step "coinseg demo --model" coinseg demo --model; run=out/toy; cohort=out/toy-phantom; fi
+scan="$(ls -d $cohort/s* | head -n 1)"
+step "segment a scan" coinseg segment -i "$scan/ct.nii.gz" -o mask.nii.gz --model $run \
+    --organ "$scan/segmentations/kidney_left.nii.gz" "$scan/segmentations/kidney_right.nii.gz"
+step "segment a folder of scans" coinseg segment -i $cohort -o masks --model $run
+step "export and segment again" bash -c "coinseg export $run -o model && coinseg segment -i $cohort -o masks2 --model model"
+cat >example.py <<PY
+import coinseg
+
+run = coinseg.load("$run")
+result = run.segment("$scan/ct.nii.gz", organ=["$scan/segmentations/kidney_left.nii.gz"])
+assert result.mask.dtype == bool and result.mask.ndim == 3
+print(int(result.mask.sum()), "voxels")
+PY
+step "the Python example" python example.py
+step "an extra is refused by its name" refused attribution coinseg run $cohort -o x --method layercam --anomaly.kind blob
+step "a table to fill in" coinseg inspect $cohort --template labels.csv
+step "shell completion" coinseg completion bash
+[ -z "$(cd "$here" && git status --porcelain -- src docs 2>/dev/null)" ] || echo "note: the checkout has changes that are not committed"
+echo "done: $(ls masks/*/*.nii.gz | wc -l) masks"
