@@ -4,7 +4,7 @@ WORK is a folder for one made scan of that shape (about 60 MB as .nii.gz; used a
 cases are hard links, and for their drafts. Measured in the page, as somebody sees it: from the address to the first picture
 (scan read by the server, slice fetched and drawn), from one case to the next (which the server reads ahead), a slice change by
 key (the median and the 95th percentile of 100, cold ones among them), a stroke from the mouse going up to the server's word that
-it is on the disk; and the resident memory of the server after 30 cases. Needs Chromium and playwright.
+it is on the disk; and the resident memory of the server after 12 cases. Needs Chromium and playwright.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def make(work: Path, cases: int, shape: tuple[int, ...]) -> Path:
     return masks
 
 
-def until(page: Any, condition: str) -> float:
-    """Milliseconds until a condition of the page is true."""
+def until(page: Any, condition: str, seconds: float = 60.0) -> float:
+    """Milliseconds until a condition of the page is true, or until so many seconds are over."""
     began = time.perf_counter()
-    while not page.evaluate(condition):
+    while not page.evaluate(condition) and time.perf_counter() < began + seconds:
         page.wait_for_timeout(4)
     return 1000 * (time.perf_counter() - began)
 
@@ -83,17 +83,22 @@ def memory(pid: int) -> float:
     return max(int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM")) * 1024 / 1e6
 
 
-def measure(page: Any, address: str, pid: int) -> dict[str, float]:
-    """The figures, in milliseconds and 10^6 bytes."""
+def say(name: str, value: float) -> None:
+    """Print a figure."""
+    print(f"  {name:<24} {value:8.0f} {'MB' if 'memory' in name else 'ms'}", flush=True)
+
+
+def measure(page: Any, address: str, pid: int) -> None:
+    """The figures, in milliseconds and 10^6 bytes; each is printed as it comes."""
     page.add_init_script("localStorage.setItem('coinseg-reviewer', 'bench')")
     page.goto(address)
-    found = {"first picture": until(page, "() => !!(window.desk && desk.view.parts)")}
+    say("first picture", until(page, "() => !!(window.desk && desk.view.parts)"))
     changes = []
     for _ in range(100):
         changes.append(page.evaluate(DOWN))
         page.wait_for_timeout(60)
-    found["slice change, median"] = statistics.median(changes)
-    found["slice change, 95 %"] = float(np.percentile(changes, 95))
+    say("slice change, median", statistics.median(changes))
+    say("slice change, 95 %", float(np.percentile(changes, 95)))
     page.keyboard.press("q")
     box, strokes = page.locator("#picture").bounding_box(), []
     for i in range(20):
@@ -102,18 +107,20 @@ def measure(page: Any, address: str, pid: int) -> dict[str, float]:
         page.mouse.move(box["x"] + 420, box["y"] + 210 + 8 * i)
         page.evaluate(KEPT)
         page.mouse.up()
-        until(page, "() => window.acknowledged > 0")
-        strokes.append(page.evaluate("() => window.acknowledged"))
-    found["stroke, median"], found["stroke, 95 %"] = statistics.median(strokes), float(np.percentile(strokes, 95))
+        until(page, "() => window.acknowledged > 0", 2.0)
+        if took := page.evaluate("() => window.acknowledged"):  # none where a slow machine sent all of it before
+            strokes.append(took)
+    say("stroke, median", statistics.median(strokes))
+    say("stroke, 95 %", float(np.percentile(strokes, 95)))
     cases = []
-    for _ in range(30):
+    for _ in range(12):
         page.wait_for_timeout(3000)  # somebody looks at it, while the next one is read
         before = page.evaluate("() => desk.state().id")
         page.keyboard.press("a")
         cases.append(until(page, SHOWN % before))
-    found["next case, median"], found["next case, slowest"] = statistics.median(cases), max(cases)
-    found["server memory, highest"] = memory(pid)
-    return found
+    say("next case, median", statistics.median(cases))
+    say("next case, slowest", max(cases))
+    say("server memory, highest", memory(pid))
 
 
 def main() -> None:
@@ -127,17 +134,18 @@ def main() -> None:
 
     masks = make(given.work, given.cases, tuple(given.shape))
     shutil.rmtree(given.work / "reviews", ignore_errors=True)
+    print(
+        f"{given.cases} cases of {' x '.join(map(str, given.shape))}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+        flush=True,
+    )
     server = start_server(masks, "--reviews", given.work / "reviews")
     try:
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            found = measure(browser.new_page(viewport={"width": 1360, "height": 850}), server.address, server.process.pid)
+            measure(browser.new_page(viewport={"width": 1360, "height": 850}), server.address, server.process.pid)
             browser.close()
     finally:
         server.process.kill()
-    print(f"{given.cases} cases of {' x '.join(map(str, given.shape))}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for name, value in found.items():
-        print(f"  {name:<24} {value:8.0f} {'MB' if 'memory' in name else 'ms'}")
 
 
 if __name__ == "__main__":

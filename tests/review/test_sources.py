@@ -1,0 +1,93 @@
+"""What lies on the desk of a run: its masks with sides, truth and confidence; and nothing that a stranger's folder names."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from desks import masks_folder
+from PIL import Image
+
+from coinseg.data.slices.index import COLUMNS, write_index
+from coinseg.errors import UserError
+from coinseg.inference.table import measure, told, write_table
+from coinseg.pipeline.run_folder import write_settings
+from coinseg.review.desk import Rules, desk_on
+from coinseg.review.sources import read_source
+from conftest import tiny_settings, write_images
+from writers import make_run
+
+
+def run_folder(root: Path, kind: str = "none") -> Path:
+    """A run folder with masks, as `coinseg run` leaves it, of networks that nobody trained."""
+    data, run = write_images(root / "data"), make_run(root / "run", kind="percentile")
+    settings = tiny_settings()
+    write_settings(data, run, replace(settings, anomaly=replace(settings.anomaly, kind=kind)))
+    rows, index = [], []
+    for folder in ("masks", "confidence", "slices"):
+        (run / folder).mkdir()
+    for i in range(1, 24, 2):
+        name, mask = f"abnormal__i{i:02d}", np.zeros((40, 44), bool)
+        mask[5:9, 5:9] = True
+        for folder, scale in (("masks", 255), ("confidence", 90)):
+            Image.fromarray((mask * scale).astype(np.uint8)).save(run / folder / f"{name}.png")
+        rows.append({"case": name, "mask": f"{name}.png"} | told(0.9, None, 0.4) | measure(mask[None], None))
+        index.append(
+            dict.fromkeys(COLUMNS, 0) | {"case": name, "patient": name, "series": name, "split": i % 4 == 1, "region": -1}
+        )
+    write_table(run / "masks", rows)
+    write_index(
+        run / "slices" / "index.csv", [{k: int(v) if isinstance(v, bool) else v for k, v in row.items()} for row in index]
+    )
+    return run
+
+
+def test_a_run_has_sides_truth_and_confidence(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    source = read_source(run)
+    assert len(source.drafts) == 12
+    assert {draft.record.side for draft in source.drafts} == {"training", "held out"}
+    assert source.model == run
+    with desk_on(source, None, Rules()) as desk:
+        draft = source.drafts[0]
+        assert desk.views.layers(draft.key) == ["mask", "draft", "truth", "confidence", "counterfactual", "difference"]
+        truth = desk.layer(draft.key, "ann", "truth", "axial", 0)
+        assert truth.sum() == 100
+        assert desk.layer(draft.key, "ann", "mask", "axial", 0).sum() == 16
+        assert desk.layer(draft.key, "ann", "confidence", "axial", 0).max() == 90
+        rows = desk.queue("ann")["cases"]
+        assert {row["side"] for row in rows} == {"training", "held out"}
+        assert all(row["numbers"]["doubtful"] for row in rows)
+        assert (run / "review" / "review.sqlite").is_file()
+
+
+def test_a_run_that_was_made_elsewhere_names_no_data_of_this_machine(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "copy").rename(tmp_path / "data")  # the same names, and not those the run was made with
+    with pytest.raises(UserError, match="with which this folder was not made here"):
+        read_source(run)
+    assert len(read_source(run, data=tmp_path / "data").drafts) == 12
+
+
+def test_the_slices_of_injected_anomalies_are_looked_at_as_pictures(tmp_path: Path) -> None:
+    run = run_folder(tmp_path, kind="blob")
+    for mask in (run / "masks").glob("*.png"):
+        Image.fromarray(np.full((40, 44), 90, np.uint8)).save(mask.with_name(f"{mask.stem}_image.png"))
+    source = read_source(run)
+    assert {draft.record.side for draft in source.drafts} == {"held out"}
+    with desk_on(source, None, Rules()) as desk:
+        assert desk.views.image(source.drafts[0].key, "axial", 0).max() == 90
+
+
+def test_scans_that_were_moved_are_named(tmp_path: Path) -> None:
+    masks = masks_folder(tmp_path, cases=1)
+    (tmp_path / "scans").rename(tmp_path / "moved")
+    with desk_on(read_source(masks), None, Rules()) as desk, pytest.raises(UserError, match="is gone"):
+        desk.views.opened(desk.source.drafts[0].key)
+    with desk_on(read_source(masks, scans=tmp_path / "moved"), None, Rules()) as desk:
+        assert desk.views.opened(desk.source.drafts[0].key).scan.any()
