@@ -31,7 +31,7 @@ from coinseg.inference.table import told, write_table  # noqa: E402
 
 DOWN = """() => new Promise((done) => { const seen = desk.view.onDrawn;
     desk.view.onDrawn = () => { seen(); desk.view.onDrawn = seen; done(desk.view.drawnMs); };
-    document.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown' })); })"""
+    document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true })); })"""
 KEPT = """() => { window.acknowledged = 0; desk.view.canvas.addEventListener('pointerup', () => { const began = performance.now();
     const kept = desk.outbox.onKept; desk.outbox.onKept = (...all) => { kept(...all); desk.outbox.onKept = kept;
     window.acknowledged = performance.now() - began; }; }, { once: true, capture: true }); }"""

@@ -302,7 +302,7 @@ function middleZoom(factor) { const box = $('picture').getBoundingClientRect(); 
 document.addEventListener('keydown', (event) => {
   const at = /** @type {HTMLElement} */ (event.target), key = event.key.toLowerCase();
   if ($('dialog').open) return;
-  if (at.matches('textarea, input[type="search"], input[type="text"], select')) { if (key === 'escape') at.blur(); return; }
+  if (at instanceof Element && at.matches('textarea, input[type="search"], input[type="text"], select')) { if (key === 'escape') at.blur(); return; }
   if ((event.ctrlKey || event.metaKey) && (key === 'z' || key === 'y')) { event.preventDefault(); undo(key === 'y' || event.shiftKey); return; }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (key === ' ') { pointer.space = true; event.preventDefault(); return; }
