@@ -10,7 +10,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
-from .instances import COLUMNS as INSTANCES
+from .instances import INSTANCES
 from .shared import few, nearest
 from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
 
@@ -101,7 +101,7 @@ class ScanClasses:
     def of(cls, table: Path, settings: DataSettings, keys: Sequence[str] = CASE) -> ScanClasses:
         """Return `data.classes`, or the two and more columns of 0 and 1 of a table without a column label; else no class."""
         header = titles_of(table) if table.is_file() else {}
-        names, lines = settings.classes, []
+        names, lines = settings.classes, list[str]()
         if not names and header and not first_of(LABEL, header):
             columns, lines = class_columns(table, {*keys, *PATIENT, *INSTANCES, "slice"})
             names = tuple(columns.values()) if len(columns) > 1 else ()

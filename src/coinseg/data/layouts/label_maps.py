@@ -62,9 +62,10 @@ class Regions:
         """
         organs = tuple(values_of(text, organ_names, "organ", where) for text in settings.organ)
         lesion = {value for text in settings.lesion for value in values_of(text, names, "lesion", where)}
+        classes = classes or ScanClasses((), {}, ())
         own = [
             () if name in classes.given and name not in names else values_of(name, names, "classes", where)
-            for name in (classes.names if classes else ())
+            for name in classes.names
         ]
         # As with masks found by name: a folder of organ masks and no name means everything in them.
         return cls(organs or (((),) if settings.organ_from else ()), tuple(sorted(lesion)), tuple(own))
@@ -101,8 +102,7 @@ def cohort_of(
     table = root / "labels.csv"
     labels = {} if classes.names else labels_by_case(table)
     patients, known = patients_by_case(root / "patients.csv"), set(labels) | classes.cases()
-    there = [[existing(path.parent, path.name) for path in (scan.image, scan.lesions, scan.organs)] for scan in scans]
-    scans = [MapScan(composed(scan.name), *paths, scan.others) for scan, paths in zip(scans, there, strict=True)]
+    scans = [_there(scan) for scan in scans]
     lines, names = [*problems, *classes.lines], {scan.name for scan in scans}
     cases: list[Case] = []
     left_out: list[Case] = []
@@ -121,6 +121,12 @@ def cohort_of(
             kept.append(_case(scan, regions, given, patients.get(scan.name, scan.name), classes))
     source = label_source(table) if labels else classes.source(table, unlabelled)
     return Cohort(layout, tuple(cases), source, tuple(lines), sequences, classes.names, tuple(left_out))
+
+
+def _there(scan: MapScan) -> MapScan:
+    """The paths as they are written on disk, in other capitals or another form of Unicode."""
+    image, lesions, organs = (existing(path.parent, path.name) for path in (scan.image, scan.lesions, scan.organs))
+    return MapScan(composed(scan.name), image, lesions, organs, scan.others)
 
 
 def _problem(scan: MapScan, regions: Regions, labelled: bool) -> str:

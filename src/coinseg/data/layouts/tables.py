@@ -51,7 +51,7 @@ def header_of(path: Path) -> list[str]:
 
 def titles_of(path: Path) -> dict[str, str]:
     """Read the column names of a table as they are written, by those in lower case."""
-    return {name.strip().lower(): name.strip() for cells in _cells(path, 1) for name in cells}
+    return {name.strip().lower(): name.strip() for cells in _cells(path, 1)[1] for name in cells}
 
 
 def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
