@@ -271,7 +271,8 @@ def test_the_demo_is_the_main_job_on_what_the_package_ships(
     for words, folder, size in (([], "demo", 64), (["--model"], "toy", 32)):
         calls.clear()
         assert cli.main(["demo", "-o", str(tmp_path), *words]) == 0
-        (cohort, place), (run, given) = calls
+        (cohort, place), (run, given), *others = calls
+        assert [given["out"].name for _, given in others] == ([] if words else ["demo-leaves"])
         assert given["data_path"] == place["out"]
         assert given["out"] == tmp_path / folder
         assert isinstance(run.settings, Settings)

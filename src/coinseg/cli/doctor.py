@@ -127,7 +127,7 @@ def _selftest() -> Finding:
 
     began = time.monotonic()
     images, labels, _ = known_images(IMAGES, 0)
-    predictor = train(Dataset(images, labels), selftest_settings())
+    predictor: Any = train(Dataset(images, labels), selftest_settings())  # of one class
     new, labels, known = known_images(HELD_OUT, 1)
     found = predictor.masks(torch.from_numpy(new)[:, None] * 2 - 1)
     called = predictor.probability(torch.from_numpy(new)[:, None] * 2 - 1).numpy() >= 0.5

@@ -11,7 +11,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
-from .instances import COLUMNS as INSTANCES
+from .instances import INSTANCES
 from .shared import few, nearest, safe_id
 from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
 

@@ -26,8 +26,7 @@ from coinseg.types import Case, ClassLabels, Cohort
 
 from .classes import with_classes, zero_or_one
 from .dicom_studies import fits_dicom
-from .instances import COLUMNS as INSTANCES
-from .instances import Instance, index_of, named_in
+from .instances import INSTANCES, Instance, index_of, named_in
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .sequence_names import further_channels
 from .shared import existing, few, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
@@ -115,9 +114,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
     reader = _Rows(table, column, channels, tuple(classes), masks)
     listed = [reader.case(number, row) for number, row in rows]
-    left = not_named(listed, table, reader.folders)
     cases, problems, left_out = reader.matched(_whole_scans(table, listed))
-    problems += left
+    problems += not_named(listed, table, reader.folders)
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     if {"slice", "patient"} <= column.keys():
@@ -133,11 +131,11 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     elif "label" in column:
         source = label_source(table)
     else:
-        what = f"{table.name} has no column label ({shown(header)}): labels can only come from lesion masks or anomalies"
-        problems.insert(0, what)
+        what = "labels can only come from lesion masks or anomalies"
+        problems.insert(0, f"{table.name} has no column label ({shown(header)}): {what}")
     sequences = tuple(titles_of(table)[name] for name in (column["file"], *channels)) if channels else ()
-    names = tuple(one.name for one in classes)
-    return Cohort("csv", tuple(cases), source, (*said, *lines, *problems), sequences, names, tuple(left_out))
+    found = tuple(one.name for one in classes)
+    return Cohort("csv", tuple(cases), source, (*said, *lines, *problems), sequences, found, tuple(left_out))
 
 
 def _without_groups(table: Path, column: dict[str, str], rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
@@ -233,8 +231,7 @@ def _labelled(case: Case, label: int | None, index: int | None) -> Case:
 
 def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
     """Join the cases of one volume, each of which labels a slice; `UserError` where they contradict each other."""
-    joined: dict[str, Case] = {}
-    firsts: list[Case] = []
+    joined, firsts = dict[str, Case](), list[Case]()
     for case in cases:
         if not (case.volume and case.label is None) or (first := joined.setdefault(case.id, case)) is case:
             firsts.append(case)

@@ -151,11 +151,11 @@ def _by_class(folders: ClassFolders, listed: Sequence[_Listed], found: Sequence[
     for case, lesions in (pair for pairs in known.values() for pair in pairs):
         shared = len(lesions) > 1 and len({paths for paths in lesions.values() if paths}) < sum(map(bool, lesions.values()))
         unclear += [case.id] if shared else []
-        without, classes = with_label(case, 0), []
+        without, labels = with_label(case, 0), list[ClassLabels]()
         for number in range(len(folders.abnormal)):
             which = case if number in lesions else without
-            classes.append(ClassLabels(which.label, which.slice_labels, () if shared else lesions.get(number, ())))
-        cases.append(with_classes(case, classes))
+            labels.append(ClassLabels(which.label, which.slice_labels, () if shared else lesions.get(number, ())))
+        cases.append(with_classes(case, labels))
     what = "are not used: which part of it is which class is not known (masks_CLASS/ would say it)"
     return [*normal, *cases], [f"masks of {len(unclear)} images in several classes {what}"] if unclear else []
 

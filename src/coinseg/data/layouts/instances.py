@@ -16,7 +16,7 @@ INSTANCE = {
     "SOPInstanceUID": ("sopinstanceuid", "sop_instance_uid"),
 }
 """Names of the columns by DICOM's name of what stands in them, in lower case."""
-COLUMNS = {name for names in INSTANCE.values() for name in names}
+INSTANCES = {name for names in INSTANCE.values() for name in names}
 """All of them."""
 
 

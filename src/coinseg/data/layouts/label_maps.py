@@ -65,6 +65,7 @@ class Regions:
         """
         organs = tuple(values_of(text, organ_names, "organ", where) for text in settings.organ)
         lesion = {value for text in settings.lesion for value in values_of(text, names, "lesion", where)}
+        classes = classes or ScanClasses((), {}, ())
         own = [
             () if name in classes.given and name not in names else values_of(name, names, "classes", where)
             for name in classes.names
