@@ -174,7 +174,7 @@ def _reviews(settings: Any) -> Sequence[Any]:
     """The cases that a person decided on, where `student.reviewed` names a folder of `coinseg review`."""
     if settings.student.reviewed is None:
         return ()
-    from coinseg.review.store import reviewed
+    from coinseg.review.kept.store import reviewed
 
     return reviewed(Path(settings.student.reviewed))
 
