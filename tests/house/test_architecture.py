@@ -13,7 +13,7 @@ import coinseg
 ROOT = Path(coinseg.__file__).parent
 ROOMS = {
     "cli": "config data.layouts data.phantom data.readers data.slices errors explain.counterfactual export "
-    "networks pipeline report runtime thesis training types",
+    "networks pipeline report review runtime thesis training types",
     "config": "errors",
     "runtime": "config errors",
     "metrics": "errors",
@@ -37,7 +37,7 @@ ROOMS = {
     "thesis": "config data.layouts data.phantom data.slices errors evaluation explain explain.attribution "
     "explain.counterfactual inference masks metrics report runtime training types",
     "export": "config data.layouts data.readers data.slices errors inference masks networks pipeline runtime types",
-    "review": "errors runtime types",
+    "review": "config data.layouts data.readers data.slices errors export inference metrics pipeline runtime types",
     "errors": "",
     "types": "",
 }
