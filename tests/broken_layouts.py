@@ -197,6 +197,8 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("csv", "a bad row after a cell of two lines", written("labels.csv", 'file,label,note\nmade/normal/i00.png,0,"two\nlines"\n\nmade/abnormal/i01.png,7,\n'), {}, Refused("row 4 of .* has a label that is not known", "0, 1", "correct the row")),
     ("csv", "organs by name", lambda r: (r / "masks").rename(r / "organs"), {"organ": ["kidney"]}, Refused("data.organ is kidney", "label values such as 1", "correct data.organ")),
     # Folders
+    ("sequences", "a scan without one of its sequences", gone("p1/p1_t1.nii.gz"), {}, Refused("1 of 4 cases have not all of the images flair, t1: p1", "the same channels for every case", "add them")),
+    ("sequences", "no mask to make a label from", gone("p1/p1_seg.nii.gz"), {}, Said("^p1: skipped, no p1/p1_seg.nii.gz to make its labels from$")),
     ("folders", "no abnormal images", lambda r: (emptied(r / "abnormal"), emptied(r / "masks")), {}, Refused("abnormal holds no image", ".png, .jpg", "correct the folder")),
     ("folders", "a folder that is not there", gone(), {"normal": ["normal"], "abnormal": ["nowhere"]}, Refused("nowhere is no folder", "folders relative to the data", "correct data.normal or data.abnormal")),
     ("folders", "names nobody knows", lambda r: (renamed("normal", "good ones")(r), renamed("abnormal", "others")(r)), {}, Refused("no layout is recognised in .*: good ones, masks, others", KNOWN, "set data.normal and data.abnormal")),

@@ -29,6 +29,7 @@ EXTRAS = {
     "fid": ("the Frechet inception distance of reproduce", ("torch_fidelity",)),
     "tensorboard": ("event files for TensorBoard", ("tensorboard",)),
     "onnx": ("export --onnx", ("onnx", "onnxruntime", "onnxscript")),
+    "review": ("the desk of coinseg review", ("starlette", "uvicorn")),
 }
 """Extras of the package in pyproject.toml: what they are for, and the modules they bring."""
 

@@ -16,7 +16,7 @@ def test_a_step_is_measured_with_few_images_where_they_are_large() -> None:
     fabric = make_fabric(tiny_settings().engine)
     for size, count in ((32, 16), (64, 16), (128, 8), (256, 2), (1024, 2)):
         shapes: list[torch.Size] = []
-        seconds = dry_run._seconds(lambda x, seen=shapes: seen.append(x.shape), fabric, size, 16)
+        seconds = dry_run._seconds(lambda x, seen=shapes: seen.append(x.shape), fabric, 1, size, 16)
         assert set(shapes) == {torch.Size((count, 1, size, size))}
         assert 0 < seconds < 1
 

@@ -95,6 +95,7 @@ GROUPS = [name for name, value in vars(Settings()).items() if is_dataclass(value
 READING = {
     "run": ["data", "-o", "out"], "prepare": ["data", "-o", "out"], "train-classifier": ["out"], "train-coin": ["out"],
     "evaluate": ["out"], "report": ["out"], "reproduce": ["table3", "-o", "out"], "inspect": ["data"], "phantom": ["out"],
+    "segment": ["-i", "scans", "-o", "masks", "--model", "run"],
 }  # fmt: skip
 
 

@@ -223,7 +223,7 @@ def test_a_run_on_8_bit_images_scales_new_ones_alike(tmp_path: Path) -> None:
     row = store.index["case"].tolist().index("normal__i00")
     index = {name: store.index[name][row] for name in ("top", "left", "height", "width")}
     image = read_image(tmp_path / "data" / "normal" / "i00.png")
-    np.testing.assert_allclose(store.unit(np.array([row]))[0] * 255, Box(**index).resize(image, 32), atol=1)
+    np.testing.assert_allclose(store.unit(np.array([row]))[0, 0] * 255, Box(**index).resize(image, 32), atol=1)
     run = load(make_run(tmp_path / "run", settings, kind="8bit"))
     run.segment(cohort.cases[0].image)
     deep = tmp_path / "deep.png"

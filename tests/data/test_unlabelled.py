@@ -25,14 +25,15 @@ def names(root: Path, data: DataSettings, organs: str = "none", organ_from: Path
 @pytest.mark.parametrize("layout", EXAMPLES)
 def test_the_cases_of_every_layout_are_those_of_a_run_with_their_organs_and_without_labels(layout: str, tmp_path: Path) -> None:
     root, data = EXAMPLES[layout].make(tmp_path / "data"), EXAMPLES[layout].settings().data
-    trained_on = {case.image: case.organ for case in read_layout(root, data).cases}
-    found = scans_in(root, data, "required" if data.organ else "none")
+    cohort = read_layout(root, data)
+    trained_on = {case.image: case.organ for case in cohort.cases}
+    found = scans_in(root, data, "required" if data.organ else "none", channels=cohort.sequences)
     assert {case.image: case.organ for case in found.cases} == trained_on
     assert [case.image for case in found.cases] == sorted(trained_on)
     assert all(case.label is None and not case.slice_labels and not case.lesion for case in found.cases)
     assert found.left == (() if layout != "decathlon" else ("1 images or volumes are not segmented, the layout decathlon has "
                           "no case of them: imagesTs/liver_9.nii.gz",))  # fmt: skip
-    assert not any(case.organ for case in scans_in(root, data).cases)
+    assert not any(case.organ for case in scans_in(root, data, channels=cohort.sequences).cases)
 
 
 @pytest.mark.parametrize("layout", ["totalsegmentator", "nnunet", "kits"])

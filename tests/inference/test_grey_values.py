@@ -411,7 +411,7 @@ def test_a_held_out_image_is_as_foreign_as_it_is_in_the_index(known: tuple[Blobs
     evaluate(held_out, lambda batch: run.evidence(batch.image, scores_of(batch.rows)), 0.05, settings, tmp_path)
     with (tmp_path / "slices.csv").open(newline="") as file:
         doubtful = [row["doubtful"] == "1" for row in csv.DictReader(file)]
-    far = run.look(torch.from_numpy(signed(data.images[:]))[:, None])[1] > 1
+    far = run.look(torch.from_numpy(signed(data.images[:])))[1] > 1
     assert far[20:].all()
     assert all(doubtful[20:])
     assert scores_of(np.arange(len(far))).foreign.tolist() == far.tolist()

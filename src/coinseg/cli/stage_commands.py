@@ -9,7 +9,6 @@ from coinseg.config.parsing import PRESETS
 from coinseg.config.reading import refuse
 from coinseg.config.rules import of_extras, of_tables
 from coinseg.config.schema import Settings
-from coinseg.data.layouts.shared import require_there
 from coinseg.errors import UserError, plain
 from coinseg.runtime.files import discard, write_json
 from coinseg.runtime.ledger import require_own
@@ -133,6 +132,7 @@ def _in_folder(
 
     The preset is in the settings already; without data_path the data are those that the run folder was made with.
     """
+    from coinseg.data.layouts.shared import require_there
     from coinseg.pipeline import run_folder
     from coinseg.runtime.process_group import process_group, rank_info
     from coinseg.runtime.report import silent

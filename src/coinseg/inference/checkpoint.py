@@ -103,7 +103,7 @@ def read_model(path: Path) -> dict[str, Any]:
     kinds = _KEYS | {name: kind for name, (kind, _) in optional.items()}
     wrong = [key for key, kind in kinds.items() if not fits(model[key], kind)]
     wrong += [] if schema in (1, 2) and fits(schema, int) else ["schema"]
-    wrong += ["classes" for one in model["classes"] if not wrong and not _is_class(one)]
+    wrong += ["classes"] if not wrong and not all(map(_is_class, model["classes"])) else []
     if not wrong:
         low, high = model["window"]
         in_range = {
