@@ -119,7 +119,7 @@ class WithMasks(Dataset):
     """Arrays with lesion masks: row i of the store has i pixels in its first row."""
 
     def truth(self) -> np.ndarray:
-        found = np.zeros(self.images.shape, np.uint8)
+        found = np.zeros(self.organs.shape, np.uint8)
         for i, mask in enumerate(found):
             mask[0, :i] = 1
         return found
@@ -143,7 +143,7 @@ def test_truth_and_label_of_a_slice_are_its_own_and_a_weak_label_is_decided_by_t
     assert found.label.tolist() == [0, 0, 1, -1, 0]
     assert UNKNOWN == -1
     assert found.label.dtype == np.int64
-    assert torch.equal(found.image[:, 0], torch.from_numpy(data.images[found.rows] * 2 - 1))
+    assert torch.equal(found.image, torch.from_numpy(data.images[found.rows] * 2 - 1))
 
 
 def test_the_labels_of_anomalies_are_those_of_their_own_seed_side_and_epoch(store: SliceStore) -> None:

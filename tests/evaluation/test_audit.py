@@ -75,10 +75,11 @@ def test_only_images_that_the_counterfactual_turned_are_asked_about(monkeypatch:
         asked.append(len(images))
         return ask(images)
 
-    said = audit.flips(e, e.image > 0.5, None, counted, 0.5)
+    masks = e.image[:, 0] > 0.5
+    said = audit.flips(e, masks, None, counted, 0.5)
     assert said["flipped_images"] == 1.0
     assert asked == [1, 1]
-    none = audit.flips(replace(e, after=e.before), e.image > 0.5, None, counted, 0.5)
+    none = audit.flips(replace(e, after=e.before), masks, None, counted, 0.5)
     assert none == dict.fromkeys(("mask_alone", "outside_mask_alone", "organ_alone", "outside_organ_alone")) | {
         "flipped_images": 0.0
     }
@@ -99,8 +100,9 @@ def test_shares_are_of_all_images_that_turned_each_with_its_own_mask_and_organ(
     organs[1, 16, 16 + 3] = 1  # just outside of it
     organs[0, 16, 16] = 1
     e = Explained(
-        rows, np.ones(4, int), np.full(4, 0.9), image, image, image, masks, np.ones(4, bool), np.zeros(4), np.zeros_like(image)
-    )
+        rows, np.ones(4, int), np.full(4, 0.9), image[:, None], image, image, masks, np.ones(4, bool), np.zeros(4),
+        np.zeros_like(image[:, None]),
+    )  # fmt: skip
     said = audit.flips(e, masks, organs, ask, 0.5)
     assert said == {
         "mask_alone": 0.75, "outside_mask_alone": 0.25, "organ_alone": 0.5, "outside_organ_alone": 0.5, "flipped_images": 4.0,
@@ -113,8 +115,8 @@ def noisy() -> Explained:
     image[4] += np.where(np.indices((6, 6)).sum(0) % 2, 0.125, -0.125)
     none = np.zeros((5, 6, 6), bool)
     return Explained(
-        np.array([3, 0, 2, 1, 4]), np.array([1, 0, 0, -1, 0]), np.array([0.9, 0.1, 0.2, 0.6, 0.4]), image, image, image, none,
-        np.zeros(5, bool),
+        np.array([3, 0, 2, 1, 4]), np.array([1, 0, 0, -1, 0]), np.array([0.9, 0.1, 0.2, 0.6, 0.4]), image[:, None], image, image,
+        none, np.zeros(5, bool),
     )  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def test_the_worst_errors_come_first_and_of_equal_ones_the_first_and_there_are_a
     label = np.arange(40) % 2
     before = np.where(label == 1, 0.25, 0.75)
     before[[11, 13]], before[[20, 22]], before[5], before[6] = 0.125, 0.875, 0.5, 0.5
-    e = Explained(np.arange(40), label, before, none, none, none, none.astype(bool), np.ones(40, bool))
+    e = Explained(np.arange(40), label, before, none[:, None], none, none, none.astype(bool), np.ones(40, bool))
     missed, alarms = audit.mistakes(e, 0.5)
     assert missed.tolist() == [11, 13, 1, 3]
     assert alarms.tolist() == [22, 20, 38, 36]

@@ -180,7 +180,7 @@ def scans() -> ScoredSlices:
     data.index["weak"] = np.array([*[1] * 8, *[0] * 16])
     data.index["truth"] = np.array([*[0] * 4, 1, 0, 0, 0, *[1] * 16])
     data.index["lesion_px"] = np.array([-1] * 4 + [5] + [-1] * 3 + [0] * 16)
-    truth = np.zeros(data.images.shape, np.uint8)
+    truth = np.zeros(data.organs.shape, np.uint8)
     truth[4, 0, :5] = 1
     data.truth = lambda: truth  # type: ignore[method-assign]
     return ScoredSlices(data, settings.anomaly, 0, VALIDATION)
@@ -305,7 +305,7 @@ def test_the_audit_is_given_masks_places_and_organs_of_the_slices(
 def test_a_row_says_how_sure_its_mask_is(tmp_path: Path) -> None:
     agreement = np.linspace(0.0, 1.0, 10, dtype=np.float32)
     slices, rows, examples = scored(tmp_path, 0.5, agreement=lambda count: agreement)
-    f = slices.store.images[slices.rows].max((1, 2))
+    f = slices.store.images[slices.rows].max((1, 2, 3))
     for row, sure, bright in zip(rows, agreement * f, f > 0.5, strict=True):
         assert row["confidence"] == (f"{sure:.4f}" if bright else "")
         assert row["doubtful"] == (str(int(sure < 0.5)) if bright else "")

@@ -194,7 +194,8 @@ def test_differences_are_refined_along_the_image_in_grey_values_of_0_to_1(monkey
     found = one.differences(x, asked)
     for maps, guide in given:
         np.testing.assert_allclose(maps[:, 0, 0], [0.25, 0.05], atol=1e-6)
-        np.testing.assert_allclose(guide[:, 0, 0], [0.525, 0.05], atol=1e-6)
+        assert guide.shape == (2, 1, SIDE, SIDE)
+        np.testing.assert_allclose(guide[:, 0, 0, 0], [0.525, 0.05], atol=1e-6)
     assert len(given) == 2
     assert found.mean.dtype == np.float64
     np.testing.assert_allclose(found.mean[:, 0, 0], [0.5, 0.0, 0.1], atol=1e-6)

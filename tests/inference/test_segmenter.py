@@ -191,13 +191,13 @@ def test_the_level_at_which_f_turns_is_asked_of_both_views_and_lies_between_that
     one = DifferenceSegmenter(explainer_of(settings, Corner(), Left()), 0.05)
     levels = one.maps(images, ImageScores.of_f(torch.tensor([0.9, 0.1, 0.6]))).levels
     ((image, painted, maps, ask, normal),) = seen
-    asked = images[[0, 2], 0].numpy()
+    asked = images[[0, 2]].numpy()
     np.testing.assert_allclose(image, asked / 2 + 0.5)
-    np.testing.assert_allclose(painted, Left()(images[[0, 2]])[:, 0].numpy() / 2 + 0.5, atol=1e-6)
+    np.testing.assert_allclose(painted, Left()(images[[0, 2]]).numpy() / 2 + 0.5, atol=1e-6)
     np.testing.assert_allclose(maps, np.stack([columns(0.1, 0.15, 0.15, 0.1)] * 2), atol=1e-6)
     assert normal == 0.6
     sigmoid = lambda z: 1 / (1 + np.exp(-z))
-    np.testing.assert_allclose(ask(image), (sigmoid(4 * asked[:, 0, 0]) + sigmoid(4 * asked[:, 0, -1])) / 2, rtol=1e-5)
+    np.testing.assert_allclose(ask(image), (sigmoid(4 * asked[:, 0, 0, 0]) + sigmoid(4 * asked[:, 0, 0, -1])) / 2, rtol=1e-5)
     # The first: the geometric mean of 0.09 and half of its peak 0.15; the last: nothing turns f, and half of its peak counts.
     assert levels is not None
     np.testing.assert_allclose(levels, [np.sqrt(0.09 * 0.075), np.nan, 0.075], rtol=1e-5)

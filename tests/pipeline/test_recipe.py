@@ -128,6 +128,8 @@ class Stages:
     def __init__(self, patch: pytest.MonkeyPatch, student: Any = None, parts: tuple[Any, ...] = ()) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.f = [SameLogit(1.0 + i) for i in range(9)]
+        for f in self.f:
+            f.classes = 1  # type: ignore[assignment]
         self.student, self.parts, self.examples = student, [Kept(i, self.calls, part) for i, part in enumerate(parts)], None
         for name in ("train_classifier", "train_coin", "choose_layer", "fit_distribution", "save", "train_student"):
             patch.setattr(recipe, name, getattr(self, name))
@@ -152,9 +154,10 @@ class Stages:
     def save(self, predictor: Any, root: Any) -> None:
         self.calls.append(("save", predictor, root))
 
-    def train_student(self, slices: Any, masks: Any, settings: Any, key: str, folder: Any, report: Any, examples: Any) -> Any:
-        self.calls.append(("student", slices, masks, settings, key, folder, report))
-        self.examples = examples("pseudo-masks")
+    def train_student(self, lessons: Any, settings: Any, key: str, folder: Any, report: Any) -> Any:
+        self.calls.append(("student", lessons, settings, key, folder, report))
+        (lesson,) = lessons  # there is one class
+        self.examples = lesson.examples("pseudo-masks")
         return self.student
 
     def of(self, name: str) -> list[tuple[Any, ...]]:
@@ -272,7 +275,7 @@ def test_the_other_teachers_are_trained_as_the_first_each_from_a_seed_and_in_a_f
     second[3]("classifier", 1, 2, {})
     third[3]("warning: few", 1, 2, {})
     assert said == [("classifier of teacher-2", 1, 2, {}), ("warning: few", 1, 2, {})]
-    ensemble = stages.of("student")[0][1].__self__
+    ensemble = stages.of("student")[0][0][0].masks.__self__
     assert [other.f for other in ensemble.others] == stages.f[1:3]
     assert {(other.layer, other.device) for other in ensemble.others} == {("a layer", predictor.explainer.device)}
     assert all(other.settings == job.settings for other in ensemble.others)  # but for the seed, which masks do not read
@@ -296,11 +299,13 @@ def test_a_student_is_taught_by_the_ensemble_and_marks_with_all_classifiers_and_
     stages = Stages(monkeypatch, SamePixels(9.0), (Adds(0.5), None, Adds(2.0)))
     job = job_of(tmp_path)
     predictor = recipe.build(job)
-    ((slices, masks, settings, key, folder, report),) = stages.of("student")
+    (((lesson,), settings, key, folder, report),) = stages.of("student")
+    slices, masks = lesson.slices, lesson.masks
     own = result_key(job.store, job.settings, stages.f[0])
     assert (slices.side, slices.seed, settings, key, folder, report) == (
         TRAINING, job.settings.seed, job.settings, own, tmp_path / "student", job.report,
     )  # fmt: skip
+    assert lesson.reviewed is None
     assert masks.__name__ == "pseudo_masks"
     assert masks.__self__.slices is slices
     assert stages.of("examples") == [(0, "pseudo-masks"), (1, "pseudo-masks"), (2, "pseudo-masks")]

@@ -373,10 +373,10 @@ def test_both_protocols_score_the_same_explanations_at_the_threshold_of_training
     # Realism: all images against all counterfactuals, and normal ones against what f calls abnormal.
     (real, fake, *how), (normal, turned, *_) = stub.fids
     assert how == [768, "weights"]
-    assert np.array_equal(real, found.image)
-    assert np.array_equal(fake, found.counterfactual)
-    assert np.array_equal(normal, kept.image[kept.normal])
-    assert np.array_equal(turned, kept.counterfactual[kept.abnormal & called])
+    assert np.array_equal(real, found.image[:, 0])
+    assert np.array_equal(fake, found.counterfactual[:, 0])
+    assert np.array_equal(normal, kept.image[kept.normal, 0])
+    assert np.array_equal(turned, kept.counterfactual[kept.abnormal & called, 0])
     for (f, *pair), images in zip(stub.distances, ((real, fake), (normal, turned)), strict=True):
         assert f is one.f
         assert all(torch.equal(a, room.as_images(b)) for a, b in zip(pair, images, strict=True))
@@ -386,8 +386,8 @@ def test_both_protocols_score_the_same_explanations_at_the_threshold_of_training
     at = [found.rows.tolist().index(row) for row in found.rows if found.truth[found.rows.tolist().index(row)].any()]
     cases = one.store.index["case"][found.rows[at]].tolist()
     assert shown.name.tolist() == [f"{case}, slice 0" for case in cases]
-    for name, values in (("image", found.image), ("truth", found.truth), ("saliency", found.saliency), ("before", found.before),
-                         ("after", found.after), ("mask_honest", masks), ("counterfactual", np.clip(found.counterfactual, 0, 1)),
+    for name, values in (("image", found.image[:, 0]), ("truth", found.truth), ("saliency", found.saliency), ("before", found.before),
+                         ("after", found.after), ("mask_honest", masks), ("counterfactual", np.clip(found.counterfactual[:, 0], 0, 1)),
                          ("mask_replica", room.thesis_masks(found.saliency, 0.5, True))):  # fmt: skip
         assert np.array_equal(getattr(shown, name), values[at]), name
     # Where no threshold of the thesis is known nothing is drawn for it; without FID weights there is no FID.
@@ -411,7 +411,7 @@ def test_at_most_six_pictures_are_sampled_and_none_where_nobody_is_abnormal(stub
     truth = np.ones((count, 4, 4), bool)
     truth[5] = False
     label, known = (np.arange(count) > 1).astype(int), np.arange(count) != 7
-    found = Explained(np.zeros(count, int), label, np.arange(count) / 20, nothing, nothing, nothing, truth, known)
+    found = Explained(np.zeros(count, int), label, np.arange(count) / 20, nothing[:, None], nothing, nothing, truth, known)
     one._save_examples(found, truth, truth, stub.out)
     shown = (stub.examples[0][1].before * 20).round().astype(int).tolist()
     assert shown == [2, 4, 6, 8, 9, 11]

@@ -232,10 +232,10 @@ def test_without_a_discriminator_and_mirrors_images_stay_and_the_discriminator_t
     data = squares()
     step = step_of(data, adversarial=0.0, hflip=False, regions="none", lr=0.01)
     slices = TrainingSlices(data, step.slices.anomaly, 0)
-    x, regions = step._batch(3)
+    x, regions, asked = step._batch(3)
     indices, epoch = slices.indices_of_step(3, step.settings.batch, step.settings.balanced)
     assert torch.equal(x, slices.batch(indices, epoch).image)
-    assert regions is None
+    assert regions is asked is None
     before = copied(step.discriminator)
     losses = step(0)
     assert "discriminator" not in losses
@@ -315,11 +315,11 @@ def test_a_layer_is_chosen_on_abnormal_training_images_and_kept(
 def test_predictions_are_in_the_order_that_was_asked_for(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(classifier, "CHUNK", chunk)
     data = squares()
-    data.images = np.broadcast_to(np.linspace(0.1, 0.9, 24, dtype=np.float32)[:, None, None], data.images.shape).copy()
+    data.images = np.broadcast_to(np.linspace(0.1, 0.9, 24, dtype=np.float32)[:, None, None, None], data.images.shape).copy()
     slices = TrainingSlices(data, tiny_settings().anomaly, 0)
     indices = np.array([7, 2, 11, 0, 5, 3, 9])
     f, labels = classifier.predict(Brightness(), slices, indices, make_fabric(tiny_settings().engine))
-    level = data.images[slices.rows[indices], 0, 0] * 2 - 1
+    level = data.images[slices.rows[indices], 0, 0, 0] * 2 - 1
     np.testing.assert_allclose(f, 1 / (1 + np.exp(-8 * level)), rtol=1e-5)
     assert labels.tolist() == data.index["label"][slices.rows[indices]].tolist()
     assert labels.dtype == np.int64
@@ -327,7 +327,7 @@ def test_predictions_are_in_the_order_that_was_asked_for(monkeypatch: pytest.Mon
 
 def test_slices_with_the_label_of_their_scan_alone_count_for_scans_and_not_for_slices() -> None:
     data = squares()
-    data.images[:] = np.linspace(0.1, 0.9, 24)[:, None, None]
+    data.images[:] = np.linspace(0.1, 0.9, 24)[:, None, None, None]
     data.index["split"][:] = VALIDATION
     data.index["label"] = np.array([0] * 8 + [1] * 16)
     data.index["series"] = np.repeat(list("abcdef"), 4)
