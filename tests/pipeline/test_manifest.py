@@ -70,7 +70,7 @@ def test_a_run_that_ends_well_badly_or_is_interrupted(
     assert (root / done["outputs"]["report"]).exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "evaluate", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("coinseg.pipeline.classes.evaluate", lambda run: (_ for _ in ()).throw(KeyboardInterrupt))
         assert cli.main(["report", str(root)]) == 130
     assert valid(root / "manifest.json")["status"]["state"] == "interrupted"
 

@@ -167,7 +167,11 @@ def load(
 
 
 def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifier: str | None) -> Predictor | ClassPredictors:
-    settings, channels, classes = stored_settings(model["settings"]), tuple(model["channels"]), len(model["classes"]) or 1
+    try:
+        settings = stored_settings(model["settings"])
+    except UserError as error:
+        raise damaged(root / MODEL, error.got) from error
+    channels, classes = tuple(model["channels"]), len(model["classes"]) or 1
     settings = replace(settings, engine=stored_settings({"engine": asdict(settings.engine) | engine}).engine)
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for

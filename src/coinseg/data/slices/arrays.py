@@ -48,7 +48,7 @@ class Dataset(SliceStore):
     ) -> None:
         self.images = unit_images(images)
         count, depth, self.size = self.images.shape[:3]
-        self.classes, self.number, self.views = (), None, (self,)
+        self.classes, self.number, self._views = (), None, ()
         self.channels = {1: GREY, 3: RGB}.get(depth, tuple(f"channel{i}" for i in range(depth)))
         label = _binary(labels, "labels", (count,)).astype(np.int64)
         grid = (count, self.size, self.size)

@@ -87,7 +87,7 @@ class SliceStore:
         self.number: int | None = None  # of the class whose view this is
         self.sound: set[str] = set()  # files whose checksum was asked
         self.drawn: dict[object, np.ndarray] = {}  # cache of `TrainingSlices.labels`
-        self.views: tuple[SliceStore, ...] = tuple(map(self._of_class, range(len(self.classes)))) or (self,)
+        self._views: tuple[SliceStore, ...] = tuple(map(self._of_class, range(len(self.classes))))
 
     def __len__(self) -> int:
         return len(self.index["case"])
@@ -97,8 +97,13 @@ class SliceStore:
         view = copy.copy(self)
         view.index, view.drawn = self.index | {"split": sides}, {}
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], sides.tolist()])} | facts
-        view.views = (view,)
+        view._views = ()
         return view
+
+    @property
+    def views(self) -> tuple[SliceStore, ...]:
+        """The store as each class sees it; itself where there is one class, or where it is such a view."""
+        return self._views or (self,)  # not kept: a circle would hold the files open until it is collected
 
     def _of_class(self, number: int) -> SliceStore:
         """Return the store as one class sees it; slices whose label for it is not known are on no side."""
@@ -107,7 +112,7 @@ class SliceStore:
         known = np.where(columns["label"] < 0, LEFT_OUT, self.index["split"])
         view.index, view.drawn, view.number = self.index | columns | {"split": known}, {}, number
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], number])}
-        view.views = (view,)
+        view._views = ()
         return view
 
     def with_views(self, views: Sequence[SliceStore]) -> SliceStore:
@@ -115,7 +120,7 @@ class SliceStore:
         if len(views) == 1:
             return views[0]
         whole = copy.copy(self)
-        whole.views = tuple(views)
+        whole._views = tuple(views)
         whole.meta = self.meta | {"contents": key_of([self.meta["contents"], *(view.meta["contents"] for view in views)])}
         return whole
 
