@@ -86,11 +86,15 @@ def test_a_loaded_run_scores_and_marks_images_as_the_run_that_was_trained(traine
 
 def test_a_run_is_scored_on_held_out_images_and_on_all_of_them(trained: tuple[Run, Ensemble]) -> None:
     run = trained[0]
-    evaluate(run)
+    scores = evaluate(run)
+    assert read_json(run.work.root / "evaluation" / "scores.json") == scores
     index = run.store.index
     with (run.work.root / "evaluation" / "slices.csv").open(newline="") as file:
         scored = [row["case"] for row in csv.DictReader(file)]
     assert sorted(scored) == sorted(index["case"][index["split"] == VALIDATION].tolist())
+
+
+KNOWN = ("store", "anomaly", "seed", "side")  # what slices are, whole
 
 
 # --- which stage is given what ----------------------------------------------------------------------------------------------
@@ -307,7 +311,8 @@ def test_a_student_is_taught_by_the_ensemble_and_marks_with_all_classifiers_and_
     )  # fmt: skip
     assert lesson.reviewed is None
     assert masks.__name__ == "pseudo_masks"
-    assert masks.__self__.slices is slices
+    taught = masks.__self__.slices
+    assert [getattr(taught, name) for name in KNOWN] == [getattr(slices, name) for name in KNOWN]
     assert stages.of("examples") == [(0, "pseudo-masks"), (1, "pseudo-masks"), (2, "pseudo-masks")]
     assert stages.examples == ["examples 0", "examples 2"]
     assert predictor.student is stages.student

@@ -386,9 +386,12 @@ def test_both_protocols_score_the_same_explanations_at_the_threshold_of_training
     at = [found.rows.tolist().index(row) for row in found.rows if found.truth[found.rows.tolist().index(row)].any()]
     cases = one.store.index["case"][found.rows[at]].tolist()
     assert shown.name.tolist() == [f"{case}, slice 0" for case in cases]
-    for name, values in (("image", found.image[:, 0]), ("truth", found.truth), ("saliency", found.saliency), ("before", found.before),
-                         ("after", found.after), ("mask_honest", masks), ("counterfactual", np.clip(found.counterfactual[:, 0], 0, 1)),
-                         ("mask_replica", room.thesis_masks(found.saliency, 0.5, True))):  # fmt: skip
+    wanted_pictures = {
+        "image": found.image[:, 0], "truth": found.truth, "saliency": found.saliency, "before": found.before,
+        "after": found.after, "mask_honest": masks, "counterfactual": np.clip(found.counterfactual[:, 0], 0, 1),
+        "mask_replica": room.thesis_masks(found.saliency, 0.5, True),
+    }  # fmt: skip
+    for name, values in wanted_pictures.items():
         assert np.array_equal(getattr(shown, name), values[at]), name
     # Where no threshold of the thesis is known nothing is drawn for it; without FID weights there is no FID.
     monkeypatch.setattr(room, "thesis_protocol", lambda found: {"threshold": None})
