@@ -170,7 +170,9 @@ def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifie
     try:
         settings = stored_settings(model["settings"])
     except UserError as error:
-        raise damaged(root / MODEL, error.got) from error
+        if error.got.startswith("unknown setting"):  # no coinseg of this schema wrote it
+            raise damaged(root / MODEL, error.got) from error
+        raise
     channels, classes = tuple(model["channels"]), len(model["classes"]) or 1
     settings = replace(settings, engine=stored_settings({"engine": asdict(settings.engine) | engine}).engine)
     require_named(settings.classifier, classifier, "--classifier")
