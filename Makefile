@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test learn lint bench package stranger release clean
+.PHONY: demo test learn kills lint bench package stranger release clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coinseg needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -21,6 +21,10 @@ test: .venv/ready
 # Every network trained for real on small made images; about three minutes.
 learn: .venv/ready
 	$(BIN)/python -m pytest -n 0 -m learning
+
+# Commands killed at chosen changes of files and given again; about two minutes.
+kills: .venv/ready
+	$(BIN)/python -m pytest -n 0 -m kills tests/nothing_lost
 
 # Each against a plain version in the same run, more than ten minutes; `make bench BENCH=--quick` takes three.
 bench: .venv/ready

@@ -12,6 +12,7 @@ import pytest
 HARNESS = Path(__file__).parents[1] / "kill_harness.py"
 
 
+@pytest.mark.kills
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the harness forks")
 def test_after_a_kill_the_same_command_finishes_with_the_same_result() -> None:
     chosen = ["--walk", "back", "file", "seg", "mine", "others", "report", "--at", "9", "107", "145"]

@@ -214,13 +214,14 @@ def _of_class(
 
 def _learning(one: Job, first: Predictor, others: Sequence[Explainer], key: str) -> tuple[Learning, Masks]:
     """What the parts of a class learn from, and the pseudo-masks of its ensemble."""
-    ensemble = Ensemble(DifferenceSegmenter(first.explainer, first.threshold), others, one.slices)
+    slices = one.slices
+    ensemble = Ensemble(DifferenceSegmenter(first.explainer, first.threshold), others, slices)
 
     def classify(settings: Settings, folder: Path | None, name: str) -> nn.Module:
         return train_classifier(one.store, settings, folder, partial(_report_of, one.report, name))
 
     student_key, probability = with_student(key, one.settings), ensemble.probability
-    learning = Learning(one.slices, one.settings, student_key, one.root, one.report, classify, probability, first.masks)
+    learning = Learning(slices, one.settings, student_key, one.root, one.report, classify, probability, first.masks)
     return learning, ensemble.pseudo_masks
 
 
