@@ -48,7 +48,7 @@ def test_the_wheel_has_the_package_and_nothing_else(dist: Path) -> None:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
         about = Parser().parsestr(file.read(next(n for n in file.namelist() if n.endswith("/METADATA"))).decode())
         assert any(name.endswith("licenses/LICENSE") for name in file.namelist())
-    kinds = (".py", ".typed", ".json", ".jinja", ".yaml", ".css")
+    kinds = (".py", ".typed", ".json", ".jinja", ".yaml", ".css", ".js", ".html", ".svg")
     here = {f.relative_to(ROOT / "src").as_posix() for f in (ROOT / "src/coinseg").rglob("*") if f.name.endswith(kinds)}
     assert names == here
     assert about["License-Expression"] == "Apache-2.0"
