@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coinseg.evaluation.verdict import judge, trusted
+from coinseg.evaluation.verdict import judge, of_classes, trusted
 
 GOOD: dict[str, Any] = {
     "auroc": 0.92, "auroc_scans": None, "slices_abnormal": 40, "slices_normal": 60, "slices_scored": 38, "normals_marked": 0.06,
@@ -148,3 +148,12 @@ def test_an_auroc_that_guessing_may_reach_is_not_judged() -> None:
     scans = {"auroc": None, "auroc_scans": 0.95, "scans_abnormal": 9, "scans_normal": 4}
     assert said(**scans).startswith("NOT JUDGED: only 9 abnormal and 4 normal scans are held out")
     assert "(AUROC 0.95 on 9 abnormal and 5 normal held-out scans)" in said(**scans | {"scans_normal": 5})
+
+
+def test_of_several_classes_the_worst_is_said_and_its_state_comes_first() -> None:
+    bad = {"a": "OK: fine", "b": "DOUBTFUL: poor", "c": "NOT USABLE: it guesses; more", "d": "NOT JUDGED: few"}
+    assert of_classes(bad) == "NOT USABLE: c: it guesses; more"
+    assert not trusted(of_classes(bad))
+    assert of_classes({"a": "OK: fine", "b": "DOUBTFUL: poor", "d": "NOT JUDGED: few"}) == "DOUBTFUL: b: poor"
+    assert of_classes({"a": "OK: fine", "d": "NOT JUDGED: few"}) == "NOT JUDGED: d: few"
+    assert of_classes({"a": "OK: fine", "b": "OK: too"}) == "OK in all 2 classes"

@@ -42,6 +42,15 @@ def judge(scores: Mapping[str, Any], audit: Mapping[str, Any] | None) -> str:
     return f"{state}: {'; '.join(bad or [*lacking, *good])}"
 
 
+def of_classes(verdicts: Mapping[str, str]) -> str:
+    """The verdict on a run of several classes by their verdicts: "STATE: class: what was found" of the worst, else OK in all."""
+    for state in (NOT_USABLE, DOUBTFUL, NOT_JUDGED):
+        for name, said in verdicts.items():
+            if said.startswith(state):
+                return f"{state}: {name}: {said.removeprefix(f'{state}: ')}"
+    return f"{OK} in all {len(verdicts)} classes"
+
+
 def trusted(verdict: str | None) -> bool:
     """Whether masks of a run may be called trusted; none of a run that is not usable. None, of an older run, says nothing."""
     return verdict is None or not verdict.startswith(NOT_USABLE)

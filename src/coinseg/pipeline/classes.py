@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coinseg.evaluation.verdict import OK
+from coinseg.evaluation.verdict import of_classes
 from coinseg.inference.classes import FOLDER, class_folder
 from coinseg.inference.table import write_table
 from coinseg.metrics.overlap import mean_scores
@@ -68,12 +68,10 @@ def together(root: Path, manifests: Mapping[str, dict[str, Any]]) -> dict[str, A
         name: {"verdict": one["verdict"], "folder": class_folder(name), "scores": one["scores"]}
         for name, one in manifests.items()
     }
-    verdicts = {name: str(one["verdict"]) for name, one in classes.items()}
-    wrong = [f"{name}: {said}" for name, said in verdicts.items() if not said.startswith(OK)]
     count = sum(one["outputs"]["mask_count"] for one in manifests.values())
     means = mean_scores([one["scores"] for one in classes.values()])
     return first | {
-        "verdict": wrong[0] if wrong else f"{OK} in all {len(classes)} classes", "classes": classes,
+        "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,
         "scores": means | {"null_because": {name: "a class has none" for name, value in means.items() if value is None}},
         "audit": None, "threshold": None, "outputs": TOGETHER | {"mask_count": count},
         "warnings": list(dict.fromkeys(f"{name}: {line}" for name, one in manifests.items() for line in one["warnings"])),
@@ -90,5 +88,4 @@ def write_own(root: Path, manifests: Mapping[str, dict[str, Any]]) -> None:
 def verdict_of_all(runs: Runs) -> str | None:
     """The verdict on the only class, or the worst of all."""
     found = {name: verdict(run.work.root) for name, run in runs.items()}
-    wrong = [f"{name}: {said}" if name else said for name, said in found.items() if said is None or not said.startswith(OK)]
-    return wrong[0] if wrong else next(iter(found.values()))
+    return found[""] if "" in found else of_classes({name: str(said) for name, said in found.items()})

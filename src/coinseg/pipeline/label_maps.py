@@ -12,7 +12,6 @@ from coinseg.data.readers.volume import is_volume, read_volume, write_scan
 from coinseg.runtime.files import new_file, write_json
 
 LABELS = "labels.json"
-MOST = 254  # classes of a label map: its values are one byte
 
 
 def surest(masks: np.ndarray, confidences: np.ndarray) -> np.ndarray:
