@@ -129,7 +129,5 @@ def test_only_the_sequences_of_the_training_are_needed(tmp_path: Path) -> None:
         [f"{case}_t2.nii.gz", f"{case}_flair.nii.gz"] for case in "abc"
     ]
     (tmp_path / "b" / "b_t2.nii.gz").unlink()
-    with pytest.raises(
-        UserError, match=r"1 of 3 cases lack images that the run was trained on: b \(t2\); required: t2, flair"
-    ):
+    with pytest.raises(UserError, match=r"1 of 3 cases lack images that the run was trained on: b \(t2\); required: t2, flair"):
         scans_in(tmp_path, DataSettings(), channels=("t2", "flair"))
