@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -51,6 +52,33 @@ TINY = [
     "false",
 ]
 """Options of the command line that train in a second or two; one given after them wins."""
+
+
+ABROAD = {
+    "socket.bind", "socket.connect", "socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.getnameinfo",
+    "socket.sendmsg", "socket.sendto", "urllib.Request", "os.link", "os.symlink",
+}  # fmt: skip
+"""Audit events of what connects, listens, asks for a name, or makes a link."""
+_asked: list[list[str]] = []
+
+
+def _forbid(event: str, arguments: tuple[object, ...]) -> None:
+    if _asked and event in ABROAD:
+        _asked[-1].append(f"{event} {arguments}")
+        raise PermissionError(f"{event} is not allowed here")
+
+
+sys.addaudithook(_forbid)
+
+
+@contextmanager
+def nothing_abroad() -> Iterator[list[str]]:
+    """Whatever is in `ABROAD` is refused in this process and listed, also where the error is passed over."""
+    _asked.append([])
+    try:
+        yield _asked[-1]
+    finally:
+        _asked.pop()
 
 
 def tiny_settings(**changes: object) -> Settings:

@@ -22,6 +22,9 @@ from coinseg.inference.distribution import Distribution
 from coinseg.inference.table import write_table
 from coinseg.pipeline.mask_table import MaskTable
 from coinseg.pipeline.run_folder import resolve, write_settings
+from coinseg.review.kept.changes import Change
+from coinseg.review.kept.records import CaseRecord
+from coinseg.review.kept.store import Store, reviewed
 from coinseg.runtime.ledger import Ledger, line, lines_of
 from coinseg.runtime.records import CHECKSUMS
 from conftest import tiny_settings, write_images
@@ -77,6 +80,28 @@ def _run(folder: Path) -> None:
     write_settings(folder / "data", folder / "run", Settings())
 
 
+def _reviews(folder: Path) -> None:
+    store = Store(folder)
+    store.list_cases([CaseRecord("a", "p", "a.nii.gz", True, "training", {"pixels": 3})])
+    store.keep_draft("a", np.ones((2, 4, 5), bool))
+    store.stroke("a", "ann", "brush", Change((0, 1, 0, 1, 0, 1), np.ones((1, 1, 1), bool)), "key")
+    store.decide("a", "ann", "corrected", store.mask("a", "ann"))
+    store.close()
+
+
+def _read_reviews(path: Path) -> None:
+    for leftover in path.parent.glob(f"{path.name}-*"):
+        leftover.unlink()
+    for one in reviewed(path.parent):
+        one.mask.sum()
+    store = Store(path.parent, write=False)
+    try:
+        for case in store.cases(gone=True):
+            store.mask(case.id, "ann")
+    finally:
+        store.close()
+
+
 def _of_folder(name: str, make: Callable[[Path], object], read: Callable[[Path], object]) -> Made:
     def made(folder: Path) -> Path:
         make(folder)
@@ -93,6 +118,7 @@ OWN: dict[str, Made] = {
     "settings of a run": _of_folder("run/settings.yaml", _run, lambda path: resolve(None, path.parent, Settings(), True)),
     **{f"{name} of masks": _of_folder(name, _masks, _read_masks) for name in ("index.json", "manifest.json", ".done-0.jsonl")},
     "known images": _of_folder("distribution/model.safetensors", _distribution, lambda path: Distribution.load(path.parents[1])),
+    "reviews": _of_folder("review.sqlite", _reviews, _read_reviews),
     "outputs": _of_folder(
         "outputs.sha256", _outputs, lambda path: Ledger(path.parent, [path.parent], False, lines_of(path)).settled()
     ),

@@ -21,6 +21,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLos
 
 from coinseg.cli import main as cli
 from coinseg.config.parsing import PRESETS, settings_from
+from coinseg.data.layouts.dataset_json import values_by_class
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.image import image_size, is_image, read_image
@@ -132,6 +133,19 @@ def _layout(layout: str, name: str, encoding: str = "", first: str = "") -> Targ
     return Target(make, lambda path: read_layout(path.parent, settings))
 
 
+def _table_of_classes(folder: Path) -> Path:
+    path = EXAMPLES["csv"].make(folder / "data") / "labels.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()[1:]]
+    lines = [f"{row[0]},{row[1]},{i % 2},p{i}" for i, row in enumerate(rows)]
+    path.write_text("\n".join(["file,edema,mass,patient", *lines]) + "\n")
+    return path
+
+
+def _classes_json(folder: Path) -> Path:
+    (folder / "classes.json").write_text(json.dumps({"edema": 1, "mass": [2, 3], "cyst": "4"}))
+    return folder / "classes.json"
+
+
 def _run(name: str, read: Callable[[Path], object]) -> Target:
     return Target(lambda folder: make_run(folder / "run") / name, read)
 
@@ -197,6 +211,8 @@ TARGETS: dict[str, Target] = {
     "mask, DICOM": Target(_xray().make, lambda path: read_image_region(path, (64, 64), (7,))),
     ".png, 16 bits": Target(_a_png, read_image),
     "table of files": _layout("csv", "labels.csv"), "table in UTF-16": _layout("csv", "labels.csv", "utf-16", "# comment\n"),
+    "table of classes": Target(_table_of_classes, lambda path: read_layout(path.parent, EXAMPLES["csv"].settings().data)),
+    "classes.json": Target(_classes_json, lambda path: values_by_class(path.parent, ("edema", "mass"))),
     "table of slices": _layout("totalsegmentator", "labels.csv"),
     "meta.csv": _layout("totalsegmentator", "meta.csv"), "table of DICOM": _layout("dicom", "labels.csv"),
     "dataset.json, nnU-Net": _layout("nnunet", "dataset.json"), "dataset.json, Decathlon": _layout("decathlon", "dataset.json"),

@@ -84,6 +84,31 @@ def test_several_masks_of_one_image_are_joined_and_none_is_an_image(tmp_path: Pa
     assert not any("mask" in problem for problem in cohort.problems)
 
 
+@pytest.mark.parametrize(
+    "name", ["{}_lesion.png", "{}.roi.png", "{} (annot).jpg", "{}_manual1.png", "mask_{}.jpg", "{}_part_2.png"]
+)
+def test_a_word_that_nobody_knows_and_few_values_make_a_mask(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, patients=3, each=2, masks=False)
+    images = sorted((tmp_path / "abnormal").iterdir())
+    for path in images:
+        mask = np.zeros(Image.open(path).size[::-1], np.uint8)
+        mask[8:16, 8:16] = 255
+        Image.fromarray(mask).save(path.with_name(name.format(path.stem)))
+    cohort = read_layout(tmp_path, settings().data)
+    assert [case.image for case in cohort.cases if case.label] == images
+    assert f"{len(images)} files beside images are taken for their masks, as they have few values" in "".join(cohort.problems)
+    assert set(truth(tmp_path).values()) == {64}
+
+
+def test_images_that_belong_together_by_name_are_images(tmp_path: Path) -> None:
+    for place in ("normal", "abnormal"):
+        for i, name in enumerate(("x.png", "x_lesion.png", "x_2.png", "flat.png", "flat_1.png")):
+            pixels = np.random.default_rng(i).integers(0, 255, (20, 20)).astype(np.uint8) // (1 if "x" in name else 100)
+            (tmp_path / place).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / place / name)
+    assert len(read_layout(tmp_path, settings().data).cases) == 10
+
+
 def test_masks_of_mvtec_belong_to_the_image_of_their_defect(tmp_path: Path) -> None:
     for defect, lesions in (("crack", 1), ("hole", 2)):
         for i in range(2):

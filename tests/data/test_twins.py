@@ -98,6 +98,22 @@ def test_contradicting_labels_are_refused_and_both_files_named(tmp_path: Path, s
     assert not (tmp_path / "store").exists()
 
 
+def test_labels_of_a_class_that_contradict_are_refused(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data")
+    names = sorted(path.relative_to(root).as_posix() for path in root.glob("*normal/*.png"))
+    rows = [f"{name},{int(name[0] == 'a')},{i % 2},{name}" for i, name in enumerate(names)]
+    (root / "labels.csv").write_text("\n".join(["file,edema,mass,patient", *rows]) + "\n")
+    assert made(root, tmp_path / "store").meta["classes"] == ["edema", "mass"]
+    shutil.copy(root / names[0], root / "copy.png")
+    for mass, fits in (("0", True), ("", True), ("1", False)):
+        (root / "labels.csv").write_text("\n".join(["file,edema,mass,patient", *rows, f"copy.png,1,{mass},q"]) + "\n")
+        if fits:
+            made(root, tmp_path / f"store{mass}x")
+        else:
+            with pytest.raises(UserError, match="have the same pixels and contradict each other: class 2 of 2 in one alone"):
+                made(root, tmp_path / "refused")
+
+
 def volume(path: Path, scan: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(scan, np.diag([1, 1, 3, 1])), path)

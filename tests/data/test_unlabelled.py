@@ -16,6 +16,7 @@ from coinseg.errors import UserError
 from coinseg.types import MaskSource
 from conftest import write_images
 from examples import CASES, EXAMPLES, hounsfield, kits, labelled, nnunet, save, text, totalsegmentator
+from writers import make_scan
 
 
 def names(root: Path, data: DataSettings, organs: str = "none", organ_from: Path | None = None) -> list[str]:
@@ -117,3 +118,16 @@ def test_a_folder_that_a_run_names_is_read_only_below_the_new_data(tmp_path: Pat
     for name, organs in ((str(elsewhere), 0), ("../organs", 0), ("other", 1)):
         found = scans_in(root, DataSettings(organ_from=name, organ=("1",)), "wanted").cases
         assert sum(bool(case.organ) for case in found) == organs, name
+
+
+def test_only_the_sequences_of_the_training_are_needed(tmp_path: Path) -> None:
+    for case, names in {"a": ("flair", "t2"), "b": ("flair", "t1", "t2"), "c": ("t1", "t2", "flair")}.items():
+        for name in names:
+            make_scan(tmp_path / case / f"{case}_{name}.nii.gz")
+    found = scans_in(tmp_path, DataSettings(), channels=("t2", "flair")).cases
+    assert [[path.name for path in (case.image, *case.others)] for case in found] == [
+        [f"{case}_t2.nii.gz", f"{case}_flair.nii.gz"] for case in "abc"
+    ]
+    (tmp_path / "b" / "b_t2.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 cases lack images that the run was trained on: b \(t2\); required: t2, flair"):
+        scans_in(tmp_path, DataSettings(), channels=("t2", "flair"))

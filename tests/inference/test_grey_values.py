@@ -31,6 +31,7 @@ from coinseg.inference.checkpoint import load
 from coinseg.inference.distribution import Distribution, features_of, fit_distribution, foreign, joined
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.sources import UNCHECKED
+from coinseg.types import Case
 from conftest import SIZE, TINY, tiny_settings
 from models import PaintBlack, SameLogit, explainer_of
 from writers import PLAIN, make_run, write_series
@@ -287,6 +288,14 @@ def test_an_array_of_a_picture_gives_the_mask_of_its_file(tmp_path: Path, colour
 def test_what_a_run_cannot_take_is_one_line(tmp_path: Path, given: object, text: str) -> None:
     with pytest.raises(UserError, match=text):
         load(run_on(tmp_path / "run", ON_CT)).masks(given)
+
+
+def test_one_image_for_a_run_on_several_of_a_case_is_one_line(tmp_path: Path) -> None:
+    run, scan = load(run_on(tmp_path / "run", ON_CT)), save(tmp_path / "scan.nii.gz", ct())
+    run = replace(run, preparation=replace(run.preparation, channels=("flair", "t1", "t2")))
+    for given in (scan, str(scan), nib.load(scan), ct(), Case("a", "a", scan, True), Case("a", "a", scan, True, others=(scan,))):
+        with pytest.raises(UserError, match=r"is one image|has 2 images.* of a case, flair, t1, t2; required: all images"):
+            run.segment(given)
 
 
 def test_an_organ_mask_is_a_path_in_words_or_a_list_of_them(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ from coinseg.training import keys
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import train_coin
 from coinseg.types import Case, Explanation, MaskSource
-from conftest import TINY, tiny_settings, write_images
+from conftest import TINY, nothing_abroad, tiny_settings, write_images
 from writers import PLAIN, make_run, make_scan, scan_of, write_nifti, write_series, zipped
 
 
@@ -211,12 +212,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The outputs of every command; the inputs are looked at before and after each."""
+    """The outputs of every command; the inputs are looked at before and after each, and none goes abroad."""
     out = tmp_path_factory.mktemp("outputs")
     before = contents(data)
     telling = [["inspect", str(data / "images")], [*writing_commands(data, out)["run"], "--dry-run"]]
     for command in (*telling, *writing_commands(data, out).values()):
-        assert cli.main(command) == 0, command
+        with nothing_abroad() as asked:
+            assert cli.main(command) == 0, command
+        assert asked == [], command
         assert contents(data) == before, command
     return out
 
@@ -224,6 +227,22 @@ def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_no_command_modifies_its_inputs_or_writes_beside_them(made: Path) -> None:
     """Held in the fixture; here that nothing is left beside the outputs either."""
     assert not list(made.rglob(".*"))
+
+
+def test_no_command_connects_listens_or_makes_links(made: Path) -> None:
+    """The others are held in the fixture; a download that is not asked for would be refused there, or listed."""
+    with nothing_abroad() as asked, pytest.raises(PermissionError):
+        socket.create_connection(("127.0.0.1", 9))
+    assert [line.split()[0] for line in asked] == ["socket.getaddrinfo"]
+    run, reviewed = str(made / "run"), str(made / "reviewed")
+    commands = [
+        ["info"], ["doctor"], ["evaluate", run], ["report", run],
+        ["review-import", run, f"{run}/masks", "--reviewer", "ann", "--accept"], ["review-export", run, "masks", "-o", reviewed],
+    ]  # fmt: skip
+    for command in commands:
+        with nothing_abroad() as asked:
+            assert cli.main(command) == 0, command
+        assert asked == [], command
 
 
 @pytest.mark.parametrize("name", NAMES)

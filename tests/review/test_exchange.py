@@ -253,6 +253,21 @@ def test_masks_of_other_programs_come_back_by_name(tmp_path: Path, capsys: pytes
     ]
 
 
+def test_inverted_masks_of_other_programs_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks_folder(tmp_path, cases=1, images=1)
+    with desk_of(tmp_path / "masks") as desk:
+        wanted = correct(desk)
+    shutil.rmtree(tmp_path / "masks" / "review")
+    (tmp_path / "in").mkdir()
+    scan = read_volume(tmp_path / "scans" / "s00.nii.gz").geometry
+    write_mask(tmp_path / "in" / "s00.nii.gz", ~wanted["s00.nii.gz"], scan)
+    Image.fromarray(np.where(wanted["p00.png"][0], 0, 255).astype(np.uint8)).save(tmp_path / "in" / "p00.png")
+    assert main(["review-import", str(tmp_path / "masks"), str(tmp_path / "in"), "--reviewer", "itk", "--accept"]) == 2
+    said = capsys.readouterr()
+    assert said.out.count("and what it does not mark is rather the lesion; required: the lesion alone; invert it") == 2
+    assert "no mask in" in said.err
+
+
 def test_names_that_fit_two_cases_are_not_guessed(tmp_path: Path) -> None:
     masks_folder(tmp_path, cases=1, images=0)
     drafts = read_source(tmp_path / "masks").drafts

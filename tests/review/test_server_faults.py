@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from coinseg.cli.main import main
 from coinseg.errors import UserError
 from coinseg.review import guard as guards
-from coinseg.review import server
+from coinseg.review import serve, server
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.guard import Guard
 from coinseg.review.server import app_of
@@ -327,6 +327,12 @@ def test_after_five_wrong_passwords_there_is_a_pause(opened: Opened) -> None:
     assert "a pause" in client.post("/api/login", json={"password": "correct horse battery"}).json()["error"]
     guard._failed.clear()
     assert client.post("/api/login", json={"password": "correct horse battery"}).json() == {"token": guard.token}
+
+
+def test_nobody_else_can_reach_a_desk_that_was_not_told_so() -> None:
+    _, bound = serve._bound(serve.HOST, None)
+    with bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
 
 
 def test_other_machines_need_a_long_password() -> None:

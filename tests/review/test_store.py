@@ -237,6 +237,30 @@ def test_what_is_no_database_of_the_desk_is_one_line(tmp_path: Path, write: bool
         Store(tmp_path, write)
 
 
+WRONG = [
+    *(f"UPDATE cases SET {column} = {value}" for column in ("slices", "rows", "columns") for value in (-1, 0, "'x'", 1e300)),
+    "UPDATE cases SET slices = 60000, rows = 60000, columns = 60000", "UPDATE cases SET draft = 'text'",
+    "UPDATE cases SET image = x'00'", "UPDATE cases SET numbers = '[1]'", "UPDATE cases SET numbers = '{\"a\": NaN}'",
+    f"UPDATE cases SET numbers = '{'[' * 5000}'", "UPDATE decisions SET mask = 'text'", "UPDATE decisions SET reviewer = x'ff'",
+    "UPDATE decisions SET \"case\" = 'nobody'", "UPDATE strokes SET z0 = 'x'", "UPDATE strokes SET \"case\" = 'nobody'",
+    "UPDATE edits SET count = x''", "DROP TABLE strokes", "ALTER TABLE decisions DROP COLUMN mask",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", WRONG, ids=range(len(WRONG)))
+def test_values_that_no_column_has_are_damage(tmp_path: Path, statement: str) -> None:
+    store = new_store(tmp_path)
+    store.stroke("c0", "ann", "brush", point(0, 0, 0), "k")
+    store.decide("c0", "ann", "corrected", store.mask("c0", "ann"))
+    store.close()
+    assert [one.case for one in reviewed(tmp_path)] == ["c0"]
+    _database(tmp_path / schema.FILE, "PRAGMA foreign_keys=OFF", statement)
+    for write in (True, False):
+        with pytest.raises(UserError, match="damaged") as error:
+            Store(tmp_path, write)
+        assert len(str(error.value).splitlines()) == 1
+
+
 def test_damaged_masks_and_bombs_are_one_line(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for bytes_ in (b"", b"nothing", packed(np.zeros((9, 9, 9), bool)), zlib.compress(bytes(10**7))):

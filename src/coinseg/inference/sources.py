@@ -16,7 +16,7 @@ from coinseg.data.readers.volume import Volume, in_memory
 from coinseg.data.readers.voxels import narrow
 from coinseg.data.slices.arrays import as_array, unit_images
 from coinseg.data.slices.case import LoadedCase, load_case, require_bytes
-from coinseg.data.slices.channels import are_colour
+from coinseg.data.slices.channels import are_colour, sequences_of
 from coinseg.data.slices.plausible import notes_on, require_values
 from coinseg.data.slices.trained_on import TrainedOn, facts_of
 from coinseg.errors import UserError
@@ -57,6 +57,11 @@ def load(predictor: Predictor, source: Source, organ: Organs = ()) -> LoadedCase
     data, organs = predictor.settings.data, _organs(organ, predictor.settings.data)
     path = source.image if isinstance(source, Case) else source
     name = str(path) if isinstance(path, str | Path) else f"the {'image' if hasattr(source, 'dataobj') else 'array'} given"
+    images = 1 + len(source.others) if isinstance(source, Case) else 1
+    if (sequences := sequences_of(predictor.preparation.channels)) and images != len(sequences):
+        has = "is one image" if images == 1 else f"has {images} images"
+        got = f"{name} {has} and the run was trained on {len(sequences)} of a case, {', '.join(sequences)}"
+        raise UserError(got, "all images of a case", "give -i the folder they are in, named like those of the training")
     if data.roi != "none" and not organs:
         got = f"no organ mask for {name} and the run was trained on the region around the organ (data.roi {data.roi})"
         raise UserError(got, "the organ mask of the scan", "give it with --organ")

@@ -231,8 +231,15 @@ def read_elsewhere(file: Path, draft: Draft, shape: tuple[int, int, int]) -> np.
     return read_region_of(file, read_geometry(draft.image) if draft.record.volume else None, shape)
 
 
+def _require_upright(file: Path, mask: np.ndarray, draft: np.ndarray) -> None:
+    """Raise `UserError` where more than half is marked and the draft is rather what is not: dark on light, labels swapped."""
+    if mask.mean() > 0.5 and (not draft.any() or (draft & ~mask).sum() > (draft & mask).sum()):
+        got = f"mask {file} marks {mask.mean():.0%}, and what it does not mark is rather the lesion"
+        raise UserError(got, "the lesion alone", "invert it, or draw it on the desk")
+
+
 def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name: Callable[[], str]) -> tuple[int, list[str]]:
-    """Take masks that were corrected elsewhere as a stroke each; with `accept` they are decided with that.
+    """Take masks that were corrected elsewhere as a stroke each, but those that may be inverted; `accept` decides them with that.
 
     Returns:
         How many were taken, and a line for each file that was not.
@@ -242,6 +249,7 @@ def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name
     for draft, file in found:
         try:
             mask = read_elsewhere(file, draft, desk.views.opened(draft.key).shape)
+            _require_upright(file, mask, desk.editor.kept_draft(draft.key))
             state = desk.editor.replace(draft.key, reviewer, mask, "file", new_name())
             if accept:
                 desk.editor.decide(draft.key, reviewer, ACCEPTED, "", 0.0, state["edits"])

@@ -3,7 +3,7 @@
     normal/a.png          or good, healthy, ...; any folders with data.normal and data.abnormal
     abnormal/b.png        or bad, defect, ...; with data.classes a folder a class, an image with several lies in several
     abnormal/b_mask.png   a mask beside its image (also b_mask_1.png, abnormal/masks/b.png), or masks/b.png, masks/abnormal/b.png
-                          (data.masks); several of one image are joined
+                          (data.masks); several of one image are joined; another word in its name and few values make one, too
     masks/b.png           with data.classes 1 2, or names of classes.json, a label map of classes; no folders are needed then
     organ_masks/a.png     optional, likewise (data.organ_from)
 
@@ -25,7 +25,7 @@ from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 from .class_folders import ABNORMAL, NORMAL, ClassFolders, by_name, class_names, folders_of_classes, found_folders, parts_in
 from .classes import asked_names, with_classes
 from .dataset_json import values_by_class
-from .masks_by_name import MASK_FOLDERS, MasksByName, without_tail
+from .masks_by_name import MASK_FOLDERS, MasksByName, masks_by_look, without_tail
 from .sequence_names import common_sequences, split_name
 from .shared import existing, few, files_in, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
 from .unread import folders_left
@@ -53,6 +53,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     cases, problems, left_out = masks.matched(cases)
     covered = [folder for one in own.values() if one for folder in one.folders]
     alone = [path.name for one in listed for path in one.alone]
+    lines += guessed_masks(listed)
     problems = folders_left(root, {*folders.all, *masks.folders, *covered}) + [*folders.lines, *lines, *unclear, *problems]
     problems += [f"masks without their image are left out: {few(alone)}"] if alone else []
     normal = few(place_of(folder, root).as_posix() for folder in folders.normal)
@@ -82,6 +83,12 @@ class _Listed:
         known = {name for image in self.images.values() for name in (image, split_name(image)[0])}
         return [path for name, paths in self.beside.items() if name not in known for path in paths]
 
+    @property
+    def guessed(self) -> list[Path]:
+        """Masks beside their image that only their pixels tell."""
+        own = [path for paths in self.beside.values() for path in paths if not _in_masks(path, self.folder)]
+        return [path for path in own if without_tail(name := without_suffix(PurePath(path.name))) == name]
+
 
 def _listed(folder: Path, label: int | None, masks: MasksByName) -> _Listed:
     """List the images of one folder; no mask is one."""
@@ -91,6 +98,14 @@ def _listed(folder: Path, label: int | None, masks: MasksByName) -> _Listed:
     if not images:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
     return _Listed(folder, label, images, beside)
+
+
+def guessed_masks(listed: Sequence[_Listed]) -> list[str]:
+    """Return the line about masks that are none by a word in their name."""
+    known = [path.name for one in listed for path in one.guessed]
+    return (
+        [f"{len(known)} files beside images are taken for their masks, as they have few values: {few(known, 3)}"] if known else []
+    )
 
 
 def _sequences(root: Path, listed: Sequence[_Listed]) -> tuple[tuple[str, ...], list[str]]:
@@ -195,10 +210,11 @@ def _label_maps(root: Path, settings: DataSettings, masks: MasksByName) -> Cohor
 def apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
     """Return the names of images, and masks by the name of their image; names are without suffix, `images/` and `masks/`.
 
-    A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing.
+    A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing. Files
+    beside `x` with another word in their name are masks by their pixels.
     """
     places = {path: path.relative_to(folder).parent.parts for path in files}
-    masks = {path for path, parts in places.items() if any(part.lower() in MASK_FOLDERS for part in parts)}
+    masks = {path for path in files if _in_masks(path, folder)}
     masks = set() if len(masks) == len(files) else masks  # a class may have such a name
     names = {}
     for path, parts in places.items():
@@ -208,11 +224,16 @@ def apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[st
     own |= {split_name(names[path])[0] for path in files if path not in masks and is_volume(path)}  # x_mask beside x_flair
     tailed = {path for path in files if path not in masks and without_tail(names[path]) != names[path]}
     masks |= tailed if any(without_tail(names[path]) in own for path in tailed) else set()
+    guessed = masks_by_look({path: names[path] for path in files if path not in masks})
     beside: dict[str, list[Path]] = {}
     for path in files:
-        if path in masks:
-            beside.setdefault(without_tail(names[path]), []).append(path)
-    return {path: names[path] for path in files if path not in masks}, beside
+        if path in masks or path in guessed:
+            beside.setdefault(guessed.get(path, without_tail(names[path])), []).append(path)
+    return {path: names[path] for path in files if path not in masks and path not in guessed}, beside
+
+
+def _in_masks(path: Path, folder: Path) -> bool:
+    return any(part.lower() in MASK_FOLDERS for part in path.relative_to(folder).parent.parts)
 
 
 def _require_masks(settings: DataSettings, cases: Sequence[Case]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
-from coinseg.data.readers.paths import holds_slices, kind_of, split_key
+from coinseg.data.readers.paths import holds_slices, kind_of, parts_of, split_key
 from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
@@ -19,6 +19,7 @@ from coinseg.types import Case, Cohort, MaskSource
 from .folders import apart
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .registry import LAYOUTS
+from .sequence_names import split_name
 from .shared import few, files_in, is_value, lies_inside, place_of, safe_id, without_suffix
 from .table_classes import PREFIXES
 from .totalsegmentator import masks_named
@@ -123,14 +124,19 @@ def _with_channels(source: Path, sequences: Sequence[str], cases: Sequence[Case]
     if missing := [name for name in channels if name not in sequences]:
         got = f"the cases of {source} have the images {few(sequences)}, without {few(missing)}"
         raise UserError(got, f"those of the training: {few(channels)}", "name them like those, or use another run")
-    if wrong := [case.id for case in cases if len(case.others) + 1 != len(sequences)]:
-        got = f"{len(wrong)} of {len(cases)} cases have not all of the images {few(sequences)}: {few(wrong, 3)}"
-        raise UserError(got, "the same images for every case", "add them, or leave these cases out")
-    found = []
+    found, wrong = [], []
     for case in cases:
-        paths = dict(zip(sequences, (case.image, *case.others), strict=True))
-        image, *others = (paths[name] for name in channels)
-        found.append(replace(case, image=image, others=tuple(others)))
+        files = (case.image, *case.others)
+        named = sequences if len(files) == len(sequences) else [split_name(without_suffix(PurePath(f.name)))[1] for f in files]
+        paths = {name: path for name, path in zip(named, files, strict=True) if parts_of(path)}
+        if missing := [name for name in channels if name not in paths]:
+            wrong.append(f"{case.id} ({few(missing)})")
+        else:
+            image, *others = (paths[name] for name in channels)
+            found.append(replace(case, image=image, others=tuple(others)))
+    if wrong:
+        got = f"{len(wrong)} of {len(cases)} cases lack images that the run was trained on: {few(wrong, 3)}"
+        raise UserError(got, f"{few(channels)} for every case", "add them, or leave these cases out")
     return found
 
 

@@ -13,7 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from coinseg.errors import UserError
-from coinseg.types import Case
+from coinseg.types import Case, ClassLabels
 
 SIDE = 16  # cells along the side of the small picture that a look is taken of
 ALIKE = 0.96  # looks with this cosine count as near copies: JPEG of quality 90, another brightness, contrast or size
@@ -73,9 +73,14 @@ class Twins:
         first, known = self._first.setdefault(pixels, (case, labels)) if pixels else (case, labels)
         if first is not case:
             self.copies[case.id] = first.id
-            given = first.label != case.label and None not in (first.label, case.label)
-            if given or any(known.get(place, label) != label for place, label in labels.items()):
-                got = f"{first.image} and {case.image} have the same pixels and contradict each other: normal and abnormal"
+            of_class = [_contradict(*pair) for pair in zip(first.classes, case.classes, strict=True)]
+            if any(of_class) or _contradict(first, case) or any(known.get(at, label) != label for at, label in labels.items()):
+                what = (
+                    f"class {of_class.index(True) + 1} of {len(of_class)} in one alone"
+                    if any(of_class)
+                    else "normal and abnormal"
+                )
+                got = f"{first.image} and {case.image} have the same pixels and contradict each other: {what}"
                 raise UserError(got, "one label for the same pixels", "correct one, or leave both out")
         elif look is not None:
             self._looks.append((case, look))
@@ -94,6 +99,12 @@ class Twins:
             what = f"cases that look nearly like one of another patient: {len(pairs)} (such as {one} and {other})"
             lines.append(f"{what}; name one patient for both where they are copies, or one is trained on and the other held out")
         return lines
+
+
+def _contradict(one: Case | ClassLabels, other: Case | ClassLabels) -> bool:
+    """Return whether labels of the same pixels differ where both are given, of the whole or of a slice."""
+    given = one.label != other.label and None not in (one.label, other.label)
+    return given or any(one.slice_labels.get(at, label) != label for at, label in other.slice_labels.items())
 
 
 def joined(patients: Sequence[str], pixels: Sequence[str]) -> list[str]:

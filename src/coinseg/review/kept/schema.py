@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
+from coinseg.data.readers.limits import MAX_BYTES, MAX_PIXELS
 from coinseg.errors import UserError
 from coinseg.runtime.files import damaged
 
@@ -38,6 +39,15 @@ MIGRATIONS = (
 )
 """SQL that takes a database from the version of its index to the next; a change of the tables is a row behind these."""
 
+_IMPOSSIBLE = (
+    f"cases WHERE min(slices, rows, columns) < 1 OR max(slices, rows, columns) > {MAX_PIXELS} "
+    f"OR 1.0 * slices * rows * columns > {MAX_BYTES}",
+    'strokes WHERE "case" NOT IN (SELECT id FROM cases)',
+    'decisions WHERE "case" NOT IN (SELECT id FROM cases)',
+    "cases WHERE NOT json_valid(numbers) OR json_type(numbers) != 'object'",
+)
+"""Conditions under which a database is damaged, each behind the name of its table."""
+
 
 class Busy(UserError):
     """It cannot be written now; the same again may succeed later."""
@@ -64,12 +74,29 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
                 _migrate(connection, file)
             elif (version := _version(connection)) != len(MIGRATIONS):
                 raise _other_version(file, version)
+            _require_kinds(connection, file)
         except BaseException:
             connection.close()
             raise
     except sqlite3.DatabaseError as error:
         raise fault(error, file) from error
     return connection
+
+
+def _require_kinds(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise `UserError` for a value of another kind than its column has, which SQLite allows; sizes and cases that cannot be."""
+    declared = sqlite3.connect(":memory:")
+    declared.executescript("".join(MIGRATIONS))
+    wrong = [*_IMPOSSIBLE]
+    for table in ("facts", "cases", "strokes", "decisions", "edits"):
+        columns = declared.execute('SELECT name, type, "notnull" OR pk FROM pragma_table_info(?)', [table]).fetchall()
+        kinds = ((name, f"'{kind.lower()}'", "" if needed else ", 'null'") for name, kind, needed in columns)
+        wrong.append(
+            f"{table} WHERE " + " OR ".join(f'typeof("{name}") NOT IN ({kind}{or_none})' for name, kind, or_none in kinds)
+        )
+    declared.close()
+    if found := next((one for one in wrong if connection.execute(f"SELECT 1 FROM {one} LIMIT 1").fetchone()), None):
+        raise damaged(file, f"{found.split()[0]} has what is none of its values", "put back a copy of it")
 
 
 def fault(error: sqlite3.Error, file: Path) -> UserError:

@@ -19,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 
 from coinseg.errors import UserError
-from coinseg.runtime.files import json_value
+from coinseg.runtime.files import damaged, json_value
 from coinseg.types import ScanMask
 
 from .changes import Change, packed, unpacked
@@ -86,9 +86,13 @@ class Store:
     def cases(self, gone: bool = False) -> list[CaseRecord]:
         """The cases of the source in their order; with `gone` also those that are no longer in it, first."""
         rows = self._rows("SELECT * FROM cases WHERE place >= ? ORDER BY place, id", [-1 if gone else 0])
+        try:
+            numbers = [json_value(row["numbers"]) for row in rows]
+        except ValueError as error:
+            raise damaged(self.file, str(error), "put back a copy of it") from error
         return [
-            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], json_value(r["numbers"]), _shape(r))
-            for r in rows
+            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], values, _shape(r))
+            for r, values in zip(rows, numbers, strict=True)
         ]
 
     def draft(self, case: str) -> ScanMask | None:
