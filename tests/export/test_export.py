@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from coinseg.networks import classifier
 from coinseg.networks.classifier import build
 from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
 from coinseg.pipeline import run_folder
+from coinseg.pipeline.label_maps import names_beside
 from coinseg.types import MaskSource
 from conftest import SIZE, tiny_settings
 from models import with_parts
@@ -203,8 +205,8 @@ def affine_of(series: list[Dataset]) -> np.ndarray:
     return np.diag([-1.0, -1, 1, 1]) @ lps
 
 
-def frames_in(path: Path, series: list[Dataset]) -> np.ndarray:
-    """A SEG read with pydicom alone: (images, rows, columns) in the order of `series`, by what each frame refers to."""
+def frames_in(path: Path, series: list[Dataset], segment: int = 1) -> np.ndarray:
+    """A segment of a SEG read with pydicom alone: (images, rows, columns) in the order of `series`, by what frames refer to."""
     seg = pydicom.dcmread(path)
     assert seg.SegmentationType == "BINARY"
     bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
@@ -215,7 +217,10 @@ def frames_in(path: Path, series: list[Dataset]) -> np.ndarray:
         source = facts.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         i = order.index(source)
         np.testing.assert_allclose(facts.PlanePositionSequence[0].ImagePositionPatient, series[i].ImagePositionPatient, atol=1e-4)
-        found[i] |= frame > 0
+        shared = seg.SharedFunctionalGroupsSequence[0]  # of a single segment
+        of = (facts if "SegmentIdentificationSequence" in facts else shared).SegmentIdentificationSequence[0]
+        if of.ReferencedSegmentNumber == segment:
+            found[i] |= frame > 0
     return found
 
 
@@ -284,6 +289,47 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
     with pytest.raises(UserError, match=r"cannot carry a segmentation .*; required: single-frame images"):
         write_dicom_seg(mask, series, tmp_path / "y.dcm")
     assert not (tmp_path / "y.dcm").exists()
+
+
+def write_labels(file: Path, labels: np.ndarray, affine: np.ndarray, names: Sequence[str] = ("kyste", "tumor, left")) -> Path:
+    """A label map as `segment` leaves it for one scan, of (slices, rows, columns) from inferior and anterior."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels[:, ::-1].transpose(2, 1, 0).astype(np.uint8), affine), file)
+    values = {"background": 0} | {name: value for value, name in enumerate(names, 1)}
+    file.with_name(f"{file.name.removesuffix('.nii.gz')}.labels.json").write_text(json.dumps({"labels": values, "overlap": "-"}))
+    return file
+
+
+def test_a_label_map_becomes_a_segment_for_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series, out = make_series(tmp_path / "series"), tmp_path / "mask.dcm"
+    labels = np.random.default_rng(2).integers(0, 3, (5, 12, 10))
+    labels[3] *= labels[3] != 2
+    file = write_labels(tmp_path / "mask.nii.gz", labels, affine_of(series))
+    command = ["export-seg", str(file), "--dicom", str(tmp_path / "series"), "-o", str(out)]
+    assert cli.main(command) == 0
+    each = [int((labels == value).sum()) for value in (1, 2)]
+    assert f"{sum(each)} voxels (kyste {each[0]}, tumor, left {each[1]}) on 5 of 5 images" in capsys.readouterr().out
+    segments = pydicom.dcmread(out).SegmentSequence
+    assert [(one.SegmentNumber, one.SegmentLabel) for one in segments] == [(1, "kyste"), (2, "tumor, left")]
+    for value in (1, 2):
+        assert np.array_equal(frames_in(out, series, value), labels == value)
+    assert "2 classes: kyste, tumor, left; required: the names" in refused(capsys, *command, "--overwrite", "--label", "x")
+    labels[0, 0, 0] = 7
+    write_labels(file, labels, affine_of(series))
+    assert "has the values 7; required: 0, and 1 to 2, which kyste, tumor, left have" in refused(capsys, *command, "--overwrite")
+    (tmp_path / "mask.labels.json").write_text('{"labels": {"background": 0, "kyste": 2}}')
+    assert "mask.labels.json is damaged (it does not number" in refused(capsys, *command, "--overwrite")
+
+
+def test_the_names_of_a_mask_are_those_of_its_own_folder(tmp_path: Path) -> None:
+    """The binary masks of one class lie below the label maps, and have no names of classes."""
+    own = tmp_path / "classes" / "a" / "masks"
+    for folder in (tmp_path, own):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "index.json").write_text("{}")
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": {"background": 0, "a": 1, "b": 2}}))
+    assert names_beside(tmp_path) == names_beside(tmp_path / "x.nii.gz") == names_beside(tmp_path / "sub" / "x.png") == ("a", "b")
+    assert names_beside(own) == names_beside(own / "x.nii.gz") == names_beside(own / "sub" / "x.png") == ()
 
 
 def test_a_real_ct_as_nifti_and_as_dicom_has_one_mask_that_the_seg_carries(tmp_path: Path) -> None:
@@ -388,6 +434,32 @@ def test_a_run_becomes_nnunet_data_that_coinseg_reads_again(tmp_path: Path, caps
     source = next(case for case in cohort.cases if case.id == "abnormal__a0").lesion[0]
     assert np.array_equal(read_mask(source, volume.geometry), mask & ~ring(mask, 1))
     assert "background and ignore" in refused(capsys, "export-nnunet", root, "-o", tmp_path / "y", "--label", "ignore")
+
+
+def test_label_maps_become_nnunet_data_with_the_names_of_their_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, masks, out = tmp_path / "scans", tmp_path / "masks", tmp_path / "Dataset103_x"
+    volume = read_volume(make_scan(scans / "s0.nii.gz"))
+    labels = np.zeros(volume.scan.shape, np.uint8)
+    labels[1, 10:20, 12:22], labels[1, 20:30, 12:22] = 1, 2
+    write_scan(masks / "s0.nii.gz", labels, volume.geometry)
+    (masks / "labels.json").write_text(json.dumps({"labels": {"background": 0, "cyst": 1, "tumour": 2}, "overlap": "-"}))
+    command = ["export-nnunet", str(scans), "--masks", str(masks), "-o", str(out)]
+    assert cli.main(command) == 0
+    assert "labels background, cyst, tumour, ignore" in (said := capsys.readouterr().out)
+    assert "where classes overlap, the surest counts" in said
+    assert json.loads((out / "dataset.json").read_text())["labels"] == {"background": 0, "cyst": 1, "tumour": 2, "ignore": 3}
+    found = read_volume(out / "labelsTr" / "s0.nii.gz").scan[1]
+    border = ring(labels == 1, 1)[1] | ring(labels == 2, 1)[1]
+    assert np.array_equal(found, np.where(border, 3, labels[1]))
+    assert (found[19:21, 14:20] == 3).all()  # where two classes meet
+    assert {*np.unique(found)} == {0, 1, 2, 3}
+    assert "leave --label out" in refused(capsys, *command, "--overwrite", "--label", "x")
+    assert cli.main([*command, "--overwrite", "--band", "0"]) == 0
+    assert np.array_equal(read_volume(out / "labelsTr" / "s0.nii.gz").scan, labels)
+    cohort = read_layout(out, settings_from({"data": {"classes": ["tumour", "cyst"], "split_by": "slice"}}).data)
+    assert [one.lesion[0].values for one in cohort.cases[0].classes] == [(2,), (1,)]
 
 
 # --- the table beside the masks ------------------------------------------------------------------------------------
