@@ -31,12 +31,17 @@ from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
+from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.inference import sources
+from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.predictor import Predictor
 from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import TOLD, as_csv, measure
 from coinseg.networks import classifier
-from coinseg.networks.classifier import build
+from coinseg.networks.classes import generator_of, logit_of, map_of
+from coinseg.networks.classifier import Classifier, build
+from coinseg.parts.base import Part
 from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
 from coinseg.pipeline import run_folder
 from coinseg.pipeline.label_maps import names_beside
@@ -58,6 +63,18 @@ class TinyNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x))
+
+
+class Bright(Part):
+    """A part that has a network of its own and adds to the image score."""
+
+    onnx = "novelty"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0] + 1
+
+    def score(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return logits + x.mean((1, 2, 3))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -162,6 +179,67 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
     torch.nn.init.normal_(run.generator.head[-1].weight, std=0.5)
     with pytest.raises(UserError, match=r"ONNX networks differ from torch.*; required: the same masks"):
         compare(run, folder, probes)
+
+
+def test_onnx_networks_of_several_classes_give_what_segment_gives(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    settings = tiny_settings()
+    settings = replace(settings, coin=replace(settings.coin, depth=1, skips=0))
+    one = coinseg.load(make_run(tmp_path / "run", settings))
+    generator, student = build_generator(settings.coin, 1, 2), nn.Conv2d(1, 2, 3, padding=1).eval()
+    for module in generator.modules():
+        if isinstance(module, nn.Embedding | nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.3)
+    f, other = (
+        Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 2)), 2).frozen() for _ in range(2)
+    )
+
+    def of_class(number: int) -> Predictor:
+        explainer = replace(one.explainer, f=logit_of(f, number, 2), generator=generator_of(generator, number, 2))
+        networks, others, parts = map_of(student, number, 2), [logit_of(other, number, 2)], [Bright()] if number else []
+        return Predictor.of(explainer, one.preparation, one.threshold, networks, others, 0.3 + number, parts)
+
+    run = ClassPredictors({"cyst": of_class(0), "mass": of_class(1)})
+    probes, folder = probe_images(tmp_path, run), tmp_path / "onnx"
+    folder.mkdir()
+    assert all(one.logits(probes)[:, 1].std() > 0 for one in run.of.values())
+    said = write_onnx(run, folder, probes)
+    assert said["mask_pixels_that_differ"] == 0 < said["mask_pixels"]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx")) == [
+        "classes/mass/novelty.onnx", "f.onnx", "generator.onnx", "posterior.onnx", "student.onnx",
+    ]  # fmt: skip
+
+    def outputs(name: str, **values: torch.Tensor) -> torch.Tensor:
+        session = ort.InferenceSession(str(folder / f"{name}.onnx"))
+        return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in values.items()})[0])
+
+    x, numbers = torch.rand(3, 1, SIZE, SIZE) * 2 - 1, torch.tensor([1, 0, 1])
+    logits, posterior, pixels, painted = (
+        outputs("f", image=x), outputs("posterior", image=x), outputs("student", image=x),
+        outputs("generator", image=x, **{"class": numbers}),
+    )  # fmt: skip
+    assert (logits.shape, pixels.shape) == ((3, 2), (3, 2, SIZE, SIZE))
+    for number, one in enumerate(run.of.values()):
+        found = torch.from_numpy(one.logits(x))
+        torch.testing.assert_close(torch.stack([logits[:, number], posterior[:, number]], 1), found, atol=1e-4, rtol=1e-4)
+        own = torch.from_numpy(np.asarray(one.student(x).detach()))[:, 0]
+        torch.testing.assert_close(pixels[:, number], own, atol=1e-4, rtol=1e-4)
+        asked = numbers == number
+        torch.testing.assert_close(painted[asked].clamp(-1, 1), one.explainer.counterfactual(x)[asked], atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        student.bias[1] += 3.0
+    with pytest.raises(UserError, match=r"ONNX networks differ from torch.*; required: the same masks"):
+        compare(run, folder, probes)
+
+
+def test_an_exported_run_of_several_classes_marks_what_the_run_marks(tmp_path: Path) -> None:
+    root, scan = make_run(tmp_path / "run", classes=("cyst", "mass")), make_scan(tmp_path / "scan.nii.gz")
+    assert cli.main(["export", str(root), "-o", str(tmp_path / "model")]) == 0
+    found = [coinseg.load(folder).segment(scan) for folder in (root, tmp_path / "model")]
+    assert list(found[0]) == list(found[1]) == ["cyst", "mass"]
+    assert all(np.array_equal(found[0][name].mask, found[1][name].mask) for name in found[0])
+    assert not np.array_equal(found[0]["cyst"].mask, found[0]["mass"].mask)
 
 
 # --- DICOM SEG -----------------------------------------------------------------------------------------------------
