@@ -15,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
@@ -26,15 +27,17 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import write_image_mask
 from coinseg.data.readers.volume import read_mask, read_volume, write_mask, write_scan
+from coinseg.data.slices.crop import Box, Cut
 from coinseg.data.slices.intensity import percentiles
 from coinseg.errors import UserError
+from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
-from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.inference import sources
 from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.maps import ConfidenceMap
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import TOLD, as_csv, measure
@@ -44,7 +47,7 @@ from coinseg.networks.classifier import Classifier, build
 from coinseg.parts.base import Part
 from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
 from coinseg.pipeline import run_folder
-from coinseg.pipeline.label_maps import names_beside
+from coinseg.pipeline.label_maps import names_beside, palette, surest, write_label_map
 from coinseg.types import MaskSource
 from conftest import SIZE, tiny_settings
 from models import with_parts
@@ -191,9 +194,7 @@ def test_onnx_networks_of_several_classes_give_what_segment_gives(tmp_path: Path
     for module in generator.modules():
         if isinstance(module, nn.Embedding | nn.Conv2d):
             nn.init.normal_(module.weight, std=0.3)
-    f, other = (
-        Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 2)), 2).frozen() for _ in range(2)
-    )
+    f, other = (Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 2)), 2).frozen() for _ in range(2))
 
     def of_class(number: int) -> Predictor:
         explainer = replace(one.explainer, f=logit_of(f, number, 2), generator=generator_of(generator, number, 2))
@@ -240,6 +241,55 @@ def test_an_exported_run_of_several_classes_marks_what_the_run_marks(tmp_path: P
     assert list(found[0]) == list(found[1]) == ["cyst", "mass"]
     assert all(np.array_equal(found[0][name].mask, found[1][name].mask) for name in found[0])
     assert not np.array_equal(found[0]["cyst"].mask, found[0]["mass"].mask)
+
+
+def test_segment_writes_one_scan_with_several_classes_as_a_label_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scan = make_run(tmp_path / "run", classes=("cyst", "mass")), make_scan(tmp_path / "scans" / "scan.nii.gz")
+    mask, sure = tmp_path / "m.nii.gz", tmp_path / "c.nii.gz"
+    command = ["segment", "-i", str(scan), "-o", str(mask), "--model", str(root)]
+    assert cli.main([*command, "--confidence", str(sure)]) == 0
+    assert "values: 1 cyst, 2 mass; in an overlap the class with the highest confidence" in capsys.readouterr().out
+    found = coinseg.load(root).segment(scan)
+    masks, percents = ([pick(one) for one in found.values()] for pick in (
+        lambda one: one.mask, lambda one: np.asarray(one.pixel_confidence.percent),
+    ))  # fmt: skip
+    labels, confidence = read_volume(mask).scan, read_volume(sure).scan
+    assert np.array_equal(labels, surest(np.stack(masks), np.stack(percents)))
+    assert {*np.unique(labels)} == {0, 1, 2}
+    assert (masks[0] & masks[1]).any()
+    for value, percent in enumerate(percents, 1):
+        assert np.array_equal(confidence[labels == value], percent[labels == value])
+    assert np.array_equal(confidence[labels == 0], np.maximum(*percents)[labels == 0])
+    assert names_beside(mask) == ("cyst", "mass")
+
+    folder = ["segment", "-i", str(scan.parent), "-o", str(tmp_path / "out"), "--model", str(root)]
+    assert cli.main(folder) == 0
+    assert (tmp_path / "out" / "scan.nii.gz").read_bytes() == mask.read_bytes()
+    assert "leave --confidence out" in refused(capsys, *folder, "--confidence", tmp_path / "sure", "--overwrite")
+    assert "m.nii.gz exists" in refused(capsys, *command)
+    mask.unlink()
+    assert "m.labels.json exists" in refused(capsys, *command)
+    assert "and a run of 2 classes" in refused(capsys, *command, "--difference", tmp_path / "d.nii.gz")
+    one = make_run(tmp_path / "one")
+    assert "m.labels.json exists" in refused(capsys, *command[:-1], one)
+    assert cli.main([*command[:-1], str(one), "--overwrite"]) == 0
+    assert names_beside(mask) == ()  # a mask of one class has no names of an earlier label map
+
+
+def test_an_image_with_several_classes_is_a_palette_png_in_the_colours_of_a_run(tmp_path: Path) -> None:
+    masks = np.zeros((2, 1, 4, 6), bool)
+    masks[0, 0, :3], masks[1, 0, 2:] = True, True
+
+    def of(mask: np.ndarray, percent: int) -> Segmentation:
+        nan, sure = np.full(1, np.nan), ConfidenceMap(mask.shape, "axial")
+        sure.add(Cut(0, -1, Box(0, 0, 4, 6), None), np.full((8, 8), percent / 100))
+        return Segmentation(mask, nan, nan, nan, nan, sure)
+
+    found = {"cyst": of(masks[0], 60), "mass": of(masks[1], 80)}
+    write_label_map(found, tmp_path / "m.png", tmp_path / "m.labels.json")
+    with Image.open(tmp_path / "m.png") as picture:
+        assert (picture.mode, picture.getpalette()[:9]) == ("P", palette(2)[:9])
+        assert np.asarray(picture).tolist() == [[1] * 6] * 2 + [[2] * 6] * 2
 
 
 # --- DICOM SEG -----------------------------------------------------------------------------------------------------

@@ -86,8 +86,8 @@ def write_label_map(found: Mapping[str, Segmentation], out: Path, names: Path, c
 def names_beside(masks: Path) -> tuple[str, ...]:
     """The classes whose values 1, 2, ... a label map has, or those of a folder have; () where masks are of one class.
 
-    They stand beside a file that `segment` wrote alone, and in `LABELS` of the folder of masks it belongs to, which is the nearest
-    with a table. `UserError` where such a file is damaged.
+    They stand beside a file that `segment` wrote alone, and in `LABELS` of the folder of masks it belongs to, which is the
+    nearest with a table. `UserError` where such a file is damaged.
     """
     alone = [] if masks.is_dir() else [names_file(masks)]
     near = [folder for folder in (masks, *masks.parents) if (folder / JSON).is_file() or (folder / LABELS).is_file()]
@@ -107,7 +107,7 @@ def names_file(out: Path) -> Path:
 
 
 def read_labels(path: Path, names: Sequence[str], like: Geometry) -> np.ndarray:
-    """Read a label map, (slices, H, W) uint8 on the canonical grid of `like`; of a mask of one class, no or one name, 1 is inside.
+    """Read a label map, (slices, H, W) uint8 on the canonical grid of `like`; of one class, no or one name, 1 is inside.
 
     Raises:
         UserError: it cannot be read, lies on another grid, or has a value that stands for no class.
