@@ -110,8 +110,8 @@ def write_onnx(run: Predictor | ClassPredictors, folder: Path, probes: Tensor) -
     f.onnx -> "logit" (batch,); generator.onnx -> "counterfactual"; student.onnx -> "logits" (batch, 1, S, S), above 0 inside;
     posterior.onnx -> "logit" (batch,) of the image score; novelty.onnx -> "novelty" (batch, S, S), above 1 anomalous.
 
-    Of K classes, in the order of model.json: "logit" is (batch, K) and "logits" (batch, K, S, S), the generator has a second input
-    "class" (batch,), int64 from 0 on, and novelty.onnx lies in the folder of each class.
+    Of K classes, in the order of model.json: "logit" is (batch, K) and "logits" (batch, K, S, S), the generator has a second
+    input "class" (batch,), int64 from 0 on, and novelty.onnx lies in the folder of each class.
 
     Args:
         run: on the CPU; of an attribution only f is written. `UserError` when that fails, or masks or logits differ.
@@ -119,8 +119,8 @@ def write_onnx(run: Predictor | ClassPredictors, folder: Path, probes: Tensor) -
         probes: images (B, C, S, S) in [-1, 1] for the comparison.
 
     Returns:
-        The largest differences of logits (shares of 1 + |logit|) and maps, and pixels, over all classes; None but for logits of an
-        attribution.
+        The largest differences of logits (shares of 1 + |logit|) and maps, and pixels, over all classes; None but for logits of
+        an attribution.
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
