@@ -114,6 +114,29 @@ SLICES = "".join(f"s{i},{z},{z % 2}\n" for i in range(CASES) for z in range(4))
 ABNORMAL = "".join(f"p{i},1\n" for i in range(CASES))
 LISTED = "file,label\nmade/normal/i00.png,0\nmade/abnormal/i01.png,1\nmade/normal/i04.png,0\nmade/abnormal/i05.png,1\n"
 
+FORTY = [f"c{number}" for number in range(40)]
+
+
+def classes_in(columns: dict[str, str]) -> Break:
+    """A table of the images i00, i01, i04 and i05 with a column for each class: its labels of them."""
+    images = ["made/normal/i00.png", "made/abnormal/i01.png", "made/normal/i04.png", "made/abnormal/i05.png"]
+    rows = [",".join([image, *labels]) for image, labels in zip(images, zip(*columns.values(), strict=True), strict=True)]
+    return written("labels.csv", "\n".join([f"file,{','.join(columns)}", *rows]) + "\n")
+
+
+def in_folders(classes: dict[str, int]) -> Break:
+    """New images in a folder for each class, so many; the normal ones stay."""
+
+    def act(root: Path) -> None:
+        for name, count in classes.items():
+            (root / name).mkdir()
+            for number in range(count):
+                shade = np.random.default_rng([len(name), *name.encode(), number]).integers(0, 255, (12, 12))
+                Image.fromarray(shade.astype(np.uint8)).save(root / name / f"{name}{number}.png")
+
+    return act
+
+
 ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     # TotalSegmentator
     ("totalsegmentator", "no image", gone("s1/ct.nii.gz"), {}, Said("^s1: skipped, no ct.nii.gz$")),
@@ -196,6 +219,16 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("csv", "a label -1", replaced("labels.csv", "i01.png,1", "i01.png,-1"), {}, Refused("row 2 of .*labels.csv has a label that is not known", "0, 1, normal", "correct the row")),
     ("csv", "a bad row after a cell of two lines", written("labels.csv", 'file,label,note\nmade/normal/i00.png,0,"two\nlines"\n\nmade/abnormal/i01.png,7,\n'), {}, Refused("row 4 of .* has a label that is not known", "0, 1", "correct the row")),
     ("csv", "organs by name", lambda r: (r / "masks").rename(r / "organs"), {"organ": ["kidney"]}, Refused("data.organ is kidney", "label values such as 1", "correct data.organ")),
+    # Several classes
+    ("csv", "a class with one image", classes_in({"crack": "0100", "dent": "1010"}), {}, Refused("class crack of .* is in one image only", "two or more, one to train and one to hold out", "add images, or leave it out")),
+    ("csv", "a class in every image", classes_in({"crack": "1111", "dent": "1010"}), {}, Refused("class crack of .* is in every image that has a label of it", "images without it", "add some, or leave it out")),
+    ("csv", "an unknown class", classes_in({"crack": "0101", "dent": "1010"}), {"classes": ["crack", "dint"]}, Refused("data.classes names 'dint', which labels.csv does not have", r"classes that the data have \(the nearest: dent\)", "correct data.classes")),
+    ("csv", "40 classes", classes_in({f"c{n}": f"{'0110' if n % 2 else '1100'}" for n in range(40)}), {}, Refused(r"has 40 classes \(c0, c1, c2 and 37 more\)", "at most 32", "name fewer with data.classes")),
+    ("csv", "a class named background", classes_in({"background": "0101", "dent": "1010"}), {}, Refused("has a class named 'background'", "another name", "rename it, or leave it out")),
+    ("folders", "a class with one image", in_folders({"crack": 1, "dent": 2}), {"classes": ["crack", "dent"]}, Refused("class crack of .* is in one image only", "two or more, one to train and one to hold out", "add images, or leave it out")),
+    ("folders", "a class in every image", lambda r: (in_folders({"crack": 2, "dent": 0})(r), emptied(r / "normal"), (r / "normal").rmdir(), [shutil.copy(p, r / "dent") for p in sorted((r / "crack").iterdir())]), {"classes": ["crack", "dent"]}, Refused("class crack of .* is in every image that has a label of it", "images without it", "add some, or leave it out")),
+    ("folders", "an unknown class", in_folders({"crack": 2, "dent": 2}), {"classes": ["crack", "dint"]}, Refused(r"data.classes names 'dint', which .* \(folders\) does not have", r"classes that the data have \(the nearest: dent\)", "correct data.classes")),
+    ("folders", "40 classes", in_folders(dict.fromkeys(FORTY, 2)), {"classes": FORTY}, Refused(r"has 40 classes \(c0, c1, c2 and 37 more\)", "at most 32", "name fewer with data.classes")),
     # Folders
     ("sequences", "a scan without one of its sequences", gone("p1/p1_t1.nii.gz"), {}, Refused("1 of 4 cases have not all of the images flair, t1: p1", "the same channels for every case", "add them")),
     ("sequences", "no mask to make a label from", gone("p1/p1_seg.nii.gz"), {}, Said("^p1: skipped, no p1/p1_seg.nii.gz to make its labels from$")),

@@ -6,7 +6,7 @@ import gzip
 import itertools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from safetensors.torch import save_file
 from coinseg.config.schema import Settings
 from coinseg.data.slices.intensity import Window
 from coinseg.data.slices.trained_on import TrainedOn
-from coinseg.explain.counterfactual.generator import Generator
+from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.inference.checkpoint import save
+from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.predictor import Predictor, Preparation
+from coinseg.networks.classes import generator_of, logit_of
 from coinseg.networks.classifier import build
 from coinseg.runtime.devices import choose_device
 from conftest import tiny_settings
@@ -188,20 +190,29 @@ def broken(folder: Path, kind: str) -> Path:
     return path
 
 
-def make_run(root: Path, settings: Settings | None = None, kind: str = "hu", trained_on: TrainedOn | None = None) -> Path:
+def make_run(
+    root: Path, settings: Settings | None = None, kind: str = "hu", trained_on: TrainedOn | None = None,
+    classes: Sequence[str] = ("",),
+) -> Path:  # fmt: skip
     """A run folder as training leaves it, with networks that nobody trained: f calls everything abnormal."""
-    settings = settings or tiny_settings()
+    settings, many = settings or tiny_settings(), len(classes)
     torch.manual_seed(0)
-    f, generator = build(replace(settings.classifier, weights=None)), Generator(settings.coin)
+    f, generator = build(replace(settings.classifier, weights=None), 1, many), build_generator(settings.coin, 1, many)
     torch.nn.init.normal_(generator.head[-1].weight, std=0.2)
     f.network.head.bias.data.fill_(3.0)
     window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)
-    explainer = Explainer(settings, f, generator, choose_device(settings.engine))
-    predictor = Predictor.of(explainer, Preparation(kind, window, False, trained_on), 0.05)
+    for embedding in (module for module in generator.modules() if isinstance(module, torch.nn.Embedding)):
+        torch.nn.init.normal_(embedding.weight, 1.0, 0.5)  # each class paints something else
+
+    def of_class(number: int) -> Predictor:
+        networks = logit_of(f, number, many), generator_of(generator, number, many)
+        explainer = Explainer(settings, *networks, choose_device(settings.engine))
+        return Predictor.of(explainer, Preparation(kind, window, False, trained_on), 0.05)
+
     for name, module in (("classifier/model", f), ("coin/generator", generator)):
         (root / name).parent.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, root / f"{name}.safetensors")
-    save(predictor, root)
+    save(ClassPredictors({name: of_class(i) for i, name in enumerate(classes)}) if many > 1 else of_class(0), root)
     return root
 
 

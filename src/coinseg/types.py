@@ -16,6 +16,8 @@ from jaxtyping import Bool, Float, Num
 if TYPE_CHECKING:
     from torch import Tensor
 
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601)."""
 Slice = Float[np.ndarray, "height width"]
 """One grey image, in source units as read or in [0, 1] as stored."""
 SliceMask = Bool[np.ndarray, "height width"]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
@@ -25,19 +27,27 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import write_image_mask
 from coinseg.data.readers.volume import read_mask, read_volume, write_mask, write_scan
+from coinseg.data.slices.crop import Box, Cut
 from coinseg.data.slices.intensity import percentiles
 from coinseg.errors import UserError
+from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.inference import sources
+from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.maps import ConfidenceMap
+from coinseg.inference.predictor import Predictor
 from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import TOLD, as_csv, measure
 from coinseg.networks import classifier
-from coinseg.networks.classifier import build
+from coinseg.networks.classes import generator_of, logit_of, map_of
+from coinseg.networks.classifier import Classifier, build
+from coinseg.parts.base import Part
 from coinseg.parts.patchcore import FEATURES, MemoryBank, PatchCore
 from coinseg.pipeline import run_folder
+from coinseg.pipeline.label_maps import names_beside, palette, surest, write_label_map
 from coinseg.types import MaskSource
 from conftest import SIZE, tiny_settings
 from models import with_parts
@@ -56,6 +66,18 @@ class TinyNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.body(x))
+
+
+class Bright(Part):
+    """A part that has a network of its own and adds to the image score."""
+
+    onnx = "novelty"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0] + 1
+
+    def score(self, logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return logits + x.mean((1, 2, 3))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -162,6 +184,114 @@ def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Pa
         compare(run, folder, probes)
 
 
+def test_onnx_networks_of_several_classes_give_what_segment_gives(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    settings = tiny_settings()
+    settings = replace(settings, coin=replace(settings.coin, depth=1, skips=0))
+    one = coinseg.load(make_run(tmp_path / "run", settings))
+    generator, student = build_generator(settings.coin, 1, 2), nn.Conv2d(1, 2, 3, padding=1).eval()
+    for module in generator.modules():
+        if isinstance(module, nn.Embedding | nn.Conv2d):
+            nn.init.normal_(module.weight, std=0.3)
+    f, other = (Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 2)), 2).frozen() for _ in range(2))
+
+    def of_class(number: int) -> Predictor:
+        explainer = replace(one.explainer, f=logit_of(f, number, 2), generator=generator_of(generator, number, 2))
+        networks, others, parts = map_of(student, number, 2), [logit_of(other, number, 2)], [Bright()] if number else []
+        return Predictor.of(explainer, one.preparation, one.threshold, networks, others, 0.3 + number, parts)
+
+    run = ClassPredictors({"cyst": of_class(0), "mass": of_class(1)})
+    probes, folder = probe_images(tmp_path, run), tmp_path / "onnx"
+    folder.mkdir()
+    assert all(one.logits(probes)[:, 1].std() > 0 for one in run.of.values())
+    said = write_onnx(run, folder, probes)
+    assert said["mask_pixels_that_differ"] == 0 < said["mask_pixels"]
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.onnx")) == [
+        "classes/mass/novelty.onnx", "f.onnx", "generator.onnx", "posterior.onnx", "student.onnx",
+    ]  # fmt: skip
+
+    def outputs(name: str, **values: torch.Tensor) -> torch.Tensor:
+        session = ort.InferenceSession(str(folder / f"{name}.onnx"))
+        return torch.from_numpy(session.run(None, {key: value.numpy() for key, value in values.items()})[0])
+
+    x, numbers = torch.rand(3, 1, SIZE, SIZE) * 2 - 1, torch.tensor([1, 0, 1])
+    logits, posterior, pixels, painted = (
+        outputs("f", image=x), outputs("posterior", image=x), outputs("student", image=x),
+        outputs("generator", image=x, **{"class": numbers}),
+    )  # fmt: skip
+    assert (logits.shape, pixels.shape) == ((3, 2), (3, 2, SIZE, SIZE))
+    for number, one in enumerate(run.of.values()):
+        found = torch.from_numpy(one.logits(x))
+        torch.testing.assert_close(torch.stack([logits[:, number], posterior[:, number]], 1), found, atol=1e-4, rtol=1e-4)
+        own = torch.from_numpy(np.asarray(one.student(x).detach()))[:, 0]
+        torch.testing.assert_close(pixels[:, number], own, atol=1e-4, rtol=1e-4)
+        asked = numbers == number
+        torch.testing.assert_close(painted[asked].clamp(-1, 1), one.explainer.counterfactual(x)[asked], atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        student.bias[1] += 3.0
+    with pytest.raises(UserError, match=r"ONNX networks differ from torch.*; required: the same masks"):
+        compare(run, folder, probes)
+
+
+def test_an_exported_run_of_several_classes_marks_what_the_run_marks(tmp_path: Path) -> None:
+    root, scan = make_run(tmp_path / "run", classes=("cyst", "mass")), make_scan(tmp_path / "scan.nii.gz")
+    assert cli.main(["export", str(root), "-o", str(tmp_path / "model")]) == 0
+    found = [coinseg.load(folder).segment(scan) for folder in (root, tmp_path / "model")]
+    assert list(found[0]) == list(found[1]) == ["cyst", "mass"]
+    assert all(np.array_equal(found[0][name].mask, found[1][name].mask) for name in found[0])
+    assert not np.array_equal(found[0]["cyst"].mask, found[0]["mass"].mask)
+
+
+def test_segment_writes_one_scan_with_several_classes_as_a_label_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scan = make_run(tmp_path / "run", classes=("cyst", "mass")), make_scan(tmp_path / "scans" / "scan.nii.gz")
+    mask, sure = tmp_path / "m.nii.gz", tmp_path / "c.nii.gz"
+    command = ["segment", "-i", str(scan), "-o", str(mask), "--model", str(root)]
+    assert cli.main([*command, "--confidence", str(sure)]) == 0
+    assert "values: 1 cyst, 2 mass; in an overlap the class with the highest confidence" in capsys.readouterr().out
+    found = coinseg.load(root).segment(scan)
+    masks, percents = ([pick(one) for one in found.values()] for pick in (
+        lambda one: one.mask, lambda one: np.asarray(one.pixel_confidence.percent),
+    ))  # fmt: skip
+    labels, confidence = read_volume(mask).scan, read_volume(sure).scan
+    assert np.array_equal(labels, surest(np.stack(masks), np.stack(percents)))
+    assert {*np.unique(labels)} == {0, 1, 2}
+    assert (masks[0] & masks[1]).any()
+    for value, percent in enumerate(percents, 1):
+        assert np.array_equal(confidence[labels == value], percent[labels == value])
+    assert np.array_equal(confidence[labels == 0], np.maximum(*percents)[labels == 0])
+    assert names_beside(mask) == ("cyst", "mass")
+
+    folder = ["segment", "-i", str(scan.parent), "-o", str(tmp_path / "out"), "--model", str(root)]
+    assert cli.main(folder) == 0
+    assert (tmp_path / "out" / "scan.nii.gz").read_bytes() == mask.read_bytes()
+    assert "leave --confidence out" in refused(capsys, *folder, "--confidence", tmp_path / "sure", "--overwrite")
+    assert "m.nii.gz exists" in refused(capsys, *command)
+    mask.unlink()
+    assert "m.labels.json exists" in refused(capsys, *command)
+    assert "and a run of 2 classes" in refused(capsys, *command, "--difference", tmp_path / "d.nii.gz")
+    one = make_run(tmp_path / "one")
+    assert "m.labels.json exists" in refused(capsys, *command[:-1], one)
+    assert cli.main([*command[:-1], str(one), "--overwrite"]) == 0
+    assert names_beside(mask) == ()  # a mask of one class has no names of an earlier label map
+
+
+def test_an_image_with_several_classes_is_a_palette_png_in_the_colours_of_a_run(tmp_path: Path) -> None:
+    masks = np.zeros((2, 1, 4, 6), bool)
+    masks[0, 0, :3], masks[1, 0, 2:] = True, True
+
+    def of(mask: np.ndarray, percent: int) -> Segmentation:
+        nan, sure = np.full(1, np.nan), ConfidenceMap(mask.shape, "axial")
+        sure.add(Cut(0, -1, Box(0, 0, 4, 6), None), np.full((8, 8), percent / 100))
+        return Segmentation(mask, nan, nan, nan, nan, sure)
+
+    found = {"cyst": of(masks[0], 60), "mass": of(masks[1], 80)}
+    write_label_map(found, tmp_path / "m.png", tmp_path / "m.labels.json")
+    with Image.open(tmp_path / "m.png") as picture:
+        assert (picture.mode, picture.getpalette()[:9]) == ("P", palette(2)[:9])
+        assert np.asarray(picture).tolist() == [[1] * 6] * 2 + [[2] * 6] * 2
+
+
 # --- DICOM SEG -----------------------------------------------------------------------------------------------------
 
 TURN = np.array([[np.cos(0.3), np.sin(0.3), 0.0], [-np.sin(0.3) * np.cos(0.2), np.cos(0.3) * np.cos(0.2), np.sin(0.2)]])
@@ -203,8 +333,8 @@ def affine_of(series: list[Dataset]) -> np.ndarray:
     return np.diag([-1.0, -1, 1, 1]) @ lps
 
 
-def frames_in(path: Path, series: list[Dataset]) -> np.ndarray:
-    """A SEG read with pydicom alone: (images, rows, columns) in the order of `series`, by what each frame refers to."""
+def frames_in(path: Path, series: list[Dataset], segment: int = 1) -> np.ndarray:
+    """A segment of a SEG read with pydicom alone: (images, rows, columns) in the order of `series`, by what frames refer to."""
     seg = pydicom.dcmread(path)
     assert seg.SegmentationType == "BINARY"
     bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")
@@ -215,7 +345,10 @@ def frames_in(path: Path, series: list[Dataset]) -> np.ndarray:
         source = facts.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
         i = order.index(source)
         np.testing.assert_allclose(facts.PlanePositionSequence[0].ImagePositionPatient, series[i].ImagePositionPatient, atol=1e-4)
-        found[i] |= frame > 0
+        shared = seg.SharedFunctionalGroupsSequence[0]  # of a single segment
+        of = (facts if "SegmentIdentificationSequence" in facts else shared).SegmentIdentificationSequence[0]
+        if of.ReferencedSegmentNumber == segment:
+            found[i] |= frame > 0
     return found
 
 
@@ -284,6 +417,47 @@ def test_a_mask_on_the_scans_grid_finds_its_series(tmp_path: Path, capsys: pytes
     with pytest.raises(UserError, match=r"cannot carry a segmentation .*; required: single-frame images"):
         write_dicom_seg(mask, series, tmp_path / "y.dcm")
     assert not (tmp_path / "y.dcm").exists()
+
+
+def write_labels(file: Path, labels: np.ndarray, affine: np.ndarray, names: Sequence[str] = ("kyste", "tumor, left")) -> Path:
+    """A label map as `segment` leaves it for one scan, of (slices, rows, columns) from inferior and anterior."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(labels[:, ::-1].transpose(2, 1, 0).astype(np.uint8), affine), file)
+    values = {"background": 0} | {name: value for value, name in enumerate(names, 1)}
+    file.with_name(f"{file.name.removesuffix('.nii.gz')}.labels.json").write_text(json.dumps({"labels": values, "overlap": "-"}))
+    return file
+
+
+def test_a_label_map_becomes_a_segment_for_each_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    series, out = make_series(tmp_path / "series"), tmp_path / "mask.dcm"
+    labels = np.random.default_rng(2).integers(0, 3, (5, 12, 10))
+    labels[3] *= labels[3] != 2
+    file = write_labels(tmp_path / "mask.nii.gz", labels, affine_of(series))
+    command = ["export-seg", str(file), "--dicom", str(tmp_path / "series"), "-o", str(out)]
+    assert cli.main(command) == 0
+    each = [int((labels == value).sum()) for value in (1, 2)]
+    assert f"{sum(each)} voxels (kyste {each[0]}, tumor, left {each[1]}) on 5 of 5 images" in capsys.readouterr().out
+    segments = pydicom.dcmread(out).SegmentSequence
+    assert [(one.SegmentNumber, one.SegmentLabel) for one in segments] == [(1, "kyste"), (2, "tumor, left")]
+    for value in (1, 2):
+        assert np.array_equal(frames_in(out, series, value), labels == value)
+    assert "2 classes: kyste, tumor, left; required: the names" in refused(capsys, *command, "--overwrite", "--label", "x")
+    labels[0, 0, 0] = 7
+    write_labels(file, labels, affine_of(series))
+    assert "has the values 7; required: 0, and 1 to 2, which kyste, tumor, left have" in refused(capsys, *command, "--overwrite")
+    (tmp_path / "mask.labels.json").write_text('{"labels": {"background": 0, "kyste": 2}}')
+    assert "mask.labels.json is damaged (it does not number" in refused(capsys, *command, "--overwrite")
+
+
+def test_the_names_of_a_mask_are_those_of_its_own_folder(tmp_path: Path) -> None:
+    """The binary masks of one class lie below the label maps, and have no names of classes."""
+    own = tmp_path / "classes" / "a" / "masks"
+    for folder in (tmp_path, own):
+        (folder / "sub").mkdir(parents=True)
+        (folder / "index.json").write_text("{}")
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": {"background": 0, "a": 1, "b": 2}}))
+    assert names_beside(tmp_path) == names_beside(tmp_path / "x.nii.gz") == names_beside(tmp_path / "sub" / "x.png") == ("a", "b")
+    assert names_beside(own) == names_beside(own / "x.nii.gz") == names_beside(own / "sub" / "x.png") == ()
 
 
 def test_a_real_ct_as_nifti_and_as_dicom_has_one_mask_that_the_seg_carries(tmp_path: Path) -> None:
@@ -388,6 +562,32 @@ def test_a_run_becomes_nnunet_data_that_coinseg_reads_again(tmp_path: Path, caps
     source = next(case for case in cohort.cases if case.id == "abnormal__a0").lesion[0]
     assert np.array_equal(read_mask(source, volume.geometry), mask & ~ring(mask, 1))
     assert "background and ignore" in refused(capsys, "export-nnunet", root, "-o", tmp_path / "y", "--label", "ignore")
+
+
+def test_label_maps_become_nnunet_data_with_the_names_of_their_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, masks, out = tmp_path / "scans", tmp_path / "masks", tmp_path / "Dataset103_x"
+    volume = read_volume(make_scan(scans / "s0.nii.gz"))
+    labels = np.zeros(volume.scan.shape, np.uint8)
+    labels[1, 10:20, 12:22], labels[1, 20:30, 12:22] = 1, 2
+    write_scan(masks / "s0.nii.gz", labels, volume.geometry)
+    (masks / "labels.json").write_text(json.dumps({"labels": {"background": 0, "cyst": 1, "tumour": 2}, "overlap": "-"}))
+    command = ["export-nnunet", str(scans), "--masks", str(masks), "-o", str(out)]
+    assert cli.main(command) == 0
+    assert "labels background, cyst, tumour, ignore" in (said := capsys.readouterr().out)
+    assert "where classes overlap, the surest counts" in said
+    assert json.loads((out / "dataset.json").read_text())["labels"] == {"background": 0, "cyst": 1, "tumour": 2, "ignore": 3}
+    found = read_volume(out / "labelsTr" / "s0.nii.gz").scan[1]
+    border = ring(labels == 1, 1)[1] | ring(labels == 2, 1)[1]
+    assert np.array_equal(found, np.where(border, 3, labels[1]))
+    assert (found[19:21, 14:20] == 3).all()  # where two classes meet
+    assert {*np.unique(found)} == {0, 1, 2, 3}
+    assert "leave --label out" in refused(capsys, *command, "--overwrite", "--label", "x")
+    assert cli.main([*command, "--overwrite", "--band", "0"]) == 0
+    assert np.array_equal(read_volume(out / "labelsTr" / "s0.nii.gz").scan, labels)
+    cohort = read_layout(out, settings_from({"data": {"classes": ["tumour", "cyst"], "split_by": "slice"}}).data)
+    assert [one.lesion[0].values for one in cohort.cases[0].classes] == [(2,), (1,)]
 
 
 # --- the table beside the masks ------------------------------------------------------------------------------------

@@ -214,6 +214,9 @@ def test_the_python_of_a_page(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "out").mkdir()
     a_scan(tmp_path / "out")
     (tmp_path / "out/scan.nii.gz").rename(tmp_path / "scan.nii.gz")
+    settings = tiny_settings()
+    several = replace(settings, data=replace(settings.data, size=16))
+    make_run(tmp_path / "out" / "several", several, classes=("cyst", "tumour"))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"images": torch.rand(2, 1, 16, 16) * 2 - 1}
     for block in blocks:

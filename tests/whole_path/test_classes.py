@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,12 +20,17 @@ from coinseg.config.schema import CoinSettings
 from coinseg.data.slices.dataset import JointSlices, TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING
 from coinseg.data.slices.store import SliceStore
+from coinseg.errors import UserError
 from coinseg.explain.counterfactual import coin
 from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.networks.classes import ClassGenerator, ClassLogit, ClassMap
 from coinseg.pipeline.label_maps import palette, surest
+from coinseg.review.desk import Rules, desk_on
+from coinseg.review.exchange import export_reviewed, masks_by_name
+from coinseg.review.explanations import SliceMaps, slice_maps
+from coinseg.review.sources import read_source
 from coinseg.training.classifier import label_loss
 from coinseg.training.student import student_loss
 from conftest import TINY
@@ -49,6 +57,14 @@ def write_classes(root: Path, count: int = 48) -> Path:
         rows.append(f"images/{i:02d}.png,p{i // 4},{int(has[0])},{int(has[1]) if i < count - 1 else ''}")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
     return root
+
+
+def valid(path: Path) -> dict[str, Any]:
+    """What a file holds, once its schema has nothing against it."""
+    found, schema = json.loads(path.read_text()), json.loads((files("coinseg") / f"{path.stem}.schema.json").read_text())
+    schema = schema["$defs"][found["kind"]] if "$defs" in schema else schema
+    assert [error.message for error in Draft202012Validator(schema).iter_errors(found)] == []
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -202,8 +218,24 @@ def test_a_model_of_classes_marks_what_its_run_marked_and_the_same_command_chang
     for name in CLASSES:
         mask = run / "classes" / name / "masks" / "08.png"
         assert (found[name][0] == (np.asarray(Image.open(mask)) > 0)).all()
-    moved = trained.moved(torch.rand(2, 3, SIZE, SIZE) * 2 - 1)
-    assert moved.shape == (2, 2)
+
+
+def test_how_far_the_logits_move_where_a_class_is_turned_off(run: Path) -> None:
+    trained, x = load(run), torch.rand(3, 3, SIZE, SIZE) * 2 - 1
+    assert isinstance(trained, ClassPredictors)
+    square = trained.of["square"]
+    before, after = (
+        torch.stack([torch.from_numpy(one.logits(seen)[:, 0]) for one in trained.of.values()], 1)
+        for seen in (x, square.explainer.counterfactual(x))
+    )
+    wanted = (after - before).abs().mean(0).tolist()
+    assert list(trained.moved(x, "square").values()) == pytest.approx(wanted, abs=1e-5)
+    manifest = valid(run / "manifest.json")
+    assert list(manifest["classes"]["disc"]["logits_moved"]) == list(CLASSES)
+    page = (run / "report.html").read_text()
+    assert "One class turned off" in page
+    assert f"<td>{manifest['classes']['disc']['logits_moved']['disc']:.2f}</td>" in page
+    valid(run / "masks" / "index.json")
 
 
 def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: Path, data: Path, tmp_path: Path) -> None:
@@ -216,3 +248,51 @@ def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: P
     for name in CLASSES:
         table = json.loads((tmp_path / "out" / "classes" / name / "masks" / "index.json").read_text())
         assert [row["case"] for row in table["masks"]] == ["08.png", "11.png"]
+    assert valid(tmp_path / "out" / "manifest.json")["inputs"][1]["path"] == "11.png"
+    valid(tmp_path / "out" / "index.json")
+    source = read_source(tmp_path / "out")
+    assert [draft.record.id for draft in source.drafts] == [f"{name}/{file}.png" for name in CLASSES for file in ("08", "11")]
+    assert all(draft.confidence and draft.confidence.is_file() and draft.mask.is_file() for draft in source.drafts)
+
+    mask = tmp_path / "11.png"
+    command = ["segment", "-i", str(scans / "11.png"), "-o", str(mask), "--model", str(run)]
+    assert cli_main(command) == 0
+    assert mask.read_bytes() == (tmp_path / "out" / "11.png").read_bytes()
+    assert json.loads((tmp_path / "11.labels.json").read_text())["labels"] == {"background": 0, "disc": 1, "square": 2}
+
+
+def test_the_desk_shows_one_class_of_a_case_at_a_time(run: Path, tmp_path: Path) -> None:
+    source = read_source(run)
+    assert {draft.class_name for draft in source.drafts} == set(CLASSES)
+    with desk_on(source, tmp_path / "review", Rules()) as desk:
+        rows = {row["id"]: row for row in desk.queue("ann")["cases"]}
+        assert len(rows) == len(source.drafts) == 2 * 24 + 1  # the last one has no label of a square
+        row = rows["square/08"]
+        assert (row["numbers"]["class"], row["truth"]) == ("square", True)
+        found = {name: desk.layer(rows[f"{name}/08"]["key"], "ann", "truth", "axial", 0) for name in CLASSES}
+        true = {name: np.asarray(Image.open(run.parent / "data" / f"masks_{name}" / "08.png")) > 0 for name in CLASSES}
+        assert all(np.array_equal(found[name], true[name]) for name in CLASSES)
+        case = desk.views.draft(row["key"]).case
+        assert case is not None
+        said = [slice_maps(run, None, case, 0, name) for name in CLASSES]
+        assert all(isinstance(one, SliceMaps) and one.counterfactual.shape == (40, 40, 3) for one in said)
+        assert said[0].before != said[1].before  # type: ignore[union-attr]
+        assert slice_maps(run, None, case, 0, "dot")[0] == "the run has the classes disc, square"
+        desk.editor.decide(row["key"], "ann", "rejected", "", 1.0, desk.editor.state(row["key"], "ann")["edits"])
+        export_reviewed(source, desk.store, "masks", tmp_path / "out")
+        assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["square__08.png"]
+        with pytest.raises(UserError, match="one class for nnunet"):
+            export_reviewed(source, desk.store, "nnunet", tmp_path / "nnunet")
+        assert masks_by_name(tmp_path / "out", source.drafts)[0][0][0].record.id == "square/08"
+
+
+def test_a_label_map_that_somebody_changed_is_kept(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask = run / "masks" / "08.png"
+    before, words = mask.read_bytes(), json.loads((run / "manifest.json").read_text())["command"].split()[1:]
+    Image.fromarray(np.full((40, 40), 2, np.uint8)).save(mask)
+    changed = mask.read_bytes()
+    assert cli_main(words) == 2
+    assert "masks/08.png exists and is not what coinseg wrote there" in capsys.readouterr().err
+    assert mask.read_bytes() == changed
+    mask.write_bytes(before)
+    assert cli_main(words) == 0

@@ -66,6 +66,7 @@ def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     request.require_there()  # before torch is imported, which takes seconds
 
     from coinseg.data.layouts.unread import later_frames
+    from coinseg.pipeline.label_maps import OVERLAP, names_beside
     from coinseg.pipeline.manifest import MANIFEST, doubts, verdict_of
     from coinseg.pipeline.segment import failure, segment_path
     from coinseg.runtime.files import read_json
@@ -74,6 +75,8 @@ def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     done, failed = segment_path(request)
     if rank_info().is_main:
         print(f"{done} mask{'s' if done != 1 else ''} written to {output}")
+        if names := names_beside(output):
+            print(plain(f"values: {', '.join(f'{i} {name}' for i, name in enumerate(names, 1))}; in an overlap {OVERLAP}"))
         alone = [*doubts(verdict_of(asked["model"])), *later_frames([input])]
         for line in read_json(output / MANIFEST)["warnings"] if output.is_dir() else alone:
             print(plain(f"  warning: {line}"))

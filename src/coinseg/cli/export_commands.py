@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coinseg.errors import UserError
+from coinseg.errors import UserError, plain
 from coinseg.runtime.locks import claimed, require_apart
 
 from .command import DATA_OF_RUN, OWN_CLASSIFIER, Call, arg, command, flag, path
@@ -35,23 +35,27 @@ def export(call: Call, run: Path, out: Path, classifier: str | None, onnx: bool,
     path("mask", help="the mask on the grid of its scan (.nii.gz)"),
     path("--dicom", help="the series the scan comes from, as `segment` takes it"),
     path("-o", "--out", help="the .dcm file to write"),
-    arg("--label", default="Lesion", help="of the segment, for people"),
+    arg("--label", default=None, help="of the segment, for people; Lesion without. Of several classes each has its name"),
     flag("--overwrite", "replace the output"),
 ))  # fmt: skip
-def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overwrite: bool) -> None:
-    """Write the DICOM segmentation."""
+def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str | None, overwrite: bool) -> None:
+    """Write the DICOM segmentation, of a label map a segment for each of its classes."""
     from coinseg.data.readers.dicom import read_series
     from coinseg.data.readers.paths import split_key
-    from coinseg.data.readers.volume import read_geometry, read_mask
-    from coinseg.export.dicom_seg import write_dicom_seg
-    from coinseg.types import MaskSource
+    from coinseg.data.readers.volume import read_geometry
+    from coinseg.export.dicom_seg import LABEL, write_dicom_seg
+    from coinseg.pipeline.label_maps import read_labels
 
+    names = _classes(mask, label) or (label or LABEL,)
     require_apart([out], [mask, split_key(dicom)[0]])
     with claimed(out, overwrite=overwrite) as claim:
         datasets, geometry = read_series(dicom), read_geometry(mask)
-        voxels = read_mask(MaskSource(mask), geometry)
-        write_dicom_seg(voxels, datasets, out, geometry.canonical_affine, label, claim.may_replace(out))
-    print(f"{int(voxels.sum())} voxels on {int(voxels.any((1, 2)).sum())} of {len(datasets)} images written to {out}")
+        labels = read_labels(mask, names, geometry)
+        segments = {name: labels == value for value, name in enumerate(names, 1)}
+        write_dicom_seg(segments, datasets, out, geometry.canonical_affine, claim.may_replace(out))
+    inside, each = labels > 0, [f"{name} {int(one.sum())}" for name, one in segments.items()]
+    of = f" ({', '.join(each)})" if len(each) > 1 else ""
+    print(f"{int(inside.sum())} voxels{plain(of)} on {int(inside.any((1, 2)).sum())} of {len(datasets)} images written to {out}")
 
 
 @command("masks as nnU-Net training data, uncertain pixels marked ignore",
@@ -64,20 +68,35 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str, overw
     path("--differences", required=False, help="difference maps of the scans, for --between"),
     arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
     arg("--channel", default="CT", help="channel name, by which nnU-Net normalises"),
-    arg("--label", default="lesion", help="name of the lesion"),
+    arg("--label", default=None, help="name of the lesion; lesion without. Several classes have their own names"),
     flag("--overwrite", "replace an earlier data set made by coinseg"),
 ))  # fmt: skip
 def export_nnunet(
     call: Call, source: Path, masks: Path | None, out: Path, data_path: Path | None, band: float, differences: Path | None,
-    between: list[float] | None, channel: str, label: str, overwrite: bool,
+    between: list[float] | None, channel: str, label: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
-    """Write the data set."""
-    from coinseg.export.nnunet import Uncertain, cases_in, cases_of_run, write_nnunet
+    """Write the data set; of several classes the label maps, where overlapping classes are decided already."""
+    from coinseg.export.nnunet import LESION, Uncertain, cases_in, cases_of_run, write_nnunet
 
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
         got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
         raise UserError(got, "a band of 0 or more; --between LOW HIGH with --differences and --masks", "mend them")
     cases = cases_in(source, masks, differences) if masks else cases_of_run(source, data_path)
     require_apart([out], filter(None, (source if masks else None, masks, differences, *(c.image for c in cases))))
-    about = write_nnunet(out, cases, Uncertain(band, (between[0], between[1]) if between else None), channel, label, overwrite)
-    print(f"{about['numTraining']} cases with labels {', '.join(about['labels'])} written to {out}")
+    classes = _classes(masks or source / "masks", label)
+    names, ignored = classes or ((label,) if label else LESION), Uncertain(band, (between[0], between[1]) if between else None)
+    about = write_nnunet(out, cases, ignored, channel, names, overwrite)
+    print(f"{about['numTraining']} cases with labels {plain(', '.join(about['labels']))} written to {out}")
+    if classes:
+        print("where classes overlap, the surest counts, as in the label maps")
+
+
+def _classes(masks: Path, label: str | None) -> tuple[str, ...]:
+    """The classes of label maps, see `names_beside`; `UserError` where a `--label` is given for several."""
+    from coinseg.pipeline.label_maps import names_beside
+
+    names = names_beside(masks)
+    if names and label is not None:
+        got = f"--label {label} and masks of {len(names)} classes: {', '.join(names)}"
+        raise UserError(got, "the names of the classes alone", "leave --label out, or name the masks of one class")
+    return names

@@ -205,7 +205,7 @@ def _write_report(work: Any, name: str, words: str) -> None:
     try:
         trained, scores, masks = _work(work, name)
         manifests = classes.build_manifests(trained, scores, masks, words)
-        contents = classes.together(work.root, manifests)
+        contents = classes.together(work.root, manifests, classes.moved(trained))
         page = write_reports(work.root, contents, manifests)
         classes.write_own(work.root, manifests)
         write_json(work.root / manifest.MANIFEST, contents)  # last: where it says done, everything is there

@@ -1,9 +1,9 @@
-"""A mask as a DICOM segmentation object (binary SEG) that refers to the images of its series."""
+"""Masks as a DICOM segmentation object (binary SEG), a segment a class, that refers to the images of its series."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from coinseg.types import ScanMask
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+LABEL = "Lesion"
 MAX_SHIFT = 0.1  # largest distance, in voxels, of a pixel of the series from a voxel of the mask
 ALLOWED_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
@@ -71,19 +72,19 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
 
 
 def write_dicom_seg(
-    mask: ScanMask, source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None, label: str = "Lesion",
+    masks: ScanMask | Mapping[str, ScanMask], source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None,
     overwrite: bool = False, reviewed: bool = False,
 ) -> None:  # fmt: skip
-    """Write a binary SEG with one segment, a lesion (SNOMED CT) of an automatic algorithm.
+    """Write a binary SEG with a segment for each mask, a lesion (SNOMED CT) of an automatic algorithm.
 
     Args:
-        mask: bool, (images, Rows, Columns) with `mask[i]` on `source_datasets[i]`; or canonical, with `affine`.
+        masks: by the label of their segment, in order; a single one is labelled "Lesion". Each is bool, (images, Rows, Columns)
+            with `mask[i]` on `source_datasets[i]`; or canonical, with `affine`. Segments may overlap.
         source_datasets: the single-frame images of one series, in any order; their pixels are not needed.
         out: the .dcm file.
-        affine: of a canonical mask, see `frames_of`.
-        label: of the segment.
+        affine: of canonical masks, see `frames_of`.
         overwrite: replace `out`; else it is a `UserError`, like a mask that does not fit, or a series without its elements.
-        reviewed: a person accepted or corrected the mask, so the algorithm counts as semiautomatic.
+        reviewed: a person accepted or corrected the masks, so the algorithm counts as semiautomatic.
     """
     if out.suffix.lower() != ".dcm":
         raise UserError(f"the output is {out}", "a name that ends in .dcm", "mend -o")
@@ -95,13 +96,17 @@ def write_dicom_seg(
 
     if not source_datasets[0].get("FrameOfReferenceUID"):
         raise _cannot_carry("it has no FrameOfReferenceUID")
+    named = masks if isinstance(masks, Mapping) else {LABEL: masks}
     try:
-        frames = np.asarray(mask, bool) if affine is None else frames_of(np.asarray(mask, bool), affine, source_datasets)
+        frames = {
+            label: np.asarray(mask, bool) if affine is None else frames_of(np.asarray(mask, bool), affine, source_datasets)
+            for label, mask in named.items()
+        }
         series = (len(source_datasets), source_datasets[0].Rows, source_datasets[0].Columns)
-        if frames.shape != series:
-            raise UserError(f"the mask has shape {frames.shape} and the series {series}", "one shape", "give its own mask")
+        if odd := next((frame.shape for frame in frames.values() if frame.shape != series), None):
+            raise UserError(f"the mask has shape {odd} and the series {series}", "one shape", "give its own mask")
         with silent(), written_aside(out) as part:  # of an empty mask, and of values repeated from the source
-            _repeated(_segmentation(frames, source_datasets, label, reviewed), source_datasets[0]).save_as(part)
+            _repeated(_segmentation(frames, source_datasets, reviewed), source_datasets[0]).save_as(part)
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
@@ -144,8 +149,8 @@ def _repeated(segmentation: Dataset, source: Dataset) -> Dataset:
     return segmentation
 
 
-def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label: str, reviewed: bool) -> Dataset:
-    """The SEG of frames (images, Rows, Columns) bool; highdicom raises many kinds for a series it cannot use."""
+def _segmentation(frames: Mapping[str, np.ndarray], source_datasets: Sequence[Dataset], reviewed: bool) -> Dataset:
+    """The SEG of frames (images, Rows, Columns) bool by label; highdicom raises many kinds for a series it cannot use."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
     from pydicom.uid import generate_uid
@@ -156,15 +161,18 @@ def _segmentation(frames: np.ndarray, source_datasets: Sequence[Dataset], label:
         parameters={"supervision": "image-level labels", "use": "research software, not a medical device"},
     )  # fmt: skip
     kinds = hd.seg.SegmentAlgorithmTypeValues
-    segment = hd.seg.SegmentDescription(
-        segment_number=1, segment_label=label, segmented_property_category=code.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=code.SCT.Lesion, algorithm_type=kinds.SEMIAUTOMATIC if reviewed else kinds.AUTOMATIC,
-        algorithm_identification=algorithm,
-    )  # fmt: skip
+    segments = [
+        hd.seg.SegmentDescription(
+            segment_number=number, segment_label=label, segmented_property_category=code.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=code.SCT.Lesion, algorithm_type=kinds.SEMIAUTOMATIC if reviewed else kinds.AUTOMATIC,
+            algorithm_identification=algorithm,
+        ) for number, label in enumerate(frames, 1)
+    ]  # fmt: skip
+    pixels = np.stack(list(frames.values()), -1)
     return hd.seg.Segmentation(
-        source_images=[_bare(dataset) for dataset in source_datasets], pixel_array=frames.astype(np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=[segment],
+        source_images=[_bare(dataset) for dataset in source_datasets], pixel_array=pixels.view(np.uint8),
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY, segment_descriptions=segments,
         series_instance_uid=generate_uid(), series_number=9000, sop_instance_uid=generate_uid(), instance_number=1,
         manufacturer="coinseg", manufacturer_model_name="coinseg", software_versions=version("coinseg"),
-        device_serial_number="none", series_description="coinseg segmentation", omit_empty_frames=bool(frames.any()),
+        device_serial_number="none", series_description="coinseg segmentation", omit_empty_frames=bool(pixels.any()),
     )  # fmt: skip

@@ -82,7 +82,7 @@ def export_run(
 
     """
     from coinseg.inference.checkpoint import load, save, weights_of  # brings torch, which `new_folder` does not need
-    from coinseg.inference.classes import ClassPredictors, of_all
+    from coinseg.inference.classes import of_all
 
     if out.resolve() == root.resolve():
         raise UserError(f"-o is the run {out} itself", "another folder", "choose another -o")
@@ -98,8 +98,6 @@ def export_run(
         if onnx:
             from .to_onnx import probe_images, write_onnx
 
-            if isinstance(run, ClassPredictors):
-                raise UserError(f"a run of {len(run.of)} classes", "one class for --onnx", "export without --onnx")
             checked = write_onnx(run, part, probe_images(root, run))
         files = sorted(path for path in part.rglob("*") if path.is_file())
         names, size = [path.relative_to(part).as_posix() for path in files], sum(path.stat().st_size for path in files)

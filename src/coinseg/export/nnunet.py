@@ -1,4 +1,4 @@
-"""Masks as training data for nnU-Net (raw data, version 2): 0 background, 1 lesion, 2 ignore (must be the highest label).
+"""Masks as training data for nnU-Net (raw data, version 2): 0 background, a label a class, then ignore, the highest label.
 
 Files: OUT/dataset.json, OUT/imagesTr/CASE_0000.nii.gz and OUT/labelsTr/CASE.nii.gz, both on the grid of the scan.
 """
@@ -18,17 +18,18 @@ from coinseg.config.schema import DataSettings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.data.readers.image import is_image
-from coinseg.data.readers.volume import read_mask, read_volume, write_scan
+from coinseg.data.readers.volume import read_volume, write_scan
 from coinseg.errors import UserError
+from coinseg.pipeline.label_maps import read_labels
 from coinseg.pipeline.request import mask_name
 from coinseg.pipeline.run_folder import data_of, require_named
 from coinseg.runtime.files import write_json
 from coinseg.runtime.records import read_settings
-from coinseg.types import MaskSource, ScanMask
+from coinseg.types import ScanMask
 
 from .folder import new_folder
 
-LESION, IGNORE = 1, 2
+LESION = ("lesion",)
 ENDING = ".nii.gz"
 
 
@@ -38,7 +39,7 @@ class TrainingCase:
 
     id: str  # unique, safe as a file name
     image: Path  # the volume
-    mask: Path | None  # on the grid of the image; None for a scan without a lesion
+    mask: Path | None  # on the grid of the image, of several classes a label map; None for a scan without a lesion
     difference: Path | None = None  # a map on the grid of the image, for `Uncertain.between`
 
 
@@ -64,8 +65,8 @@ def ring(mask: ScanMask, band: float) -> ScanMask:
 
 
 def write_nnunet(
-    out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None, channel: str = "CT", label: str = "lesion",
-    overwrite: bool = False,
+    out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None, channel: str = "CT",
+    labels: Sequence[str] = LESION, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Write an nnU-Net raw data set, atomically, and return its dataset.json.
 
@@ -74,44 +75,45 @@ def write_nnunet(
         cases: volumes and masks; `UserError` for none, a plain image, ids that are not unique, or a file that does not fit.
         uncertain: pixels to label `ignore`; None for none, then there is no such label.
         channel: selects the normalisation of nnU-Net ("CT" clips to a fingerprint, others take z-scores).
-        label: name of the lesion.
+        labels: names of the classes, whose values in the masks are 1, 2, ...; of one everything inside is it.
         overwrite: replace an earlier data set of coinseg; else it is a `UserError`.
     """
     uncertain = uncertain or Uncertain(0.0)
     if not cases or len({case.id for case in cases}) < len(cases):
         raise UserError(f"{len(cases)} cases, {len({case.id for case in cases})} names", "scans with unique names", "rename some")
-    if label in ("background", "ignore"):
-        raise UserError(f"the lesion is named {label!r}", "another name than background and ignore", "mend --label")
+    if taken := next((label for label in labels if label in ("background", "ignore")), None):
+        raise UserError(f"the lesion is named {taken!r}", "another name than background and ignore", "mend --label")
+    names = ["background", *labels, *(["ignore"] if uncertain.band > 0 or uncertain.between else [])]
     about = {
-        "channel_names": {"0": channel},
-        "labels": {"background": 0, label: LESION} | ({"ignore": IGNORE} if uncertain.band > 0 or uncertain.between else {}),
+        "channel_names": {"0": channel}, "labels": {name: value for value, name in enumerate(names)},
         "numTraining": len(cases), "file_ending": ENDING, "coinseg": version("coinseg"),
     }  # fmt: skip
     with new_folder(out, overwrite, "dataset.json") as part:
         for folder in ("imagesTr", "labelsTr"):
             (part / folder).mkdir()
         for case in cases:
-            _write_case(part, case, uncertain)
+            _write_case(part, case, uncertain, labels)
         write_json(part / "dataset.json", about)
     return about
 
 
-def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain) -> None:
+def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Sequence[str]) -> None:
     if is_image(case.image):
         raise UserError(f"{case.image} is a plain image", "volumes for nnU-Net", "leave it out")
     volume = read_volume(case.image)
-    labels = np.zeros(volume.scan.shape, np.int16)
+    labels, ignore = np.zeros(volume.scan.shape, np.int16), len(names) + 1
     if case.mask is not None:
-        mask = read_mask(MaskSource(case.mask), volume.geometry)
-        labels[mask] = LESION
-        labels[ring(mask, uncertain.band)] = IGNORE
+        found = read_labels(case.mask, names, volume.geometry)
+        labels[:] = found
+        for value in range(1, ignore) if uncertain.band > 0 else ():
+            labels[ring(found == value, uncertain.band)] = ignore
     if uncertain.between is not None and case.mask is not None:
         if case.difference is None:
             raise UserError(f"{case.id} has no difference map", "one for every mask", "make them with segment --difference")
         difference = read_volume(case.difference).scan
         if difference.shape != labels.shape:
             raise UserError(f"{case.difference} has shape {difference.shape}", f"{labels.shape}", "give the map of this scan")
-        labels[(difference >= uncertain.between[0]) & (difference < uncertain.between[1])] = IGNORE
+        labels[(difference >= uncertain.between[0]) & (difference < uncertain.between[1])] = ignore
     image = root / "imagesTr" / f"{case.id}_0000{ENDING}"
     if case.image.name.endswith(ENDING):
         shutil.copyfile(case.image, image)

@@ -10,6 +10,8 @@ from torch import Tensor
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import safe_id
 from coinseg.data.slices.case import LoadedCase
+from coinseg.networks.classes import whole
+from coinseg.runtime.forward import forward
 
 from .predictor import Predictor, Preparation
 from .scans import Segmentation
@@ -57,17 +59,17 @@ class ClassPredictors:
         """f(X) of every class, see `Predictor.probability`."""
         return {name: predictor.probability(images) for name, predictor in self.of.items()}
 
-    def moved(self, images: Tensor) -> np.ndarray:
-        """How far each logit moves where a class is turned off, (K, K): row a is the mean |f_j(X_cf) - f_j(X)| over the images.
+    def moved(self, images: Tensor, name: str) -> dict[str, float]:
+        """How far the logit of each class moves where the class `name` is turned off: the mean |f_j(X_cf) - f_j(X)|.
 
-        `images` are (B, C, S, S) in [-1, 1]; X_cf is that of class a.
+        `images` are (B, C, S, S) in [-1, 1]; the run has a counterfactual method.
         """
-        before = torch.stack(list(self.probability(images).values()), 1).logit(1e-6)
-        rows = []
-        for predictor in self.of.values():
-            after = torch.stack(list(self.probability(predictor.explainer.counterfactual(images)).values()), 1).logit(1e-6)
-            rows.append((after - before).abs().mean(0))
-        return torch.stack(rows).numpy()
+        f, explainer = whole(self.first.f), self.of[name].explainer
+        before, after = (
+            torch.cat(forward(lambda x: f(x).cpu(), seen, explainer.device))
+            for seen in (images, explainer.counterfactual(images))
+        )
+        return dict(zip(self.of, (after - before).abs().mean(0).tolist(), strict=True))
 
     def segment(self, source: Source, organ: Organs = (), maps: bool = False) -> dict[str, Segmentation]:
         """Segment one volume or image, every class; see `Predictor.segment`."""

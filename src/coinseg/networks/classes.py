@@ -53,3 +53,9 @@ def generator_of(generator: nn.Module | None, number: int, classes: int) -> nn.M
 def map_of(student: nn.Module, number: int, classes: int) -> nn.Module:
     """The student of class `number`, likewise."""
     return student if classes == 1 else ClassMap(student, number)
+
+
+def whole(module: nn.Module) -> nn.Module:
+    """The network of all classes behind what `logit_of`, `generator_of` or `map_of` gave one of them."""
+    of_class: dict[type[nn.Module], str] = {ClassLogit: "f", ClassGenerator: "generator", ClassMap: "student"}
+    return module.get_submodule(of_class[type(module)]) if type(module) in of_class else module

@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.split import VALIDATION
 from coinseg.evaluation.verdict import of_classes
-from coinseg.inference.classes import FOLDER, class_folder
+from coinseg.inference.classes import FOLDER, ClassPredictors, class_folder
 from coinseg.inference.table import write_table
 from coinseg.metrics.overlap import mean_scores
 from coinseg.runtime.files import write_json
@@ -18,6 +22,7 @@ from .run import Run, evaluate, verdict, write_masks
 
 Runs = Mapping[str, Run]
 """Runs by the name of their class, "" where there is one."""
+MOVED = 64  # held-out images with a class, at equal steps, on which it is turned off
 TOGETHER = {"report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv",
             "labels": "masks/labels.json", "classes": FOLDER, "model": "model.json", "settings": "settings.yaml"}  # fmt: skip
 
@@ -56,26 +61,51 @@ def build_manifests(
     return {name: run_manifest.build(run, scores[name], masks[name], command) for name, run in runs.items()}
 
 
-def together(root: Path, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def moved(runs: Runs) -> dict[str, dict[str, float] | None]:
+    """How far the logits move where one class is turned off, by that class, on some held-out images that have it.
+
+    None where there are no such images; empty for one class, and for an attribution, which turns nothing off.
+    """
+    if "" in runs or not all(run.predictor.is_counterfactual for run in runs.values()):
+        return {}
+    predictors = ClassPredictors({name: run.predictor for name, run in runs.items()})
+    found: dict[str, dict[str, float] | None] = {}
+    for name, run in runs.items():
+        slices = TrainingSlices(run.store, run.work.settings.anomaly, run.work.settings.seed, VALIDATION)
+        having = np.flatnonzero(slices.labels() == 1)
+        some = having[np.unique(np.linspace(0, len(having) - 1, MOVED).astype(int))] if len(having) else having
+        found[name] = predictors.moved(slices.batch(some).image, name) if len(some) else None
+    return found
+
+
+def together(root: Path, manifests: Mapping[str, dict[str, Any]], moved: Mapping[str, dict[str, float] | None]) -> dict[str, Any]:
     """The manifest of a run: that of the only class, or of all with the means of their scores and the worst verdict.
 
-    Of several classes each one's own manifest lies in its folder.
+    Of several classes each one's own manifest lies in its folder, and `moved` is what `moved` returned.
     """
     if "" in manifests:
         return manifests[""]
     first = next(iter(manifests.values()))
     classes = {
-        name: {"verdict": one["verdict"], "folder": class_folder(name), "scores": one["scores"]}
+        name: {
+            "verdict": one["verdict"], "folder": class_folder(name), "scores": one["scores"],
+            "logits_moved": _rounded(moved.get(name)),
+        }
         for name, one in manifests.items()
-    }
+    }  # fmt: skip
     count = sum(one["outputs"]["mask_count"] for one in manifests.values())
     means = mean_scores([one["scores"] for one in classes.values()])
+    none = [name for name, value in means.items() if value is None]
     return first | {
         "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,
-        "scores": means | {"null_because": {name: "a class has none" for name, value in means.items() if value is None}},
+        "scores": means | {"lesions_by_size": [], "null_because": dict.fromkeys(none, "a class has none")},
         "audit": None, "threshold": None, "outputs": TOGETHER | {"mask_count": count},
         "warnings": list(dict.fromkeys(f"{name}: {line}" for name, one in manifests.items() for line in one["warnings"])),
     }  # fmt: skip
+
+
+def _rounded(values: dict[str, float] | None) -> dict[str, float] | None:
+    return values and {name: round(value, 4) for name, value in values.items()}
 
 
 def write_own(root: Path, manifests: Mapping[str, dict[str, Any]]) -> None:

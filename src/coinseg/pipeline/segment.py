@@ -30,6 +30,7 @@ from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.report import silent
 from coinseg.types import Case, MaskSource
 
+from .label_maps import names_file, write_label_map
 from .manifest import model_of, unlike, write_segmented
 from .mask_table import OF, MaskTable, Row
 from .request import Request
@@ -61,12 +62,15 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
             raise UserError(f"a map would go to {place}", f"a name of its own that ends in {endings[0]}", "choose such a name")
     places = [place for place in (out, *maps, confidence) if place]
     predictor = load(request.model, request.accelerator, request.classifier, request.engine)
-    if isinstance(predictor, ClassPredictors):
-        return segment_classes(predictor, request, _checked_folder, bool(maps))
+    if maps and isinstance(predictor, ClassPredictors):
+        got, required = f"--counterfactual or --difference and a run of {len(predictor.of)} classes", "a run of one class"
+        raise UserError(got, required, f"ask in Python: coinseg.load(...).of[{predictor.names[0]!r}].segment(file, maps=True)")
     if request.to_file:
         require_outside(places, request.model)
         _segment_file(predictor, request, maps)
         return 1, []
+    if isinstance(predictor, ClassPredictors):
+        return segment_classes(predictor, request, _checked_folder)
     return _checked_folder(predictor, request, places)
 
 
@@ -89,14 +93,18 @@ def _checked_folder(predictor: Predictor, request: Request, places: Sequence[Pat
     return _segment_folder(predictor, request)
 
 
-def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str]) -> None:
-    """Segment one file; the mask and the maps (place -> field of `NativeMaps`) are written at the end, the mask last."""
+def _segment_file(predictor: Predictor | ClassPredictors, request: Request, maps: dict[Path, str]) -> None:
+    """Segment one file; the mask and the maps (place -> field of `NativeMaps`) are written at the end, the mask last.
+
+    Of several classes the mask is a label map, and what its values stand for lies beside it (`names_file`).
+    """
     source, out, confidence = request.source, request.out, request.confidence
     endings = (".png",) if is_image(source) else WRITTEN
     for target, option in ((out, "-o"), (confidence, "--confidence")):
         if target and not target.name.lower().endswith(endings):
             raise UserError(f"the output is {target}", f"a name that ends in {' or '.join(endings)}", f"mend {option}")
-    targets = [out, *maps, *([confidence] if confidence else [])]
+    names, several = names_file(out), isinstance(predictor, ClassPredictors)
+    targets = [out, *maps, *([confidence] if confidence else []), *([names] if several or names.exists() else [])]
     if len({target.resolve() for target in targets}) < len(targets):
         raise UserError(f"two outputs would go to {confidence}", "a name for each", "mend --confidence")
     require_apart(targets, [split_key(source)[0], *parts_of(source), *request.organ])
@@ -104,8 +112,14 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
         if taken := [target for target in targets if not claim.may_replace(target)]:
             raise UserError(f"{taken[0]} exists", "a new file", "choose another name or give --overwrite")
         segmentation = predictor.segment(source, request.organ, maps=bool(maps))
-        for line in (*unchecked(predictor), *(f"{source.name}: the mask is doubtful: {doubt}" for doubt in segmentation.doubts)):
+        each = segmentation.values() if isinstance(segmentation, dict) else [segmentation]
+        doubts = dict.fromkeys(f"{source.name}: the mask is doubtful: {doubt}" for one in each for doubt in one.doubts)
+        for line in (*unchecked(predictor), *doubts):
             request.report(f"warning: {plain(line)}", 1, 1, {})
+        if isinstance(segmentation, dict):
+            write_label_map(segmentation, out, names, confidence)
+            return
+        discard(names)  # of an earlier label map of this name
         for target, name in maps.items():
             segmentation.write_map(name, target, overwrite=True)
         if confidence:
@@ -113,7 +127,7 @@ def _segment_file(predictor: Predictor, request: Request, maps: dict[Path, str])
         segmentation.write(out, overwrite=True)
 
 
-def unchecked(predictor: Predictor) -> list[str]:
+def unchecked(predictor: Predictor | ClassPredictors) -> list[str]:
     """A warning line for a run that kept no record of what it was trained on."""
     return [] if predictor.preparation.trained_on else [UNCHECKED]
 

@@ -1,10 +1,12 @@
 """Segmenting a folder with a run of several classes: what one class gives lies in its folder, label maps above them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from coinseg.errors import UserError
 from coinseg.inference.classes import FOLDER, ClassPredictors, class_folder
+from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import CSV, JSON, write_table
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.locks import locked, recorded
@@ -18,18 +20,22 @@ from .request import Request
 Written = tuple[int, list[str]]
 
 
-def segment_classes(predictor: ClassPredictors, request: Request, folder_of: Callable[..., Written], maps: bool) -> Written:
+def segment_classes(
+    predictor: ClassPredictors, request: Request, folder_of: Callable[[Predictor, Request, Sequence[Path]], Written]
+) -> Written:
     """Segment a folder: OUT/classes/NAME has masks, confidence and table of one class, OUT a label map of each input.
 
     Args:
         predictor: of the run.
         request: what is to be segmented, and where the results go.
         folder_of: (predictor of one class, request, places) -> the number of masks written, and a line for each failed input.
-        maps: whether a map of a single input was asked for, which several classes do not have.
+
+    Raises:
+        UserError: one folder was asked for the confidences of all classes.
     """
-    if request.to_file or maps:
-        got = f"a run of {len(predictor.of)} classes and {'a map' if maps else 'one file'} to write"
-        raise UserError(got, "a folder of scans or images for -i, and one for -o", "put the file into a folder")
+    if request.confidence:
+        got, required = f"--confidence and a run of {len(predictor.of)} classes", "no place for them: those of each class lie in"
+        raise UserError(got, f"{required} {request.out / FOLDER}", "leave --confidence out")
     written, failed, folders = 0, list[str](), {}
     for name, one in predictor.of.items():
         folder = request.out / class_folder(name)
@@ -47,16 +53,19 @@ def segment_classes(predictor: ClassPredictors, request: Request, folder_of: Cal
 
 def _write_table(request: Request, predictor: ClassPredictors, failed: list[str]) -> None:
     """Leave the table of all classes, and a manifest that leads to that of each."""
-    rows, warnings = [], list[str]()
+    rows, warnings, manifests = [], list[str](), []
     for name in predictor.names:
         folder = f"{class_folder(name)}/masks"
         table, manifest = (read_json(request.out / folder / file) for file in (JSON, MANIFEST))
+        manifests.append(manifest)
         rows += [row | {"class": name, "mask": f"{folder}/{row['mask']}"} for row in table["masks"]]
         warnings += [f"{name}: {line}" for line in manifest["warnings"]]
     write_table(request.out, rows)
     error = UserError("; ".join(failed[:5]), "readable inputs", "mend or remove them") if failed else None
     write_json(request.out / MANIFEST, facts("segment", request.command, error) | {
         "source": str(request.source.resolve()), "model": model_of(request.model), "classes": list(predictor.names),
+        "inputs": manifests[0]["inputs"], "failed": list(dict.fromkeys(path for one in manifests for path in one["failed"])),
+        "processes": manifests[0]["processes"],
         "outputs": {"mask_count": len(rows), "mask_index": JSON, "mask_table": CSV, "labels": LABELS, "classes": FOLDER},
         "warnings": [*doubts(verdict_of(request.model)), *dict.fromkeys(warnings)],
     })  # fmt: skip

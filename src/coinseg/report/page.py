@@ -212,13 +212,23 @@ def write_reports(out: Path, manifest: dict[str, Any], of_classes: Mapping[str, 
     for name, one in of_classes.items():
         folder = manifest["classes"][name]["folder"]
         write_report(out / folder, one, out, name)
-        rows.append({"name": name, "folder": folder, "verdict": one["verdict"], "scores": one["scores"]})
+        row = {"name": name, "folder": folder, "verdict": one["verdict"], "scores": one["scores"]}
+        rows.append(row | {"moved": _moved(name, manifest["classes"][name].get("logits_moved"))})
     shown = {name: title for name, title in OVERVIEW.items() if any(row["scores"].get(name) is not None for row in rows)}
     page = ENVIRONMENT.get_template("classes.html.jinja").render(
         m=manifest, rows=rows, shown=shown, say=_shown, link=lambda folder: quote(f"{folder}/report.html")
     )
     write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     return out / "report.html"
+
+
+def _moved(name: str, logits: dict[str, float] | None) -> dict[str, Any] | None:
+    """How far the own logit of a class moves where it is turned off, the others on average, and the one that moves most."""
+    others = {other: value for other, value in (logits or {}).items() if other != name}
+    if logits is None or not others:
+        return None
+    most = max(others, key=lambda other: others[other])
+    return {"own": logits[name], "others": sum(others.values()) / len(others), "most": most, "by": others[most]}
 
 
 def write_report(out: Path, manifest: dict[str, Any], networks: Path | None = None, name: str = "") -> Path:

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import ndimage
 
+from coinseg.types import LUMINANCE
+
 COLOURS = TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 83), (229, 28, 35), (255, 214, 0)
 """The colours of the thesis' figures: green, red, yellow."""
 WHITE = (255, 255, 255)
-LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue
 OPACITY = 0.5
 DPI = 100  # Pixels of a sheet per inch, so a point of a font is DPI / 72 pixels
 SMALL, LARGE = 9, 11  # Font sizes in points
@@ -31,9 +32,9 @@ def _shades(image: np.ndarray) -> np.ndarray:
 
 
 def _ground(image: np.ndarray) -> np.ndarray:
-    """What marks in colour are drawn on, (H, W, 3): the image, or the luminance (ITU-R 601) of one in colour."""
+    """What marks in colour are drawn on, (H, W, 3): the image, or the luminance of one in colour."""
     shades = _shades(image)
-    return shades if image.ndim == 2 or len(image) != 3 else np.repeat((shades @ LUMINANCE)[..., None], 3, axis=-1)
+    return shades if image.ndim == 2 or len(image) != 3 else np.repeat((shades @ np.array(LUMINANCE))[..., None], 3, axis=-1)
 
 
 def _bytes(rgb: np.ndarray) -> np.ndarray:

@@ -63,6 +63,9 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
     if not decided and kind != "csv":
         raise UserError("no case was accepted, corrected or rejected yet", "decided cases", "decide some first")
     drafts = {draft.record.id: draft for draft in source.drafts}
+    if kind == "nnunet" and any(draft.class_name for draft in source.drafts):
+        got = "reviews of several classes, where of an image one class may be decided and another open"
+        raise UserError(got, "one class for nnunet", "choose masks, whose names begin with that of the class")
     named = _named([one for one in decided if one.case in drafts], drafts)
     gone = [f"{one.case}: it is no longer among the cases" for one in decided if one.case not in drafts]
     if kind == "nnunet":  # whose folder has a mark of its own
@@ -78,7 +81,7 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
 
 def _named(decided: Sequence[Reviewed], drafts: dict[str, Draft]) -> list[tuple[str, Reviewed]]:
     """The cases with names that are safe for files, each once, with their scans where they are now."""
-    found = [replace(one, image=drafts[one.case].image) for one in decided]
+    found = [replace(one, image=drafts[one.case].image, class_name=drafts[one.case].class_name) for one in decided]
     for one in found:
         if not parts_of(one.image):
             raise UserError(f"{one.image} is gone", "the scan, for its grid", "put it back, or give --data or --scans")
@@ -115,26 +118,29 @@ def _of_dicom(cases: Sequence[tuple[str, Reviewed]]) -> Iterator[tuple[str, Revi
 
 def _dicom_seg(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
     from coinseg.data.readers.dicom import read_series
-    from coinseg.export.dicom_seg import write_dicom_seg
+    from coinseg.export.dicom_seg import LABEL, write_dicom_seg
 
     left_out = []
     for name, one, why in _of_dicom(cases):
         if not why:
             affine = read_geometry(one.image).canonical_affine
-            write_dicom_seg(one.mask, read_series(one.image), out / f"{name}.dcm", affine, reviewed=True)
+            masks = {one.class_name or LABEL: one.mask}
+            write_dicom_seg(masks, read_series(one.image), out / f"{name}.dcm", affine, reviewed=True)
         left_out += [why] if why else []
     return left_out
 
 
 def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
     from coinseg.data.readers.dicom import read_series
+    from coinseg.export.dicom_seg import LABEL
 
     from .rtstruct import write_rtstruct
 
     left_out = []
     for name, one, why in _of_dicom(cases):
         if not why:
-            write_rtstruct(one.mask, read_series(one.image), out / f"{name}.dcm", read_geometry(one.image).canonical_affine)
+            affine, label = read_geometry(one.image).canonical_affine, one.class_name or LABEL
+            write_rtstruct(one.mask, read_series(one.image), out / f"{name}.dcm", affine, label)
         left_out += [why] if why else []
     return left_out
 
@@ -157,8 +163,8 @@ def _prompts(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
         parts = measure(mask, geometry)["parts"]
         slices = [{"slice": int(z), "objects": _objects(mask[z])} for z in np.flatnonzero(mask.any((1, 2)))]
         rows.append({
-            "case": one.case, "mask": name, "image": one.image.name, "state": one.state,
-            "shape": list(one.shape), "boxes": [part["box"] for part in parts], "slices": slices,
+            "case": one.case, "class": one.class_name or None, "mask": name, "image": one.image.name,
+            "state": one.state, "shape": list(one.shape), "boxes": [part["box"] for part in parts], "slices": slices,
         })  # fmt: skip
     write_json(out / "prompts.json", {
         "axes": "boxes: voxels in the order of the file, both ends included; slices: canonical, from inferior; [row, column]",
@@ -213,7 +219,7 @@ def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Dra
     found, problems = [], []
     taken: dict[str, Path] = {}
     for file in files_in(folder):
-        fits = names.get(stem_of(file)) or names.get(safe_id(file.relative_to(folder))) or {}
+        fits = names.get(safe_id(file.relative_to(folder))) or names.get(stem_of(file)) or {}
         if len(fits) != 1:
             problems.append(f"{file.name}: {'the name of several cases' if fits else 'the name of no case'}")
             continue

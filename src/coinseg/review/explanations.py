@@ -25,7 +25,7 @@ from coinseg.types import Case
 class SliceMaps(NamedTuple):
     """Of one slice (H, W): the counterfactual in the units of the scan, the difference in [0, 1], f before and after.
 
-    Of a colour image the counterfactual is its luminance.
+    Of a colour image the counterfactual is (H, W, 3), from 0 to 255 as the page shows the image.
     """
 
     counterfactual: np.ndarray
@@ -41,16 +41,16 @@ class Explanations:
         self._model, self._classifier = model, classifier
         self._pool: ProcessPoolExecutor | None = None
 
-    def of_slice(self, case: Case, index: int) -> SliceMaps:
-        """The maps of a slice, numbered along `data.axis` of the run.
+    def of_slice(self, case: Case, index: int, name: str = "") -> SliceMaps:
+        """The maps of a slice, numbered along `data.axis` of the run, for the class `name`, "" where there is one.
 
         Raises:
-            UserError: the model is gone, has no counterfactual, or does not look at that slice.
+            UserError: the model is gone, has no counterfactual or no such class, or does not look at that slice.
         """
         if self._pool is None:
             self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent)
         try:
-            found = self._pool.submit(slice_maps, self._model, self._classifier, case, index).result()
+            found = self._pool.submit(slice_maps, self._model, self._classifier, case, index, name).result()
         except BrokenProcessPool as error:
             self._pool = None
             raise UserError(
@@ -73,29 +73,32 @@ def end_with_parent() -> None:
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def slice_maps(model: Path, classifier: str | None, case: Case, index: int) -> SliceMaps | tuple[str, str, str]:
+def slice_maps(model: Path, classifier: str | None, case: Case, index: int, name: str = "") -> SliceMaps | tuple[str, str, str]:
     """What `Explanations.of_slice` returns, or the parts of its `UserError`, which cannot be sent between processes."""
     try:
-        return _slice_maps(*_loaded(model, classifier), case, index)
+        predictors = _loaded(model, classifier)
+        if name not in predictors:
+            known = f"the classes {', '.join(predictors)}" if "" not in predictors else "one class"
+            raise UserError(f"the run has {known}", f"the class {name} of the mask", "segment again with this run")
+        return _slice_maps(predictors[name], case, index)
     except UserError as error:
         return error.got, error.required, error.do
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: Path, classifier: str | None) -> tuple[Any]:
+def _loaded(model: Path, classifier: str | None) -> dict[str, Any]:
+    """The predictors of a run by class, "" where there is one."""
     import torch
 
     from coinseg.inference.checkpoint import load
-    from coinseg.inference.classes import ClassPredictors
+    from coinseg.inference.classes import predictors_of
 
     torch.set_num_threads(1)
-    predictor = load(model, "cpu", classifier)
-    if isinstance(predictor, ClassPredictors):
-        got = f"the run has {len(predictor.of)} classes: {', '.join(predictor.names)}"
-        raise UserError(got, "a run of one class", "review the folder of one class, and look at the other maps")
-    if not predictor.is_counterfactual:
-        raise UserError(f"the run has method {predictor.settings.method}", "a counterfactual method", "look at the other maps")
-    return (predictor,)
+    predictors = predictors_of(load(model, "cpu", classifier))
+    first = next(iter(predictors.values()))
+    if not first.is_counterfactual:
+        raise UserError(f"the run has method {first.settings.method}", "a counterfactual method", "look at the other maps")
+    return dict(predictors)
 
 
 _read: dict[tuple[str, Path], Any] = {}
@@ -115,7 +118,6 @@ def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
     import torch
 
     from coinseg.data.readers.axes import turned
-    from coinseg.data.readers.image import grey_of
     from coinseg.data.slices.case import cut_pixels, encoder
     from coinseg.data.slices.intensity import signed
     from coinseg.inference.scans import require_maps, span_of
@@ -143,5 +145,7 @@ def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
         after.append(float(probability[0]))
     if len(before) == 1:
         raise UserError(f"the run does not look at slice {index + 1}", "a slice of its region", "choose another slice")
-    counterfactual = planes[0] if len(planes) == 1 else grey_of(np.stack(planes, axis=-1))
+    counterfactual = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+    if native.ndim == 3 and content.scan.dtype != np.uint8 and native.max() > 255:  # the page shows colour with 8 bits
+        counterfactual /= 257
     return SliceMaps(counterfactual, difference, max(before), max(after))

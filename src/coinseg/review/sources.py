@@ -18,6 +18,8 @@ from coinseg.data.layouts.shared import lies_inside
 from coinseg.data.readers.volume import is_volume
 from coinseg.data.slices.index import read_index
 from coinseg.errors import UserError
+from coinseg.inference.classes import class_folder
+from coinseg.pipeline.label_maps import names_beside
 from coinseg.pipeline.run_folder import SETTINGS, data_of, is_run
 from coinseg.runtime.files import MAX_JSON, damaged, read_json
 from coinseg.runtime.records import fits, read_settings
@@ -43,6 +45,7 @@ class Draft:
         lesion: the truth; shown when it is asked for.
         digest: SHA-256 that the image must have; None where it may be any.
         case: as the layout lists it, for the model; None for images that coinseg made itself.
+        class_name: of which class the mask is; "" where there is one. The id of the record begins with it.
     """
 
     record: CaseRecord
@@ -51,6 +54,7 @@ class Draft:
     lesion: tuple[MaskSource, ...] = ()
     digest: str | None = None
     case: Case | None = None
+    class_name: str = ""
 
     @property
     def key(self) -> str:
@@ -81,7 +85,7 @@ def key_of_case(case: str) -> str:
 def read_source(
     folder: Path, data: Path | None = None, scans: Path | None = None, confidences: Path | None = None, words: Sequence[str] = ()
 ) -> Source:
-    """List the cases of a folder; no image is opened.
+    """List the cases of a folder, of several classes each case once a class; no image is opened.
 
     Args:
         folder: of a finished run, or of masks that `segment` wrote for a folder of scans.
@@ -122,29 +126,40 @@ def _below(name: str) -> bool:
     return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
-def _numbers(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in NUMBERS if row.get(name) is not None} | {"mask": row["mask"]}
+def _record(row: dict[str, Any], name: str, patient: str, image: Path, volume: bool, side: str) -> CaseRecord:
+    """The record of a row of the class `name`, "" where there is one."""
+    numbers = {key: row[key] for key in NUMBERS if row.get(key) is not None} | {"mask": row["mask"]}
+    numbers |= {"class": name} if name else {}
+    return CaseRecord(f"{name}/{row['case']}" if name else row["case"], patient, str(image), volume, side, numbers)
+
+
+def _classes(masks: Path, root: Path) -> list[tuple[str, Path]]:
+    """The classes of a folder of masks and where the masks of each lie, below `root`; of one class the folder itself, and ""."""
+    return [(name, root / class_folder(name) / "masks") for name in names_beside(masks)] or [("", masks)]
 
 
 def _of_run(root: Path, data: Path | None, words: Sequence[str]) -> Source:
     settings = stored_settings(read_settings(root / SETTINGS, "data", "settings")["settings"])
-    masks, confidences, rows = root / "masks", root / "confidence", _rows(root / "masks")
     injected = settings.anomaly.kind != "none"
-    cases = {} if injected else {case.id: case for case in read_layout(data or data_of(root, words), settings.data).cases}
-    sides, drafts = _sides(root), []
-    for row in rows:
-        case, sure = cases.get(row["case"]), confidences / row["mask"]
-        confidence = sure if sure.is_file() else None
-        if injected:  # the run keeps the pictures it drew the anomalies into
-            image = masks / f"{row['case']}_image.png"
-            record = CaseRecord(row["case"], row["case"], str(image), False, "held out", _numbers(row))
-            drafts.append(Draft(record, masks / row["mask"], confidence))
-        elif case is not None:
-            side = sides.get(case.patient, "")
-            record = CaseRecord(case.id, case.patient, str(case.image), case.volume, side, _numbers(row))
-            drafts.append(Draft(record, masks / row["mask"], confidence, case.lesion, None, case))
+    cohort = None if injected else read_layout(data or data_of(root, words), settings.data)
+    cases = {case.id: case for case in cohort.cases} if cohort else {}
+    sides, drafts, count = _sides(root), [], 0
+    for name, masks in _classes(root / "masks", root):
+        rows = _rows(masks)
+        count += len(rows)
+        for row in rows:
+            case, sure = cases.get(row["case"]), masks.with_name("confidence") / row["mask"]
+            confidence = sure if sure.is_file() else None
+            if injected:  # the run keeps the pictures it drew the anomalies into
+                record = _record(row, "", row["case"], masks / f"{row['case']}_image.png", False, "held out")
+                drafts.append(Draft(record, masks / row["mask"], confidence))
+            elif case is not None and cohort is not None:
+                of = case.of_class(cohort.classes.index(name)) if name in cohort.classes else case
+                lesion = of.lesion if name in ("", *cohort.classes) else ()
+                record = _record(row, name, case.patient, case.image, case.volume, sides.get(case.patient, ""))
+                drafts.append(Draft(record, masks / row["mask"], confidence, lesion, None, of, name))
     if not drafts:
-        raise UserError(f"none of the {len(rows)} masks of {root} belongs to a case of its data", "its own data", "mend --data")
+        raise UserError(f"none of the {count} masks of {root} belongs to a case of its data", "its own data", "mend --data")
     return Source(root, tuple(drafts), root, _hounsfield(root))
 
 
@@ -153,7 +168,7 @@ def _sides(root: Path) -> dict[str, str]:
     file = root / "slices" / "index.csv"
     if not file.is_file():
         return {}
-    index = read_index(file)
+    index = read_index(file, len(names_beside(root / "masks")))
     return {str(who): _SIDES.get(int(side), "") for who, side in zip(index["patient"], index["split"], strict=True)}
 
 
@@ -162,8 +177,11 @@ def _of_segmented(folder: Path, scans: Path | None, confidences: Path | None) ->
     known = fits(manifest, SEGMENTED)
     if scans is None and not known:
         raise UserError(f"{folder} does not say where its scans are", "a manifest of `segment`", "name their folder with --scans")
-    source, drafts = scans or Path(manifest["source"]), []
-    for row in _rows(folder):
+    source, drafts, classes = scans or Path(manifest["source"]), [], _classes(folder, folder)
+    if confidences and len(classes) > 1:
+        got = f"--confidence and masks of {len(classes)} classes"
+        raise UserError(got, "those of each class, which lie beside its masks", "leave --confidence out")
+    for name, masks, row in [(name, place, row) for name, place in classes for row in _rows(place)]:
         image = source / row["case"]
         if not _below(row["case"]):
             raise damaged(folder / INDEX, f"the case {row['case']!r} lies outside of its folder")
@@ -173,11 +191,12 @@ def _of_segmented(folder: Path, scans: Path | None, confidences: Path | None) ->
                 f"{folder} does not say which scans it was made of", "them named by you", "name their folder with --scans"
             )
         volume = is_volume(image)
-        record = CaseRecord(row["case"], row["case"], str(image), volume, "", _numbers(row))
-        confidence = confidences / row["mask"] if confidences else None
+        record = _record(row, name, row["case"], image, volume, "")
+        sure = masks.with_name("confidence") if name else confidences
+        confidence = sure / row["mask"] if sure else None
         lies = confidence if confidence and confidence.is_file() else None
         case = Case(key_of_case(row["case"]), row["case"], image, volume)
-        drafts.append(Draft(record, folder / row["mask"], lies, (), digest, case))
+        drafts.append(Draft(record, masks / row["mask"], lies, (), digest, case, name))
     if not drafts:
         raise UserError(f"{folder} has no masks", "the masks `segment` wrote", "segment scans first")
     model = Path(manifest["model"]["path"]) if known else None

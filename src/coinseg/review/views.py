@@ -76,7 +76,7 @@ class Views:
         if plane != axis:
             raise UserError(f"the model looks at {axis} slices", f"the {axis} view", "choose it")
         plane_of(self.opened(key).scan, plane, index)
-        return self._model.of_slice(draft.case, index)
+        return self._model.of_slice(draft.case, index, draft.class_name)
 
     def _axis(self) -> Axis:
         """Along which the run cut its slices."""

@@ -15,6 +15,7 @@ from .instances import INSTANCES
 from .shared import few, nearest, safe_id
 from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
 
+BACKGROUND = "background"
 MOST = 32
 """Classes of a data set: every image is explained once for each of them."""
 _NO_CLASS = {
@@ -144,6 +145,9 @@ def require_usable(root: Path, cohort: Cohort, settings: DataSettings) -> None:
         required = f"at most {MOST}: f has an output for each, and every image is explained once for each"
         raise UserError(got, required, "name fewer with data.classes")
     for number, name in enumerate(cohort.classes):
+        if name.casefold() == BACKGROUND:
+            got, required = f"{root} has a class named {name!r}", f"another name: in label maps {BACKGROUND} is 0, no class"
+            raise UserError(got, required, f"rename it, or {pick}")
         if not _NAME.fullmatch(name) or len({safe_id(other).casefold() for other in cohort.classes}) < len(cohort.classes):
             required = "letters, digits, spaces and ._+-()&, at most 64, and no two alike: outputs are named by them"
             raise UserError(f"{root} has the classes {few(map(repr, cohort.classes), 3)}"[:200], required, "rename them")

@@ -16,14 +16,13 @@ from PIL import Image, ImageFile
 
 from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
-from coinseg.types import SliceMask
+from coinseg.types import LUMINANCE, SliceMask
 
 from .limits import DENSE_LIMIT, DENSE_PIXELS, MAX_PIXELS
 from .paths import kind_of
 from .voxels import require_finite
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601 weights of red, green and blue
 COLOUR_APART, COLOUR_SHARE = 0.06, 0.01  # difference of the channels, as a share of their range, and the share of such pixels
 TIFF = (".tif", ".tiff")
 _ORIENTATION = 274  # the tag in EXIF and in TIFF; its values 1 to 8 are those of TIFF 6.0, section 8

@@ -60,6 +60,7 @@ class Reviewed:
         state: one of `TEACHING`.
         reviewer, time: who decided it, and when (UTC, ISO 8601).
         shape: canonical (slices, H, W); one slice for a plain image.
+        class_name: of several classes that of the mask, where the desk of its folder lists the case; the store does not say.
     """
 
     case: str
@@ -72,6 +73,7 @@ class Reviewed:
     time: str
     shape: tuple[int, int, int]
     _mask: bytes = field(repr=False, default=b"")
+    class_name: str = ""
 
     @property
     def mask(self) -> ScanMask:

@@ -13,7 +13,7 @@ export class Queue {
     /** @type {Row[]} */ this.rows = [];
     this.current = ''; this.onChoose = onChoose;
     $('state').append(new Option('any state', ''), ...Object.keys(MARKS).map((name) => new Option(name, name)));
-    for (const id of ['search', 'state', 'trust', 'size', 'side', 'patients']) $(id).addEventListener('input', () => this.draw());
+    for (const id of ['search', 'state', 'trust', 'size', 'side', 'class', 'patients']) $(id).addEventListener('input', () => this.draw());
     $('cases').addEventListener('click', (/** @type {any} */ event) => { const item = event.target.closest('li'); if (item) onChoose(item.dataset.key); });
   }
   /** @param {{cases: Row[], done: number, total: number, minutes: number|null}} found */
@@ -22,6 +22,10 @@ export class Queue {
     const marked = found.cases.map((row) => row.numbers.pixels || 0).filter((pixels) => pixels > 0).sort((a, b) => a - b);
     this.middle = marked[marked.length >> 1] || 0;
     $('side').hidden = !found.cases.some((row) => row.side);
+    const classes = [...new Set(found.cases.map((row) => row.numbers.class).filter(Boolean))], chosen = $('class').value;
+    $('class').hidden = classes.length < 2;
+    $('class').replaceChildren(new Option('all classes', ''), ...classes.map((name) => new Option(name, name)));
+    $('class').value = classes.includes(chosen) ? chosen : '';
     this.progress(found);
     this.draw();
   }
@@ -38,7 +42,7 @@ export class Queue {
     return (!words || named.includes(words)) && (!$('state').value || row.state === $('state').value)
       && (!$('trust').value || ($('trust').value === 'doubtful') === !!row.numbers.doubtful)
       && (!size || (size === 'empty' ? pixels === 0 : size === 'large' ? pixels >= this.middle && pixels > 0 : pixels < this.middle && pixels > 0))
-      && (!$('side').value || row.side === $('side').value);
+      && (!$('class').value || row.numbers.class === $('class').value) && (!$('side').value || row.side === $('side').value);
   }
   draw() {
     const patients = $('patients').checked;
@@ -48,9 +52,9 @@ export class Queue {
       item.className = row.numbers.doubtful ? 'doubtful' : '';
       item.setAttribute('aria-current', String(row.key === this.current));
       item.title = `${row.id}\n${row.state}${row.numbers.doubtful ? ', doubtful' : ''}${row.second ? ', second opinion' : ''}`;
-      const parts = [['mark', MARKS[/** @type {keyof typeof MARKS} */ (row.state)]], ['name', row.id],
+      const parts = [['mark', MARKS[/** @type {keyof typeof MARKS} */ (row.state)]], ['name', row.numbers.class ? row.id.slice(row.numbers.class.length + 1) : row.id],
         ['sure', sure === undefined ? '–' : `${Math.round(100 * sure)} %${row.numbers.doubtful ? ' !' : ''}`],
-        ['under', [patients && row.patient !== row.id ? row.patient : '', row.numbers.volume_ml !== undefined ? `${row.numbers.volume_ml.toFixed(row.numbers.volume_ml < 10 ? 2 : 1)} ml` : row.numbers.pixels ? `${row.numbers.pixels} px` : 'nothing marked',
+        ['under', [row.numbers.class || '', patients && row.patient !== row.id ? row.patient : '', row.numbers.volume_ml !== undefined ? `${row.numbers.volume_ml.toFixed(row.numbers.volume_ml < 10 ? 2 : 1)} ml` : row.numbers.pixels ? `${row.numbers.pixels} px` : 'nothing marked',
           row.side, row.second ? 'second opinion' : ''].filter(Boolean).join(' · ')]];
       item.append(...parts.map(([name, text]) => Object.assign(document.createElement('span'), { className: name, textContent: text })));
       return item;

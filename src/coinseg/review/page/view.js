@@ -152,7 +152,7 @@ export class View {
     const picture = paper.createImageData(columns, rows), out = picture.data;
     const blinked = this.shown.counterfactual && this.parts.counterfactual;
     const source = blinked ? this.parts.counterfactual : this.parts.image, [low, high] = this.window, scale = 255 / Math.max(1e-9, high - low);
-    const colour = one.colour && !blinked;
+    const colour = one.colour && source.length === 3 * rows * columns; // a run on grey paints a colour image grey
     for (let i = 0, n = rows * columns; i < n; i++) {
       if (colour) { out[4 * i] = source[3 * i]; out[4 * i + 1] = source[3 * i + 1]; out[4 * i + 2] = source[3 * i + 2]; }
       else out[4 * i] = out[4 * i + 1] = out[4 * i + 2] = (source[i] - low) * scale;
