@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test learn kills lint bench package stranger release clean
+.PHONY: demo test learn kills lint docs bench package stranger release clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coinseg needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -34,6 +34,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site, out/site/index.html; a warning or a link that leads nowhere is an error. Half a minute.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/mkdocs build --quiet --strict
 
 # The wheel and the source archive, built, checked and looked into.
 package: .venv/ready

@@ -74,7 +74,7 @@ def make_run(work: Path, options: list[str]) -> Path:
     settings = (
         "--data.size 64 --anomaly.kind blob --classifier.steps 20 --classifier.threshold 0 --coin.steps 20 --engine.threads 1"
     )
-    settings += " --masks.threshold 0.005 --masks.peak 0 --masks.keep all --masks.min_ml 0.05 --engine.tensorboard false"
+    settings += " --masks.threshold 0.005 --masks.peak 0 --masks.keep all --masks.min_ml 0.05 --engine.logger none"
     coinseg("run", cohort, "-o", run, *settings.split(), "--overwrite", *options)
     return run
 

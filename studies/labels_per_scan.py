@@ -39,7 +39,7 @@ BASE = replace(
     classifier=replace(BASE.classifier, name="small", steps=400),
     coin=replace(BASE.coin, steps=300),
     student=replace(BASE.student, steps=0),
-    engine=replace(BASE.engine, threads=1, tensorboard=False),
+    engine=replace(BASE.engine, threads=1, logger="none"),
 )
 WAYS: dict[str, tuple[str, Any]] = {"witnesses": ("scans", "auto"), "inherited": ("scans", "slice"), "true": ("slices", "auto")}
 

@@ -40,7 +40,7 @@ def workspace(source: Path, work: Path, name: str, seed: int, held_out: str = "v
     """A run of a set, in the folder of its name, seed and fifth."""
     values = SETS[name] | {"data": SETS[name]["data"] | {"split_by": "hash", "held_out": held_out}}
     settings = replace(settings_from(values), seed=seed)
-    settings = replace(settings, engine=replace(settings.engine, threads=1, tensorboard=False))
+    settings = replace(settings, engine=replace(settings.engine, threads=1, logger="none"))
     folder = source / FOLDERS[name] if name in FOLDERS else work / "data" / name
     return Workspace(folder, work / f"{name}-{seed}", settings)
 

@@ -26,7 +26,7 @@ FRESH = "--patients 2 --slices 40 --size 192 --lesions masses --seed 77"
 RUN = (
     "run {data} -o {out} --data.lesion kidney_tumor --data.size 96 --classifier.steps 300 --coin.steps 60 --student.steps 40 "
     "--student.trust 0 --student.opinion 40 --student.batch 8 --engine.threads 1 "
-    "--engine.accelerator cpu --engine.tensorboard false"
+    "--engine.accelerator cpu --engine.logger none"
 )
 SPEED_ONLY = ("0006", "0007")  # mends that make masks sooner; they change the last bits, or the first weights of a training
 ALONE = """

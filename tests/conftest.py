@@ -48,8 +48,8 @@ TINY = [
     "2",
     "--engine.threads",
     "1",
-    "--engine.tensorboard",
-    "false",
+    "--engine.logger",
+    "none",
 ]
 """Options of the command line that train in a second or two; one given after them wins."""
 
@@ -90,7 +90,7 @@ def tiny_settings(**changes: object) -> Settings:
         classifier=replace(base.classifier, steps=40, batch=8, lr=3e-3, blur=0.0, shift=0.0, scale=0.0, rotate=0.0),
         coin=replace(base.coin, width=4, depth=2, skips=1, discriminator_width=4, discriminator_depth=2, steps=12, batch=4),
         masks=replace(base.masks, refine="none", quantile=0.9),
-        engine=replace(base.engine, accelerator="cpu", threads=1, checkpoint_every=4, sample_every=6, tensorboard=False),
+        engine=replace(base.engine, accelerator="cpu", threads=1, checkpoint_every=4, sample_every=6, logger="none"),
         **({"student": replace(base.student, teachers=1)} | changes),  # type: ignore[arg-type]
     )
 

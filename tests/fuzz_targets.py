@@ -183,8 +183,8 @@ def _command(folder: Path) -> Path:
     words = [
         "inspect", "nowhere", "--data.size", "64", "--coin.steps=5", "--data.organ", "a", "b", "--masks.threshold", "0.5",
             "--json",
-        "--data.axis", "coronal", "--seed", "1", "--classifier.lr", "1e-3", "--data.normal=['a']", "--engine.tensorboard",
-            "false",
+        "--data.axis", "coronal", "--seed", "1", "--classifier.lr", "1e-3", "--data.normal=['a']", "--engine.logger",
+            "none",
     ]  # fmt: skip
     (folder / "words").write_text("\n".join(words))
     return folder / "words"

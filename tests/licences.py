@@ -19,11 +19,11 @@ STRONG = re.compile(
 
 
 def runtime() -> dict[str, Distribution]:
-    """What `dependencies` and extras of pyproject.toml pull in on this machine, by name, extras followed; dev is left out."""
+    """What `dependencies` and extras of pyproject.toml pull in on this machine, by name, extras followed; dev and docs are left out."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, tuple[str, ...]]] = set()
-    extras_of = [lines for name, lines in project["optional-dependencies"].items() if name not in ("all", "dev")]
+    extras_of = [lines for name, lines in project["optional-dependencies"].items() if name not in ("all", "dev", "docs")]
     wanted = [Requirement(line) for line in [*project["dependencies"], *(line for lines in extras_of for line in lines)]]
     while wanted:
         asked = wanted.pop()

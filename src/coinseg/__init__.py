@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coinseg.config.parsing import PRESETS
+    from coinseg.config.parsing import PRESETS, settings_from
     from coinseg.config.schema import Settings
     from coinseg.data.slices.arrays import Dataset
     from coinseg.inference.checkpoint import load
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from coinseg.inference.scans import Segmentation
     from coinseg.pipeline.recipe import train
     from coinseg.pipeline.run import Workspace
+    from coinseg.pipeline.slice_segmenter import SliceSegmenter
     from coinseg.training.classifier import train_classifier
     from coinseg.training.coin import train_coin
     from coinseg.training.student import train_student
@@ -29,20 +30,27 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "PRESETS": "config.parsing", "Dataset": "data.slices.arrays", "Predictor": "inference.predictor",
-    "Segmentation": "inference.scans", "Settings": "config.schema", "UserError": "errors", "Workspace": "pipeline.run",
-    "load": "inference.checkpoint", "train": "pipeline.recipe", "train_classifier": "training.classifier",
-    "train_coin": "training.coin", "train_student": "training.student",
+    "Segmentation": "inference.scans", "Settings": "config.schema", "SliceSegmenter": "pipeline.slice_segmenter",
+    "UserError": "errors", "Workspace": "pipeline.run",
+    "load": "inference.checkpoint", "settings_from": "config.parsing", "train": "pipeline.recipe",
+    "train_classifier": "training.classifier", "train_coin": "training.coin", "train_student": "training.student",
 }  # fmt: skip
 __all__ = [
-    "PRESETS", "Dataset", "Predictor", "Segmentation", "Settings", "UserError", "Workspace", "load", "train", "train_classifier",
-    "train_coin", "train_student",
+    "PRESETS", "Dataset", "Predictor", "Segmentation", "Settings", "SliceSegmenter", "UserError", "Workspace", "load",
+    "settings_from", "train", "train_classifier", "train_coin", "train_student",
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    # torch is imported when it is first needed, so that `import coinseg` and `coinseg --help` are quick.
-    if name in _PLACES:
-        from importlib import import_module
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})
 
-        return getattr(import_module(f".{_PLACES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+if not TYPE_CHECKING:  # for a type checker a name that is not there is an error
+
+    def __getattr__(name: str) -> Any:
+        # torch is imported when it is first needed, so that `import coinseg` and `coinseg --help` are quick.
+        if name in _PLACES:
+            from importlib import import_module
+
+            return getattr(import_module(f".{_PLACES[name]}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -31,6 +31,7 @@ from coinseg.data.slices.crop import Box, Cut
 from coinseg.data.slices.intensity import percentiles
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual.generator import build_generator
+from coinseg.export.card import model_card
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
 from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
@@ -99,6 +100,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     settings = replace(
         settings, data=replace(settings.data, masks="secret_masks", organ_from="/secret/organs", normal=("/secret/normal",)),
         classifier=replace(settings.classifier, weights="/secret/weights.pt"),
+        student=replace(settings.student, reviewed="/secret/review"),
     )  # fmt: skip
     root, out, scan = make_run(tmp_path / "run", settings), tmp_path / "away" / "model", make_scan(tmp_path / "scan.nii.gz")
     (root / "manifest.json").write_text(json.dumps({
@@ -109,7 +111,7 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     before = coinseg.load(root).segment(scan).mask
     assert before.any()
     assert cli.main(["export", str(root), "-o", str(out)]) == 0
-    assert "7 files" in capsys.readouterr().out
+    assert "8 files" in capsys.readouterr().out
     root.rename(tmp_path / "gone")
     asked: list[str | None] = []
     monkeypatch.setattr(classifier, "build", lambda settings, *rest: asked.append(settings.weights) or build(settings, *rest))
@@ -119,12 +121,44 @@ def test_an_exported_run_gives_the_same_masks_from_anywhere(
     coinseg.load(tmp_path / "gone")
     assert set(asked) == {None}  # pretrained weights are not looked for, in an export or a run
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md"}
     for path in files:
         assert b"secret" not in path.read_bytes()
         assert str(tmp_path).encode() not in path.read_bytes()
     kept = json.loads((out / "manifest.json").read_text())
     assert (kept["scores"], kept["data"]["cases"], kept["seed"]) == ({"iou_mask_free": 0.5}, 7, 3)
+
+
+def test_the_card_says_what_the_model_is_and_is_not(tmp_path: Path) -> None:
+    scores = {
+        "iou_mask_free": 0.51, "iou_oracle": 0.6, "auroc": None, "slices_abnormal": 9, "slices_normal": 8, "slices_scored": 4,
+        "null_because": {"auroc": "only one class\nis held out"},
+    }  # fmt: skip
+    data = {
+        "cases": 7, "patients": 6, "layout": "csv", "slices": 70, "abnormal": 30, "patients_held_out": 2,
+        "labels_from_lesion_masks": True,
+    }  # fmt: skip
+    manifest = {"coinseg": "9", "trained_with": "8", "trained": "then", "verdict": "DOUBTFUL: x", "data": data, "scores": scores}
+    settings = tiny_settings(seed=5)
+    card = " ".join(model_card(manifest, settings, "hu").split())
+    for words in (
+        "**DOUBTFUL: x**", "written by coinseg 9", "Trained with coinseg 8 at then, seed 5", "CT in Hounsfield units",
+        "7 cases of 6 patients (csv), 70 slices; 30 of the slices are abnormal", "2 patients were held out",
+        "The image labels were made from lesion masks.", "No lesion mask was used for the training or the threshold",
+        "| IoU over abnormal images (the threshold saw no mask) | 0.510 |", "**an upper bound, no score** | 0.600 |",
+        "| AUROC of the classifier, by image | not known: only one class is held out |",
+        "9 abnormal images; 8 normal images; 4 of the abnormal ones have a lesion mask.", "**not a medical device**",
+        f"- `data.size: 256 -> {settings.data.size}`",
+    ):  # fmt: skip
+        assert words in card, words
+    assert "auroc_scans" not in card
+    reviewed = replace(settings, student=replace(settings.student, reviewed="x"))
+    said = " ".join(model_card(manifest | {"verdict": None, "scores": None}, reviewed, "percentile").split())
+    assert "No lesion mask was used" not in said
+    assert "The student also learnt masks that a person had reviewed" in said
+    assert "**This run was not judged.**" in said
+    assert "Not known: the run has no manifest" in said
+    assert "each scaled by its own percentiles" in said
 
 
 def test_an_export_takes_no_ones_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

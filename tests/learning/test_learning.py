@@ -92,7 +92,7 @@ def settings(seed: int) -> Settings:
     return replace(
         base, seed=seed, data=replace(base.data, size=SIDE), classifier=replace(base.classifier, steps=100, lr=3e-3),
         coin=replace(base.coin, **coin), student=replace(base.student, **student),  # type: ignore[arg-type]
-        engine=replace(base.engine, accelerator="cpu", threads=1, tensorboard=False),
+        engine=replace(base.engine, accelerator="cpu", threads=1, logger="none"),
     )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def test_the_source_archive_builds_again(dist: Path) -> None:
 
 def test_extras_are_those_that_error_lines_name() -> None:
     extras = PROJECT["optional-dependencies"]
-    assert {*extras} == {*EXTRAS, "all", "dev"}
+    assert {*extras} == {*EXTRAS, "all", "dev", "docs"}
     assert extras["all"] == [f"coinseg[{','.join(EXTRAS)}]"]
     lean = " ".join(PROJECT["dependencies"]).lower()
     heavy = (

@@ -25,6 +25,7 @@ from coinseg.runtime import distributed
 from coinseg.runtime import process_group as processes
 from coinseg.runtime.files import read_json
 from coinseg.runtime.process_group import ProcessGroup, RankInfo
+from coinseg.runtime.stage import COST
 from coinseg.training import classifier as training
 from coinseg.training import coin as coin_training
 from coinseg.training import loop, monitor
@@ -139,7 +140,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 def losses(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "time"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("time", *COST)} for line in lines]
 
 
 def names(folder: Path) -> set[str]:

@@ -18,6 +18,7 @@ from coinseg.cli.progress import ConsoleReport
 from coinseg.errors import Terminated, UserError
 from coinseg.runtime.process_group import workers
 from coinseg.runtime.signals import asked, obey, patient, signals_heard
+from coinseg.runtime.stage import COST
 from conftest import TINY
 
 LONG = [*TINY, "--classifier.steps", "30", "--coin.steps", "30", "--engine.checkpoint_every", "1000"]
@@ -75,8 +76,9 @@ def test_the_first_signal_finishes_the_step_and_writes_a_checkpoint(
     assert cli.main(command) == 0
     assert results(out) == results(undisturbed)
     read = (out / stage / "stats.jsonl").read_text().splitlines()
-    assert [{**json.loads(line), "time": 0} for line in read] == [
-        {**json.loads(line), "time": 0} for line in (undisturbed / stage / "stats.jsonl").read_text().splitlines()
+    assert [{**json.loads(line), **dict.fromkeys(("time", *COST))} for line in read] == [
+        {**json.loads(line), **dict.fromkeys(("time", *COST))}
+        for line in (undisturbed / stage / "stats.jsonl").read_text().splitlines()
     ]
 
 

@@ -67,7 +67,7 @@ def test_a_student_is_trained_on_arrays_and_writes_nothing(tmp_path: Path, monke
     settings = replace(
         base,
         student=replace(base.student, steps=2, batch=4, synthetic_lesions=0.0),
-        engine=replace(base.engine, tensorboard=True),
+        engine=replace(base.engine, logger="auto"),
     )
     slices = TrainingSlices(Dataset(torch.from_numpy(images) / 255, torch.from_numpy(labels)), settings.anomaly, 0)
     steps: list[int] = []

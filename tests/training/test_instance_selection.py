@@ -181,7 +181,7 @@ def test_masks_decide_what_a_held_out_slice_is_and_only_there(tmp_path: Path) ->
 TINY = [f"--{name}={value}" for name, value in {
     "data.size": 32, "data.validation": 0.4, "classifier.steps": 20, "classifier.batch": 8, "coin.width": 4, "coin.depth": 2,
     "coin.skips": 1, "coin.steps": 4, "coin.batch": 4, "coin.discriminator_width": 4, "coin.discriminator_depth": 2,
-    "engine.threads": 1, "engine.tensorboard": "false",
+    "engine.threads": 1, "engine.logger": "none",
 }.items()]  # fmt: skip
 
 

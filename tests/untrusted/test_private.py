@@ -91,7 +91,7 @@ def test_no_identifier_of_dicom_leaves_its_file(
     caplog.set_level(logging.DEBUG)
     data, out = patients(tmp_path / "data"), tmp_path / "written"
     caplog.clear()
-    size = [*TINY, "--data.size", "16", "--data.label_level", "slice", "--engine.tensorboard", "true"]
+    size = [*TINY, "--data.size", "16", "--data.label_level", "slice", "--engine.logger", "auto"]
     assert cli.main(["inspect", str(data)]) == cli.main(["inspect", str(data), "--json"]) == 0
     assert cli.main(["run", str(data), "-o", str(out / "run"), *size, "--dry-run"]) == 0
     assert cli.main(["run", str(data), "-o", str(out / "run"), *size]) == 0

@@ -12,9 +12,14 @@ RENAMED: dict[str, str] = {
     "student.novelty": "student.patchcore_quantile",
     "student.members": "student.networks",
     "masks.flips": "masks.hflip",
+    "engine.tensorboard": "engine.logger",
 }
 """Old dotted name -> new one."""
-RENAMED_VALUES: dict[tuple[str, str], str] = {("masks.threshold", "flip"): "decision_flip"}
+RENAMED_VALUES: dict[tuple[str, Any], str] = {
+    ("masks.threshold", "flip"): "decision_flip",
+    ("engine.logger", True): "auto", ("engine.logger", "true"): "auto",
+    ("engine.logger", False): "none", ("engine.logger", "false"): "none",
+}  # fmt: skip
 """(New dotted name, old value) -> new value."""
 ADDED: dict[tuple[str, str], Any] = {
     ("DataSettings", "channels"): "auto",

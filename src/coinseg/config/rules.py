@@ -93,13 +93,16 @@ def of_engine(engine: EngineSettings) -> Iterator[Fault]:
 
 
 def of_extras(settings: Settings) -> Iterator[Fault]:
-    """A method or a classifier whose library is an extra that is not installed; asked before a training, not when it is over."""
+    """A method, a classifier or a logger whose library is not installed; asked before a training, not when it is over."""
     name, method = settings.classifier.name, settings.method
     asked = [("classifier.name", name, "timm", name not in OWN and ":" not in name)]
     asked += [("method", method, "attribution", method not in (COUNTERFACTUAL, "rise"))]
     for setting, value, extra, wanted in asked:
         if wanted and any(find_spec(module) is None for module in EXTRAS[extra][1]):
             yield Fault((setting,), f"{setting} is {value}", f"the extra {extra}", f"pip install 'coinseg[{extra}]'")
+    if (logger := settings.engine.logger) in LOGGERS and find_spec(logger) is None:
+        do = "pip install 'coinseg[tensorboard]'" if logger in EXTRAS else f"pip install {logger}"
+        yield Fault(("engine.logger",), f"engine.logger is {logger}", f"{logger}, which is not installed", f"{do}, or set csv")
 
 
 def of_tables(settings: Settings) -> Iterator[Fault]:
@@ -109,6 +112,8 @@ def of_tables(settings: Settings) -> Iterator[Fault]:
         yield Fault(("masks.threshold",), "masks.threshold is decision_flip", "a rule that every method of the tables has", do)
 
 
+LOGGERS = ("tensorboard", "wandb", "mlflow")
+"""Values of `engine.logger` that are libraries."""
 RULES: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     of_method,
     lambda s: of_side(s.data.size, s.coin),

@@ -37,7 +37,8 @@ class EngineSettings:
         run folder keeps its number (threads.json), so that a resumed run rounds its sums alike.""", Range(0, 1024))
     checkpoint_every: int = setting(250, "steps between checkpoints.", STEPS)
     sample_every: int = setting(250, "steps between sample pictures.", STEPS)
-    tensorboard: bool = setting(True, "write TensorBoard event files beside stats.jsonl, where TensorBoard is installed.")
+    logger: Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"] = setting("auto", """where the log of a training
+        goes beside stats.jsonl; "auto" is event files for TensorBoard where that is installed (docs/guide/watch.md).""")
 
 
 @described

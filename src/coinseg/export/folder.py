@@ -1,7 +1,7 @@
 """A run in one folder that loads anywhere: settings, threshold, window and weights, none of the data and no path to it.
 
 `coinseg.load` reads its model.json; weights lie as in the run, ONNX files (on request) beside it; manifest.json says what the
-run scored, on what, with which versions (docs/guide/manifest.md).
+run scored, on what, with which versions (docs/guide/manifest.md), and MODEL_CARD.md says it in words.
 """
 
 import shutil
@@ -15,11 +15,14 @@ from typing import Any
 from coinseg.config.parsing import own_module
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError
-from coinseg.runtime.files import MAX_JSON, directory_written_aside, read_json, write_json
+from coinseg.runtime.files import MAX_JSON, directory_written_aside, read_json, write_json, write_text
 from coinseg.runtime.locks import claimed
 from coinseg.runtime.records import read_record, sealed
 
+from .card import NAME, model_card
+
 SCHEMA = 1
+REVIEWED = "masks that a person reviewed"  # stands for their folder
 KEPT = ("verdict", "seed", "scores", "threshold", "versions")  # of the manifest of the run, as they are
 KEPT_OF_DATA = ("layout", "cases", "slices", "patients", "patients_held_out", "abnormal", "fingerprint", "window", "intensity")
 
@@ -49,7 +52,9 @@ def new_folder(out: Path, overwrite: bool, ours: str) -> Iterator[Path]:
 def portable(settings: Settings) -> Settings:
     """Return the settings without paths, pretrained weights and choices of this machine."""
     data = replace(settings.data, organ_from=None, masks=None, normal=(), abnormal=())
-    return replace(settings, data=data, classifier=replace(settings.classifier, weights=None), engine=EngineSettings())
+    student = replace(settings.student, reviewed=REVIEWED if settings.student.reviewed else None)
+    classifier = replace(settings.classifier, weights=None)
+    return replace(settings, data=data, classifier=classifier, student=student, engine=EngineSettings())
 
 
 def excerpt(root: Path) -> dict[str, Any]:
@@ -90,7 +95,9 @@ def export_run(
     checked = None
     with new_folder(out, overwrite, "manifest.json") as part:
         save(of_all(run, lambda one: one.with_settings(portable(one.settings))), part)
-        write_json(part / "manifest.json", excerpt(root))
+        manifest = excerpt(root)
+        write_json(part / "manifest.json", manifest)
+        write_text(part / NAME, model_card(manifest, portable(run.settings), run.preparation.kind))
         for name in weights_of(root):
             (part / name).parent.mkdir(parents=True, exist_ok=True)
             with sealed(part / name) as copy:

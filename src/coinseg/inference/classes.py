@@ -15,7 +15,8 @@ from coinseg.runtime.forward import forward
 
 from .predictor import Predictor, Preparation
 from .scans import Segmentation
-from .sources import Organs, Source, load
+from .show import Pictures
+from .sources import Organs, Source, load, of_monai
 
 FOLDER = "classes"
 
@@ -73,7 +74,11 @@ class ClassPredictors:
 
     def segment(self, source: Source, organ: Organs = (), maps: bool = False) -> dict[str, Segmentation]:
         """Segment one volume or image, every class; see `Predictor.segment`."""
-        return self.segment_cases([load(self.first, source, organ)], maps)[0]
+        return self.segment_cases([load(self.first, of_monai(self.first, source), organ)], maps)[0]
+
+    def show(self, source: Source, organ: Organs = ()) -> dict[str, Pictures]:
+        """Pictures of every class, see `Predictor.show`."""
+        return {name: predictor.show(source, organ) for name, predictor in self.of.items()}
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[dict[str, Segmentation]]:
         """Segment loaded cases together: of each the masks of every class."""

@@ -21,12 +21,12 @@ from coinseg.runtime.devices import CHUNK, to_device
 from coinseg.runtime.forward import forward
 from coinseg.types import Explanation, Maps
 
-from . import scans
+from . import scans, show
 from .distribution import Distribution, features_of, foreign, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
-from .sources import Organs, Source, is_prepared, load, load_all, numbers, unit_array
+from .sources import Organs, Source, is_prepared, load, load_all, numbers, of_monai, unit_array
 
 LOG = logging.getLogger(__name__)
 
@@ -196,6 +196,7 @@ class Predictor:
         Raises:
             UserError: the run cannot take it. What is only doubtful is logged as a warning.
         """
+        images = of_monai(self, images)
         if is_prepared(self, images):
             return self._prepared_masks(torch.from_numpy(numbers(images)))
         if (array := unit_array(self, images)) is not None:
@@ -234,7 +235,20 @@ class Predictor:
         Raises:
             UserError: the file or a mask cannot be read, an organ mask is required, or it is of another kind than the training.
         """
-        return self.segment_cases([load(self, source, organ)], maps)[0]
+        return self.segment_cases([load(self, of_monai(self, source), organ)], maps)[0]
+
+    def show(self, source: Source, organ: Organs = (), most: int = show.MOST) -> show.Pictures:
+        """Image, counterfactual, difference and mask side by side; the last line of a notebook's cell shows them.
+
+        Args:
+            source: as in `masks`. Of a scan the slices with the largest masks are shown, as the run prepares them.
+            organ: as in `segment`.
+            most: images or slices that are shown.
+
+        Raises:
+            UserError: as in `segment`.
+        """
+        return show.show(self, of_monai(self, source), organ, most)
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[scans.Segmentation]:
         """Segment loaded cases together: their slices share the batches, and those of one series are neighbours."""

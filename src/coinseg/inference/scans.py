@@ -109,7 +109,7 @@ class Segmentation:
             raise UserError("the mask of an array of slices", "a grid to write it on", "segment the file or a nibabel image")
 
 
-class _Slice(NamedTuple):
+class PreparedSlice(NamedTuple):
     """A prepared slice: the index of its case, where it lies, its stored pixels (C, S, S), and its given label (NaN: none)."""
 
     owner: int
@@ -118,7 +118,8 @@ class _Slice(NamedTuple):
     given: float
 
 
-def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[_Slice]:
+def cut_slices(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[PreparedSlice]:
+    """The slices of loaded cases that are looked at, prepared as those of the training were."""
     data, kind, channels = predictor.settings.data, predictor.preparation.kind, predictor.preparation.channels
     slices = []
     for owner, case in enumerate(cases):
@@ -126,23 +127,23 @@ def _cut(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[_Slice]:
         for cut in cuts:
             label = case.given(cut.index, data.label_level, len(cuts))
             pixels = cut_pixels(encoded(scan[cut.index]), cut.box, data.size, kind)
-            slices.append(_Slice(owner, cut, pixels, np.nan if label is None else label))
+            slices.append(PreparedSlice(owner, cut, pixels, np.nan if label is None else label))
     return slices
 
 
-def _images(predictor: Predictor, slices: Sequence[_Slice]) -> Tensor:
+def images_of(predictor: Predictor, slices: Sequence[PreparedSlice]) -> Tensor:
     """Images (B, C, S, S) in [-1, 1]."""
     return torch.from_numpy(signed(predictor.preparation.window.unit(np.stack([one.pixels for one in slices]))))
 
 
 def _scores(
-    predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[_Slice], results: Sequence[Segmentation]
+    predictor: Predictor, cases: Sequence[LoadedCase], slices: Sequence[PreparedSlice], results: Sequence[Segmentation]
 ) -> ImageScores:
     """The scores and given labels of slices; those of one case, or of one series of plain images, are neighbours.
 
     The distances of slices to the training images are put into the results.
     """
-    looks = [predictor.look(_images(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
+    looks = [predictor.look(images_of(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
     logits, apart = (np.concatenate(parts) for parts in zip(*looks, strict=True))
     for (owner, cut, _, _), distance in zip(slices, apart, strict=True):
         results[owner].distance[cut.index] = np.fmax(results[owner].distance[cut.index], distance)
@@ -162,7 +163,7 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
     """
     if maps:
         require_maps(predictor)
-    slices, results = _cut(predictor, cases), [Segmentation.empty(predictor, case, maps) for case in cases]
+    slices, results = cut_slices(predictor, cases), [Segmentation.empty(predictor, case, maps) for case in cases]
     if slices:
         scores = _scores(predictor, cases, slices, results)
         for start in range(0, len(slices), CHUNK):
@@ -181,9 +182,11 @@ def _finished(predictor: Predictor, case: LoadedCase, one: Segmentation) -> Segm
     return replace(one, doubts=doubts, confidence=one.confidence * DOUBT) if doubts else one
 
 
-def _segment_chunk(predictor: Predictor, slices: Sequence[_Slice], scores: ImageScores, results: Sequence[Segmentation]) -> None:
+def _segment_chunk(
+    predictor: Predictor, slices: Sequence[PreparedSlice], scores: ImageScores, results: Sequence[Segmentation]
+) -> None:
     """Segment some slices and put them into the results of their cases."""
-    images, axis = _images(predictor, slices), predictor.settings.data.axis
+    images, axis = images_of(predictor, slices), predictor.settings.data.axis
     segmented = predictor.segment_images(images, scores)
     for i, (owner, cut, _, _) in enumerate(slices):
         one = results[owner]

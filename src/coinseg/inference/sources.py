@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
 from torch import Tensor
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 Source = Any
-"""A path (str or Path); a `Case` of several images; a nibabel image; or an array (NumPy or tensor) in the units of the files:
-(H, W), or (H, W, 3) in colour for a run on plain images, (slices, H, W) in canonical orientation for one on volumes."""
+"""A path (str or Path); a `Case` of several images; a nibabel image; a MetaTensor of MONAI, see `of_monai`; or an array (NumPy or
+tensor) in the units of the files: (H, W), or (H, W, 3) in colour for a run on plain images, (slices, H, W) in canonical
+orientation for one on volumes."""
 Organs = str | Path | MaskSource | Sequence[str | Path | MaskSource]
 COLOURS = (3, 4)  # samples of a pixel in colour
 UNCHECKED = "the run kept no record of what it was trained on: whether an input is of that kind cannot be checked"
@@ -38,6 +40,29 @@ def record_of(predictor: Predictor) -> TrainedOn | None:
     known, data = predictor.preparation, predictor.settings.data
     assumed = TrainedOn(["volume"], [], True) if known.kind == "hu" and data.intensity == "auto" else None
     return known.trained_on or assumed
+
+
+def of_monai(predictor: Predictor, source: Source) -> Source:
+    """A MetaTensor of MONAI, which knows its grid: (1, X, Y, Z) or (X, Y, Z) as a nibabel image; everything else as it is.
+
+    Raises:
+        UserError: one plain image, whose axes depend on the reader of MONAI.
+    """
+    record, prepared = record_of(predictor), getattr(source, "ndim", 0) == 4 and source.shape[1] == predictor.explainer.channels
+    if not (isinstance(source, Tensor) and hasattr(source, "meta") and hasattr(source, "affine")) or prepared:
+        return source
+    if record is not None and record.kinds == ["array"]:
+        return source
+    shape = tuple(source.shape)
+    if on_images(predictor):
+        raise UserError(
+            f"a MetaTensor of shape {shape}", "the image as its file holds it", "give the file, or rows and columns as array"
+        )
+    if source.ndim != 3 and not (source.ndim == 4 and shape[0] == 1):
+        raise UserError(f"a MetaTensor of shape {shape}", "one volume, (1, X, Y, Z) or (X, Y, Z)", "give one volume at a time")
+    voxels, affine = numbers(source), np.asarray(source.affine, float)
+    mirrored = np.diag([-1.0, -1.0, 1.0, 1.0]) if str(source.meta.get("space", "")) == "LPS" else np.eye(4)
+    return nib.Nifti1Image(voxels.reshape(shape[-3:]), mirrored @ affine, dtype=voxels.dtype)
 
 
 def on_images(predictor: Predictor) -> bool:

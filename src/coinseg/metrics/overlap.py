@@ -45,7 +45,8 @@ def hd95(predicted: np.ndarray, truth: np.ndarray, spacing: tuple[float, float] 
     An outline has the pixels with one of their 4 neighbours outside the mask or the image. None when one mask is empty.
 
     Args:
-        predicted, truth: (H, W) bool.
+        predicted: (H, W) bool.
+        truth: (H, W) bool.
         spacing: size of a pixel, (rows, columns); the distance is in its unit.
     """
     # Measured on one core: MONAI's compute_hausdorff_distance(percentile=95) gives the same number (2e-6 over 341 random pairs,
@@ -140,7 +141,8 @@ def lesions_by_size(
     components of the prediction that touch it. Each row has from_px (included), to_px (excluded) and numbers of lesions.
 
     Args:
-        predicted, truth: n masks (H, W) bool.
+        predicted: n masks (H, W) bool.
+        truth: n masks (H, W) bool.
         edges: in pixels, ascending, see `size_edges`; k edges make k + 1 classes.
     """
     lesions = [lesion for p, t in zip(predicted, truth, strict=True) for lesion in _lesions(p, t)]
@@ -172,7 +174,8 @@ def counterfactual_validity(before: np.ndarray, after: np.ndarray, tau: float = 
     """CV of 3.7.2: among images with f(X) > tau, the share with |f(X) - f(X_cf)| > tau.
 
     Args:
-        before, after: f(X) and f(X_cf), (n,) in [0, 1].
+        before: f(X), (n,) in [0, 1].
+        after: f(X_cf), (n,) in [0, 1].
         tau: in [0, 1]; images with f(X) <= tau cannot change by more and are left out, as in the authors' figures.
     """
     confident = before > tau

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 from torch import nn
 
 from coinseg.config.parsing import teacher_folders
 from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
-from coinseg.data.slices.arrays import Dataset
+from coinseg.data.slices.arrays import Dataset, Images, Labels, Patients
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
@@ -134,17 +134,45 @@ def _without_student(one: Job, f: nn.Module, generator: nn.Module | None, number
     return Predictor.of(explainer, preparation, threshold)
 
 
-def train(data: SliceStore, settings: Settings | None = None, report: Report = silent) -> Predictor:
+@overload
+def train(data: SliceStore, settings: Settings | None, /, report: Report = silent) -> Predictor: ...
+@overload
+def train(data: SliceStore, *, settings: Settings | None = None, report: Report = silent) -> Predictor: ...
+@overload
+def train(
+    data: Images, labels: Labels, *, settings: Settings | None = None, report: Report = silent, patients: Patients = None
+) -> Predictor: ...
+def train(
+    data: SliceStore | Images,
+    labels: Labels | Settings | None = None,
+    report: Report = silent,
+    *,
+    settings: Settings | None = None,
+    patients: Patients = None,
+) -> Predictor:
     """Train on images and labels in memory: f, COIN, the student and the parts; nothing is written.
 
+    `train(images, labels)` is `train(Dataset(images, labels))`; of the latter, settings may be the second argument.
+
     Args:
-        data: `coinseg.Dataset(images, labels)`, or a store of prepared slices.
-        settings: of the run; None is the defaults. `data.size` becomes that of the images.
+        data: images (N, S, S) or (N, C, S, S) in [0, 1], a `coinseg.Dataset`, or a store of prepared slices.
+        labels: (N,) of 0 (normal) and 1 (abnormal), of images.
         report: progress: stage, steps done, steps in all, the latest losses.
+        settings: of the run; None is the defaults. `data.size` becomes that of the images.
+        patients: (N,) names or numbers, of images, see `Dataset`.
 
     Raises:
         UserError: settings and images do not fit.
     """
+    if isinstance(labels, Settings):
+        labels, settings = None, labels
+    if isinstance(data, SliceStore):
+        if labels is not None or patients is not None:
+            raise UserError("labels or patients beside a data set, which has its own", "the data set alone", "leave them out")
+    elif labels is None:
+        raise UserError("images without labels", "0 (normal) or 1 (abnormal) for each", "give train(images, labels)")
+    else:
+        data = Dataset(data, labels, patients)
     settings = settings or Settings()
     settings = replace(settings, data=replace(settings.data, size=data.size))
     require_consistent(settings)

@@ -25,7 +25,7 @@ from coinseg.masks.confidence import DOUBT
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.files import write_text, written_aside
 from coinseg.runtime.records import require_intact
-from coinseg.runtime.stage import read_stats
+from coinseg.runtime.stage import COST, read_stats
 
 from .pictures import COLOURS, grey, heat, overlay
 
@@ -128,7 +128,7 @@ def _uri(picture: np.ndarray | Figure) -> str:
 def _curves(classifier: Stats, coin: Stats) -> str | None:
     """One plot of every quantity that the two trainings logged, as a data URI."""
     panels = [("classifier f: loss", "0.69: guessing", ["loss"], classifier)] if classifier else []
-    logged = {name for line in coin for name in line} - {"step", "time"}
+    logged = {name for line in coin for name in line} - {"step", "time", *COST}
     terms = [n for n in TERMS if n in logged] + sorted(n for n in logged - {*TERMS} if not n.startswith("probe_"))
     panels += [(f"COIN: {name}", TERMS.get(name, ""), [name], coin) for name in terms]
     if FLIPS in logged:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -55,6 +56,18 @@ def make_fabric(settings: EngineSettings) -> Fabric:
         return Fabric(accelerator=device.type, devices=devices, precision=settings.precision)  # type: ignore[arg-type]
     except (ValueError, ImportError) as error:
         raise UserError(f"engine.precision is '{settings.precision}'", "a precision of Lightning Fabric", str(error)) from error
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory so far in GB (10^9 bytes): of tensors on a GPU, else of the process; 0 where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def to_device(module: nn.Module, where: torch.device | HasDevice) -> nn.Module:

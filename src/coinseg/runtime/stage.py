@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from coinseg.errors import UserError
 
 from . import signals as interruption
 from .files import clear, damaged, written_aside
+from .loggers import Logger, open_logger
 from .process_group import current
 from .records import finite, fits, read_lines, read_record, require_intact, sealed, write_record
 from .report import Report as Report
@@ -25,6 +25,9 @@ from .report import silent as silent
 
 FACTS, CHECKPOINT = {"key": str, "seconds": float}, {"key": str, "step": int, "seconds": float}
 """What every stage.json and every checkpoint has, and its kind."""
+
+COST = ("images_per_s", "memory_gb")
+"""Names of the numbers in a line of stats.jsonl that say how fast a training goes and the most memory that it took so far."""
 
 
 @dataclass
@@ -34,18 +37,18 @@ class Stage:
     Args:
         folder: of this stage alone; None writes nothing and keeps only the facts, in memory.
         key: what the result depends on; weights and checkpoints of another key are not used.
-        tensorboard: also write TensorBoard event files.
+        logger: where the log goes beside stats.jsonl, see `loggers.open_logger`.
         seconds: spent by earlier, interrupted runs of this stage.
     """
 
     folder: Path | None
     key: str
-    tensorboard: bool = False
+    logger: str = "none"
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._began, self._resumed = time.perf_counter(), 0
-        self._events: Any = None
+        self._logger: Logger | None = None
         self._facts: dict[str, Any] = {}
 
     @property
@@ -89,7 +92,12 @@ class Stage:
                 part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         elif self.is_main and state is None:
             # stage.json goes first: what is left of another key must not pass for a whole.
-            clear(*map(self.file, ("stage.json", "checkpoint.pt", "stats.jsonl", "samples", "tensorboard")))
+            clear(
+                *map(
+                    self.file,
+                    ("stage.json", "checkpoint.pt", "stats.jsonl", "samples", "tensorboard", "csv", "wandb", "mlflow.db"),
+                )
+            )
             self.folder.mkdir(parents=True, exist_ok=True)
         return state
 
@@ -118,8 +126,8 @@ class Stage:
             torch.save({"key": self.key, "step": step, "seconds": self._spent(), **state}, buffer)
             with sealed(self.file("checkpoint.pt")) as part:
                 part.write_bytes(buffer.getbuffer())
-            if self._events:
-                self._events.flush()
+            if self._logger:
+                self._logger.save()
         interruption.obey()
 
     def finish(self, module: nn.Module, name: str, setting: str, **facts: Any) -> None:
@@ -140,8 +148,8 @@ class Stage:
                     part.write_bytes(safetensors_bytes(tensors))
                 write_record(self.file("stage.json"), self._facts)
                 self.file("checkpoint.pt").unlink(missing_ok=True)
-            if self._events:
-                self._events.close()
+            if self._logger:
+                self._logger.finalize("success")
         interruption.obey()
 
     def facts(self, **kinds: Any) -> dict[str, Any]:
@@ -156,20 +164,17 @@ class Stage:
                 write_record(self.file("stage.json"), self._facts)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one line to stats.jsonl (and to TensorBoard)."""
+        """Append one line to stats.jsonl, and to what `logger` names."""
         if not self.is_main or self.folder is None:
             return
-        with self.file("stats.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
-        self.tensorboard = self.tensorboard and find_spec("tensorboard") is not None
-        if self.tensorboard and not self._events:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Of an earlier, killed run steps beyond its checkpoint may be there: they are done again.
-            purge = self._resumed + 1 if self._resumed else None
-            self._events = SummaryWriter(str(self.file("tensorboard")), purge_step=purge)
-        for name, value in values.items() if self.tensorboard else ():
-            self._events.add_scalar(name, value, step)
+        file = self.file("stats.jsonl")
+        if self._logger is None and self.logger != "none":
+            earlier = read_stats(file) if file.exists() else []
+            self._logger = open_logger(self.logger, self.folder, self.key, self._resumed, earlier)
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, "time": round(time.time(), 1), **values}) + "\n")
+        if self._logger:
+            self._logger.log_metrics(dict(values), step)
 
     def _spent(self) -> float:
         return round(self.seconds + time.perf_counter() - self._began, 2)

@@ -44,7 +44,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
         folder: receives model.safetensors, stage.json with the scores on held-out slices, stats.jsonl; None writes nothing.
         report: progress.
     """
-    stage = Stage(folder, classifier_key(store, settings), settings.engine.tensorboard)
+    stage = Stage(folder, classifier_key(store, settings), settings.engine.logger)
     seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
     channels, classes = len(store.channels), len(store.views)
     f = build(settings.classifier, channels, classes)

@@ -126,7 +126,7 @@ def train_coin(
     """
     if isinstance(f, Classifier):
         f.require_usable(store.size, channels=len(store.channels))
-    stage = Stage(folder, coin_key(store, settings, f), settings.engine.tensorboard)
+    stage = Stage(folder, coin_key(store, settings, f), settings.engine.logger)
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")

@@ -1,16 +1,19 @@
 """The one training loop, of the classifier, the generator and the student; what a step computes is in their files."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from coinseg.config.schema import Settings
+from coinseg.runtime.devices import peak_memory_gb
 from coinseg.runtime.distributed import average, means
 from coinseg.runtime.files import damaged
-from coinseg.runtime.stage import Report, Stage, require_finite
+from coinseg.runtime.stage import COST, Report, Stage, require_finite
 from coinseg.runtime.streams import seed_step
 
 from .schedule import one_cycle
@@ -45,6 +48,7 @@ def fit(
                 (part.update if isinstance(part, dict) else part.load_state_dict)(state[part_name])
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise damaged(stage.file("checkpoint.pt"), f"it is of another training: {type(error).__name__}") from error
+    logged, since = start, time.perf_counter()
     for number in stage.steps(start, section.steps):
         seed_step(settings.seed, number)
         rate = section.lr * (one_cycle(number, section.steps) if decay else 1.0)
@@ -55,13 +59,21 @@ def fit(
         if done % LOG_EVERY == 0 or done == section.steps:
             values = means(_numbers(losses))
             require_finite(values, done, setting)
-            stage.log(done, values)
+            now = time.perf_counter()
+            stage.log(done, values | _cost(section.batch * (done - logged) / (now - since)))
+            logged, since = done, now
             report(name, done, section.steps, values)
         after_step(done)
         if stage.due(done, settings.engine.checkpoint_every):
             require_finite(_numbers(losses), done, setting)
             states = {key: part if isinstance(part, dict) else part.state_dict() for key, part in parts.items()}
             stage.save(done, setting, **states)
+
+
+def _cost(speed: float) -> dict[str, float]:
+    """What the log has of a training beside its losses: images a second in this stretch, and the most memory so far."""
+    where = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    return dict(zip(COST, (round(speed, 2), round(peak_memory_gb(where), 3)), strict=True))
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:

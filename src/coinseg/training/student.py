@@ -177,7 +177,7 @@ def train_student(
         report: progress.
     """
     s, fabric, channels = settings.student, make_fabric(settings.engine), len(lessons[0].slices.store.channels)
-    stage = Stage(folder, student_key(settings, teacher), settings.engine.tensorboard)
+    stage = Stage(folder, student_key(settings, teacher), settings.engine.logger)
     if stage.finished():
         taught_before = stage.facts(taught=bool)["taught"]
         return load_student(stage.file(WEIGHTS), s.networks, channels, len(lessons)) if taught_before else None

@@ -19,6 +19,9 @@ from .store import SliceStore
 from .trained_on import TrainedOn
 from .twins import Twins, joined, look_of, pixels_of
 
+Images = np.ndarray | Tensor
+Labels = np.ndarray | Tensor | Sequence[int]
+Patients = np.ndarray | Sequence[object] | None
 LEAST_SIDE = 8  # pixels along the side of an image
 
 
@@ -39,9 +42,9 @@ class Dataset(SliceStore):
 
     def __init__(
         self,
-        images: np.ndarray | Tensor,
-        labels: np.ndarray | Tensor | Sequence[int],
-        patients: np.ndarray | Sequence[object] | None = None,
+        images: Images,
+        labels: Labels,
+        patients: Patients = None,
         held_out: float = 0.2,
         organs: np.ndarray | Tensor | None = None,
         seed: int = 0,

@@ -46,7 +46,8 @@ def class_consistency(counterfactual_logits: Tensor, logits: Tensor, asked: Tens
     probabilities it holds logits where f is sure. With one class it is `classifier_consistency`.
 
     Args:
-        counterfactual_logits, logits: of X_cf and of X, (B, K).
+        counterfactual_logits: of X_cf, (B, K).
+        logits: of X, (B, K).
         asked: the number a of the class of each image, (B,) long.
     """
     turned_off = classifier_consistency(counterfactual_logits.gather(1, asked[:, None]))
@@ -61,7 +62,8 @@ def regional_reconstruction(x: Tensor, other: Tensor, regions: Tensor) -> Tensor
     """L_rec of 3.1.5 (CARL): the mean absolute difference inside every region, summed over the regions that an image has.
 
     Args:
-        x, other: images (B, C, *spatial).
+        x: images (B, C, *spatial).
+        other: images of the same shape.
         regions: S_j, 0 or 1, (B, J, *spatial).
     """
     difference = (x - other).abs().mean(1, keepdim=True)
