@@ -287,6 +287,28 @@ def test_scorecam_by_hand() -> None:
         torch.testing.assert_close(scorecam(f, x, f.conv, 1), wanted)
 
 
+def test_scorecam_as_in_the_authors_runs_by_hand() -> None:
+    """Mid-grey is put over what is hidden, and channels are weighed by f, not by its logit."""
+    readout = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    f, x = Weighted([1.0, -1.0], [0.0, 0.0], readout), grid([[1.0, 0.0], [0.0, -1.0]])
+    # H_1 = 1, .5, .5, 0 times X leaves 1, 0, 0, 0 and H_2 = 0, .5, .5, 1 leaves 0, 0, 0, -1: logits 1 and -2.
+    e1, e2 = (math.exp(1 / (1 + math.exp(-logit))) for logit in (1, -2))
+    wanted = torch.tensor([[[(e1 - e2) / (e1 + e2), 0.0], [0.0, 0.0]]])
+    torch.testing.assert_close(scorecam(f, x, f.conv, 1, hidden=0.0, weigh="probability"), wanted)
+    theirs = AttributionSettings(hidden="grey", weigh="probability")
+    torch.testing.assert_close(cam("scorecam", f, x, "conv", 1, theirs), normalised(wanted))
+    assert torch.equal(cam("scorecam", f, x, "conv", 1, AttributionSettings()), cam("scorecam", f, x, "conv", 1))
+    asked: list[Tensor] = []
+
+    class Asked(Weighted):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(x)
+            return super().forward(x)
+
+    rise_scores(Asked([1.0, -1.0], [0.0, 0.0], readout), grid([[1.0, 1.0], [1.0, 1.0]]), replace(theirs, masks=9, grid=2), 0)
+    assert torch.cat(asked).min() == 0  # of a white image nothing is darker than mid-grey
+
+
 def test_ablationcam_by_hand() -> None:
     # Without A_1 = X the logit loses sum(W_1 X) = .5 - .25, without A_2 = 1 it loses sum(W_2) = -1.
     readout = torch.tensor([[[1.0, 0.5], [0.0, 0.0]], [[-1.0, 0.0], [0.0, 0.0]]])

@@ -97,6 +97,26 @@ def test_images_that_f_calls_normal_are_asked_to_stay_as_they_are_where_the_sett
     assert torch.equal(asked.image, x / 2)
 
 
+def test_a_discriminator_that_is_told_takes_counterfactuals_for_normal_images() -> None:
+    """f(X) is 0.73 and 0.27: D hears bins 1 and 0 with the images, and 0 with both counterfactuals."""
+    heard: list[list[int]] = []
+
+    def d(x: Tensor, condition: Tensor) -> Tensor:
+        heard.append(condition.tolist())
+        return toy_discriminator(x) + 100 * condition
+
+    x, told = torch.cat([X, -X]), replace(WEIGHTS, informed=True, cycle=0.0)
+    made = coin.generate(x, halved, total_of_pixels, told)
+    assert made.posterior is None  # what L_f asks for stays
+    terms = coin.generator_losses(x, made, halved, d, total_of_pixels, told)
+    plain, _ = generator_losses(x, halved, toy_discriminator, total_of_pixels, WEIGHTS)
+    assert torch.equal(terms["adversarial"], plain["adversarial"])
+    loss = discriminator_loss(x, made, d)
+    assert heard == [[0, 0], [1, 0], [0, 0]]
+    # D is -4 and 4 for the images, 100 more for the abnormal one, and -2 and 2 for the counterfactuals.
+    assert loss.item() == pytest.approx((softplus(-96.0) + softplus(-4.0)) / 2 + (softplus(-2.0) + softplus(2.0)) / 2)
+
+
 def test_a_counterfactual_has_the_precision_of_its_image() -> None:
     x = torch.rand(3, 1, 4, 4)
     found = explain(x, lambda t: t.double() / 2, lambda t: total_of_pixels(t).double(), 0.0)
@@ -290,7 +310,7 @@ def test_the_loss_of_the_discriminator_does_not_reach_the_generator() -> None:
     weight = torch.tensor(2.0, requires_grad=True)
     x = torch.rand(2, 1, 2, 2)
     for loss in (
-        discriminator_loss(x, made, lambda t: weight * total_of_pixels(t)),
+        discriminator_loss(x, replace(made, own=None), lambda t: weight * total_of_pixels(t)),
         singla.discriminator_loss(x, made, lambda t, condition: weight * total_of_pixels(t) * (1 + condition)),
     ):
         of_image, of_weight = torch.autograd.grad(loss, [painted, weight], allow_unused=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -283,10 +285,8 @@ def test_the_blocks_of_the_authors_are_settings_of_the_same_classes(dims: int) -
     x, pool, conv = signed(2, 3, *[8] * dims).double(), [F.avg_pool2d, F.avg_pool3d][dims - 2], [F.conv2d, F.conv3d][dims - 2]
     for resample in ("pool_first", "up_bilinear"):
         block = ResidualBlock(dims, 3, 5, resample, with_bias=False, shortcut="spectral").double().eval()
-        mode = ["bilinear", "trilinear"][dims - 2]
-        change = (
-            (lambda h: pool(h, 2)) if resample == "pool_first" else (lambda h, m=mode: F.interpolate(h, scale_factor=2, mode=m))
-        )
+        bilinear = {"scale_factor": 2, "mode": ["bilinear", "trilinear"][dims - 2], "align_corners": True}
+        change = (lambda h: pool(h, 2)) if resample == "pool_first" else (lambda h, by=bilinear: F.interpolate(h, **by))
         h = conv(change(torch.relu(block.norm1(x))), block.conv1.weight, padding=1)
         h = conv(torch.relu(block.norm2(h)), block.conv2.weight, padding=1)
         torch.testing.assert_close(block(x), h + conv(change(x), block.shortcut.weight), rtol=0, atol=1e-12)
@@ -348,6 +348,8 @@ def test_each_setting_of_the_generators_blocks_changes_what_it_names_and_nothing
         "stem": [nn.Conv2d],
     }  # fmt: skip
     assert Generator(tiny(bias=False)).head[-1].bias is not None
+    assert not Generator(tiny()).head[-1].weight.any()
+    assert Generator(tiny(zero_start=False)).head[-1].weight.any()
 
 
 def test_each_setting_of_the_discriminator_changes_what_it_names_and_nothing_else() -> None:
@@ -374,6 +376,14 @@ def test_each_setting_of_the_discriminator_changes_what_it_names_and_nothing_els
     assert facts(spectral=False, identity_shortcut=True)[2] == [nn.Conv2d, nn.Conv2d, nn.Identity]
     assert [b.activate_input for b in Discriminator(tiny()).blocks] == [False, True, True]
     assert [b.resample for b in Discriminator(tiny()).blocks] == ["down", "down", None]
+    five = Discriminator(tiny(last_block=False))
+    assert [b.resample for b in five.blocks] == ["down", "down"]
+    assert five(signed(3, 1, 8, 8)).shape == (3,)
+    told = Discriminator(tiny(informed=True))
+    assert tuple(told.projection.weight.shape) == (2, 8)
+    x = signed(1, 1, 8, 8)
+    assert told.eval()(x, torch.tensor([0])) != told(x, torch.tensor([1]))
+    assert Discriminator(tiny(informed=True, conditions=5)).projection.weight.shape[0] == 5  # Singla et al. tell it anyway
 
 
 def test_normalisation_by_condition_has_a_gain_and_a_shift_for_each_and_no_others() -> None:
@@ -396,7 +406,8 @@ def test_the_thesis_networks_have_the_parameters_and_operations_of_the_authors(m
         return counter.get_total_flops() / 1e9
 
     with torch.device("meta"):
-        generator, discriminator = Generator(PRESETS["thesis"].coin).eval(), Discriminator(PRESETS["thesis"].coin).eval()
+        theirs = replace(PRESETS["thesis"].coin, informed=False)  # measured with one condition
+        generator, discriminator = Generator(theirs).eval(), Discriminator(theirs).eval()
         image = torch.zeros(1, 1, 256, 256)
 
     def millions(*modules: nn.Module) -> float:
@@ -406,6 +417,11 @@ def test_the_thesis_networks_have_the_parameters_and_operations_of_the_authors(m
     assert millions(generator.stem, generator.encoder) == 19.6
     assert millions(generator.decoder, generator.head) == 33.5
     assert millions(discriminator) == 38.4
+    with torch.device("meta"):
+        tuh = replace(theirs, spectral_shortcuts=False, upsampling="bilinear", last_block=False)
+        assert millions(Generator(tuh)) == 53.1
+        # The last block's two convolutions of 1024 channels are gone; its shortcut was the identity.
+        assert millions(discriminator) - millions(Discriminator(tuh)) == pytest.approx(2 * 9 * 1024**2 / 1e6, abs=0.1)
     encoder = nn.Sequential(generator.stem, *generator.encoder)
     # Their shortcuts convolve after upsampling and before pooling, at four times the pixels; here the other way round.
     up = sum(3 * 2 * block.shortcut.weight.numel() * (8 * 2**i) ** 2 for i, block in enumerate(generator.decoder)) / 1e9

@@ -77,7 +77,7 @@ def test_the_scales() -> None:
     assert small.classifier == replace(default.classifier, name="small", steps=400)
     assert small.coin == replace(default.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300)
     assert small.masks == replace(default.masks, peak=0.35)
-    assert SCALES["paper"] == replace(thesis, attribution=replace(default.attribution, masks=6000, probability=0.1))
+    assert SCALES["paper"] == thesis
 
 
 def test_table_3_takes_away_one_term_at_a_time() -> None:

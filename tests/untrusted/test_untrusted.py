@@ -7,6 +7,7 @@ import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +29,7 @@ from coinseg.data.readers.volume import read_volume
 from coinseg.data.readers.voxels import require_fits
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.errors import UserError
-from coinseg.networks.classifier import build
+from coinseg.networks.classifier import build, load_classifier
 from coinseg.runtime.stage import read_stats
 from conftest import tiny_settings, write_images
 from examples import text
@@ -204,6 +205,29 @@ def test_pretrained_weights_are_read_as_tensors(tmp_path: Path, kind: str) -> No
     torch.testing.assert_close(made[f"network.{first}"], state[first].sum(1, keepdim=True))
     with pytest.raises(UserError, match="does not fit resnet18"):
         build(ClassifierSettings(name="resnet18", weights=str(path)))
+
+
+def test_weights_that_cannot_be_fetched_are_one_line_and_a_trained_classifier_does_not_ask_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_name = ClassifierSettings(name="resnet10t", weights="timm")
+    trained = build(replace(given_name, weights=None))
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    fresh = timm.create_model
+
+    def offline(*args: Any, pretrained: bool = False, **options: Any) -> Any:
+        if pretrained:
+            raise FileNotFoundError("no network\nand more")
+        return fresh(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        UserError, match=r"could not fetch the weights of resnet10t \(.*no network.*null for a random start"
+    ) as caught:
+        build(given_name)
+    assert "\n" not in str(caught.value)
+    loaded = load_classifier(given_name, tmp_path / "model.safetensors", 32)
+    assert torch.equal(loaded.state_dict()["network.fc.weight"], trained.state_dict()["network.fc.weight"])
 
 
 # --- Sizes --------------------------------------------------------------------------------------------------------

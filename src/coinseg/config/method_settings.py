@@ -22,6 +22,8 @@ class ClassifierSettings:
     steps: int = setting(3000, "optimiser steps.", STEPS)
     batch: int = setting(16, "images per step.", BATCH)
     lr: float = setting(2e-3, "learning rate of Adam.", FACTOR)
+    beta1: float = setting(0.9, "first Adam coefficient.", Range(0, 0.9999))
+    beta2: float = setting(0.999, "second Adam coefficient.", Range(0, 0.999999))
     weight_decay: float = setting(1e-4, "decoupled weight decay.", FACTOR)
     flip: bool = setting(True, "mirror augmentation, horizontal and vertical.")
     shift: float = setting(0.07, "largest shift as a fraction of the side.", SHARE)
@@ -52,15 +54,22 @@ class CoinSettings:
     pooling: Literal["last", "first"] = setting("last", """where a block of the encoder halves the side: after its last
         convolution, or before its first one as in the authors' networks.""")
     upsampling: Literal["nearest", "bilinear"] = setting("nearest", """how a block of the decoder doubles the side; "bilinear"
-        in the authors' runs on TUH.""")
+        (corners on corners) in the authors' runs on TUH.""")
     stem: Literal["linear", "relu_norm"] = setting("linear", """what follows the encoder's first convolution: nothing, or ReLU and
         batch normalisation as in the authors' networks.""")
     bias: bool = setting(True, "whether the convolutions of the generator's stem and blocks have a bias; false in theirs.")
-    spectral_shortcuts: bool = setting(False, "spectral normalisation of the generator's 1x1 shortcuts; true in theirs.")
-    spectral: bool = setting(True, "spectral normalisation of the discriminator; false in the authors' runs on TUH.")
+    spectral_shortcuts: bool = setting(False, """spectral normalisation of the generator's 1x1 shortcuts; true in the authors'
+        networks, but not on TUH.""")
+    zero_start: bool = setting(True, """the generator's last convolution starts at 0, so that training starts from "change
+        nothing"; false in theirs.""")
+    spectral: bool = setting(True, "spectral normalisation of the discriminator.")
     spectral_embedding: bool = setting(True, "also of its embedding of the condition; false in the authors' networks.")
     identity_shortcut: bool = setting(False, """whether the discriminator's last block adds its input itself, and not a 1x1
         convolution of it; true in the authors' networks.""")
+    last_block: bool = setting(True, """whether the discriminator ends with a block that keeps the side; false in the
+        authors' runs on TUH, which have five blocks.""")
+    informed: bool = setting(False, """the discriminator is also told which bin f(X) falls into, of a counterfactual "normal", as
+        in the authors' runs of COIN, so that it compares with normal images; COIN of one class only.""")
     fusion: Literal["bounded", "tanh", "none"] = setting("bounded", """how the perturbation meets the image: "bounded" is exactly
         the identity at zero, "tanh" is the thesis' tanh(X + delta), with "none" the image is tanh(delta).""")
     adversarial: float = setting(1.0, "weight of the data consistency loss.", FACTOR)
@@ -94,6 +103,10 @@ class AttributionSettings:
     grid: int = setting(8, "cells of a RISE mask along each side (8 in the authors' runs, 7 in the paper).", Range(1, 256))
     probability: float = setting(0.5, """share of RISE's cells that stay visible (0.1 in the authors' runs, 0.5 in the
         paper).""", Range(0, 1, "share", above=True))
+    hidden: Literal["black", "grey"] = setting("black", """what ScoreCAM and RISE put in the place of what they hide: black, or
+        mid-grey as in the authors' runs.""")
+    weigh: Literal["logit", "probability"] = setting("logit", """what of f ScoreCAM weighs channels by: its logit, or f itself as
+        in the authors' runs.""")
     batch: int = setting(128, "images per forward pass of f at most; fewer on a CPU, by its caches.", BATCH)
 
 

@@ -14,18 +14,22 @@ _DEFAULT = Settings()
 
 PRESETS: dict[str, Settings] = {
     "default": _DEFAULT,
-    # 256x256 with the authors' networks, losses and optimiser; wants a GPU.
+    # 256x256 with the authors' networks and losses, and what the thesis says of optimiser and batches; wants a GPU, and for the
+    # ImageNet weights of f a network or a file. A test holds every difference against docs/research/differences.md.
     "thesis": replace(
         _DEFAULT,
         classifier=replace(
-            _DEFAULT.classifier, name="resnet18", batch=128, lr=1e-3, steps=20_000, weight_decay=0.0, blur=0.0, noise=0.0,
+            _DEFAULT.classifier, name="resnet18.tv_in1k", weights="timm", batch=16, lr=2e-4, beta1=0.0, beta2=0.9, steps=20_000,
+            weight_decay=0.0, blur=0.0, noise=0.0, balanced=False,
         ),
         coin=replace(
             _DEFAULT.coin, width=64, depth=5, skips=4, discriminator_width=64, discriminator_depth=5,
             late_widening=True, pooling="first", stem="relu_norm", bias=False, spectral_shortcuts=True, spectral_embedding=False,
-            identity_shortcut=True, fusion="tanh", adversarial=1.0, classifier=5.0, keep_normal=True, identity=2.0, cycle=1.0,
-            tv=0.05, batch=16, lr=2e-4, decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
+            identity_shortcut=True, zero_start=False, informed=True, fusion="tanh", adversarial=1.0, classifier=5.0,
+            keep_normal=True, identity=2.0, cycle=1.0, tv=0.05, balanced=False, hflip=False, batch=16, lr=2e-4,
+            decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
+        attribution=replace(_DEFAULT.attribution, masks=6000, probability=0.1, hidden="grey", weigh="probability"),
         masks=replace(_DEFAULT.masks, refine="none", hflip=False, peak=0.0),
         student=replace(_DEFAULT.student, steps=0),
     ),

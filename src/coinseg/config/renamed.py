@@ -24,6 +24,13 @@ RENAMED_VALUES: dict[tuple[str, Any], str] = {
 ADDED: dict[tuple[str, str], Any] = {
     ("DataSettings", "channels"): "auto",
     ("DataSettings", "classes"): (),
+    ("ClassifierSettings", "beta1"): 0.9,
+    ("ClassifierSettings", "beta2"): 0.999,
+    ("CoinSettings", "zero_start"): True,
+    ("CoinSettings", "last_block"): True,
+    ("CoinSettings", "informed"): False,
+    ("AttributionSettings", "hidden"): "black",
+    ("AttributionSettings", "weigh"): "logit",
     ("StudentSettings", "reviewed"): None,
 }
 """(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""

@@ -70,6 +70,13 @@ def of_organs(coin: CoinSettings, has_organs: bool) -> Iterator[Fault]:
         yield Fault(("coin.regions",), got, "organ masks", "set coin.regions to none")
 
 
+def of_informed(coin: CoinSettings, classes: int) -> Iterator[Fault]:
+    """A discriminator that is told of one class, where there are several; how many is known once the data are read."""
+    if coin.informed and classes > 1:
+        got = f"coin.informed is true and there are {classes} classes"
+        yield Fault(("coin.informed",), got, "one class, of which the discriminator is told", "set coin.informed to false")
+
+
 def of_ranges(group: str, part: Any) -> list[Fault]:
     """Values of one group of settings that are of the wrong type or out of their range."""
     return read({group: asdict(part)}, Settings())[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -147,6 +148,10 @@ def _timm_network(settings: ClassifierSettings, channels: int, classes: int) -> 
             raise UserError(got, "pretrained weights of this very model", "set classifier.weights or classifier.name") from error
     try:
         return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+    except OSError as error:
+        got = f"timm could not fetch the weights of {settings.name} ({first_line(error)[:150]})"
+        do = "set classifier.weights to that file, or to null for a random start"
+        raise UserError(got, "a network, timm's cache, or a file of them", do) from error
     except (RuntimeError, KeyError, AttributeError, ValueError, TypeError, AssertionError) as error:
         if out_of_memory(error):
             raise
@@ -207,6 +212,7 @@ def _own_network(name: str) -> nn.Module:
 
 def load_classifier(settings: ClassifierSettings, path: Path, side: int, channels: int = 1, classes: int = 1) -> Classifier:
     """A trained classifier of images (B, channels, side, side) from its weights, frozen; `UserError` where others lie there."""
+    settings = replace(settings, weights=None)  # those it was trained from are not needed, and may not be at hand
     if not own_module(settings):
         require_fits(lambda: build(settings, channels, classes), path, "classifier")
     f = build(settings, channels, classes)

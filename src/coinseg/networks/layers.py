@@ -93,7 +93,7 @@ class ResidualBlock(nn.Module):
         dims: 2 for slices, 3 for volumes.
         inputs, outputs: channels.
         resample: "down" halves the side after the last convolution, "pool_first" before the first one, "up" doubles it before the
-            first one (nearest), "up_bilinear" alike (bilinear), None keeps it.
+            first one (nearest), "up_bilinear" alike (bilinear, corners on corners), None keeps it.
         norm: batch normalisation before each ReLU (encoder, decoder); the discriminator has none.
         spectral: spectral normalisation of every convolution (discriminator).
         conditions: 2 or more for normalisation by condition (the decoder of Singla et al.).
@@ -123,8 +123,9 @@ class ResidualBlock(nn.Module):
         normalised = spectral or shortcut == "spectral"
         of_shortcut = partial(convolution, dims, inputs, outputs, 1, normalised, with_bias)
         self.shortcut = nn.Identity() if shortcut == "identity" else of_shortcut()
-        mode = ("bilinear" if dims == 2 else "trilinear") if resample == "up_bilinear" else "nearest"
-        self.up = nn.Upsample(scale_factor=2, mode=mode) if resample in ("up", "up_bilinear") else nn.Identity()
+        self.up: nn.Module = nn.Upsample(scale_factor=2) if resample == "up" else nn.Identity()
+        if resample == "up_bilinear":
+            self.up = nn.Upsample(scale_factor=2, mode="bilinear" if dims == 2 else "trilinear", align_corners=True)
         self.down = _POOL[dims](2) if resample in ("down", "pool_first") else nn.Identity()
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ SCALES: dict[str, Settings] = {
         coin=replace(_DEFAULT.coin, fusion="tanh", identity=2.0, cycle=2.0, steps=300), masks=replace(_DEFAULT.masks, peak=0.35),
     ),
     # 256x256 with the authors' networks, losses and lengths, for a GPU.
-    "paper": replace(_THESIS, attribution=AttributionSettings(masks=6000, probability=0.1)),
+    "paper": _THESIS,
 }  # fmt: skip
 
 # The differences of Singla et al. to COIN (runs of the authors: KL weight 1, no total variation).

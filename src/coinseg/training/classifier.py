@@ -1,5 +1,6 @@
 """Training of the classifier f on image labels, and its scores on held-out slices."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     stage = Stage(folder, classifier_key(store, settings), settings.engine.logger)
     seed_step(settings.seed, Stream.CLASSIFIER_WEIGHTS)
     channels, classes = len(store.channels), len(store.views)
-    f = build(settings.classifier, channels, classes)
+    # A trained f does not need what it was trained from.
+    f = build(replace(settings.classifier, weights=None) if stage.finished() else settings.classifier, channels, classes)
     f.require_usable(store.size, settings.classifier.steps > 0 or settings.method != "rise", channels)
     s, rank = settings.classifier, current().here
     if stage.finished():
@@ -60,7 +62,7 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
     require_parts(s.batch, "classifier.batch")
     slices = slices_of(store, settings.anomaly, settings.seed)
     to_device(f, fabric)
-    optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+    optimiser = torch.optim.AdamW(f.parameters(), lr=s.lr, betas=(s.beta1, s.beta2), weight_decay=s.weight_decay)
     network, wrapped = fabric.setup(compiled(f, settings.engine), optimiser)
     network.train()
     network, augment = over_whole_batch(network), augmentation(s)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.reading import refuse
-from coinseg.config.rules import of_organs, of_side
+from coinseg.config.rules import of_informed, of_organs, of_side
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import JointSlices, TrainingSlices, slices_of
 from coinseg.data.slices.store import SliceStore
@@ -130,8 +130,8 @@ def train_coin(
     seed_step(settings.seed, Stream.GENERATOR_WEIGHTS)
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")
-    refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"])])
     channels, classes = len(store.channels), len(store.views)
+    refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"]), *of_informed(s, classes)])
     generator, discriminator = build_generator(s, channels, classes), Discriminator(s, channels)
     if stage.finished():
         load_weights(generator, stage.file(WEIGHTS), "generator")

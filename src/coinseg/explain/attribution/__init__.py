@@ -42,4 +42,4 @@ def saliency(method: str, f: nn.Module, x: Tensor, settings: AttributionSettings
             "choose it with best_layer, or set attribution.layer to last",
         )
         raise UserError(got, "a layer chosen on training images", do)
-    return cam(method, f, x, name, settings.batch)
+    return cam(method, f, x, name, settings.batch, settings)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coinseg.config.schema import AttributionSettings
 from coinseg.errors import UserError
 from coinseg.runtime.threads import cpu_batch
 
@@ -29,9 +30,13 @@ def normalised(maps: Tensor) -> Tensor:
     return torch.where(flat, 0.0, (maps - low) / torch.where(flat, 1.0, high - low))
 
 
-def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """Images in [-1, 1] times masks in [0, 1], taken on the scale [0, 1]: a mask of 0 makes a pixel black, -1."""
-    return (x + 1) * mask - 1
+HIDDEN = {"black": -1.0, "grey": 0.0}
+"""`attribution.hidden` -> the value of a hidden pixel."""
+
+
+def masked(x: Tensor, mask: Tensor, hidden: float = -1.0) -> Tensor:
+    """Images in [-1, 1] where masks in [0, 1] are 1, `hidden` where they are 0, and between them in between."""
+    return (x - hidden) * mask + hidden
 
 
 def upsampled(maps: Tensor, size: torch.Size) -> Tensor:
@@ -45,15 +50,17 @@ def layercam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
     return (gradient.relu() * a).sum(1).relu()
 
 
-def scorecam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int) -> Tensor:
+def scorecam(f: nn.Module, x: Tensor, layer: nn.Module, batch: int, hidden: float = -1.0, weigh: str = "logit") -> Tensor:
     """ScoreCAM (Wang et al. 2020): relu(sum_c w_c A_c) with w = softmax_c(f(X . H_c) - f(X_b)), H_c from A_c in [0, 1].
 
-    f(X_b) of the black image X_b is the same for all channels, so the softmax does not depend on it and it is not computed.
+    f(X_b) of the image X_b of `hidden` is the same for all channels, so the softmax does not depend on it and it is not computed.
+    f is its logit, or with `weigh` "probability" its sigmoid.
     """
     a = activations(f, x, layer)
 
     def score(image: Tensor, channel: Tensor) -> Tensor:
-        return f(masked(x[image], normalised(upsampled(a[image, channel], x.shape[-2:]))[:, None]))
+        logits = f(masked(x[image], normalised(upsampled(a[image, channel], x.shape[-2:]))[:, None], hidden))
+        return logits.sigmoid() if weigh == "probability" else logits
 
     return torch.einsum("bc,bchw->bhw", _of_channels(score, a, batch).softmax(1).to(a.dtype), a).relu()
 
@@ -127,7 +134,7 @@ def unknown_method(name: str, known: list[str]) -> UserError:
     return UserError(f"the attribution method is '{name}'", f"one of {', '.join(known)}", hint)
 
 
-def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
+def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int, settings: AttributionSettings | None = None) -> Tensor:
     """Return a class activation map (B, H, W), scaled to [0, 1] in each image; zeros where it is constant.
 
     Args:
@@ -136,10 +143,14 @@ def cam(kind: str, f: nn.Module, x: Tensor, layer: str, batch: int) -> Tensor:
         x: images (B, C, H, W) in [-1, 1].
         layer: of f, "last" or a module's name; `UserError` when there is none (`layers.py`).
         batch: images per forward pass of f; the result does not depend on it.
+        settings: hidden and weigh are read, for ScoreCAM; None is the default.
     """
     if kind not in KINDS:
         raise unknown_method(kind, list(KINDS))
     module, batch = layer_named(f, layer, x), cpu_batch(x, batch)
+    method = KINDS[kind]
+    if kind == "scorecam" and settings is not None:
+        method = partial(scorecam, hidden=HIDDEN[settings.hidden], weigh=settings.weigh)
     with torch.no_grad(), still(f):
-        maps = [upsampled(KINDS[kind](f, part, module, batch), x.shape[-2:]) for part in x.split(batch)]
+        maps = [upsampled(method(f, part, module, batch), x.shape[-2:]) for part in x.split(batch)]
         return normalised(torch.cat(maps))

@@ -10,7 +10,7 @@ from coinseg.config.schema import AttributionSettings
 from coinseg.errors import UserError
 from coinseg.runtime.threads import cpu_batch
 
-from .cam import masked, normalised
+from .cam import HIDDEN, masked, normalised
 from .layers import still
 
 
@@ -55,7 +55,9 @@ def masks_of(grids: Tensor, shifts: Tensor, size: tuple[int, int], like: Tensor)
     return rows @ grids.to(like) @ columns.mT
 
 
-def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability: float, batch: int) -> Tensor:
+def estimate(
+    f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability: float, batch: int, hidden: float = -1.0
+) -> Tensor:
     """Return 1 / (N p) * sum_i f(X . m_i) m_i, (B, H, W), at least 0, with the same masks for every image.
 
     Args:
@@ -64,12 +66,13 @@ def estimate(f: nn.Module, x: Tensor, grids: Tensor, shifts: Tensor, probability
         grids, shifts: see `random_grids`.
         probability: p.
         batch: masks, and so images per forward pass, that are in memory together; the result does not depend on it.
+        hidden: the value of a hidden pixel.
     """
     total = torch.zeros(len(x), *x.shape[-2:], dtype=torch.float64, device=x.device)
     with torch.no_grad(), still(f):
         for some_grids, some_shifts in zip(grids.split(batch), shifts.split(batch), strict=True):
             masks = masks_of(some_grids, some_shifts, (x.shape[-2], x.shape[-1]), x)
-            scores = torch.stack([f(masked(image, masks[:, None])).sigmoid() for image in x])
+            scores = torch.stack([f(masked(image, masks[:, None], hidden)).sigmoid() for image in x])
             total += torch.einsum("bn,nhw->bhw", scores.double(), masks.double())
     return (total / (len(grids) * probability)).to(x.dtype)
 
@@ -80,7 +83,7 @@ def rise_scores(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: in
         got = f"attribution has masks={settings.masks}, grid={settings.grid}, probability={settings.probability}"
         raise UserError(got, "at least one mask and one cell, and a probability in (0, 1]", "mend the setting")
     grids, shifts = random_grids(settings, (x.shape[-2], x.shape[-1]), seed)
-    return estimate(f, x, grids, shifts, settings.probability, cpu_batch(x, settings.batch))
+    return estimate(f, x, grids, shifts, settings.probability, cpu_batch(x, settings.batch), HIDDEN[settings.hidden])
 
 
 def rise(f: nn.Module, x: Tensor, settings: AttributionSettings, seed: int) -> Tensor:

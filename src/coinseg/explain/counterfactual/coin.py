@@ -25,7 +25,7 @@ class Generated:
 
     image: Tensor  # X_cf, (B, C, ...)
     asked: Tensor | None = None  # the target bin of f(X_cf), or of several classes the one that is turned off, (B,)
-    own: Tensor | None = None  # the bin of f(X), (B,)
+    own: Tensor | None = None  # the bin of f(X), (B,); of COIN where the discriminator is told (`coin.informed`)
     posterior: Tensor | None = None  # the target of f(X_cf), (B,) in [0, 1]
     logits: Tensor | None = None  # f(X) of several classes, (B, K)
 
@@ -42,11 +42,17 @@ def generate(
         with torch.no_grad():
             logits = f(x)
         return Generated(generator(x, asked), asked, logits=logits)
-    if not settings.keep_normal:
+    if not (settings.keep_normal or settings.informed):
         return Generated(generator(x))
     with torch.no_grad():
         posterior = torch.sigmoid(f(x))
-    return Generated(generator(x), posterior=torch.where(posterior < 0.5, posterior, 0.0))
+    kept = torch.where(posterior < 0.5, posterior, 0.0) if settings.keep_normal else None
+    return Generated(generator(x), own=(posterior >= 0.5).long() if settings.informed else None, posterior=kept)
+
+
+def _judged_made(made: Generated, image: Tensor, discriminator: Callable[..., Tensor]) -> Tensor:
+    """What the discriminator says of counterfactuals; where it is told, that they are normal."""
+    return discriminator(image) if made.own is None else discriminator(image, torch.zeros_like(made.own))
 
 
 def generator_losses(
@@ -59,7 +65,7 @@ def generator_losses(
         x: normal and abnormal images (B, C, ...) in [-1, 1].
         made: their counterfactuals, see `generate`.
         generator: X -> X_cf.
-        discriminator: images -> logits of "real", (B,).
+        discriminator: images -> logits of "real", (B,); with `coin.informed` of images and their bins (B,).
         f: images -> logits of "abnormal", (B,); of K classes (B, K).
         weights: of the terms; a term of weight 0 is not computed.
         regions: not used; COIN needs no segmentation masks (3.3.3).
@@ -67,7 +73,9 @@ def generator_losses(
     counterfactual = made.image
     terms: dict[str, Tensor] = {}
     if weights.adversarial:
-        terms["adversarial"] = weights.adversarial * losses.generator_adversarial(discriminator(counterfactual))
+        terms["adversarial"] = weights.adversarial * losses.generator_adversarial(
+            _judged_made(made, counterfactual, discriminator)
+        )
     if weights.classifier:
         logits = f(counterfactual)
         if made.asked is not None and made.logits is not None:
@@ -89,7 +97,8 @@ def generator_losses(
 
 def discriminator_loss(x: Tensor, made: Generated, discriminator: Callable[..., Tensor]) -> Tensor:
     """L_D on images and (detached) counterfactuals (B, C, ...)."""
-    return losses.discriminator_adversarial(discriminator(x), discriminator(made.image.detach()))
+    real = discriminator(x) if made.own is None else discriminator(x, made.own)
+    return losses.discriminator_adversarial(real, _judged_made(made, made.image.detach(), discriminator))
 
 
 @torch.no_grad()

@@ -77,7 +77,7 @@ class Generator(nn.Module):
             inputs = wide[level] + width[level] if 1 <= number <= skips else wide[level] if number else width[level]
             self.decoder.append(block(inputs, wide[level - 1], up, conditions=settings.conditions))
         last = convolution(dims, width[0], channels)
-        if settings.fusion != "none":
+        if settings.fusion != "none" and settings.zero_start:
             nn.init.zeros_(cast(Tensor, last.weight))  # training starts from "change nothing"
         self.head = nn.Sequential(normalisation(dims, width[0]), nn.ReLU(), last)
 
