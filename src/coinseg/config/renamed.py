@@ -19,6 +19,8 @@ RENAMED_VALUES: dict[tuple[str, str], str] = {("masks.threshold", "flip"): "deci
 ADDED: dict[tuple[str, str], Any] = {
     ("DataSettings", "channels"): "auto",
     ("DataSettings", "classes"): (),
+    ("DataSettings", "tile"): 0,
+    ("DataSettings", "minutes"): 60,
     ("StudentSettings", "reviewed"): None,
 }
 """(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""

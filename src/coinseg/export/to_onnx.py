@@ -68,7 +68,7 @@ class _Session(nn.Module):
 
 def probe_images(root: Path, run: Predictor) -> Tensor:
     """Return test images (B, C, S, S) in [-1, 1]: prepared slices of the run folder `root` if there are any, else noise."""
-    size, channels = run.settings.data.size, run.explainer.channels
+    size, channels = run.settings.data.side, run.explainer.channels
     if (root / "slices" / "store.json").is_file():
         store = SliceStore(root / "slices")
         rows = np.unique(np.linspace(0, len(store) - 1, PROBES).astype(int))
@@ -93,7 +93,7 @@ def write_onnx(run: Predictor, folder: Path, probes: Tensor) -> dict[str, Any]:
     """
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _library(name)
-    shape, score = (run.explainer.channels, *[run.settings.data.size] * 2), run.image_score
+    shape, score = (run.explainer.channels, *[run.settings.data.side] * 2), run.image_score
     _write(_Logits(run.f.get_submodule("network")), folder / "f.onnx", "logit", shape)
     if run.generator is not None:
         _write(_Counterfactual(run.generator, run.settings.coin.conditions), folder / "generator.onnx", "counterfactual", shape)
