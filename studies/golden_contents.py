@@ -30,7 +30,7 @@ LEFT_OUT = re.compile(
     "key|contents|seconds.*|time|timings_s|training_s|scoring_s|created|trained|trained_with|coinseg|versions?|command|path|"
     "source|model|accuracy_threshold|trained_on|distribution|distance|doubtful|doubts|out_of_distribution|iou_all_images|"
     "format|(abnormals|normals)_marked|scans_(ab)?normal|verdict|mask_table_sha256|warnings|null_because|sha256|channels|classes|twins|feet_first|"
-    "images_per_s|memory_gb"
+    "images_per_s|memory_gb|proposals"
 )
 """Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files.
 The threshold that an accuracy was computed with stands beside it since the key of f leaves it out. `trained_on` and what follows:

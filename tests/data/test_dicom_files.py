@@ -257,7 +257,7 @@ def test_a_labelled_slice_needs_no_thickness(tmp_path: Path, folder: str, column
     assert not any(labelled_per_scan(case, "auto") for case in found.cases)
     loaded = load_case(found.cases[1])
     assert loaded.scan.shape == (1, 10, 12)
-    assert loaded.given(0, "auto", 1) == 1
+    assert loaded.given(next(loaded.cuts(DataSettings())), "auto", 1) == 1
     facts = inspect(tmp_path, Settings())
     assert (facts["labels"]["slices_normal"], facts["labels"]["slices_abnormal"], facts["intensity"]) == (3, 3, "hu")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.evaluation import evaluate as room
 from coinseg.evaluation.evaluate import choose_examples, evaluate, explain_all, middle_distance
-from coinseg.evaluation.protocols import Explained
+from coinseg.evaluation.protocols import Explained, channel_changes
+from coinseg.metrics.overlap import dice
 from coinseg.runtime.files import read_json
 from coinseg.types import Explanation, Maps
 
 SIDE = 8
 RAW = replace(Settings(), masks=MaskSettings(peak=0.0, refine="none", opening=0, closing=0, keep="all", min_px=0))
+
+
+def dices(found: Explained, predicted: np.ndarray) -> Callable[[int], float | None]:
+    """The Dice of each mask, by its position."""
+    return lambda i: dice(predicted[i], found.truth[i])
 
 
 def held_out(count: int = 20, labels: np.ndarray | None = None) -> ScoredSlices:
@@ -139,7 +146,7 @@ def test_best_pictures_are_of_the_highest_dice_and_worst_ones_of_the_lowest() ->
     found, predicted = ranked()
     dice = 2 * (predicted & found.truth).sum((1, 2))[:16] / (predicted.sum((1, 2)) + found.truth.sum((1, 2)))[:16]
     groups: dict[str, list[int]] = {}
-    for group, i in choose_examples(found, predicted):
+    for group, i in choose_examples(found, dices(found, predicted)):
         groups.setdefault(group, []).append(i)
     order = np.argsort(dice, kind="stable").tolist()
     assert groups["best"] == order[::-1][:4]
@@ -153,9 +160,18 @@ def test_best_pictures_are_of_the_highest_dice_and_worst_ones_of_the_lowest() ->
 def test_without_masks_pictures_are_of_abnormal_slices_at_even_distances_and_without_labels_of_the_highest_f() -> None:
     found, predicted = ranked()
     blind = replace(found, known=np.zeros(20, bool))
-    assert [i for group, i in choose_examples(blind, predicted) if group == "abnormal"] == [0, 2, 4, 6, 8, 10, 12, 15]
+    assert [i for group, i in choose_examples(blind, dices(blind, predicted)) if group == "abnormal"] == [
+        0,
+        2,
+        4,
+        6,
+        8,
+        10,
+        12,
+        15,
+    ]
     none = replace(blind, label=np.where(found.label == 1, -1, 0), before=np.linspace(0, 0.4, 20))
-    assert [i for group, i in choose_examples(none, predicted) if group == "unknown"] == list(range(15, 7, -1))
+    assert [i for group, i in choose_examples(none, dices(none, predicted)) if group == "unknown"] == list(range(15, 7, -1))
 
 
 def test_the_distance_from_the_middle_of_a_scan_by_hand() -> None:
@@ -318,10 +334,28 @@ def test_a_row_says_how_sure_its_mask_is(tmp_path: Path) -> None:
 
 def test_pictures_of_normal_images_lie_at_even_distances_and_few_images_are_shown_once_each_kind() -> None:
     found, predicted = ranked()
-    only = {group for group, _ in choose_examples(replace(found, label=np.ones(20, int)), predicted)}
+    only = {group for group, _ in choose_examples(replace(found, label=np.ones(20, int)), dices(found, predicted))}
     assert only == {"best", "median", "worst", "missed"}
     many = replace(found, label=np.zeros(20, int), known=np.zeros(20, bool))
-    assert [i for group, i in choose_examples(many, predicted) if group == "normal"] == [0, 6, 12, 19]
+    assert [i for group, i in choose_examples(many, dices(many, predicted)) if group == "normal"] == [0, 6, 12, 19]
     # The threshold of f decides what is an error.
-    assert [i for group, i in choose_examples(found, predicted, 0.15) if group in ("missed", "alarm")] == [17]
-    assert [i for group, i in choose_examples(found, predicted, 0.95) if group == "missed"] == [3, 0, 1, 2]
+    assert [i for group, i in choose_examples(found, dices(found, predicted), 0.15) if group in ("missed", "alarm")] == [17]
+    assert [i for group, i in choose_examples(found, dices(found, predicted), 0.95) if group == "missed"] == [3, 0, 1, 2]
+
+
+# --- which channel changed
+
+
+def test_the_change_of_each_channel_is_counted_inside_the_masks_alone() -> None:
+    image = np.full((2, 2, 4, 4), 0.5, np.float32)
+    painted = image.copy()
+    painted[0, 0, :2], painted[0, 1, :2] = 0.3, 0.6
+    painted[:, :, 2:] = 0.0  # outside of the mask
+    masks = np.zeros((2, 4, 4), bool)
+    masks[0, :2] = True
+    plain = np.zeros((2, 4, 4))
+    found = Explained(np.arange(2), np.ones(2), np.ones(2), image, plain, plain, masks, np.ones(2, bool), None, painted)
+    changes = channel_changes(found, masks)
+    assert changes is not None
+    np.testing.assert_allclose(changes, [[0.2, 0.1], [np.nan, np.nan]], atol=1e-6)
+    assert channel_changes(replace(found, counterfactual=None), masks) is None

@@ -12,6 +12,7 @@ from coinseg.config.parsing import asks_opinion, opinion_settings
 from coinseg.config.schema import Settings
 from coinseg.data.slices.case import labelled_per_scan
 from coinseg.data.slices.channels import channels_of
+from coinseg.data.slices.sizes import native_shapes, proposal
 from coinseg.explain.counterfactual import coin, singla
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
@@ -53,9 +54,9 @@ def _seconds(step: Callable[[Tensor], object], fabric: Fabric, channels: int, si
 
 def _of_classifier(settings: Settings, fabric: Fabric, channels: int) -> float:
     f = build(settings.classifier, channels)
-    f.require_usable(settings.data.size, channels=channels)
+    f.require_usable(settings.data.side, channels=channels)
     to_device(f, fabric)
-    return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.size, settings.classifier.batch)
+    return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.side, settings.classifier.batch)
 
 
 def _of_coin(settings: Settings, fabric: Fabric, channels: int) -> float:
@@ -68,18 +69,18 @@ def _of_coin(settings: Settings, fabric: Fabric, channels: int) -> float:
         torch.stack(list(method.generator_losses(x, fakes, generator, discriminator, f, s).values())).sum().backward()
         method.discriminator_loss(x, fakes, discriminator).backward()
 
-    return _seconds(step, fabric, channels, settings.data.size, s.batch)
+    return _seconds(step, fabric, channels, settings.data.side, s.batch)
 
 
 def _of_student(settings: Settings, fabric: Fabric, channels: int) -> float:
     one = to_device(build_student(1, channels), fabric)
-    seconds = _seconds(lambda x: one(x[None]).mean().backward(), fabric, channels, settings.data.size, settings.student.batch)
+    seconds = _seconds(lambda x: one(x[None]).mean().backward(), fabric, channels, settings.data.side, settings.student.batch)
     return seconds * settings.student.networks
 
 
 def _of_imagenet(settings: Settings, fabric: Fabric, channels: int) -> float:
     f = to_device(build(replace(opinion_settings(settings).classifier, weights=None), channels), fabric)
-    return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.size, settings.student.batch)
+    return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.side, settings.student.batch)
 
 
 def describe(work: Workspace) -> str:
@@ -94,7 +95,9 @@ def describe(work: Workspace) -> str:
     every = settings.coin.generator_every
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
-    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if per_scan else 0
+    tiles = f", tiles of {settings.data.tile} pixels of larger ones" if settings.data.tile else ""
+    weak = per_scan or (settings.data.tile and level != "slice")
+    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if weak else 0
     total = (
         classifier * (searched + pairs * settings.classifier.steps)
         + step * pairs * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
@@ -114,9 +117,10 @@ def describe(work: Workspace) -> str:
         f"labels     {labels.count(0)} normal, {labels.count(1)} abnormal, {unknown} by slice or from elsewhere ({source})",
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
-        f"slices     {settings.data.size} x {settings.data.size}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
+        f"slices     {settings.data.side} x {settings.data.side}{tiles}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
         f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, "
         f"{times}{settings.coin.steps} of {step:.2f} s{extra}: about {total / 60:.0f} min here",
         f"would write {work.root}/{{{', '.join(name for name, is_written in outputs.items() if is_written)}}}",
     ]
+    lines += [f"note       {line}" for line in proposal(native_shapes(cohort, settings), settings)]
     return "\n".join(lines + [f"note       {problem}" for problem in cohort.problems])

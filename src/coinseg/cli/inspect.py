@@ -14,19 +14,21 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.classes import counts
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.unread import later_frames
-from coinseg.data.readers.axes import require_views
+from coinseg.data.readers.axes import reordered, require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
 from coinseg.data.slices.case import labelled_per_scan, read_masks
 from coinseg.data.slices.channels import channels_of
 from coinseg.data.slices.plausible import implausible, notes_on, require_values
 from coinseg.data.slices.scale import ask, kind_of_intensity, said_of_intensity
+from coinseg.data.slices.sizes import chosen_sizes, proposal
 from coinseg.errors import UserError
 from coinseg.types import Case
 
 from .twins import twins_in
 
 SCHEMA = 1
+Shape = tuple[int, int, int]
 SAMPLE = 200
 """Cases whose headers are looked at; of more, as many at equal steps."""
 IMAGES, VOLUMES = 100, 12
@@ -42,7 +44,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     channels, said = channels_of(cohort, settings.data)
     cases = cohort.cases
     sample = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
-    native, broken, looked_at, notes = _native(sample)
+    native, broken, looked_at, notes, shapes = _native(sample)
     if native["slices"] is None:
         raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
     kind, volumes = kind_of_intensity(cohort, settings.data), [case.image for case in cases if case.volume]
@@ -60,7 +62,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
-        "twins": twins,
+        "twins": twins, "proposals": _proposals(shapes, settings),
         "problems": [
             *cohort.problems, *said, *broken,
             *said_of_intensity(kind, settings.data, ask(volumes, SCANS)), *(of + line for line in odd),
@@ -69,12 +71,22 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Case], dict[str, list[str]]]:
+def _proposals(shapes: Sequence[Shape], settings: Settings) -> list[str]:
+    """Lines about data.size and data.tile: what "auto" would be here, and tiles for images much larger than a square."""
+    planes = [reordered(shape, settings.data.axis)[1:] for shape in shapes]
+    if "auto" not in (settings.data.size, settings.data.tile):
+        return proposal(planes, settings)
+    from coinseg.pipeline.sizes import this_machine  # imports torch, which takes seconds
+
+    return chosen_sizes(planes, settings, this_machine(settings))[1]
+
+
+def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Case], dict[str, list[str]], list[Shape]]:
     """Ranges over a sample of the cases, a line for each that cannot be read or whose mask does not fit, and notes on masks.
 
-    The notes, ids by note as in `plausible`, come with the cases whose masks were read for them.
+    The notes, ids by note as in `plausible`, come with the cases whose masks were read for them, and all canonical shapes.
     """
-    shapes: list[tuple[int, int, int]] = []
+    shapes: list[Shape] = []
     placed: list[bool] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []
@@ -116,6 +128,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
         problems,
         looked_at,
         notes,
+        shapes,
     )
 
 
@@ -180,6 +193,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     ]
     if (compared := facts["twins"]["compared"]) < facts["cases"]:
         text.append(f"compared   pixels of {compared} of {facts['cases']} cases, as many as are read for it here")
+    text += [f"size       {line}" for line in facts["proposals"]]
     return text + [f"problem    {problem}" for problem in facts["problems"]]
 
 

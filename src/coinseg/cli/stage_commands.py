@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,18 @@ def _in_folder(
 
     refuse(of_extras(call.settings))
     here, place = rank_info(), (data_path, out, call.settings, overwrite, shlex.split(call.words))
-    if here.count == 1:  # of several, all must meet before one of them may fail
-        require_there(run_folder.resolve(*place))
+    if here.count == 1 and "auto" not in (call.settings.data.size, call.settings.data.tile):
+        require_there(run_folder.resolve(*place))  # of several processes, all must meet before one of them may fail
 
     from coinseg.pipeline.run import Workspace  # imports torch, which takes seconds
+
+    if here.is_main and "auto" in (call.settings.data.size, call.settings.data.tile):
+        from coinseg.pipeline.sizes import sized
+
+        chosen, lines = sized(call.settings, data_path or run_folder.data_of(out, place[-1]), out)
+        print("\n".join(map(plain, lines)), end="\n" if lines else "")
+        call = replace(call, settings=chosen)
+        place = (*place[:2], chosen, *place[3:])
 
     if dry_run:
         from .dry_run import describe
@@ -260,7 +269,8 @@ def _print_one(scores: dict[str, Any]) -> None:
 def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
     scores, data = contents["scores"], contents["data"]
     print(f"\n{plain(contents['verdict'])}")
-    print(f"{data['slices']} slices of {data['patients']} patients, {data['patients_held_out']} held out")
+    tiles = f" ({data['tiles']} of them tiles of larger ones)" if data.get("tiles") else ""
+    print(f"{data['slices']} slices{tiles} of {data['patients']} patients, {data['patients_held_out']} held out")
     _print_classes(contents["classes"]) if "classes" in contents else _print_one(scores)
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
     for warning in contents["warnings"][:10]:

@@ -29,6 +29,7 @@ SETTING_SYNONYMS = {
     "iterations": ("classifier.steps", "coin.steps", "student.steps"), "max-steps": ("classifier.steps", "coin.steps"),
     "learning-rate": ("classifier.lr", "coin.lr", "student.lr"), "batch-size": ("classifier.batch", "coin.batch"),
     "image-size": ("data.size",), "img-size": ("data.size",), "imgsz": ("data.size",), "resolution": ("data.size",),
+    "tiles": ("data.tile",), "tile-size": ("data.tile",), "patch-size": ("data.tile",),
     "backbone": ("classifier.name",), "arch": ("classifier.name",), "architecture": ("classifier.name",),
     "labels": ("data.layout",), "organs": ("data.organ",), "classes": ("data.lesion",), "tumor": ("data.lesion",),
     "random-seed": ("seed",), "threshold": ("masks.threshold",), "folds": ("data.validation",), "val": ("data.validation",),

@@ -33,7 +33,13 @@ class DataSettings:
     axis: Axis = setting("axial", "volumes are cut into slices across this axis. Labels by slice number are of axial slices.")
     channels: Literal["auto", "grey", "rgb"] = setting("auto", """"rgb" reads plain images in colour, "grey" as luminance; "auto"
         is "rgb" where most images are in colour. Several sequences of one scan are channels, of which "grey" takes the first.""")
-    size: int = setting(256, "side of the prepared square slices in pixels.", Range(1, 1024, "px"))
+    size: int | Literal["auto"] = setting(256, """side of the prepared square slices in pixels; "auto" is chosen from native
+        sizes, device, memory and data.minutes, and the number is kept in the run.""", Range(1, 1024, "px"))
+    minutes: int = setting(60, "how long a training may take, about; read for data.size auto alone.", Range(1, 10**6, "min"))
+    tile: int | Literal["auto"] = setting(0, """images, and slices of volumes, that are larger than this are cut into overlapping
+        square tiles of this side in their own pixels, each resized to data.size; training looks for the abnormal tiles of
+        abnormal images, and masks are joined (docs/decisions/0010-any-size.md). "auto" is data.size, more where there would be
+        too many; 0 is off.""", Range(0, 16384, "px"))
     spacing: float = setting(0.0, """mm of the patient for each pixel of a prepared slice, which then shows size * spacing mm
         around the centre of the slice (roi "none") or of the organ, with air or black beyond the scan; a case whose organ is
         larger is left out. 0 resizes the whole slice or region to the square, whatever its millimetres.""", Range(0, 100, "mm"))
@@ -49,7 +55,8 @@ class DataSettings:
         of the split (as in the authors' runs), or "drop": left out of training, and abnormal on the held-out side.""")
     label_level: Literal["auto", "slice", "scan"] = setting("auto", """what the label 1 of a whole volume says: "slice", every
         slice of it is abnormal; "scan", some slice is, and training looks for those (docs/decisions/0004-hospital-data.md);
-        "auto" is "scan" where no slice of the volume has a label. A label 0 counts for every slice; images have their own.""")
+        "auto" is "scan" where no slice of the volume has a label. A label 0 counts for every slice; images have their own. Of
+        data.tile likewise: with "slice" every tile of an abnormal image counts as abnormal, else some tile does.""")
     intensity: Literal["auto", "hu", "percentile", "8bit"] = setting("auto", """"hu" clips to the foreground fingerprint;
         "percentile" scales every image, or scan, by its own percentiles, so that a bright lesion darkens what is beside it;
         "8bit" scales plain images alike, from 0 to 255; "auto" takes "hu" for volumes with values below -100, as CT has them, and
@@ -62,6 +69,16 @@ class DataSettings:
         inside patients when there is only one (scores are then optimistic); "hash" puts every patient by a hash of its id, for
         all seeds and settings alike, into the three fifths for training, a fifth to choose on, or a fifth for the last table.""")
     held_out: Literal["validation", "test"] = setting("validation", """fifth held out by split_by "hash"; the other is unused.""")
+
+    @property
+    def side(self) -> int:
+        """data.size as a number; `ValueError` while it is "auto" (`data.slices.sizes` chooses it)."""
+        return int(self.size)
+
+    @property
+    def tile_side(self) -> int:
+        """Side of a tile in native pixels, 0 without tiles; `ValueError` while it is "auto"."""
+        return int(self.tile)
 
 
 @described

@@ -31,6 +31,8 @@ ADDED: dict[tuple[str, str], Any] = {
     ("CoinSettings", "informed"): False,
     ("AttributionSettings", "hidden"): "black",
     ("AttributionSettings", "weigh"): "logit",
+    ("DataSettings", "tile"): 0,
+    ("DataSettings", "minutes"): 60,
     ("StudentSettings", "reviewed"): None,
 }
 """(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""

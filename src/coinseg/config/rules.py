@@ -63,6 +63,19 @@ def of_region(data: DataSettings, injected: bool) -> Iterator[Fault]:
         yield Fault(("data.roi", "anomaly.kind"), got, "labels that belong to the crop", "set data.roi to organ")
 
 
+def of_tiles(data: DataSettings, injected: bool) -> Iterator[Fault]:
+    """Tiles of what is cut in another way already, or whose labels are not those of whole images."""
+    misfits = {
+        "data.roi": (data.roi != "none", data.roi, "whole slices to cut", "none"),
+        "data.spacing": (data.spacing > 0, f"{data.spacing:g}", "slices on their own grid", "0"),
+        "anomaly.kind": (injected, "blob", "labels of whole images", "none"),
+    }
+    for name, (wrong, value, required, fitting) in misfits.items():
+        if data.tile and wrong:
+            got = f"data.tile is {data.tile} and {name} is {value}"
+            yield Fault(("data.tile", name), got, required, f"set {name} to {fitting}, or data.tile to 0")
+
+
 def of_organs(coin: CoinSettings, has_organs: bool) -> Iterator[Fault]:
     """A reconstruction loss over the organ where the data, which are known by now, have no organ masks."""
     if coin.regions == "organ" and not has_organs:
@@ -113,19 +126,25 @@ def of_extras(settings: Settings) -> Iterator[Fault]:
 
 
 def of_tables(settings: Settings) -> Iterator[Fault]:
-    """A threshold that not every method of the thesis' tables has; asked for `coinseg reproduce` alone."""
+    """A threshold that not every method of the thesis' tables has, or tiles; asked for `coinseg reproduce` alone."""
     if settings.masks.threshold == "decision_flip":
         do = "leave it, or use coinseg run"
         yield Fault(("masks.threshold",), "masks.threshold is decision_flip", "a rule that every method of the tables has", do)
+    if settings.data.tile:
+        got = f"data.tile is {settings.data.tile}"
+        yield Fault(("data.tile",), got, "whole slices, as in the thesis", "leave it at 0, or use coinseg run")
+    if settings.data.size == "auto":
+        yield Fault(("data.size",), "data.size is auto", "a number, the same for every table", "give one, such as 96")
 
 
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 """Values of `engine.logger` that are libraries."""
 RULES: tuple[Callable[[Settings], Iterator[Fault]], ...] = (
     of_method,
-    lambda s: of_side(s.data.size, s.coin),
+    lambda s: of_side(2 ** max(s.coin.depth, s.coin.discriminator_depth) if s.data.size == "auto" else s.data.size, s.coin),
     lambda s: of_classifier(s.classifier),
     lambda s: of_region(s.data, injected=s.anomaly.kind != "none"),
+    lambda s: of_tiles(s.data, injected=s.anomaly.kind != "none"),
     of_student,
     lambda s: of_engine(s.engine),
 )

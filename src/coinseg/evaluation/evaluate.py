@@ -18,11 +18,13 @@ from coinseg.runtime.records import sealed, write_record
 from coinseg.types import Explanation, Maps
 
 from .audit import Ask, audit, mistakes
-from .protocols import Explained, mask_free
+from .protocols import Explained, channel_changes, mask_free
 from .verdict import judge, trusted
+from .whole_images import WholeImages, whole_scores
 
 EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
 BYTES, BYTES_OF_CHANNEL = 14, 8  # Of the maps of a pixel that is scored, and for each of its channels in X and X_cf
+NOTHING = "nothing to count over whole images"
 Explain = Callable[[ScoredBatch], tuple[Explanation, Maps]]
 """Slices -> their explanation and the maps that masks are read from; it looks at images and labels, never at masks."""
 
@@ -76,10 +78,11 @@ def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
         clear(folder)
 
 
-def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5) -> list[tuple[str, int]]:
+def choose_examples(found: Explained, dices: Callable[[int], float | None], level: float = 0.5) -> list[tuple[str, int]]:
     """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals, then errors of f.
 
     Without masks abnormal slices at even distances instead; without labels those with the highest f of the unlabelled slices.
+    `dices` gives the Dice of the mask of a slice by its position.
     """
 
     def spread(indices: np.ndarray, count: int) -> np.ndarray:
@@ -89,7 +92,7 @@ def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5)
     abnormal, normal, unknown = (np.flatnonzero(c) for c in (found.label == 1, found.normal, found.label < 0))
     groups: list[tuple[str, np.ndarray]] = []
     if len(scored):
-        values = [metrics.dice(predicted[i], found.truth[i]) or 0.0 for i in scored]
+        values = [dices(int(i)) or 0.0 for i in scored]
         order = scored[np.argsort(values, kind="stable")]
         middle = order[max(0, len(order) // 2 - EXAMPLES // 2) :]
         groups += [("best", order[::-1][:EXAMPLES]), ("median", middle[:EXAMPLES]), ("worst", order[:EXAMPLES])]
@@ -115,20 +118,24 @@ def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarra
     return np.abs(index["slice"][rows] - (first + last)[of] / 2) / half[of]
 
 
-def _name(index: dict[str, np.ndarray], row: int) -> str:
-    """What a person calls a slice: plain images have no slice number, and only crops have a region."""
+def _name(index: dict[str, np.ndarray], row: int, tiles: bool = False) -> str:
+    """What a person calls a slice: plain images have no slice number, and only crops have a region; `tiles` are not named."""
     number = f", slice {index['slice'][row]}" if index["slice"].any() else ""
-    region = f", region {index['region'][row]}" if index["region"][row] >= 0 else ""
+    region = f", region {index['region'][row]}" if index["region"][row] >= 0 and not tiles else ""
     return f"{index['case'][row]}{number}{region}"
 
 
 def _rows(
-    found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray], usable: bool
-) -> list[list[Any]]:
-    """slices.csv: a line of names, and one for each slice; all are doubtful where the run is not usable, foreign ones always."""
+    found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray], usable: bool,
+    changes: dict[str, np.ndarray],
+) -> list[list[Any]]:  # fmt: skip
+    """slices.csv: a line of names, and one for each slice; all are doubtful where the run is not usable, foreign ones always.
+
+    `changes` are further columns by channel, see `channel_changes`.
+    """
     rows: list[list[Any]] = [[
         "case", "patient", "slice", "region", "label", "f", "f_counterfactual", "posterior", "mask_px", "confidence", "doubtful",
-        "truth_px", "dice",
+        "truth_px", "dice", *(f"change {name}" for name in changes),
     ]]  # fmt: skip
     for i, row in enumerate(found.rows):
         doubt, truth = doubtful(float(sure[i])), found.truth[i]
@@ -139,6 +146,7 @@ def _rows(
             int(predicted[i].sum()), "" if doubt is None else f"{sure[i]:.4f}",
             1 if not usable or found.is_foreign[i] else "" if doubt is None else int(doubt),
             *((int(truth.sum()), metrics.dice(predicted[i], truth)) if found.known[i] else ("", "")),
+            *("" if np.isnan(values[i]) else f"{values[i]:.4f}" for values in changes.values()),
         ])  # fmt: skip
     return rows
 
@@ -184,6 +192,8 @@ def _score(
     scores = mask_free(found, predicted, threshold, settings)
     sure = found.confidence(predicted)
     index = slices.store.index
+    tiled = bool(settings.data.tile and (index["region"][found.rows] >= 0).any())
+    whole = WholeImages(found, predicted, index, threshold, settings) if tiled else None
     # The label of a scan is given, whatever its masks say; where anomalies are injected they decide.
     given = np.maximum(found.label, index["label"][found.rows])
     series = index["series"][found.rows]
@@ -194,23 +204,58 @@ def _score(
         single = len(set(series)) == len(found.rows)
         reason = "every image is a scan of its own" if single else "only one class of scans is held out"
         scores["null_because"]["auroc_scans"] = reason
-    write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index, trusted(judge(scores, audited)))))
-    chosen = choose_examples(found, predicted, settings.classifier.threshold)
+    # Of several channels: which of them the counterfactual changes where something is marked.
+    changes = channel_changes(found, predicted) if len(slices.store.channels) > 1 else None
+    by_channel = {} if changes is None else dict(zip(slices.store.channels, changes.T, strict=True))
+    if by_channel:
+        known = {name: values[np.isfinite(values)] for name, values in by_channel.items()}
+        scores["change_by_channel"] = {name: float(values.mean()) if len(values) else None for name, values in known.items()}
+    if whole is not None:
+        of_images, summary, dices = whole_scores(whole, given)
+        scores |= of_images
+        scores["null_because"] |= {name: NOTHING for name, value in of_images.items() if value is None}
+        scores["null_because"] = {name: why for name, why in scores["null_because"].items() if scores[name] is None}
+        chosen = choose_examples(summary, lambda i: dices[i], settings.classifier.threshold)
+        members = whole.members()
+        shown = whole.pictures([members[i] for _, i in chosen])
+    else:
+        summary = found
+        dice_of = lambda i: metrics.dice(predicted[i], found.truth[i])
+        chosen = choose_examples(found, dice_of, settings.classifier.threshold)
+        shown = _pictures(found, predicted, [i for _, i in chosen], threshold, settings)
+    rows = _rows(found, predicted, sure, index, trusted(judge(scores, audited)), by_channel)
+    write_text(folder / "slices.csv", csv_text(rows))
+    _write_examples(folder, chosen, summary, shown, [_name(index, summary.rows[i], tiled) for _, i in chosen])
+    return scores
+
+
+def _pictures(
+    found: Explained, predicted: np.ndarray, positions: list[int], threshold: float, settings: Settings
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """What the examples show, see `WholeImages.pictures`."""
+    levels = levels_of(found.refined[positions], found.levels(threshold, positions), settings.masks.peak)
+    shown = {name: getattr(found, name)[positions] for name in ("image", "saliency", "refined", "truth")}
+    shown |= {} if found.counterfactual is None else {"counterfactual": found.counterfactual[positions]}
+    sure = of_pixels(found.refined[positions], levels)
+    return shown | {"mask": predicted[positions], "sure": sure, "confidence": found.confidence(predicted)[positions]}
+
+
+def _write_examples(
+    folder: Path, chosen: list[tuple[str, int]], found: Explained, shown: dict[str, np.ndarray], names: list[str]
+) -> None:  # fmt: skip
+    """Write examples.npz: the pictures `shown` of slices `chosen`, which are described in `found` by their positions."""
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.
-    images = found.image[positions]
-    painted = np.full_like(images, np.nan) if found.counterfactual is None else found.counterfactual[positions]
+    painted = shown.get("counterfactual", np.full_like(shown["image"], np.nan))
     after = np.full_like(found.before, np.nan) if found.after is None else found.after
     # A student's map is a probability; beside its masks the difference of the method itself is shown.
-    difference = found.refined if found.posterior is None else found.saliency
-    levels = levels_of(found.refined[positions], found.levels(threshold, positions), settings.masks.peak)
+    difference = shown["refined" if found.posterior is None else "saliency"]
     with sealed(folder / "examples.npz") as part:
         np.savez_compressed(
             part, group=np.array([group for group, _ in chosen], dtype=str),
-            name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
-            image=flat(images).astype(np.float16), counterfactual=flat(painted).astype(np.float16),
-            difference=difference[positions].astype(np.float16), mask=predicted[positions], truth=found.truth[positions],
-            known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],
-            sure=of_pixels(found.refined[positions], levels).astype(np.float16),
+            name=np.array(names, dtype=str),
+            image=flat(shown["image"]).astype(np.float16), counterfactual=flat(painted).astype(np.float16),
+            difference=difference.astype(np.float16), mask=shown["mask"], truth=shown["truth"],
+            known=found.known[positions], before=found.before[positions], after=after[positions], confidence=shown["confidence"],
+            sure=shown["sure"].astype(np.float16),
         )  # fmt: skip
-    return scores

@@ -95,7 +95,7 @@ class _Session(nn.Module):
 
 def probe_images(root: Path, run: Predictor | ClassPredictors) -> Tensor:
     """Return test images (B, C, S, S) in [-1, 1]: prepared slices of the run folder `root` if there are any, else noise."""
-    size, channels = run.settings.data.size, len(run.preparation.channels)
+    size, channels = run.settings.data.side, len(run.preparation.channels)
     if (root / "slices" / "store.json").is_file():
         store = SliceStore(root / "slices")
         rows = np.unique(np.linspace(0, len(store) - 1, PROBES).astype(int))
@@ -126,7 +126,7 @@ def write_onnx(run: Predictor | ClassPredictors, folder: Path, probes: Tensor) -
         _library(name)
     every = predictors_of(run)
     first, classes = next(iter(every.values())), len(every)
-    image = (torch.zeros(2, len(first.preparation.channels), *[first.settings.data.size] * 2),)
+    image = (torch.zeros(2, len(first.preparation.channels), *[first.settings.data.side] * 2),)
     _write(_Logits(first.f, classes), folder / "f.onnx", "logit", image)
     if first.generator is not None:
         inputs = image if classes == 1 else (*image, torch.arange(2))

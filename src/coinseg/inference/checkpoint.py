@@ -177,7 +177,7 @@ def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifie
     settings = replace(settings, engine=stored_settings({"engine": asdict(settings.engine) | engine}).engine)
     require_named(settings.classifier, classifier, "--classifier")
     wanted = replace(settings.classifier, weights=None)  # the trained weights are here; pretrained ones are not looked for
-    side, depth = settings.data.size, len(channels)
+    side, depth = settings.data.side, len(channels)
     f, generator = load_classifier(wanted, root / F, side, depth, classes), None
     if settings.method == COUNTERFACTUAL:
         require_fits(lambda: build_generator(settings.coin, depth, classes), root / GENERATOR, "generator")

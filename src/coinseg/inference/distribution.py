@@ -71,19 +71,39 @@ def joined(seen: list[Tensor], x: Tensor) -> Tensor | None:
     return torch.cat([seen[-1], grey_features(x)], 1) if seen and len(seen[-1]) == len(x) else None
 
 
-def foreign(distances: np.ndarray, cases: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def of_places(distances: np.ndarray, places: np.ndarray, tiles: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return distinct places (p, 2), and the distance of each, (p,): of regions the farthest, of tiles the median; NaN unknown.
+
+    Args:
+        distances: of squares to the training images, (n,); NaN where unknown.
+        places: of the squares, case and number of the slice, (n, 2).
+        tiles: whether several squares of one place are tiles.
+    """
+    distinct, where = np.unique(places, axis=0, return_inverse=True)
+    where = where.reshape(-1)
+    found = np.full(len(distinct), np.nan)
+    if not tiles:
+        np.fmax.at(found, where, distances)
+        return distinct, found
+    order = np.argsort(where, kind="stable")
+    for place, members in enumerate(np.split(order, np.flatnonzero(np.diff(where[order])) + 1)):
+        known = distances[members][np.isfinite(distances[members])]
+        found[place] = np.median(known) if len(known) else np.nan
+    return distinct, found
+
+
+def foreign(distances: np.ndarray, cases: np.ndarray, numbers: np.ndarray, tiles: bool = False) -> np.ndarray:
     """Return of which slices the case is unlike the training images, (n,) bool: where the median of its slices is above 1.
 
     Args:
         distances: of slices, or of their regions, to the training images, (n,); NaN where unknown.
         cases: whose they are, (n,).
-        numbers: of the slices in their cases, (n,); of the regions of one slice the farthest counts.
+        numbers: of the slices in their cases, (n,).
+        tiles: see `of_places`.
     """
     names, of = np.unique(cases, return_inverse=True)
-    places, where = np.unique(np.stack([of, numbers]), axis=1, return_inverse=True)
-    farthest = np.full(places.shape[1], np.nan)
-    np.fmax.at(farthest, where.reshape(-1), distances)
-    return np.array([(median(farthest[places[0] == case]) or 0) > 1 for case in range(len(names))], bool)[of]
+    places, apart = of_places(distances, np.stack([of, numbers], axis=1), tiles)
+    return np.array([(median(apart[places[:, 0] == case]) or 0) > 1 for case in range(len(names))], bool)[of]
 
 
 class Distribution(nn.Module):

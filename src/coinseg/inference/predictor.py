@@ -171,7 +171,8 @@ class Predictor:
         looks = [self.look(slices.batch(part).image) for part in parts]
         logits, apart = (np.concatenate(each) for each in zip(*looks, strict=True))
         index, scores = slices.store.index, self.scores(logits, *slices.store.chains(slices.rows))
-        scores = replace(scores, foreign=foreign(apart, index["case"][slices.rows], index["slice"][slices.rows]))
+        places = (index["case"][slices.rows], index["slice"][slices.rows])
+        scores = replace(scores, foreign=foreign(apart, *places, tiles=bool(self.settings.data.tile)))
         positions = np.full(len(slices.store), -1)
         positions[slices.rows] = np.arange(len(slices))
         return lambda rows: scores[positions[rows]]

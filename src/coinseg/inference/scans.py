@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -18,13 +19,15 @@ from coinseg.data.readers.image import write_image_map, write_image_mask
 from coinseg.data.readers.volume import write_mask, write_scan
 from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder, limits_of
 from coinseg.data.slices.channels import are_colour
-from coinseg.data.slices.crop import Cut
+from coinseg.data.slices.crop import Cut, slices_in
 from coinseg.data.slices.intensity import signed
 from coinseg.errors import UserError
 from coinseg.masks.confidence import DOUBT, of_scan
 from coinseg.masks.postprocess import clean_volume
+from coinseg.masks.tiles import joined_mask
 from coinseg.runtime.devices import CHUNK
 
+from .distribution import of_places
 from .image_score import ImageScores
 from .maps import ConfidenceMap, NativeMaps
 from .sources import doubts_of
@@ -32,6 +35,10 @@ from .table import highest, median, told
 
 if TYPE_CHECKING:
     from .predictor import Predictor
+
+
+_Tiles = dict[int, list[tuple[float, int]]]
+"""Of slices that are cut into tiles, by number: the confidence of each tile, and how many of its pixels are marked."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Segmentation:
         confidence: of the mask of a slice, in [0, 1]; NaN where there is none, and everywhere without `masks.hflip`.
         image_score: P(abnormal) of the ensemble, (slices along `data.axis`,); NaN everywhere without a student.
         distance: of a slice to the training images, (slices along `data.axis`,): above 1 out of distribution; NaN as above, and
-            everywhere in runs without a record of their images.
+            everywhere in runs without a record of their images. Of a slice in tiles it is the median of theirs.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in the units of the source, where they were asked for.
         doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
@@ -59,6 +66,7 @@ class Segmentation:
     geometry: Geometry | None = None
     maps: NativeMaps | None = None
     doubts: tuple[str, ...] = ()
+    tiles: _Tiles = field(default_factory=lambda: defaultdict(list), repr=False)
 
     @classmethod
     def empty(cls, predictor: Predictor, case: LoadedCase, maps: bool) -> Segmentation:
@@ -125,8 +133,8 @@ def cut_slices(predictor: Predictor, cases: Sequence[LoadedCase]) -> list[Prepar
     for owner, case in enumerate(cases):
         encoded, scan, cuts = encoder(case.scan, kind, channels), turned(case.scan, data.axis), list(case.cuts(data))
         for cut in cuts:
-            label = case.given(cut.index, data.label_level, len(cuts))
-            pixels = cut_pixels(encoded(scan[cut.index]), cut.box, data.size, kind)
+            label = case.given(cut, data.label_level, slices_in(cuts))
+            pixels = cut_pixels(encoded(scan[cut.index]), cut.box, data.side, kind)
             slices.append(PreparedSlice(owner, cut, pixels, np.nan if label is None else label))
     return slices
 
@@ -145,13 +153,14 @@ def _scores(
     """
     looks = [predictor.look(images_of(predictor, slices[i : i + CHUNK])) for i in range(0, len(slices), CHUNK)]
     logits, apart = (np.concatenate(parts) for parts in zip(*looks, strict=True))
-    for (owner, cut, _, _), distance in zip(slices, apart, strict=True):
-        results[owner].distance[cut.index] = np.fmax(results[owner].distance[cut.index], distance)
+    places = np.array([(one.owner, one.cut.index) for one in slices])
+    for (owner, index), distance in zip(*of_places(apart, places, any(one.cut.is_tile for one in slices)), strict=True):
+        results[owner].distance[index] = distance
     in_series = [case.case if case.case and case.case.series else None for case in cases]
     chains = [(case.series if (case := in_series[one.owner]) else one.owner, one.cut.region) for one in slices]
     numbers = {chain: number for number, chain in enumerate(dict.fromkeys(chains))}
-    places = [case.place if (case := in_series[one.owner]) else one.cut.index for one in slices]
-    scores = predictor.scores(logits, np.array([numbers[chain] for chain in chains]), np.array(places))
+    along = [case.place if (case := in_series[one.owner]) else one.cut.index for one in slices]
+    scores = predictor.scores(logits, np.array([numbers[chain] for chain in chains]), np.array(along))
     return replace(scores, given=np.array([one.given for one in slices], float))
 
 
@@ -171,8 +180,20 @@ def segment_cases(predictor: Predictor, cases: Sequence[LoadedCase], maps: bool 
     return [_finished(predictor, *pair) for pair in zip(cases, results, strict=True)]
 
 
+def _join(predictor: Predictor, one: Segmentation) -> None:
+    """Make the masks of slices in tiles of what all tiles say of a pixel, and their confidence as that of a scan of slices."""
+    data, axis = predictor.settings.data, predictor.settings.data.axis
+    for index, tiles in one.tiles.items():
+        native = turned(one.mask, axis)[index]
+        sure = one.pixel_confidence.sure(index)
+        native[...] = joined_mask(sure, predictor.segmenter.cleaning, data.tile_side / data.side)
+        known = of_scan(*map(np.array, zip(*tiles, strict=True)))
+        one.confidence[index] = np.nan if known is None or not native.any() else known
+
+
 def _finished(predictor: Predictor, case: LoadedCase, one: Segmentation) -> Segmentation:
-    """The mask cleaned in 3-D, and the confidence lowered where the case is unlike the training."""
+    """The mask joined of tiles and cleaned in 3-D, and the confidence lowered where the case is unlike the training."""
+    _join(predictor, one)
     if one.geometry or len(one.mask) > 1:  # an array of slices has no grid, and no rule in millilitres
         millilitres = one.geometry.voxel_ml if one.geometry else 1.0
         one = replace(one, mask=clean_volume(one.mask, millilitres, predictor.settings.masks))
@@ -191,8 +212,11 @@ def _segment_chunk(
     for i, (owner, cut, _, _) in enumerate(slices):
         one = results[owner]
         one.pixel_confidence.add(cut, segmented.pixel_confidence[i])
-        native = turned(one.mask, axis)[cut.index]
-        native |= cut.box.paste_mask(segmented.masks[i], (native.shape[0], native.shape[1]))
+        if cut.is_tile:
+            one.tiles[cut.index].append((float(segmented.confidence[i]), int(segmented.masks[i].sum())))
+        else:
+            native = turned(one.mask, axis)[cut.index]
+            native |= cut.box.paste_mask(segmented.masks[i], (native.shape[0], native.shape[1]))
         one.probability[cut.index] = np.fmax(one.probability[cut.index], scores.probability[i])
         if segmented.maps.image_score is not None:
             one.image_score[cut.index] = np.fmax(one.image_score[cut.index], segmented.maps.image_score[i])

@@ -93,7 +93,7 @@ def _of_cases(predictor: Predictor, source: Source, organ: Organs, most: int) ->
     cases, _ = load_all(predictor, source, organ)
     results = predictor.segment_cases(cases)
     slices = cut_slices(predictor, cases)
-    axis, size = predictor.settings.data.axis, predictor.settings.data.size
+    axis, size = predictor.settings.data.axis, predictor.settings.data.side
     natives = [turned(result.mask, axis) for result in results]
     inside = [one.cut.box.resize_mask(natives[one.owner][one.cut.index], size).astype(bool) for one in slices]
     f = [results[one.owner].probability[one.cut.index] for one in slices]

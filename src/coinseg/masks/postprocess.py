@@ -1,6 +1,7 @@
 """From a refined difference |X - X_cf| to a clean mask: level, morphology, connected components (thesis 3.7.3, 4.2)."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -52,6 +53,12 @@ def _by_square(operation: Callable[..., np.ndarray], stack: np.ndarray, side: in
     for shape in ((1, side, 1), (1, 1, side)):
         stack = operation(stack, np.ones(shape))
     return stack
+
+
+def scaled(settings: MaskSettings, factor: float) -> MaskSettings:
+    """The same cleaning of masks whose pixels are `factor` times as many along each axis; what is on stays on."""
+    opening, closing = (max(1, round(side * factor)) if side else 0 for side in (settings.opening, settings.closing))
+    return replace(settings, opening=opening, closing=closing, min_px=round(settings.min_px * factor**2))
 
 
 def clean_volume(mask: np.ndarray, voxel_ml: float, settings: MaskSettings) -> np.ndarray:

@@ -48,7 +48,7 @@ class ImageNetClassifier(Part):
         classifier = replace(opinion_settings(settings).classifier, weights=None)
         return cls(
             load_classifier(
-                classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.size, state.get("channels", 1)
+                classifier, root / cls.folder / "classifier" / "model.safetensors", settings.data.side, state.get("channels", 1)
             )
         )
 

@@ -62,7 +62,8 @@ class MaskFiles:
         """
         scans = {case.series for case in cases if wanted(case)} - {None}
         asked = [case for case in cases if wanted(case) or case.series in scans]
-        rows = self._in_groups(together(asked), lambda group: self._cases([asked[i] for i in group], wanted))
+        most = 1 if self.predictor.settings.data.tile else TOGETHER  # an image in tiles is as many as there are
+        rows = self._in_groups(together(asked, most), lambda group: self._cases([asked[i] for i in group], wanted))
         order = {case.id: i for i, case in enumerate(asked)}
         return sorted(rows, key=lambda row: order[row["case"]])
 
@@ -115,15 +116,15 @@ class MaskFiles:
         return rows
 
 
-def together(cases: Sequence[Case]) -> list[list[int]]:
-    """Groups of case indices that are segmented together: each volume alone, plain images in whole series, `TOGETHER` or more."""
+def together(cases: Sequence[Case], most: int = TOGETHER) -> list[list[int]]:
+    """Groups of case indices that are segmented together: each volume alone, plain images in whole series, `most` or more."""
     series: dict[tuple[bool, str], list[int]] = {}
     for i, case in enumerate(cases):
         if not case.volume:
             series.setdefault((case.series is None, case.series or case.id), []).append(i)
     groups: list[list[int]] = []
     for members in series.values():
-        if not groups or len(groups[-1]) >= TOGETHER:
+        if not groups or len(groups[-1]) >= most:
             groups.append([])
         groups[-1] += members
     return [[i] for i, case in enumerate(cases) if case.volume] + groups

@@ -82,6 +82,8 @@ class Workspace:
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
         require_consistent(self.settings)
+        if "auto" in (self.settings.data.size, self.settings.data.tile):
+            raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
         refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
@@ -293,4 +295,5 @@ def counts(run: Run) -> dict[str, Any]:
             "rule": "inherited" if searched["slices"] is None else "witnesses", "abnormal_scans": searched["scans"],
             "slices": searched["weak"], "kept": searched["kept"],
         }, "fingerprint": meta["fingerprint"], "window": meta["window"], "intensity": meta["kind"],
+        **({"tiles": int((index["region"] >= 0).sum())} if settings.data.tile else {}),
     }  # fmt: skip

@@ -58,7 +58,7 @@ class SliceSegmenter:
         return self
 
     def _prepared(self, images: Images) -> torch.Tensor:
-        prepared, size = torch.from_numpy(signed(unit_images(images))), self._fitted().settings.data.size
+        prepared, size = torch.from_numpy(signed(unit_images(images))), self._fitted().settings.data.side
         if (side := prepared.shape[-1]) != size:  # the networks would take it, and answer for lesions of another size
             raise UserError(f"images of {side} x {side} pixels", f"{size} x {size}, as the training had", "resize them")
         self._fitted().explainer.require_images(prepared)

@@ -48,6 +48,7 @@ PERCENT = (
 )  # fmt: skip
 SIZES = "lesions_by_size"
 FLIPS = "probe_flip_rate"
+UNSHOWN = ("null_because", "of_tiles", "change_by_channel")  # in the table of scores: they are told beside it
 COUNTS = (
     "slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "hd95_slices", "scans_abnormal", "scans_normal",
 )  # fmt: skip
@@ -256,7 +257,7 @@ def write_report(out: Path, manifest: dict[str, Any], networks: Path | None = No
         inside=(settings.get("data") or {}).get("split_by") == "slice",
         called_from=(settings.get("classifier") or {}).get("threshold", 0.5),
         synthetic=(settings.get("anomaly") or {}).get("kind", "none") != "none",
-        shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, "null_because", SIZES)},
+        shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, *UNSHOWN, SIZES)},
         sizes=scores.get(SIZES) or [], counts=[scores.get(name) for name in COUNTS],
         gate=(settings.get("student") or {}).get("gate"), peak=(settings.get("masks") or {}).get("peak"),
         groups=None if examples is None else _groups(examples, top), top=top,

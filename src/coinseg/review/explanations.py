@@ -120,6 +120,7 @@ def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
     from coinseg.data.readers.axes import turned
     from coinseg.data.slices.case import cut_pixels, encoder
     from coinseg.data.slices.intensity import signed
+    from coinseg.inference.maps import native_slice, summed
     from coinseg.inference.scans import require_maps, span_of
 
     require_maps(predictor)
@@ -128,23 +129,24 @@ def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
     native, span = turned(content.scan, data.axis)[index].astype(np.float32), span_of(predictor, content)
     shape = native.shape[:2]
     planes = [native.copy()] if native.ndim == 2 else list(np.moveaxis(native, 2, 0).copy())
-    difference, before, after = np.zeros(shape, np.float32), [0.0], [0.0]
+    changes, differences, before, after = [], [], [0.0], [0.0]
     for cut in content.cuts(data):
         if cut.index != index:
             continue
-        pixels = cut_pixels(encoder(content.scan, kind, channels)(native), cut.box, data.size, kind)
+        pixels = cut_pixels(encoder(content.scan, kind, channels)(native), cut.box, data.side, kind)
         images = torch.from_numpy(signed(predictor.preparation.window.unit(pixels[None])))
         found = predictor.explain(images)
         painted, probability = found.painted()
-        for plane, change in zip(planes, (painted - images)[0].numpy() / 2, strict=True):
-            plane += cut.box.paste(change * span, shape)
+        changes.append((cut, (painted - images)[0].numpy() / 2))
         asked = np.array([float(found.probability[0]) >= predictor.settings.classifier.threshold])
-        refined = predictor.explainer.differences(images, asked).mean[0].astype(np.float32)
-        difference = np.maximum(difference, cut.box.paste(refined, shape))
+        differences.append((cut, predictor.explainer.differences(images, asked).mean[0].astype(np.float32)))
         before.append(float(found.probability[0]))
         after.append(float(probability[0]))
     if len(before) == 1:
         raise UserError(f"the run does not look at slice {index + 1}", "a slice of its region", "choose another slice")
+    for channel, plane in enumerate(planes):
+        plane += summed(((cut, change[channel] * span) for cut, change in changes), shape)
+    difference = native_slice(differences, shape)
     counterfactual = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
     if native.ndim == 3 and content.scan.dtype != np.uint8 and native.max() > 255:  # the page shows colour with 8 bits
         counterfactual /= 257

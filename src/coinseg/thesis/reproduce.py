@@ -80,7 +80,7 @@ class Seed:
     def __post_init__(self) -> None:
         self.settings = replace(self.job.settings, seed=self.number)
         self.root = self.job.out / f"seed{self.number}"
-        refuse([*of_tables(self.settings), *of_side(self.settings.data.size, self.settings.coin)])
+        refuse([*of_tables(self.settings), *of_side(self.settings.data.side, self.settings.coin)])
         cohort = read_layout(self.job.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
         prepared = prepare(cohort, self.settings, self.root / "slices", self._step("prepare"), self.job.overwrite)
         if len(prepared.channels) > 1:
@@ -265,7 +265,7 @@ def reproduce(job: Job, table: str, name: str, report: Report = silent) -> tuple
     injected = job.settings.anomaly.kind != "none"
     kind, protocols = "synthetic" if injected else "real", ("replica", "honest")
     records = [record_of(row, rows[row][0], each, p, name, kind) for p in protocols for row, each in results.items()]
-    steps, size = job.settings.coin.steps, job.settings.data.size
+    steps, size = job.settings.coin.steps, job.settings.data.side
     facts = {"scale": job.scale, "size": size, "steps": steps, "slices": job.slices, "seeds": job.seeds}
     notes = notes_of(facts, table, records, [row for row in TABLES[table] if row not in rows and "each" not in row])
     title = f"{table.capitalize()[:-1]} {table[-1]} of the thesis on {name}"

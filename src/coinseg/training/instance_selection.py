@@ -1,5 +1,7 @@
 """Labels per scan: which slices of an abnormal scan are abnormal? (Multiple-instance learning: scans are bags, slices instances.)
 
+An image that is cut into tiles is a scan of them: its label is that of a scan, and what is said of slices here is true of tiles.
+
 Every training scan is scored by a classifier that was trained, with the labels of scans on all their slices, on other patients.
 Slices that score above nearly every slice of normal scans are trained on as abnormal, the others of abnormal scans left out.
 docs/decisions/0004-hospital-data.md has the reasons; selected slices are called witnesses there and in files.
@@ -30,7 +32,7 @@ KINDS = {
     "key": str, "quantile": float, "scans": int, "weak": int, "kept": int, "seconds": float,
     "slices": dict[str, list[int]] | None,
 }  # fmt: skip
-"""What it holds, and of which kind."""
+"""What it holds, and of which kind. Of tiles it also has "tiles", their numbers beside those of the slices."""
 QUANTILE = 0.95  # Quantile of f(X) over slices of normal scans that a selected slice exceeds
 FOLD_STEPS = 0.5  # Share of `classifier.steps` that a fold's classifier is trained for: it has half of the patients
 ROUNDS = 2  # The second round trains on the slices that the first has selected
@@ -98,8 +100,9 @@ def select_instances(store: SliceStore, settings: Settings, folder: Path, report
             write_record(file, selection)
     sides = store.index["split"].copy()
     if selection["slices"] is not None:
-        kept = {(case, z) for case, slices in selection["slices"].items() for z in slices}
-        names = zip(store.index["case"][weak].tolist(), store.index["slice"][weak].tolist(), strict=True)
+        tiles = selection.get("tiles") or {case: [-1] * len(slices) for case, slices in selection["slices"].items()}
+        kept = {(case, *place) for case, slices in selection["slices"].items() for place in zip(slices, tiles[case], strict=True)}
+        names = zip(*(store.index[name][weak].tolist() for name in ("case", "slice", "region")), strict=True)
         sides[weak[[name not in kept for name in names]]] = LEFT_OUT
     return store.with_sides(sides, witnesses=selection)
 
@@ -127,8 +130,11 @@ def _select(
         indices = np.flatnonzero(held_out & candidates)
         selected[indices] = find_instances(probability[candidates[held_out]], index["case"][indices], index["label"][indices])
     kept = np.flatnonzero(selected)
-    slices = {str(index["case"][kept[bag[0]]]): index["slice"][kept[bag]].tolist() for bag in groups(index["case"][kept])}
-    return {**facts, "kept": len(kept), "slices": slices, "seconds": round(time.perf_counter() - began, 2)}
+    bags = {str(index["case"][kept[bag[0]]]): kept[bag] for bag in groups(index["case"][kept])}
+    places = {"slices": {case: index["slice"][bag].tolist() for case, bag in bags.items()}}
+    if settings.data.tile:
+        places["tiles"] = {case: index["region"][bag].tolist() for case, bag in bags.items()}
+    return {**facts, "kept": len(kept), **places, "seconds": round(time.perf_counter() - began, 2)}
 
 
 def _probability(view: SliceStore, settings: Settings, folder: Path, report: Report, number: int) -> np.ndarray:

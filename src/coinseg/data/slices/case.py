@@ -43,18 +43,18 @@ class LoadedCase:
     masks: CaseMasks | None = None  # as they were read
     modality: str = ""  # what DICOM says it is; "" where nothing says it
 
-    def given(self, index: int, level: str, used: int) -> int | None:
-        """Return the label 0 or 1 that a slice was given, not by a mask; None without one, or with that of the whole scan only.
+    def given(self, cut: Cut, level: str, used: int) -> int | None:
+        """Return the label 0 or 1 that a square was given, not by a mask; None without one, or with that of its scan or slice.
 
         Args:
-            index: number of the slice.
+            cut: the square.
             level: `data.label_level`.
             used: how many slices of the case are used.
         """
-        if self.case is None or (index not in self.case.slice_labels and labelled_per_scan(self.case, level, used)):
+        if self.case is None:
             return None
-        label = self.case.slice_labels.get(index, self.case.label)
-        return label if label in (0, 1) else None
+        label = self.case.slice_labels.get(cut.index, self.case.label)
+        return label if label in (0, 1) and not is_weak(self.case, cut, label, level, used) else None
 
     def cuts(self, settings: DataSettings) -> Iterator[Cut]:
         """Yield the slices that are used, along `data.axis`; see `crop.cuts`."""
@@ -67,8 +67,8 @@ class LoadedCase:
         return cuts(reordered((slices, height, width), settings.axis), organs, settings, pixel)
 
     def require_fits(self, settings: DataSettings) -> None:
-        """Raise `UserError` where a slice of fixed millimetres cannot hold the organ."""
-        if settings.spacing:
+        """Raise `UserError` where a slice of fixed millimetres cannot hold the organ, or has too many tiles."""
+        if settings.spacing or settings.tile:
             list(self.cuts(settings))
 
 
@@ -76,6 +76,21 @@ def labelled_per_scan(case: Case, level: str, used: int = 2) -> bool:
     """Return whether the label 1 of a case says only that some of its `used` slices are abnormal; level is `data.label_level`."""
     weak = level == "scan" or (used > 1 and not case.slice_labels)
     return weak and case.volume and case.label == 1 and level != "slice"
+
+
+def is_weak(case: Case, cut: Cut, label: int, level: str, used: int) -> bool:
+    """Return whether a label of a square says only that it, or another of its scan or image, is abnormal.
+
+    Args:
+        case: whose label it is.
+        cut: the square; of several tiles of a slice any may be the abnormal one.
+        label: 0, 1, or -1 where it is not known.
+        level: `data.label_level`; with "slice" nothing is weak.
+        used: how many slices of the case are used.
+    """
+    if cut.is_tile and label == 1 and level != "slice":
+        return True
+    return cut.index not in case.slice_labels and labelled_per_scan(case, level, used)
 
 
 def load_case(case: Case, with_lesion: bool = True, volume: Volume | None = None, channels: Sequence[str] = GREY) -> LoadedCase:

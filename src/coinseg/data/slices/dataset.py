@@ -11,7 +11,7 @@ from coinseg.config.schema import AnomalySettings
 from coinseg.runtime.streams import Stream, random_stream
 
 from .intensity import signed
-from .split import TRAINING
+from .split import LEFT_OUT, TRAINING
 from .store import SliceStore
 from .synthetic_anomaly import inject
 
@@ -143,8 +143,10 @@ class JointSlices:
     def batch(self, indices: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
         """Return slices by their indices (B, 2); `regions` adds organ and background."""
         asked, rows = indices.T
-        labels = np.stack([view.store.index["label"][rows] for view in self.views], axis=1).astype(np.float32)
-        labels[labels < 0] = np.nan
+        indices_of = [view.store.index for view in self.views]
+        labels = np.stack([index["label"][rows] for index in indices_of], axis=1).astype(np.float32)
+        # Left out too where only the scan or image has the label.
+        labels[np.stack([index["split"][rows] == LEFT_OUT for index in indices_of], axis=1) | (labels < 0)] = np.nan
         image = torch.from_numpy(signed(self.store.unit(rows)))
         batch = Batch(image, torch.from_numpy(labels), asked=torch.from_numpy(asked.copy()))
         if not regions:

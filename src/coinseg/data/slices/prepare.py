@@ -19,9 +19,9 @@ from coinseg.runtime.process_group import cores
 from coinseg.types import Case
 
 from . import intensity
-from .case import CaseMasks, LoadedCase, cut_pixels, encoder, labelled_per_scan, load_case, read_masks
+from .case import CaseMasks, LoadedCase, cut_pixels, encoder, is_weak, load_case, read_masks
 from .channels import Channels, first_of
-from .crop import Box, Cut
+from .crop import Box, Cut, slices_in
 from .plausible import notes_on
 from .trained_on import Facts, facts_of
 from .twins import look_of, pixels_of
@@ -82,7 +82,7 @@ def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> P
     result.pixels, result.look = pixels_of(loaded.scan), look_of(first_of(loaded.scan)[len(loaded.scan) // 2])
     result.several_frames = not case.volume and has_more_frames(case.image)
     encoded, scan = encoder(loaded.scan, kind, channels), turned(loaded.scan, data.axis)
-    classes = [_of_class(one, loaded, len(used), settings, result) for one in classes_of(case)]
+    classes = [_of_class(one, loaded, slices_in(used), settings, result) for one in classes_of(case)]
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:
         problem = f"{case.id}: labels of slices {few(strange, 3)}, but it has {len(scan)}: are its labels counted from 0, "
         result.problems.append(problem + "inferior first?")
@@ -96,7 +96,7 @@ def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> P
         # Where anomalies are injected a real one would be labelled normal; elsewhere a label is needed.
         if all(known["label"] == (1 if injected else -1) for known in facts_of_classes):
             continue
-        result.slices.append(_slice(encoded(scan[cut.index]), [one.lesion_in(cut) for one in classes], cut, data.size, kind))
+        result.slices.append(_slice(encoded(scan[cut.index]), [one.lesion_in(cut) for one in classes], cut, data.side, kind))
         result.left_out.append(len(classes) == 1 and classes[0].label(cut)[1])
         result.rows.append({
             # No id has a slash: a scan of plain images is never taken for a case of that name.
@@ -119,16 +119,19 @@ class ClassOfCase:
 
     case: Case  # as the class sees it
     lesions: np.ndarray | None  # masks of the slices, turned
-    per_scan: bool  # whether a label 1 is only that of the scan
+    used: int  # how many slices of the case are used
     settings: Settings
 
     def lesion_in(self, cut: Cut) -> np.ndarray | None:
         """Return its lesion mask in a native slice."""
         return None if self.lesions is None else self.lesions[cut.index]
 
-    def pixels(self, cut: Cut) -> int:
-        """Return the number of pixels of that mask; -1 without one."""
+    def pixels(self, cut: Cut, in_tile: bool = False) -> int:
+        """Return the number of pixels of that mask, of a tile with `in_tile` those inside of it; -1 without one."""
         lesion = self.lesion_in(cut)
+        if lesion is not None and in_tile and cut.is_tile:
+            (top, bottom), (left, right) = cut.box.pixels((lesion.shape[0], lesion.shape[1]))
+            lesion = lesion[top:bottom, left:right]
         return -1 if lesion is None else int(lesion.sum())
 
     def label(self, cut: Cut) -> tuple[int, bool]:
@@ -137,8 +140,9 @@ class ClassOfCase:
 
     def facts(self, cut: Cut) -> dict[str, int]:
         """Return the columns of the index that are of a class."""
-        (label, _), pixels = self.label(cut), self.pixels(cut)
-        weak = int(self.per_scan and cut.index not in self.case.slice_labels)
+        # A label made from a mask is that of the whole slice too: no mask says which tile is abnormal.
+        (label, _), pixels = self.label(cut), self.pixels(cut, in_tile=True)
+        weak = int(is_weak(self.case, cut, label, self.settings.data.label_level, self.used))
         return {"label": label, "weak": weak, "lesion_px": pixels, "truth": int(label == 0 or pixels >= 0)}
 
     def is_cut_off(self, cut: Cut, shape: tuple[int, int]) -> bool:
@@ -171,7 +175,7 @@ def _of_class(one: Case, loaded: LoadedCase, used: int, settings: Settings, resu
     result.notes |= notes_on(one, masks)
     result.problems += [masks.problem] if masks.problem else []
     lesions = None if masks.lesion is None else turned(masks.lesion, settings.data.axis)
-    return ClassOfCase(one, lesions, labelled_per_scan(one, settings.data.label_level, used), settings)
+    return ClassOfCase(one, lesions, used, settings)
 
 
 def foreign(facts: Facts, settings: DataSettings, kind: str) -> bool:

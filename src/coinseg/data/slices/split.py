@@ -58,6 +58,12 @@ def split_rows(rows: Sequence[Row], settings: Settings, copies: Mapping[str, str
         return np.array([side[patient] for patient in patients])
     if settings.data.split_by == "hash":
         return np.array([hashed_side(patient, settings.data.held_out) for patient in patients])
+    places = [row["slice"] if row["series"] == row["case"] else 0 for row in rows]  # an image of a scan is one slice
+    leaders: dict[tuple[str, int], int] = {}
+    owner = [leaders.setdefault(place, i) for i, place in enumerate(zip(first, places, strict=True))]
+    if settings.data.tile and len(leaders) < len(rows):  # all tiles of a slice, and of its copies, are on one side
+        one = split_rows([{**rows[i], "region": -1} for i in leaders.values()], settings)
+        return one[np.searchsorted(list(leaders.values()), owner)]
     sides = np.zeros(len(rows), dtype=np.int64)
     for indices in groups(_scans(rows)):
         # A block at the end, not single slices: neighbours are nearly copies of each other.
@@ -65,7 +71,6 @@ def split_rows(rows: Sequence[Row], settings: Settings, copies: Mapping[str, str
         sides[ordered[len(ordered) - max(1, round(settings.data.validation * len(ordered))) :]] = VALIDATION
     if not copies:
         return sides
-    places = [row["slice"] if row["series"] == row["case"] else 0 for row in rows]  # an image of a scan is one slice
     keys = list(zip(first, [row["region"] for row in rows], places, strict=True))
     leading = dict(zip(reversed(keys), reversed(sides.tolist()), strict=True))
     return np.array([leading[key] for key in keys])

@@ -23,6 +23,7 @@ from coinseg.config.rules import of_region
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.readers.axes import reordered, require_views
+from coinseg.data.readers.image import image_size
 from coinseg.data.readers.paths import parts_of
 from coinseg.data.readers.volume import peek_shape
 from coinseg.errors import UserError
@@ -33,6 +34,7 @@ from coinseg.types import Cohort
 from . import intensity
 from .case import require_there
 from .channels import Channels, channels_of
+from .crop import number_of_tiles
 from .index import OF_CLASS, read_index
 from .plausible import implausible, require_values
 from .prepare import foreign, in_order, prepared, readers
@@ -231,7 +233,11 @@ def bytes_needed(cohort: Cohort, settings: Settings) -> int:
     slices, channels = 0, len(channels_of(cohort, settings.data)[0])
     for case in cohort.cases:
         try:
-            slices += reordered(peek_shape(case.image), settings.data.axis)[0] if case.volume else 1
+            shape = peek_shape(case.image) if case.volume else (1, 1, 1)
+            if settings.data.tile and not case.volume:
+                shape = (1, *image_size(case.image))
+            count, *plane = reordered(shape, settings.data.axis)
+            slices += count * number_of_tiles((plane[0], plane[1]), settings.data.tile_side)
         except UserError:
             continue  # reported when it is read
-    return 2 * (channels + 1) * slices * settings.data.size**2
+    return 2 * (channels + 1) * slices * settings.data.side**2

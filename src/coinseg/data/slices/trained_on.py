@@ -55,7 +55,7 @@ def facts_of(loaded: LoadedCase, settings: DataSettings) -> Facts:
     if grid is None:
         return Facts(kind, modality, why, lowest, None, None)
     pixel, shape = reordered(grid.spacing, settings.axis)[1:], turned(scan, settings.axis).shape[1:]
-    whole = settings.roi == "none" and not settings.spacing
+    whole = settings.roi == "none" and not settings.spacing and not settings.tile
     field = max(mm * count for mm, count in zip(pixel, shape, strict=True)) if whole else None
     return Facts(kind, modality, why, lowest, max(pixel), field)
 

@@ -76,7 +76,7 @@ class StoreWriter:
 
     def said(self) -> list[str]:
         """Return problem lines about what no slice shows, scans and lesions beyond its millimetres too, and about twins."""
-        side, scans, lesions = self.settings.data.size * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
+        side, scans, lesions = self.settings.data.side * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
         lines = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
         lines += [f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else []
         return lines + frames_line(self.several_frames) + self.twins.said()
@@ -104,7 +104,7 @@ class StoreWriter:
         seal(*(self.folder / name for name in FILES))
         write_record(self.folder / "store.json", {
             "format": FORMAT, "fingerprint": self.digest.hexdigest()[:16], "contents": self.contents.hexdigest()[:16],
-            "size": self.settings.data.size, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
+            "size": self.settings.data.side, "kind": self.kind, "dtype": np.dtype(stored_type(self.kind)).name,
             "window": [window.low, window.high], "injected": self.injected, "classes": self.classes,
             "trained_on": TrainedOn.summary([self.facts[case] for case in cases]).as_dict(), **facts,
         })  # fmt: skip

@@ -1,0 +1,91 @@
+"""`auto` sizes: what limits them, by hand; and that a run keeps the number that was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from coinseg.cli import main as cli
+from coinseg.config.parsing import settings_from
+from coinseg.config.schema import Settings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.sizes import Machine, chosen_sizes, native_shapes, proposal
+from coinseg.errors import UserError
+from coinseg.pipeline.run import Workspace
+from coinseg.pipeline.sizes import sized
+from conftest import TINY
+from tiles import images, tiled
+
+CPU, GPU = Machine(False, 64 * 10**9, 1), Machine(True, 80 * 10**9, 16)
+
+
+def auto(size: object = "auto", tile: object = 0, **data: object) -> Settings:
+    return settings_from({"data": {"size": size, "tile": tile, **data}})
+
+
+@pytest.mark.parametrize(
+    ("longer", "machine", "minutes", "size", "why"),
+    [
+        (70, CPU, 60, 80, "the median image is 70 pixels long"),  # up to the next multiple of 16
+        (500, CPU, 60, 96, "60 min on 1 CPU cores allow about 96 pixels"),
+        (500, CPU, 240, 192, "240 min on 1 CPU cores allow about 192 pixels"),  # four times as long, twice the side
+        (500, replace(CPU, cores=4), 60, 192, "60 min on 4 CPU cores"),
+        (500, GPU, 60, 256, "a GPU allow about 256 pixels"),
+        (500, replace(GPU, free=11 * 10**9 // 2), 60, 128, "6 GB of memory allow about 128 pixels"),
+        (30, CPU, 60, 64, "the median image is 30 pixels long"),
+        (500, CPU, 1, 64, "1 min on 1 CPU cores allow about 12 pixels"),
+        (5000, Machine(False, 10**12, 64), 6000, 512, ""),
+    ],
+)
+def test_the_least_of_need_time_and_memory(longer: int, machine: Machine, minutes: int, size: int, why: str) -> None:
+    chosen, (line, *others) = chosen_sizes([(20, longer)] * 3, auto(minutes=minutes), machine)
+    assert chosen.data.size == size
+    assert line.startswith(f"data.size {size}: {why}")
+    assert bool(others) == (longer > 1.5 * size)
+
+
+def test_tiles_are_as_large_as_squares_or_shrunk_where_there_would_be_many() -> None:
+    assert chosen_sizes([(300, 400)], auto(96, "auto"), CPU)[0].data.tile == 96
+    many = chosen_sizes([(3000, 4000)], auto(96, "auto"), CPU)[0].data.tile
+    assert isinstance(many, int)
+    assert many > 400
+    assert chosen_sizes([(90, 100)], auto(96, "auto"), CPU)[0].data.tile == 0
+    both, lines = chosen_sizes([(300, 400)], auto("auto", "auto"), CPU)
+    assert (both.data.size, both.data.tile) == (96, 96)
+    assert lines[1] == "data.tile 96: 24 tiles of the median image, at their own size (data.tile auto)"
+    assert chosen_sizes([(300, 400)], auto("auto", 64), GPU)[0].data.size == 64  # no larger than the tile
+
+
+def test_numbers_stay_and_nothing_is_said() -> None:
+    assert chosen_sizes([], auto(96, 64), CPU) == (auto(96, 64), [])
+    with pytest.raises(UserError, match="no image whose size can be read"):
+        chosen_sizes([], auto(), CPU)
+
+
+def test_tiles_are_proposed_where_images_would_be_shrunk_without_a_word() -> None:
+    assert proposal([(100, 300)], auto(96)) == [
+        "images of 300 pixels are shrunk 3.1 times to data.size 96: where lesions are small, --data.tile 96 (or auto) keeps them "
+        "at their own size"
+    ]
+    assert proposal([(100, 144)], auto(96)) == proposal([(100, 300)], auto(96, 64)) == proposal([], auto(96)) == []
+    assert proposal([(100, 300)], auto(96, roi="organ")) == []
+
+
+def test_a_run_keeps_the_number_and_goes_on_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = images(tmp_path / "data", shape=(90, 70)), tmp_path / "out"
+    words = ["prepare", str(table), "-o", str(out), *TINY, "--data.size", "auto", "--data.tile", "auto"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "data.size 92: the median image is 90 pixels long (data.size auto)" in said
+    assert "data.tile 0: no tiles" in said
+    text = (out / "settings.yaml").read_text()
+    assert "size: 92" in text
+    assert cli.main(words) == 0
+    assert "data.size 92" not in capsys.readouterr().out  # whatever would be chosen now
+    with pytest.raises(UserError, match="numbers here"):
+        Workspace(table, out, auto()).check()
+    asked = tiled(size="auto")
+    assert sized(asked, table, out)[0].data.size == 92
+    assert native_shapes(read_layout(table, asked.data), asked) == [(90, 70)] * 12
