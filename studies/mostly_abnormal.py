@@ -50,7 +50,7 @@ def soy(source: Path, work: Path, seed: int) -> Workspace:
     """Soybean rust in colour at 64 px; a fifth of the leaves is held out."""
     data = {"size": 64, "channels": "rgb", "split_by": "hash", "held_out": "validation"}
     settings = settings_from({"data": data, "seed": seed})
-    settings = replace(settings, engine=replace(settings.engine, threads=1, tensorboard=False))
+    settings = replace(settings, engine=replace(settings.engine, threads=1, logger="none"))
     return Workspace(source / "soy-rust", work / f"soy-{seed}", settings)
 
 
