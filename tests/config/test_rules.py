@@ -41,6 +41,10 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
         "set data.roi to organ",
     ),
     (
+        {"data": {"tile": 64, "roi": "organ"}},
+        "data.tile is 64 and data.roi is organ; required: whole slices to cut; set data.roi to none, or data.tile to 0",
+    ),
+    (
         {"masks": {"flips": False}},
         "masks.hflip is false and student.steps is 600; required: mirror images for a student, which learns only from masks that "
         "can be trusted; set masks.hflip to true, or student.steps to 0",

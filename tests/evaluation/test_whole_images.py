@@ -75,6 +75,18 @@ def test_what_is_marked_in_a_normal_image_is_counted_in_its_own_pixels(tmp_path:
     assert scores["iou_mask_free"] == 0
 
 
+def test_tiles_without_a_map_have_no_say_in_scores_either(tmp_path: Path) -> None:
+    slices, settings = held_out(tmp_path)
+    regions = slices.store.index["region"]
+
+    def explain(batch: ScoredBatch) -> tuple[Explanation, Maps]:
+        maps = np.zeros(batch.truth.shape, np.float32)
+        maps[regions[batch.rows] == 3, :4, 14:] = 1  # the last tile begins at row 8, which the second one shows as well
+        return told(batch, maps)
+
+    assert evaluate(slices, explain, 0.5, settings, tmp_path / "e")["false_positive_area"] == pytest.approx(4 * 18 / (40 * 50))
+
+
 def test_masks_that_are_scored_are_those_that_segment_writes(tmp_path: Path) -> None:
     slices, settings = held_out(tmp_path, opening=3, keep="largest")
     preparation = Preparation("percentile", CODE_WINDOW, False)

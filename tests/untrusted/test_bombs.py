@@ -114,11 +114,14 @@ def test_settings_that_are_nested_or_long(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        (("data", "size"), 4096, "data.size is 4096; required: 1 to 1024"),
+        (("data", "size"), "auto", "data.size is auto; required: the number that was chosen"),
+        (("data", "size"), 4096, "data.size is 4096; required: auto or 1 to 1024"),
         (("masks", "opening"), 1023, "masks.opening is 1023; required: 0 to 255"),
     ],
 )
-def test_settings_of_a_model_that_would_need_gigabytes(tmp_path: Path, name: tuple[str, str], value: int, said: str) -> None:
+def test_settings_of_a_model_that_would_need_gigabytes(
+    tmp_path: Path, name: tuple[str, str], value: int | str, said: str
+) -> None:
     root = make_run(tmp_path / "run")
     model = json.loads((root / "model.json").read_text())
     model["settings"][name[0]][name[1]] = value

@@ -139,25 +139,20 @@ def _in_folder(
     from coinseg.runtime.report import silent
 
     refuse(of_extras(call.settings))
-    here, place = rank_info(), (data_path, out, call.settings, overwrite, shlex.split(call.words))
-    if here.count == 1 and "auto" not in (call.settings.data.size, call.settings.data.tile):
-        require_there(run_folder.resolve(*place))  # of several processes, all must meet before one of them may fail
+    here, words = rank_info(), shlex.split(call.words)
+    if here.count == 1:  # of several, all must meet before one of them may fail
+        call = _sized(call, data_path, out, words)
+        require_there(run_folder.resolve(data_path, out, call.settings, overwrite, words))
 
     from coinseg.pipeline.run import Workspace  # imports torch, which takes seconds
-
-    if here.is_main and "auto" in (call.settings.data.size, call.settings.data.tile):
-        from coinseg.pipeline.sizes import sized
-
-        chosen, lines = sized(call.settings, data_path or run_folder.data_of(out, place[-1]), out)
-        print("\n".join(map(plain, lines)), end="\n" if lines else "")
-        call = replace(call, settings=chosen)
-        place = (*place[:2], chosen, *place[3:])
 
     if dry_run:
         from .dry_run import describe
 
         if here.is_main:
-            print(describe(Workspace(run_folder.resolve(*place), out, call.settings, call.report)))
+            call = _sized(call, data_path, out, words)
+            data = run_folder.resolve(data_path, out, call.settings, overwrite, words)
+            print(describe(Workspace(data, out, call.settings, call.report)))
         return
     with process_group(here) as others:
         if not here.is_main:
@@ -165,6 +160,8 @@ def _in_folder(
             with recorded(out, OUTPUTS, overwrite, here.rank):
                 _work(Workspace(data, out, settings, silent, _reviews(settings)), name)
             return
+        call = _sized(call, data_path, out, words)
+        place = (data_path, out, call.settings, overwrite, words)
         work = Workspace(run_folder.resolve(*place), out, call.settings, call.report, _reviews(call.settings))
         with locked(out), recorded(out, OUTPUTS, overwrite):
             run_folder.resolve(*place)  # once more: another process may have made the folder since
@@ -177,6 +174,18 @@ def _in_folder(
                 _write_report(work, name, call.words)
             else:
                 tell(work, _work(work, name))
+
+
+def _sized(call: Call, data: Path | None, out: Path, words: Sequence[str]) -> Call:
+    """The call with numbers in the place of "auto" (data.size, data.tile); says which."""
+    if "auto" not in (call.settings.data.size, call.settings.data.tile):
+        return call
+    from coinseg.pipeline.run_folder import data_of
+    from coinseg.pipeline.sizes import sized  # imports torch, which takes seconds
+
+    settings, lines = sized(call.settings, data or data_of(out, words), out)
+    print("\n".join(map(plain, lines)), end="\n" if lines else "")
+    return replace(call, settings=settings)
 
 
 def _reviews(settings: Any) -> Sequence[Any]:

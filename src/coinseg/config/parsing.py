@@ -6,7 +6,7 @@ from typing import Any
 from coinseg.errors import UserError
 
 from .declare import declarations
-from .reading import read, refuse
+from .reading import Fault, read, refuse
 from .rules import judged
 from .schema import ClassifierSettings, Settings
 
@@ -50,7 +50,9 @@ def settings_from(values: dict[str, Any], base: Settings = _DEFAULT) -> Settings
 def stored_settings(values: dict[str, Any]) -> Settings:
     """The settings of a folder that coinseg wrote; `UserError` for an unknown name, a wrong type or a value out of its range."""
     settings, faults = read(values, _DEFAULT, aloud=False)
-    refuse(faults)
+    sides = {"data.size": settings.data.size, "data.tile": settings.data.tile}
+    chosen = "the number that was chosen"
+    refuse([*faults, *(Fault((name,), f"{name} is auto", chosen, "put it there") for name in sides if sides[name] == "auto")])
     return settings
 
 

@@ -76,13 +76,20 @@ def _filled(base: Any, values: Any, prefix: str, faults: list[Fault]) -> Any:
 def _fault_of(name: str, given: Any, value: Any, hint: Any, limits: Range | None) -> Fault | None:
     """What is wrong with one value, as it was given and as its type has it."""
     if not _fits(value, hint):
-        wanted = _KINDS.get(hint) or str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
-        return Fault((name,), f"{name} is {_shown(value)}", wanted, "mend the setting")
+        return Fault((name,), f"{name} is {_shown(value)}", _wanted(hint), "mend the setting")
     if limits is None or not isinstance(value, int | float) or limits.holds(value):
         return None
     required = " or ".join(filter(None, (", ".join(choices_of(hint) or []), str(limits))))
     got = f"{name} is {given if isinstance(given, str) else _shown(given)}"
     return Fault((name,), got, required, "mend it" if limits.above else "mend the setting")
+
+
+def _wanted(hint: Any) -> str:
+    """A type in words."""
+    words, numbers = choices_of(hint), [_KINDS[part] for part in get_args(hint) if part in (int, float)]
+    if words and numbers:
+        return " or ".join([*numbers, *words])
+    return _KINDS.get(hint) or str(hint).replace("typing.", "").replace("<class '", "").replace("'>", "")
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:

@@ -74,7 +74,7 @@ class WholeImages:
         """How sure the tiles together are of each pixel, `shape`; those that are called normal have no say."""
         maps = self.found.refined[positions]
         levels = levels_of(maps, self.found.levels(self.threshold, positions), self.settings.masks.peak)
-        values = of_pixels(maps, np.broadcast_to(levels, len(maps)))
+        values = of_pixels(maps, np.broadcast_to(levels, len(maps))).astype(np.float16)  # as `ConfidenceMap` keeps them
         speaking = values.any((1, 2))
         return self.joined(positions[speaking], values[speaking], shape, scale)
 

@@ -51,7 +51,7 @@ def test_files_speak_of_whole_images(run: Path) -> None:
 def test_abnormal_tiles_were_looked_for(run: Path) -> None:
     found = json.loads((run / "out" / "witnesses" / "witnesses.json").read_text())
     assert found["scans"] * 6 == found["weak"]
-    assert 0 < found["kept"] < found["weak"]
+    assert 0 < found["kept"] <= found["weak"]
     assert found["slices"].keys() == found["tiles"].keys()
     assert all(len(found["slices"][case]) == len(tiles) <= 6 for case, tiles in found["tiles"].items())
     store = SliceStore(run / "out" / "slices")
