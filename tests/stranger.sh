@@ -9,15 +9,16 @@ mkdir -p "$work"
 [ $# -gt 0 ] || trap 'rm -rf "$work"' EXIT
 python="${PYTHON:-$here/.venv/bin/python}"
 
-step() {  # step NAME COMMAND...: runs it, says how long it took and how large the folder is then
-    local name="$1" began=$SECONDS
+step() {  # step NAME COMMAND...: runs it, says how long it took, on the clock and of the CPUs, and how large the folder is then
+    local name="$1" began=$SECONDS cpu TIMEFORMAT='%U %S'
     shift
-    if ! "$@" >"$work/log.txt" 2>&1; then
+    if ! cpu="$( { time "$@" >"$work/log.txt" 2>&1; } 2>&1 )"; then
         tail -n 30 "$work/log.txt"
         echo "FAILED: $name"
         exit 1
     fi
-    printf '%-34s %5d s %8s\n' "$name" $((SECONDS - began)) "$(du -sm "$work" | cut -f1) MB"
+    cpu="$(awk '{printf "%d", $1 + $2 + 0.5}' <<<"$cpu")"
+    printf '%-34s %5d s %5d CPU s %8s\n' "$name" $((SECONDS - began)) "$cpu" "$(du -sm "$work" | cut -f1) MB"
 }
 
 refused() {  # refused EXTRA COMMAND...: must end with 2 and name the extra
@@ -40,6 +41,23 @@ step "coinseg doctor" coinseg doctor
 if [ -n "${STRANGER_DEMO:-}" ]; then step "coinseg demo" coinseg demo; run=out/demo; cohort=out/phantom
 else step "coinseg demo --model" coinseg demo --model; run=out/toy; cohort=out/toy-phantom; fi
 scan="$(ls -d $cohort/s* | head -n 1)"
+cat >images.py <<PY
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+rng = np.random.default_rng(0)
+for i in range(40):
+    image, name = rng.normal(90, 12, (48, 48)), ("normal", "abnormal")[i % 2]
+    image[10:24, 10:24] += 110 * (i % 2)
+    path = Path("my_images", name, f"{i}.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.clip(0, 255).astype("uint8")).save(path)
+PY
+python images.py
+step "own folders to report and masks" bash -c "coinseg run my_images -o out/mine --data.size 32 --classifier.steps 60 --coin.steps 40 \
+    --student.steps 0 && test -s out/mine/report.html && test -s out/mine/masks/index.csv"
 step "segment a scan" coinseg segment -i "$scan/ct.nii.gz" -o mask.nii.gz --model $run \
     --organ "$scan/segmentations/kidney_left.nii.gz" "$scan/segmentations/kidney_right.nii.gz"
 step "segment a folder of scans" coinseg segment -i $cohort -o masks --model $run
@@ -57,4 +75,7 @@ step "an extra is refused by its name" refused attribution coinseg run $cohort -
 step "a table to fill in" coinseg inspect $cohort --template labels.csv
 step "shell completion" coinseg completion bash
 [ -z "$(cd "$here" && git status --porcelain -- src docs 2>/dev/null)" ] || echo "note: the checkout has changes that are not committed"
+if "$python" -c "import mkdocs" 2>/dev/null; then
+    NO_MKDOCS_2_WARNING=1 step "the documentation site" "$python" -m mkdocs build --quiet --strict --config-file "$here/mkdocs.yml"
+fi
 echo "done: $(ls masks/*/*.nii.gz | wc -l) masks"

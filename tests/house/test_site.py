@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import layout_pages
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs" / "site"))
 from diagrams import svg  # noqa: E402
@@ -69,3 +71,9 @@ def test_the_notebook_runs_and_shows_pictures() -> None:
     assert cells[-1].outputs[0].data["text/html"].count("<img") == 16
     kept = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert [len(cell["outputs"]) for cell in kept] == [len(cell.outputs) for cell in cells]
+
+
+def test_the_pages_of_the_layouts_say_what_inspect_says() -> None:
+    kept = {path.name: path.read_text(encoding="utf-8") for path in layout_pages.PAGES.glob("*.md")}
+    assert {*layout_pages.TITLES} == {*layout_pages.EXAMPLES}
+    assert layout_pages.pages() == kept, "python tests/layout_pages.py writes them anew"

@@ -2,7 +2,7 @@
 
 import timeit
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from lightning_fabric import Fabric
@@ -83,33 +83,75 @@ def _of_imagenet(settings: Settings, fabric: Fabric, channels: int) -> float:
     return _seconds(lambda x: f(x).mean().backward(), fabric, channels, settings.data.side, settings.student.batch)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """Steps of a run, and their seconds here.
+
+    Args:
+        classifier, coin, student, imagenet: seconds of one step; 0 for what is not trained.
+        searched: steps of the classifier that looks for the abnormal slices of scans.
+        pairs: classifier-generator pairs.
+        settings: of the run.
+    """
+
+    classifier: float
+    coin: float
+    student: float
+    imagenet: float
+    searched: int
+    pairs: int
+    settings: Settings
+
+    @property
+    def student_steps(self) -> int:
+        """Steps of the student."""
+        return self.settings.student.steps if has_student(self.settings) else 0
+
+    @property
+    def imagenet_steps(self) -> int:
+        """Steps of the classifier on ImageNet features."""
+        return self.settings.student.imagenet_steps if self.student_steps and asks_opinion(self.settings) else 0
+
+    @property
+    def training(self) -> float:
+        """Seconds of all that is trained."""
+        every = self.settings.coin.generator_every
+        return (
+            self.classifier * (self.searched + self.pairs * self.settings.classifier.steps)
+            + self.coin * self.pairs * self.settings.coin.steps * (1 + 0.35 * (every - 1)) / every
+            + self.student * self.student_steps
+            + self.imagenet * self.imagenet_steps
+        )
+
+
+def estimate(work: Workspace) -> Estimate:
+    """What a run would train, measured in some steps of each network."""
+    settings, cohort = work.settings, work.cohort
+    seconds = seconds_per_step(settings, len(channels_of(cohort, settings.data)[0]))
+    level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
+    per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
+    weak = per_scan or (settings.data.tile and level != "slice")
+    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if weak else 0
+    return Estimate(*seconds, searched, settings.student.teachers if has_student(settings) else 1, settings)
+
+
 def describe(work: Workspace) -> str:
     """A summary in lines; raises `UserError` for anything that would stop the run."""
     settings, cohort = work.settings, work.cohort
     needed = work.check()
     labels, source = [case.label for case in cohort.cases], cohort.label_source
-    classifier, step, student, opinion = seconds_per_step(settings, len(channels_of(cohort, settings.data)[0]))
-    student_steps = settings.student.steps if has_student(settings) else 0
-    opinion_steps = settings.student.imagenet_steps if has_student(settings) and asks_opinion(settings) else 0
-    pairs = settings.student.teachers if student_steps else 1
-    every = settings.coin.generator_every
+    found = estimate(work)
     level = settings.data.label_level if settings.anomaly.kind == "none" else "slice"
     per_scan = sum(labelled_per_scan(case, level) for case in cohort.cases)
     tiles = f", tiles of {settings.data.tile} pixels of larger ones" if settings.data.tile else ""
-    weak = per_scan or (settings.data.tile and level != "slice")
-    searched = round(2 * ROUNDS * FOLD_STEPS * settings.classifier.steps) if weak else 0
-    total = (
-        classifier * (searched + pairs * settings.classifier.steps)
-        + step * pairs * settings.coin.steps * (1 + 0.35 * (every - 1)) / every
-        + student * student_steps
-        + opinion * opinion_steps
-    )
-    search = f"{searched} steps of {classifier:.2f} s to look for witnesses, " if searched else ""
-    times = f"{pairs} times " if pairs > 1 else ""
-    extra = "".join(f", {n} of {seconds:.2f} s" for n, seconds in ((student_steps, student), (opinion_steps, opinion)) if n)
+    search = f"{found.searched} steps of {found.classifier:.2f} s to look for witnesses, " if found.searched else ""
+    times = f"{found.pairs} times " if found.pairs > 1 else ""
+    others = ((found.student_steps, found.student), (found.imagenet_steps, found.imagenet))
+    extra = "".join(f", {n} of {seconds:.2f} s" for n, seconds in others if n)
     outputs = {
-        "slices": True, "witnesses": searched, "classifier": True, "coin": True, "teacher-N": pairs > 1, "student": student_steps,
-        "opinion": opinion_steps, "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
+        "slices": True, "witnesses": found.searched, "classifier": True, "coin": True, "teacher-N": found.pairs > 1,
+        "student": found.student_steps, "opinion": found.imagenet_steps,
+        "evaluation": True, "masks": True, "manifest.json": True, "report.html": True,
     }  # fmt: skip
     patients, unknown = len({case.patient for case in cohort.cases}), labels.count(None)
     lines = [
@@ -118,8 +160,8 @@ def describe(work: Workspace) -> str:
         *([f"per scan   {per_scan_rule(per_scan)}"] if per_scan else []),
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.side} x {settings.data.side}{tiles}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
-        f"training   {search}{times}{settings.classifier.steps} steps of {classifier:.2f} s, "
-        f"{times}{settings.coin.steps} of {step:.2f} s{extra}: about {total / 60:.0f} min here",
+        f"training   {search}{times}{settings.classifier.steps} steps of {found.classifier:.2f} s, "
+        f"{times}{settings.coin.steps} of {found.coin:.2f} s{extra}: about {found.training / 60:.0f} min here",
         f"would write {work.root}/{{{', '.join(name for name, is_written in outputs.items() if is_written)}}}",
     ]
     lines += [f"note       {line}" for line in proposal(native_shapes(cohort, settings), settings)]
