@@ -70,7 +70,7 @@ def _forward(block: ResidualBlock, x: Tensor, condition: Tensor | None = None) -
     return branch + last(block.shortcut(first(x)))
 
 
-def settings_of(against: str, width: int, side: int) -> CoinSettings:
+def settings_of(against: str, width: int) -> CoinSettings:
     """The networks of a cell; at side 64 the thesis' depth 5 leaves 2 x 2 pixels."""
     if against == "plain":
         return replace(CoinSettings(), width=width, discriminator_width=width)
@@ -121,7 +121,7 @@ def least(works: tuple[Callable[[], None], Callable[[], None]], turns: int) -> t
 
 def cell(against: str, width: int, side: int, batch: int, turns: int) -> Cell:
     """Both works at one place of the grid."""
-    plain, ours = networks(against, settings_of(against, width, side))
+    plain, ours = networks(against, settings_of(against, width))
     x = torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
     last = x.contiguous(memory_format=torch.channels_last)
     taken = least((lambda: step(plain, x), lambda: step(ours, last)), turns)
