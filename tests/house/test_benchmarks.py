@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are not part of the package
 
+from benchmarks import grid
 from benchmarks.__main__ import run
 from benchmarks.timing import Row, require_close
 from benchmarks.training import networks, of_device, our_step, plain_step
@@ -48,6 +49,19 @@ def test_a_plain_step_and_ours_have_the_same_losses_and_leave_the_same_weights()
     for p, q in zip(plain[1].parameters(), ours[1].parameters(), strict=True):
         # Adam's first step has the size of the learning rate whatever the gradient: only its sign is compared, almost everywhere.
         assert ((p - q).abs() < s.lr).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("against", ["plain", "authors"])
+def test_both_sides_of_the_grid_are_the_same_networks(against: str) -> None:
+    torch.manual_seed(0)
+    plain, ours = grid.networks(against, grid.settings_of(against, 2))
+    x = torch.rand(2, 1, 32, 32) * 2 - 1
+    for one, other in zip(plain, ours, strict=True):
+        torch.testing.assert_close(one.eval()(x), other.eval()(x), rtol=1e-4, atol=1e-5)
+    found = grid.Cell(against, 2, 32, 1, (3.0, 2.0), (1.0, 2.0))
+    assert found.ratios == (1.5, 0.5)
+    assert list(grid.cells(True, 8**2 * 64**2)) == [(8, 64, 1)]
+    assert len(list(grid.cells(False, 2.0**40))) == 36
 
 
 def test_the_row_of_a_gpu_is_computed_also_without_one() -> None:

@@ -15,11 +15,12 @@ from hypothesis.extra.numpy import arrays
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as library
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError
 from coinseg.metrics import frechet as realism
-from coinseg.metrics.frechet import PenultimateFeatures, classifier_distance, fid, inception
+from coinseg.metrics.frechet import FEATURES, PenultimateFeatures, classifier_distance, fid, inception
 from coinseg.networks.classifier import build
 
 law = settings(max_examples=30, deadline=None)
@@ -186,20 +187,78 @@ def test_values_that_are_not_finite(checkpoint: Path) -> None:
         fid(np.full((2, 8, 8), np.nan), np.zeros((2, 8, 8)), 64, checkpoint)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with all the tensors of torch-fidelity's: random up to the layer of 64, one repeated zero after it."""
+def write_checkpoint(path: Path, random: tuple[str, ...]) -> Path:
+    """A file with all the tensors of torch-fidelity's: those that begin with one of `random` random, one repeated zero else."""
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
         patch.setattr(library, "load_state_dict_from_url", lambda *args, **kwargs: {})
         patch.setattr(library.FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **kwargs: None)
         shapes = library.FeatureExtractorInceptionV3("inception-v3-compat", ["64"]).state_dict()
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in shapes.items()}
-    for name in [n for n in shapes if n.startswith(("Conv2d_1", "Conv2d_2")) and shapes[n].dim()]:
-        state[name] = torch.rand(shapes[name].shape, generator=generator) - (0.5 if "conv" in name else 0)
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    for name in [n for n in shapes if n.startswith(random) and shapes[n].dim()]:
+        drawn = torch.rand(shapes[name].shape, generator=generator)
+        # So that features stay of one size through fifty layers.
+        state[name] = (
+            (drawn - 0.5) * (24 / drawn[0].numel()) ** 0.5 if drawn.ndim > 1 else drawn + ("weight" in name or "var" in name)
+        )
     torch.save(state, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random up to the layer of 64 features."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "inception.pth", ("Conv2d_1", "Conv2d_2"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random everywhere."""
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "whole.pth", ("Conv2d", "Mixed", "fc"))
+
+
+def of_few(real: np.ndarray, fake: np.ndarray) -> float:
+    """`by_definition` for fewer images than features: the root of S_1 S_2 has the singular values of A_1 A_2^T for its trace."""
+    a, b = ((features - features.mean(0)) / np.sqrt(len(features) - 1) for features in (real, fake))
+    shift = real.mean(0) - fake.mean(0)
+    return float(shift @ shift + (a**2).sum() + (b**2).sum() - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum())
+
+
+def eigenvalues_of_rank(matrix: Tensor, rank: int = 4) -> Tensor:
+    """Those that are not 0, of a matrix whose rank is at most `rank`; all of 2048 take torch a quarter of a minute."""
+    basis = torch.linalg.qr(matrix @ torch.rand(len(matrix), rank, dtype=matrix.dtype)).Q
+    return torch.from_numpy(np.linalg.eigvals((basis.T @ matrix @ basis).numpy()).astype(np.complex128))
+
+
+def test_fid_of_every_width_is_that_of_the_same_features(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights from a file -> images -> features -> statistics -> distance, as torchmetrics has it from the features alone."""
+    rng = np.random.default_rng(1)
+    real, fake = rng.random((2, 8, 8)), rng.random((2, 8, 8)) ** 2
+    with torch.no_grad():
+        network = NoTrainInceptionV3("inception-v3-compat", list(map(str, FEATURES)), str(whole))
+        grey = torch.from_numpy(np.round(np.concatenate([real, fake]) * 255).astype(np.uint8))
+        features = [f.flatten(1).double() for f in network._torch_fidelity_forward(grey[:, None].expand(-1, 3, -1, -1))]
+    assert [f.shape[1] for f in features] == [64, 192, 768, 2048]
+    monkeypatch.setattr(torch.linalg, "eigvals", eigenvalues_of_rank)
+    for width, of_all in zip(FEATURES, features, strict=True):
+        asked = FrechetInceptionDistance(Given(width))
+        asked.update(of_all[:2], real=True)
+        asked.update(of_all[2:], real=False)
+        scale = of_all.square().sum().item() / 4
+        assert (found := fid(real, fake, width, whole)) == pytest.approx(float(asked.compute()), rel=1e-4, abs=1e-6 * scale)
+        assert found == pytest.approx(of_few(of_all[:2].numpy(), of_all[2:].numpy()), rel=1e-4, abs=1e-6 * scale)
+        assert found > 0
+
+
+class Given(nn.Module):
+    """Features in the place of images."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.num_features = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 def test_fid_end_to_end_from_a_file(checkpoint: Path) -> None:

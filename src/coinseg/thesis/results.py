@@ -72,6 +72,9 @@ def notes_of(facts: Mapping[str, Any], table: str, records: Sequence[Mapping[str
         "these very masks (an oracle), cleaned for counterfactual methods only.",
         "honest: thresholds from training images without any mask, the same post-processing for every method, every abnormal "
         "slice, images f calls normal left unmarked; the column 'oracle' tunes on the masks it is scored with.",
+        "FID: on the Inception features of --fid-features (768, as in the authors' runs; the thesis says 2048). replica: of all "
+        "slices and their counterfactuals, so that images which hardly change pull it to 0; honest: of normal images and the "
+        "counterfactuals of abnormal ones. Compare within a column, over the same number of slices.",
         "fd_f is the Frechet distance on the features of f itself. It is not FID and does not compare with it.",
         "found: lesions of which at least a tenth is marked; tiny, small, medium, large: below 0.1 %, 0.5 %, 2 % of the image, "
         "above.",
