@@ -37,7 +37,7 @@ ROOMS = {
     "thesis": "config data.layouts data.phantom data.slices errors evaluation explain explain.attribution "
     "explain.counterfactual inference masks metrics report runtime training types",
     "export": "config data.layouts data.readers data.slices errors inference masks networks pipeline runtime types",
-    "review.kept": "errors runtime types",
+    "review.kept": "data.readers errors runtime types",
     "review": "config data.layouts data.readers data.slices errors export inference metrics pipeline review.kept runtime types",
     "errors": "",
     "types": "",
