@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -98,6 +99,20 @@ def test_a_word_that_nobody_knows_and_few_values_make_a_mask(tmp_path: Path, nam
     assert [case.image for case in cohort.cases if case.label] == images
     assert f"{len(images)} files beside images are taken for their masks, as they have few values" in "".join(cohort.problems)
     assert set(truth(tmp_path).values()) == {64}
+
+
+def test_several_masks_of_such_names_are_joined_and_belong_to_the_nearest_image(tmp_path: Path) -> None:
+    write_images(tmp_path, patients=2, each=2, masks=False)
+    for path in sorted((tmp_path / "abnormal").iterdir()):
+        shutil.copy(path, path.with_name(f"{path.stem}_1.png"))  # another view, of its own
+        for number, place in enumerate((0, 10, 20)):
+            mask = np.zeros(Image.open(path).size[::-1], np.uint8)
+            mask[place : place + 4, place : place + 4] = 255
+            Image.fromarray(mask).save(path.with_name(path.stem + ("_lesion.png", "_lesion_2.png", "_1_lesion.png")[number]))
+    found = truth(tmp_path)
+    assert {pixels for name, pixels in found.items() if not name.endswith("_1")} == {32}
+    assert {pixels for name, pixels in found.items() if name.endswith("_1")} == {16}
+    assert len(read_layout(tmp_path, settings().data).cases) == 6
 
 
 def test_images_that_belong_together_by_name_are_images(tmp_path: Path) -> None:

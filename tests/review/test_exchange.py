@@ -236,12 +236,14 @@ def test_masks_of_other_programs_come_back_by_name(tmp_path: Path, capsys: pytes
     shutil.rmtree(tmp_path / "masks" / "review")
     (tmp_path / "out" / "s01.nii.gz").rename(tmp_path / "out" / "unknown.nii.gz")
     write_nifti(tmp_path / "out" / "s02.nii.gz", np.zeros((3, 3, 3), np.uint8))
+    (tmp_path / "out" / "s00.gif").write_bytes(b"GIF89a")
     words = ["review-import", str(tmp_path / "masks"), str(tmp_path / "out"), "--reviewer", "itk"]
     assert main([*words, "--accept"]) == 0
     said = capsys.readouterr().out
     assert "2 masks taken and accepted for itk" in said
     assert "unknown.nii.gz: the name of no case" in said
     assert "s02.nii.gz: mask" in said
+    assert "left out: 1 files not read, for their ending: 1 x .gif" in said
     assert main(["review-export", str(tmp_path / "masks"), "masks", "-o", str(tmp_path / "again")]) == 0
     geometry = read_geometry(tmp_path / "scans" / "s00.nii.gz")
     np.testing.assert_array_equal(read_mask(MaskSource(tmp_path / "again" / "s00.nii.gz"), geometry), wanted["s00.nii.gz"])
@@ -255,13 +257,11 @@ def test_masks_of_other_programs_come_back_by_name(tmp_path: Path, capsys: pytes
 
 def test_inverted_masks_of_other_programs_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks_folder(tmp_path, cases=1, images=1)
-    with desk_of(tmp_path / "masks") as desk:
-        wanted = correct(desk)
-    shutil.rmtree(tmp_path / "masks" / "review")
     (tmp_path / "in").mkdir()
-    scan = read_volume(tmp_path / "scans" / "s00.nii.gz").geometry
-    write_mask(tmp_path / "in" / "s00.nii.gz", ~wanted["s00.nii.gz"], scan)
-    Image.fromarray(np.where(wanted["p00.png"][0], 0, 255).astype(np.uint8)).save(tmp_path / "in" / "p00.png")
+    geometry = read_geometry(tmp_path / "scans" / "s00.nii.gz")
+    write_mask(tmp_path / "in" / "s00.nii.gz", ~read_mask(MaskSource(tmp_path / "masks" / "s00.nii.gz"), geometry), geometry)
+    with Image.open(tmp_path / "masks" / "p00.png") as mask:
+        Image.fromarray(255 - np.asarray(mask)).save(tmp_path / "in" / "p00.png")
     assert main(["review-import", str(tmp_path / "masks"), str(tmp_path / "in"), "--reviewer", "itk", "--accept"]) == 2
     said = capsys.readouterr()
     assert said.out.count("and what it does not mark is rather the lesion; required: the lesion alone; invert it") == 2

@@ -261,6 +261,16 @@ def test_values_that_no_column_has_are_damage(tmp_path: Path, statement: str) ->
         assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("write", [True, False])
+def test_names_that_are_no_utf_8_are_damage(tmp_path: Path, write: bool) -> None:
+    new_store(tmp_path).close()
+    content = (tmp_path / schema.FILE).read_bytes()
+    assert content.count(b"strokes_of ON strokes") == 1
+    (tmp_path / schema.FILE).write_bytes(content.replace(b"strokes_of ON strokes", b"strokes_of ON str\x8ekes"))
+    with pytest.raises(UserError, match="damaged"):
+        Store(tmp_path, write)
+
+
 def test_damaged_masks_and_bombs_are_one_line(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     for bytes_ in (b"", b"nothing", packed(np.zeros((9, 9, 9), bool)), zlib.compress(bytes(10**7))):

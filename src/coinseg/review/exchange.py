@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from coinseg.data.layouts.shared import files_in, safe_id, stem_of
+from coinseg.data.layouts.shared import files_in, is_readable, others_in, safe_id, stem_of
+from coinseg.data.layouts.unread import other_endings
 from coinseg.data.readers.image import write_image_mask
 from coinseg.data.readers.paths import is_dicom, parts_of, sha256_of
 from coinseg.data.readers.volume import read_geometry, write_mask
@@ -264,4 +265,4 @@ def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name
             raise
         except UserError as error:
             problems.append(f"{file.name}: {error}")
-    return taken, problems
+    return taken, problems + other_endings((path for path in others_in(folder, ()) if not is_readable(path)), ())

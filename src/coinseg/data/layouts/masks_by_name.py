@@ -132,16 +132,19 @@ def masks_by_look(names: Mapping[Path, str]) -> dict[Path, str]:
     """
     of_name = {name: path for path, name in names.items()}
     related: dict[str, dict[Path, str]] = {}
-    for path, name in names.items():
+    words: dict[Path, str] = {}
+    for path, name in sorted(names.items(), key=lambda item: len(item[1])):
         place, _, last = name.rpartition("/")
         cuts = [at for at, letter in enumerate(last) if letter in _BETWEEN]
         parts = [(last[:at], last[at:]) for at in reversed(cuts)] + [(last[at + 1 :], last[: at + 1]) for at in cuts]
         for image, word in parts:
             if (whole := f"{place}/{image}" if place else image) in of_name:
-                related.setdefault(re.sub(r"\d", "", word).lower(), {})[path] = whole
+                words[path] = words.get(of_name[whole], "") + re.sub(r"\d", "", word).lower()
+                related.setdefault(words[path], {})[path] = whole
                 break
     masks: dict[Path, str] = {}
-    for group in related.values():
+    for word in sorted(related, key=len):  # x_lesion before x_lesion_2, which is of x then
+        group = {path: masks.get(of_name[image], image) for path, image in related[word].items()}
         some = list(group)[:: max(1, len(group) // ASKED)][:ASKED]
         if all(_has_few_values(path) and not _has_few_values(of_name[group[path]]) for path in some):
             masks |= group

@@ -78,7 +78,7 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
         except BaseException:
             connection.close()
             raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise fault(error, file) from error
     return connection
 
@@ -99,9 +99,9 @@ def _require_kinds(connection: sqlite3.Connection, file: Path) -> None:
         raise damaged(file, f"{found.split()[0]} has what is none of its values", "put back a copy of it")
 
 
-def fault(error: sqlite3.Error, file: Path) -> UserError:
-    """What a user is told of an error of SQLite."""
-    words = str(error)
+def fault(error: sqlite3.Error | UnicodeDecodeError, file: Path) -> UserError:
+    """What a user is told of an error of SQLite; where its words are no UTF-8, as names in them, sqlite3 raises another one."""
+    words = "names that are no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
     if "full" in words or "disk I/O" in words:
         return Busy(f"{file} cannot be written ({words})", "room on the disk", "free some space; nothing decided is lost")
     if "locked" in words or "busy" in words:

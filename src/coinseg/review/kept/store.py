@@ -67,7 +67,7 @@ class Store:
         with self._lock:
             try:
                 return self._connection.execute(sql, values).fetchall()
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise fault(error, self.file) from error
 
     # --- cases
