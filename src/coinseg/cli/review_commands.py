@@ -26,7 +26,7 @@ SOURCE: tuple[Argument, ...] = (
     arg("--host", default="127.0.0.1", help="the address to listen on; one that others can reach needs --password"),
     path("--password", required=False, help="a file whose first line is asked for on the page"),
     arg("--second", type=float, default=0.0, help="share of the cases that get a second opinion, 0 to 1"),
-    arg("--budget", type=int, default=0, help="only so many cases, those most worth a minute; 0 is all"),
+    arg("--budget", "--review.budget", type=int, default=0, help="only so many cases, those most worth a minute; 0 is all"),
     OWN_CLASSIFIER,
 ))  # fmt: skip
 def review(
