@@ -76,7 +76,7 @@ def end_with_parent() -> None:
 def slice_maps(model: Path, classifier: str | None, case: Case, index: int) -> SliceMaps | tuple[str, str, str]:
     """What `Explanations.of_slice` returns, or the parts of its `UserError`, which cannot be sent between processes."""
     try:
-        return _slice_maps(*_loaded(model, classifier), case, index)
+        return maps_of_slice(*_loaded(model, classifier), case, index)
     except UserError as error:
         return error.got, error.required, error.do
 
@@ -111,7 +111,8 @@ def _content(case: Case, channels: Sequence[str]) -> Any:
     return _read[case.id, case.image]
 
 
-def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
+def maps_of_slice(predictor: Any, case: Case, index: int) -> SliceMaps:
+    """What a predictor says of a slice; see `Explanations.of_slice`."""
     import torch
 
     from coinseg.data.readers.axes import turned

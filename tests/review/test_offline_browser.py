@@ -1,0 +1,172 @@
+"""The case pages in a real Chromium, opened as a file: scrolled, blinked, decided; review.csv is downloaded and reaches the desk.
+
+PAGE_PICTURES=FOLDER keeps pictures of them, and of the page PAGE=FILE that you name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from desks import masks_folder
+
+from coinseg.cli.main import main
+from coinseg.review.explanations import SliceMaps
+from coinseg.review.kept.store import Store
+from coinseg.review.offline import write_case_pages
+from coinseg.review.scans import open_scan
+from coinseg.review.sources import Draft, read_source
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
+SIZES = {"desktop": (1400, 900), "tablet": (500, 900), "phone": (390, 844)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra dev)")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@contextmanager
+def page_of(browser: Any, file: Path, size: tuple[int, int] = SIZES["desktop"], scheme: str = "light") -> Iterator[Any]:
+    """The page of a file; it asks for nothing else, and its console stays silent."""
+    context = browser.new_context(viewport=dict(zip(("width", "height"), size, strict=True)), color_scheme=scheme)
+    page, said, asked = context.new_page(), [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    until(page, "!!document.body.dataset.drawn")
+    yield page
+    assert said == []
+    assert [url for url in asked if not url.startswith(("data:", "blob:", file.as_uri()))] == []
+    context.close()
+
+
+def until(page: Any, condition: str, seconds: float = 60.0) -> None:
+    """Wait for a condition; the policy of the page forbids what Playwright would do for it."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(f"() => {condition}"):
+        assert time.monotonic() < end, f"{condition} did not come true"
+        page.wait_for_timeout(15)
+
+
+def drawn(page: Any, what: str) -> None:
+    until(page, f"document.body.dataset.drawn === '{what}'")
+
+
+def seen(page: Any) -> np.ndarray:
+    """The pixels of the picture, (rows, columns, 4)."""
+    tall, wide = page.evaluate("() => [canvas.height, canvas.width]")
+    values = page.evaluate("() => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)")
+    return np.array(values, np.uint8).reshape(tall, wide, 4)
+
+
+def picture(page: Any, name: str) -> None:
+    """Keep a picture of the page, where it is asked for."""
+    if folder := os.environ.get("PAGE_PICTURES"):
+        page.wait_for_timeout(200)
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_from_the_file_to_the_desk(browser: Any, tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=3, images=1, colour=True)
+    source, file = read_source(tmp_path / "masks"), tmp_path / "sent" / "cases.html"
+
+    def explain(draft: Draft, index: int) -> SliceMaps:
+        image = open_scan(draft).scan[index].astype(np.float32)
+        return SliceMaps(np.full_like(image, -1000.0), np.zeros_like(image), 0.9, 0.1)
+
+    write_case_pages(file, source, lambda draft, index: explain(draft, index) if draft.record.volume else refuse())
+    with page_of(browser, file, SIZES["tablet"]) as page:
+        first = page.evaluate("() => cases[0].first")
+        drawn(page, f"s00.nii.gz {first}")
+        assert page.inner_text(".side.left") == "R"
+        # A scan is scrolled by keys, by the wheel and by the slider.
+        page.keyboard.press("ArrowUp")
+        drawn(page, f"s00.nii.gz {first + 1}")
+        box = page.locator("#stage").bounding_box()
+        page.mouse.move(box["x"] + 50, box["y"] + 50)
+        page.mouse.wheel(0, 100)
+        drawn(page, f"s00.nii.gz {first}")
+        assert page.inner_text("#number") == f"slice {first} (0 to 11)"
+        # The mask is there, its fill follows the opacity, and the counterfactual is blinked to.
+        orange = (np.abs(seen(page)[..., :3].astype(int) - (230, 159, 0)).max(-1) < 8).sum()
+        assert orange > 30
+        page.keyboard.press("m")
+        until(page, "!document.getElementById('mask').checked")
+        page.wait_for_timeout(150)
+        bright = seen(page)[..., :3].max()
+        page.keyboard.press("b")
+        drawn(page, f"s00.nii.gz {first} counterfactual")
+        assert seen(page)[..., :3].max() < 10 < bright
+        assert page.inner_text("#badge") == "counterfactual: f 0.90 → 0.10"
+        page.keyboard.press("b")
+        page.keyboard.press("m")
+        # Decisions by key and by button; the next case opens, and a second one opens them again.
+        page.fill("#reviewer", "ann")
+        page.fill("#comment", '=a, "b"\u00e9')
+        page.locator("#stage").focus()
+        page.keyboard.press("a")
+        until(page, "current === 1")
+        page.click("#decide [data-state=rejected]")
+        until(page, "current === 2")
+        page.keyboard.press("u")
+        until(page, "current === 3")
+        assert page.inner_text("#progress") == "3 of 4 decided"
+        page.reload()
+        until(page, "!!document.body.dataset.drawn")
+        assert page.inner_text("#progress") == "3 of 4 decided", "this browser keeps them"
+        assert page.input_value("#reviewer") == "ann"
+        with page.expect_download() as coming:
+            page.click("#save")
+        assert coming.value.suggested_filename == "review.csv"
+        coming.value.save_as(tmp_path / "review.csv")
+    order = [record["id"] for record in _data(file)["cases"]]
+    assert main(["review-import", str(tmp_path / "masks"), str(tmp_path / "review.csv")]) == 0
+    store = Store(tmp_path / "masks" / "review", write=False)
+    found = {one.case: (one.reviewer, one.state, one.comment) for one in store.decisions()}
+    store.close()
+    states = ["accepted", "rejected", "unsure"]
+    comments = ['=a, "b"\u00e9', "", ""]
+    assert found == {case: ("ann", *what) for case, *what in zip(order, states, comments, strict=False)}
+
+
+def refuse() -> SliceMaps:
+    from coinseg.errors import UserError
+
+    raise UserError("a plain image", "a volume", "look at it")
+
+
+def _data(file: Path) -> dict[str, Any]:
+    from test_offline import data_of
+
+    return data_of(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif("PAGE_PICTURES" not in os.environ, reason="pictures of the guide: PAGE_PICTURES=FOLDER")
+def test_pictures(browser: Any, tmp_path: Path) -> None:
+    file = Path(os.environ.get("PAGE", ""))
+    if not file.is_file():
+        masks_folder(tmp_path, cases=3, images=1, colour=True)
+        write_case_pages(file := tmp_path / "cases.html", read_source(tmp_path / "masks"))
+    for name, size in SIZES.items():
+        for scheme in ("light", "dark"):
+            with page_of(browser, file, size, scheme) as page:
+                picture(page, f"cases-{name}-{scheme}")
+                wide = page.evaluate("() => document.documentElement.scrollWidth")
+                assert wide <= size[0], "nothing sticks out"
+    with page_of(browser, file) as page:
+        page.pdf(path=Path(os.environ["PAGE_PICTURES"]) / "cases.pdf")
