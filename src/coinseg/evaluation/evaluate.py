@@ -9,7 +9,7 @@ import numpy as np
 
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
-from coinseg.masks.confidence import doubtful, of_pixels
+from coinseg.masks.confidence import DOUBT, doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.devices import CHUNK
@@ -76,11 +76,27 @@ def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
         clear(folder)
 
 
-def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5) -> list[tuple[str, int]]:
-    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals, then errors of f.
+def choose_examples(
+    found: Explained,
+    predicted: np.ndarray,
+    level: float = 0.5,
+    patients: np.ndarray | None = None,
+    sure: np.ndarray | None = None,
+) -> list[tuple[str, int]]:
+    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, doubtful masks, normals, errors of f.
 
     Without masks abnormal slices at even distances instead; without labels those with the highest f of the unlabelled slices.
+    Best, median, worst and doubtful ones are of different patients as far as there are enough; of slices of one Dice those with
+    the larger lesion count as worse.
+
+    Args:
+        found: the explained slices.
+        predicted: their masks.
+        level: from which f calls an image abnormal.
+        patients: (n,), whose the slices are; each is its own without.
+        sure: (n,), the confidence of the masks, NaN without one; no doubtful ones without.
     """
+    owners = np.arange(len(found.label)) if patients is None else patients
 
     def spread(indices: np.ndarray, count: int) -> np.ndarray:
         return indices[np.linspace(0, len(indices) - 1, count).astype(int)]
@@ -90,17 +106,28 @@ def choose_examples(found: Explained, predicted: np.ndarray, level: float = 0.5)
     groups: list[tuple[str, np.ndarray]] = []
     if len(scored):
         values = [metrics.dice(predicted[i], found.truth[i]) or 0.0 for i in scored]
-        order = scored[np.argsort(values, kind="stable")]
+        order = scored[np.lexsort((-found.truth[scored].sum((1, 2)), values))]
         middle = order[max(0, len(order) // 2 - EXAMPLES // 2) :]
-        groups += [("best", order[::-1][:EXAMPLES]), ("median", middle[:EXAMPLES]), ("worst", order[:EXAMPLES])]
+        groups += [(name, apart(of, owners)) for name, of in (("best", order[::-1]), ("median", middle), ("worst", order))]
     elif len(abnormal):
         groups.append(("abnormal", spread(abnormal, 2 * EXAMPLES)))
     elif len(unknown):
         groups.append(("unknown", unknown[np.argsort(-found.before[unknown], kind="stable")][: 2 * EXAMPLES]))
+    if sure is not None:
+        doubted = np.flatnonzero(np.isfinite(sure) & (np.nan_to_num(sure) < DOUBT) & predicted.any((1, 2)))
+        groups.append(("doubtful", apart(doubted[np.argsort(sure[doubted], kind="stable")], owners)))
     if len(normal):
         groups.append(("normal", spread(normal, EXAMPLES)))
     groups += zip(("missed", "alarm"), mistakes(found, level, EXAMPLES), strict=True)
     return [(group, int(i)) for group, indices in groups for i in indices]
+
+
+def apart(order: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """The first `EXAMPLES` of an order, of as many owners as there are: a second one of an owner only where others are lacking."""
+    _, first = np.unique(owners[order], return_index=True)
+    once = np.isin(np.arange(len(order)), first)
+    chosen = np.concatenate([np.flatnonzero(once), np.flatnonzero(~once)])[:EXAMPLES]
+    return order[np.sort(chosen)]
 
 
 def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray | None:
@@ -115,7 +142,7 @@ def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarra
     return np.abs(index["slice"][rows] - (first + last)[of] / 2) / half[of]
 
 
-def _name(index: dict[str, np.ndarray], row: int) -> str:
+def name_of(index: dict[str, np.ndarray], row: int) -> str:
     """What a person calls a slice: plain images have no slice number, and only crops have a region."""
     number = f", slice {index['slice'][row]}" if index["slice"].any() else ""
     region = f", region {index['region'][row]}" if index["region"][row] >= 0 else ""
@@ -195,7 +222,7 @@ def _score(
         reason = "every image is a scan of its own" if single else "only one class of scans is held out"
         scores["null_because"]["auroc_scans"] = reason
     write_text(folder / "slices.csv", csv_text(_rows(found, predicted, sure, index, trusted(judge(scores, audited)))))
-    chosen = choose_examples(found, predicted, settings.classifier.threshold)
+    chosen = choose_examples(found, predicted, settings.classifier.threshold, index["patient"][found.rows], sure)
     positions = [i for _, i in chosen]
     # An attribution has no counterfactual: NaN, which the report leaves out.
     images = found.image[positions]
@@ -207,7 +234,7 @@ def _score(
     with sealed(folder / "examples.npz") as part:
         np.savez_compressed(
             part, group=np.array([group for group, _ in chosen], dtype=str),
-            name=np.array([_name(index, row) for row in found.rows[positions]], dtype=str),
+            name=np.array([name_of(index, row) for row in found.rows[positions]], dtype=str),
             image=flat(images).astype(np.float16), counterfactual=flat(painted).astype(np.float16),
             difference=difference[positions].astype(np.float16), mask=predicted[positions], truth=found.truth[positions],
             known=found.known[positions], before=found.before[positions], after=after[positions], confidence=sure[positions],

@@ -29,7 +29,8 @@ from .sources import Draft, Source
 
 NAME = "review.csv"
 COLUMNS = (
-    "rank", "case", "confidence", "doubtful", "volume_ml", "pixels", "draft", "decision", "comment", "reviewer", "time", "seconds",
+    "rank", "case", "confidence", "doubtful", "volume_ml", "pixels", "draft", "decision", "comment", "reviewer",
+    "time", "seconds",
 )  # fmt: skip
 WORDS = {
     "accept": ACCEPTED, "accepted": ACCEPTED, "reject": REJECTED, "rejected": REJECTED, "unsure": UNSURE, "not sure": UNSURE,
