@@ -1,6 +1,6 @@
 """The case pages in a real Chromium, opened as a file: scrolled, blinked, decided; review.csv is downloaded and reaches the desk.
 
-PAGE_PICTURES=FOLDER keeps pictures of them, and of the page PAGE=FILE that you name.
+PAGE_PICTURES=FOLDER keeps pictures of them, and of the pages PAGE=FILE (cases.html) and REPORT=FILE that you name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 from desks import masks_folder
 
 from coinseg.cli.main import main
+from coinseg.report.page import write_report
 from coinseg.review.explanations import SliceMaps
 from coinseg.review.kept.store import Store
 from coinseg.review.offline import write_case_pages
@@ -90,6 +91,10 @@ def test_from_the_file_to_the_desk(browser: Any, tmp_path: Path) -> None:
         return SliceMaps(np.full_like(image, -1000.0), np.zeros_like(image), 0.9, 0.1)
 
     write_case_pages(file, source, lambda draft, index: explain(draft, index) if draft.record.volume else refuse())
+    with page_of(browser, file, SIZES["phone"]) as page:
+        assert page.evaluate("() => [scrollY, document.documentElement.scrollWidth]") == [0, 390], (
+            "the list does not scroll the page"
+        )
     with page_of(browser, file, SIZES["tablet"]) as page:
         first = page.evaluate("() => cases[0].first")
         drawn(page, f"s00.nii.gz {first}")
@@ -156,6 +161,51 @@ def _data(file: Path) -> dict[str, Any]:
     return data_of(file.read_text(encoding="utf-8"))
 
 
+def report_of(out: Path) -> Path:
+    """A report with long names, pictures and a table of patients."""
+    (out / "evaluation").mkdir(parents=True)
+    rng, count, name = np.random.default_rng(0), 6, "TCGA_CS_4941_19960909_with_a_long_name_of_one_word_11, slice 11"
+    image, mask = rng.random((count, 16, 16)).astype(np.float16), np.zeros((count, 16, 16), bool)
+    mask[:, 4:9, 4:9] = True
+    np.savez_compressed(
+        out / "evaluation" / "examples.npz", group=np.array(["best", "median", "worst", "doubtful", "normal", "alarm"]),
+        name=np.array([name] * count), image=image, counterfactual=image, difference=image, mask=mask, truth=np.roll(mask, 2, 1),
+        known=np.ones(count, bool), before=np.full(count, 0.8), after=np.full(count, 0.1), confidence=np.full(count, 0.4), sure=image,
+    )  # fmt: skip
+    header = "case,patient,slice,region,label,f,f_counterfactual,posterior,mask_px,confidence,doubtful,truth_px,dice"
+    lines = [f"{name[:52]},p{i},0,-1,1,0.9,,,10,0.9,0,12,0.5" for i in range(50)]
+    (out / "evaluation" / "slices.csv").write_text("\n".join([header, *lines]) + "\n")
+    scores = {
+        "iou_mask_free": 0.4123,
+        "hd95_px": 3.2,
+        "auroc": 0.8,
+        "flip_rate": 1.0,
+        "slices_scored": 3,
+        "slices_normal": 2,
+        "null_because": {},
+    }
+    return write_report(out, {"verdict": "OK: " + "a reason and " * 20, "scores": scores, "warnings": [name]})
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_report_fits_its_screen_and_shows_every_picture(browser: Any, tmp_path: Path, size: str) -> None:
+    page_file, wide = report_of(tmp_path / "run"), SIZES[size][0]
+    context = browser.new_context(viewport={"width": wide, "height": 800}, color_scheme="dark")
+    page, said = context.new_page(), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(page_file.as_uri())
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= wide
+    assert page.locator("svg.picture").count() == 6 * 5
+    inks, paper = page.evaluate("() => [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    assert sum(map(int, inks[4:-1].split(","))) > 500 > 150 > sum(map(int, paper[4:-1].split(","))), "dark"
+    page.click("summary >> nth=-1")
+    broken = "() => [...document.images].filter((one) => !one.complete || !one.naturalWidth).length"
+    assert page.evaluate(broken) == 0
+    assert said == []
+    picture(page, f"report-{size}")
+    context.close()
+
+
 @pytest.mark.skipif("PAGE_PICTURES" not in os.environ, reason="pictures of the guide: PAGE_PICTURES=FOLDER")
 def test_pictures(browser: Any, tmp_path: Path) -> None:
     file = Path(os.environ.get("PAGE", ""))
@@ -168,5 +218,14 @@ def test_pictures(browser: Any, tmp_path: Path) -> None:
                 picture(page, f"cases-{name}-{scheme}")
                 wide = page.evaluate("() => document.documentElement.scrollWidth")
                 assert wide <= size[0], "nothing sticks out"
+    if (report := Path(os.environ.get("REPORT", ""))).is_file():
+        for name, size in SIZES.items():
+            context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+            page = context.new_page()
+            page.goto(report.as_uri())
+            picture(page, f"report-{name}-light")
+            page.evaluate("() => document.getElementById('pictures').scrollIntoView()")
+            picture(page, f"report-{name}-pictures")
+            context.close()
     with page_of(browser, file) as page:
         page.pdf(path=Path(os.environ["PAGE_PICTURES"]) / "cases.pdf")

@@ -83,7 +83,7 @@ def choose_examples(
     patients: np.ndarray | None = None,
     sure: np.ndarray | None = None,
 ) -> list[tuple[str, int]]:
-    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, doubtful masks, normals, errors of f.
+    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, doubtful masks, normals, errors.
 
     Without masks abnormal slices at even distances instead; without labels those with the highest f of the unlabelled slices.
     Best, median, worst and doubtful ones are of different patients as far as there are enough; of slices of one Dice those with
@@ -123,7 +123,7 @@ def choose_examples(
 
 
 def apart(order: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """The first `EXAMPLES` of an order, of as many owners as there are: a second one of an owner only where others are lacking."""
+    """The first `EXAMPLES` of an order, a second one of an owner only where there are not enough others."""
     _, first = np.unique(owners[order], return_index=True)
     once = np.isin(np.arange(len(order)), first)
     chosen = np.concatenate([np.flatnonzero(once), np.flatnonzero(~once)])[:EXAMPLES]

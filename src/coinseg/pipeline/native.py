@@ -18,7 +18,7 @@ from coinseg.types import NativeSlice
 from .run import Run
 
 WHOLE, AROUND = 0.6, 0.25
-"""A box with more than this share of its slice is shown with all of the slice, others with this part of their sides around them."""
+"""A box with more than this share of its slice is shown with all of it, others with this part of their sides around them."""
 SIDES: dict[Axis, tuple[str, str]] = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
 
 

@@ -1,7 +1,7 @@
 """The pictures of a report: images with their maps as WebP, masks and truth as outlines over them, in native pixels where known.
 
-Marks differ by colour and by line, so that every reader can tell them: found blue, marked without a lesion orange, missed white; the
-mask has a solid orange outline, the truth a dotted white one (colours of Okabe and Ito).
+Marks differ by colour and by line, so that every reader can tell them: found blue, marked without a lesion orange, missed white;
+the mask has a solid orange outline, the truth a dotted white one (colours of Okabe and Ito).
 """
 
 from __future__ import annotations

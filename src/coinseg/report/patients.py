@@ -9,15 +9,15 @@ from typing import Any
 
 
 def patients_of(slices: Path) -> list[dict[str, Any]]:
-    """A row for each held-out patient, those with the lowest mean Dice first, then those without one by the share marked in error.
+    """A row for each held-out patient, the lowest mean Dice first, those without one last, by the share marked in error.
 
     Args:
         slices: evaluation/slices.csv; no rows where it is missing or broken.
 
     Returns:
-        number (from 1 in the order of the file), case (the id of the first one), images, abnormal, normal; dice (mean, None without
-        a mask to score), lowest, found (share of scored lesions that are touched), marked (share of normal images that are marked),
-        doubtful (masks in doubt), masks.
+        number (from 1 in the order of the file), case (the id of the first one), images, abnormal, normal; dice (mean, None
+        without a mask to score), lowest, found (share of scored lesions that are touched), marked (share of normal images that
+        are marked), doubtful (masks in doubt), masks.
     """
     found: dict[str, list[dict[str, str]]] = defaultdict(list)
     try:
