@@ -164,7 +164,7 @@ def test_pictures_are_of_different_patients_and_of_equal_ones_the_larger_lesion_
     assert apart(np.array([5, 3, 8, 1, 9]), np.array(list("xaxbbcxxba"))).tolist() == [5, 3, 8, 1]
     predicted[:16] = False  # all Dice are 0
     found.truth[7] = True
-    assert [i for group, i in choose_examples(found, predicted) if group == "worst"][0] == 7
+    assert next(i for group, i in choose_examples(found, predicted) if group == "worst") == 7
 
 
 def test_without_masks_pictures_are_of_abnormal_slices_at_even_distances_and_without_labels_of_the_highest_f() -> None:

@@ -368,7 +368,8 @@ def test_an_example_is_shown_in_the_pixels_it_was_cut_from(tmp_path: Path) -> No
 def test_patients_are_numbered_and_the_worst_comes_first(tmp_path: Path) -> None:
     lines = [
         "case,patient,slice,region,label,f,f_counterfactual,posterior,mask_px,confidence,doubtful,truth_px,dice",
-        "a1,SECRET^ANNA,0,-1,1,0.9,,,10,0.9,0,12,0.5", "a2,SECRET^ANNA,0,-1,1,0.9,,,0,,,9,0.0", "a3,SECRET^ANNA,0,-1,0,0.2,,,5,0.4,1,0,0",
+        "a1,SECRET^ANNA,0,-1,1,0.9,,,10,0.9,0,12,0.5", "a2,SECRET^ANNA,0,-1,1,0.9,,,0,,,9,0.0",
+        "a3,SECRET^ANNA,0,-1,0,0.2,,,5,0.4,1,0,0",
         "b1,bob,0,-1,1,0.9,,,10,0.3,1,12,0.1", "c1,carl,0,-1,0,0.1,,,0,,,0,",
     ]  # fmt: skip
     file = tmp_path / "evaluation" / "slices.csv"

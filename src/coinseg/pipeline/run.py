@@ -47,7 +47,12 @@ from .mask_files import MaskFiles
 from .run_folder import changes, write_settings
 
 FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
-FINISHED = ("manifest.json", "report.html", "model.json")  # in a folder whose run has ended: `segment` takes it for a model
+FINISHED = (
+    "manifest.json",
+    "report.html",
+    "cases.html",
+    "model.json",
+)  # in a folder whose run has ended: `segment` takes it for a model
 
 
 @dataclass

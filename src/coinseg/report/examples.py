@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 from skimage.measure import find_contours
 
@@ -75,7 +74,7 @@ def is_attributed(example: Example) -> bool:
     return bool(np.isnan(example["counterfactual"]).all())
 
 
-def figures(example: Example, top: float, native: NativeSlice | None = None) -> dict[str, Markup]:
+def figures(example: Example, top: float, native: NativeSlice | None = None) -> dict[str, str]:
     """The pictures of an example by column, as HTML; no counterfactual for an attribution, no confidence in earlier runs."""
     name, attributed = str(example["name"]), is_attributed(example)
     image, mask, truth = example["image"].astype(np.float32), example["mask"].astype(bool), truth_of(example)
@@ -118,7 +117,7 @@ def uri_of(picture: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode("ascii")
 
 
-def _picture(rgb: np.ndarray, label: str, aspect: float, sides: tuple[str, str] | None, marked: str = "") -> Markup:
+def _picture(rgb: np.ndarray, label: str, aspect: float, sides: tuple[str, str] | None, marked: str = "") -> str:
     """An image as inline SVG of its true proportions, with what is drawn over it."""
     rows, columns = rgb.shape[:2]
     tall = rows * aspect
@@ -128,7 +127,7 @@ def _picture(rgb: np.ndarray, label: str, aspect: float, sides: tuple[str, str] 
         for letter, x, anchor in ((sides[0], 0.02 * columns, "start"), (sides[1], 0.98 * columns, "end"))
     )  # fmt: skip
     over = f'<g transform="scale(1 {aspect:.4g})">{marked}</g>' if marked else ""
-    return Markup(  # every text in it is escaped
+    return (  # every text in it is escaped
         f'<svg class="picture" viewBox="0 0 {columns} {tall:.4g}" role="img" aria-label="{escape(label)}">'
         f'<image href="{uri_of(rgb)}" width="{columns}" height="{tall:.4g}" preserveAspectRatio="none"/>{over}{letters}</svg>'
     )

@@ -35,6 +35,7 @@ from .sources import Draft, Source
 Explain = Callable[[Draft, int], SliceMaps]
 """A case and the number of a slice along the axis of the run -> what the model says of it; `UserError` where it says nothing."""
 MOST_SIDE, MOST_SIDE_IMAGE = 256, 512  # pixels of the longer side of a picture, of a volume and of a plain image
+OWN = 60_000  # bytes of the page itself
 LEAST = 3  # slices of a volume that are shown whatever they weigh
 QUALITY = 72  # of WebP
 HU = ((-1024.0, 0.0), (-200.0, 50.0), (300.0, 215.0), (1500.0, 255.0))
@@ -76,7 +77,7 @@ def write_case_pages(
     """
     drafts = {draft.record.id: draft for draft in source.drafts}
     order = [drafts[record.id] for record in ranked(source)][: limits.cases]
-    shown, left_out, room = list[dict[str, Any]](), list[str](), limits.megabytes * 1e6
+    shown, left_out, room = list[dict[str, Any]](), list[str](), limits.megabytes * 1e6 - OWN
     for done, draft in enumerate(order):
         report(done, len(order))
         try:
