@@ -51,7 +51,7 @@ def page_of(browser: Any, file: Path, size: tuple[int, int] = SIZES["desktop"], 
     page.goto(file.as_uri())
     until(page, "!!document.body.dataset.drawn")
     yield page
-    assert said == []
+    assert [words for words in said if "getImageData" not in words] == []  # by which the test looks at the picture
     assert [url for url in asked if not url.startswith(("data:", "blob:", file.as_uri()))] == []
     context.close()
 
@@ -69,7 +69,8 @@ def drawn(page: Any, what: str) -> None:
 
 
 SEEN = """() => {
-  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data, found = { orange: 0, brightest: 0 };
+  const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+  const found = { orange: 0, brightest: 0 };
   for (let i = 0; i < pixels.length; i += 4) {
     const far = [230, 159, 0].map((value, k) => Math.abs(value - pixels[i + k]));
     if (Math.max(...far) < 8) found.orange++;
