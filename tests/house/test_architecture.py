@@ -33,7 +33,7 @@ ROOMS = {
     "evaluation": "config data.slices masks metrics runtime types",
     "pipeline": "config data.layouts data.readers data.slices errors evaluation explain inference masks metrics networks parts "
     "runtime training types",
-    "report": "config errors evaluation masks metrics runtime",
+    "report": "config errors evaluation masks metrics runtime types",
     "thesis": "config data.layouts data.phantom data.slices errors evaluation explain explain.attribution "
     "explain.counterfactual inference masks metrics report runtime training types",
     "export": "config data.layouts data.readers data.slices errors inference masks networks pipeline runtime types",
