@@ -5,7 +5,7 @@ Batches are in `data.slices.dataset`: those of training have images and image la
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,3 +160,26 @@ class Maps:
     agreement: np.ndarray | None = None
     image_score: np.ndarray | None = None
     foreign: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class NativeSlice:
+    """A slice that was cut and resized, as it was before.
+
+    Args:
+        image: (H, W) or (C, H, W) in [0, 1], the part of the native slice that is shown, without an injected anomaly.
+        lesion: the true mask (H, W) where there is one that was not injected.
+        lift: prepared values (S, S) -> float32 (H, W), 0 beyond the box they were cut from.
+        title: what a person calls the slice.
+        sides: which side of the patient lies left and right in the picture; None of a plain image.
+        aspect: the height of a pixel by its width.
+        clean: where anomalies are injected the prepared slice (C, S, S) in [0, 1] without; None otherwise.
+    """
+
+    image: np.ndarray
+    lesion: np.ndarray | None
+    lift: Callable[[np.ndarray], np.ndarray]
+    title: str
+    sides: tuple[str, str] | None = None
+    aspect: float = 1.0
+    clean: np.ndarray | None = None

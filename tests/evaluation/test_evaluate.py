@@ -17,7 +17,7 @@ from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.evaluation import evaluate as room
-from coinseg.evaluation.evaluate import choose_examples, evaluate, explain_all, middle_distance
+from coinseg.evaluation.evaluate import apart, choose_examples, evaluate, explain_all, middle_distance
 from coinseg.evaluation.protocols import Explained, channel_changes
 from coinseg.metrics.overlap import dice
 from coinseg.runtime.files import read_json
@@ -155,6 +155,23 @@ def test_best_pictures_are_of_the_highest_dice_and_worst_ones_of_the_lowest() ->
     assert dice[groups["best"]].min() > dice[groups["median"]].max() >= dice[groups["median"]].min() > dice[groups["worst"]].max()
     assert groups["normal"] == [16, 17, 18, 19]
     assert (groups["missed"], groups["alarm"]) == ([3], [17])
+
+
+def test_pictures_are_of_different_patients_and_of_equal_ones_the_larger_lesion_is_worse() -> None:
+    found, predicted = ranked()
+    patients = np.array(["a"] * 12 + list("bcde") + ["n"] * 4)
+    sure = np.full(20, np.nan)
+    sure[[2, 3, 13, 15]] = 0.4, 0.1, 0.2, 0.9
+    groups: dict[str, list[int]] = {}
+    for group, i in choose_examples(found, predicted, patients=patients, sure=sure):
+        groups.setdefault(group, []).append(i)
+    assert len(set(patients[groups["worst"]])) == 4
+    assert len(set(patients[groups["best"]])) == 4
+    assert groups["doubtful"] == [3, 13, 2], "the least sure first, a second one of a patient where there are no others"
+    assert apart(np.array([5, 3, 8, 1, 9]), np.array(list("xaxbbcxxba"))).tolist() == [5, 3, 8, 1]
+    predicted[:16] = False  # all Dice are 0
+    found.truth[7] = True
+    assert next(i for group, i in choose_examples(found, predicted) if group == "worst") == 7
 
 
 def test_without_masks_pictures_are_of_abnormal_slices_at_even_distances_and_without_labels_of_the_highest_f() -> None:

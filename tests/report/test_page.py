@@ -14,8 +14,11 @@ from PIL import Image
 
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError
+from coinseg.report.examples import MARKS, figures, load_examples, marks, outline
 from coinseg.report.page import examples_figure, write_report
+from coinseg.report.patients import patients_of
 from coinseg.report.pictures import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, heat, overlay
+from coinseg.types import NativeSlice
 
 SHOWN = {
     "iou_mask_free": (0.4123, "0.412"),
@@ -142,12 +145,20 @@ def test_page_says_everything(run: Path) -> None:
         "211 abnormal (208 of them with a true mask to score against) and 143 normal",
         "one, slice 3 f 0.90 → 0.10, now called normal Dice 0.75",
         "three, slice 5 f 0.20: called normal, so left as it is, without a mask 25% of the image marked, all of it false",
+        "Normal images, and the errors of f: 1 more",
         "data.size 96 256",
         "0:30:34",
         "not a medical device",
     ):
         assert words in text, words
-    assert len(re.findall(r'<img src="data:image/png;base64,[^"]+" alt="', page)) == 3 * 4
+    assert len(re.findall(r'<image href="data:image/webp;base64,[^"]+"', page)) == 3 * 4
+    assert page.count('aria-label="mask against truth of ') == 3
+    places = [
+        page.index(f'id="{name}"') for name in ("pictures", "scores", "audit", "curves", "data", "settings", "files", "limits")
+    ]
+    assert places == sorted(places), "pictures first"
+    assert {f'href="#{name}"' for name in ("pictures", "scores", "limits")} <= set(re.findall(r'href="#\w+"', page))
+    assert 'href="#patients"' not in page, "there is no table"
     assert '<img class="curves" src="data:image/png;base64,' in page
     assert '<a href="model.json">' in page
     assert 'href="masks"' not in page, "nothing is linked that is not there"
@@ -177,8 +188,8 @@ def test_page_needs_nothing_else(run: Path) -> None:
     assert not re.search(r"""(?:src|href|srcset|action|data)\s*=\s*["']?\s*(?:https?:|//|javascript:)""", page, re.I)
     assert not re.search(r"<(?:script|link|iframe|object|embed)\b|@import|url\(", page, re.I)
     assert "default-src 'none'" in page
-    for source in re.findall(r'src="([^"]*)"', page):
-        assert source.startswith("data:image/png;base64,")
+    for source in re.findall(r'(?:src|<image href)="([^"]*)"', page):
+        assert source.startswith(("data:image/png;base64,", "data:image/webp;base64,"))
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
@@ -292,3 +303,85 @@ def test_examples_figure(tmp_path: Path) -> None:
     examples_figure(examples, two, rows=9)
     heights = [Image.open(path).height for path in (one, two)]
     assert heights[1] - heights[0] == pytest.approx(2 * 1.84 * 110, abs=2), "four rows, although nine were asked for"
+
+
+# --- pictures in native pixels, and the table by patient
+
+
+def polygon_of(path: str) -> list[list[tuple[float, float]]]:
+    return [[tuple(map(float, point.split())) for point in ring.split("L")] for ring in re.findall(r"M([^Z]*)Z", path)]  # type: ignore[misc]
+
+
+def test_the_outline_of_a_rectangle_by_hand_and_holes_stay_open() -> None:
+    mask = np.zeros((6, 8), bool)
+    mask[1:4, 2:7] = True
+    (ring,) = polygon_of(outline(mask))
+    # Corners are cut by half a pixel; the edges lie on the edges of the pixels: columns 2 to 7, rows 1 to 4.
+    assert {x for x, _ in ring} == {2, 2.5, 6.5, 7}
+    assert {y for _, y in ring} == {1, 1.5, 3.5, 4}
+    mask[2, 4] = False
+    assert len(polygon_of(outline(mask))) == 2
+    assert outline(np.zeros((3, 3), bool)) == ""
+
+
+def test_marks_are_told_apart_by_colour_blind_readers_and_in_black_and_white() -> None:
+    mask, truth = np.zeros((2, 9, 9), bool)
+    mask[2:5, 2:5], truth[3:7, 3:7] = True, True
+    assert re.findall(r'class="(\w+)"', marks(mask, truth)) == ["found", "false", "missed", "mask", "truth"]
+    assert re.findall(r'class="(\w+)"', marks(mask, None)) == ["mask"]
+    assert re.findall(r'class="(\w+)"', marks(mask, mask)) == ["found", "mask", "truth"]
+    # Brettel, Vienot and Mollon 1997, as Vienot, Brettel and Mollon 1999 simplify it: linear RGB without the red-green channel.
+    rgb = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in MARKS.values()]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    for kept in ([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+                 [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]):  # fmt: skip
+        seen = np.clip(linear @ np.array(kept).T, 0, 1)
+        for i in range(3):
+            for j in range(i):
+                assert np.abs(seen[i] - seen[j]).max() > 0.35, "protanopes and deuteranopes see a difference"
+
+
+def test_an_example_is_shown_in_the_pixels_it_was_cut_from(tmp_path: Path) -> None:
+    (example,) = load_examples(write_examples(tmp_path, ["a, slice 3, region 1"], ["best"])) or []
+    ground, lesion = np.zeros((20, 30), np.float32), np.zeros((20, 30), bool)
+    lesion[8:12, 8:12] = True
+
+    def lift(values: np.ndarray) -> np.ndarray:
+        whole = np.zeros((20, 30), np.float32)
+        whole[2:18, 4:20] = np.repeat(np.repeat(values, 2, 0), 2, 1)
+        return whole
+
+    native = NativeSlice(ground, lesion, lift, "a, slice 3, kidney_left", ("R", "L"), 2.0)
+    pictures = figures(example, 1.0, native)
+    assert list(pictures) == ["input", "counterfactual", "difference", "mask against truth"]
+    assert all('viewBox="0 0 30 40"' in picture for picture in pictures.values()), "pixels twice as high as wide"
+    assert ">R</text>" in pictures["input"]
+    over = pictures["mask against truth"]
+    (mask,) = polygon_of(re.findall(r'class="mask" d="([^"]*)"', over)[0])
+    assert (min(x for x, _ in mask), max(x for x, _ in mask)) == (4 + 2 * 2, 4 + 2 * 6), "the prepared mask, lifted"
+    (truth,) = polygon_of(re.findall(r'class="truth" d="([^"]*)"', over)[0])
+    assert (min(y for _, y in truth), max(y for _, y in truth)) == (8, 12), "the truth of the file, not the prepared one"
+    page = write_report(tmp_path, manifest(), find=lambda name: native).read_text(encoding="utf-8")
+    assert "a, slice 3, kidney_left" in text_of(page)
+
+
+def test_patients_are_numbered_and_the_worst_comes_first(tmp_path: Path) -> None:
+    lines = [
+        "case,patient,slice,region,label,f,f_counterfactual,posterior,mask_px,confidence,doubtful,truth_px,dice",
+        "a1,SECRET^ANNA,0,-1,1,0.9,,,10,0.9,0,12,0.5", "a2,SECRET^ANNA,0,-1,1,0.9,,,0,,,9,0.0",
+        "a3,SECRET^ANNA,0,-1,0,0.2,,,5,0.4,1,0,0",
+        "b1,bob,0,-1,1,0.9,,,10,0.3,1,12,0.1", "c1,carl,0,-1,0,0.1,,,0,,,0,",
+    ]  # fmt: skip
+    file = tmp_path / "evaluation" / "slices.csv"
+    file.parent.mkdir()
+    file.write_text("\n".join(lines) + "\n")
+    rows = patients_of(file)
+    assert [(row["number"], row["case"], row["dice"]) for row in rows] == [(2, "b1", 0.1), (1, "a1", 0.25), (3, "c1", None)]
+    (anna,) = [row for row in rows if row["number"] == 1]
+    assert (anna["images"], anna["abnormal"], anna["normal"], anna["lowest"], anna["found"]) == (3, 2, 1, 0.0, 0.5)
+    assert (anna["marked"], anna["doubtful"], anna["masks"]) == (1.0, 1, 2)
+    page = page_of(tmp_path)
+    assert "2 b1 1 (1) 0.10 0.10 100% – 1 of 1 1 a1 3 (2) 0.25 0.00 50% 100% 1 of 2" in text_of(page)
+    assert "SECRET" not in page
+    file.write_text("case\nx\n")
+    assert patients_of(file) == patients_of(tmp_path / "none.csv") == []

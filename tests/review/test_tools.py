@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from coinseg.review.agreement import agreement, kappa
 from coinseg.review.desk import Rules, desk_on
 from coinseg.review.kept.records import CaseRecord, Decision
 from coinseg.review.kept.store import Store
-from coinseg.review.queue import asks_second, minutes_left, queue_of, worth_looking_at
+from coinseg.review.queue import LIKE, MOST_APART, asks_second, described, minutes_left, queue_of, worth_looking_at
 from coinseg.review.scans import solid_of
 from coinseg.review.sources import key_of_case, read_source
 
@@ -148,6 +149,47 @@ def decision(case: str, reviewer: str, state: str = "accepted", stale: bool = Fa
 
 def test_doubtful_cases_come_first_and_patients_in_turn() -> None:
     assert [one.id for one in worth_looking_at(CASES)] == ["a2", "b1", "a1", "c1", "b2", "c2"]
+
+
+def shaped(name: str, patient: str, confidence: float, pixels: int, at: int, doubtful: bool = True) -> CaseRecord:
+    box = {"min": [at, at, at], "max": [at + 4, at + 4, at + 4]} if pixels else None
+    numbers = {"confidence": confidence, "doubtful": doubtful, "pixels": pixels, "components": 1, "box": box}
+    return CaseRecord(name, patient, name, True, "", numbers)
+
+
+def test_what_is_unlike_what_was_looked_at_comes_before_what_is_like_it_though_a_little_surer() -> None:
+    like, unlike = shaped("like", "b", 0.12, 100, 10), shaped("unlike", "c", 0.15, 900, 90)
+    first = shaped("first", "a", 0.1, 100, 10)
+    assert [one.id for one in worth_looking_at([like, unlike, first])] == ["first", "unlike", "like"]
+    # By hand: ranks of size and of three places differ by 1 of 7 columns, so the distance is sqrt(4 / 7).
+    assert described([first, unlike])[:, [1, 4, 5, 6]].tolist() == [[0] * 4, [1] * 4]
+    assert 0.85 * (LIKE + (4 / 7) ** 0.5) > 0.88 * LIKE
+    much_surer = replace(unlike, numbers=unlike.numbers | {"confidence": 0.9})
+    assert [one.id for one in worth_looking_at([like, much_surer, first])] == ["first", "like", "unlike"]
+
+
+def test_a_budget_has_one_of_each_patient_first_each_case_once_and_the_same_ones_again() -> None:
+    rng = np.random.default_rng(0)
+    cases = [
+        shaped(f"c{i:03d}", f"p{rng.integers(40)}", round(float(rng.random()), 2), int(rng.integers(500)), int(rng.integers(99)),
+               bool(rng.random() < 0.6))
+        for i in range(400)
+    ]  # fmt: skip
+    order = worth_looking_at(cases)
+    assert sorted(one.id for one in order) == [one.id for one in cases]
+    assert order == worth_looking_at(cases)
+    doubted = [one for one in order if one.numbers["doubtful"]]
+    assert order[: len(doubted)] == doubted
+    assert len(doubted) > MOST_APART, "both ways of choosing are tried"
+    patients = len({one.patient for one in doubted})
+    assert len({one.patient for one in order[:patients]}) == patients
+    assert order[0].numbers["confidence"] == min(one.numbers["confidence"] for one in doubted)
+    seen: dict[str, int] = {}
+    for one in doubted:  # nobody has a turn more than another who still has cases
+        seen[one.patient] = seen.get(one.patient, 0) + 1
+        waiting = {other.patient for other in doubted[doubted.index(one) + 1 :]}
+        assert all(seen.get(patient, 0) >= seen[one.patient] - 1 for patient in waiting)
+    assert worth_looking_at([]) == []
 
 
 def test_what_another_reviewer_decided_is_left_out_but_for_second_opinions() -> None:

@@ -33,7 +33,7 @@ DESCRIPTION = """Yes/no labels of images in, segmentation masks out (counterfact
   coinseg COMMAND --help says what a command takes; coinseg by itself says how to begin."""
 COMMANDS: dict[str, Command] = {each.name: each for each in (
     stage_commands.run, commands.segment, commands.inspect, commands.demo, commands.doctor, commands.phantom,
-    review_commands.review, review_commands.review_export, review_commands.review_import,
+    review_commands.review, review_commands.review_page, review_commands.review_export, review_commands.review_import,
     stage_commands.prepare, stage_commands.train_classifier, stage_commands.train_coin, stage_commands.evaluate,
     stage_commands.report, stage_commands.reproduce, export_commands.export, export_commands.export_seg,
     export_commands.export_nnunet, commands.info, commands.completion,

@@ -16,7 +16,7 @@ NAMES = {
     "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses",
     "classifier": "training the classifier f", "coin": "training COIN", "drawn lesions": "drawing lesions",
     "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices",
-    "masks": "writing masks", "segment": "segmenting",
+    "masks": "writing masks", "pages": "writing case pages", "segment": "segmenting",
 }  # fmt: skip
 LINE_EVERY = {-1: 20.0, 0: 20.0, 1: 2.0}
 """Seconds between lines where there is no terminal, by how much is to be said (`talk.Talk.level`)."""

@@ -26,7 +26,7 @@ SOURCE: tuple[Argument, ...] = (
     arg("--host", default="127.0.0.1", help="the address to listen on; one that others can reach needs --password"),
     path("--password", required=False, help="a file whose first line is asked for on the page"),
     arg("--second", type=float, default=0.0, help="share of the cases that get a second opinion, 0 to 1"),
-    arg("--budget", type=int, default=0, help="only so many cases, those most worth a minute; 0 is all"),
+    arg("--budget", "--review.budget", type=int, default=0, help="only so many cases, those most worth a minute; 0 is all"),
     OWN_CLASSIFIER,
 ))  # fmt: skip
 def review(
@@ -68,22 +68,64 @@ def review_export(call: Call, out: Path, kind: str, out_folder: Path, overwrite:
         print(plain(f"  left out: {line}"))
 
 
-@command("take masks that were corrected elsewhere, by file name",
+@command("write one HTML file in which masks are looked at and decided without a server",
+    "coinseg review-page out/run -o cases.html", (
+    SOURCE[0],
+    path("-o", "--out-file", help="the file to write; it can be sent to who decides"),
+    *SOURCE[1:4],
+    arg("--cases", "--budget", "--review.budget", type=int, default=100, help="how many at most, those most worth a minute"),
+    arg("--megabytes", type=float, default=5.0, help="about how large the file may be; of long scans it has fewer slices then"),
+    OWN_CLASSIFIER,
+    flag("--overwrite", "replace an earlier file"),
+))  # fmt: skip
+def review_page(
+    call: Call, out: Path, out_file: Path, cases: int, megabytes: float, classifier: str | None, overwrite: bool, **place: Any
+) -> None:
+    """Write the case pages of a run, or of masks of `segment`."""
+    from coinseg.review.explanations import Explanations
+    from coinseg.review.offline import Limits, write_case_pages
+    from coinseg.review.views import axis_of
+
+    if cases < 1 or not 0 < megabytes <= 2000:
+        raise UserError(f"--cases {cases}, --megabytes {megabytes:g}", "one case or more, up to 2000 MB", "mend them")
+    source, _ = _source(call, out, reviews=None, **place)
+    require_apart([out_file], [draft.image for draft in source.drafts])
+    if out_file.exists() and (out_file.is_dir() or not overwrite):
+        raise UserError(f"{out_file} already exists", "a new file", "choose another name, or give --overwrite")
+    model = Explanations(source.model, classifier) if source.model else None
+    try:
+        explain = (lambda draft, index: model.of_slice(draft.case, index)) if model else None
+        report = lambda done, total: call.report("pages", done, total, {})
+        written = write_case_pages(out_file, source, explain, axis_of(source), Limits(cases, megabytes), report)
+    finally:
+        if model:
+            model.close()
+    print(f"{written.cases} cases in {out_file}, {out_file.stat().st_size / 1e6:.1f} MB; review-import takes decisions back")
+    for line in written.left_out:
+        print(plain(f"  left out: {line}"))
+
+
+@command("take masks that were corrected elsewhere, by file name, or the decisions of a review.csv",
     "coinseg review-import out/run corrected --reviewer ann --accept", (
     SOURCE[0],
-    path("masks", help="a folder of masks, named as the masks, the scans or an export"),
-    arg("--reviewer", required=True, help="who corrected them"),
+    path("masks", help="a folder of masks, named as the masks, the scans or an export; or review.csv of the case pages"),
+    arg("--reviewer", default=None, help="who corrected them; of a review.csv, who decided the lines without a name"),
     flag("--accept", "they are decided with that; without, they are looked at on the desk"),
     *SOURCE[1:],
 ))  # fmt: skip
-def review_import(call: Call, out: Path, masks: Path, reviewer: str, accept: bool, **place: Any) -> None:
-    """Take the masks of a folder as a stroke each, which can be undone on the desk."""
+def review_import(call: Call, out: Path, masks: Path, reviewer: str | None, accept: bool, **place: Any) -> None:
+    """Take the masks of a folder as a stroke each, which can be undone on the desk, or the decisions of a table."""
+    from coinseg.review import desk
     from coinseg.review.exchange import import_masks
 
-    _, desk = _parts()
     source, reviews = _source(call, out, **place)
+    if masks.is_file():
+        _import_decisions(desk, source, reviews, masks, reviewer)
+        return
     if not masks.is_dir():
-        raise UserError(f"{masks} is no folder", "a folder of masks", "correct the path")
+        raise UserError(f"{masks} is not there", "a folder of masks, or a review.csv", "correct the path")
+    if not reviewer:
+        raise UserError("nobody is named", "who corrected the masks", "give --reviewer NAME")
     with desk.desk_on(source, reviews, desk.Rules()) as opened:
         taken, problems = import_masks(opened, masks, reviewer, accept, lambda: uuid4().hex)
     print(f"{taken} masks taken{' and accepted' if accept else ''} for {plain(reviewer)}")
@@ -91,6 +133,20 @@ def review_import(call: Call, out: Path, masks: Path, reviewer: str, accept: boo
         print(plain(f"  left out: {line}"))
     if problems and not taken:
         raise UserError(f"no mask in {masks} could be taken", "masks by the names of the cases, on their grids", "mend them")
+
+
+def _import_decisions(desk: Any, source: Any, reviews: Path, file: Path, reviewer: str | None) -> None:
+    from coinseg.review.decisions import import_decisions
+
+    with desk.desk_on(source, reviews, desk.Rules()) as opened:
+        done = import_decisions(opened, file, reviewer)
+    print(f"{done.taken} decisions taken, {done.known} were there already")
+    for line in done.left_out:
+        print(plain(f"  left out: {line}"))
+    if done.left_out and not done.taken + done.known:
+        raise UserError(
+            f"no decision of {file} could be taken", "decisions about the masks that are there", "see the lines above"
+        )
 
 
 def _parts() -> tuple[Any, Any]:

@@ -17,8 +17,8 @@ from coinseg.runtime.locks import locked, recorded
 
 from .command import DATA, DATA_OF_RUN, Argument, Call, arg, command, flag, path
 
-SHOWN = ("report.html", "manifest.json")
-OUTPUTS = (*SHOWN, "masks", "confidence", "evaluation", "classes")
+SHOWN = ("report.html", "manifest.json", "cases.html")
+OUTPUTS = (*SHOWN, "review.csv", "masks", "confidence", "evaluation", "classes")
 """What people look at in a run folder, and may have changed: it is replaced only as it was written, or with --overwrite."""
 OVERWRITE = flag("--overwrite", "redo what other settings than before make stale")
 SHARED = (
@@ -217,14 +217,18 @@ def _work(work: Any, name: str) -> Any:
 def _write_report(work: Any, name: str, words: str) -> None:
     """Train, score, write masks, report and manifest, and print a summary; while a run goes on there is no manifest."""
     from coinseg.pipeline import classes, manifest
+    from coinseg.pipeline.native import native_slices
     from coinseg.report.page import write_reports
+
+    from .case_pages import write_pages
 
     discard(work.root / manifest.MANIFEST)
     try:
         trained, scores, masks = _work(work, name)
         manifests = classes.build_manifests(trained, scores, masks, words)
         contents = classes.together(work.root, manifests, classes.moved(trained))
-        page = write_reports(work.root, contents, manifests)
+        write_pages(work, trained, work.report)
+        page = write_reports(work.root, contents, manifests, {name: native_slices(one) for name, one in trained.items()})
         classes.write_own(work.root, manifests)
         write_json(work.root / manifest.MANIFEST, contents)  # last: where it says done, everything is there
     except BaseException as error:
@@ -286,4 +290,6 @@ def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
         print(f"  warning: {plain(warning)}")
     count = contents["outputs"]["mask_count"]
     print(f"masks     {root / 'masks'} ({count}), how far to trust each pixel in {root / 'confidence'}")
+    if (root / "cases.html").is_file():
+        print(f"cases     {root / 'cases.html'}: look through the masks and decide; in which order, {root / 'review.csv'} says")
     print(f"manifest  {root / 'manifest.json'}\nreport    {page}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
-from coinseg.masks.confidence import doubtful, of_pixels
+from coinseg.masks.confidence import DOUBT, doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.devices import CHUNK
@@ -78,12 +78,27 @@ def _maps_in(folder: Path, slices: ScoredSlices) -> Iterator[Path]:
         clear(folder)
 
 
-def choose_examples(found: Explained, dices: Callable[[int], float | None], level: float = 0.5) -> list[tuple[str, int]]:
-    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, then normals, then errors of f.
+def choose_examples(
+    found: Explained,
+    dices: Callable[[int], float | None],
+    level: float = 0.5,
+    patients: np.ndarray | None = None,
+    sure: np.ndarray | None = None,
+) -> list[tuple[str, int]]:
+    """Positions of the pictures: best, median and worst by Dice among scored abnormal slices, doubtful masks, normals, errors.
 
     Without masks abnormal slices at even distances instead; without labels those with the highest f of the unlabelled slices.
-    `dices` gives the Dice of the mask of a slice by its position.
+    Best, median, worst and doubtful ones are of different patients as far as there are enough; of slices of one Dice those with
+    the larger lesion count as worse.
+
+    Args:
+        found: the explained slices.
+        dices: a position -> the Dice of its mask.
+        level: from which f calls an image abnormal.
+        patients: (n,), whose the slices are; each is its own without.
+        sure: (n,), the confidence of the masks, NaN of empty ones; no doubtful ones without.
     """
+    owners = np.arange(len(found.label)) if patients is None else patients
 
     def spread(indices: np.ndarray, count: int) -> np.ndarray:
         return indices[np.linspace(0, len(indices) - 1, count).astype(int)]
@@ -93,17 +108,28 @@ def choose_examples(found: Explained, dices: Callable[[int], float | None], leve
     groups: list[tuple[str, np.ndarray]] = []
     if len(scored):
         values = [dices(int(i)) or 0.0 for i in scored]
-        order = scored[np.argsort(values, kind="stable")]
+        order = scored[np.lexsort((-found.truth[scored].sum((1, 2)), values))]
         middle = order[max(0, len(order) // 2 - EXAMPLES // 2) :]
-        groups += [("best", order[::-1][:EXAMPLES]), ("median", middle[:EXAMPLES]), ("worst", order[:EXAMPLES])]
+        groups += [(name, apart(of, owners)) for name, of in (("best", order[::-1]), ("median", middle), ("worst", order))]
     elif len(abnormal):
         groups.append(("abnormal", spread(abnormal, 2 * EXAMPLES)))
     elif len(unknown):
         groups.append(("unknown", unknown[np.argsort(-found.before[unknown], kind="stable")][: 2 * EXAMPLES]))
+    if sure is not None:
+        doubted = np.flatnonzero(np.isfinite(sure) & (np.nan_to_num(sure) < DOUBT))
+        groups.append(("doubtful", apart(doubted[np.argsort(sure[doubted], kind="stable")], owners)))
     if len(normal):
         groups.append(("normal", spread(normal, EXAMPLES)))
     groups += zip(("missed", "alarm"), mistakes(found, level, EXAMPLES), strict=True)
     return [(group, int(i)) for group, indices in groups for i in indices]
+
+
+def apart(order: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """The first `EXAMPLES` of an order, a second one of an owner only where there are not enough others."""
+    _, first = np.unique(owners[order], return_index=True)
+    once = np.isin(np.arange(len(order)), first)
+    chosen = np.concatenate([np.flatnonzero(once), np.flatnonzero(~once)])[:EXAMPLES]
+    return order[np.sort(chosen)]
 
 
 def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray | None:
@@ -118,7 +144,7 @@ def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarra
     return np.abs(index["slice"][rows] - (first + last)[of] / 2) / half[of]
 
 
-def _name(index: dict[str, np.ndarray], row: int, tiles: bool = False) -> str:
+def name_of(index: dict[str, np.ndarray], row: int, tiles: bool = False) -> str:
     """What a person calls a slice: plain images have no slice number, and only crops have a region; `tiles` are not named."""
     number = f", slice {index['slice'][row]}" if index["slice"].any() else ""
     region = f", region {index['region'][row]}" if index["region"][row] >= 0 and not tiles else ""
@@ -215,17 +241,18 @@ def _score(
         scores |= of_images
         scores["null_because"] |= {name: NOTHING for name, value in of_images.items() if value is None}
         scores["null_because"] = {name: why for name, why in scores["null_because"].items() if scores[name] is None}
-        chosen = choose_examples(summary, lambda i: dices[i], settings.classifier.threshold)
-        members = whole.members()
+        owners, members = index["patient"][summary.rows], whole.members()
+        confidence = whole.confidence(members)
+        chosen = choose_examples(summary, lambda i: dices[i], settings.classifier.threshold, owners, confidence)
         shown = whole.pictures([members[i] for _, i in chosen])
     else:
         summary = found
         dice_of = lambda i: metrics.dice(predicted[i], found.truth[i])
-        chosen = choose_examples(found, dice_of, settings.classifier.threshold)
+        chosen = choose_examples(found, dice_of, settings.classifier.threshold, index["patient"][found.rows], sure)
         shown = _pictures(found, predicted, [i for _, i in chosen], threshold, settings)
     rows = _rows(found, predicted, sure, index, trusted(judge(scores, audited)), by_channel)
     write_text(folder / "slices.csv", csv_text(rows))
-    _write_examples(folder, chosen, summary, shown, [_name(index, summary.rows[i], tiled) for _, i in chosen])
+    _write_examples(folder, chosen, summary, shown, [name_of(index, summary.rows[i], tiled) for _, i in chosen])
     return scores
 
 

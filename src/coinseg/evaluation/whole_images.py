@@ -103,6 +103,12 @@ class WholeImages:
             posterior=None if found.posterior is None else highest(found.posterior),
         )  # fmt: skip
 
+    def confidence(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """The confidence of the mask of each slice, (m,), from those of its tiles; NaN where nothing is marked."""
+        sure, areas = self.found.confidence(self.predicted), self.predicted.sum((1, 2))
+        known = [of_scan(sure[positions], areas[positions]) for positions in members]
+        return np.array([np.nan if one is None else one for one in known], dtype=np.float64)
+
     def pictures(self, members: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Pictures of slices on a ground of one size, black where a slice ends, the longer side at most `LONGEST` pixels.
 
@@ -118,7 +124,7 @@ class WholeImages:
         stacks |= {} if found.counterfactual is None else {"counterfactual": found.counterfactual}
         made = {name: np.zeros((len(members), values.shape[1], *ground), np.float32) for name, values in stacks.items()}
         made |= {name: np.zeros((len(members), *ground), np.float32) for name in ("sure", "mask", "truth")}
-        sure, confidence = self.found.confidence(self.predicted), np.full(len(members), np.nan)
+        confidence = self.confidence(members)
         for i, (positions, scale, shape) in enumerate(zip(members, scales, shapes, strict=True)):
             place = (slice(shape[0]), slice(shape[1]))
             for name, how in {"sure": self.sure, "mask": self.mask, "truth": self.truth}.items():
@@ -126,8 +132,7 @@ class WholeImages:
             for name, values in stacks.items():
                 for channel in range(values.shape[1]):
                     made[name][(i, channel, *place)] = self.joined(positions, values[positions, channel], shape, scale)
-            known = of_scan(sure[positions], self.predicted[positions].sum((1, 2)))
-            confidence[i] = np.nan if known is None or not made["mask"][i].any() else known
+            confidence[i] = confidence[i] if made["mask"][i].any() else np.nan
         made |= {name: made[name][:, 0] for name in ("saliency", "refined")}
         return made | {name: made[name] > 0.5 for name in ("mask", "truth")} | {"confidence": confidence}
 

@@ -46,8 +46,13 @@ from . import recipe
 from .mask_files import MaskFiles
 from .run_folder import changes, write_settings
 
-FORMAT = 4  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
-FINISHED = ("manifest.json", "report.html", "model.json")  # in a folder whose run has ended: `segment` takes it for a model
+FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
+FINISHED = (
+    "manifest.json",
+    "report.html",
+    "cases.html",
+    "model.json",
+)  # in a folder whose run has ended: `segment` takes it for a model
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""report.html: scores, examples, training curves and settings of a run, in one file without script or other sources.
+"""report.html: pictures, scores, training curves and settings of a run, in one file without script or other sources.
 
 jinja2 escapes every text, because file names can contain anything.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -22,21 +23,28 @@ from coinseg.config.schema import Settings
 from coinseg.errors import UserError
 from coinseg.evaluation.verdict import trusted
 from coinseg.masks.confidence import DOUBT
-from coinseg.metrics import overlap as metrics
 from coinseg.runtime.files import write_text, written_aside
-from coinseg.runtime.records import require_intact
 from coinseg.runtime.stage import COST, read_stats
 
+from .examples import (
+    GROUPS,
+    MARKS,
+    OVERLAY,
+    PIXELS,
+    Example,
+    Find,
+    dice_of,
+    groups_of,
+    is_attributed,
+    load_examples,
+    top_of,
+    truth_of,
+)  # fmt: skip
+from .patients import patients_of
 from .pictures import COLOURS, grey, heat, overlay
 
-Example = dict[str, Any]  # One row of examples.npz
 Stats = list[dict[str, float]]
 INK = "#7a7d82"  # Colour of text in figures: readable on white and on black
-GROUPS = ("best", "median", "worst", "abnormal", "unknown", "normal", "missed", "alarm")
-FIELDS = ("group", "name", "image", "counterfactual", "difference", "mask", "truth", "known", "before", "after")
-PIXELS = "confidence of pixels"
-ATTRIBUTION_COLUMNS = ("input", "attribution", PIXELS, "mask against truth")
-COLUMNS = ("input", "counterfactual", "difference", PIXELS, "mask against truth")
 TERMS = {
     "adversarial": "does it look real?", "classifier": "does f call it normal?", "identity": "is it still the same image?",
     "cycle": "does a second pass change little?", "tv": "is the change in one piece?",
@@ -61,59 +69,13 @@ OVERVIEW = {
 ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
 
 
-def _load(path: Path) -> list[Example] | None:
-    """The examples of a file; None when it is absent or broken."""
-    try:
-        require_intact(path)
-        with np.load(path, allow_pickle=False) as file:
-            fields = {name: file[name] for name in FIELDS}
-            # Runs of earlier versions have no confidence.
-            fields["confidence"] = file.get("confidence", np.full(len(fields["name"]), np.nan))
-            fields["sure"] = file.get("sure", np.full_like(fields["difference"], np.nan))
-            return [dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True)]
-    except Exception:  # numpy, zipfile and zlib raise many kinds for a broken file, and a report must not fail for one
-        return None
-
-
-def _top(examples: list[Example], threshold: float = 0.0) -> float:
-    """The largest difference of the colour scale, the same for all pictures."""
-    strongest = [np.nan_to_num(e["difference"].astype(np.float64)).ravel() for e in examples]
-    return max([2 * threshold, 1e-3, *([float(np.quantile(np.concatenate(strongest), 0.999))] if strongest else [])])
-
-
-def _truth(example: Example) -> np.ndarray | None:
-    """The truth of an example, None when unknown; empty for an image labelled normal, which is scored so."""
-    if example["group"] in ("normal", "alarm"):
-        return np.zeros(example["mask"].shape, bool)
-    return example["truth"].astype(bool) if example["known"] else None
-
-
-def _pictures(example: Example, top: float) -> dict[str, np.ndarray]:
-    """The pictures of an example by column; no counterfactual for an attribution, no confidence in runs of earlier versions."""
-    image, counterfactual = example["image"], example["counterfactual"]
-    attribution = np.isnan(counterfactual).all()
-    pictures = [grey(image), *([] if attribution else [grey(counterfactual)]), heat(image, example["difference"], top)]
-    pictures += [heat(image, example["sure"], 1.0), overlay(image, example["mask"].astype(bool), _truth(example))]
-    columns = zip(ATTRIBUTION_COLUMNS if attribution else COLUMNS, pictures, strict=True)
-    return {name: picture for name, picture in columns if name != PIXELS or np.isfinite(example["sure"]).all()}
-
-
-def _dice(example: Example) -> float | None:
-    truth = _truth(example)
-    return None if truth is None or example["group"] in ("normal", "alarm") else metrics.dice(example["mask"].astype(bool), truth)
-
-
-def _groups(examples: list[Example], top: float) -> dict[str, list[Example]]:
-    """The fields of the template for every example, by group."""
-    groups: dict[str, list[Example]] = {name: [] for name in GROUPS}
-    for e in examples:
-        confidence = float(e["confidence"])
-        groups.setdefault(str(e["group"]), []).append({
-            "name": str(e["name"]), "before": float(e["before"]), "after": float(e["after"]), "dice": _dice(e),
-            "confidence": confidence if np.isfinite(confidence) else None, "known": _truth(e) is not None,
-            "marked": float(e["mask"].mean()), "pictures": [(title, _uri(p)) for title, p in _pictures(e, top).items()],
-        })  # fmt: skip
-    return {name: group for name, group in groups.items() if group}
+def _rasters(example: Example, top: float) -> dict[str, np.ndarray]:
+    """The pictures of an example by column, as arrays in the colours of the thesis; see `examples.figures`."""
+    image = example["image"]
+    pictures = {"input": grey(image)} | ({} if is_attributed(example) else {"counterfactual": grey(example["counterfactual"])})
+    pictures["attribution" if is_attributed(example) else "difference"] = heat(image, example["difference"], top)
+    pictures |= {PIXELS: heat(image, example["sure"], 1.0)} if np.isfinite(example["sure"]).all() else {}
+    return pictures | {OVERLAY: overlay(image, example["mask"].astype(bool), truth_of(example))}
 
 
 def _uri(picture: np.ndarray | Figure) -> str:
@@ -199,20 +161,23 @@ def _plain(value: Any) -> str:
     return {"None": "none", "": "empty", "True": "yes", "False": "no"}.get(str(value), str(value))
 
 
-def write_reports(out: Path, manifest: dict[str, Any], of_classes: Mapping[str, dict[str, Any]]) -> Path:
+def write_reports(
+    out: Path, manifest: dict[str, Any], of_classes: Mapping[str, dict[str, Any]], find: Mapping[str, Find] = MappingProxyType({})
+) -> Path:
     """Write report.html of a run folder and return its path: of the only class, or a page that leads to that of each.
 
     Args:
         out: the run folder.
         manifest: of the run, from `pipeline.classes.together`.
         of_classes: the manifest of every class by its name; "" is the only one.
+        find: the slices in native pixels, by class.
     """
     if "" in of_classes:
-        return write_report(out, manifest)
+        return write_report(out, manifest, find=find.get("", _nowhere))
     rows = []
     for name, one in of_classes.items():
         folder = manifest["classes"][name]["folder"]
-        write_report(out / folder, one, out, name)
+        write_report(out / folder, one, out, name, find.get(name, _nowhere))
         row = {"name": name, "folder": folder, "verdict": one["verdict"], "scores": one["scores"]}
         rows.append(row | {"moved": _moved(name, manifest["classes"][name].get("logits_moved"))})
     shown = {name: title for name, title in OVERVIEW.items() if any(row["scores"].get(name) is not None for row in rows)}
@@ -232,11 +197,17 @@ def _moved(name: str, logits: dict[str, float] | None) -> dict[str, Any] | None:
     return {"own": logits[name], "others": sum(others.values()) / len(others), "most": most, "by": others[most]}
 
 
-def write_report(out: Path, manifest: dict[str, Any], networks: Path | None = None, name: str = "") -> Path:
+def _nowhere(name: str) -> None:
+    """No slice in native pixels: the prepared one is shown."""
+
+
+def write_report(
+    out: Path, manifest: dict[str, Any], networks: Path | None = None, name: str = "", find: Find = _nowhere
+) -> Path:
     """Write report.html of a run folder and return its path; missing files are named on the page.
 
     It reads evaluation/examples.npz of `out` and */stats.jsonl of `networks`, by default the same folder; the manifest is from
-    `pipeline.run_manifest.build`. `name` is that of the class, where there are several.
+    `pipeline.run_manifest.build`. `name` is that of the class, where there are several; `find` finds slices in native pixels.
     """
     names = ("settings", "scores", "audit", "threshold", "data", "timings_s", "outputs")
     parts = {name: manifest.get(name) or {} for name in names}
@@ -244,9 +215,9 @@ def write_report(out: Path, manifest: dict[str, Any], networks: Path | None = No
     attributed = settings.get("method", "counterfactual") != "counterfactual"
     stages = ("classifier",) if attributed else ("classifier", "coin")
     stats = {f"{stage}/stats.jsonl": read_stats((networks or out) / stage / "stats.jsonl") for stage in stages}
-    examples = _load(out / "evaluation" / "examples.npz")
+    examples = load_examples(out / "evaluation" / "examples.npz")
     drawn = parts["threshold"].get("of") == "student"
-    top = _top(examples or [], 0.0 if drawn else level)  # the level of a student is not one of the differences shown
+    top = top_of(examples or [], 0.0 if drawn else level)  # the level of a student is not one of the differences shown
     current, usual = _flat(settings), _flat(Settings().as_dict())
     # The page itself counts as written, or the first writing would differ from the second.
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
@@ -260,10 +231,10 @@ def write_report(out: Path, manifest: dict[str, Any], networks: Path | None = No
         shown={name: _shown(name, value) for name, value in scores.items() if name not in (*COUNTS, *UNSHOWN, SIZES)},
         sizes=scores.get(SIZES) or [], counts=[scores.get(name) for name in COUNTS],
         gate=(settings.get("student") or {}).get("gate"), peak=(settings.get("masks") or {}).get("peak"),
-        groups=None if examples is None else _groups(examples, top), top=top,
+        groups=None if examples is None else groups_of(examples, top, find), top=top, marks=MARKS,
+        patients=patients_of(out / "evaluation" / "slices.csv"), pages="cases.html" if (out / "cases.html").is_file() else "",
         repeated=len({e["image"].tobytes() for e in examples or []}) < len(examples or []),
-        ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)), colours=[f"rgb{colour}" for colour in COLOURS],
-        columns=list(_pictures(examples[0], top)) if examples else (),
+        ramp=_uri(heat(np.full(ramp.shape, 0.3), ramp, 1.0)), columns=list(_rasters(examples[0], top)) if examples else (),
         curves=_curves(*stats.values(), *[[]] * (2 - len(stats))),
         unlogged=[name for name, lines in stats.items() if not lines], current=current, plain=_plain,
         changed=[(n, v, usual[n]) for n, v in current.items() if n in usual and v != usual[n]],
@@ -284,7 +255,7 @@ def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
         out: the PNG.
         rows: number of examples, in turn from each group (best, median, worst, ...), every image once.
     """
-    loaded = _load(examples) or []
+    loaded = load_examples(examples) or []
     turns = zip_longest(*([e for e in loaded if e["group"] == group] for group in GROUPS))
     unique: dict[bytes, Example] = {}
     for example in (e for turn in turns for e in turn if e is not None):
@@ -292,16 +263,16 @@ def examples_figure(examples: Path, out: Path, rows: int = 3) -> None:
     chosen = list(unique.values())[:rows]
     if not chosen:
         raise UserError(f"{examples} has no examples", "examples.npz of a finished evaluation", "finish the run first")
-    top = _top(loaded)
-    titles = list(_pictures(chosen[0], top))
+    top = top_of(loaded)
+    titles = list(_rasters(chosen[0], top))
     figure = Figure(figsize=(2 * len(titles), 0.6 + 1.84 * len(chosen)), layout="constrained", facecolor="white")
     grid = figure.subplots(len(chosen), len(titles), squeeze=False)
     for row, example in zip(grid, chosen, strict=True):
-        for axis, picture in zip(row, _pictures(example, top).values(), strict=True):
+        for axis, picture in zip(row, _rasters(example, top).values(), strict=True):
             axis.imshow(picture, interpolation="antialiased")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        dice = "" if (value := _dice(example)) is None else f"Dice {value:.2f}\n"
+        dice = "" if (value := dice_of(example)) is None else f"Dice {value:.2f}\n"
         group = str(example["group"])
         group = {"missed": "missed by f", "alarm": "alarm of f"}.get(group, group)  # the student may mark it
         row[0].set_ylabel(f"{group}\n{dice}f {example['before']:.2f} → {example['after']:.2f}", fontsize=9)

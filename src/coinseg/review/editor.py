@@ -166,8 +166,10 @@ class Editor:
                 change.apply(mask)
             return self.state(key, reviewer)
 
-    def decide(self, key: str, reviewer: str, state: str, comment: str, seconds: float, edits: int) -> dict[str, Any]:
-        """Decide a case; refused where its mask was changed in another tab since the page showed it (`edits`)."""
+    def decide(
+        self, key: str, reviewer: str, state: str, comment: str, seconds: float, edits: int, time: str | None = None
+    ) -> dict[str, Any]:
+        """Decide a case, now or at a `time` before; refused where its mask was changed since the page showed it (`edits`)."""
         with self._lock:
             case, mask = self.views.draft(key).record.id, self.mask(key, reviewer)
             if edits != self.store.edits(case, reviewer):
@@ -175,4 +177,4 @@ class Editor:
                     "the mask was changed in another tab", "a decision about what you see", "look at it again, then decide"
                 )
             needs = state in (ACCEPTED, CORRECTED, REJECTED)
-            return {"state": self.store.decide(case, reviewer, state, mask if needs else None, comment, seconds)}
+            return {"state": self.store.decide(case, reviewer, state, mask if needs else None, comment, seconds, time)}

@@ -80,7 +80,7 @@ def slice_maps(model: Path, classifier: str | None, case: Case, index: int, name
         if name not in predictors:
             known = f"the classes {', '.join(predictors)}" if "" not in predictors else "one class"
             raise UserError(f"the run has {known}", f"the class {name} of the mask", "segment again with this run")
-        return _slice_maps(predictors[name], case, index)
+        return maps_of_slice(predictors[name], case, index)
     except UserError as error:
         return error.got, error.required, error.do
 
@@ -114,7 +114,8 @@ def _content(case: Case, channels: Sequence[str]) -> Any:
     return _read[case.id, case.image]
 
 
-def _slice_maps(predictor: Any, case: Case, index: int) -> SliceMaps:
+def maps_of_slice(predictor: Any, case: Case, index: int) -> SliceMaps:
+    """What a predictor says of a slice; see `Explanations.of_slice`."""
     import torch
 
     from coinseg.data.readers.axes import turned

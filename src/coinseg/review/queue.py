@@ -1,4 +1,4 @@
-"""Which case comes next: doubtful ones first, patients in turn; what is left, and how long it may take."""
+"""Which case comes next: doubtful ones first, patients in turn, unlike masks before like ones; what is left, and for how long."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from statistics import median
 
+import numpy as np
+
 from .kept.records import OPEN, SKIPPED, CaseRecord, Decision
 
 ENOUGH = 3  # decisions, from which the time that is left is foretold
+LIKE = 0.25  # what is left of the worth of a mask that is the same as one before it
+MOST_APART = 200  # cases that are chosen by their distance; behind them the confidence alone decides in each turn
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,78 @@ def doubt(case: CaseRecord) -> tuple[bool, float]:
     return not case.numbers.get("doubtful"), 1.0 if confidence is None else float(confidence)
 
 
-def worth_looking_at(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
-    """The cases, those first that are most worth a person's minute: doubtful before others, and of each the patients in turn.
+def described(cases: Sequence[CaseRecord]) -> np.ndarray:
+    """What the masks of cases look like, (n, 7) in [0, 1]: empty or not, size, components, highest f, place along three axes.
 
-    Two masks of one patient are wrong in the same way, so a second one of him waits until everybody had a first.
+    Of each number the rank among the cases counts, so that no unit and no scan of another size weighs more; what is not known is
+    in the middle.
     """
-    turns: Counter[tuple[bool, str]] = Counter()
-    ranked = []
-    for place, case in sorted(enumerate(cases), key=lambda item: (*doubt(item[1]), item[0])):
-        sure, value = doubt(case)
-        ranked.append(((sure, turns[sure, case.patient], value, place), case))
-        turns[sure, case.patient] += 1
-    return [case for _, case in sorted(ranked, key=lambda item: item[0])]
+    columns = np.full((len(cases), 7), np.nan)
+    for i, case in enumerate(cases):
+        numbers = case.numbers
+        box, pixels = numbers.get("box"), numbers.get("pixels")
+        known = [numbers.get("volume_ml") or pixels or None, numbers.get("components") or None, numbers.get("highest_f")]
+        columns[i, 1:4] = [np.nan if value is None else float(value) for value in known]
+        columns[i, 0] = np.nan if pixels is None else float(pixels > 0)
+        middle = [(a + b) / 2 for a, b in zip(box["min"], box["max"], strict=True)][:3] if box else []
+        columns[i, 4 : 4 + len(middle)] = middle
+    return np.stack([_ranks(column) for column in columns.T], axis=1)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks in [0, 1], equal values alike; 0.5 where a value is missing, or where all are the same."""
+    ranks, known = np.full(len(values), 0.5), np.isfinite(values)
+    different, place = np.unique(values[known], return_inverse=True)
+    if len(different) > 1:
+        ranks[known] = place / (len(different) - 1)
+    return ranks
+
+
+def worth_looking_at(cases: Sequence[CaseRecord]) -> list[CaseRecord]:
+    """The cases, those first that are most worth a person's minute.
+
+    Doubtful masks come before the others. Of each kind the patients take turns: a second mask of one, which is often wrong in the
+    same way, waits until each had a first. Whose turn it is, is chosen one by one: the case with the largest
+    (1 - confidence) (`LIKE` + distance), where the distance is that of its mask to the most similar one before it in the list
+    (`described`, in [0, 1]; farthest-point choice, Gonzalez 1985). The first is so the least confident of all. Equal ones stay in
+    their order; no number is random.
+    """
+    marks, ranked = described(cases), list[int]()
+    for sure in (False, True):
+        left = sorted((i for i, case in enumerate(cases) if doubt(case)[0] is sure), key=lambda i: doubt(cases[i])[1])
+        chosen = _apart(cases, left, marks, ranked)
+        turns, first, rest = Counter(cases[i].patient for i in chosen), set(chosen), list[tuple[int, int]]()
+        for i in left:
+            if i not in first:
+                rest.append((turns[cases[i].patient], i))
+                turns[cases[i].patient] += 1
+        ranked += chosen + [i for _, i in sorted(rest, key=lambda item: item[0])]
+    return [cases[i] for i in ranked]
+
+
+def _apart(cases: Sequence[CaseRecord], left: Sequence[int], marks: np.ndarray, ranked: Sequence[int]) -> list[int]:
+    """The cases that come next by their worth, out of `left`, the least confident first; `ranked` are those before them."""
+    members, chosen = np.array(left, int), list[int]()
+    trust = np.array([doubt(cases[i])[1] for i in left])
+    _, owner = np.unique([cases[i].patient for i in left], return_inverse=True)
+    turns, waiting = np.zeros(len(members), int), np.ones(len(members), bool)
+    nearest = np.full(len(members), np.inf)
+    for i in ranked[:MOST_APART]:
+        np.minimum(nearest, _distance(marks, members, i), out=nearest)
+    while waiting.any() and len(ranked) + len(chosen) < MOST_APART:
+        turn = waiting & (turns == turns[waiting].min())
+        worth = (1 - trust) * (LIKE + np.where(np.isfinite(nearest), nearest, 0))
+        best = int(np.where(turn, worth, -1).argmax())
+        chosen.append(int(members[best]))
+        waiting[best] = False
+        turns[owner == owner[best]] += 1
+        np.minimum(nearest, _distance(marks, members, chosen[-1]), out=nearest)
+    return chosen
+
+
+def _distance(marks: np.ndarray, members: np.ndarray, one: int) -> np.ndarray:
+    """How unlike the masks of some cases are to that of one, in [0, 1]."""
+    return np.asarray(np.sqrt(((marks[members] - marks[one]) ** 2).mean(1)))
 
 
 def asks_second(case: str, share: float) -> bool:

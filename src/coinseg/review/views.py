@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -72,15 +71,16 @@ class Views:
         draft = self.draft(key)
         if self._model is None or draft.case is None:
             raise UserError("this case has no counterfactual", "the run that made the masks", "put it back where it was")
-        axis = self._axis() if draft.record.volume else "axial"
+        axis = axis_of(self.source) if draft.record.volume else "axial"
         if plane != axis:
             raise UserError(f"the model looks at {axis} slices", f"the {axis} view", "choose it")
         plane_of(self.opened(key).scan, plane, index)
         return self._model.of_slice(draft.case, index, draft.class_name)
 
-    def _axis(self) -> Axis:
-        """Along which the run cut its slices."""
-        file = cast(Path, self.source.model) / MODEL
-        settings = read_json(file, 2**24).get("settings", {}) if file.is_file() else {}
-        axis = settings.get("data", {}).get("axis", "axial")
-        return cast(Axis, axis if axis in PLANES else "axial")
+
+def axis_of(source: Source) -> Axis:
+    """Along which the run of a source cut its slices."""
+    file = source.model and source.model / MODEL
+    settings = read_json(file, 2**24).get("settings", {}) if file and file.is_file() else {}
+    axis = settings.get("data", {}).get("axis", "axial")
+    return cast(Axis, axis if axis in PLANES else "axial")

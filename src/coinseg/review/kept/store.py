@@ -187,7 +187,10 @@ class Store:
 
     # --- decisions
 
-    def decide(self, case: str, reviewer: str, state: str, mask: ScanMask | None, comment: str = "", seconds: float = 0.0) -> str:
+    def decide(
+        self, case: str, reviewer: str, state: str, mask: ScanMask | None, comment: str = "", seconds: float = 0.0,
+        time: str | None = None,
+    ) -> str:  # fmt: skip
         """Commit a decision about the mask as it is; "accepted" becomes "corrected" where it is not the draft.
 
         Args:
@@ -196,6 +199,7 @@ class Store:
             mask: the reviewer's, for a state of `TEACHING`; None where a decision needs none.
             comment: free text.
             seconds: that the reviewer looked at the case.
+            time: when it was decided, UTC, ISO 8601; now without.
 
         Returns:
             The state that was kept.
@@ -211,7 +215,7 @@ class Store:
         with self._transaction() as db:
             edits = db.execute('SELECT count FROM edits WHERE "case" = ? AND reviewer = ?', [case, reviewer]).fetchone()
             columns = '"case", reviewer, state, comment, time, seconds, edits, mask'
-            values = [case, reviewer, state, comment, _now(), seconds, edits["count"] if edits else 0, blob]
+            values = [case, reviewer, state, comment, time or _now(), seconds, edits["count"] if edits else 0, blob]
             db.execute(f"INSERT INTO decisions ({columns}) VALUES ({', '.join('?' * len(values))})", values)
         return state
 

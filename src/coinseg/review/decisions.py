@@ -1,0 +1,181 @@
+"""review.csv: cases in the order in which they are worth a person's minute, and what was decided of them without a server.
+
+coinseg writes it with empty decisions; the case pages give it back filled in, and so may a spreadsheet. A decision names the mask
+it was about by its SHA-256, and is left out where that is no longer the mask of the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coinseg.data.layouts.shared import composed
+from coinseg.data.layouts.tables import read_table, row_error
+from coinseg.data.readers.paths import sha256_of
+from coinseg.errors import UserError
+from coinseg.runtime.files import FORMULA, csv_text
+
+from .desk import Desk
+from .kept.records import ACCEPTED, REDRAW, REJECTED, SKIPPED, UNSURE, CaseRecord, Decision
+from .kept.schema import Busy
+from .scans import read_region_of
+from .sources import Draft, Source
+
+NAME = "review.csv"
+COLUMNS = (
+    "rank", "case", "confidence", "doubtful", "volume_ml", "pixels", "draft", "decision", "comment", "reviewer",
+    "time", "seconds",
+)  # fmt: skip
+WORDS = {
+    "accept": ACCEPTED, "accepted": ACCEPTED, "reject": REJECTED, "rejected": REJECTED, "unsure": UNSURE, "not sure": UNSURE,
+    "redraw": REDRAW, "skipped": SKIPPED, "": "",
+}  # fmt: skip
+"""Decisions as people write them -> states of the desk; an empty one is none yet."""
+MOST_NAME = 60
+
+
+def digest_of_draft(draft: Draft) -> str:
+    """A name for the mask of a case as it lies there now; "" where it is gone."""
+    return (sha256_of(draft.mask) or "")[:16]
+
+
+def decision_table(source: Source, order: list[CaseRecord]) -> str:
+    """The text of review.csv: cases in their order, nothing decided."""
+    drafts = {draft.record.id: draft for draft in source.drafts}
+    rows: list[list[Any]] = [list(COLUMNS)]
+    for rank, case in enumerate(order, 1):
+        numbers = [case.numbers.get(name) for name in COLUMNS[2:6]]
+        cells = [int(value) if isinstance(value, bool) else value for value in numbers]
+        rows.append([rank, case.id, *cells, digest_of_draft(drafts[case.id]), "", "", "", "", ""])
+    return csv_text(rows)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A decided line of review.csv."""
+
+    case: str
+    draft: str
+    state: str
+    comment: str
+    reviewer: str
+    time: str
+    seconds: float
+
+
+def read_decisions(file: Path, reviewer: str | None) -> Iterator[Row]:
+    """The decided lines of a table, in order.
+
+    Args:
+        file: review.csv, or a copy that a spreadsheet saved.
+        reviewer: of the lines that name none.
+
+    Raises:
+        UserError: it lacks columns, or a line has an unknown decision, or nobody who decided.
+    """
+    lines = read_table(file)
+    for number, row in lines:
+        got = {name: row.get(name, "").strip() for name in COLUMNS}
+        if missing := [name for name in ("case", "draft", "decision") if name not in row]:
+            raise UserError(f"{file} has no column {missing[0]}", f"the columns of {NAME}", "take the file that coinseg wrote")
+        if (state := WORDS.get(got["decision"].lower())) is None:
+            raise row_error(
+                file, number, f"has the decision {got['decision'][:40]!r}", "accepted, rejected, unsure, redraw or nothing"
+            )
+        who = _unquoted(got["reviewer"]) or (reviewer or "").strip()
+        if state and not (1 <= len(who) <= MOST_NAME and who.isprintable()):
+            raise row_error(file, number, "does not say who decided", "a name of 1 to 60 letters", "give --reviewer NAME")
+        if state:
+            yield Row(
+                _unquoted(got["case"]),
+                got["draft"],
+                state,
+                _unquoted(got["comment"]),
+                who,
+                _time(got["time"]),
+                _seconds(got["seconds"]),
+            )
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quote that keeps a spreadsheet from running it."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def _time(cell: str) -> str:
+    """A time in UTC as the store keeps it; now, where the cell has none or one that is still to come."""
+    now = datetime.now(UTC)
+    with suppress(ValueError):
+        found = datetime.fromisoformat(cell)
+        found = found if found.tzinfo else found.replace(tzinfo=UTC)
+        now = min(now, found.astimezone(UTC))
+    return now.isoformat(timespec="seconds")
+
+
+def _seconds(cell: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (value := float(cell)) < 1e6:
+            return value
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How many decisions were taken, how many were there already, and a line for each that was left out."""
+
+    taken: int
+    known: int
+    left_out: list[str]
+
+
+def import_decisions(desk: Desk, file: Path, reviewer: str | None = None) -> Imported:
+    """Take the decisions of a table to the desk, where a training, an export and other reviewers find them.
+
+    A decision is left out where its case is unknown, where the mask is no longer the one it was about, where the reviewer changed
+    the mask on the desk, and where he decided the case there later.
+    """
+    drafts = {composed(draft.record.id): draft for draft in desk.source.drafts}
+    last = {(one.case, one.reviewer): one for one in desk.store.decisions()}
+    rows, taken, known, left_out = list(read_decisions(file, reviewer)), 0, 0, list[str]()
+    for row in rows:
+        draft = drafts.get(row.case)
+        before = last.get((draft.record.id, row.reviewer)) if draft else None
+        if before is not None and not before.stale and _is_known(row, before):
+            known += 1
+            continue
+        try:
+            if why := "no such case" if draft is None else _objection(desk, draft, row, before):
+                left_out.append(f"{row.case}: {why}")
+                continue
+            assert draft is not None
+            edits = desk.store.edits(draft.record.id, row.reviewer)
+            desk.editor.decide(draft.key, row.reviewer, row.state, row.comment, row.seconds, edits, row.time)
+            taken += 1
+        except Busy:
+            raise
+        except UserError as error:
+            left_out.append(f"{row.case}: {error}")
+    return Imported(taken, known, left_out)
+
+
+def _is_known(row: Row, before: Decision) -> bool:
+    return (row.time, row.state, row.comment) == (before.time, before.state, before.comment)
+
+
+def _objection(desk: Desk, draft: Draft, row: Row, before: Decision | None) -> str:
+    """Why a decision is not taken; "" where it is."""
+    if digest_of_draft(draft) != row.draft:
+        return "its mask is another than the one that was decided; look at it again"
+    if before is not None and row.time <= before.time:
+        return f"{row.reviewer} decided it on the desk since"
+    opened = desk.views.opened(draft.key)
+    mask = read_region_of(draft.mask, opened.geometry, opened.shape)
+    if not np.array_equal(desk.editor.mask(draft.key, row.reviewer), mask):
+        return f"{row.reviewer} changed its mask on the desk, or began with an earlier one; decide it there"
+    return ""
