@@ -163,7 +163,7 @@ def test_pictures_are_of_different_patients_and_of_equal_ones_the_larger_lesion_
     sure = np.full(20, np.nan)
     sure[[2, 3, 13, 15]] = 0.4, 0.1, 0.2, 0.9
     groups: dict[str, list[int]] = {}
-    for group, i in choose_examples(found, predicted, patients=patients, sure=sure):
+    for group, i in choose_examples(found, dices(found, predicted), patients=patients, sure=sure):
         groups.setdefault(group, []).append(i)
     assert len(set(patients[groups["worst"]])) == 4
     assert len(set(patients[groups["best"]])) == 4
@@ -171,7 +171,7 @@ def test_pictures_are_of_different_patients_and_of_equal_ones_the_larger_lesion_
     assert apart(np.array([5, 3, 8, 1, 9]), np.array(list("xaxbbcxxba"))).tolist() == [5, 3, 8, 1]
     predicted[:16] = False  # all Dice are 0
     found.truth[7] = True
-    assert next(i for group, i in choose_examples(found, predicted) if group == "worst") == 7
+    assert next(i for group, i in choose_examples(found, dices(found, predicted)) if group == "worst") == 7
 
 
 def test_without_masks_pictures_are_of_abnormal_slices_at_even_distances_and_without_labels_of_the_highest_f() -> None:
