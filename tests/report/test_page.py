@@ -44,7 +44,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
     """A manifest as a run writes it."""
     settings = json.loads(json.dumps(Settings().as_dict()))
     settings["data"]["size"] = 96
-    scores = {name: value for name, (value, _) in SHOWN.items()} | COUNTED | {"null_because": {}}
+    scores: dict[str, Any] = {name: value for name, (value, _) in SHOWN.items()} | COUNTED | {"null_because": {}}
     return {
         "schema": 1,
         "version": "0.1.0",
