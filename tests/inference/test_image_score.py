@@ -58,6 +58,9 @@ def test_the_share_is_that_of_the_training_images_where_batches_were_balanced(tm
     store.index["label"][slices.rows[:3]] = 1
     slices = TrainingSlices(store, settings.anomaly, 0)
     assert prior_shift(slices, settings) == pytest.approx(math.log(3 / (len(slices) - 3)))
+    store.index["label"][slices.rows[:-1]] = 1  # most are abnormal: they were collected so, and new images are not
+    assert prior_shift(TrainingSlices(store, settings.anomaly, 0), settings) == 0
+    store.index["label"][slices.rows[3:]] = 0
     for changed in ({"balanced": False}, {"steps": 0}):  # it learnt from that share itself, or nobody knows from which
         assert prior_shift(slices, replace(settings, classifier=replace(settings.classifier, **changed))) == 0
 

@@ -94,6 +94,15 @@ def test_a_slice_alone_and_slices_that_know_nothing_of_each_other_stay_as_they_a
     assert len(smooth(np.zeros(0), np.zeros(0), np.zeros(0, int), STEPS)) == 0
 
 
+def test_where_most_slices_are_abnormal_the_share_is_not_counted() -> None:
+    mostly = STEPS[::-1, ::-1]  # three quarters are abnormal
+    logits, places, scan = np.array([0.3, -1.0, 2.0]), np.arange(3), np.zeros(3, int)
+    found = smooth(logits, scan, places, mostly)
+    # With normal and abnormal exchanged it is the chain of `enumerated`, which counts the share in what it takes and gives.
+    assert (logit(SHARE) - found).tolist() == pytest.approx(enumerated(logit(SHARE) - logits, places))
+    assert smooth(logits[:1], scan[:1], places[:1], mostly) == pytest.approx(logits[:1])
+
+
 def test_doubt_between_two_that_are_sure_becomes_theirs() -> None:
     scans, places = np.zeros(3), np.arange(3)
     assert smooth(logit(np.array([0.99, 0.4, 0.99])), scans, places, STEPS)[1] > logit(0.6)

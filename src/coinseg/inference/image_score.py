@@ -22,13 +22,15 @@ from coinseg.parts.base import Part
 class ImageScore(nn.Module):
     """Classifiers learn from batches that are half abnormal; Bayes' rule moves their odds to the share among the training images.
 
-        logit P(abnormal | X) = 1/K sum_k logit f_k(X) + logit(share)          logit(1/2) is 0
+        logit P(abnormal | X) = 1/K sum_k logit f_k(X) + min(0, logit(share))          logit(1/2) is 0
 
-    (Saerens, Latinne, Decaestecker 2002, equation 2.4.) Parts of the recipe may change the mean before the share is added.
+    (Saerens, Latinne, Decaestecker 2002, equation 2.4.) Where most training images are abnormal they were collected so, and it
+    would call normal images abnormal without evidence: then it is not moved (studies/mostly_abnormal.py). Parts of the recipe may
+    change the mean before the share is added.
 
     Args:
         classifiers: f_1 ... f_K, each images (B, C, S, S) in [-1, 1] -> logits (B,); the first one explains.
-        shift: logit of the share; 0 where batches had that share themselves, and where f alone decides.
+        shift: min(0, logit of the share); 0 where batches had that share themselves, and where f alone decides.
         parts: of the recipe.
     """
 
@@ -91,9 +93,9 @@ class ImageScores:
 
 
 def prior_shift(slices: TrainingSlices, settings: Settings) -> float:
-    """The logit of the share of abnormal training images; 0 where f did not learn, here, from balanced batches."""
+    """The logit of the share of abnormal training images, at most 0; 0 where f did not learn, here, from balanced batches."""
     if not slices.balances(settings.classifier.balanced) or settings.classifier.steps == 0:
         return 0.0
     labels = slices.labels()
     abnormal, normal = int((labels == 1).sum()), int((labels == 0).sum())
-    return math.log(abnormal / normal) if abnormal and normal else 0.0
+    return min(0.0, math.log(abnormal / normal)) if abnormal and normal else 0.0

@@ -99,12 +99,13 @@ def chains(scans: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
 def smooth(logits: np.ndarray, scans: np.ndarray, places: np.ndarray, transitions: np.ndarray) -> np.ndarray:
     """Smooth the image scores p_i of slices, in any order. T: the transitions; s: the share of abnormal slices; t = `TRUST`.
 
-        e_i = logit p_i - logit s                                          evidence of X_i without the share
+        e_i = logit p_i - min(0, logit s)                                  evidence of X_i without the share
         a_i = P(y_i | slices before) = expit(logit a_(i-1) + t e_(i-1)) after one transition T,   a_1 = s
         b_i = P(y_i | slices behind), the same from the other end
         logit P(y_i | scan) = logit a_i + logit b_i - logit s + e_i        s is contained in a_i and in b_i
 
-    A slice without neighbours keeps p_i.
+    The p_i have a share of at most a half (`ImageScore`), and so has what is returned: a logit s above 0 is taken off. A slice
+    without neighbours keeps p_i.
 
     Args:
         logits: of the p_i, (n,).
@@ -113,13 +114,14 @@ def smooth(logits: np.ndarray, scans: np.ndarray, places: np.ndarray, transition
         transitions: see `count_transitions`.
     """
     share = transitions[0, 1] / (transitions[0, 1] + transitions[1, 0])
-    evidence = np.asarray(logits, np.float64) - logit(share)
+    counted = min(0.0, float(logit(share)))
+    evidence = np.asarray(logits, np.float64) - counted
     smoothed = np.empty(len(evidence))
     for members in chains(scans, places):
         gaps, own = np.diff(places[members]), evidence[members]
         before = _forward(own, gaps, transitions, share)
         behind = _forward(own[::-1], gaps[::-1], transitions, share)[::-1]
-        smoothed[members] = before + behind - logit(share) + own
+        smoothed[members] = before + behind - logit(share) + own + (counted - logit(share))
     return smoothed
 
 
