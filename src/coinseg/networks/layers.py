@@ -98,8 +98,8 @@ def upsample_then_convolve(x: Tensor, conv: nn.Module) -> Tensor:
         return _TRANSPOSED[dims](x, _widened(weight).flip(around).transpose(0, 1), bias, stride=2, padding=1)
     if max(x.shape[2:]) <= FEW:
         return _STRIDED[dims](F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)
-    spread = _TRANSPOSED[dims](x, weight.flip(around).transpose(0, 1), stride=2)
-    found = _BOX[dims](spread, 2, 1, divisor_override=1)
+    spread = _TRANSPOSED[dims](x, 2**dims * weight.flip(around).transpose(0, 1), stride=2)
+    found = _BOX[dims](spread, 2, 1)
     return found if bias is None else found + bias.view(-1, *[1] * dims)
 
 
