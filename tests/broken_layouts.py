@@ -225,10 +225,6 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("csv", "an unknown class", classes_in({"crack": "0101", "dent": "1010"}), {"classes": ["crack", "dint"]}, Refused("data.classes names 'dint', which labels.csv does not have", r"classes that the data have \(the nearest: dent\)", "correct data.classes")),
     ("csv", "40 classes", classes_in({f"c{n}": f"{'0110' if n % 2 else '1100'}" for n in range(40)}), {}, Refused(r"has 40 classes \(c0, c1, c2 and 37 more\)", "at most 32", "name fewer with data.classes")),
     ("csv", "a class named background", classes_in({"background": "0101", "dent": "1010"}), {}, Refused("has a class named 'background'", "another name", "rename it, or leave it out")),
-    ("folders", "a class with one image", in_folders({"crack": 1, "dent": 2}), {"classes": ["crack", "dent"]}, Refused("class crack of .* is in one image only", "two or more, one to train and one to hold out", "add images, or leave it out")),
-    ("folders", "a class in every image", lambda r: (in_folders({"crack": 2, "dent": 0})(r), emptied(r / "normal"), (r / "normal").rmdir(), [shutil.copy(p, r / "dent") for p in sorted((r / "crack").iterdir())]), {"classes": ["crack", "dent"]}, Refused("class crack of .* is in every image that has a label of it", "images without it", "add some, or leave it out")),
-    ("folders", "an unknown class", in_folders({"crack": 2, "dent": 2}), {"classes": ["crack", "dint"]}, Refused(r"data.classes names 'dint', which .* \(folders\) does not have", r"classes that the data have \(the nearest: dent\)", "correct data.classes")),
-    ("folders", "40 classes", in_folders(dict.fromkeys(FORTY, 2)), {"classes": FORTY}, Refused(r"has 40 classes \(c0, c1, c2 and 37 more\)", "at most 32", "name fewer with data.classes")),
     # Folders
     ("sequences", "a scan without one of its sequences", gone("p1/p1_t1.nii.gz"), {}, Refused("1 of 4 cases have not all of the images flair, t1: p1", "the same channels for every case", "add them")),
     ("sequences", "no mask to make a label from", gone("p1/p1_seg.nii.gz"), {}, Said("^p1: skipped, no p1/p1_seg.nii.gz to make its labels from$")),
@@ -251,6 +247,10 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("folders", "a mask beside nothing", lambda r: [Image.new("L", (44, 40)).save(r / f"abnormal/{name}_mask.png") for name in ("i01", "i99")], {}, Said("^masks without their image are left out: i99_mask.png$")),
     ("folders", "an empty folder", emptied, {}, Refused("is an empty folder", KNOWN, "correct the path")),
     ("folders", "hidden files only", lambda r: (emptied(r), beside("a.png")(r)), {}, Refused("is an empty folder", KNOWN, "correct the path")),
+    ("folders", "a class with one image", in_folders({"crack": 1, "dent": 2}), {"classes": ["crack", "dent"]}, Refused("class crack of .* is in one image only", "two or more, one to train and one to hold out", "add images, or leave it out")),
+    ("folders", "a class in every image", lambda r: (in_folders({"crack": 2, "dent": 0})(r), emptied(r / "normal"), (r / "normal").rmdir(), [shutil.copy(p, r / "dent") for p in sorted((r / "crack").iterdir())]), {"classes": ["crack", "dent"]}, Refused("class crack of .* is in every image that has a label of it", "images without it", "add some, or leave it out")),
+    ("folders", "an unknown class", in_folders({"crack": 2, "dent": 2}), {"classes": ["crack", "dint"]}, Refused(r"data.classes names 'dint', which .* \(folders\) does not have", r"classes that the data have \(the nearest: dent\)", "correct data.classes")),
+    ("folders", "40 classes", in_folders(dict.fromkeys(FORTY, 2)), {"classes": FORTY}, Refused(r"has 40 classes \(c0, c1, c2 and 37 more\)", "at most 32", "name fewer with data.classes")),
     # DICOM
     ("dicom", "a slice cut off", cut_series, {}, Said("^p1: .* cannot be read .*required: an intact DICOM file")),
     ("dicom", "a slice missing", lambda r: sorted((r / "p1").iterdir())[1].unlink(), {}, Said("^p1: .*required: ")),

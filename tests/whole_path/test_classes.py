@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -296,3 +297,30 @@ def test_a_label_map_that_somebody_changed_is_kept(run: Path, data: Path, capsys
     assert mask.read_bytes() == changed
     mask.write_bytes(before)
     assert cli_main(words) == 0
+
+
+def test_classes_of_label_maps_are_known_once_masks_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Label maps are the only truth: 1 is in every other image, 2 in the first half, 3 in none."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for i in range(16):
+        labels = np.zeros((24, 24), np.uint8)
+        labels[4:10, 4:10], labels[14:20, 14:20] = 1 - i % 2, 2 * (i < 8)
+        Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8)).save(tmp_path / "data" / "images" / f"{i:02d}.png")
+        Image.fromarray(labels).save(tmp_path / "data" / "masks" / f"{i:02d}.png")
+
+    def prepare(out: str, *classes: str) -> int:
+        words = ["prepare", str(tmp_path / "data"), "-o", str(tmp_path / out), "--data.size", "16"]
+        return cli_main([*words, "--data.classes", *classes])
+
+    assert prepare("out", "1", "2") == 0
+    first, second = SliceStore(tmp_path / "out" / "slices").views
+    number = np.array([int(case[-2:]) for case in first.index["case"]])
+    assert (first.index["label"] == 1 - number % 2).all()
+    assert (second.index["label"] == (number < 8)).all()
+    assert ((first.truth() & second.truth()).sum(), first.truth().any((1, 2)).sum()) == (0, 8)
+    capsys.readouterr()
+    assert prepare("none", "1", "3") == 2
+    said = r"error: the training side .* and 0 with 3 slices; required: slices without 3 and with 3 to train on"
+    assert re.search(said, capsys.readouterr().err)
