@@ -40,7 +40,7 @@ def write_images(root: Path, size: int, count: int = 60) -> Path:
 
 
 def one(words: str, folder: Path) -> dict[str, float | str]:
-    """The estimate and the CPU seconds of the stages of one run."""
+    """The estimate and the CPU seconds of one run; those of a stage are from its first report, after ten steps, to its last."""
     size, classifier, coin, student = map(int, words.split("/"))
     settings = settings_from({
         "data": {"size": size}, "classifier": {"steps": classifier}, "coin": {"steps": coin},

@@ -23,6 +23,7 @@ from coinseg.metrics.overlap import classification_scores
 from coinseg.networks.classifier import build, probabilities
 from coinseg.runtime.devices import make_fabric
 from coinseg.runtime.files import read_json
+from coinseg.runtime.stage import COST
 from coinseg.training import classifier, coin, loop
 from coinseg.training.schedule import one_cycle
 from conftest import tiny_settings
@@ -348,6 +349,7 @@ class Kept:
 
     def __init__(self, state: dict[str, Any] | None = None) -> None:
         self.state, self.told = state, []  # type: ignore[var-annotated]
+        self.costs: list[tuple[float, ...]] = []
 
     def resume(self) -> dict[str, Any] | None:
         return self.state
@@ -356,7 +358,8 @@ class Kept:
         return range(start, stop)
 
     def log(self, done: int, values: dict[str, float]) -> None:
-        self.told.append(("log", done, values))
+        self.costs.append(tuple(values[name] for name in COST))
+        self.told.append(("log", done, {name: value for name, value in values.items() if name not in COST}))
 
     def due(self, done: int, every: int) -> bool:
         assert every == 4
@@ -407,6 +410,14 @@ def test_the_loop_sets_rates_seeds_logs_and_keeps_checkpoints() -> None:
     assert [told[1] for told in stage.told if told[0] == "after"] == list(range(1, 14))
     order = [told[0] for told in stage.told if told[1] in (12, 13) or told[2:3] == (13,)]
     assert order == ["after", "save", "log", "report", "after"]
+
+
+def test_the_log_has_the_images_a_second_of_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 100, 2))  # two seconds from one look at it to the next
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(loop, "peak_memory_gb", lambda device: 1.5)
+    batch = tiny_settings().coin.batch
+    assert fitted()[0].costs == [(10 * batch / 2, 1.5), (3 * batch / 2, 1.5)]
 
 
 def test_the_loop_goes_on_from_a_checkpoint_with_everything_that_it_holds() -> None:

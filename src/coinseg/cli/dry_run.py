@@ -161,7 +161,8 @@ def describe(work: Workspace) -> str:
         f"anomalies  {settings.anomaly.kind}",
         f"slices     {settings.data.side} x {settings.data.side}{tiles}, at most {needed / 1e9:.2f} GB in {work.root / 'slices'}",
         f"training   {search}{times}{settings.classifier.steps} steps of {found.classifier:.2f} s, "
-        f"{times}{settings.coin.steps} of {found.coin:.2f} s{extra}: about {found.training / 60:.0f} min here",
+        f"{times}{settings.coin.steps} of {found.coin:.2f} s{extra}: about {found.training / 60:.0f} min here, "
+        "and slices, scores and masks on top",
         f"would write {work.root}/{{{', '.join(name for name, is_written in outputs.items() if is_written)}}}",
     ]
     lines += [f"note       {line}" for line in proposal(native_shapes(cohort, settings), settings)]
