@@ -6,7 +6,7 @@
 
 Every image of the validation fifth is segmented as `coinseg segment` does it, its label unknown, and compared with its mask at
 native size: pooled IoU and mean Dice over abnormal images, the share of normal images that are marked, AUROC of the highest f.
-`--votes` also joins the tiles with those that are called normal as votes for "outside".
+`--silent` also joins the tiles without those that are called normal, which else count as "outside".
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ def scores_of(folder: Path, table: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def with_votes() -> None:
-    """Let tiles that are called normal vote."""
+def silence() -> None:
+    """Leave out tiles that are called normal where another one speaks."""
 
     def add(self: maps.ConfidenceMap, cut: Any, sure: np.ndarray) -> None:
-        self._painted[cut.index].append((replace(cut, organ=None), sure.astype(np.float16)))
+        if sure.any():
+            self._painted[cut.index].append((replace(cut, organ=None), sure.astype(np.float16)))
 
     maps.ConfidenceMap.add = add  # type: ignore[method-assign]
 
@@ -73,9 +74,9 @@ def main() -> None:
     table, *folders = (Path(word) for word in sys.argv[1:] if not word.startswith("--"))
     assert all((folder / SETTINGS).exists() for folder in folders)
     found = {folder.name: scores_of(folder, table) for folder in folders}
-    if "--votes" in sys.argv:
-        with_votes()
-        found |= {f"{folder.name}, all tiles vote": scores_of(folder, table) for folder in folders}
+    if "--silent" in sys.argv:
+        silence()
+        found |= {f"{folder.name}, normal tiles silent": scores_of(folder, table) for folder in folders}
     print(json.dumps(found, indent=1))
 
 

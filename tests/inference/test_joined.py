@@ -72,12 +72,13 @@ def test_images_together_are_segmented_as_alone() -> None:
         assert np.array_equal(together.confidence, alone.confidence, equal_nan=True)
 
 
-def test_a_tile_that_is_called_normal_has_no_say_where_another_speaks() -> None:
+def test_a_tile_that_is_called_normal_has_its_say() -> None:
     # Columns 10 to 31 are bright: most of the left tile (0 to 31), a quarter of the right one (24 to 55), which is normal for f.
     scan = np.zeros((1, SIDE, 56), np.int16)
     scan[..., 10:32] = 1000
     found = run_of(SIDE, Brightness()).segment_cases([LoadedCase(scan, (), None)])[0]
-    assert np.array_equal(found.mask, scan > 500)
+    assert np.flatnonzero(found.mask[0, 0]).tolist() == list(range(10, 28))  # to the middle of what both show, 24 to 31
+    assert (np.diff(found.pixel_confidence.sure(0)[0, 20:40]) <= 0).all()
     assert found.probability[0] > 0.5  # an image is as abnormal as its most abnormal tile
 
 

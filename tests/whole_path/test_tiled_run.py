@@ -100,5 +100,5 @@ def test_the_study_scores_images_on_their_own_grid(run: Path, monkeypatch: pytes
     assert (found["abnormal"], found["normal"]) == (2, 2)
     assert 0 <= found["iou"] <= found["touched"] <= 1 or found["iou"] == 0
     monkeypatch.setattr(tile_scores.maps.ConfidenceMap, "add", tile_scores.maps.ConfidenceMap.add)  # put back afterwards
-    tile_scores.with_votes()
+    tile_scores.silence()
     assert tile_scores.scores_of(run / "out", run / "data" / "labels.csv")["abnormal"] == 2

@@ -71,12 +71,11 @@ class WholeImages:
         return round(height), round(width)
 
     def sure(self, positions: np.ndarray, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
-        """How sure the tiles together are of each pixel, `shape`; those that are called normal have no say."""
+        """How sure the tiles together are of each pixel, `shape`."""
         maps = self.found.refined[positions]
         levels = levels_of(maps, self.found.levels(self.threshold, positions), self.settings.masks.peak)
         values = of_pixels(maps, np.broadcast_to(levels, len(maps))).astype(np.float16)  # as `ConfidenceMap` keeps them
-        speaking = values.any((1, 2))
-        return self.joined(positions[speaking], values[speaking], shape, scale)
+        return self.joined(positions, values, shape, scale)
 
     def mask(self, positions: np.ndarray, shape: tuple[int, int], scale: float = 1.0) -> np.ndarray:
         """The mask of a slice, as `inference.scans` makes it of the same maps."""

@@ -48,7 +48,7 @@ class ConfidenceMap:
 
     def add(self, cut: Cut, sure: np.ndarray) -> None:
         """Take one prepared slice, (S, S) in [0, 1]."""
-        if sure.any():
+        if cut.is_tile or sure.any():  # a tile that is called normal has its say
             self._painted[cut.index].append((replace(cut, organ=None), sure.astype(np.float16)))
 
     @property
