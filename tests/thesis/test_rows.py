@@ -80,6 +80,19 @@ def test_the_scales() -> None:
     assert SCALES["paper"] == thesis
 
 
+def test_table_1_goes_from_singla_et_al_to_coin_by_one_change_a_row() -> None:
+    skips = {"A": 0, "B": 0, "C": 1, "D": 2, "E": 3, "F": 4, "G": 4, "H": 4}
+    with_masks = {name: {"regions": "organ"} if name in "ABCDEF" else {} for name in skips}
+    wanted = {name: {**with_masks[name], "skips": skips[name]} | ({"fusion": "none"} if name in "AH" else {}) for name in skips}
+    rows = TABLES["table1"]
+    assert {name: row.coin for name, row in rows.items()} == wanted | {"COIN": {}}
+    assert [name for name, row in rows.items() if not row.singla] == ["COIN"]
+    assert [row.title for row in rows.values()][1:7] == [
+        "A with perturbation", "B with 1 skip connection", "C with 2 skip connections", "D with 3 skip connections",
+        "E with 4 skip connections", "F without segmentation masks",
+    ]  # fmt: skip
+
+
 def test_table_3_takes_away_one_term_at_a_time() -> None:
     rows = {name: row.coin for name, row in TABLES["table3"].items()}
     assert rows == {
