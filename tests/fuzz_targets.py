@@ -33,7 +33,7 @@ from coinseg.export.folder import excerpt
 from coinseg.inference.checkpoint import load
 from coinseg.networks.classifier import _pretrained
 from coinseg.pipeline.run_folder import as_yaml
-from coinseg.report import page as report
+from coinseg.report import examples
 from coinseg.runtime.files import read_yaml
 from coinseg.runtime.stage import load_checkpoint, read_stats
 from examples import EXAMPLES
@@ -167,7 +167,7 @@ def _manifest(folder: Path) -> Path:
 
 
 def _examples(folder: Path) -> Path:
-    content = {name: np.zeros((1, 4, 4)) for name in report.FIELDS}
+    content = {name: np.zeros((1, 4, 4)) for name in examples.FIELDS}
     np.savez_compressed(folder / "examples.npz", **content | {"group": np.array(["best"]), "name": np.array(["x"])})
     return folder / "examples.npz"
 
@@ -223,7 +223,7 @@ TARGETS: dict[str, Target] = {
     "manifest of an export": Target(_manifest, lambda path: excerpt(path.parent)),
     "pretrained weights": Target(lambda f: _saved(f / "w.pth", WEIGHTS), _pretrained),
     "checkpoint": Target(lambda f: _saved(f / "c.pt", {"key": "x", "step": 1, "seconds": 1, "model": WEIGHTS}), load_checkpoint),
-    "examples": Target(_examples, report._load),
+    "examples": Target(_examples, examples.load_examples),
     "log": Target(lambda f: (f / "s.jsonl", (f / "s.jsonl").write_text('{"step": 1, "loss": 0.5}\n' * 3))[0], read_stats),
     **{name: Target(*made) for name, made in OWN.items()},
     "command line": Target(_command, _arguments),

@@ -140,7 +140,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"a": 0.5, "b": 3}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe\x00"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe\x00", b"1" + b"0" * 400])
 def test_what_is_not_json(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)

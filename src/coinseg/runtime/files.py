@@ -141,9 +141,15 @@ def read_json(path: Path, most: int = MAX_JSON) -> Any:
 def json_value(text: str | bytes) -> Any:
     """The value of JSON text; `ValueError` for what is no JSON, for NaN and infinity, and for what is nested too deeply."""
     try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_number)
+        return json.loads(text, parse_constant=_no_number, parse_float=_number, parse_int=_whole)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _whole(text: str) -> int:
+    """A whole number that a float can hold, as every number that is written has to be."""
+    _number(text)
+    return int(text)
 
 
 def damaged(path: Path, why: str, do: str = REDONE) -> UserError:
