@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test learn kills lint docs bench package stranger release clean
+.PHONY: demo test slow learn kills lint docs bench package stranger release clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "coinseg needs Python 3.11 or newer, this is " + sys.version.split()[0])'
@@ -17,6 +17,10 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# Whole commands, many of them: damaged folders, several processes, the studies, the notebook; about six minutes.
+slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
 
 # Every network trained for real on small made images; about three minutes.
 learn: .venv/ready

@@ -188,6 +188,7 @@ def test_onnx_without_the_library_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_onnx_networks_make_the_same_masks_for_any_number_of_images(tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

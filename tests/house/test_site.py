@@ -60,6 +60,7 @@ def test_every_page_of_the_repository_has_its_place_and_nothing_comes_from_elsew
     assert not re.search(r"https?://", text)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_notebook_runs_and_shows_pictures() -> None:
     pytest.importorskip("nbclient")

@@ -108,6 +108,7 @@ def test_a_student_is_asked_about_the_images_the_posterior_says(tmp_path: Path, 
     assert (maps.values.any((1, 2)) == (by_hand >= gate)).all()
 
 
+@pytest.mark.slow
 def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learn_from_few(monkeypatch)
     root = taught(tmp_path)

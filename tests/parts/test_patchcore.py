@@ -210,6 +210,7 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
             load()
 
 
+@pytest.mark.slow
 def test_a_run_draws_it_saves_it_and_loads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learn_from_few(monkeypatch)
     monkeypatch.setattr(room, "WORTH", 0.0)

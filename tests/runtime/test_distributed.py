@@ -33,6 +33,8 @@ from coinseg.training.augmentation import augmentation
 from conftest import TINY, tiny_settings
 from examples import scans
 
+pytestmark = pytest.mark.slow
+
 Other = Callable[..., "subprocess.Popen[str]"]
 TOLERANCE = 1e-7
 """Of weights and of losses in double precision. Augmentations are drawn and done in single precision, which this is."""

@@ -31,6 +31,8 @@ import stopping  # noqa: E402
 import student_cleaning  # noqa: E402
 import thresholds  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 SET = "phantom"
 """The tiny set has this name, so that its cysts are counted as well."""
 Command = Callable[..., list[str]]

@@ -183,6 +183,7 @@ def test_rows_with_carl_need_regions(done: Path) -> None:
     assert list(seed.rows_of("table1")) == ["G", "H", "COIN"]
 
 
+@pytest.mark.slow
 def test_all_rows_of_tables_1_and_3_where_there_are_organs(tmp_path: Path) -> None:
     data = write_images(tmp_path / "data", masks=False)
     (data / "organ_masks" / "normal").mkdir(parents=True)

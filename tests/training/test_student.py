@@ -341,6 +341,7 @@ def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
     assert json.loads((tmp_path / "none drawn" / "stage.json").read_text())["drawn"] == 0
 
 
+@pytest.mark.slow
 def test_a_run_with_a_student_sees_no_lesion_mask_and_gives_its_masks_wherever_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,8 @@ from coinseg.runtime.records import CHECKSUMS, fits, read_record, write_record
 from coinseg.runtime.stage import Stage
 from conftest import TINY, write_images
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[bytes], bytes]
 TEXT: dict[str, Change] = {
     "a list": lambda content: b"[]",

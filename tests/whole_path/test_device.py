@@ -17,6 +17,8 @@ from conftest import SIZE, tiny_settings
 from fake_device import GPU, FakeGPU, fake_gpu
 from models import learn_from_few
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def gpu() -> Iterator[FakeGPU]:
