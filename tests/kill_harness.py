@@ -37,6 +37,7 @@ from coinseg.report import page as report  # noqa: F401 - imported before the fo
 from coinseg.runtime.ledger import RECORD
 from coinseg.runtime.records import CHECKSUMS
 from coinseg.thesis import reproduce  # noqa: F401 - imported before the forks
+from coinseg.training import loop
 from conftest import TINY, tiny_settings, write_images  # beside this file
 from writers import PLAIN, make_run, make_scan, scan_of, write_nifti, write_series
 
@@ -213,6 +214,7 @@ def forked(work: Callable[[], object], said: Path) -> int:
         os.dup2(file, 1)
         os.dup2(file, 2)
         time.perf_counter, time.time, manifest.datetime = (lambda: 0.0), (lambda: 1e9), Still  # type: ignore[misc, assignment]
+        loop.peak_memory_gb = lambda device: 0.0  # type: ignore[attr-defined]
         code = int(work() or 0)  # type: ignore[call-overload]
     except BaseException:
         traceback.print_exc()

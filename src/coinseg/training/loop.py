@@ -60,7 +60,8 @@ def fit(
             values = means(_numbers(losses))
             require_finite(values, done, setting)
             now = time.perf_counter()
-            stage.log(done, values | _cost(section.batch * (done - logged) / (now - since)))
+            passed = max(now - since, 1e-6)  # seconds; a clock of coarse steps may say none
+            stage.log(done, values | _cost(section.batch * (done - logged) / passed))
             logged, since = done, now
             report(name, done, section.steps, values)
         after_step(done)
