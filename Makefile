@@ -18,7 +18,7 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-# Whole commands, many of them: damaged folders, several processes, the studies, the notebook; about six minutes.
+# Whole commands, many of them: damaged folders, several processes, the studies, signals, the notebook; about eight minutes.
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 

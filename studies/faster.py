@@ -24,9 +24,6 @@ from coinseg.runtime.files import read_json, write_json
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "third": {"classifier": {"steps": 1000}, "coin": {"steps": 500}, "student": {"steps": 250, "imagenet_steps": 200}},
-    "half": {"classifier": {"steps": 1500}, "coin": {"steps": 700}, "student": {"steps": 300, "imagenet_steps": 300}},
-    "short-f": {"classifier": {"steps": 1000}},
-    "short-student": {"classifier": {"steps": 1000}, "coin": {"steps": 500}, "student": {"steps": 150, "imagenet_steps": 150}},
 }
 """What a variant changes of the default settings, by group."""
 KEPT = ("iou_mask_free", "iou_oracle", "dice_per_image", "false_positive_area", "auroc")

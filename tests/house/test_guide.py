@@ -94,6 +94,7 @@ def test_the_blocks_about_arrays_run_and_write_nothing(tmp_path: Path, monkeypat
         coinseg.train(names["data"], injected)
 
 
+@pytest.mark.slow
 def test_the_toy_part_is_trained_saved_loaded_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (GUIDE / "adding-a-part.md").read_text(encoding="utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Brightness" in block)

@@ -85,6 +85,7 @@ def taught(tmp_path: Path) -> Path:
     return work.root
 
 
+@pytest.mark.slow
 def test_a_student_is_asked_about_the_images_the_posterior_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learn_from_few(monkeypatch)
     run = coinseg.load(taught(tmp_path))
@@ -119,6 +120,9 @@ def test_a_run_from_before_asks_f_alone(tmp_path: Path, monkeypatch: pytest.Monk
             coinseg.load(root)
     first = as_first_schema(model)
     assert first["opinion"]
+    for kept, counted in ((0.5, 0.0), (-0.5, -0.5)):  # a share above a half was counted before
+        (root / "model.json").write_text(json.dumps(first | {"prior_shift": kept}))
+        assert coinseg.load(root).image_score.shift == counted
     (root / "model.json").write_text(json.dumps({name: value for name, value in first.items() if name != "opinion"}))
     alone = coinseg.load(root)  # from before the second opinion
     assert len(alone.image_score.classifiers) == 2

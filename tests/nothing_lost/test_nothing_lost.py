@@ -229,6 +229,7 @@ def test_no_command_modifies_its_inputs_or_writes_beside_them(made: Path) -> Non
     assert not list(made.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_no_command_connects_listens_or_makes_links(made: Path) -> None:
     """The others are held in the fixture; a download that is not asked for would be refused there, or listed."""
     with nothing_abroad() as asked, pytest.raises(PermissionError):

@@ -59,6 +59,7 @@ def results(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("stage", ["classifier", "coin"])
 @pytest.mark.parametrize(("number", "code", "word"), BOTH)
+@pytest.mark.slow
 def test_the_first_signal_finishes_the_step_and_writes_a_checkpoint(
     images: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     stage: str, number: int, code: int, word: str,

@@ -64,6 +64,7 @@ def test_a_reviewed_mask_stands_in_the_place_of_the_pseudo_mask_and_an_empty_one
     assert with_reviewed(pseudo, None) is pseudo
 
 
+@pytest.mark.slow
 def test_a_run_with_reviews_says_that_it_is_not_mask_free_and_learns_other_masks_anew(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     for place in ("training.pseudo_masks", "training.student", "pipeline.recipe"):
         monkeypatch.setattr(f"coinseg.{place}.LEAST", 1)

@@ -286,6 +286,7 @@ def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: Training
     assert json.loads((tmp_path / "stage.json").read_text())["trusted"] == 0
 
 
+@pytest.mark.slow
 def test_a_killed_student_resumes_to_the_same_numbers(
     slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +313,7 @@ def test_a_killed_student_resumes_to_the_same_numbers(
         assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_members_are_taught_apart_and_only_every_second_one_drawn_lesions(
     slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

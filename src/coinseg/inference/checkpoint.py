@@ -201,7 +201,8 @@ def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifie
         scorers = [logit_of(other, number, classes) for other in others]
         named = [part for part in table.PARTS if part.name in one["parts"]]
         parts = [part.load(settings, one["parts"][part.name], folder) for part in named]
-        own_student, shift = map_of(student, number, classes), one["prior_shift"] or 0.0
+        # Older runs were moved towards abnormal, too, which `parts.slice_hmm.smooth` no longer counts on.
+        own_student, shift = map_of(student, number, classes), min(0.0, one["prior_shift"] or 0.0)
         made = Predictor.of(explainer, preparation, one["threshold"], own_student, scorers, shift, parts)
         return replace(made, distribution=fitted)
 

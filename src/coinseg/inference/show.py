@@ -119,12 +119,12 @@ def _pictures(
 ) -> Pictures:
     """Rows of images (B, C, S, S) in [-1, 1] with masks (B, S, S)."""
     explanation = predictor.explain(images)
-    grounds = [_grey(image) for image in (images / 2 + 0.5).numpy()]
+    grounds = [_rgb(image) for image in (images / 2 + 0.5).numpy()]
     columns: dict[str, list[np.ndarray]] = {"image": grounds}
     if explanation.counterfactual is not None:
-        columns["counterfactual"] = [_grey(image) for image in (explanation.counterfactual.cpu() / 2 + 0.5).numpy()]
+        columns["counterfactual"] = [_rgb(image) for image in (explanation.counterfactual.cpu() / 2 + 0.5).numpy()]
     name = "difference" if explanation.counterfactual is not None else predictor.settings.method
-    columns[name] = [_grey(map_[None] / max(float(map_.max()), 1e-6)) for map_ in explanation.saliency.cpu().numpy()]
+    columns[name] = [_rgb(map_[None] / max(float(map_.max()), 1e-6)) for map_ in explanation.saliency.cpu().numpy()]
     columns["mask"] = [_outlined(*pair) for pair in zip(grounds, masks, strict=True)]
     marked = masks.reshape(len(masks), -1).mean(1)
     words = [f"{c}: f {p:.2f}, {m:.1%} marked" for c, p, m in zip(captions, scores.probability, marked, strict=True)]
@@ -132,8 +132,8 @@ def _pictures(
     return Pictures(tuple(columns), rows, notes)
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    """An image (C, S, S) in [0, 1] as (S, S, 3) uint8: in colour where it has three channels, else its first."""
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """An image (C, S, S) in [0, 1] as (S, S, 3) uint8: its three channels in colour, else the first one as grey."""
     shown = image if len(image) == 3 else np.repeat(image[:1], 3, 0)
     return np.moveaxis(np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8), 0, 2)
 

@@ -178,7 +178,7 @@ function facts() {
   const one = cases[current], { confidence, doubtful, doubts, pixels: marked, volume_ml, components } = one.numbers, said = decided[one.id];
   $('title').textContent = one.id;
   const rows = [['confidence', confidence === null ? null : `${Math.round(100 * confidence)} %${doubtful ? ', doubtful' : ''}`],
-    ['marked', marked === null ? null : volume_ml === null ? `${marked} px` : `${volume_ml} ml`], ['parts', components], ['split', one.side || null],
+    ['marked', marked === null ? null : volume_ml === null ? `${marked} px` : `${Number(volume_ml.toPrecision(3))} ml`], ['parts', components], ['split', one.side || null],
     ['slices', one.volume ? `${one.shape[0]}, ${one.axis}${one.apart ? `, ${Math.round(100 * one.apart) / 100} mm apart` : ''}` : null]];
   $('numbers').replaceChildren(...rows.filter(([, value]) => value !== null && value !== undefined).flatMap(([name, value]) => [
     Object.assign(document.createElement('dt'), { textContent: name }), Object.assign(document.createElement('dd'), { textContent: value })]));
