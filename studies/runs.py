@@ -32,8 +32,15 @@ SETS: dict[str, dict[str, Any]] = {
     "photographs": {"data": {"size": 96}},
     **{name: {"data": {"size": 64}} for name in DEFECTS},
     "lgg96": {"data": {"size": 96}},
+    "soy": {"data": {"size": 64}},
+    "kits": {"data": {"size": 96}},
+    "rails": {"data": {"size": 80, "tile": 80}},
+    "steel": {"data": {"size": 64}},
 }  # fmt: skip
-FOLDERS = {"lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d"}
+FOLDERS = {
+    "lgg": "lgg-flair-2d", "lgg96": "lgg-flair-2d", "liver": "msd-liver-ct-2d", "soy": "soy-rust", "kits": "kits19-halves",
+    "rails": "rail-defects", "steel": "neu-steel",
+}  # fmt: skip
 
 
 def workspace(source: Path, work: Path, name: str, seed: int, held_out: str = "validation") -> Workspace:

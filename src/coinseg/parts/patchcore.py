@@ -132,7 +132,7 @@ class PatchCore(Part):
         rng = random_stream(Stream.PATCHCORE, learning.settings.seed)
         normals, abnormals = (rng.permutation(of)[:most] for of, most in ((normals, IMAGES), (abnormals, ASKED)))
         total = len(normals) + len(abnormals)
-        bank = _memory_bank(learning, normals, patients[normals], rng, total)
+        bank = memory_bank(learning, normals, patients[normals], rng, total)
         part, regions = cls(bank, len(learning.slices.store.channels)), 0
         for images, scores in _forward(part, learning, abnormals, len(normals), total):
             regions += int(beyond(scores.numpy() > 1, learning.segment(images)).any((1, 2)).sum())
@@ -206,7 +206,7 @@ def _forward(
         learning.report("novelty", done + min(start + CHUNK, len(indices)), total, {})
 
 
-def _memory_bank(
+def memory_bank(
     learning: Learning, indices: np.ndarray, patients: np.ndarray, rng: np.random.Generator, total: int
 ) -> MemoryBank:
     """A memory bank of random patches, as many of each image, `MEMORY` together, and its limit."""
