@@ -34,6 +34,7 @@ ADDED: dict[tuple[str, str], Any] = {
     ("DataSettings", "tile"): 0,
     ("DataSettings", "minutes"): 60,
     ("StudentSettings", "reviewed"): None,
+    ("StudentSettings", "parts"): "masks",
 }
 """(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""
 GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
