@@ -5,6 +5,7 @@ Masks are read by `image_mask`.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -223,6 +224,10 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
     if not 1 <= page.samplesperpixel <= 4 or page.tilelength * page.tilewidth > MAX_PIXELS:
         size = f"tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else "its pixels"
         raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel, {size}")
+    parts, places = math.prod(page.chunked), zip(page.dataoffsets, page.databytecounts, strict=False)
+    there = sum(offset > 0 < count for offset, count in places)
+    if there < parts:  # tifffile takes what is not there for 0
+        raise ValueError(f"{parts - there} of the {parts} parts of its pixels are not there")
     return page
 
 
