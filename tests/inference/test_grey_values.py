@@ -226,6 +226,11 @@ def test_dicom_says_what_a_scan_is(tmp_path: Path) -> None:
     run.segment(write_series(tmp_path / "ct", ct().T, AFFINE))
     with pytest.raises(UserError, match="is MR by its DICOM Modality, and the run was trained on CT; required"):
         run.segment(write_series(tmp_path / "mr", ct().T, AFFINE, Modality="MR"))
+    for kind in ("HU", "US"):
+        run.segment(write_series(tmp_path / kind, ct().T, AFFINE, RescaleType=kind))
+    for kind in ("EDW", "Z_EFF", "PCT"):  # dual-energy CT: electron density, atomic number, percent
+        with pytest.raises(UserError, match=f"is CT with RescaleType {kind} by its DICOM Modality, and the run was trained on"):
+            run.segment(write_series(tmp_path / kind, ct().T, AFFINE, RescaleType=kind))
 
 
 def test_what_is_only_doubtful_is_marked_in_the_index_with_its_confidence_lowered(
