@@ -169,6 +169,10 @@ def _in_folder(
                 for file in SHOWN:
                     require_own(out / file)
             work.start(overwrite)
+            if name == "run" and here.count == 1:
+                from .dry_run import foretell
+
+                foretell(work, call.report)
             others.broadcast((work.data, call.settings))
             if tell is None:
                 _write_report(work, name, call.words)
