@@ -29,7 +29,8 @@ def test_every_network_of_a_run_is_measured_and_no_other(monkeypatch: pytest.Mon
     settings = tiny_settings()
     full = Measure(settings, 1, lambda: float(next(ticks))).seconds()
     assert min(full.classifier, full.coin, full.student, full.imagenet, full.explained, full.drawn, full.patch, full.lesion) > 0
-    assert full.classifier == full.coin == full.student == full.imagenet == 1.0  # one look at the clock a step
+    # Two looks at the clock, after the first step and after the last of `STEPS` more.
+    assert full.classifier == full.coin == full.student == full.imagenet == pytest.approx(1 / forecast.STEPS)
     without = Measure(replace(settings, student=replace(settings.student, steps=0))).seconds()
     assert min(without.classifier, without.coin, without.f, without.explained) > 0
     assert without.student == without.imagenet == without.opinion == without.drawn == without.patch == without.lesion == 0

@@ -212,6 +212,27 @@ def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -
     assert all((run / "masks" / row["mask"]).is_file() for row in rows)
 
 
+def test_the_case_pages_have_each_case_once_a_class_with_its_own_counterfactual(run: Path) -> None:
+    text = (run / "cases.html").read_text(encoding="utf-8")
+    cases = json.loads(text.split('id="data">')[1].split("</script>")[0])["cases"]
+    assert {one["class"] for one in cases} == set(CLASSES)
+    assert {one["id"] for one in cases} == {f"{name}/{path.stem}" for name in CLASSES for path in masks_of(run, name)}
+    assert all(one["colour"] and one["said"] for one in cases)
+    by_id = {one["id"]: one["said"] for one in cases}
+    both = [
+        (by_id[f"disc/{case}"], by_id[f"square/{case}"])
+        for name, case in map(lambda id: id.split("/"), by_id)
+        if name == "disc" and f"square/{case}" in by_id
+    ]
+    assert any(disc != square for disc, square in both), "each class has its own"
+    table = (run / "review.csv").read_text(encoding="utf-8")
+    assert all(one["id"] in table for one in cases)
+
+
+def masks_of(run: Path, name: str) -> list[Path]:
+    return sorted((run / "classes" / name / "masks").glob("*.png"))
+
+
 def test_a_model_of_classes_marks_what_its_run_marked_and_the_same_command_changes_nothing(run: Path, data: Path) -> None:
     trained = load(run)
     assert isinstance(trained, ClassPredictors)
