@@ -221,7 +221,7 @@ def test_the_case_pages_have_each_case_once_a_class_with_its_own_counterfactual(
     by_id = {one["id"]: one["said"] for one in cases}
     both = [
         (by_id[f"disc/{case}"], by_id[f"square/{case}"])
-        for name, case in map(lambda id: id.split("/"), by_id)
+        for name, case in (case.split("/") for case in by_id)
         if name == "disc" and f"square/{case}" in by_id
     ]
     assert any(disc != square for disc, square in both), "each class has its own"
