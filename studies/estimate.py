@@ -73,19 +73,19 @@ RUNS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     ),
     "labelled slices, student": (
         lambda root: scans(root, by_slice=True),
-        {"data": {"size": 48}, "classifier": {"steps": 200}, "coin": {"steps": 100}, **student(40, 30)},
+        {"data": {"size": 48}, "classifier": {"steps": 100}, "coin": {"steps": 60}, **student(20, 15)},
     ),
     "labels per scan": (
         lambda root: scans(root, by_slice=False),
-        {"data": {"size": 48}, "classifier": {"steps": 150}, "coin": {"steps": 150}, "student": {"steps": 0}},
+        {"data": {"size": 48}, "classifier": {"steps": 100}, "coin": {"steps": 100}, "student": {"steps": 0}},
     ),
     "colour, two classes": (
         lambda root: write_leaves(root, count=120),
-        {"data": {"size": 64}, "classifier": {"steps": 200}, "coin": {"steps": 150}, **student(40, 20)},
+        {"data": {"size": 64}, "classifier": {"steps": 100}, "coin": {"steps": 60}, **student(15, 10)},
     ),
     "tiles": (
         lambda root: images(root, 160, 40),
-        {"data": {"size": 64, "tile": 64}, "classifier": {"steps": 150}, "coin": {"steps": 100}, "student": {"steps": 0}},
+        {"data": {"size": 64, "tile": 64}, "classifier": {"steps": 100}, "coin": {"steps": 60}, "student": {"steps": 0}},
     ),
 }  # fmt: skip
 
