@@ -27,6 +27,7 @@ from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.networks.classes import ClassGenerator, ClassLogit, ClassMap
+from coinseg.pipeline import classes
 from coinseg.pipeline.label_maps import palette, surest
 from coinseg.review.desk import Rules, desk_on
 from coinseg.review.exchange import export_reviewed, masks_by_name
@@ -210,6 +211,38 @@ def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -
     rows = json.loads((run / "masks" / "index.json").read_text())["masks"]
     assert {row["class"] for row in rows} == set(CLASSES)
     assert all((run / "masks" / row["mask"]).is_file() for row in rows)
+
+
+def test_what_is_said_of_all_classes_is_said_once(run: Path) -> None:
+    manifest = valid(run / "manifest.json")
+    common = [line for line in manifest["warnings"] if line.startswith("data: ")]
+    assert any("read in colour" in line for line in common)
+    assert not any(f"{name}: data: images are read in colour" in line for name in CLASSES for line in manifest["warnings"])
+    assert classes._warnings({"a": ["both", "one"], "b": ["two", "both"]}) == ["both", "a: one", "b: two"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'href="cases.html"' in page
+    assert "read in colour" in page
+
+
+def test_the_case_pages_have_each_case_once_a_class_with_its_own_counterfactual(run: Path) -> None:
+    text = (run / "cases.html").read_text(encoding="utf-8")
+    cases = json.loads(text.split('id="data">')[1].split("</script>")[0])["cases"]
+    assert {one["class"] for one in cases} == set(CLASSES)
+    assert {one["id"] for one in cases} == {f"{name}/{path.stem}" for name in CLASSES for path in masks_of(run, name)}
+    assert all(one["colour"] and one["said"] for one in cases)
+    by_id = {one["id"]: one["said"] for one in cases}
+    both = [
+        (by_id[f"disc/{case}"], by_id[f"square/{case}"])
+        for name, case in (case.split("/") for case in by_id)
+        if name == "disc" and f"square/{case}" in by_id
+    ]
+    assert any(disc != square for disc, square in both), "each class has its own"
+    table = (run / "review.csv").read_text(encoding="utf-8")
+    assert all(one["id"] in table for one in cases)
+
+
+def masks_of(run: Path, name: str) -> list[Path]:
+    return sorted((run / "classes" / name / "masks").glob("*.png"))
 
 
 def test_a_model_of_classes_marks_what_its_run_marked_and_the_same_command_changes_nothing(run: Path, data: Path) -> None:
