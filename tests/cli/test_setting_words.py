@@ -44,11 +44,15 @@ def test_lists(words: str) -> None:
                                    "--data.classes 1 2 -oOUT DATA", "DATA --data.classes 1 2 -o OUT"])  # fmt: skip
 def test_a_list_ends_at_the_next_option_of_either_kind(words: str) -> None:
     found = split(words.split(), Settings(), OWN)
-    assert found.values == {"data": {"classes": ["1", "2"]}} and not found.faults
-    assert "DATA" in found.rest and "OUT" in "".join(found.rest) and found.lists == ["--data.classes"]
+    assert found.values == {"data": {"classes": ["1", "2"]}}
+    assert not found.faults
+    assert "DATA" in found.rest
+    assert "OUT" in "".join(found.rest)
+    assert found.lists == ["--data.classes"]
     asked = split(["--data.classes", "-o", "OUT", "--seed", "-1"], Settings(), OWN)
     assert [fault.got for fault in asked.faults] == ["argument --data.classes: expected one argument"]
-    assert asked.values == {"seed": "-1"} and asked.rest == ["-o", "OUT"]
+    assert asked.values == {"seed": "-1"}
+    assert asked.rest == ["-o", "OUT"]
 
 
 def test_the_data_stand_before_all_options_wherever_they_are_typed() -> None:
