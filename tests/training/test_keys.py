@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from torch import nn
 
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
