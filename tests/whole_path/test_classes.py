@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -26,6 +27,8 @@ from coinseg.explain.counterfactual import coin
 from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.scans import cut_slices, images_of
+from coinseg.inference.sources import load as load_one
 from coinseg.networks.classes import ClassGenerator, ClassLogit, ClassMap
 from coinseg.pipeline import classes
 from coinseg.pipeline.label_maps import palette, surest
@@ -293,6 +296,31 @@ def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: P
     assert cli_main(command) == 0
     assert mask.read_bytes() == (tmp_path / "out" / "11.png").read_bytes()
     assert json.loads((tmp_path / "11.labels.json").read_text())["labels"] == {"background": 0, "disc": 1, "square": 2}
+
+
+def test_the_table_of_segment_says_which_channel_changed(run: Path, data: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("08.png", "11.png"):
+        (scans / name).write_bytes((data / "images" / name).read_bytes())
+    assert cli_main(["segment", "-i", str(scans), "-o", str(tmp_path / "out"), "--model", str(run)]) == 0
+    index = valid(tmp_path / "out" / "index.json")["masks"]
+    rows = list(csv.DictReader((tmp_path / "out" / "index.csv").open()))
+    assert [row["class"] for row in rows] == [row["class"] for row in index] == ["disc", "disc", "square", "square"]
+    trained, told = load(run), 0
+    assert isinstance(trained, ClassPredictors)
+    for row, line in zip(index, rows, strict=True):
+        one = trained.of[row["class"]]
+        if not row["pixels"]:
+            assert row["change"] is None
+            assert line["change red"] == ""
+            continue
+        (image,), told = images_of(one, cut_slices(one, [load_one(one, scans / row["case"], ())])), told + 1
+        mask = one.segment_images(image[None]).masks[0]
+        changed = ((image - one.explainer.counterfactual(image[None])[0]).abs() / 2)[:, torch.from_numpy(mask)].mean(1)
+        assert list(row["change"].values()) == pytest.approx(changed.tolist(), abs=1e-4)
+        assert [float(line[f"change {name}"]) for name in ("red", "green", "blue")] == list(row["change"].values())
+    assert told, "no mask in this run: nothing was checked"
 
 
 def test_the_desk_shows_one_class_of_a_case_at_a_time(run: Path, tmp_path: Path) -> None:
