@@ -14,6 +14,7 @@ A change of a file is what Python's audit events tell of: opening to write, movi
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import re
@@ -24,6 +25,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,13 +238,15 @@ def ended(pid: int) -> int:
 def digest(folder: Path) -> dict[str, bytes]:
     """Every file and folder below, hidden ones too; what was skipped because it was there counts as written.
 
-    Checksums are left out, and so are the lines about them of the ledger: after a kill between a file and its checksum it is read
-    without one (decision 6).
+    Speeds and checksums are left out, and so are the lines about the latter of the ledger: after a kill between a file and its
+    checksum it is read without one (decision 6).
     """
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != CHECKSUMS):
         content = b"" if path.is_dir() or path.suffix == ".dcm" else path.read_bytes()  # a SEG has new UIDs each time
         content = content.replace(b'"state": "skipped"', b'"state": "written"')
+        if path.name == "stats.jsonl":  # a stretch that begins after a kill is shorter, and this clock stands still
+            content = re.sub(rb'"images_per_s": [0-9.e+]+', b"", content)
         if path.name == RECORD:
             content = b"\n".join(line for line in content.split(b"\n") if not line.endswith(CHECKSUMS.encode()))
         # What was done is not warned of once more, nor counted.
@@ -283,8 +287,20 @@ class Trials:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _whole(self, work: Callable[[], object]) -> None:
-        if ended(forked(work, self.said)):
+        """Do `work` in a child, and import here what it imported, so that no later child spends its time on that."""
+        names = self.root / "imported"
+
+        def noting() -> object:
+            code = work()
+            names.write_text("\n".join(sys.modules))
+            return code
+
+        if ended(forked(noting, self.said)):
             raise RuntimeError(self.said.read_text())
+        for name in names.read_text().split("\n"):
+            if name not in sys.modules:
+                with suppress(Exception):  # what only its package can import comes with that
+                    importlib.import_module(name)
 
     def _restore(self) -> None:
         self._empty()

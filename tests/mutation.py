@@ -52,6 +52,7 @@ ROOMS: dict[str, tuple[str, str]] = {
                   "tests/inference/test_image_score.py::"
                   "test_the_share_is_that_of_the_training_images_where_batches_were_balanced"),
     "recipe": ("pipeline/recipe.py", "tests/pipeline/test_recipe.py"),
+    "parts": ("parts/*.py", "tests/parts/"),
     "evaluation": ("evaluation/*.py", "tests/evaluation/"),
     "thesis": ("thesis/reproduce.py thesis/rows.py", "tests/thesis/test_rows.py tests/thesis/test_reproduce.py"),
 }  # fmt: skip

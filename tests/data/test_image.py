@@ -6,6 +6,7 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,3 +213,25 @@ def test_mask_round_trip(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.png"):
         write_image_mask(tmp_path / "m.jpg", mask)
     assert sorted(p.name for p in path.parent.iterdir()) == ["m.png"]
+
+
+@pytest.mark.parametrize("parts", [{"rowsperstrip": 8}, {"tile": (16, 16)}], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("fault", ["no bytes", "no place", "not named"])
+def test_parts_of_a_tiff_that_are_not_there_are_no_black_pixels(
+    tmp_path: Path, parts: dict[str, Any], compression: str | None, fault: str
+) -> None:
+    path, kind = tmp_path / "a.tif", "Strip" if "rowsperstrip" in parts else "Tile"
+    tifffile.imwrite(path, NOISE + 1, compression=compression, photometric="minisblack", **parts)
+    assert (read_image(path) == NOISE + 1).all()
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for name in (f"{kind}Offsets", f"{kind}ByteCounts"):
+            tag = file.pages.first.tags[name]
+            if fault == "not named":
+                tag.overwrite(tag.value[:-1])
+            elif (fault == "no place") == (name == f"{kind}Offsets"):
+                tag.overwrite((*tag.value[:-1], 0))
+    count = 8 if kind == "Strip" else 12
+    assert f"(1 of the {count} parts of its pixels are not there)" in refusal(path)
+    with pytest.raises(UserError, match="are not there"):
+        read_image_mask(path, (64, 48))

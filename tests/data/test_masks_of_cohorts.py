@@ -66,6 +66,7 @@ PLACES: dict[str, Sequence[str]] = {
     "in a folder of masks, by class": ("bad/b{}.png", "masks/bad/b{}_mask_0.png", "masks/bad/b{}_mask_1.png"),
     "LOCO": ("bad/b{}.png", "ground_truth/bad/b{}/000.png", "ground_truth/bad/b{}/001.png"),
     "a folder for each image": ("bad/b{}.png", "masks/b{}/one.png", "masks/b{}/two.png"),
+    "letters": ("bad/b{}.png", "masks/b{}_mask_a.png", "masks/b{}_mask_b.png"),
     "a folder of masks in that of the class": ("bad/b{}.png", "bad/masks/b{}_mask.png", "bad/masks/b{}_mask_1.png"),
     "images and masks in the class": ("bad/images/b{}.png", "bad/masks/b{}_mask.png", "bad/masks/b{}_mask_1.png"),
 }
@@ -83,6 +84,29 @@ def test_several_masks_of_one_image_are_joined_and_none_is_an_image(tmp_path: Pa
     assert sorted(case.label or 0 for case in cohort.cases) == [0, 0, 0, 1, 1, 1]
     assert list(truth(tmp_path).values()) == [32] * 3
     assert not any("mask" in problem for problem in cohort.problems)
+
+
+@pytest.mark.parametrize("names", [("b{}.png", "b{}_1.png"), ("b{}_0.png", "b{}_1.png"), ("b{}-1.png", "b{} (2).png")], ids=str)
+@pytest.mark.parametrize("table", [False, True])
+def test_masks_with_a_number_are_joined_unless_an_image_has_that_name(tmp_path: Path, names: Sequence[str], table: bool) -> None:
+    for i in (4, 5, 6):
+        picture(tmp_path / f"good/g{i}.png")
+        picture(tmp_path / f"bad/b{i}.png", (2, 2), (12, 12))
+        for name, place in zip(names, ((2, 2), (12, 12)), strict=True):
+            picture(tmp_path / "masks" / ("bad" if table else ".") / name.format(i), place)
+    if table:
+        rows = [f"{path.relative_to(tmp_path)},{int(path.parent.name == 'bad')}" for path in sorted(tmp_path.glob("[gb]*/*.png"))]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    assert list(truth(tmp_path).values()) == [32] * 3
+    said = "".join(read_layout(tmp_path, settings().data).problems)
+    assert "lesion masks joined with those of their image, by the number in their name: " in said
+    assert names[1].format(4) in said
+    for name in names:  # an image of that name, of either class, has that mask
+        picture(tmp_path / "good" / name.format(5))
+    if table:
+        rows += [f"good/{name.format(5)},0" for name in names]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    assert truth(tmp_path).get("bad__b5", 0) == (16 if names[0] == "b{}.png" else 0)
 
 
 @pytest.mark.parametrize(

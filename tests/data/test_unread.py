@@ -58,6 +58,32 @@ def table(root: Path, rows: list[str], header: str = "file,label,patient", separ
     return root
 
 
+@pytest.mark.parametrize("text", ["abnormal/i1.png,1\n", "PK\3\4", "<html></html>", '[{"file": 1}]', "\ufefffile,label\na,1\n"])
+def test_a_table_beside_folders_that_is_not_read_is_said(tmp_path: Path, text: str) -> None:
+    classes(tmp_path)
+    assert not any("tables" in line for line in read_layout(tmp_path, SETTINGS).problems)
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "more.xlsx").write_bytes(b"PK")
+    (line,) = [line for line in read_layout(tmp_path, SETTINGS).problems if line.startswith("tables not read")]
+    assert line.startswith("tables not read: labels.csv, more.xlsx; a table of files is one .csv with a column file or image")
+
+
+def test_tables_beside_the_one_that_is_read_are_said_and_one_that_is_passed_over_is_said_once(tmp_path: Path) -> None:
+    table(tmp_path / "a", [f"i{i}.png,{i % 2},p{i}" for i in range(4)])
+    assert not any("tables" in line for line in read_layout(tmp_path / "a", SETTINGS).problems)
+    (tmp_path / "a/notes.csv").write_text("who,when\n")
+    assert any(line.startswith("tables not read: notes.csv;") for line in read_layout(tmp_path / "a", SETTINGS).problems)
+    classes(tmp_path / "b")
+    (tmp_path / "b/labels.csv").write_text("file,label\nelsewhere.png,1\n")
+    lines = [line for line in read_layout(tmp_path / "b", SETTINGS).problems if "labels.csv" in line]
+    assert lines == ["labels.csv is passed over, no file that its first rows name is there: the folders are read"]
+
+
+def test_a_table_may_be_separated_by_bars(tmp_path: Path) -> None:
+    cohort = read_layout(table(tmp_path, [f"i{i}.png,{i % 2},p{i}" for i in range(4)], separator="|"), SETTINGS)
+    assert [(case.label, case.patient) for case in cohort.cases] == [(0, "p0"), (1, "p1"), (0, "p2"), (1, "p3")]
+
+
 def labels(root: Path) -> list[tuple[str, int | None, str]]:
     return [(case.image.name, case.label, case.patient) for case in read_layout(root, SETTINGS).cases]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +67,8 @@ STORED = {
     "uint8": lambda hu: (unit(hu) * 255).astype(np.uint8),
     "minus1024": lambda hu: np.clip(hu - 1024, -2000, None),
     "mr": lambda hu: mr(),
+    "plus1024, padded": lambda hu: np.where(np.indices(hu.shape)[1] < 3, -2000, hu + 1024),
+    "bright MR": lambda hu: np.where(hu > -500, 600 + hu, np.random.default_rng(0).integers(-550, -50, hu.shape)),
     "x16": lambda hu: np.where(hu > 0, hu.astype(np.int32) * 160, hu).astype(np.float32),
 }
 """One CT as people have it, and MR; all but HU."""
@@ -152,6 +155,47 @@ def test_mr_with_negative_values_does_not_pass_for_ct_and_a_ct_among_it_is_named
     assert named in store.meta["problems"]
 
 
+ODD = {
+    "cut to a window": lambda hu: np.maximum(hu, -160),
+    "8 bits less 128": lambda hu: np.interp(hu, (-1000, 200), (-128, 127)),
+    "MR around 0": lambda hu: np.where(hu > -500, hu + 250, np.random.default_rng(0).integers(-550, -50, hu.shape)),
+    "half a unit": lambda hu: hu / 2,
+    "500 less": lambda hu: np.where(hu > -500, hu - 450, hu),
+}
+"""One CT as it passes for Hounsfield units, each by itself."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_scan_that_may_be_in_hounsfield_units_but_is_unlike_the_others_is_named(tmp_path: Path, odd: str) -> None:
+    assert not_hu(ODD[odd](ct())) == ""
+    for i in range(5):
+        hu = ct(i)
+        hu[:, :3] = -3024 if i == 1 else hu[:, :3]  # padding is air
+        save(tmp_path / "data" / ("normal", "abnormal")[i % 2] / f"s{i}.nii.gz", ODD[odd](hu) if i == 3 else hu)
+    settings = tiny_settings()
+    store = slices.prepare(read_layout(tmp_path / "data", settings.data), settings, tmp_path / "store")
+    (line,) = [line for line in store.meta["problems"] if "unlike the others in their values" in line]
+    assert re.fullmatch(
+        r"1 of 5 scans are .* \(lowest around -\d+ and body -?\d+, the others -10\d\d and (39|40|41)\): .* abnormal/s3.nii.gz",
+        line,
+    )
+    assert line in inspect(tmp_path / "data", settings)["problems"]
+    assert len(set(store.index["case"])) == 5
+
+
+def test_a_cohort_without_air_is_said_and_one_with_it_is_not(tmp_path: Path) -> None:
+    for name, lowest in (("with", -1024), ("without", -160)):
+        for i in range(4):
+            save(tmp_path / name / ("normal", "abnormal")[i % 2] / f"s{i}.nii.gz", np.maximum(ct(i), lowest))
+    settings = tiny_settings()
+    store = slices.prepare(read_layout(tmp_path / "without", settings.data), settings, tmp_path / "store")
+    (line,) = [
+        line for line in store.meta["problems"] if line.startswith("taken for Hounsfield units, but most scans have hardly")
+    ]
+    assert line in inspect(tmp_path / "without", settings)["problems"]
+    assert not any("Hounsfield" in line for line in inspect(tmp_path / "with", settings)["problems"])
+
+
 # --- a new scan
 
 
@@ -169,7 +213,7 @@ def test_a_scan_that_is_not_in_the_units_of_the_training_is_refused_and_the_othe
     save(scans / "hu.nii.gz", ct())
     assert cli.main(["segment", "-i", str(scans), "-o", str(out), "--model", str(root)]) == 2
     said = " ".join("".join(capsys.readouterr()).split())
-    assert "6 of 7 inputs failed" in said
+    assert f"{len(STORED)} of {len(STORED) + 1} inputs failed" in said
     assert "minus1024.nii.gz is not in Hounsfield units (hardly a value is above -500), as the scans were that the run" in said
     assert [path.name for path in out.glob("*.nii.gz")] == ["hu.nii.gz"]
     manifest = json.loads((out / "manifest.json").read_text())
@@ -182,6 +226,11 @@ def test_dicom_says_what_a_scan_is(tmp_path: Path) -> None:
     run.segment(write_series(tmp_path / "ct", ct().T, AFFINE))
     with pytest.raises(UserError, match="is MR by its DICOM Modality, and the run was trained on CT; required"):
         run.segment(write_series(tmp_path / "mr", ct().T, AFFINE, Modality="MR"))
+    for kind in ("HU", "US"):
+        run.segment(write_series(tmp_path / kind, ct().T, AFFINE, RescaleType=kind))
+    for kind in ("EDW", "Z_EFF", "PCT"):  # dual-energy CT: electron density, atomic number, percent
+        with pytest.raises(UserError, match=f"is CT with RescaleType {kind} by its DICOM Modality, and the run was trained on"):
+            run.segment(write_series(tmp_path / kind, ct().T, AFFINE, RescaleType=kind))
 
 
 def test_what_is_only_doubtful_is_marked_in_the_index_with_its_confidence_lowered(
@@ -197,7 +246,7 @@ def test_what_is_only_doubtful_is_marked_in_the_index_with_its_confidence_lowere
         rows = {row["case"]: row for row in csv.DictReader(file)}
     assert rows["like.nii.gz"]["doubts"] == ""
     assert rows["cut.nii.gz"]["doubts"] == "its lowest values are around -160 HU, those of the training -1020 to -1015"
-    assert rows["large.nii.gz"]["doubts"].startswith("its pixels measure 3 mm, those of the training 0.8 mm; its field of view")
+    assert rows["large.nii.gz"]["doubts"].startswith("its pixels measure 3 mm, those of the training 0.8 mm; its field of view m")
     assert [rows[f"{name}.nii.gz"]["doubtful"] for name in ("cut", "large")] == ["1", "1"]
     sure = [float(rows[f"{name}.nii.gz"]["confidence"]) for name in ("like", "large")]
     assert sure[1] == pytest.approx(sure[0] / 2, abs=1e-4)

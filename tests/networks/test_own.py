@@ -5,17 +5,22 @@ from __future__ import annotations
 import sys
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from coinseg.config.schema import ClassifierSettings
+from coinseg.data.slices.arrays import Dataset
 from coinseg.errors import UserError
 from coinseg.networks.classifier import Classifier, build
 from coinseg.networks.own import logits_in
+from coinseg.training.classifier import train_classifier
+from conftest import tiny_settings
 
 Named = namedtuple("Named", "logits aux_logits")
 
@@ -52,6 +57,13 @@ def silent_head(bias: float) -> Body:
     return body
 
 
+class OfItsBatch(Body):
+    """Normalises by the images of its batch, in evaluation mode too."""
+
+    def train(self, mode: bool = True) -> OfItsBatch:
+        return super().train()
+
+
 TAKEN: dict[str, Callable[[], nn.Module]] = {
     "plain": Body, "a dict": lambda: Body(end=lambda y: {"logits": y}), "a dict of one": lambda: Body(end=lambda y: {"out": y}),
     "a tuple of one": lambda: Body(end=lambda y: (y,)), "named outputs": lambda: Body(end=lambda y: Named(y, 2 * y)),
@@ -77,6 +89,9 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "no weights": (Weightless, "the classifier Weightless has no weights"),
     "sigmoid": (lambda: Body(end=torch.sigmoid), r"values in \[0, 1\] for every image.* probabilities; .*torch\.logit\(p"),
     "sigmoid by hand": (lambda: Body(end=lambda y: 1 / (1 + (-y).exp())), "probabilities"),
+    "random": (lambda: Body(end=lambda y: y + torch.randn_like(y)), "another logit when it is asked again, or beside other"),
+    "of its batch": (OfItsBatch, "another logit when it is asked again, or beside other images"),
+    "ends the program": (lambda: Body(end=lambda y: sys.exit(3)), r"cannot take images .*\(SystemExit: 3\)"),
     "clipped": (lambda: Body(end=lambda y: (y / 9 + 0.5).clamp(0, 1)), "probabilities"),
 }  # fmt: skip
 
@@ -125,7 +140,7 @@ def test_what_is_no_network_is_refused_when_it_is_built(factory: Callable[[Any],
         raise RuntimeError("no GPU here\nat all")
 
     for make, line in ((boom, r"\(RuntimeError: no GPU here\)"), (lambda: 3, "returned a int"), (lambda x: x, "TypeError"),
-        (lambda: Body, "returned a type")):  # fmt: skip
+        (lambda: Body, "returned a type"), (lambda: sys.exit(3), "SystemExit: 3")):  # fmt: skip
         with pytest.raises(UserError, match=line):
             build(factory(make))
 
@@ -139,6 +154,17 @@ def test_an_error_in_training_is_one_line_and_memory_is_left_to_who_minds_it() -
 
     with pytest.raises(RuntimeError, match="allocate"):
         Classifier(Body(end=full))(torch.zeros(1, 1, 8, 8))
+
+
+def test_a_network_none_of_whose_weights_learns_is_refused_before_it_is_trained(
+    factory: Callable[[Any], ClassifierSettings],
+) -> None:
+    data = Dataset(torch.rand(12, 32, 32), np.arange(12) % 2)
+    settings = replace(tiny_settings(), classifier=replace(tiny_settings().classifier, name=factory(lambda: Body()).name))
+    train_classifier(data, settings, None)
+    factory(lambda: Body().requires_grad_(False))
+    with pytest.raises(UserError, match="no weight of the classifier somebodys_nets:make learns"):
+        train_classifier(data, settings, None)
 
 
 def test_the_logits_of_what_a_network_returns() -> None:

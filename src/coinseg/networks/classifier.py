@@ -201,7 +201,7 @@ def _own_network(name: str) -> nn.Module:
     except (ImportError, AttributeError) as error:
         fault = f"classifier.name is '{name}' ({error})"
         raise UserError(fault, "an importable 'package.module:factory'", "mend the path") from error
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         if isinstance(error, UserError) or out_of_memory(error):
             raise
         got = f"classifier.name is '{name}' ({first_line(error)})"

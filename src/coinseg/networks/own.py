@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from coinseg.errors import UserError, first_line, out_of_memory
 
 REQUIRED = "one logit for each image, (B,) or (B, 1)"
+ALONE = 3  # images of noise that are asked about by themselves too
+ROUNDING = 0.01  # share of the largest logit that two answers may differ by
 DRAWS = 4  # of random weights, before values in [0, 1] are taken for probabilities
 
 
@@ -39,7 +41,7 @@ def asked(network: nn.Module, x: Tensor) -> Any:
         return network(x)
     except UserError:
         raise
-    except Exception as error:  # it is somebody else's code
+    except (Exception, SystemExit) as error:  # it is somebody else's code
         if out_of_memory(error):
             raise
         got = f"the classifier {type(network).__name__} cannot take images {tuple(x.shape)} ({first_line(error)})"
@@ -102,6 +104,16 @@ def _require_gradient(name: str, logits: Tensor, images: Tensor) -> None:
         raise UserError(got, "a differentiable network, which COIN follows", do)
 
 
+@torch.no_grad()
+def _require_one_answer(name: str, f: nn.Module, images: Tensor, logits: Tensor) -> None:
+    """Raise `UserError` unless an image asked about by itself has the logit that it had among others, (B,) or (B, K)."""
+    alone = torch.cat([f(image[None]) for image in images[:ALONE]])
+    if not torch.allclose(alone, logits[:ALONE], rtol=ROUNDING, atol=ROUNDING * (1 + float(logits.abs().max()))):
+        got = f"{name} gives an image another logit when it is asked again, or beside other images, in evaluation mode"
+        do = "leave out what is random, and normalise by fixed numbers, as BatchNorm in evaluation mode does"
+        raise UserError(got, "one logit for one image", do)
+
+
 def require_usable(f: nn.Module, side: int, gradient: bool = True, channels: int = 1) -> None:
     """Ask f about a trial batch, and raise `UserError` unless its answers are those of a classifier; f stays as it is.
 
@@ -126,6 +138,7 @@ def require_usable(f: nn.Module, side: int, gradient: bool = True, channels: int
         if logits.dtype != torch.float32 or not logits.isfinite().all():
             what = "of " + str(logits.dtype) if logits.dtype != torch.float32 else "that are NaN or infinite"
             raise UserError(f"{name} gives logits {what}", "finite logits of torch.float32", "mend its output")
+        _require_one_answer(name, f, images, logits.detach())
         if not torch.equal(given, images):
             raise UserError(f"{name} changes the images it is given", "one that only looks", "let it work on a clone of them")
         if gradient:

@@ -14,7 +14,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import UNKNOWN, TrainingSlices, slices_of
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
-from coinseg.errors import memory_for
+from coinseg.errors import UserError, memory_for
 from coinseg.metrics.overlap import classification_scores, mean_scores, scan_scores
 from coinseg.networks.classes import ClassLogit
 from coinseg.networks.classifier import Classifier, build, probabilities
@@ -58,6 +58,9 @@ def train_classifier(store: SliceStore, settings: Settings, folder: Path | None 
         if stage.facts().get("accuracy_threshold", DEFAULT_THRESHOLD) != s.threshold:
             stage.amend(**_scores(f, store, settings))
         return f.frozen()
+    if not any(p.requires_grad for p in f.parameters()):
+        got = f"no weight of the classifier {s.name} learns (requires_grad is False for all)"
+        raise UserError(got, "weights to train", "let some have gradients: those that are not to change may stay as they are")
     fabric = make_fabric(settings.engine)
     require_parts(s.batch, "classifier.batch")
     slices = slices_of(store, settings.anomaly, settings.seed)

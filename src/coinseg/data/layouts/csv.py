@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import gcd
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
@@ -29,7 +29,18 @@ from .dicom_studies import fits_dicom
 from .instances import INSTANCES, Instance, index_of, named_in
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .sequence_names import further_channels
-from .shared import existing, few, folders_in, lies_inside, own_patients, patient_of, place_of, safe_id, with_label
+from .shared import (
+    existing,
+    few,
+    folders_in,
+    lies_inside,
+    own_patients,
+    patient_of,
+    place_of,
+    safe_id,
+    with_label,
+    without_suffix,
+)
 from .table_classes import PREFIXES, TableClass, attributed, classes_of
 from .tables import (
     FILE,
@@ -112,6 +123,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     classes, lines = classes_of(table, settings, {*column.values(), *channels, *INSTANCES} - {column.get("label")})
     column = {role: name for role, name in column.items() if not (classes and role == "label")}
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
+    files = [PurePath(PurePath(row[column["file"]]).name) for _, row in rows]
+    masks = replace(masks, images=frozenset(without_suffix(name) for name in files))
     reader = _Rows(table, column, channels, tuple(classes), masks)
     listed = [reader.case(number, row) for number, row in rows]
     cases, problems, left_out = reader.matched(_whole_scans(table, listed))

@@ -45,6 +45,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     labels = [(folder, 0) for folder in folders.normal]
     labels += [(folder, 1) for name in folders.abnormal for folder in folders.abnormal[name]]
     listed = [_listed(folder, label, masks) for folder, label in labels]
+    masks = with_names(masks, listed)
     sequences, lines = _sequences(root, listed)
     own = {folder: _own_masks(root, settings, name) for name, some in folders.abnormal.items() for folder in some}
     found = [_cases_in(root, one, masks, sequences, own.get(one.folder)) for one in listed]
@@ -98,6 +99,11 @@ def _listed(folder: Path, label: int | None, masks: MasksByName) -> _Listed:
     if not images:
         raise UserError(f"{folder} holds no image", f"{', '.join(IMAGE_SUFFIXES + VOLUME_SUFFIXES)} files", "correct the folder")
     return _Listed(folder, label, images, beside)
+
+
+def with_names(masks: MasksByName, listed: Sequence[_Listed]) -> MasksByName:
+    """Return the masks, which know the names of all images then."""
+    return replace(masks, images=frozenset(PurePath(name).name for one in listed for name in one.images.values()))
 
 
 def guessed_masks(listed: Sequence[_Listed]) -> list[str]:
@@ -188,6 +194,7 @@ def _label_maps(root: Path, settings: DataSettings, masks: MasksByName) -> Cohor
     base = root / "images" if (root / "images").is_dir() else root
     labels = [*((folder, 0) for folder in folders.normal), *((f, None) for some in folders.abnormal.values() for f in some)]
     listed = [_listed(folder, label, masks) for folder, label in labels or [(base, None)]]
+    masks = with_names(masks, listed)
     sequences, lines = _sequences(root, listed)
     cases = []
     for one in listed:

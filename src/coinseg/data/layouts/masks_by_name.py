@@ -1,7 +1,7 @@
 """Masks that are found by the names of their images.
 
 masks/x.png, masks/x_mask.tif    lesion masks of x.png (also mask/, ground_truth/, data.masks)
-masks/x_mask_1.png, masks/x/000.png    several lesion masks of x.png, which are joined
+masks/x_mask_1.png, masks/x/000.png    several lesion masks of x.png, which are joined; masks/x_1.png too, where no image is x_1
 x_lesion.png                     beside x.png, with any word in its name and few values: a lesion mask of x.png
 organ_masks/x.png                organ mask of x.png (also organs/, data.organ_from)
 """
@@ -25,7 +25,9 @@ from coinseg.types import Case, MaskSource
 from .shared import existing, few, files_in, is_value, organ_root, without_suffix
 
 MASK_FOLDERS, ORGAN_FOLDERS = ("masks", "mask", "ground_truth", "gt", "segmentations"), ("organ_masks", "organs")
-_TAIL = re.compile(r"[_-](mask|gt|groundtruth|label|seg|segmentation|annotation)[_-]?\d*$", re.IGNORECASE)  # x_mask, x_mask_1
+_WORD = r"[_-](mask|gt|groundtruth|label|seg|segmentation|annotation)"
+_TAIL = re.compile(rf"{_WORD}([_-]?\d*|[_-][a-z])$", re.IGNORECASE)  # x_mask, x_mask_1, x_mask_b
+_NUMBER = re.compile(r"[_\-. (]+\d+\)?$")  # x_1, x-1, x (1)
 ASKED = 3  # files with the same word in their name that are read to see whether they are masks
 _BETWEEN = "_-. ("  # between the name of an image and such a word
 _FEW, _FLAT = 16, 0.98  # values of a label map; share of the pixels of a mask in JPEG that is nearly black or white
@@ -45,6 +47,7 @@ class MasksByName:
     organs: _Index
     folders: tuple[Path, ...]
     settings: DataSettings
+    images: frozenset[str] = frozenset()  # names of images, without folder and suffix: x_1 is then no further mask of x
 
     @classmethod
     def under(cls, root: Path, settings: DataSettings, masks: str | None) -> MasksByName:
@@ -69,13 +72,20 @@ class MasksByName:
     def _of_image(self) -> Mapping[tuple[str, bool], Sequence[Path]]:
         """Lesion masks by the relative name of their image: that with its own name, those with a tail, those in a folder."""
         named: dict[tuple[str, bool], list[Path]] = {key: [path] for key, path in self.lesions.items()}
-        for name_of in (without_tail, lambda name: name.rpartition("/")[0]):
+        for name_of in (without_tail, self._without_number, lambda name: name.rpartition("/")[0]):
             joined: dict[tuple[str, bool], list[Path]] = {}
             for (name, volume), path in self.lesions.items():
                 if (image := name_of(name)) not in (name, ""):
                     joined.setdefault((image, volume), []).append(path)
-            named = joined | named
+            numbered = name_of == self._without_number
+            both = {key: [*named[key], *paths] for key, paths in joined.items() if numbered and key in named}
+            named = joined | named | both
         return named
+
+    def _without_number(self, name: str) -> str:
+        """Return the name of the image of a mask x_1; the same name where there is an image x_1, or none x."""
+        image = _NUMBER.sub("", name)
+        return image if PurePath(image).name in self.images and PurePath(name).name not in self.images else name
 
     def lesion(self, image: Path, *places: PurePath) -> Sequence[Path]:
         """Return the lesion masks with the first of the relative names that has any (any suffix, `_mask` appended or not)."""
@@ -113,6 +123,9 @@ class MasksByName:
     def unmatched(self, cases: Sequence[Case]) -> list[str]:
         """Return the problems of lesion masks without an image, and of abnormal cases without one."""
         used, problems = {source.path for case in cases for source in case.lesion}, []
+        numbered = [path.name for (name, _), path in self.lesions.items() if path in used and self._without_number(name) != name]
+        if numbered:
+            problems.append(f"lesion masks joined with those of their image, by the number in their name: {few(numbered, 3)}")
         if unused := [path.name for path in self.lesions.values() if path not in used]:
             problems.append(f"lesion masks not used, no abnormal image has their name: {few(unused)}")
         bare = [case.id for case in cases if not case.lesion and (case.label == 1 or 1 in case.slice_labels.values())]

@@ -32,7 +32,7 @@ from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
 from .sequences import fits_sequences, list_sequences
 from .shared import few, folders_in, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
-from .tables import LABEL, columns_in, header_of, tables_in
+from .tables import FILE, LABEL, columns_in, header_of, tables_in
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
 
@@ -57,6 +57,9 @@ LAYOUTS = {
     "sequences": Layout(fits_sequences, list_sequences, "x_flair.nii.gz beside x_t2.nii.gz"),
 }
 """The layouts by name; the first that fits is taken."""
+
+
+_TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")  # endings of tables
 
 
 def _known() -> str:
@@ -99,7 +102,7 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
         )
     cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
-    problems = (*passed, *cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
+    problems = (*passed, *tables_left(root, name, passed), *cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
     cohort = replace(cohort, label_source=_label_source(cohort, settings), problems=problems)
     _check(root, cohort, settings, one_class)
     return cohort
@@ -147,6 +150,16 @@ def _says_nothing(table: Path, header: set[str]) -> str:
         return "no file that its first rows name is there"
     labels = {*LABEL, *COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
     return "" if labels else "it has no column label"
+
+
+def tables_left(root: Path, name: str, passed: Sequence[str]) -> list[str]:
+    """Return the line about tables beside the data that are not read, in layout `name`; one that is `passed` over was said."""
+    if name not in ("csv", "folders", "sequences") or not root.is_dir():
+        return []  # the others have tables of their own
+    known = table_of(root) if name == "csv" or passed else None
+    left = [path.name for path in visible(root) if path.suffix.lower() in _TABLES and path.is_file() and path != known]
+    what = f"a table of files is one .csv with a column {' or '.join(FILE)}, separated by comma, semicolon or tab"
+    return [f"tables not read: {few(left, 3)}; {what}"] if left else []
 
 
 def _unique(cases: Sequence[Case], root: Path) -> list[Case]:

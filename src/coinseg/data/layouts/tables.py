@@ -1,4 +1,4 @@
-"""Tables beside scans, with commas, semicolons or tabs (or as a first line sep=; says), and column names in any case.
+"""Tables beside scans, with commas, semicolons, tabs or bars (or as a first line sep=; says), and column names in any case.
 
 UTF-8, or UTF-16 with its mark, as Excel saves "Unicode". Lines above the names of the columns that begin with # are comments.
 
@@ -96,7 +96,7 @@ def _cells(path: Path, limit: int | None = None) -> tuple[int, list[list[str]]]:
             first = file.readline()
             said = _SEPARATOR.fullmatch(first)
             comments, lines = _behind_comments(file.readline() if said else first, file)
-            rows = csv.reader(_text(chain(lines, file)), delimiter=said[1] if said else max(",;\t", key=lines[0].count))
+            rows = csv.reader(_text(chain(lines, file)), delimiter=said[1] if said else max(",;\t|", key=lines[0].count))
             return comments, [[composed(cell) for cell in row] for row in islice(rows, limit)]
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a table ({error})", "UTF-8 CSV", "save it as UTF-8 CSV") from error

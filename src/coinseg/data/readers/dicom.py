@@ -16,7 +16,7 @@ from coinseg.errors import UserError
 
 from .dicom_frames import decoded
 from .dicom_stack import Frame, Header, stack_of
-from .dicom_tags import DERIVED, header_of, is_ct, tags_of
+from .dicom_tags import DERIVED, header_of, is_ct, other_scale, tags_of
 from .dicom_values import AIR_HU, padded
 from .paths import Members, members, split_key
 from .voxels import Opened, fits_int16, require_finite
@@ -158,8 +158,9 @@ def _described(key: str, series: Sequence[Header]) -> str:
 
 
 def _modality(header: Dataset) -> str:
-    """Return Modality; empty where it is none that images have, because anything could stand there."""
-    return code if (code := str(header.get("Modality"))) in _MODALITIES else ""
+    """Return Modality, with what its values are where they are others than usual; empty where it is none that images have."""
+    code, kind = str(header.get("Modality")), other_scale(header)
+    return "" if code not in _MODALITIES else f"{code} with RescaleType {kind}" if kind else code  # anything could stand there
 
 
 def _voxels(path: Path, place: Path, frames: Sequence[Frame], ct: bool) -> np.ndarray:

@@ -31,7 +31,7 @@ _NEEDED = (
 )  # fmt: skip
 _PASSED_OVER = (
     "SeriesNumber", "SliceThickness", "SpacingBetweenSlices", "PatientID", "StudyInstanceUID", "AccessionNumber",
-    "InstanceNumber", "SOPInstanceUID",
+    "InstanceNumber", "SOPInstanceUID", "RescaleType",
 )  # fmt: skip
 # Texts are the same to whoever reads them under another type of text, and as the numbers they stand for.
 _TEXTS = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"}
@@ -40,6 +40,7 @@ _NUMBERS = {"FD", "FL", "SL", "SS", "UL", "US"}
 _SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.10008.5.1.4.1.1.128.")
 _IN_SPACE = ("CT", "MR", "PT", "NM")  # modalities of slices; one without its place in the patient is broken, and no plain image
 DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")  # modalities of objects that come with scans and are no scans
+_OTHER_SCALES = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HU_MOD")  # DICOM PS3.3 C.11.1.1.2: densities, atomic numbers, ...
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item of a sequence begins, in either byte order
 
@@ -146,7 +147,12 @@ def _is_sound(header: Dataset) -> bool:
 
 def is_ct(header: Dataset) -> bool:
     """Return whether the values of an object are Hounsfield units."""
-    return header.get("Modality") == "CT"
+    return header.get("Modality") == "CT" and not other_scale(header)
+
+
+def other_scale(header: Dataset) -> str:
+    """Return what values are where that is no Hounsfield unit, as dual-energy CT says it in RescaleType; "" otherwise."""
+    return kind if (kind := str(header.get("RescaleType") or "")) in _OTHER_SCALES else ""
 
 
 def kind_of_file(path: Path) -> Kind:

@@ -38,7 +38,7 @@ from .crop import number_of_tiles
 from .index import OF_CLASS, read_index
 from .plausible import implausible, require_values
 from .prepare import foreign, in_order, prepared, readers
-from .scale import kind_of_intensity, said_of_intensity
+from .scale import Greys, kind_of_intensity, said_of_intensity
 from .split import LEFT_OUT, require_masks, require_usable
 from .writer import FILES, FORMAT, StoreWriter
 
@@ -211,7 +211,8 @@ def prepare(
             problems += result.problems
             unused += [] if result.rows or foreign(result.facts, settings.data, kind) else [case.id]
         scans = {case.image: writer.facts[case.id] for case in cohort.cases if case.volume and case.id in writer.facts}
-        problems += said_of_intensity(kind, settings.data, {path: facts.not_hu for path, facts in scans.items()})
+        greys = {path: Greys(facts.not_hu, facts.lowest, facts.body) for path, facts in scans.items()}
+        problems += said_of_intensity(kind, settings.data, greys)
         if unused:
             problems.append(f"no slice of {few(unused, 3)} is used: without a label, or with too few organ pixels")
         problems += writer.said() + implausible(writer.notes) + require_values(cohort.cases, writer.notes, not injected)

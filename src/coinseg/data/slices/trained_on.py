@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_type_hints
 
-import numpy as np
 from beartype.door import is_bearable
 
 from coinseg.config.schema import DataSettings
@@ -14,8 +13,7 @@ from coinseg.data.readers.axes import reordered, turned
 
 from .case import LoadedCase
 from .channels import first_of
-from .intensity import LOW_PERCENTILE
-from .scale import UNSAID, not_hu, spread
+from .scale import UNSAID, Greys
 
 Range = list[float]  # lowest, highest
 AIR_APART = 200  # HU that the lowest values of a scan may lie from those of the training
@@ -30,7 +28,7 @@ class Facts:
         kind: "volume", "image", or "array" where nothing says which.
         modality: see `LoadedCase`.
         not_hu: why the values of a volume are no Hounsfield units; "" where they may be, and of an image.
-        lowest: percentile `LOW_PERCENTILE` of its values.
+        lowest, body: see `scale.Greys`; of an image, `body` says nothing.
         pixel_mm, field_mm: side of a pixel and of a slice in mm, the longer one; None without millimetres. The field is None too
             where slices are cut around an organ or to a fixed size.
     """
@@ -41,6 +39,7 @@ class Facts:
     lowest: float
     pixel_mm: float | None
     field_mm: float | None
+    body: float = float("nan")
 
 
 def facts_of(loaded: LoadedCase, settings: DataSettings) -> Facts:
@@ -49,15 +48,15 @@ def facts_of(loaded: LoadedCase, settings: DataSettings) -> Facts:
     if grid is not None:
         kind = "volume"
     scan = first_of(loaded.scan)
-    why = not_hu(scan, loaded.modality) if kind != "image" else ""
-    lowest = float(np.percentile(spread(scan), LOW_PERCENTILE))
+    greys = Greys.of(scan, loaded.modality)
+    why, lowest = greys.not_hu if kind != "image" else "", greys.lowest
     modality = "" if loaded.modality in UNSAID else loaded.modality
     if grid is None:
         return Facts(kind, modality, why, lowest, None, None)
     pixel, shape = reordered(grid.spacing, settings.axis)[1:], turned(scan, settings.axis).shape[1:]
     whole = settings.roi == "none" and not settings.spacing and not settings.tile
     field = max(mm * count for mm, count in zip(pixel, shape, strict=True)) if whole else None
-    return Facts(kind, modality, why, lowest, max(pixel), field)
+    return Facts(kind, modality, why, lowest, max(pixel), field, greys.body)
 
 
 @dataclass(frozen=True)
@@ -123,10 +122,10 @@ class TrainedOn:
             lines.append(f"it {looks} like CT in Hounsfield units, and those of the training {did}")
         if hu and self.lowest and not self.lowest[0] - AIR_APART <= case.lowest <= self.lowest[1] + AIR_APART:
             lines.append(f"its lowest values are around {case.lowest:.0f} HU, those of the training {_shown(self.lowest)}")
-        for name, what in (("pixel_mm", "pixels"), ("field_mm", "field of view")):
+        for name, what in (("pixel_mm", "pixels measure"), ("field_mm", "field of view measures")):
             value, known = getattr(case, name), getattr(self, name)
             if value and known and not known[0] / FARTHER <= value <= known[1] * FARTHER:
-                lines.append(f"its {what} measure {value:.3g} mm, those of the training {_shown(known)} mm")
+                lines.append(f"its {what} {value:.3g} mm, those of the training {_shown(known)} mm")
         return tuple(lines)
 
 
