@@ -3,6 +3,7 @@
     python studies/board.py data DATA WORK                    the sets that have to be made
     python studies/board.py score DATA WORK SET SEED...       trains, and reads the validation fifth
     python studies/board.py final DATA WORK SET SEED...       the same runs, read on the test fifth; once, at the end
+    python studies/board.py floors DATA WORK SET...           the rows that need no training, validation fifth
     python studies/board.py ceiling DATA WORK SET SEED...     the student's network taught the true masks, validation fifth
     python studies/board.py table WORK FILE                   everything that is there, as JSON and on the screen
 
@@ -123,6 +124,17 @@ def score(source: Path, work: Path, name: str, seed: int, fifth: str) -> None:
         show(name, of_class, seed, fifth, rows)
 
 
+def untrained(source: Path, work: Path, name: str) -> None:
+    """The rows of a set that need no training."""
+    space = workspace(source, work, name, 0, "test")
+    trained_on = dict(zip(job_of(space).store.classes or ("",), job_of(space).store.views, strict=True))
+    for of_class, slices in sides(space, "validation"):
+        training = TrainingSlices(trained_on[of_class], space.settings.anomaly, 0)
+        rows = {"PatchCore, normals only": normals_only(training, slices)} | floors(slices)
+        keep(space.root / "validation" / of_class, rows)
+        show(name, of_class, 0, "validation", rows)
+
+
 def ceiling(source: Path, work: Path, name: str, seed: int) -> None:
     """The supervised ceiling of each class, and its row."""
     space = workspace(source, work, name, seed, "test")
@@ -175,6 +187,9 @@ if __name__ == "__main__":
         data(Path(source), Path(work))
     elif command == "table":
         table(Path(source), Path(work))
+    elif command == "floors":
+        for name in rest:
+            untrained(Path(source), Path(work), name)
     else:
         if rest[0] not in BOARD:
             raise SystemExit(f"no set {rest[0]}; there are {', '.join(BOARD)}")
