@@ -93,9 +93,10 @@ class Ensemble:
             return None
         every = replace(settings.masks, keep="all")
         choices = [every, replace(every, opening=0)] if every.opening else [every]
-        return current().on_main(lambda: self._densest(choices))
+        pairs = self.pairs  # all processes choose their thresholds together, before the first one is alone here
+        return current().on_main(lambda: self._densest(choices, pairs))
 
-    def _densest(self, choices: list[MaskSettings]) -> MaskSettings:
+    def _densest(self, choices: list[MaskSettings], pairs: Sequence[DifferenceSegmenter]) -> MaskSettings:
         abnormal = np.flatnonzero(self.slices.labels() == 1)
         few = abnormal[np.unique(np.linspace(0, len(abnormal) - 1, min(ASKED, len(abnormal))).astype(int))]
         images = self.slices.batch(few).image
@@ -107,7 +108,7 @@ class Ensemble:
 
         def density_of(choice: MaskSettings) -> float:
             masks = self._masks(images, marked, choice)[called]
-            each = [pair.explainer.explained(images[of_called], masks) for pair in self.pairs]
+            each = [pair.explainer.explained(images[of_called], masks) for pair in pairs]
             return density(np.mean(each, axis=0), masks.mean((1, 2)))
 
         return densest(choices, density_of)
