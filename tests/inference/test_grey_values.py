@@ -257,6 +257,14 @@ def test_what_is_only_doubtful_is_marked_in_the_index_with_its_confidence_lowere
     assert "warning: cut.nii.gz: the mask is doubtful: its lowest values" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_run_on_percentiles_of_ct_doubts_a_scan_that_is_stored_otherwise(tmp_path: Path) -> None:
+    run, doubt = load(run_on(tmp_path / "run", ON_CT, "percentile")), "it does not look like CT in Hounsfield units, and"
+    assert run.segment(save(tmp_path / "hu.nii.gz", ct())).doubts == ()
+    for name, stored in STORED.items():
+        found = run.segment(save(tmp_path / "other.nii.gz", stored(ct())))
+        assert found.doubts[0] == f"{doubt} those of the training did", name
+
+
 def test_a_run_on_plain_images_takes_no_scan_and_one_on_scans_no_image(tmp_path: Path) -> None:
     Image.fromarray((unit(ct())[0] * 255).astype(np.uint8)).save(tmp_path / "a.png")
     scan = save(tmp_path / "scan.nii.gz", ct())
