@@ -183,19 +183,6 @@ def test_a_scan_that_may_be_in_hounsfield_units_but_is_unlike_the_others_is_name
     assert len(set(store.index["case"])) == 5
 
 
-def test_a_cohort_without_air_is_said_and_one_with_it_is_not(tmp_path: Path) -> None:
-    for name, lowest in (("with", -1024), ("without", -160)):
-        for i in range(4):
-            save(tmp_path / name / ("normal", "abnormal")[i % 2] / f"s{i}.nii.gz", np.maximum(ct(i), lowest))
-    settings = tiny_settings()
-    store = slices.prepare(read_layout(tmp_path / "without", settings.data), settings, tmp_path / "store")
-    (line,) = [
-        line for line in store.meta["problems"] if line.startswith("taken for Hounsfield units, but most scans have hardly")
-    ]
-    assert line in inspect(tmp_path / "without", settings)["problems"]
-    assert not any("Hounsfield" in line for line in inspect(tmp_path / "with", settings)["problems"])
-
-
 # --- a new scan
 
 
