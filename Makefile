@@ -47,9 +47,10 @@ docs: .venv/ready
 package: .venv/ready
 	$(BIN)/python -m pytest -n 0 -m packaging tests/package
 
-# A stranger's first half hour: the wheel in an empty environment, outside of this folder. Many minutes and gigabytes.
+# A stranger's first half hour: the wheel in an empty environment, outside of this folder. Many minutes and gigabytes;
+# `make stranger STRANGER=--quick` takes the packages of .venv and a few minutes.
 stranger: .venv/ready
-	bash tests/stranger.sh
+	bash tests/stranger.sh $(STRANGER)
 
 # What a release needs, checked; nothing is uploaded. See RELEASING.md.
 release: .venv/ready

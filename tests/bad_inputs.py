@@ -26,6 +26,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import tifffile
 import torch
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless
@@ -248,13 +249,13 @@ def flagged(root: Path) -> Words:
     return words
 
 
-def png(width: int, height: int, *chunks: bytes) -> bytes:
-    """A PNG whose header claims a size."""
+def png(width: int, height: int, *chunks: bytes, depth: int = 8, kind: int = 0) -> bytes:
+    """A PNG whose header claims a size, bits a sample and a kind of colour."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0))
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", width, height, depth, kind, 0, 0, 0))
     return start + b"".join(chunk(c[:4], c[4:]) for c in chunks) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
 
 
@@ -276,6 +277,75 @@ def tiff(**changes: int) -> bytes:
         if name in changes:
             struct.pack_into("<HII", content, at + 2, 4, 1, changes[name])
     return bytes(content)
+
+
+def separated(samples: int) -> bytes:
+    """A TIFF of 16 bits with the inks of a printer, or with more samples than a colour has."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 60000, (9, 8, samples), dtype=np.uint16)
+    tifffile.imwrite(file, pixels, photometric="separated" if samples == 4 else "minisblack", planarconfig="contig")
+    return file.getvalue()
+
+
+def rgb_volume(root: Path) -> Words:
+    make_run(root / "model")
+    voxels = np.zeros((8, 8, 8), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nib.save(nib.Nifti1Image(voxels, PLAIN), root / "scan.nii")
+    return segment("scan.nii")
+
+
+def channels(*words: str, missing: bool = False, size: int = 9) -> Callable[[Path], Words]:
+    """A table of cases with two images each."""
+
+    def make(root: Path) -> Words:
+        rows = ["file,file_2,label"]
+        for i in range(4):
+            for folder, side in (("images", 9), ("second", size)):
+                (root / "data" / folder).mkdir(parents=True, exist_ok=True)
+                pixels = np.random.default_rng(i).integers(0, 255, (side, 9), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "data" / folder / f"{i}.png")
+            second = "" if missing and i == 2 else f"second/{i}.png"
+            rows.append(f"images/{i}.png,{second},{i % 2}")
+        (root / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+        return ["run", "data", "-o", "out", "--data.size", "16", *words]
+
+    return make
+
+
+def of_two_channels(*words: str) -> Callable[[Path], Words]:
+    """A model of cases with two images each, which is given something else."""
+
+    def make(root: Path) -> Words:
+        channels()(root)
+        make_run(root / "model", kind="percentile", channels=("file", "file_2"))
+        return [*words, "--model", "model"]
+
+    return make
+
+
+def two_sequences(*words: str) -> Callable[[Path], Words]:
+    """Scans of two sequences each, with masks of the first."""
+
+    def make(root: Path) -> Words:
+        for i in range(4):
+            (root / "scans" / f"s{i}").mkdir(parents=True)
+            (root / "masks" / f"s{i}").mkdir(parents=True)
+            for name in ("flair", "t2"):
+                write_nifti(root / "scans" / f"s{i}" / f"s{i}_{name}.nii.gz", scan_of((8, 8, 4), i), PLAIN)
+            write_nifti(root / "masks" / f"s{i}" / f"s{i}_flair.nii.gz", np.ones((8, 8, 4), np.uint8), PLAIN)
+        (root / "scans" / "labels.csv").write_text("case,label\n" + "".join(f"s{i},{i % 2}\n" for i in range(4)))
+        return list(words)
+
+    return make
+
+
+def two_grids(root: Path) -> Words:
+    """The second sequence of every scan is 1 mm thicker."""
+    words = two_sequences("run", "scans", "-o", "out", "--data.size", "16")(root)
+    for i in range(4):
+        path = root / "scans" / f"s{i}" / f"s{i}_t2.nii.gz"
+        write_nifti(path, scan_of((8, 8, 4), i), PLAIN + np.diag([0, 0, 1.0, 0]))
+    return words
 
 
 def pages() -> bytes:
@@ -473,6 +543,7 @@ def layout_rows() -> Iterator[Bad]:
 
 VOLUMES, DICOM, IMAGES, MODELS = "Volumes", "DICOM and archives", "Images", "Model folders and weights"
 SETTINGS, TABLES, PLACES = "Settings and commands", "Tables and dataset.json", "Inputs and outputs"
+COLOUR = "Colour, channels and classes"
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)
 )
@@ -715,6 +786,20 @@ CASES: list[Bad] = [
     Bad(PLACES, "DICOM SEG: a mask on another grid", seg("other.nii.gz")),
     Bad(PLACES, "DICOM SEG: an output by another ending", seg(out="mask.nii")),
     Bad(PLACES, "DICOM SEG: a series without its study", seg(edit=lost("StudyInstanceUID"))),
+    Bad(COLOUR, "16-bit grey with alpha", given("x.png", png(8, 8, depth=16, kind=4), "percentile"), True),
+    Bad(COLOUR, "16-bit CMYK", given("x.tif", separated(4), "percentile"), True),
+    Bad(COLOUR, "five samples a pixel", given("x.tif", separated(5), "percentile"), True),
+    Bad(COLOUR, "volumes that are to be in colour", two_sequences("run", "scans", "-o", "out", "--data.channels", "rgb")),
+    Bad(COLOUR, "a volume with red, green and blue", rgb_volume, True),
+    Bad(COLOUR, "two images of a case that are to be in colour", channels("--data.channels", "rgb")),
+    Bad(COLOUR, "a case without its second image", channels(missing=True)),
+    Bad(COLOUR, "second images of another size", channels(size=12)),
+    Bad(COLOUR, "two sequences of every scan on two grids", two_grids),
+    Bad(COLOUR, "one image for a run on two of a case", of_two_channels("segment", "-i", "data/images/0.png", "-o", "mask.png")),
+    Bad(COLOUR, "single images for a run on two of a case", of_two_channels("segment", "-i", "data/images", "-o", "masks")),
+    Bad(COLOUR, "a name for the channel of two", two_sequences("export-nnunet", "scans", "--masks", "masks", "-o", "out",
+        "--channel", "MR")),
+    Bad(COLOUR, "a list of classes that takes the data", command("run", "-o", "out", "--data.classes", "crack", "dent", "data")),
     *layout_rows(),
 ]  # fmt: skip
 

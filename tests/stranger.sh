@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # A stranger's first half hour: the wheel in an empty environment and everything that README promises, outside of this folder.
 # Minutes and megabytes of each step are printed. Needs a package index or find-links as pip is configured, and about 8 GB.
-#   bash tests/stranger.sh [FOLDER]      FOLDER is kept; without one a new folder is made and removed
+#   bash tests/stranger.sh [--quick] [FOLDER]      FOLDER is kept; without one a new folder is made and removed
+# With --quick nothing is downloaded: exactly the packages that pip would bring are linked from the environment of `make`.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
+quick=
+if [ "${1:-}" = --quick ]; then quick=yes; shift; fi
 work="${1:-$(mktemp -d)}"
 mkdir -p "$work"
 [ $# -gt 0 ] || trap 'rm -rf "$work"' EXIT
@@ -30,7 +33,13 @@ refused() {  # refused EXTRA COMMAND...: must end with 2 and name the extra
 
 step "wheel and source archive" "$python" -m build --no-isolation --outdir "$work/dist" "$here"
 step "empty environment" "$python" -m venv "$work/venv"
-step "pip install coinseg" "$work/venv/bin/python" -m pip install --constraint "$here/constraints.txt" "$work"/dist/*.whl
+if [ -n "$quick" ]; then
+    step "the packages, linked" "$python" "$here/tests/lean_environment.py" "$work/venv/bin/python" coinseg
+    step "pip install coinseg --no-deps" "$work/venv/bin/python" -m pip install --no-deps "$work"/dist/*.whl
+    step "pip check" "$work/venv/bin/python" -m pip check
+else
+    step "pip install coinseg" "$work/venv/bin/python" -m pip install --constraint "$here/constraints.txt" "$work"/dist/*.whl
+fi
 export PATH="$work/venv/bin:$PATH"
 unset PYTHONPATH
 cd "$work"

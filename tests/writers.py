@@ -22,6 +22,7 @@ from pydicom.valuerep import DSfloat
 from safetensors.torch import save_file
 
 from coinseg.config.schema import Settings
+from coinseg.data.slices.channels import GREY
 from coinseg.data.slices.intensity import Window
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.explain.counterfactual.generator import build_generator
@@ -192,12 +193,13 @@ def broken(folder: Path, kind: str) -> Path:
 
 def make_run(
     root: Path, settings: Settings | None = None, kind: str = "hu", trained_on: TrainedOn | None = None,
-    classes: Sequence[str] = ("",),
+    classes: Sequence[str] = ("",), channels: Sequence[str] = GREY,
 ) -> Path:  # fmt: skip
     """A run folder as training leaves it, with networks that nobody trained: f calls everything abnormal."""
     settings, many = settings or tiny_settings(), len(classes)
     torch.manual_seed(0)
-    f, generator = build(replace(settings.classifier, weights=None), 1, many), build_generator(settings.coin, 1, many)
+    f = build(replace(settings.classifier, weights=None), len(channels), many)
+    generator = build_generator(settings.coin, len(channels), many)
     torch.nn.init.normal_(generator.head[-1].weight, std=0.2)
     f.network.head.bias.data.fill_(3.0)
     window = Window(-160.0, 240.0) if kind == "hu" else Window(0.0, 65535.0)
@@ -206,8 +208,8 @@ def make_run(
 
     def of_class(number: int) -> Predictor:
         networks = logit_of(f, number, many), generator_of(generator, number, many)
-        explainer = Explainer(settings, *networks, choose_device(settings.engine))
-        return Predictor.of(explainer, Preparation(kind, window, False, trained_on), 0.05)
+        explainer = Explainer(settings, *networks, choose_device(settings.engine), channels=len(channels))
+        return Predictor.of(explainer, Preparation(kind, window, False, trained_on, tuple(channels)), 0.05)
 
     for name, module in (("classifier/model", f), ("coin/generator", generator)):
         (root / name).parent.mkdir(parents=True)

@@ -1,29 +1,45 @@
-"""`--dry-run` measures steps with less memory than they need."""
+"""`--dry-run`, and what a run says of the time that is left."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-import torch
+import pytest
 
 from coinseg.cli import dry_run
-from coinseg.runtime.devices import make_fabric
-from conftest import tiny_settings
+from coinseg.cli.progress import ConsoleReport
+from coinseg.pipeline.run import Workspace
+from conftest import tiny_settings, write_images
 
 
-def test_a_step_is_measured_with_few_images_where_they_are_large() -> None:
-    """Two networks asked about 16 images of 256 x 256 took 11 GB: two images say how long sixteen take."""
-    fabric = make_fabric(tiny_settings().engine)
-    for size, count in ((32, 16), (64, 16), (128, 8), (256, 2), (1024, 2)):
-        shapes: list[torch.Size] = []
-        seconds = dry_run._seconds(lambda x, seen=shapes: seen.append(x.shape), fabric, 1, size, 16)
-        assert set(shapes) == {torch.Size((count, 1, size, size))}
-        assert 0 < seconds < 1
+def test_the_time_is_said_with_the_stages_that_take_most_of_it() -> None:
+    said = dry_run.time_of({"prepare": 1.0, "classifier": 240.0, "coin": 359.0, "pages": 0.0})
+    assert said == "about 10 min here, within a factor of 1.5: training the classifier f 4 min, training COIN 6 min"
 
 
-def test_what_is_not_trained_is_not_measured() -> None:
+def test_only_a_long_run_is_timed_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "forecast", lambda work, root: {"classifier": 300.0, "coin": 300.0})
     settings = tiny_settings()
-    without = replace(settings, student=replace(settings.student, steps=0))
-    classifier, coin, student, imagenet = dry_run.seconds_per_step(without)
-    assert min(classifier, coin) > 0
-    assert (student, imagenet) == (0, 0)
+    data = write_images(tmp_path / "data")
+    with ConsoleReport() as report:
+        dry_run.foretell(Workspace(data, tmp_path / "out", settings), report)
+        assert report.left is None
+        long = replace(settings, classifier=replace(settings.classifier, steps=10**6))
+        dry_run.foretell(Workspace(data, tmp_path / "out", long), report)
+        report("classifier", 0, 10, {})
+    assert "training the classifier f: 0/10, about 10 min to the end of the run" in capsys.readouterr().err
+
+
+def test_a_run_begins_where_nobody_knows_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(work: Workspace, root: Path) -> dict[str, float]:
+        raise MemoryError
+
+    monkeypatch.setattr(dry_run, "forecast", fails)
+    settings = tiny_settings()
+    long = replace(settings, classifier=replace(settings.classifier, steps=10**6))
+    report = ConsoleReport(-1)
+    dry_run.foretell(Workspace(tmp_path, tmp_path / "out", long), report)
+    assert report.left is None

@@ -74,6 +74,19 @@ def test_volumes_by_slice_with_spacing(tmp_path: Path) -> None:
     assert "3 by slice (6 normal, 6 abnormal slices)" in said
 
 
+def test_organs_that_can_be_named_are_listed_until_some_are(tmp_path: Path) -> None:
+    root = volumes(tmp_path / "data")
+    for name in ("s0", "s1"):
+        image = nib.load(root / name / "ct.nii.gz")
+        ones = nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine)  # type: ignore[attr-defined]
+        nib.save(ones, root / name / "segmentations" / "liver.nii.gz")
+    assert "organs     liver, cyst: --data.organ NAME" in "\n".join(inspection.lines(inspect(root, Settings())))
+    assert inspect(root, CYSTS)["organ_masks"] == {"cases": 0, "regions": 0, "named": ["liver"]}
+    found = inspect(root, settings_from({"data": {"organ": ["liver"]}}))
+    assert found["organ_masks"] == {"cases": 2, "regions": 1, "named": ["liver", "cyst"]}
+    assert "organs " not in "\n".join(inspection.lines(found))
+
+
 # layout -> cases, patients, (slices, rows, columns) as [smallest, largest], spacing as said, labels as said, masks
 EVERY_LAYOUT = {
     "totalsegmentator": (4, 4, ([4, 4], [16, 16], [18, 18]), "2.5 x 0.8 x 0.8 mm",

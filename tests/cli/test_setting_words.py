@@ -16,6 +16,7 @@ import yaml
 
 from coinseg.cli import main as cli
 from coinseg.cli.setting_words import given, split
+from coinseg.cli.typed import typed
 from coinseg.config.parsing import settings_from
 from coinseg.config.schema import Settings
 
@@ -37,6 +38,26 @@ def test_settings_are_parted_from_the_rest() -> None:
 @pytest.mark.parametrize("words", ["--data.organ|a|2", "--data.organ|a,2", "--data.organ=[a, 2]", "--data.organ|[a, 2]"])
 def test_lists(words: str) -> None:
     assert settings_from(values(*words.split("|"), "--seed", "3")).data.organ == ("a", "2")
+
+
+@pytest.mark.parametrize("words", ["--data.classes 1 2 -o OUT DATA", "-o OUT --data.classes 1 2 --overwrite DATA",
+                                   "--data.classes 1 2 -oOUT DATA", "DATA --data.classes 1 2 -o OUT"])  # fmt: skip
+def test_a_list_ends_at_the_next_option_of_either_kind(words: str) -> None:
+    found = split(words.split(), Settings(), OWN)
+    assert found.values == {"data": {"classes": ["1", "2"]}}
+    assert not found.faults
+    assert "DATA" in found.rest
+    assert "OUT" in "".join(found.rest)
+    assert found.lists == ["--data.classes"]
+    asked = split(["--data.classes", "-o", "OUT", "--seed", "-1"], Settings(), OWN)
+    assert [fault.got for fault in asked.faults] == ["argument --data.classes: expected one argument"]
+    assert asked.values == {"seed": "-1"}
+    assert asked.rest == ["-o", "OUT"]
+
+
+def test_the_data_stand_before_all_options_wherever_they_are_typed() -> None:
+    words = typed(["run", "--data.classes", "1", "2", "-i", "DATA", "-o", "OUT"], cli.COMMANDS["run"])
+    assert words == ["run", "DATA", "--data.classes", "1", "2", "-o", "OUT"]
 
 
 def test_words_are_what_their_setting_is() -> None:

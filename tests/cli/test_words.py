@@ -104,6 +104,7 @@ def test_synonyms_lead_to_what_there_is() -> None:
         ("export a -o b --engine.threads 1", "leave it out: it is a setting of `run`"),
         ("run", "run was given without DATA and -o OUT; required: coinseg run my_images -o out/run"),
         ("segment -o x", "segment was given without -i INPUT and --model MODEL"),
+        ("run -o x --data.classes a b data", "put DATA before --data.classes, which takes every word up to the next option"),
         ("run d -o x --data.size 64.5", "data.size is '64.5'; required: a whole number"),
         ("export-nnunet a -o b --band x", "--band is x; required: a number; mend it"),
     ],

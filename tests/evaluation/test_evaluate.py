@@ -18,7 +18,8 @@ from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.evaluation import evaluate as room
 from coinseg.evaluation.evaluate import apart, choose_examples, evaluate, explain_all, middle_distance
-from coinseg.evaluation.protocols import Explained, channel_changes
+from coinseg.evaluation.protocols import Explained
+from coinseg.masks.refine import channel_changes
 from coinseg.metrics.overlap import dice
 from coinseg.runtime.files import read_json
 from coinseg.types import Explanation, Maps
@@ -370,9 +371,4 @@ def test_the_change_of_each_channel_is_counted_inside_the_masks_alone() -> None:
     painted[:, :, 2:] = 0.0  # outside of the mask
     masks = np.zeros((2, 4, 4), bool)
     masks[0, :2] = True
-    plain = np.zeros((2, 4, 4))
-    found = Explained(np.arange(2), np.ones(2), np.ones(2), image, plain, plain, masks, np.ones(2, bool), None, painted)
-    changes = channel_changes(found, masks)
-    assert changes is not None
-    np.testing.assert_allclose(changes, [[0.2, 0.1], [np.nan, np.nan]], atol=1e-6)
-    assert channel_changes(replace(found, counterfactual=None), masks) is None
+    np.testing.assert_allclose(channel_changes(image, painted, masks), [[0.2, 0.1], [np.nan, np.nan]], atol=1e-6)

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -52,7 +53,7 @@ from coinseg.pipeline.label_maps import names_beside, palette, surest, write_lab
 from coinseg.types import MaskSource
 from conftest import SIZE, tiny_settings
 from models import with_parts
-from writers import make_run, make_scan, write_series
+from writers import PLAIN, make_run, make_scan, scan_of, write_series
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -623,6 +624,79 @@ def test_label_maps_become_nnunet_data_with_the_names_of_their_classes(
     assert np.array_equal(read_volume(out / "labelsTr" / "s0.nii.gz").scan, labels)
     cohort = read_layout(out, settings_from({"data": {"classes": ["tumour", "cyst"], "split_by": "slice"}}).data)
     assert [one.lesion[0].values for one in cohort.cases[0].classes] == [(2,), (1,)]
+
+
+def write_sequences(root: Path, cases: int = 2) -> Path:
+    """Scans s0, s1 as two sequences each, the second of which is stored with its axes turned."""
+    for i in range(cases):
+        first, other = (nib.Nifti1Image(scan_of((24, 20, 3), seed), PLAIN) for seed in (i, 9 + i))
+        (root / f"s{i}").mkdir(parents=True)
+        nib.save(first, root / f"s{i}" / f"s{i}_flair.nii.gz")
+        nib.save(other.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]])), root / f"s{i}" / f"s{i}_t2.nii.gz")
+    return root
+
+
+def check_channels(out: Path, data: Path, name: str, order: tuple[str, ...] = ("flair", "t2")) -> None:
+    """Every channel of a case is that sequence, on the grid of the first file and of the labels, for two other programs."""
+    about = json.loads((out / "dataset.json").read_text())
+    assert about["channel_names"] == {str(i): sequence for i, sequence in enumerate(order)}
+    label = sitk.ReadImage(str(out / "labelsTr" / f"{name}.nii.gz"))
+    for number, sequence in enumerate(order):
+        scan = name.partition("_")[0]
+        file, source = out / "imagesTr" / f"{name}_{number:04}.nii.gz", read_volume(data / scan / f"{scan}_{sequence}.nii.gz")
+        image = sitk.ReadImage(str(file))
+        assert (image.GetSize(), image.GetSpacing()) == (label.GetSize(), label.GetSpacing())
+        assert (image.GetOrigin(), image.GetDirection()) == (label.GetOrigin(), label.GetDirection())
+        np.testing.assert_array_equal(read_volume(file).scan, source.scan)
+        assert np.asarray(nib.load(file).dataobj).std() > 0
+
+
+def test_every_sequence_of_a_scan_becomes_a_channel_of_nnunet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, masks, out = write_sequences(tmp_path / "data"), tmp_path / "masks", tmp_path / "Dataset104_x"
+    for i in range(2):
+        volume = read_volume(data / f"s{i}" / f"s{i}_flair.nii.gz")
+        mask = np.zeros(volume.scan.shape, bool)
+        mask[1, 5:15, 5:15] = True
+        write_mask(masks / f"s{i}" / f"s{i}_flair.nii.gz", mask, volume.geometry)
+    command = ["export-nnunet", str(data), "--masks", str(masks), "-o", str(out), "--band", "0"]
+    assert cli.main(command) == 0
+    assert "2 cases of 2 channels (flair, t2)" in capsys.readouterr().out
+    assert len(list((out / "imagesTr").iterdir())) == 4
+    check_channels(out, data, "s1__s1_flair")
+    cohort = read_layout(out, settings_from({"data": {"lesion": ["lesion"]}}).data)
+    assert (cohort.sequences, [len(case.others) for case in cohort.cases]) == (("flair", "t2"), [1, 1])
+    assert "leave --channel out" in refused(capsys, *command, "--channel", "MR", "--overwrite")
+    # The mask of a run that begins with T2 lies under that name, and the channels begin with it.
+    for i in range(2):
+        (masks / f"s{i}" / f"s{i}_flair.nii.gz").rename(masks / f"s{i}" / f"s{i}_t2.nii.gz")
+    assert cli.main([*command, "--overwrite"]) == 0
+    assert json.loads((out / "dataset.json").read_text())["channel_names"] == {"0": "t2", "1": "flair"}
+
+    # Of a run: its cases, with the channels it was trained on.
+    (data / "labels.csv").write_text("case,label\ns0,1\ns1,0\n")
+    root = tmp_path / "run"
+    run_folder.write_settings(data, root, Settings())
+    volume = read_volume(data / "s0" / "s0_flair.nii.gz")
+    write_mask(root / "masks" / "s0.nii.gz", np.zeros(volume.scan.shape, bool), volume.geometry)
+    assert cli.main(["export-nnunet", str(root), "-o", str(tmp_path / "Dataset105_x")]) == 0
+    check_channels(tmp_path / "Dataset105_x", data, "s0")
+    check_channels(tmp_path / "Dataset105_x", data, "s1")
+    run_folder.write_settings(data, tmp_path / "grey", settings_from({"data": {"channels": "grey"}}))
+    write_mask(tmp_path / "grey" / "masks" / "s0.nii.gz", np.zeros(volume.scan.shape, bool), volume.geometry)
+    assert cli.main(["export-nnunet", str(tmp_path / "grey"), "-o", str(tmp_path / "Dataset106_x")]) == 0
+    assert json.loads((tmp_path / "Dataset106_x" / "dataset.json").read_text())["channel_names"] == {"0": "CT"}
+
+
+def test_channels_on_two_grids_and_cases_without_one_are_refused(tmp_path: Path) -> None:
+    data = write_sequences(tmp_path / "data", 1)
+    first, other = (data / "s0" / f"s0_{name}.nii.gz" for name in ("flair", "t2"))
+    image = nib.load(other)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.diag([0, 0, 1.0, 0])), other)
+    with pytest.raises(UserError, match=r"channel .*s0_t2.nii.gz lies up to .*resample the channel onto the scan"):
+        write_nnunet(tmp_path / "out", [TrainingCase("a", first, None, others=(other,))], channels=("flair", "t2"))
+    with pytest.raises(UserError, match="1 of 1 cases have not the channels flair, t2: a"):
+        write_nnunet(tmp_path / "out", [TrainingCase("a", first, None)], channels=("flair", "t2"))
+    assert not (tmp_path / "out").exists()
 
 
 # --- the table beside the masks ------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from coinseg.cli import main as cli
+from coinseg.data.slices.store import SliceStore
 from coinseg.report import page as report
 from conftest import TINY, tiny_settings, write_images
 from examples import EXAMPLES, LPS, hounsfield, labelled, save
+from tiles import images
 from writers import make_run, write_series
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +65,43 @@ def without_labels(folder: Path) -> Files:
     files = two_kidneys(folder)
     (files["DATA"] / "labels.csv").unlink()
     return files
+
+
+def coloured(folder: Path) -> Files:
+    """Images whose abnormal squares differ in hue alone."""
+    data = write_images(folder / "data")
+    for path in (*data.glob("normal/*"), *data.glob("abnormal/*")):
+        grey = np.asarray(Image.open(path))
+        rusty = grey > 150
+        pixels = np.stack([np.where(rusty, 200, grey), grey // 2 + 60, np.where(rusty, 20, grey // 2)], -1)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return {"soy-rust": data, "OUT": folder / "out", "out": folder / "out"}
+
+
+def three_classes(folder: Path) -> Files:
+    rng, rows = np.random.default_rng(0), ["file,patient,inclusion,patches,scratches"]
+    (folder / "data").mkdir(parents=True)
+    for i in range(16):
+        pixels, has = rng.integers(90, 120, (20, 20), dtype=np.uint8), [i % 2, i // 2 % 2, i // 4 % 2]
+        for number in np.flatnonzero(has):
+            pixels[4 * number + 2 : 4 * number + 5] = (250, 10, 180)[number]
+        Image.fromarray(pixels).save(folder / "data" / f"{i}.png")
+        rows.append(f"{i}.png,p{i // 2},{has[0]},{has[1]},{has[2]}")
+    (folder / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+    return {"neu-steel": folder / "data", "OUT": folder / "out", "out": folder / "out"}
+
+
+def larger_than_a_tile(folder: Path) -> Files:
+    return {"rails.csv": images(folder / "data", shape=(100, 130)), "OUT": folder / "out", "out": folder / "out"}
+
+
+def two_sequences(folder: Path) -> Files:
+    for i in range(4):
+        labels = labelled()
+        for name, scan in (("flair", hounsfield(labels, i)), ("t2", -hounsfield(labels, i))):
+            save(folder / "data" / f"patient{i}_{name}.nii.gz", scan)
+        save(folder / "data" / f"patient{i}_lesions.nii.gz", (labels == 2).astype(np.uint8))
+    return {"ms3d": folder / "data", "OUT": folder / "out", "out": folder / "out"}
 
 
 def a_model(folder: Path) -> Path:
@@ -129,6 +169,12 @@ TO_OTHERS: dict[str, Example] = {
     "to know which voxels to trust": a_scan,
     "the scan without the lesion": a_scan,
 }
+QUESTIONS: dict[str, Example] = {
+    "leaf rust in colour": coloured,
+    "steel, three classes": three_classes,
+    "rails, images of any size": larger_than_a_tile,
+    "MR, FLAIR and T2": two_sequences,
+}
 OUTPUTS = ("mask.nii.gz", "mask.dcm", "c.nii.gz", "cf.nii.gz", "d.nii.gz", "model", "Dataset101_lesion")
 NO_COMMAND = ("index.csv", "the same commands", "torchrun")
 """In the second cell of a row without a command to run here: files of a run, what other rows do, several processes."""
@@ -144,7 +190,7 @@ def rows(name: str, header: str) -> list[tuple[str, list[str]]]:
     lines = text[text.index(header) :].partition("\n\n")[0].splitlines()[2:]
     found = []
     for line in lines:
-        first, second = (cell.strip() for cell in line.strip("|").split(" | "))
+        first, second, *_ = (cell.strip() for cell in line.strip("|").split(" | "))
         commands = [code for code in re.findall(r"`([^`]+)`", second) if re.match("(coinseg|segment) ", code)]
         assert commands or any(word in second for word in NO_COMMAND), f"the row '{first}' of {name} has no command"
         found += [(first, commands)] if commands else []
@@ -166,13 +212,14 @@ def named(first: str, examples: dict[str, Example]) -> Example:
 
 
 YOURS, OTHERS = rows("docs/guide/your-data.md", "| your data | command |"), rows("docs/guide/clinic.md", "| you want | command |")
+ANY = rows("README.md", "| data | command | IoU |")
 
 
-@pytest.mark.parametrize(("first", "commands"), [pytest.param(*row, id=row[0][:24]) for row in [*YOURS, *OTHERS]])
+@pytest.mark.parametrize(("first", "commands"), [pytest.param(*row, id=row[0][:24]) for row in [*YOURS, *OTHERS, *ANY]])
 def test_the_commands_of_the_tables(
     first: str, commands: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = named(first, {**YOUR_DATA, **TO_OTHERS})(tmp_path)
+    files = named(first, {**YOUR_DATA, **TO_OTHERS, **QUESTIONS})(tmp_path)
     monkeypatch.chdir(tmp_path)
     # Half the time of a tiny run would go into the curves; tests/report/test_page.py has them.
     monkeypatch.setattr(report, "_curves", lambda *ignored: None)
@@ -188,7 +235,24 @@ def test_the_commands_of_the_tables(
 
 
 def test_every_example_has_its_row() -> None:
-    assert (len(YOURS), len(OTHERS)) == (len(YOUR_DATA), len(TO_OTHERS))
+    assert (len(YOURS), len(OTHERS), len(ANY)) == (len(YOUR_DATA), len(TO_OTHERS), len(QUESTIONS))
+
+
+def test_the_rows_of_readme_do_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colour stays colour, classes and sequences are found, and large images are cut: what the store has of each row."""
+    monkeypatch.chdir(tmp_path)
+    wanted = {
+        "leaf rust in colour": (("red", "green", "blue"), (), 24),
+        "steel, three classes": (("grey",), ("inclusion", "patches", "scratches"), 16),
+        "rails, images of any size": (("grey",), (), 12 * 4),
+        "MR, FLAIR and T2": (("flair", "t2"), (), 4 * 4),
+    }
+    for first, commands in ANY:
+        name = next(start for start in QUESTIONS if first.startswith(start))
+        words = words_of(commands[0], QUESTIONS[name](tmp_path / name))
+        assert cli.main(["prepare", *words[1:]]) == 0
+        store = SliceStore(tmp_path / name / "out" / "slices")
+        assert (store.channels, store.classes, len(store)) == wanted[name]
 
 
 def test_the_commands_of_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

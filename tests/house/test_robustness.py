@@ -45,3 +45,11 @@ def test_the_document_is_what_is_said(tmp_path: Path) -> None:
     wanted, found = document(ROWS).splitlines(), DOCUMENT.read_text(encoding="utf-8").splitlines()
     changed = [f"{old}\n{new}" for old, new in zip(found, wanted, strict=False) if old != new]
     assert wanted == found, f"{HINT}\n" + "\n".join(changed[:5])
+
+
+def test_every_family_of_lines_is_in_the_questions_and_faults() -> None:
+    families = re.findall(r"^## (.+)$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    faq = (DOCUMENT.parent / "guide" / "faq.md").read_text(encoding="utf-8")
+    anchors = [re.sub(r"[^a-z ]", "", family.lower()).replace(" ", "-") for family in families]
+    assert len(anchors) > 10
+    assert [anchor for anchor in anchors if f"(../robustness.md#{anchor})" not in faq] == []

@@ -29,9 +29,9 @@ from coinseg.export.dicom_seg import frames_of
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.exchange import KINDS, export_reviewed, masks_by_name
 from coinseg.review.rtstruct import outlines, write_rtstruct
-from coinseg.review.sources import read_source
+from coinseg.review.sources import read_source, sequences_of_model
 from coinseg.types import MaskSource
-from writers import ORIENTATIONS, affine_of, write_nifti, write_series
+from writers import ORIENTATIONS, affine_of, make_run, write_nifti, write_series
 
 
 @contextmanager
@@ -196,6 +196,31 @@ def test_nnunet_prompts_and_the_table(tmp_path: Path) -> None:
     assert {row["case"]: (row["reviewer"], row["state"], int(row["pixels"])) for row in rows} == {
         case: ("ann", "corrected", int(mask.sum())) for case, mask in wanted.items()
     }
+
+
+def test_every_sequence_of_a_reviewed_scan_is_a_channel_of_nnunet(tmp_path: Path) -> None:
+    """Of a run, whose layout knows the sequences; beside masks of `segment` nobody knows them, and that is said."""
+    masks_folder(tmp_path, cases=1)
+    with desk_of(tmp_path / "masks") as desk:
+        correct(desk)
+        (draft,) = desk.source.drafts
+        assert draft.case is not None
+        geometry = read_geometry(draft.image)
+        other = write_nifti(tmp_path / "t2.nii.gz", np.ones(geometry.shape, np.int16), geometry.affine)
+        source = replace(desk.source, sequences=("flair", "t2"))
+        with pytest.raises(UserError, match=r"several sequences: flair, t2; required: the review of a run"):
+            export_reviewed(source, desk.store, "nnunet", tmp_path / "Dataset103_x")
+        drafts = (replace(draft, case=replace(draft.case, others=(other,))),)
+        export_reviewed(replace(source, drafts=drafts), desk.store, "nnunet", tmp_path / "Dataset103_x")
+    about = json.loads((tmp_path / "Dataset103_x" / "dataset.json").read_text())
+    assert about["channel_names"] == {"0": "flair", "1": "t2"}
+    assert (read_volume(tmp_path / "Dataset103_x" / "imagesTr" / "s00_0001.nii.gz").scan == 1).all()
+
+
+def test_a_source_knows_the_sequences_of_its_model(tmp_path: Path) -> None:
+    assert sequences_of_model(make_run(tmp_path / "two", kind="percentile", channels=("flair", "t2"))) == ("flair", "t2")
+    assert sequences_of_model(make_run(tmp_path / "colour", kind="percentile", channels=("red", "green", "blue"))) == ()
+    assert sequences_of_model(make_run(tmp_path / "grey")) == sequences_of_model(None) == ()
 
 
 def test_what_cannot_be_written_is_left_out_with_a_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from coinseg.review.explanations import SliceMaps
 from coinseg.review.kept.store import Store
 from coinseg.review.offline import write_case_pages
 from coinseg.review.scans import open_scan
-from coinseg.review.sources import Draft, read_source
+from coinseg.review.sources import Draft, Source, read_source
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
@@ -153,6 +154,56 @@ def test_from_the_file_to_the_desk(browser: Any, tmp_path: Path) -> None:
     states = ["accepted", "rejected", "unsure"]
     comments = ['=a, "b"\u00e9', "", ""]
     assert found == {case: ("ann", *what) for case, *what in zip(order, states, comments, strict=False)}
+
+
+def of_classes(source: Source, *names: str) -> Source:
+    """The same masks for several classes."""
+    return replace(
+        source,
+        drafts=tuple(
+            replace(draft, record=replace(draft.record, id=f"{name}/{draft.record.id}"), class_name=name)
+            for name in names
+            for draft in source.drafts
+        ),
+    )
+
+
+def test_one_class_at_a_time(browser: Any, tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=0, images=2, colour=True)
+    source, file = of_classes(read_source(tmp_path / "masks"), "rust", "mildew"), tmp_path / "cases.html"
+
+    def explain(draft: Draft, index: int) -> SliceMaps:
+        image = open_scan(draft).scan[index].astype(np.float32)
+        return SliceMaps(image, np.zeros_like(image), 0.9, {"rust": 0.1, "mildew": 0.2}[draft.class_name])
+
+    write_case_pages(file, source, explain)
+    with page_of(browser, file) as page:
+        names = "() => [...document.querySelectorAll('#cases .class')].map((one) => one.textContent)"
+        assert sorted(page.evaluate(names)) == ["mildew", "mildew", "rust", "rust"]
+        assert page.inner_text("#progress") == "0 of 4 decided"
+        page.select_option("#class", "mildew")
+        assert page.evaluate(names) == ["mildew", "mildew"]
+        assert page.inner_text("#progress") == "0 of 2 decided (mildew)"
+        assert "mildew" in page.inner_text("#numbers")
+        assert page.inner_text("#title").startswith("p0")
+        page.locator("#stage").focus()
+        page.keyboard.press("b")
+        until(page, "!document.getElementById('badge').hidden")
+        assert page.inner_text("#badge") == "counterfactual: f 0.90 → 0.20"
+        seen = set()
+        for done in range(2):
+            seen.add(page.inner_text("#title"))
+            page.keyboard.press("a")
+            until(page, f"document.getElementById('progress').textContent.startsWith('{done + 1} of 2')")
+        page.keyboard.press("p")
+        page.keyboard.press("n")
+        assert "mildew" in page.inner_text("#numbers"), "the other class is not stepped into"
+        assert len(seen) == 2
+        page.select_option("#class", "")
+        assert page.inner_text("#progress") == "2 of 4 decided"
+        picture(page, "cases-classes")
+    with page_of(browser, file, SIZES["phone"]) as page:
+        assert page.evaluate("() => document.documentElement.scrollWidth") == 390
 
 
 def refuse() -> SliceMaps:

@@ -401,6 +401,7 @@ def test_the_loop_sets_rates_seeds_logs_and_keeps_checkpoints() -> None:
     assert {(one, other) for _, one, other, _ in fitted(decay=False)[2]} == {(0.5, 0.5)}
     assert [told[:3] for told in stage.told if told[0] == "log"] == [("log", 10, {"loss": 9.0}), ("log", 13, {"loss": 12.0})]
     assert [told for told in stage.told if told[0] == "report"] == [
+        ("report", "coin", 1, 13, {"loss": 0.0}),
         ("report", "coin", 10, 13, {"loss": 9.0}),
         ("report", "coin", 13, 13, {"loss": 12.0}),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from dataclasses import replace
@@ -26,7 +27,10 @@ from coinseg.explain.counterfactual import coin
 from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.scans import cut_slices, images_of
+from coinseg.inference.sources import load as load_one
 from coinseg.networks.classes import ClassGenerator, ClassLogit, ClassMap
+from coinseg.pipeline import classes
 from coinseg.pipeline.label_maps import palette, surest
 from coinseg.review.desk import Rules, desk_on
 from coinseg.review.exchange import export_reviewed, masks_by_name
@@ -212,6 +216,38 @@ def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -
     assert all((run / "masks" / row["mask"]).is_file() for row in rows)
 
 
+def test_what_is_said_of_all_classes_is_said_once(run: Path) -> None:
+    manifest = valid(run / "manifest.json")
+    common = [line for line in manifest["warnings"] if line.startswith("data: ")]
+    assert any("read in colour" in line for line in common)
+    assert not any(f"{name}: data: images are read in colour" in line for name in CLASSES for line in manifest["warnings"])
+    assert classes._warnings({"a": ["both", "one"], "b": ["two", "both"]}) == ["both", "a: one", "b: two"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert 'href="cases.html"' in page
+    assert "read in colour" in page
+
+
+def test_the_case_pages_have_each_case_once_a_class_with_its_own_counterfactual(run: Path) -> None:
+    text = (run / "cases.html").read_text(encoding="utf-8")
+    cases = json.loads(text.split('id="data">')[1].split("</script>")[0])["cases"]
+    assert {one["class"] for one in cases} == set(CLASSES)
+    assert {one["id"] for one in cases} == {f"{name}/{path.stem}" for name in CLASSES for path in masks_of(run, name)}
+    assert all(one["colour"] and one["said"] for one in cases)
+    by_id = {one["id"]: one["said"] for one in cases}
+    both = [
+        (by_id[f"disc/{case}"], by_id[f"square/{case}"])
+        for name, case in (case.split("/") for case in by_id)
+        if name == "disc" and f"square/{case}" in by_id
+    ]
+    assert any(disc != square for disc, square in both), "each class has its own"
+    table = (run / "review.csv").read_text(encoding="utf-8")
+    assert all(one["id"] in table for one in cases)
+
+
+def masks_of(run: Path, name: str) -> list[Path]:
+    return sorted((run / "classes" / name / "masks").glob("*.png"))
+
+
 def test_a_model_of_classes_marks_what_its_run_marked_and_the_same_command_changes_nothing(run: Path, data: Path) -> None:
     trained = load(run)
     assert isinstance(trained, ClassPredictors)
@@ -260,6 +296,31 @@ def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: P
     assert cli_main(command) == 0
     assert mask.read_bytes() == (tmp_path / "out" / "11.png").read_bytes()
     assert json.loads((tmp_path / "11.labels.json").read_text())["labels"] == {"background": 0, "disc": 1, "square": 2}
+
+
+def test_the_table_of_segment_says_which_channel_changed(run: Path, data: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("08.png", "11.png"):
+        (scans / name).write_bytes((data / "images" / name).read_bytes())
+    assert cli_main(["segment", "-i", str(scans), "-o", str(tmp_path / "out"), "--model", str(run)]) == 0
+    index = valid(tmp_path / "out" / "index.json")["masks"]
+    rows = list(csv.DictReader((tmp_path / "out" / "index.csv").open()))
+    assert [row["class"] for row in rows] == [row["class"] for row in index] == ["disc", "disc", "square", "square"]
+    trained, told = load(run), 0
+    assert isinstance(trained, ClassPredictors)
+    for row, line in zip(index, rows, strict=True):
+        one = trained.of[row["class"]]
+        if not row["pixels"]:
+            assert row["change"] is None
+            assert line["change red"] == ""
+            continue
+        (image,), told = images_of(one, cut_slices(one, [load_one(one, scans / row["case"], ())])), told + 1
+        mask = one.segment_images(image[None]).masks[0]
+        changed = ((image - one.explainer.counterfactual(image[None])[0]).abs() / 2)[:, torch.from_numpy(mask)].mean(1)
+        assert list(row["change"].values()) == pytest.approx(changed.tolist(), abs=1e-4)
+        assert [float(line[f"change {name}"]) for name in ("red", "green", "blue")] == list(row["change"].values())
+    assert told, "no mask in this run: nothing was checked"
 
 
 def test_the_desk_shows_one_class_of_a_case_at_a_time(run: Path, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from coinseg.runtime.files import clear, key_of, write_text
 from coinseg.runtime.ledger import require_own
 
 PAGE, TABLE = "cases.html", "review.csv"
-FORMAT = 1  # of the case pages; raised where an older page has less
+FORMAT = 2  # of the case pages; raised where an older page has less
 
 
 def write_pages(work: Any, trained: Any, report: Any) -> None:
-    """Write cases.html and review.csv of a run of one class; a page of these masks that is there is kept.
+    """Write cases.html and review.csv of a run, of several classes each case once a class; a page of these masks is kept.
 
     A table that somebody filled in is not replaced. Where no case has a mask there is neither.
     """
@@ -22,19 +22,18 @@ def write_pages(work: Any, trained: Any, report: Any) -> None:
     from coinseg.review.sources import read_source
 
     page, table = work.root / PAGE, work.root / TABLE
-    if "" not in trained:
-        return
     try:
         source = read_source(work.root, work.data)
     except UserError:  # every case is labelled normal
         clear(page)
         return
-    predictor = trained[""].predictor
+    predictors = {name: run.predictor for name, run in trained.items()}
+    turns_off = all(predictor.is_counterfactual for predictor in predictors.values())
     key = key_of([FORMAT, (work.root / "masks" / "index.json").read_text(encoding="utf-8")])
     if not is_of(page, key):
-        explain = lambda draft, index: maps_of_slice(predictor, draft.case, index)
+        explain = lambda draft, index: maps_of_slice(predictors[draft.class_name], draft.case, index)
         written = write_case_pages(
-            page, source, explain if predictor.is_counterfactual else None, work.settings.data.axis,
+            page, source, explain if turns_off else None, work.settings.data.axis,
             report=lambda done, total: report("pages", done, total, {}), key=key,
         )  # fmt: skip
         for line in written.left_out:

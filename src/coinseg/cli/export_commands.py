@@ -67,26 +67,31 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str | None
     arg("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore"),
     path("--differences", required=False, help="difference maps of the scans, for --between"),
     arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
-    arg("--channel", default="CT", help="channel name, by which nnU-Net normalises"),
+    arg("--channel", default=None, help="channel name, by which nnU-Net normalises; CT without. Sequences have their own names"),
     arg("--label", default=None, help="name of the lesion; lesion without. Several classes have their own names"),
     flag("--overwrite", "replace an earlier data set made by coinseg"),
 ))  # fmt: skip
 def export_nnunet(
     call: Call, source: Path, masks: Path | None, out: Path, data_path: Path | None, band: float, differences: Path | None,
-    between: list[float] | None, channel: str, label: str | None, overwrite: bool,
+    between: list[float] | None, channel: str | None, label: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the data set; of several classes the label maps, where overlapping classes are decided already."""
-    from coinseg.export.nnunet import LESION, Uncertain, cases_in, cases_of_run, write_nnunet
+    from coinseg.export.nnunet import CHANNELS, LESION, Uncertain, cases_in, cases_of_run, write_nnunet
 
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
         got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
         raise UserError(got, "a band of 0 or more; --between LOW HIGH with --differences and --masks", "mend them")
-    cases = cases_in(source, masks, differences) if masks else cases_of_run(source, data_path)
-    require_apart([out], filter(None, (source if masks else None, masks, differences, *(c.image for c in cases))))
+    cases, sequences = cases_in(source, masks, differences) if masks else cases_of_run(source, data_path)
+    if sequences and channel is not None:
+        got = f"--channel {channel} and {len(sequences)} sequences of each scan: {', '.join(sequences)}"
+        raise UserError(got, "the names of the sequences alone", "leave --channel out")
+    files = [path for case in cases for path in (case.image, *case.others)]
+    require_apart([out], filter(None, (source if masks else None, masks, differences, *files)))
     classes = _classes(masks or source / "masks", label)
     names, ignored = classes or ((label,) if label else LESION), Uncertain(band, (between[0], between[1]) if between else None)
-    about = write_nnunet(out, cases, ignored, channel, names, overwrite)
-    print(f"{about['numTraining']} cases with labels {plain(', '.join(about['labels']))} written to {out}")
+    about = write_nnunet(out, cases, ignored, sequences or ((channel,) if channel else CHANNELS), names, overwrite)
+    of = f" of {len(sequences)} channels ({', '.join(sequences)})" if sequences else ""
+    print(f"{about['numTraining']} cases{plain(of)} with labels {plain(', '.join(about['labels']))} written to {out}")
     if classes:
         print("where classes overlap, the surest counts, as in the label maps")
 

@@ -13,6 +13,8 @@ import numpy as np
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.classes import counts
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.shared import few
+from coinseg.data.layouts.totalsegmentator import names_of_masks
 from coinseg.data.layouts.unread import later_frames
 from coinseg.data.readers.axes import reordered, require_views
 from coinseg.data.readers.image import image_size, require_size
@@ -33,6 +35,8 @@ SAMPLE = 200
 """Cases whose headers are looked at; of more, as many at equal steps."""
 IMAGES, VOLUMES = 100, 12
 """Plain images and volumes whose masks are read, of those whose headers are looked at."""
+NAMED = 12
+"""Organs whose names are shown."""
 SCANS = 32
 """Scans whose voxels are looked at, likewise; `coinseg run` looks at all."""
 
@@ -59,7 +63,10 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
         "intensity": kind, "channels": list(channels), "native": native, "classes": counts(cohort),
         "labels": _labels(cases, settings.data.label_level if settings.anomaly.kind == "none" else "slice"),
         "label_source": cohort.label_source,
-        "organ_masks": {"cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases)},
+        "organ_masks": {
+            "cases": sum(bool(c.organ) for c in cases), "regions": max(len(c.organ) for c in cases),
+            "named": names_of_masks(data, settings.data) if cohort.layout == "totalsegmentator" else [],
+        },
         "lesion_masks": {"cases": sum(bool(c.lesion) for c in cases)},
         "series": len({c.series for c in cases if c.series is not None}),
         "twins": twins, "proposals": _proposals(shapes, settings),
@@ -168,6 +175,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     if labels["unknown"]:
         numbers += f", {labels['unknown']} unknown"
     organ, lesion, intensity, volumes = (facts[name] for name in ("organ_masks", "lesion_masks", "intensity", "volumes"))
+    unnamed = organ["named"] and not organ["regions"]
     sample = "" if native["looked_at"] == facts["cases"] else f" (headers of {native['looked_at']} of {facts['cases']} cases)"
     slices = f"{_shown(native['slices'])} slices of " if volumes else ""
     series = f", slices of {facts['series']} scans: neighbouring slices can help decide" if facts["series"] else ""
@@ -188,6 +196,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         *(f"class      {name}: {_of_class(of)}" for name, of in facts["classes"].items()),
         *([f"per scan   {per_scan_rule(labels['abnormal_per_scan'])}"] if labels["abnormal_per_scan"] else []),
         f"masks      organ masks in {organ['cases']} cases ({organ['regions']} regions), lesion masks in {lesion['cases']}",
+        *([f"organs     {few(organ['named'], NAMED)}: --data.organ NAME ... says which to look at"] if unnamed else []),
         f"channels   {', '.join(facts['channels'])}",
         f"intensity  {intensity}" + (" (MR or the like)" if intensity == "percentile" and volumes else ""),
     ]

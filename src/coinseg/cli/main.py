@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,12 @@ class Parser(ArgumentParser):
 
     called = ""
     """The command whose words are parsed."""
+    lists: Sequence[str] = ()
+    """Its settings that took several words."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
         """Raise instead of printing the usage."""
-        raise argument_error(" ".join(message.split()), COMMANDS.get(self.called), COMMANDS)
+        raise argument_error(" ".join(message.split()), COMMANDS.get(self.called), COMMANDS, self.lists)
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -151,7 +154,7 @@ def _run(words: list[str]) -> None:
 
 def _call(words: list[str], called: Command, level: int) -> None:
     """Run a command: part its settings from its other words, check them, parse these, call it."""
-    rest, settings, values = words[1:], None, {}
+    rest, settings, values, Parser.lists = words[1:], None, {}, ()
     if called.defaults is not None:
         base = called.defaults()
         own = [options.get("dest", names[-1].lstrip("-").replace("-", "_")) for names, options in called.arguments()]
@@ -160,7 +163,7 @@ def _call(words: list[str], called: Command, level: int) -> None:
         refuse([*parts.faults, *faults])
         if isinstance(settings, Settings):  # a module that a file names is run only when the command line names it, too
             require_named(settings.classifier, given(rest, "--classifier.name"), "--classifier.name")
-        rest, values = parts.rest, parts.values
+        rest, values, Parser.lists = parts.rest, parts.values, parts.lists
     if {"-h", "--help"} & set(rest):
         print(short_help(called, settings))
         return

@@ -1,7 +1,7 @@
 """Progress for people: a bar with time left on a terminal, a line now and then elsewhere. The library itself is silent."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from rich.console import Console
@@ -16,25 +16,41 @@ NAMES = {
     "phantom": "making patients", "prepare": "preparing slices", "witnesses": "looking for witnesses",
     "classifier": "training the classifier f", "coin": "training COIN", "drawn lesions": "drawing lesions",
     "student": "training the student", "novelty": "remembering normal images", "evaluate": "scoring held-out slices",
-    "masks": "writing masks", "pages": "writing case pages", "segment": "segmenting",
+    "masks": "writing masks", "pages": "writing case pages", "segment": "segmenting", "timing": "timing some steps",
 }  # fmt: skip
 LINE_EVERY = {-1: 20.0, 0: 20.0, 1: 2.0}
 """Seconds between lines where there is no terminal, by how much is to be said (`talk.Talk.level`)."""
 
 
-def _title(stage: str) -> str:
+WHOLE = "the whole run, in seconds"
+
+
+def in_words(seconds: float) -> str:
+    """Seconds as people say them: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def title(stage: str) -> str:
+    """What a person calls a stage: "training COIN of teacher-2"."""
     name, of, owner = stage.partition(" of ")  # "coin of teacher-2"
     return NAMES.get(name, name) + of + owner
 
 
 class ConsoleReport:
-    """An `engine.Report` that draws on the standard error, so that the standard output stays for results."""
+    """An `engine.Report` that draws on the standard error, so that the standard output stays for results.
+
+    `left` tells what is left of the whole run in seconds, from a stage, steps done and steps in all; None where nobody knows.
+    """
+
+    left: Callable[[str, int, int], float] | None = None
 
     def __init__(self, level: int = 0, console: Console | None = None) -> None:
         self.console, self.level = console or Console(stderr=True), level
-        title, losses = Column(no_wrap=True, max_width=28), Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        name, losses = Column(no_wrap=True, max_width=28), Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self._bars = Progress(
-            TextColumn("{task.description}", table_column=title), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}", table_column=name), BarColumn(12), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[losses]}", table_column=losses),
             console=self.console, expand=True, disable=level < 0,
         )  # fmt: skip
@@ -64,14 +80,22 @@ class ConsoleReport:
         first = self._first.setdefault(stage, (now, done))
         due = now - self._last_line >= LINE_EVERY[self.level] or done >= total or first == (now, done)
         left = (now - first[0]) / max(done - first[1], 1) * (total - done) if done > first[1] else None
-        line = f"{_title(stage)}: {done}/{total}{f', about {left:.0f} s left' if left else ''}  {losses}"
+        whole = self.left(stage, done, total) if self.left else None
+        words = f", about {left:.0f} s left" if left else ""
+        words += "" if whole is None else f", about {in_words(whole)} to the end of the run"
+        line = f"{title(stage)}: {done}/{total}{words}  {losses}"
         if due:
             self._last_line = now
             SAID.info("%s", plain(line))
         if self.console.is_terminal:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(_title(stage), total=total, losses="")
+                self._tasks[stage] = self._bars.add_task(title(stage), total=total, losses="")
             self._bars.update(self._tasks[stage], completed=done, total=total, losses=losses)
+            if whole is not None:
+                if WHOLE not in self._tasks:
+                    self._tasks[WHOLE], self._began = self._bars.add_task(WHOLE, total=1, losses=""), now
+                spent = now - self._began
+                self._bars.update(self._tasks[WHOLE], completed=spent, total=spent + whole)
             return
         if due and self.level >= 0:
             self.console.print(line, highlight=False, soft_wrap=True)

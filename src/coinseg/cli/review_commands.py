@@ -94,7 +94,7 @@ def review_page(
         raise UserError(f"{out_file} already exists", "a new file", "choose another name, or give --overwrite")
     model = Explanations(source.model, classifier) if source.model else None
     try:
-        explain = (lambda draft, index: model.of_slice(draft.case, index)) if model else None
+        explain = (lambda draft, index: model.of_slice(draft.case, index, draft.class_name)) if model else None
         report = lambda done, total: call.report("pages", done, total, {})
         written = write_case_pages(out_file, source, explain, axis_of(source), Limits(cases, megabytes), report)
     finally:

@@ -5,6 +5,7 @@ jsonargparse sees none of them, so that nothing in a file of settings can name a
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
@@ -22,9 +23,13 @@ SEE_HELP = ("arguments that --help lists", "see `coinseg COMMAND --help`")
 
 @dataclass
 class Split:
-    """Words for the argument parser, nested settings, and the faults: unknown options and options without a value."""
+    """Words for the argument parser, nested settings, and the faults: unknown options and options without a value.
+
+    `lists` are the options that took several words; one of them may have been meant for something else.
+    """
 
     rest: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
@@ -54,12 +59,13 @@ def split(words: Sequence[str], base: Any, own: Iterable[str], stranger: Callabl
             result.faults.append(stranger(name, names))
             coming = coming[int(not attached and coming != [] and not coming[0].startswith("-")) :]
             continue
-        end = next((i for i, each in enumerate(coming) if each.startswith("--")), len(coming))
+        end = next((i for i, each in enumerate(coming) if re.match("-[-A-Za-z]", each)), len(coming))
         given = [value] if attached else coming[: end if is_list.get(name) else 1]
         if not given or (not attached and end == 0):
             result.faults.append(Fault((name,), f"argument {option}: expected one argument", *SEE_HELP))
             continue
         coming = coming if attached else coming[len(given) :]
+        result.lists += [option] if len(given) > 1 else []
         if name == "config":
             values = _mapping(given[0], option)
             arguments = {key: values.pop(key) for key in list(values) if key in own}

@@ -146,9 +146,9 @@ def _in_folder(
 
     from coinseg.pipeline.run import Workspace  # imports torch, which takes seconds
 
-    if dry_run:
-        from .dry_run import describe
+    from .dry_run import describe, foretell
 
+    if dry_run:
         if here.is_main:
             call = _sized(call, data_path, out, words)
             data = run_folder.resolve(data_path, out, call.settings, overwrite, words)
@@ -169,6 +169,8 @@ def _in_folder(
                 for file in SHOWN:
                     require_own(out / file)
             work.start(overwrite)
+            if name == "run" and here.count == 1:
+                foretell(work, call.report)
             others.broadcast((work.data, call.settings))
             if tell is None:
                 _write_report(work, name, call.words)
@@ -288,8 +290,11 @@ def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
     print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
     for warning in contents["warnings"][:10]:
         print(f"  warning: {plain(warning)}")
-    count = contents["outputs"]["mask_count"]
-    print(f"masks     {root / 'masks'} ({count}), how far to trust each pixel in {root / 'confidence'}")
+    count, names = contents["outputs"]["mask_count"], contents.get("classes")
+    what, sure = (
+        (f"{count} of {len(names)} classes, as label maps", "classes/NAME/confidence") if names else (count, "confidence")
+    )
+    print(f"masks     {root / 'masks'} ({what}), how far to trust each pixel in {root / sure}")
     if (root / "cases.html").is_file():
         print(f"cases     {root / 'cases.html'}: look through the masks and decide; in which order, {root / 'review.csv'} says")
     print(f"manifest  {root / 'manifest.json'}\nreport    {page}")

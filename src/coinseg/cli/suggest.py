@@ -83,15 +83,19 @@ def setting_fault(name: str, base: object, command: Command) -> Fault:
     return unknown(name, taken)
 
 
-def argument_error(message: str, command: Command | None, commands: Mapping[str, Command]) -> UserError:
-    """The error for a line of words that the parser refuses, in the words that are typed."""
+def argument_error(
+    message: str, command: Command | None, commands: Mapping[str, Command], lists: Sequence[str] = ()
+) -> UserError:
+    """The error for a line of words that the parser refuses, in the words that are typed; `lists` took several of them."""
     see = f"see `coinseg {command.name} --help`" if command else "see `coinseg --help`"
     if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
         names = {name.strip().rpartition(".")[2] for name in missing[1].split(",")}
         rows = command.arguments() if command else ()
         needed = [as_typed(row, options) for row, options in rows if _dest(row, options) in names]
-        return UserError(f"{command.name if command else 'coinseg'} was given without {' and '.join(needed or names)}",
-                         command.example if command else "a command", see)  # fmt: skip
+        missed = " and ".join(needed or names)
+        do = f"put {missed} before {lists[-1]}, which takes every word up to the next option" if lists else see
+        got = f"{command.name if command else 'coinseg'} was given without {missed}"
+        return UserError(got, command.example if command else "a command", do)
     if left := re.fullmatch(r"(?:Subcommand .*?: )?unrecognized arguments: (.*)", message):
         return _left_over(left[1].split(), command, commands, see)
     if wrong := re.match(r'Parser key "([^"]*)": Expected an? <class \'(\w+)\'>\. Got value: (.*)', message):

@@ -28,7 +28,10 @@ def typed(words: Sequence[str], command: Command) -> list[str]:
                 result.append(word)
                 continue
             coming = coming if attached else coming[1:]
-            result += ["--data-path", after] if "--data-path" in names else [after] if after else [word]
+            if "--data-path" in names or not after:
+                result += ["--data-path", after] if "--data-path" in names else [word]
+            else:
+                result.insert(1, after)  # before all options: a list of values takes every word behind it
         else:
             result.append(word)
     return result

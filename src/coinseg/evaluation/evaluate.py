@@ -11,6 +11,7 @@ from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.masks.confidence import DOUBT, doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
+from coinseg.masks.refine import channel_changes
 from coinseg.metrics import overlap as metrics
 from coinseg.runtime.devices import CHUNK
 from coinseg.runtime.files import clear, csv_text, require_room, write_text
@@ -18,7 +19,7 @@ from coinseg.runtime.records import sealed, write_record
 from coinseg.types import Explanation, Maps
 
 from .audit import Ask, audit, mistakes
-from .protocols import Explained, channel_changes, mask_free
+from .protocols import Explained, mask_free
 from .verdict import judge, trusted
 from .whole_images import WholeImages, whole_scores
 
@@ -231,9 +232,10 @@ def _score(
         reason = "every image is a scan of its own" if single else "only one class of scans is held out"
         scores["null_because"]["auroc_scans"] = reason
     # Of several channels: which of them the counterfactual changes where something is marked.
-    changes = channel_changes(found, predicted) if len(slices.store.channels) > 1 else None
-    by_channel = {} if changes is None else dict(zip(slices.store.channels, changes.T, strict=True))
-    if by_channel:
+    by_channel: dict[str, np.ndarray] = {}
+    if len(slices.store.channels) > 1 and found.counterfactual is not None:
+        changes = channel_changes(found.image, found.counterfactual, predicted)
+        by_channel = dict(zip(slices.store.channels, changes.T, strict=True))
         known = {name: values[np.isfinite(values)] for name, values in by_channel.items()}
         scores["change_by_channel"] = {name: float(values.mean()) if len(values) else None for name, values in known.items()}
     if whole is not None:

@@ -67,16 +67,6 @@ class Explained:
         return (self.label == 0) & ~self.abnormal
 
 
-def channel_changes(found: Explained, masks: np.ndarray) -> np.ndarray | None:
-    """Mean |X - X_cf| of each channel inside the masks (n, S, S), (n, C); NaN for empty masks, None for attributions."""
-    if found.counterfactual is None:
-        return None
-    changes = np.full((len(masks), found.image.shape[1]), np.nan, np.float32)
-    for i in np.flatnonzero(masks.any((1, 2))):
-        changes[i] = np.abs(found.image[i] - found.counterfactual[i])[:, masks[i]].mean(1)
-    return changes
-
-
 def gated(found: Explained, level: float) -> Explained:
     """The explanations with images of f(X) < level unchanged: map 0, X_cf = X."""
     called = found.before >= level

@@ -1,6 +1,7 @@
 """Masks as training data for nnU-Net (raw data, version 2): 0 background, a label a class, then ignore, the highest label.
 
-Files: OUT/dataset.json, OUT/imagesTr/CASE_0000.nii.gz and OUT/labelsTr/CASE.nii.gz, both on the grid of the scan.
+Files: OUT/dataset.json, OUT/imagesTr/CASE_0000.nii.gz (_0001 and on are further sequences of the scan) and
+OUT/labelsTr/CASE.nii.gz, all on the grid of the scan.
 """
 
 import shutil
@@ -16,9 +17,11 @@ from scipy import ndimage
 from coinseg.config.parsing import stored_settings
 from coinseg.config.schema import DataSettings
 from coinseg.data.layouts.registry import read_layout
-from coinseg.data.layouts.unlabelled import scans_in
+from coinseg.data.layouts.shared import few
+from coinseg.data.layouts.unlabelled import scans_in, sequences_in
 from coinseg.data.readers.image import is_image
-from coinseg.data.readers.volume import read_volume, write_scan
+from coinseg.data.readers.volume import on_one_grid, read_volume, write_scan
+from coinseg.data.slices.channels import channels_of, sequences_of
 from coinseg.errors import UserError
 from coinseg.pipeline.label_maps import read_labels
 from coinseg.pipeline.request import mask_name
@@ -29,6 +32,7 @@ from coinseg.types import ScanMask
 
 from .folder import new_folder
 
+CHANNELS = ("CT",)
 LESION = ("lesion",)
 ENDING = ".nii.gz"
 
@@ -41,6 +45,7 @@ class TrainingCase:
     image: Path  # the volume
     mask: Path | None  # on the grid of the image, of several classes a label map; None for a scan without a lesion
     difference: Path | None = None  # a map on the grid of the image, for `Uncertain.between`
+    others: tuple[Path, ...] = ()  # further channels on the grid of the image
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ def ring(mask: ScanMask, band: float) -> ScanMask:
 
 
 def write_nnunet(
-    out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None, channel: str = "CT",
-    labels: Sequence[str] = LESION, overwrite: bool = False,
+    out: Path, cases: Sequence[TrainingCase], uncertain: Uncertain | None = None,
+    channels: Sequence[str] = CHANNELS, labels: Sequence[str] = LESION, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Write an nnU-Net raw data set, atomically, and return its dataset.json.
 
@@ -74,18 +79,23 @@ def write_nnunet(
         out: the folder; nnU-Net finds it as `DatasetXXX_name`.
         cases: volumes and masks; `UserError` for none, a plain image, ids that are not unique, or a file that does not fit.
         uncertain: pixels to label `ignore`; None for none, then there is no such label.
-        channel: selects the normalisation of nnU-Net ("CT" clips to a fingerprint, others take z-scores).
+        channels: names of the image and the others of every case; a name selects the normalisation of nnU-Net ("CT" in any
+            capitals clips to a fingerprint, others take z-scores).
         labels: names of the classes, whose values in the masks are 1, 2, ...; of one everything inside is it.
         overwrite: replace an earlier data set of coinseg; else it is a `UserError`.
     """
     uncertain = uncertain or Uncertain(0.0)
     if not cases or len({case.id for case in cases}) < len(cases):
         raise UserError(f"{len(cases)} cases, {len({case.id for case in cases})} names", "scans with unique names", "rename some")
+    if wrong := [case.id for case in cases if len(case.others) + 1 != len(channels)]:
+        got = f"{len(wrong)} of {len(cases)} cases have not the channels {', '.join(channels)}: {few(wrong, 3)}"
+        raise UserError(got, "the same channels for every case", "add them, or leave these cases out")
     if taken := next((label for label in labels if label in ("background", "ignore")), None):
         raise UserError(f"the lesion is named {taken!r}", "another name than background and ignore", "mend --label")
     names = ["background", *labels, *(["ignore"] if uncertain.band > 0 or uncertain.between else [])]
     about = {
-        "channel_names": {"0": channel}, "labels": {name: value for value, name in enumerate(names)},
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": {name: value for value, name in enumerate(names)},
         "numTraining": len(cases), "file_ending": ENDING, "coinseg": version("coinseg"),
     }  # fmt: skip
     with new_folder(out, overwrite, "dataset.json") as part:
@@ -114,15 +124,24 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Seq
         if difference.shape != labels.shape:
             raise UserError(f"{case.difference} has shape {difference.shape}", f"{labels.shape}", "give the map of this scan")
         labels[(difference >= uncertain.between[0]) & (difference < uncertain.between[1])] = ignore
-    image = root / "imagesTr" / f"{case.id}_0000{ENDING}"
-    if case.image.name.endswith(ENDING):
-        shutil.copyfile(case.image, image)
-    else:
-        write_scan(image, volume.scan, volume.geometry)
+    for number, path in enumerate((case.image, *case.others)):
+        channel = read_volume(path) if number else volume
+        if number:
+            on_one_grid(path, channel.geometry, volume.geometry, "channel")
+        image = root / "imagesTr" / f"{case.id}_{number:04}{ENDING}"
+        same = channel.geometry.shape == volume.geometry.shape and np.array_equal(channel.geometry.affine, volume.geometry.affine)
+        if path.name.endswith(ENDING) and same:
+            shutil.copyfile(path, image)
+        else:
+            write_scan(image, channel.scan, volume.geometry)
     write_scan(root / "labelsTr" / f"{case.id}{ENDING}", labels, volume.geometry)
 
 
-def cases_of_run(root: Path, data: Path | None = None) -> list[TrainingCase]:
+Cases = tuple[list[TrainingCase], tuple[str, ...]]
+"""The cases, and the names of the sequences that each has; () where it has one."""
+
+
+def cases_of_run(root: Path, data: Path | None = None) -> Cases:
     """Return the cases of a finished run: those with a mask, and volumes labelled normal; `UserError` without masks or data.
 
     Without `data` they are those that the run names, where it was made with them on this machine (`run_folder.data_of`).
@@ -133,26 +152,53 @@ def cases_of_run(root: Path, data: Path | None = None) -> list[TrainingCase]:
     require_named(root, data, settings)
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
     masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
-    masked = [TrainingCase(c.id, c.image, masks[c.id]) for c in cohort.cases if c.id in masks and masks[c.id].is_file()]
+    channels = sequences_of(channels_of(cohort, settings.data)[0])
+    others = {case.id: case.others if channels else () for case in cohort.cases}
+    masked = [
+        TrainingCase(c.id, c.image, masks[c.id], others=others[c.id])
+        for c in cohort.cases if c.id in masks and masks[c.id].is_file()
+    ]  # fmt: skip
     if not masked:
         raise UserError(f"{root} has no masks of volumes", "a finished run on volumes", "run `coinseg report` first")
     normal = [c for c in cohort.cases if c.volume and c.label == 0 and not c.slice_labels]
-    return masked + [TrainingCase(c.id, c.image, None) for c in normal]
+    return masked + [TrainingCase(c.id, c.image, None, others=others[c.id]) for c in normal], channels
 
 
-def cases_in(images: Path, masks: Path, differences: Path | None = None) -> list[TrainingCase]:
+def cases_in(images: Path, masks: Path, differences: Path | None = None) -> Cases:
     """Return the volumes of a folder that have a mask in another one; `UserError` when there are none.
+
+    Where several volumes are sequences of one scan and one of them has its mask, the others are channels beside it.
 
     Args:
         images: the folder of the scans.
         masks, differences: folders of masks and difference maps, named as `coinseg segment` does.
     """
-    cases = []
-    for image in (case.image for case in scans_in(images, DataSettings()).cases if case.volume):
-        file = image.relative_to(images).parent / mask_name(image)
+    cases, (scans, channels) = [], _scans_in(images, masks)
+    for image, *others in scans:
+        file = _mask_of(image, images)
         if (masks / file).is_file():
             name = "__".join((*file.parts[:-1], file.name.removesuffix(ENDING)))
-            cases.append(TrainingCase(name, image, masks / file, differences / file if differences else None))
+            map_ = differences / file if differences else None
+            cases.append(TrainingCase(name, image, masks / file, map_, tuple(others)))
     if not cases:
         raise UserError(f"no volume in {images} has a mask in {masks}", "masks by the names of their scans", "mend --masks")
-    return cases
+    return cases, channels
+
+
+def _mask_of(image: Path, images: Path) -> Path:
+    return image.relative_to(images).parent / mask_name(image)
+
+
+def _scans_in(images: Path, masks: Path) -> tuple[list[tuple[Path, ...]], tuple[str, ...]]:
+    """The volumes of each scan in a folder, those of one channel for all first, and the names of the channels."""
+    settings = DataSettings()
+    sequences = sequences_in(images)
+    if sequences:
+        cases = [case for case in scans_in(images, settings, channels=sequences).cases if case.volume]
+        files = [(case.image, *case.others) for case in cases]
+        masked = {number for scan in files for number, path in enumerate(scan) if (masks / _mask_of(path, images)).is_file()}
+        if len(masked) == 1:  # with masks of several of them each is a scan of its own
+            (first,) = masked
+            order = [first, *(number for number in range(len(sequences)) if number != first)]
+            return [tuple(scan[i] for i in order) for scan in files], tuple(sequences[i] for i in order)
+    return [(case.image,) for case in scans_in(images, settings).cases if case.volume], ()

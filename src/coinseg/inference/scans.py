@@ -24,6 +24,7 @@ from coinseg.data.slices.intensity import signed
 from coinseg.errors import UserError
 from coinseg.masks.confidence import DOUBT, of_scan
 from coinseg.masks.postprocess import clean_volume
+from coinseg.masks.refine import channel_changes
 from coinseg.masks.tiles import joined_mask
 from coinseg.runtime.devices import CHUNK
 
@@ -31,7 +32,7 @@ from .distribution import of_places
 from .image_score import ImageScores
 from .maps import ConfidenceMap, NativeMaps
 from .sources import doubts_of
-from .table import highest, median, told
+from .table import CHANGE, highest, median, told
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -55,6 +56,8 @@ class Segmentation:
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in the units of the source, where they were asked for.
         doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
+        changes: of several channels, by name: the mean |X - X_cf| / 2 inside the mask of each square, and how many of its pixels
+            are marked; empty for one channel and for attributions.
     """
 
     mask: np.ndarray
@@ -66,6 +69,7 @@ class Segmentation:
     geometry: Geometry | None = None
     maps: NativeMaps | None = None
     doubts: tuple[str, ...] = ()
+    changes: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     tiles: _Tiles = field(default_factory=lambda: defaultdict(list), repr=False)
 
     @classmethod
@@ -74,12 +78,19 @@ class Segmentation:
         axis, shape = predictor.settings.data.axis, case.scan.shape[:3]
         f, confidence, score, distance = (np.full(len(turned(case.scan, axis)), np.nan) for _ in range(4))
         painted = NativeMaps(case.scan, axis, span_of(predictor, case)) if maps else None
-        return cls(np.zeros(shape, bool), f, confidence, score, distance, ConfidenceMap(shape, axis), case.geometry, painted)
+        channels = predictor.preparation.channels if predictor.is_counterfactual else ()
+        changes: dict[str, list[tuple[float, int]]] = {name: [] for name in channels} if len(channels) > 1 else {}
+        of_pixels = ConfidenceMap(shape, axis)
+        return cls(
+            np.zeros(shape, bool), f, confidence, score, distance, of_pixels, case.geometry, painted, changes=changes
+        )  # fmt: skip
 
     def row(self, axis: Axis) -> dict[str, Any]:
-        """The columns `TOLD` of the table of masks; `axis` is that of the slices."""
+        """The columns `TOLD` of the table of masks, of several channels also `CHANGE`; `axis` is that of the slices."""
         confidence = of_scan(self.confidence, turned(self.mask, axis).sum((1, 2)))
-        return told(highest(self.probability), highest(self.image_score), confidence, median(self.distance), self.doubts)
+        row = told(highest(self.probability), highest(self.image_score), confidence, median(self.distance), self.doubts)
+        by_channel = {name: of_scan(*map(np.array, zip(*each, strict=True))) for name, each in self.changes.items() if each}
+        return row | ({CHANGE: (by_channel if self.mask.any() else {}) or None} if self.changes else {})
 
     def write(self, out: Path, overwrite: bool = False) -> None:
         """Write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
@@ -209,6 +220,7 @@ def _segment_chunk(
     """Segment some slices and put them into the results of their cases."""
     images, axis = images_of(predictor, slices), predictor.settings.data.axis
     segmented = predictor.segment_images(images, scores)
+    _note_changes(predictor, images, segmented.masks, [results[one.owner] for one in slices])
     for i, (owner, cut, _, _) in enumerate(slices):
         one = results[owner]
         one.pixel_confidence.add(cut, segmented.pixel_confidence[i])
@@ -233,6 +245,18 @@ def _segment_chunk(
     for i, (owner, cut, _, _) in enumerate(slices):
         if (native_maps := results[owner].maps) is not None:
             native_maps.add(cut, ((painted[i] - images[i]) / 2).numpy(), refined[i])
+
+
+def _note_changes(predictor: Predictor, images: Tensor, masks: np.ndarray, owners: Sequence[Segmentation]) -> None:
+    """Note by how much the counterfactual changes each channel of images (B, C, S, S) inside their masks (B, S, S)."""
+    marked = np.flatnonzero(masks.any((1, 2)))
+    if not owners[0].changes or not len(marked):
+        return
+    painted = predictor.explainer.counterfactual(images[marked])
+    unit, other = (each.numpy() / 2 + 0.5 for each in (images[marked], painted))
+    for i, changes in zip(marked, channel_changes(unit, other, masks[marked]), strict=True):
+        for each, change in zip(owners[int(i)].changes.values(), changes, strict=True):
+            each.append((float(change), int(masks[i].sum())))
 
 
 def require_maps(predictor: Predictor) -> None:

@@ -17,6 +17,8 @@ JSON, CSV = "index.json", "index.csv"
 # In a row beside the numbers of the mask; see `told`.
 TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful", "out_of_distribution", "distance", "doubts")
 
+CHANGE = "change"  # in a row of a run of several channels: the mean change inside the mask by channel, or None
+
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
     """Size and place of a mask, canonical (slices, rows, columns) bool; `geometry` is None for a plain image, (1, rows, columns).
@@ -92,16 +94,18 @@ def told(
 
 
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of index.json as a table, a column for each number; the parts are left to the JSON."""
-    columns = ["case", "mask", "pixels", "volume_ml", "components", *TOLD]
+    """The rows of index.json as a table, a column for each number and channel; the parts are left to the JSON."""
+    several = ["class"] if any("class" in row for row in rows) else []
+    columns = ["case", *several, "mask", "pixels", "volume_ml", "components", *TOLD]
     index = [(end, axis) for end in ("min", "max") for axis in range(3)]
     boxes = [f"{end}_{axis}" for end, axis in index] + [f"{end}_{'xyz'[axis]}_mm" for end, axis in index]
-    lines: list[list[Any]] = [columns + boxes]
+    channels = [*dict.fromkeys(name for row in rows for name in row.get(CHANGE) or ())]
+    lines: list[list[Any]] = [columns + boxes + [f"change {name}" for name in channels]]
     for row in rows:
         cells = [_cell(row.get(name)) for name in columns]
         for box in (row.get("box") or {}, row.get("box_mm") or {}):
             cells += [corner[axis] if axis < len(corner := box.get(end) or []) else None for end, axis in index]
-        lines.append(cells)
+        lines.append(cells + [(row.get(CHANGE) or {}).get(name) for name in channels])
     return csv_text(lines)
 
 

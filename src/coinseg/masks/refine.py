@@ -42,6 +42,19 @@ def guided_filter(values: np.ndarray, guide: np.ndarray, radius: int, eps: float
     return sum(mean(slope) * channel for slope, channel in zip(slopes, guide, strict=True)) + offset
 
 
+def channel_changes(images: np.ndarray, counterfactuals: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Mean |X - X_cf| of each channel inside the masks, (n, C) in [0, 1]; NaN for empty masks.
+
+    Args:
+        images, counterfactuals: (n, C, H, W) in [0, 1].
+        masks: (n, H, W) bool.
+    """
+    changes = np.full(images.shape[:2], np.nan, np.float32)
+    for i in np.flatnonzero(masks.any((1, 2))):
+        changes[i] = np.abs(images[i] - counterfactuals[i])[:, masks[i]].mean(1)
+    return changes
+
+
 def refine(saliency: np.ndarray, image: np.ndarray, settings: MaskSettings) -> np.ndarray:
     """The difference after the guided filter, (n, H, W) in [0, 1]; unchanged when masks.refine is "none".
 

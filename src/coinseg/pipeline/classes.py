@@ -100,8 +100,15 @@ def together(root: Path, manifests: Mapping[str, dict[str, Any]], moved: Mapping
         "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,
         "scores": means | {"lesions_by_size": [], "null_because": dict.fromkeys(none, "a class has none")},
         "audit": None, "threshold": None, "outputs": TOGETHER | {"mask_count": count},
-        "warnings": list(dict.fromkeys(f"{name}: {line}" for name, one in manifests.items() for line in one["warnings"])),
+        "warnings": _warnings({name: one["warnings"] for name, one in manifests.items()}),
     }  # fmt: skip
+
+
+def _warnings(of_classes: Mapping[str, list[str]]) -> list[str]:
+    """What is said of all classes once, then what is said of some, with their names."""
+    common = [line for line in next(iter(of_classes.values())) if all(line in lines for lines in of_classes.values())]
+    rest = [f"{name}: {line}" for name, lines in of_classes.items() for line in lines if line not in common]
+    return list(dict.fromkeys([*common, *rest]))
 
 
 def _rounded(values: dict[str, float] | None) -> dict[str, float] | None:

@@ -182,7 +182,12 @@ def write_reports(
         rows.append(row | {"moved": _moved(name, manifest["classes"][name].get("logits_moved"))})
     shown = {name: title for name, title in OVERVIEW.items() if any(row["scores"].get(name) is not None for row in rows)}
     page = ENVIRONMENT.get_template("classes.html.jinja").render(
-        m=manifest, rows=rows, shown=shown, say=_shown, link=lambda folder: quote(f"{folder}/report.html")
+        m=manifest,
+        rows=rows,
+        shown=shown,
+        say=_shown,
+        link=lambda folder: quote(f"{folder}/report.html"),
+        pages=(out / "cases.html").is_file(),
     )
     write_text(out / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
     return out / "report.html"

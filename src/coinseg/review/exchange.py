@@ -70,7 +70,7 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
     named = _named([one for one in decided if one.case in drafts], drafts)
     gone = [f"{one.case}: it is no longer among the cases" for one in decided if one.case not in drafts]
     if kind == "nnunet":  # whose folder has a mark of its own
-        return _nnunet(named, out, overwrite, gone)
+        return _nnunet(named, out, overwrite, gone, source)
     with new_folder(out, overwrite, MARK) as part:
         left_out = [*gone, *KINDS[kind](named, part)]
         if decided and len(left_out) == len(decided) and kind != "csv":
@@ -146,13 +146,20 @@ def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
     return left_out
 
 
-def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str]) -> Exported:
-    from coinseg.export.nnunet import TrainingCase, write_nnunet
+def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str], source: Source) -> Exported:
+    from coinseg.export.nnunet import CHANNELS, TrainingCase, write_nnunet
 
+    others = {draft.record.id: draft.case.others if draft.case else () for draft in source.drafts}
+    if source.sequences and not all(others[one.case] for _, one in cases):
+        got = f"reviews of masks of `segment`, whose scans have several sequences: {', '.join(source.sequences)}"
+        raise UserError(got, "the review of a run for nnunet, which knows the sequences of each case", "choose masks")
     left_out = [*gone, *(f"{name}: a plain image" for name, one in cases if not one.volume)]
     with TemporaryDirectory() as folder:
-        training = [TrainingCase(name, one.image, _write(one, Path(folder), name)) for name, one in cases if one.volume]
-        write_nnunet(out, training, overwrite=overwrite)
+        training = [
+            TrainingCase(name, one.image, _write(one, Path(folder), name), others=others[one.case] if source.sequences else ())
+            for name, one in cases if one.volume
+        ]  # fmt: skip
+        write_nnunet(out, training, channels=source.sequences or CHANNELS, overwrite=overwrite)
     return Exported(len(training), left_out)
 
 

@@ -141,7 +141,8 @@ def _case(draft: Draft, source: Source, axis: Axis, explain: Explain | None, roo
     said = _said(draft, explain, first, knots, side)
     apart, down, across = reordered(opened.spacing, axis)
     one: dict[str, Any] = {
-        "id": record.id, "draft": digest_of_draft(draft), "side": record.side, "volume": record.volume, "axis": axis,
+        "id": record.id, "class": draft.class_name, "draft": digest_of_draft(draft), "side": record.side,
+        "volume": record.volume, "axis": axis,
         "shape": list(mask.shape), "aspect": down / across, "apart": apart if record.volume else None, "first": first,
         "colour": scan.ndim == 4, "ct": knots is HU, "knots": [list(knot) for knot in knots],
         "numbers": {name: record.numbers.get(name) for name in NUMBERS},

@@ -16,6 +16,7 @@ from coinseg.config.parsing import stored_settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.shared import lies_inside
 from coinseg.data.readers.volume import is_volume
+from coinseg.data.slices.channels import sequences_of
 from coinseg.data.slices.index import read_index
 from coinseg.errors import UserError
 from coinseg.inference.classes import class_folder
@@ -69,12 +70,16 @@ class Draft:
 
 @dataclass(frozen=True)
 class Source:
-    """All cases of a folder, in the order of its table; `model` is the run that made the masks, where it is known and there."""
+    """All cases of a folder, in the order of its table; `model` is the run that made the masks, where it is known and there.
+
+    `sequences` are the names of the images that each case has, () where it has one.
+    """
 
     folder: Path
     drafts: tuple[Draft, ...]
     model: Path | None = None
     hounsfield: bool = False
+    sequences: tuple[str, ...] = ()
 
 
 def key_of_case(case: str) -> str:
@@ -160,7 +165,7 @@ def _of_run(root: Path, data: Path | None, words: Sequence[str]) -> Source:
                 drafts.append(Draft(record, masks / row["mask"], confidence, lesion, None, of, name))
     if not drafts:
         raise UserError(f"none of the {count} masks of {root} belongs to a case of its data", "its own data", "mend --data")
-    return Source(root, tuple(drafts), root, _hounsfield(root))
+    return Source(root, tuple(drafts), root, _hounsfield(root), sequences_of_model(root))
 
 
 def _sides(root: Path) -> dict[str, str]:
@@ -200,11 +205,22 @@ def _of_segmented(folder: Path, scans: Path | None, confidences: Path | None) ->
     if not drafts:
         raise UserError(f"{folder} has no masks", "the masks `segment` wrote", "segment scans first")
     model = Path(manifest["model"]["path"]) if known else None
-    return Source(folder, tuple(drafts), model if model and (model / MODEL).is_file() else None, _hounsfield(model))
+    there = model if model and (model / MODEL).is_file() else None
+    return Source(folder, tuple(drafts), there, _hounsfield(model), sequences_of_model(model))
+
+
+def _model(folder: Path | None) -> dict[str, Any]:
+    file = folder and folder / MODEL
+    found = read_json(file, 2**24) if file and file.is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def _hounsfield(model: Path | None) -> bool:
     """Whether the run was trained on Hounsfield units."""
-    file = model and model / MODEL
-    found = read_json(file, 2**24) if file and file.is_file() else None
-    return isinstance(found, dict) and found.get("kind") == "hu"
+    return _model(model).get("kind") == "hu"
+
+
+def sequences_of_model(model: Path | None) -> tuple[str, ...]:
+    """The images of a case that the run was trained on; () where it has one."""
+    channels: Any = _model(model).get("channels")
+    return sequences_of(channels) if fits(channels, list[str]) else ()

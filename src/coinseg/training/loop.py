@@ -35,7 +35,7 @@ def fit(
         parts: what a step changes, by name: networks, optimisers (whose learning rate is set here), dictionaries of tensors.
         step: see `Step`. The random numbers of PyTorch are seeded before each.
         settings: seed, engine and the section `name` are read.
-        report: progress, every `LOG_EVERY` steps.
+        report: progress, after the first step here and every `LOG_EVERY` steps.
         decay: let the learning rate follow `one_cycle`; else it is constant.
         after_step: called with the number of steps that are done, after the log and before a checkpoint.
     """
@@ -56,6 +56,8 @@ def fit(
             for group in optimiser.param_groups:
                 group["lr"] = rate
         losses, done = step(number), number + 1
+        if number == start:  # of long steps the tenth is late to hear that all is well
+            report(name, done, section.steps, _numbers(losses))
         if done % LOG_EVERY == 0 or done == section.steps:
             values = means(_numbers(losses))
             require_finite(values, done, setting)

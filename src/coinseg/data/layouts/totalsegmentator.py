@@ -7,6 +7,7 @@
 `data.organ_from` is another such tree for the organ masks; there `segmentations/` may be left out.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def list_scans(root: Path, settings: DataSettings) -> Cohort:
     table = root / "labels.csv"
     source = label_source(table) if labels else classes.source(table, "no image labels in the data")
     return Cohort("totalsegmentator", tuple(cases), source, tuple(problems), classes=classes.names, left_out=tuple(left_out))
+
+
+def names_of_masks(root: Path, settings: DataSettings) -> list[str]:
+    """Return the names that data.organ can have, those that most scans have a mask of first; lesions and classes are none."""
+    other, known = organ_root(root, settings), {"ct", *settings.lesion, *settings.classes}
+    base = other or root
+    places = [base / f.name / inside for f in folders_in(root) for inside in ("segmentations", *([""] if other else []))]
+    found = Counter(stem_of(path) for place in places for path in visible(place) if is_volume(path))
+    return [name for name, _ in sorted(found.items(), key=lambda one: (-one[1], one[0])) if name not in known]
 
 
 def _kept_scans(root: Path, study_type: str) -> tuple[list[Path], list[str]]:

@@ -76,6 +76,12 @@ def cases_of(source: Path) -> tuple[str, Sequence[Case]]:
     return layout, sorted(cases, key=lambda case: case.image)
 
 
+def sequences_in(source: Path) -> tuple[str, ...]:
+    """The names of the images that each case of a folder or table has, in order; () where it has one, or there is no layout."""
+    name = next((name for name, layout in LAYOUTS.items() if layout.fits(source)), "files")
+    return () if name == "files" else LAYOUTS[name].list(source, _settings(source, DataSettings(), False, None)).sequences
+
+
 def _settings(source: Path, data: DataSettings, organs: bool, organ_from: Path | None) -> DataSettings:
     """The settings that new data are read with: of folders that a run names, only those below the new data."""
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from coinseg.runtime.files import directory_written_aside
 
-SIDE, COUNT, EACH = 64, 240, 4  # pixels, pictures, and pictures of one plant
+SIDE, COUNT, EACH = 64, 160, 4  # pixels, pictures, and pictures of one plant
 CLASSES = ("rust", "mildew")
 SHARE = 0.5  # of the pictures that have a disease, each by itself
 COLOURS = {"rust": (0.85, 0.45, 0.1), "mildew": (0.9, 0.92, 0.88)}
@@ -42,7 +42,7 @@ def spots(rng: np.random.Generator, kind: str) -> np.ndarray:
     mask = np.zeros((SIDE, SIDE), bool)
     for _ in range(int(rng.integers(1, 4)) if kind == "rust" else 1):
         top, left = rng.uniform(8, SIDE - 8, 2)
-        radius = rng.uniform(3, 6) if kind == "rust" else rng.uniform(7, 12)
+        radius = rng.uniform(5, 8) if kind == "rust" else rng.uniform(8, 13)
         ragged = 0.1 if kind == "rust" else 0.3
         mask |= np.hypot(rows - top, columns - left) / radius + ragged * _smooth(rng, 3) < 1
     return mask

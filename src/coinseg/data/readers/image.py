@@ -222,8 +222,8 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
         raise ValueError(f"its header claims {page.imagedepth} x {page.imagelength} x {page.imagewidth} pixels")
     _require_dense(page.imagelength, page.imagewidth, min(sum(page.databytecounts), path.stat().st_size))
     if not 1 <= page.samplesperpixel <= 4 or page.tilelength * page.tilewidth > MAX_PIXELS:
-        size = f"tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else "its pixels"
-        raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel, {size}")
+        tiles = f" and tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else ""
+        raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel{tiles}; grey and colour have 1 to 4")
     parts, places = math.prod(page.chunked), zip(page.dataoffsets, page.databytecounts, strict=False)
     there = sum(offset > 0 < count for offset, count in places)
     if there < parts:  # tifffile takes what is not there for 0
@@ -248,7 +248,8 @@ def read_tiff(path: Path, stored: bool = False) -> tuple[np.ndarray | None, tiff
                     raise
         if page.bitspersample > 8 and (page.samplesperpixel > 1 or white):
             kind = tifffile.PHOTOMETRIC(page.photometric).name
-            raise ValueError(f"{page.bitspersample}-bit {kind} with this compression; save it uncompressed")
+            how, do = (" (CMYK)", "as RGB") if kind == "SEPARATED" else (" with this compression", "uncompressed")
+            raise ValueError(f"{page.bitspersample}-bit {kind}{how}; save it {do}")
     return None, page
 
 

@@ -2,7 +2,7 @@
 /** The case pages: scans are paged through and decided in the browser alone; decisions stay in this browser and go out as review.csv. */
 
 /** @typedef {{at: number, image: string, mask: string, truth?: string}} Slice */
-/** @typedef {{id: string, draft: string, side: string, volume: boolean, axis: string, shape: number[], aspect: number, apart: number|null, first: number,
+/** @typedef {{id: string, class: string, draft: string, side: string, volume: boolean, axis: string, shape: number[], aspect: number, apart: number|null, first: number,
  *   colour: boolean, ct: boolean, knots: number[][], numbers: any, said: any, slices: Slice[]}} Case */
 
 const WINDOWS = [['soft tissue', 40, 400], ['lung', -600, 1500], ['bone', 500, 2000], ['liver', 60, 160], ['brain', 40, 80]];
@@ -153,22 +153,27 @@ function slide(to) {
   for (const near of [place + 1, place - 1]) if (one.slices[near]) pixels(one.slices[near].image);
 }
 function count() {
-  const done = cases.filter((one) => decided[one.id]?.state).length;
+  const seen = cases.filter(ofClass), done = seen.filter((one) => decided[one.id]?.state).length;
   const rest = data.total > cases.length ? ` (of ${data.total}, those most worth a minute)` : '';
-  $('progress').textContent = cases.length ? `${done} of ${cases.length} decided${rest}` : 'no cases';
+  $('progress').textContent = cases.length ? `${done} of ${seen.length} decided${$('class').value && ` (${$('class').value})`}${rest}` : 'no cases';
   return done;
 }
+/** Whether a case is of the class that is looked at. @param {Case} one */
+const ofClass = (one) => !$('class').value || one.class === $('class').value;
+/** What a case is called beside its class, which its id begins with. @param {Case} one */
+const nameOf = (one) => one.class ? one.id.slice(one.class.length + 1) : one.id;
 function list() {
   const wanted = $('filter').value;
   $('cases').replaceChildren(...cases.flatMap((one, i) => {
     const state = decided[one.id]?.state || '';
-    if ((wanted === 'open' && state && i !== current) || (wanted === 'doubtful' && !one.numbers.doubtful)) return [];
+    if (!ofClass(one) || (wanted === 'open' && state && i !== current) || (wanted === 'doubtful' && !one.numbers.doubtful)) return [];
     const item = document.createElement('li'), sure = one.numbers.confidence;
     item.dataset.at = String(i); item.tabIndex = 0; item.title = `${one.id}${state ? `: ${state}` : ''}`;
     item.className = one.numbers.doubtful ? 'doubtful' : '';
     item.setAttribute('aria-current', String(i === current));
-    const parts = [['mark', MARKS[/** @type {keyof typeof MARKS} */ (state)] || '○'], ['name', one.id], ['sure', sure === null ? '–' : `${Math.round(100 * sure)} %${one.numbers.doubtful ? ' !' : ''}`]];
+    const parts = [['mark', MARKS[/** @type {keyof typeof MARKS} */ (state)] || '○'], ['name', nameOf(one)], ['sure', sure === null ? '–' : `${Math.round(100 * sure)} %${one.numbers.doubtful ? ' !' : ''}`]];
     item.append(...parts.map(([name, text]) => Object.assign(document.createElement('span'), { className: name, textContent: text })));
+    if (one.class) item.children[1].append(Object.assign(document.createElement('span'), { className: 'class', textContent: one.class }));
     return [item];
   }));
   const item = $('cases').querySelector('[aria-current=true]'), box = $('cases');  // the list alone is scrolled, never the page
@@ -176,8 +181,8 @@ function list() {
 }
 function facts() {
   const one = cases[current], { confidence, doubtful, doubts, pixels: marked, volume_ml, components } = one.numbers, said = decided[one.id];
-  $('title').textContent = one.id;
-  const rows = [['confidence', confidence === null ? null : `${Math.round(100 * confidence)} %${doubtful ? ', doubtful' : ''}`],
+  $('title').textContent = nameOf(one);
+  const rows = [['class', one.class || null], ['confidence', confidence === null ? null : `${Math.round(100 * confidence)} %${doubtful ? ', doubtful' : ''}`],
     ['marked', marked === null ? null : volume_ml === null ? `${marked} px` : `${Number(volume_ml.toPrecision(3))} ml`], ['parts', components], ['split', one.side || null],
     ['slices', one.volume ? `${one.shape[0]}, ${one.axis}${one.apart ? `, ${Math.round(100 * one.apart) / 100} mm apart` : ''}` : null]];
   $('numbers').replaceChildren(...rows.filter(([, value]) => value !== null && value !== undefined).flatMap(([name, value]) => [
@@ -215,6 +220,12 @@ function preset(i, quiet) {
   [...buttons].forEach((button, k) => button.setAttribute('aria-pressed', String(k === i)));
   if (!quiet) draw();
 }
+/** To the next case of the class, or the one before. @param {number} by */
+function step(by) {
+  let to = current + by;
+  while (cases[to] && !ofClass(cases[to])) to += by;
+  if (cases[to]) open(to);
+}
 /** @param {string} state */
 function decide(state) {
   const one = cases[current], before = decided[one.id], same = before?.state === state;
@@ -222,7 +233,7 @@ function decide(state) {
   decided[one.id] = { state: same ? '' : state, comment: $('comment').value.trim(), time: new Date().toISOString().slice(0, 19) + '+00:00', seconds };
   saved = false;
   remember();
-  const left = cases.map((_, i) => i).filter((i) => !decided[cases[i].id]?.state);
+  const left = cases.map((_, i) => i).filter((i) => ofClass(cases[i]) && !decided[cases[i].id]?.state);
   if (same || !left.length) { facts(); list(); count(); since = Date.now(); return; }
   open(left.find((i) => i > current) ?? left[0]);
 }
@@ -239,7 +250,7 @@ function blink() {
 const KEYS = /** @type {{[key: string]: () => void}} */ ({
   arrowup: () => slide(place + 1), arrowdown: () => slide(place - 1), pageup: () => slide(place + 5), pagedown: () => slide(place - 5),
   home: () => slide(0), end: () => slide(1e9), a: () => decide('accepted'), r: () => decide('rejected'), u: () => decide('unsure'),
-  n: () => open(current + 1), p: () => open(current - 1), b: blink, m: () => $('mask').click(), t: () => $('truth').click(), f: () => $('fill').click(),
+  n: () => step(1), p: () => step(-1), b: blink, m: () => $('mask').click(), t: () => $('truth').click(), f: () => $('fill').click(),
   '[': () => { $('opacity').value -= 10; draw(); }, ']': () => { $('opacity').value = Number($('opacity').value) + 10; draw(); },
 });
 addEventListener('keydown', (event) => {
@@ -259,7 +270,7 @@ $('stage').addEventListener('pointermove', (/** @type {PointerEvent} */ event) =
 $('slider').addEventListener('input', () => slide(Number($('slider').value)));
 for (const id of ['mask', 'truth', 'fill', 'opacity']) $(id).addEventListener('input', draw);
 for (const button of document.querySelectorAll('#decide [data-state]')) button.addEventListener('click', () => decide(/** @type {any} */ (button).dataset.state));
-$('next').addEventListener('click', () => open(current + 1)); $('before').addEventListener('click', () => open(current - 1));
+$('next').addEventListener('click', () => step(1)); $('before').addEventListener('click', () => step(-1));
 $('blink').addEventListener('click', blink);
 $('comment').addEventListener('change', () => {
   const id = cases[current].id, said = decided[id] || { state: '', time: '', seconds: 0 };
@@ -268,12 +279,19 @@ $('comment').addEventListener('change', () => {
 });
 $('reviewer').addEventListener('change', remember);
 $('filter').addEventListener('change', list);
+$('class').addEventListener('change', () => {
+  const first = cases.findIndex((one) => ofClass(one) && !decided[one.id]?.state);
+  open(ofClass(cases[current]) ? current : first >= 0 ? first : cases.findIndex(ofClass));
+});
 $('save').addEventListener('click', download);
 $('cases').addEventListener('click', (/** @type {any} */ event) => { const item = event.target.closest('li'); if (item) open(Number(item.dataset.at)); });
 addEventListener('resize', draw);
 addEventListener('hashchange', () => { const at = cases.findIndex((one) => location.hash.slice(1) === encodeURIComponent(one.id)); if (at >= 0 && at !== current) open(at); });
 addEventListener('beforeunload', (event) => { if (!kept && !saved) event.preventDefault(); });
 
+const classes = [...new Set(cases.map((one) => one.class))].sort();
+$('class').append(...classes.filter(Boolean).map((name) => Object.assign(document.createElement('option'), { value: name, textContent: name })));
+$('class').hidden = classes.length < 2;
 recall();
 if (cases.length) {
   const asked = cases.findIndex((one) => location.hash.slice(1) === encodeURIComponent(one.id));
