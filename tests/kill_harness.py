@@ -159,7 +159,7 @@ def make_inputs(data: Path) -> None:
         shutil.copytree(data / "scans", data / "masks", dirs_exist_ok=True)
     needed = {"FrameOfReferenceUID": "1.2.9", "PositionReferenceIndicator": "", "Manufacturer": "none"}
     write_series(data / "series", scan_of((40, 44, 3)), PLAIN, **needed)
-    write_nifti(data / "mask.nii.gz", (scan_of((40, 44, 3)) > 1000).astype(np.uint8), PLAIN)
+    write_nifti(data / "mask.nii.gz", (scan_of((40, 44, 3)) > 300).astype(np.uint8), PLAIN)
     lines = ["file,label,patient"]
     for i in range(8):
         make_scan(data / "ct" / f"s{i}.nii.gz", seed=i)

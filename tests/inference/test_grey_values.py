@@ -183,19 +183,6 @@ def test_a_scan_that_may_be_in_hounsfield_units_but_is_unlike_the_others_is_name
     assert len(set(store.index["case"])) == 5
 
 
-def test_a_cohort_without_air_is_said_and_one_with_it_is_not(tmp_path: Path) -> None:
-    for name, lowest in (("with", -1024), ("without", -160)):
-        for i in range(4):
-            save(tmp_path / name / ("normal", "abnormal")[i % 2] / f"s{i}.nii.gz", np.maximum(ct(i), lowest))
-    settings = tiny_settings()
-    store = slices.prepare(read_layout(tmp_path / "without", settings.data), settings, tmp_path / "store")
-    (line,) = [
-        line for line in store.meta["problems"] if line.startswith("taken for Hounsfield units, but most scans have hardly")
-    ]
-    assert line in inspect(tmp_path / "without", settings)["problems"]
-    assert not any("Hounsfield" in line for line in inspect(tmp_path / "with", settings)["problems"])
-
-
 # --- a new scan
 
 
@@ -255,6 +242,14 @@ def test_what_is_only_doubtful_is_marked_in_the_index_with_its_confidence_lowere
     command = ["segment", "-i", str(scans / "cut.nii.gz"), "-o", str(tmp_path / "one.nii.gz"), "--model", str(root)]
     assert cli.main(command) == 0
     assert "warning: cut.nii.gz: the mask is doubtful: its lowest values" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_on_percentiles_of_ct_doubts_a_scan_that_is_stored_otherwise(tmp_path: Path) -> None:
+    run, doubt = load(run_on(tmp_path / "run", ON_CT, "percentile")), "it does not look like CT in Hounsfield units, and"
+    assert run.segment(save(tmp_path / "hu.nii.gz", ct())).doubts == ()
+    for name, stored in STORED.items():
+        found = run.segment(save(tmp_path / "other.nii.gz", stored(ct())))
+        assert found.doubts[0] == f"{doubt} those of the training did", name
 
 
 def test_a_run_on_plain_images_takes_no_scan_and_one_on_scans_no_image(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_scan(root / "masks" / name)
     needed = {"FrameOfReferenceUID": "1.2.9", "PositionReferenceIndicator": "", "Manufacturer": "none"}
     zipped(write_series(root / "series", scan_of((40, 44, 3)), PLAIN, **needed), root / "series.zip")
-    write_nifti(root / "mask.nii.gz", (scan_of((40, 44, 3)) > 1000).astype(np.uint8), PLAIN)
+    write_nifti(root / "mask.nii.gz", (scan_of((40, 44, 3)) > 300).astype(np.uint8), PLAIN)
     return root
 
 

@@ -25,7 +25,7 @@ from coinseg.data.layouts.registry import LAYOUTS, read_layout
 from coinseg.data.layouts.shared import files_in, lies_inside, safe_id
 from coinseg.data.readers.limits import MAX_BYTES, MAX_PIXELS
 from coinseg.data.readers.paths import sha256_of
-from coinseg.data.readers.volume import read_volume
+from coinseg.data.readers.volume import read_geometry, read_volume
 from coinseg.data.readers.voxels import require_fits
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.errors import UserError
@@ -33,7 +33,7 @@ from coinseg.networks.classifier import build, load_classifier
 from coinseg.runtime.stage import read_stats
 from conftest import tiny_settings, write_images
 from examples import text
-from writers import make_run, scan_of
+from writers import make_run, scan_of, write_series, zipped
 
 PROFILE = settings(max_examples=60, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -258,3 +258,23 @@ def test_a_log_of_other_bytes_is_read_as_far_as_it_is_one(tmp_path: Path) -> Non
     lines = [b'{"step": 1, "loss": 0.5}', b"\xff\xfe", b"[" * 5000, b'{"step": "one"}', b"7", b'{"step": 2, "loss": 0.25}']
     (tmp_path / "stats.jsonl").write_bytes(b"\n".join(lines))
     assert read_stats(tmp_path / "stats.jsonl") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+
+
+def test_an_archive_is_unpacked_nowhere_on_the_disk(tmp_path: Path) -> None:
+    path, array = tmp_path / "scan.zip", scan_of()
+    zipped(write_series(tmp_path / "series", array), path)
+    written: list[object] = []
+    looking = [True]
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        opened = event == "open" and bool(int(str(arguments[2])) & (os.O_WRONLY | os.O_RDWR))
+        if looking and (opened or event in ("os.mkdir", "os.rename", "tempfile.mkstemp", "tempfile.mkdtemp")):
+            written.append(arguments)
+
+    sys.addaudithook(hook)
+    try:
+        assert sorted(read_volume(path).scan.ravel()) == sorted(array.ravel())
+        assert read_geometry(path).canonical_shape == array.shape[::-1]
+    finally:
+        looking.clear()
+    assert not written

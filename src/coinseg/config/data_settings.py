@@ -59,8 +59,8 @@ class DataSettings:
         data.tile likewise: with "slice" every tile of an abnormal image counts as abnormal, else some tile does.""")
     intensity: Literal["auto", "hu", "percentile", "8bit"] = setting("auto", """"hu" clips to the foreground fingerprint;
         "percentile" scales every image, or scan, by its own percentiles, so that a bright lesion darkens what is beside it;
-        "8bit" scales plain images alike, from 0 to 255; "auto" takes "hu" for volumes with values below -100, as CT has them, and
-        "percentile" for the others.""")
+        "8bit" scales plain images alike, from 0 to 255; "auto" takes "hu" for volumes with the values of CT (some below
+        -100, half of the body below 300), and "percentile" for the others.""")
     validation: float = setting(0.2, "share of patients held out.", SHARE)
     stratify: Literal["labels", "lesion_area"] = setting("labels", """what the split keeps alike on both sides: "labels", the
         share of abnormal slices of a patient, or "lesion_area", the lesion pixels of a patient in all (thesis 3.6.2; lesion masks

@@ -146,7 +146,7 @@ def doubts_of(predictor: Predictor, loaded: LoadedCase) -> tuple[str, ...]:
 
 def _organs(organ: Organs, data: DataSettings) -> tuple[MaskSource, ...]:
     """Masks of the organ; a run on the labels of an organ map ("1", "2") reads the same labels from a path given here."""
-    given = [organ] if isinstance(organ, str | Path | MaskSource) else list(organ)
+    given = [organ] if isinstance(organ, str | Path | MaskSource) else list(() if organ is None else organ)
     labels: list[tuple[int, ...]] = [(int(name),) for name in data.organ if name.isdecimal() and len(name) < 10] or [()]
     sources: list[MaskSource] = []
     for one in given:
@@ -192,7 +192,9 @@ def numbers(source: Source) -> np.ndarray:
         raise UserError(kind, "a path, a nibabel image or an array of numbers", "give one of these")
     if not np.isfinite(array).all():
         raise UserError("an array with NaN or infinite values", "finite values", "replace them")
-    return array
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise UserError("an array some of whose values are masked", "an array of values", "fill them: array.filled(value)")
+    return np.asarray(array)
 
 
 def is_colour(array: np.ndarray | Tensor) -> bool:

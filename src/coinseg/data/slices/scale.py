@@ -135,23 +135,18 @@ def said_of_intensity(kind: str, settings: DataSettings, scans: Mapping[Path, Gr
 
 
 def _said_of_hu(scans: Mapping[Path, Greys]) -> list[str]:
-    """Return problem lines about scans that may be in Hounsfield units and are not like the others, or have no air."""
+    """Return problem lines about scans that may be in Hounsfield units and are not like the others."""
     found = np.array([(max(greys.lowest, HU_MIN), greys.body) for greys in scans.values()])  # padding counts as air
-    usual, lines = np.median(found, axis=0), []
+    usual = np.median(found, axis=0)
     apart = (np.abs(found - usual) > APART_HU).any(axis=1)
-    if apart.any():
-        low, body = found[apart][0]
-        lines.append(
-            f"{apart.sum()} of {len(found)} scans are unlike the others in their values (lowest around {low:.0f} and body "
-            f"{body:.0f}, the others {usual[0]:.0f} and {usual[1]:.0f}): are they CT in Hounsfield units, and not cut to a "
-            f"window? {_named([path for path, odd in zip(scans, apart, strict=True) if odd])}"
-        )
-    if usual[0] >= AIRY_HU:
-        lines.append(
-            f"taken for Hounsfield units, but most scans have hardly a value below {AIRY_HU}, as air is: CT cut to a window, or "
-            "no CT? (--data.intensity percentile: each is scaled by itself)"
-        )
-    return lines
+    if not apart.any():
+        return []
+    low, body = found[apart][0]
+    return [
+        f"{apart.sum()} of {len(found)} scans are unlike the others in their values (lowest around {low:.0f} and body "
+        f"{body:.0f}, the others {usual[0]:.0f} and {usual[1]:.0f}): are they CT in Hounsfield units, and not cut to a window? "
+        f"{_named([path for path, odd in zip(scans, apart, strict=True) if odd])}"
+    ]
 
 
 def _named(paths: Sequence[Path]) -> str:
