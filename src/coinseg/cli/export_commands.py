@@ -76,7 +76,7 @@ def export_nnunet(
     between: list[float] | None, channel: str, label: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the data set; of several classes the label maps, where overlapping classes are decided already."""
-    from coinseg.export.nnunet import LESION, Uncertain, cases_in, cases_of_run, write_nnunet
+    from coinseg.export.nnunet import LESION, NAME, Uncertain, cases_in, cases_of_run, write_nnunet
 
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
         got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
@@ -87,6 +87,8 @@ def export_nnunet(
     names, ignored = classes or ((label,) if label else LESION), Uncertain(band, (between[0], between[1]) if between else None)
     about = write_nnunet(out, cases, ignored, channel, names, overwrite)
     print(f"{about['numTraining']} cases with labels {plain(', '.join(about['labels']))} written to {out}")
+    if not NAME.fullmatch(out.resolve().name):
+        print(f"nnU-Net finds it by a name such as Dataset101_{names[0]}: rename {plain(str(out))}")
     if classes:
         print("where classes overlap, the surest counts, as in the label maps")
 

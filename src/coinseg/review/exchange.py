@@ -149,9 +149,11 @@ def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
 def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str]) -> Exported:
     from coinseg.export.nnunet import TrainingCase, write_nnunet
 
-    left_out = [*gone, *(f"{name}: a plain image" for name, one in cases if not one.volume)]
+    volumes = any(one.volume for _, one in cases)  # a data set has one kind of files
+    left_out = [*gone, *(f"{name}: a plain image beside volumes" for name, one in cases if one.volume != volumes)]
     with TemporaryDirectory() as folder:
-        training = [TrainingCase(name, one.image, _write(one, Path(folder), name)) for name, one in cases if one.volume]
+        chosen = [(name, one) for name, one in cases if one.volume == volumes]
+        training = [TrainingCase(name, one.image, _write(one, Path(folder), name)) for name, one in chosen]
         write_nnunet(out, training, overwrite=overwrite)
     return Exported(len(training), left_out)
 
