@@ -109,7 +109,7 @@ def test_finished_stages_take_no_time(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         forecast, "Measure", lambda *words: type("M", (), {"seconds": lambda self: Seconds(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)})()
     )
-    work = Workspace(write_images(tmp_path / "data"), tmp_path / "out", tiny_settings())
+    work = Workspace(write_images(tmp_path / "data", patients=20), tmp_path / "out", tiny_settings())
     for name in ("slices/store.json", "classifier/stage.json", "opinion/classifier/stage.json"):
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).touch()
