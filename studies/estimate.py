@@ -79,7 +79,11 @@ RUNS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
         lambda root: scans(root, by_slice=False),
         {"data": {"size": 48}, "classifier": {"steps": 100}, "coin": {"steps": 100}, "student": {"steps": 0}},
     ),
-    "colour, two classes": (
+    "colour, two classes, no student": (
+        lambda root: write_leaves(root, count=120),
+        {"data": {"size": 64}, "classifier": {"steps": 100}, "coin": {"steps": 100}, "student": {"steps": 0}},
+    ),
+    "colour, two classes, a student": (
         lambda root: write_leaves(root, count=120),
         {"data": {"size": 64}, "classifier": {"steps": 100}, "coin": {"steps": 60}, **student(15, 10)},
     ),
