@@ -43,7 +43,7 @@ def images(root: Path, side: int, count: int = 80) -> Path:
 
 
 def scans(root: Path, by_slice: bool, count: int = 16, shape: tuple[int, int, int] = (96, 96, 20)) -> Path:
-    """Scans of noise, in every other one a bright ball; labels of every third slice, or one of each scan."""
+    """Scans of noise, in every other one a bright ball; labels of every slice, or one of each scan."""
     rng, rows = np.random.default_rng(0), ["image,slice,label" if by_slice else "image,label"]
     root.mkdir(parents=True)
     for i in range(count):
@@ -51,7 +51,7 @@ def scans(root: Path, by_slice: bool, count: int = 16, shape: tuple[int, int, in
         ball = (((np.indices(shape) - place) / np.array([12, 12, 4]).reshape(3, 1, 1, 1)) ** 2).sum(0) < 1
         scan[ball] += 60 * (i % 2)
         nib.save(nib.Nifti1Image(scan.astype(np.int16), np.diag([1.0, 1.0, 3.0, 1.0])), root / f"s{i}.nii.gz")
-        labelled = [(k, int(i % 2 and ball[..., k].any())) for k in range(0, shape[2], 3)]
+        labelled = [(k, int(i % 2 and ball[..., k].any())) for k in range(shape[2])]
         rows += [f"s{i}.nii.gz,{k},{label}" for k, label in labelled] if by_slice else [f"s{i}.nii.gz,{i % 2}"]
     (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return root
@@ -79,7 +79,11 @@ RUNS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
         lambda root: scans(root, by_slice=False),
         {"data": {"size": 48}, "classifier": {"steps": 100}, "coin": {"steps": 100}, "student": {"steps": 0}},
     ),
-    "colour, two classes": (
+    "colour, two classes, no student": (
+        lambda root: write_leaves(root, count=120),
+        {"data": {"size": 64}, "classifier": {"steps": 100}, "coin": {"steps": 100}, "student": {"steps": 0}},
+    ),
+    "colour, two classes, a student": (
         lambda root: write_leaves(root, count=120),
         {"data": {"size": 64}, "classifier": {"steps": 100}, "coin": {"steps": 60}, **student(15, 10)},
     ),
@@ -118,7 +122,7 @@ def one(name: str, folder: Path) -> dict[str, Any]:
         "run": name, "measured for s": round(measured, 1), "foretold s": round(total, 1), "took s": round(took, 1),
         "factor": round(total / took, 2), **left,
         "stages": {stage: [round(foretold.get(stage, 0), 1), round(s, 1)] for stage, s in countdown.finished(ended).items()},
-        "student": (work.root / "student" / "model.safetensors").is_file(),
+        "student": all(run.predictor.has_student for run in runs.values()),
     }  # fmt: skip
 
 

@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+    return sorted({*(name for name in globals() if name.startswith("__")), *_PLACES})
 
 
 if not TYPE_CHECKING:  # for a type checker a name that is not there is an error

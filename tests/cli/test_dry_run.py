@@ -15,7 +15,7 @@ from conftest import tiny_settings, write_images
 
 def test_the_time_is_said_with_the_stages_that_take_most_of_it() -> None:
     said = dry_run.time_of({"prepare": 1.0, "classifier": 240.0, "coin": 359.0, "pages": 0.0})
-    assert said == "about 10 min here, within a factor of 1.5: training the classifier f 4 min, training COIN 6 min"
+    assert said == "about 10 min here, while the machine is as busy as now: training the classifier f 4 min, training COIN 6 min"
 
 
 def test_only_a_long_run_is_timed_first(

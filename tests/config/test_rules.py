@@ -130,6 +130,13 @@ def test_settings_made_in_python_are_judged_like_those_of_a_file(tmp_path: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_a_group_that_is_no_settings_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match=r"data is of type dict; required: DataSettings; or give coinseg.settings_from\(\{'data'"):
+        Settings(data={"size": 64})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="coin is of type DataSettings"):
+        replace(Settings(), coin=Settings().data)  # type: ignore[arg-type]
+
+
 def test_one_fault_keeps_its_own_words_and_the_same_one_is_said_once() -> None:
     fault = Fault(("seed",), "got", "needed", "do")
     with pytest.raises(UserError, match=r"^got; required: needed; do$"):

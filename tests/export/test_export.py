@@ -26,7 +26,7 @@ from coinseg.cli import main as cli
 from coinseg.config.parsing import settings_from
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
-from coinseg.data.readers.image import write_image_mask
+from coinseg.data.readers.image import write_image_map, write_image_mask
 from coinseg.data.readers.volume import read_mask, read_volume, write_mask, write_scan
 from coinseg.data.slices.crop import Box, Cut
 from coinseg.data.slices.intensity import percentiles
@@ -35,7 +35,7 @@ from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.export.card import model_card
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.folder import export_run
-from coinseg.export.nnunet import TrainingCase, Uncertain, ring, write_nnunet
+from coinseg.export.nnunet import TrainingCase, Uncertain, cases_in, ring, write_nnunet
 from coinseg.export.to_onnx import compare, probe_images, write_onnx
 from coinseg.inference import sources
 from coinseg.inference.classes import ClassPredictors
@@ -574,10 +574,47 @@ def test_nnunet_data_are_what_nnunet_wants(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(UserError, match="unique names"):
         write_nnunet(tmp_path / "other", [TrainingCase("a", scans / "s0.nii.gz", None)] * 2)
     write_image_mask(tmp_path / "plain.png", np.zeros((4, 4), bool))
-    with pytest.raises(UserError, match="is a plain image"):
-        write_nnunet(tmp_path / "other", [TrainingCase("a", tmp_path / "plain.png", None)], Uncertain(1))
+    both = [TrainingCase("a", tmp_path / "plain.png", None), TrainingCase("b", scans / "s0.nii.gz", None)]
+    with pytest.raises(UserError, match="a volume and a plain image"):
+        write_nnunet(tmp_path / "other", both, Uncertain(1))
+    with pytest.raises(UserError, match="--between and plain images"):
+        write_nnunet(tmp_path / "other", both[:1], Uncertain(0, (1, 2)))
     assert not (tmp_path / "other").exists()
     assert "ignore" not in write_nnunet(tmp_path / "other", [TrainingCase("a", scans / "s0.nii.gz", None)])["labels"]
+
+
+def test_plain_images_become_nnunet_data_of_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, data, root = np.random.default_rng(0), tmp_path / "data", tmp_path / "run"
+    pictures, mask = {}, np.zeros((20, 24), bool)
+    mask[5:13, 6:16] = True
+    for name in ("normal/n0", "abnormal/a0", "abnormal/a1"):
+        pictures[name] = rng.integers(0, 256, (20, 24)).astype(np.uint8)
+        write_image_map(data / f"{name}.png", pictures[name])
+    run_folder.write_settings(data, root, Settings())
+    write_image_mask(root / "masks" / "abnormal__a0.png", mask)
+    assert cli.main(["export-nnunet", str(root), "-o", str(tmp_path / "grey"), "--band", "1"]) == 0
+    assert "nnU-Net finds it by a name such as Dataset101_lesion: rename" in capsys.readouterr().out
+    about = json.loads((tmp_path / "grey" / "dataset.json").read_text())
+    assert (about["file_ending"], about["channel_names"], about["numTraining"]) == (".png", {"0": "grey"}, 2)
+    assert sorted(p.name for p in (tmp_path / "grey" / "imagesTr").iterdir()) == ["abnormal__a0_0000.png", "normal__n0_0000.png"]
+    image = np.asarray(Image.open(tmp_path / "grey" / "imagesTr" / "abnormal__a0_0000.png"))
+    assert np.array_equal(image, pictures["abnormal/a0"])
+    labels = np.asarray(Image.open(tmp_path / "grey" / "labelsTr" / "abnormal__a0.png"))
+    assert np.array_equal(labels == 2, ring(mask[None], 1)[0])
+    assert np.array_equal(labels == 1, mask & (labels != 2))
+    assert not np.asarray(Image.open(tmp_path / "grey" / "labelsTr" / "normal__n0.png")).any()
+    # In colour, of several classes, from a folder and its masks.
+    colour = rng.integers(0, 256, (20, 24, 3)).astype(np.uint8)
+    write_image_map(tmp_path / "new" / "x.png", colour)
+    values = mask.astype(np.uint8)
+    values[:3, :3] = 2
+    write_image_map(tmp_path / "marked" / "x.png", values)
+    cases = cases_in(tmp_path / "new", tmp_path / "marked")
+    about = write_nnunet(tmp_path / "Dataset007_two", cases, labels=("a", "b"))
+    assert about["channel_names"] == {"0": "R", "1": "G", "2": "B"}
+    assert about["labels"] == {"background": 0, "a": 1, "b": 2}
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "Dataset007_two" / "imagesTr" / "x_0000.png")), colour)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "Dataset007_two" / "labelsTr" / "x.png")), values)
 
 
 def test_a_run_becomes_nnunet_data_that_coinseg_reads_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -588,7 +625,7 @@ def test_a_run_becomes_nnunet_data_that_coinseg_reads_again(tmp_path: Path, caps
     mask = np.zeros(volume.scan.shape, bool)
     mask[0, 5:15, 5:15] = True
     run_folder.write_settings(data, root, Settings())
-    assert "has no masks of volumes" in refused(capsys, "export-nnunet", root, "-o", out)
+    assert "finish it with `coinseg run` first" in refused(capsys, "export-nnunet", root, "-o", out)
     write_mask(root / "masks" / "abnormal__a0.nii.gz", mask, volume.geometry)
     assert cli.main(["export-nnunet", str(root), "-o", str(out), "--label", "cyst"]) == 0
     assert sorted(p.name for p in (out / "labelsTr").iterdir()) == ["abnormal__a0.nii.gz", "normal__n0.nii.gz"]

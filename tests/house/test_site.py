@@ -78,3 +78,17 @@ def test_the_pages_of_the_layouts_say_what_inspect_says() -> None:
     kept = {path.name: path.read_text(encoding="utf-8") for path in layout_pages.PAGES.glob("*.md")}
     assert {*layout_pages.TITLES} == {*layout_pages.EXAMPLES}
     assert layout_pages.pages() == kept, "python tests/layout_pages.py writes them anew"
+
+
+def test_what_is_inside_of_a_list_is_indented_by_fours() -> None:
+    """The site's Markdown ends a list at a paragraph that is indented by two or three, where GitHub's goes on."""
+    wrong = []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        fenced, before = False, ""
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            fenced ^= line.strip().startswith("```")
+            indent = len(line) - len(line.lstrip(" "))
+            if not fenced and before == "" and line.strip() and indent % 4:
+                wrong.append(f"{path.name}:{number}")
+            before = line
+    assert wrong == []

@@ -70,6 +70,8 @@ def test_stages_are_steps_times_seconds() -> None:
     assert names[:5] == ["prepare", "classifier", "coin", "classifier of teacher-2", "coin of teacher-2"]
     without = replace(settings, student=replace(settings.student, steps=0, teachers=2))
     assert list(stages(without, COUNTS, Seconds(1.0, 1.0))) == ["prepare", "classifier", "coin", "evaluate", "masks", "pages"]
+    few = replace(COUNTS, abnormal=20)  # of which 16 are trained on: no student
+    assert list(stages(two, few, Seconds(1.0, 1.0))) == list(stages(without, few, Seconds(1.0, 1.0)))
     searched = stages(without, replace(COUNTS, weak=True), Seconds(classifier=2.0))
     assert searched["witnesses"] == 2.0 * 4 * (s.classifier.steps // 2)
 
@@ -84,6 +86,9 @@ def test_images_cost_what_is_asked_about_them() -> None:
     read = stages(without, replace(COUNTS, reading=2.0), Seconds())
     assert read["masks"] == pytest.approx(3 * 50 * 2)
     assert read["prepare"] == pytest.approx(100 * 2 / forecast.readers())
+    assert read["pages"] == pytest.approx(50 * 2 * 2)
+    tiled = stages(without, replace(COUNTS, squares=9.0), Seconds(explained=1.0))
+    assert tiled["pages"] == pytest.approx(50 * 2 * 9)
     classes = stages(without, COUNTS, Seconds(f=1.0), classes=3)
     assert classes["masks"] == pytest.approx(3 * 500)
 
@@ -94,6 +99,9 @@ def test_a_cohort_is_counted_from_a_few_cases(tmp_path: Path) -> None:
     assert (found.cases, found.slices, found.abnormal, found.weak) == (24, 24, 12, False)
     assert (found.wanted, found.cut) == (12, 12)
     assert found.reading > 0
+    assert found.squares == 1
+    tiled = replace(work.settings, data=replace(work.settings.data, tile=16, size=16))
+    assert counted(Workspace(work.data, tmp_path / "out", tiled)).squares > 4
     assert not (tmp_path / "out").exists()
 
 
@@ -101,7 +109,7 @@ def test_finished_stages_take_no_time(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         forecast, "Measure", lambda *words: type("M", (), {"seconds": lambda self: Seconds(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)})()
     )
-    work = Workspace(write_images(tmp_path / "data"), tmp_path / "out", tiny_settings())
+    work = Workspace(write_images(tmp_path / "data", patients=20), tmp_path / "out", tiny_settings())
     for name in ("slices/store.json", "classifier/stage.json", "opinion/classifier/stage.json"):
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).touch()

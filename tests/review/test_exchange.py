@@ -176,7 +176,9 @@ def test_nnunet_prompts_and_the_table(tmp_path: Path) -> None:
     masks_folder(tmp_path, cases=2, images=1)
     with desk_of(tmp_path / "masks") as desk:
         wanted = correct(desk)
-        assert export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset101_x").left_out == ["p00: a plain image"]
+        assert export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset101_x").left_out == [
+            "p00: a plain image beside volumes"
+        ]
         export_reviewed(desk.source, desk.store, "prompts", tmp_path / "prompts")
         export_reviewed(desk.source, desk.store, "csv", tmp_path / "csv")
     for case in ("s00", "s01"):

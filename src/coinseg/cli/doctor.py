@@ -57,7 +57,7 @@ def findings(selftest: bool = True) -> Iterator[Finding]:
 def lines(found: Finding) -> str:
     """A finding for a person."""
     sign = {True: "ok  ", False: "BAD ", None: "    "}[found.good]
-    return f"{sign}{found.name:<11}{found.found}"
+    return f"{sign}{found.name:<14}{found.found}"
 
 
 def _version(name: str) -> str:

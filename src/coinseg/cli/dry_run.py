@@ -21,7 +21,7 @@ def time_of(seconds: dict[str, float]) -> str:
     """The whole time in words, and that of the stages that take most of it."""
     total = sum(seconds.values())
     parts = [f"{title(stage)} {in_words(part)}" for stage, part in seconds.items() if part > LEAST * total]
-    return f"about {in_words(total)} here, within a factor of 1.5: {', '.join(parts)}"
+    return f"about {in_words(total)} here, while the machine is as busy as now: {', '.join(parts)}"
 
 
 def describe(work: Workspace) -> str:

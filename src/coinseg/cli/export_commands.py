@@ -76,7 +76,7 @@ def export_nnunet(
     between: list[float] | None, channel: str | None, label: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the data set; of several classes the label maps, where overlapping classes are decided already."""
-    from coinseg.export.nnunet import CHANNELS, LESION, Uncertain, cases_in, cases_of_run, write_nnunet
+    from coinseg.export.nnunet import CHANNELS, LESION, NAME, Uncertain, cases_in, cases_of_run, write_nnunet
 
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
         got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
@@ -92,6 +92,8 @@ def export_nnunet(
     about = write_nnunet(out, cases, ignored, sequences or ((channel,) if channel else CHANNELS), names, overwrite)
     of = f" of {len(sequences)} channels ({', '.join(sequences)})" if sequences else ""
     print(f"{about['numTraining']} cases{plain(of)} with labels {plain(', '.join(about['labels']))} written to {out}")
+    if not NAME.fullmatch(out.resolve().name):
+        print(f"nnU-Net finds it by a name such as Dataset101_{names[0]}: rename {plain(str(out))}")
     if classes:
         print("where classes overlap, the surest counts, as in the label maps")
 

@@ -6,8 +6,10 @@ A run is one `Settings`; they are read by `parsing.py` and must fit one another 
 # A declaration reads as one paragraph: one argument a line would hide the meaning.
 # fmt: off
 # ruff: noqa: RUF009
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
+
+from coinseg.errors import UserError
 
 from .data_settings import AnomalySettings, Axis, DataSettings
 from .declare import STEPS, Range, described, group, setting
@@ -57,6 +59,13 @@ class Settings:
     masks: MaskSettings = group(MaskSettings, "from difference to mask.")
     student: StudentSettings = group(StudentSettings, "the network that learns from these masks.")
     engine: EngineSettings = group(EngineSettings, "where it is computed.")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            kind, value = f.default_factory, getattr(self, f.name)
+            if isinstance(kind, type) and not isinstance(value, kind):
+                got, do = f"{f.name} is of type {type(value).__name__}", f"or give coinseg.settings_from({{{f.name!r}: {{...}}}})"
+                raise UserError(got, f"{kind.__name__}", do)
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain nested dictionaries, ready for JSON or YAML."""

@@ -1,9 +1,11 @@
 """Masks as training data for nnU-Net (raw data, version 2): 0 background, a label a class, then ignore, the highest label.
 
 Files: OUT/dataset.json, OUT/imagesTr/CASE_0000.nii.gz (_0001 and on are further sequences of the scan) and
-OUT/labelsTr/CASE.nii.gz, all on the grid of the scan.
+OUT/labelsTr/CASE.nii.gz, all on the grid of the scan; of plain images .png, which nnU-Net reads as "natural images" (grey, or
+red, green and blue in one file).
 """
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ from coinseg.config.schema import DataSettings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.shared import few
 from coinseg.data.layouts.unlabelled import scans_in, sequences_in
-from coinseg.data.readers.image import is_image
+from coinseg.data.readers.image import is_coloured, is_image, read_image, write_image_map
+from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.volume import on_one_grid, read_volume, write_scan
 from coinseg.data.slices.channels import channels_of, sequences_of
 from coinseg.errors import UserError
@@ -34,15 +37,17 @@ from .folder import new_folder
 
 CHANNELS = ("CT",)
 LESION = ("lesion",)
-ENDING = ".nii.gz"
+ENDING, PICTURE = ".nii.gz", ".png"
+NAME = re.compile(r"Dataset\d{3}_.+")
+"""What nnU-Net calls a data set."""
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One scan for nnU-Net."""
+    """One scan or image for nnU-Net."""
 
     id: str  # unique, safe as a file name
-    image: Path  # the volume
+    image: Path  # the volume, or a plain image
     mask: Path | None  # on the grid of the image, of several classes a label map; None for a scan without a lesion
     difference: Path | None = None  # a map on the grid of the image, for `Uncertain.between`
     others: tuple[Path, ...] = ()  # further channels on the grid of the image
@@ -77,10 +82,11 @@ def write_nnunet(
 
     Args:
         out: the folder; nnU-Net finds it as `DatasetXXX_name`.
-        cases: volumes and masks; `UserError` for none, a plain image, ids that are not unique, or a file that does not fit.
+        cases: with their masks; `UserError` for none, volumes beside plain images, ids that are not unique, or a misfit.
         uncertain: pixels to label `ignore`; None for none, then there is no such label.
         channels: names of the image and the others of every case; a name selects the normalisation of nnU-Net ("CT" in any
-            capitals clips to a fingerprint, others take z-scores).
+            capitals clips to a fingerprint, others take z-scores). Of plain images, which are no CT, "CT" is "grey", and
+            colour ones have R, G and B whatever it says.
         labels: names of the classes, whose values in the masks are 1, 2, ...; of one everything inside is it.
         overwrite: replace an earlier data set of coinseg; else it is a `UserError`.
     """
@@ -92,31 +98,34 @@ def write_nnunet(
         raise UserError(got, "the same channels for every case", "add them, or leave these cases out")
     if taken := next((label for label in labels if label in ("background", "ignore")), None):
         raise UserError(f"the lesion is named {taken!r}", "another name than background and ignore", "mend --label")
+    plain = is_image(cases[0].image)
+    if odd := next((case for case in cases if is_image(case.image) != plain), None):
+        raise UserError(f"{cases[0].image} and {odd.image}: a volume and a plain image", "one kind", "write a data set of each")
+    if plain and uncertain.between:
+        raise UserError("--between and plain images", "difference maps of volumes", "leave it out, or give --band")
+    colour = plain and any(is_coloured(case.image) for case in cases)
+    if plain:
+        channels = ("R", "G", "B") if colour else ("grey",) if tuple(channels) == CHANNELS else channels
     names = ["background", *labels, *(["ignore"] if uncertain.band > 0 or uncertain.between else [])]
     about = {
         "channel_names": {str(number): name for number, name in enumerate(channels)},
         "labels": {name: value for value, name in enumerate(names)},
-        "numTraining": len(cases), "file_ending": ENDING, "coinseg": version("coinseg"),
+        "numTraining": len(cases), "file_ending": PICTURE if plain else ENDING, "coinseg": version("coinseg"),
     }  # fmt: skip
     with new_folder(out, overwrite, "dataset.json") as part:
         for folder in ("imagesTr", "labelsTr"):
             (part / folder).mkdir()
         for case in cases:
-            _write_case(part, case, uncertain, labels)
+            _write_image(part, case, uncertain, labels, colour) if plain else _write_case(part, case, uncertain, labels)
         write_json(part / "dataset.json", about)
     return about
 
 
 def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Sequence[str]) -> None:
-    if is_image(case.image):
-        raise UserError(f"{case.image} is a plain image", "volumes for nnU-Net", "leave it out")
     volume = read_volume(case.image)
     labels, ignore = np.zeros(volume.scan.shape, np.int16), len(names) + 1
     if case.mask is not None:
-        found = read_labels(case.mask, names, volume.geometry)
-        labels[:] = found
-        for value in range(1, ignore) if uncertain.band > 0 else ():
-            labels[ring(found == value, uncertain.band)] = ignore
+        labels[:] = _with_rings(read_labels(case.mask, names, volume.geometry), uncertain, ignore)
     if uncertain.between is not None and case.mask is not None:
         if case.difference is None:
             raise UserError(f"{case.id} has no difference map", "one for every mask", "make them with segment --difference")
@@ -137,12 +146,33 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Seq
     write_scan(root / "labelsTr" / f"{case.id}{ENDING}", labels, volume.geometry)
 
 
+def _write_image(root: Path, case: TrainingCase, uncertain: Uncertain, names: Sequence[str], colour: bool) -> None:
+    pixels = read_image(case.image, colour)
+    deep, shape = bool(pixels.max() > 255), (pixels.shape[0], pixels.shape[1])
+    pixels = np.rint(pixels / 257 if deep and colour else pixels).astype(np.uint16 if deep and not colour else np.uint8)
+    labels = np.zeros((1, *shape), np.uint8)
+    if case.mask is not None:
+        for value in range(1, len(names) + 1):
+            labels[0][read_image_region(case.mask, shape, (value,) if len(names) > 1 else ())[0]] = value
+        labels = _with_rings(labels, uncertain, len(names) + 1)
+    write_image_map(root / "imagesTr" / f"{case.id}_0000{PICTURE}", pixels)
+    write_image_map(root / "labelsTr" / f"{case.id}{PICTURE}", labels[0].astype(np.uint8))
+
+
+def _with_rings(labels: np.ndarray, uncertain: Uncertain, ignore: int) -> np.ndarray:
+    """Labels (slices, H, W), the pixels around the border of each class labelled `ignore`."""
+    found = labels.copy()
+    for value in range(1, ignore) if uncertain.band > 0 else ():
+        found[ring(labels == value, uncertain.band)] = ignore
+    return found
+
+
 Cases = tuple[list[TrainingCase], tuple[str, ...]]
 """The cases, and the names of the sequences that each has; () where it has one."""
 
 
 def cases_of_run(root: Path, data: Path | None = None) -> Cases:
-    """Return the cases of a finished run: those with a mask, and volumes labelled normal; `UserError` without masks or data.
+    """Return the cases of a finished run: those with a mask, and those labelled normal; `UserError` without masks or data.
 
     Without `data` they are those that the run names, where it was made with them on this machine (`run_folder.data_of`).
     """
@@ -151,21 +181,21 @@ def cases_of_run(root: Path, data: Path | None = None) -> Cases:
     settings, data = stored_settings(read_settings(root / "settings.yaml", "settings")["settings"]), data or data_of(root)
     require_named(root, data, settings)
     cohort = read_layout(data, settings.data, one_class=settings.anomaly.kind != "none")
-    masks = {case.id: root / "masks" / f"{case.id}{ENDING}" for case in cohort.cases if case.volume}
+    masks = {case.id: root / "masks" / f"{case.id}{ENDING if case.volume else PICTURE}" for case in cohort.cases}
     channels = sequences_of(channels_of(cohort, settings.data)[0])
     others = {case.id: case.others if channels else () for case in cohort.cases}
-    masked = [
-        TrainingCase(c.id, c.image, masks[c.id], others=others[c.id])
-        for c in cohort.cases if c.id in masks and masks[c.id].is_file()
-    ]  # fmt: skip
+    masked = [TrainingCase(c.id, c.image, masks[c.id], others=others[c.id]) for c in cohort.cases if masks[c.id].is_file()]
+    if not masked and settings.anomaly.kind != "none":
+        got = f"{root} has masks of anomalies that were injected, and none of its scans"
+        raise UserError(got, "a run on labels of the data", "segment scans with it, then give them with --masks")
     if not masked:
-        raise UserError(f"{root} has no masks of volumes", "a finished run on volumes", "run `coinseg report` first")
-    normal = [c for c in cohort.cases if c.volume and c.label == 0 and not c.slice_labels]
+        raise UserError(f"{root} has no masks", "a finished run", "finish it with `coinseg run` first")
+    normal = [c for c in cohort.cases if c.label == 0 and not c.slice_labels]
     return masked + [TrainingCase(c.id, c.image, None, others=others[c.id]) for c in normal], channels
 
 
 def cases_in(images: Path, masks: Path, differences: Path | None = None) -> Cases:
-    """Return the volumes of a folder that have a mask in another one; `UserError` when there are none.
+    """Return the scans or images of a folder that have a mask in another one; `UserError` when there are none.
 
     Where several volumes are sequences of one scan and one of them has its mask, the others are channels beside it.
 
@@ -177,11 +207,12 @@ def cases_in(images: Path, masks: Path, differences: Path | None = None) -> Case
     for image, *others in scans:
         file = _mask_of(image, images)
         if (masks / file).is_file():
-            name = "__".join((*file.parts[:-1], file.name.removesuffix(ENDING)))
+            name = "__".join((*file.parts[:-1], file.name.removesuffix(ENDING).removesuffix(PICTURE)))
             map_ = differences / file if differences else None
             cases.append(TrainingCase(name, image, masks / file, map_, tuple(others)))
     if not cases:
-        raise UserError(f"no volume in {images} has a mask in {masks}", "masks by the names of their scans", "mend --masks")
+        got = f"no scan or image in {images} has a mask in {masks}"
+        raise UserError(got, "masks by the names of their scans", "mend --masks")
     return cases, channels
 
 
@@ -201,4 +232,4 @@ def _scans_in(images: Path, masks: Path) -> tuple[list[tuple[Path, ...]], tuple[
             (first,) = masked
             order = [first, *(number for number in range(len(sequences)) if number != first)]
             return [tuple(scan[i] for i in order) for scan in files], tuple(sequences[i] for i in order)
-    return [(case.image,) for case in scans_in(images, settings).cases if case.volume], ()
+    return [(case.image,) for case in scans_in(images, settings).cases], ()

@@ -22,7 +22,8 @@ CASES = 3  # of the cohort that are read to see how long it takes and how many s
 class Counts:
     """What a cohort has: cases, slices (or tiles) to train and score on, those of `abnormal` label, and whether it is searched.
 
-    `cut` are the slices of the cases that get a mask, of which there are `wanted`; `reading` is the seconds of one case.
+    `cut` are the squares of the cases that get a mask, of which there are `wanted`, `squares` those of one slice; `reading` is
+    the seconds of one case.
     """
 
     cases: int
@@ -32,17 +33,19 @@ class Counts:
     wanted: int
     cut: int
     reading: float
+    squares: float = 1.0
 
 
 def counted(work: Workspace, clock: Clock = time.perf_counter) -> Counts:
     """Read `CASES` cases of a cohort, evenly spread, and count what all of them have."""
     settings, cohort = work.settings, work.cohort
     kind, channels = kind_of_intensity(cohort, settings.data), channels_of(cohort, settings.data)[0]
-    began, rows, cut, read = clock(), list[dict[str, object]](), 0, 0
+    began, rows, cut, slices_cut, read = clock(), list[dict[str, object]](), 0, 0, 0
     for i in np.unique(np.linspace(0, len(cohort.cases) - 1, min(CASES, len(cohort.cases))).astype(int)):
         try:
             rows += prepared(cohort.cases[i], settings, kind, channels).rows
-            cut += len(list(load_case(cohort.cases[i], with_lesion=False, channels=channels).cuts(settings.data)))
+            cuts = [one.index for one in load_case(cohort.cases[i], with_lesion=False, channels=channels).cuts(settings.data)]
+            cut, slices_cut = cut + len(cuts), slices_cut + len(set(cuts))
             read += 1
         except UserError:
             continue  # said when it is prepared
@@ -53,7 +56,9 @@ def counted(work: Workspace, clock: Clock = time.perf_counter) -> Counts:
     slices = round(len(cohort.cases) * len(rows) / max(read, 1))
     wanted = 0 if injected else sum(case.label != 0 for case in cohort.cases)
     masks = round(settings.data.validation * slices) if injected else round(wanted * cut / max(read, 1))
-    return Counts(len(cohort.cases), slices, round(share * slices), searched(work), wanted, masks, reading)
+    return Counts(
+        len(cohort.cases), slices, round(share * slices), searched(work), wanted, masks, reading, cut / max(slices_cut, 1)
+    )
 
 
 def searched(work: Workspace) -> bool:

@@ -194,23 +194,24 @@ class Measure:
 
 def stages(settings: Settings, counts: Counts, each: Seconds, classes: int = 1) -> dict[str, float]:
     """The stages of a run, by the names under which they report, in their order, and the seconds of each."""
-    s, pairs = settings, len(teacher_folders(settings)) + 1 if has_student(settings) else 1
-    held_out = s.data.validation * counts.slices
+    s, held_out = settings, settings.data.validation * counts.slices
     training, abnormal = counts.slices - held_out, (1 - s.data.validation) * counts.abnormal
+    student = has_student(s) and abnormal >= LEAST  # with fewer there is none
+    pairs = len(teacher_folders(s)) + 1 if student else 1
     normal, share = training - abnormal, counts.abnormal / max(counts.slices, 1)
-    look = pairs * each.f + each.opinion
-    segmented = each.drawn + 2 * each.patch if has_student(s) else each.explained
+    look = pairs * each.f + (each.opinion if student else 0)
+    segmented = each.drawn + 2 * each.patch if student else each.explained
     found = {"prepare": counts.cases * counts.reading / readers()}
     if counts.weak:
         steps = 2 * ROUNDS * max(1, round(FOLD_STEPS * s.classifier.steps))
         found["witnesses"] = steps * each.classifier + 2 * ROUNDS * training * each.f
     looks = 1 + s.coin.steps // max(s.engine.sample_every, 1)
-    for owner in ("", *(f" of {name}" for name in (teacher_folders(s) if has_student(s) else []))):
+    for owner in ("", *(f" of {name}" for name in (teacher_folders(s) if student else []))):
         found[f"classifier{owner}"] = s.classifier.steps * each.classifier + held_out * each.f
         found[f"coin{owner}"] = s.coin.steps * each.coin * (s.method == COUNTERFACTUAL) + classes * (
             min(THRESHOLD_IMAGES, normal) * each.explained + looks * min(PROBE, training) * (each.explained / 2 + 2 * each.f)
         )
-    if has_student(s):
+    if student:
         asked = classes * abnormal * pairs * (each.explained + each.f)
         if each.lesion:
             tries = classes * KEPT * synthetic_lesions.TRIES
@@ -228,8 +229,8 @@ def stages(settings: Settings, counts: Counts, each: Seconds, classes: int = 1) 
     found["evaluate"] = known + classes * held_out * of_image
     written = 3 * counts.wanted * counts.reading  # read, and masks and confidences packed
     found["masks"] = classes * (written + counts.cut * (look + share * segmented))
-    shown = min(PAGES, counts.wanted)
-    found["pages"] = (classes == 1) * shown * (2 * counts.reading + each.explained * min(counts.cut / max(counts.wanted, 1), 8))
+    explained = 2 * counts.squares * (each.explained + each.f)
+    found["pages"] = min(PAGES, classes * counts.wanted) * (2 * counts.reading + explained)
     return found
 
 

@@ -153,11 +153,12 @@ def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, g
     if source.sequences and not all(others[one.case] for _, one in cases):
         got = f"reviews of masks of `segment`, whose scans have several sequences: {', '.join(source.sequences)}"
         raise UserError(got, "the review of a run for nnunet, which knows the sequences of each case", "choose masks")
-    left_out = [*gone, *(f"{name}: a plain image" for name, one in cases if not one.volume)]
+    volumes = any(one.volume for _, one in cases)  # a data set has one kind of files
+    left_out = [*gone, *(f"{name}: a plain image beside volumes" for name, one in cases if one.volume != volumes)]
     with TemporaryDirectory() as folder:
         training = [
             TrainingCase(name, one.image, _write(one, Path(folder), name), others=others[one.case] if source.sequences else ())
-            for name, one in cases if one.volume
+            for name, one in cases if one.volume == volumes
         ]  # fmt: skip
         write_nnunet(out, training, channels=source.sequences or CHANNELS, overwrite=overwrite)
     return Exported(len(training), left_out)
