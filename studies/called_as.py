@@ -6,8 +6,7 @@
     python studies/called_as.py RUN
 
 For classes a and b: of the held-out images that have b and not a, the share in which the mask of a touches the true b, and the
-share
-of b's true pixels that lie in the mask of a; beside them the same of a mask of b. Masks are used for counting alone.
+share of b's true pixels that lie in the mask of a; beside them the same of a mask of b. Masks are used for counting alone.
 """
 
 from __future__ import annotations

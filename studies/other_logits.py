@@ -37,15 +37,22 @@ from coinseg.masks.postprocess import masks_of
 from coinseg.pipeline.recipe import Job, build
 from coinseg.training.classifier import train_classifier
 
-Term = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""(logits of X_cf, of X, standard deviations of the logits), (N,) each, and how much of the training is over, to a number."""
+Term = Callable[[Tensor, Tensor, Tensor, float, Tensor], Tensor]
+"""(logits of X_cf, of X, standard deviations of the logits), (N,) each, how much of the training is over, and the probability of
+the class that is turned off, (N,), to a number."""
 TERMS: dict[str, Term] = {
-    "huber-1": lambda after, before, deviation, over: F.huber_loss(after, before),
-    "huber-1-times-5": lambda after, before, deviation, over: 5 * F.huber_loss(after, before),
-    "smooth-0.1": lambda after, before, deviation, over: F.smooth_l1_loss(after, before, beta=0.1),
-    "smooth-1-to-0.1": lambda after, before, deviation, over: F.smooth_l1_loss(after, before, beta=0.1**over),
-    "huber-1-times-1-to-5": lambda after, before, deviation, over: 5**over * F.huber_loss(after, before),
-    "smooth-0.1-of-deviation": lambda after, before, deviation, over: F.smooth_l1_loss(
+    "huber-1": lambda after, before, deviation, over, left: F.huber_loss(after, before),
+    "huber-1-times-5": lambda after, before, deviation, over, left: 5 * F.huber_loss(after, before),
+    "smooth-0.1": lambda after, before, deviation, over, left: F.smooth_l1_loss(after, before, beta=0.1),
+    "smooth-1-to-0.1": lambda after, before, deviation, over, left: F.smooth_l1_loss(after, before, beta=0.1**over),
+    "huber-1-times-1-to-5": lambda after, before, deviation, over, left: 5**over * F.huber_loss(after, before),
+    "huber-1-times-5-once-off": lambda after, before, deviation, over, left: (
+        (5 - 4 * left) * F.huber_loss(after, before, reduction="none")
+    ).mean(),
+    "smooth-0.1-times-3-once-off": lambda after, before, deviation, over, left: (
+        (3 - 2 * left) * F.smooth_l1_loss(after, before, beta=0.1, reduction="none")
+    ).mean(),
+    "smooth-0.1-of-deviation": lambda after, before, deviation, over, left: F.smooth_l1_loss(
         after / deviation, before / deviation, beta=0.1
     ),
 }
@@ -59,7 +66,8 @@ def consistency(term: Term, deviations: Tensor, steps: int) -> Callable[[Tensor,
         turned_off = losses.classifier_consistency(counterfactual_logits.gather(1, asked[:, None]))
         others = torch.ones_like(logits, dtype=torch.bool).scatter(1, asked[:, None], False)
         over = next(calls) / steps
-        kept = term(counterfactual_logits[others], logits[others], deviations.expand_as(logits)[others], over)
+        left = torch.sigmoid(counterfactual_logits.gather(1, asked[:, None])).detach().expand_as(logits)[others]
+        kept = term(counterfactual_logits[others], logits[others], deviations.expand_as(logits)[others], over, left)
         return turned_off + (logits.shape[1] - 1) * kept
 
     return loss
@@ -76,7 +84,7 @@ def scores_of(work: Path, seed: int, names: list[str]) -> None:
     with torch.no_grad():
         deviations = f(held_out.batch(np.arange(len(held_out))).image).std(0)
     print(f"seed {seed}, standard deviations of the logits {[round(value, 2) for value in deviations.tolist()]}")
-    print(f"{'term':<24} {'class':<8} {'own':>6} {'other':>6} {'of sd':>6} {'turned':>6} {'IoU':>6} {'oracle':>6} {'Dice':>6}  s")
+    print(f"{'term':<28} {'class':<8} {'own':>6} {'other':>6} {'of sd':>6} {'turned':>6} {'IoU':>6} {'oracle':>6} {'Dice':>6}  s")
     for name in names:
         losses.class_consistency = consistency(TERMS[name], deviations, settings.coin.steps)
         begun = process_time()
@@ -102,7 +110,7 @@ def scores_of(work: Path, seed: int, names: list[str]) -> None:
                 s["iou_oracle"],
             ]
             print(
-                f"{name:<24} {label:<8} {' '.join(f'{value:6.3f}' for value in [*values, s['dice_per_image']])} {seconds:4.0f}",
+                f"{name:<28} {label:<8} {' '.join(f'{value:6.3f}' for value in [*values, s['dice_per_image']])} {seconds:4.0f}",
                 flush=True,
             )
 

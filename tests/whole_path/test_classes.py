@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from coinseg.cli.main import main as cli_main
 from coinseg.config.schema import CoinSettings
 from coinseg.data.slices.dataset import JointSlices, TrainingSlices
-from coinseg.data.slices.split import LEFT_OUT, TRAINING
+from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual import coin
@@ -269,8 +269,15 @@ def test_how_far_the_logits_move_where_a_class_is_turned_off(run: Path) -> None:
     assert list(trained.moved(x, "square").values()) == pytest.approx(wanted, abs=1e-5)
     manifest = valid(run / "manifest.json")
     assert list(manifest["classes"]["disc"]["logits_moved"]) == list(CLASSES)
+    store = SliceStore(run / "slices")
+    for view, (name, one) in zip(store.views, trained.of.items(), strict=True):
+        held_out = TrainingSlices(view, tiny().anomaly, 0, VALIDATION)
+        wanted = one.logits(held_out.batch(np.arange(len(held_out))).image)[:, 0].std()
+        assert manifest["classes"][name]["logit_deviation"] == pytest.approx(wanted, abs=1e-4)
+    of_disc, by = manifest["classes"]["disc"]["logits_moved"], manifest["classes"]["square"]["logit_deviation"]
     page = (run / "report.html").read_text()
     assert "One class turned off" in page
+    assert f"<td>{of_disc['square']:.2f} ({of_disc['square'] / by:.3f})</td>" in page
     assert f"<td>{manifest['classes']['disc']['logits_moved']['disc']:.2f}</td>" in page
     valid(run / "masks" / "index.json")
 

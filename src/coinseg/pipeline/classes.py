@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,24 @@ def moved(runs: Runs) -> dict[str, dict[str, float] | None]:
     return found
 
 
-def together(root: Path, manifests: Mapping[str, dict[str, Any]], moved: Mapping[str, dict[str, float] | None]) -> dict[str, Any]:
+def deviations(runs: Runs) -> dict[str, float]:
+    """The standard deviation of the logit of each class over some held-out images: what a move of it is to be held against."""
+    found: dict[str, float] = {}
+    for name, run in runs.items() if "" not in runs else ():
+        slices = TrainingSlices(run.store, run.work.settings.anomaly, run.work.settings.seed, VALIDATION)
+        if len(slices) > 1:
+            some = np.unique(np.linspace(0, len(slices) - 1, MOVED).astype(int))
+            found[name] = float(run.predictor.logits(slices.batch(some).image)[:, 0].std())
+    return found
+
+
+def together(
+    root: Path, manifests: Mapping[str, dict[str, Any]], moved: Mapping[str, dict[str, float] | None],
+    deviations: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Any]:  # fmt: skip
     """The manifest of a run: that of the only class, or of all with the means of their scores and the worst verdict.
 
-    Of several classes each one's own manifest lies in its folder, and `moved` is what `moved` returned.
+    Of several classes each one's own manifest lies in its folder; `moved` and `deviations` are what the functions returned.
     """
     if "" in manifests:
         return manifests[""]
@@ -90,6 +105,7 @@ def together(root: Path, manifests: Mapping[str, dict[str, Any]], moved: Mapping
         name: {
             "verdict": one["verdict"], "folder": class_folder(name), "scores": one["scores"],
             "logits_moved": _rounded(moved.get(name)),
+            "logit_deviation": round(deviations[name], 4) if name in deviations else None,
         }
         for name, one in manifests.items()
     }  # fmt: skip

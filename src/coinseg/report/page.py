@@ -174,12 +174,13 @@ def write_reports(
     """
     if "" in of_classes:
         return write_report(out, manifest, find=find.get("", _nowhere))
-    rows = []
+    rows: list[dict[str, Any]] = []
+    deviations = {name: one.get("logit_deviation") for name, one in manifest["classes"].items()}
     for name, one in of_classes.items():
         folder = manifest["classes"][name]["folder"]
         write_report(out / folder, one, out, name, find.get(name, _nowhere))
         row = {"name": name, "folder": folder, "verdict": one["verdict"], "scores": one["scores"]}
-        rows.append(row | {"moved": _moved(name, manifest["classes"][name].get("logits_moved"))})
+        rows.append(row | {"moved": _moved(name, manifest["classes"][name].get("logits_moved"), deviations)})
     shown = {name: title for name, title in OVERVIEW.items() if any(row["scores"].get(name) is not None for row in rows)}
     page = ENVIRONMENT.get_template("classes.html.jinja").render(
         m=manifest,
@@ -193,13 +194,19 @@ def write_reports(
     return out / "report.html"
 
 
-def _moved(name: str, logits: dict[str, float] | None) -> dict[str, Any] | None:
-    """How far the own logit of a class moves where it is turned off, the others on average, and the one that moves most."""
+def _moved(name: str, logits: dict[str, float] | None, deviations: Mapping[str, float | None]) -> dict[str, Any] | None:
+    """How far the own logit of a class moves where it is turned off, the others on average, and the one that moves most.
+
+    "of_deviation" is the second in standard deviations of each logit; None where one is not known.
+    """
     others = {other: value for other, value in (logits or {}).items() if other != name}
     if logits is None or not others:
         return None
     most = max(others, key=lambda other: others[other])
-    return {"own": logits[name], "others": sum(others.values()) / len(others), "most": most, "by": others[most]}
+    shares = [value / deviation for other, value in others.items() if (deviation := deviations.get(other))]
+    of_deviation = sum(shares) / len(shares) if len(shares) == len(others) else None
+    mean = sum(others.values()) / len(others)
+    return {"own": logits[name], "others": mean, "of_deviation": of_deviation, "most": most, "by": others[most]}
 
 
 def _nowhere(name: str) -> None:
