@@ -609,7 +609,7 @@ def test_plain_images_become_nnunet_data_of_png(tmp_path: Path, capsys: pytest.C
     values = mask.astype(np.uint8)
     values[:3, :3] = 2
     write_image_map(tmp_path / "marked" / "x.png", values)
-    cases = cases_in(tmp_path / "new", tmp_path / "marked")
+    cases, _ = cases_in(tmp_path / "new", tmp_path / "marked")
     about = write_nnunet(tmp_path / "Dataset007_two", cases, labels=("a", "b"))
     assert about["channel_names"] == {"0": "R", "1": "G", "2": "B"}
     assert about["labels"] == {"background": 0, "a": 1, "b": 2}
