@@ -56,7 +56,7 @@ PLAIN = affine_of((0, 1, 2), (1, 1, 1), (0.8, 0.7, 2.5))
 
 def scan_of(shape: tuple[int, int, int] = (6, 5, 4), seed: int = 0) -> np.ndarray:
     """Random HU (columns, rows, slices), half of those above -500 below 300 as in CT."""
-    return np.random.default_rng(seed).integers(-1024, 900, shape).astype(np.int16)
+    return np.random.default_rng(seed).integers(-1024, 500, shape).astype(np.int16)
 
 
 def numbers(values: Any) -> list[DSfloat]:
