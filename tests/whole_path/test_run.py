@@ -498,7 +498,8 @@ def test_dry_run_writes_nothing(images: Path, tmp_path: Path, capsys: pytest.Cap
     assert cli.main(["run", str(images), "-o", str(tmp_path / "out"), *TINY, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "12 normal, 12 abnormal" in said
-    assert "min here" in said
+    assert "time       about " in said
+    assert "here, while the machine is as busy as now" in said
     assert not (tmp_path / "out").exists()
 
 
