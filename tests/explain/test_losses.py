@@ -219,10 +219,9 @@ def test_regional_reconstruction_is_of_the_mean_over_channels_and_of_regions_of_
 
 def test_class_consistency_turns_off_the_asked_class_and_holds_the_others_by_hand() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]], dtype=torch.float64)
-    changed = torch.tensor([[-3.0, -1.0, 2.5], [0.4, -2.0, 1.05]], dtype=torch.float64)
-    # Image 0, class 0: log(1 + e^-3); the others moved by 0 and 2: 0 and 2 - 0.05. Image 1, class 1: log(1 + e^-2); 0.4 - 0.05
-    # and, below 0.1, 5 * 0.05^2.
-    wanted = (math.log1p(math.exp(-3)) + 1.95 + math.log1p(math.exp(-2)) + 0.35 + 0.0125) / 2
+    changed = torch.tensor([[-3.0, -1.0, 2.5], [0.4, -2.0, 1.0]], dtype=torch.float64)
+    # Image 0, class 0: log(1 + e^-3); the others moved by 0 and 2: 0 and 1.5. Image 1, class 1: log(1 + e^-2); 0.4^2 / 2 and 0.
+    wanted = (math.log1p(math.exp(-3)) + 1.5 + math.log1p(math.exp(-2)) + 0.08) / 2
     assert class_consistency(changed, logits, torch.tensor([0, 1])).item() == pytest.approx(wanted, abs=1e-12)
 
 

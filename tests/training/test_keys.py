@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from torch import nn
 
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
@@ -59,15 +58,6 @@ def test_another_version_has_another_key(monkeypatch: pytest.MonkeyPatch, stage:
     before = keys.stage_key(stage, Settings(), **given)
     monkeypatch.setitem(keys.STAGES, stage, replace(keys.STAGES[stage], version=keys.STAGES[stage].version + 1))
     assert keys.stage_key(stage, Settings(), **given) != before
-
-
-def test_the_loss_of_several_classes_has_a_version_that_one_class_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = (cast(SliceStore, SimpleNamespace(meta={"contents": "c"}, views=(0,) * count)) for count in (1, 2))
-    f = nn.Linear(1, 1)
-    before = keys.coin_key(one, Settings(), f), keys.coin_key(two, Settings(), f)
-    monkeypatch.setattr(keys, "CLASSES_VERSION", 99)
-    assert keys.coin_key(one, Settings(), f) == before[0]
-    assert keys.coin_key(two, Settings(), f) != before[1]
 
 
 def test_an_anomaly_counts_where_it_is_injected_and_with_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

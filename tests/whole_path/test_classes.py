@@ -23,7 +23,7 @@ from coinseg.data.slices.dataset import JointSlices, TrainingSlices
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import UserError
-from coinseg.explain.counterfactual import coin
+from coinseg.explain.counterfactual import coin, losses
 from coinseg.explain.counterfactual.generator import build_generator
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
@@ -392,3 +392,30 @@ def test_classes_of_label_maps_are_known_once_masks_are_read(tmp_path: Path, cap
     assert prepare("none", "1", "3") == 2
     said = r"error: the training side .* and 0 with 3 slices; required: slices without 3 and with 3 to train on"
     assert re.search(said, capsys.readouterr().err)
+
+
+def test_the_studies_of_classes_ask_what_they_say(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies = Path(__file__).resolve().parents[2] / "studies"
+    if not studies.is_dir():
+        pytest.skip("studies/ is not part of this copy")
+    monkeypatch.syspath_prepend(studies)
+    import called_as
+    import other_logits
+
+    found = called_as.masks_of_run(run)
+    assert list(found) == list(CLASSES)
+    rows, truth, masks = found["disc"]
+    assert truth.any((1, 2)).tolist() == (SliceStore(run / "slices").views[0].index["label"][rows] == 1).tolist()
+    assert masks.shape == truth.shape
+    called_as.called(run)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 2
+    generator = torch.Generator().manual_seed(0)
+    after, before = (torch.randn(4, 3, generator=generator) for _ in range(2))
+    asked = torch.tensor([0, 1, 2, 0])
+    now = other_logits.consistency(other_logits.TERMS["huber-1"], torch.ones(3), 10)
+    assert now(after, before, asked).item() == pytest.approx(losses.class_consistency(after, before, asked).item())
+    for name, term in other_logits.TERMS.items():
+        kept = other_logits.consistency(term, torch.full((3,), 2.0), 10)(before, before, asked)
+        assert kept.item() == pytest.approx(losses.classifier_consistency(before.gather(1, asked[:, None])).item()), name

@@ -40,8 +40,6 @@ STAGES = {
 }  # fmt: skip
 """The trained stages. "contents" is the data's digest (`store.meta`), "f" that of the classifier's weights, "teacher" the key of
 what makes the pseudo-masks."""
-# Of the loss of several classes (`losses.class_consistency`), for the generator of more than one.
-CLASSES_VERSION = 2
 # Of the injected anomaly (`data/slices/synthetic_anomaly.py` and its random stream), for every stage that sees it.
 ANOMALY_VERSION = 2
 
@@ -74,8 +72,7 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     digest = hashlib.sha256()
     for value in f.state_dict().values():
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())  # contiguous: the memory format does not count
-    contents = store.meta["contents"] if len(store.views) == 1 else f"{store.meta['contents']}-{CLASSES_VERSION}"
-    return stage_key("generator", settings, contents=contents, f=digest.hexdigest())
+    return stage_key("generator", settings, contents=store.meta["contents"], f=digest.hexdigest())
 
 
 def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:

@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HELD = 0.1
-"""By how much the logits of other classes may move where one is turned off, on average: the aim, not what is reached."""
-
 
 def discriminator_adversarial(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """-L_GAN of 3.1.3: -E[log D(X)] - E[log(1 - D(X_cf))], from logits (B,). At least 0; 2 log 2 when D cannot tell."""
@@ -45,9 +42,9 @@ def class_consistency(counterfactual_logits: Tensor, logits: Tensor, asked: Tens
 
         mean over images of  D_KL(0 || f_a(X_cf)) + sum over j != a of H(z_j(X_cf) - z_j(X))
 
-    z_j is the logit of class j, and H(d) is |d| - HELD / 2, or d^2 / (2 HELD) up to |d| = HELD (Huber 1964, divided by HELD):
-    unlike a divergence of probabilities it holds logits where f is sure, and it pulls as hard at every distance above HELD, the
-    distance that shall be left (docs/research/colour.md). With one class it is `classifier_consistency`.
+    z_j is the logit of class j, and H(d) is d^2 / 2 up to |d| = 1 and |d| - 1/2 beyond (Huber 1964): unlike a divergence of
+    probabilities it holds logits where f is sure; what pulls harder keeps the class itself from being turned off
+    (docs/research/colour.md). With one class it is `classifier_consistency`.
 
     Args:
         counterfactual_logits: of X_cf, (B, K).
@@ -58,7 +55,7 @@ def class_consistency(counterfactual_logits: Tensor, logits: Tensor, asked: Tens
     others = torch.ones_like(logits, dtype=torch.bool).scatter(1, asked[:, None], False)
     if not others.any():
         return turned_off
-    kept = F.smooth_l1_loss(counterfactual_logits[others], logits[others], beta=HELD)
+    kept = F.huber_loss(counterfactual_logits[others], logits[others])
     return turned_off + (logits.shape[1] - 1) * kept
 
 
