@@ -19,7 +19,7 @@ from coinseg.cli.inspect import inspect
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.shared import existing, safe_id
-from coinseg.data.layouts.unread import later_frames
+from coinseg.data.layouts.unread import parts_left
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.runtime.files import read_json
@@ -175,9 +175,9 @@ def test_later_frames_are_said(tmp_path: Path, name: str) -> None:
     assert line in prepare(read_layout(root, settings.data), settings, tmp_path / "store").meta["problems"]
 
 
-def test_a_file_that_is_no_image_has_no_later_frames(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_has_no_parts_left(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
-    assert later_frames([tmp_path / "a.png", picture(tmp_path / "b.png"), tmp_path / "c.nii"]) == []
+    assert parts_left([tmp_path / "a.png", picture(tmp_path / "b.png"), tmp_path / "c.nii"]) == []
 
 
 def test_segment_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,3 +324,17 @@ def test_names_that_differ_in_odd_characters_have_ids_and_patients_of_their_own(
     assert all(name.startswith("abnormal___1_") and name == safe_id(name) for name in ids)
     assert [cases[path].patient for path in odd] == ids
     assert cases[root / "abnormal" / "i1.png"].id == "abnormal__i1"
+
+
+@pytest.mark.parametrize(("alpha", "said"), [(255, False), (254, True)])
+def test_transparent_pixels_are_said_and_an_opaque_alpha_channel_is_not(tmp_path: Path, alpha: int, said: bool) -> None:
+    root = classes(tmp_path / "data", 8)
+    pixels = np.full((8, 8, 4), 255, np.uint8)
+    pixels[2, 3] = 10, 20, 30, alpha
+    Image.fromarray(pixels).save(root / "normal" / "glass.png")
+    line = "in 1 images transparent pixels are read as the colour that is stored below: glass.png"
+    assert (line in inspect(root, Settings())["problems"]) == said
+    settings = tiny_settings()
+    store = prepare(read_layout(root, settings.data), settings, tmp_path / "store")
+    assert (line in store.meta["problems"]) == said
+    assert parts_left([root / "normal" / "glass.png"]) == ([line] if said else [])

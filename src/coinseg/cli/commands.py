@@ -65,7 +65,7 @@ def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
     request = Request(input, output, report=call.report, command=call.words, engine=engine, **asked)
     request.require_there()  # before torch is imported, which takes seconds
 
-    from coinseg.data.layouts.unread import later_frames
+    from coinseg.data.layouts.unread import parts_left
     from coinseg.pipeline.label_maps import OVERLAP, names_beside
     from coinseg.pipeline.manifest import MANIFEST, doubts, verdict_of
     from coinseg.pipeline.segment import failure, segment_path
@@ -77,7 +77,7 @@ def segment(call: Call, input: Path, output: Path, **asked: Any) -> None:
         print(f"{done} mask{'s' if done != 1 else ''} written to {output}")
         if names := names_beside(output):
             print(plain(f"values: {', '.join(f'{i} {name}' for i, name in enumerate(names, 1))}; in an overlap {OVERLAP}"))
-        alone = [*doubts(verdict_of(asked["model"])), *later_frames([input])]
+        alone = [*doubts(verdict_of(asked["model"])), *parts_left([input])]
         for line in read_json(output / MANIFEST)["warnings"] if output.is_dir() else alone:
             print(plain(f"  warning: {line}"))
         if error := failure(done, failed):

@@ -15,7 +15,7 @@ from coinseg.data.layouts.classes import counts
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.shared import few
 from coinseg.data.layouts.totalsegmentator import names_of_masks
-from coinseg.data.layouts.unread import later_frames
+from coinseg.data.layouts.unread import parts_left
 from coinseg.data.readers.axes import reordered, require_views
 from coinseg.data.readers.image import image_size, require_size
 from coinseg.data.readers.volume import on_one_grid, read_geometry
@@ -120,7 +120,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
                     require_size(mask.path, image_size(mask.path), shape[1:])
         except UserError as error:
             problems.append(f"{case.id}: {error}")
-    problems += later_frames(case.image for case in sample)
+    problems += parts_left(case.image for case in sample)
     if unplaced := placed.count(False):
         problems.append(f"{unplaced} scans do not say where the head is (no sform, no qform): which slice is 0 is a guess")
     return (

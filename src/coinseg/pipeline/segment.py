@@ -10,7 +10,7 @@ from pathlib import Path
 
 from coinseg.data.layouts.shared import few, others_in
 from coinseg.data.layouts.unlabelled import scans_in
-from coinseg.data.layouts.unread import later_frames, other_endings, paths_of
+from coinseg.data.layouts.unread import other_endings, parts_left, paths_of
 from coinseg.data.readers.image import image_size, is_image
 from coinseg.data.readers.image_mask import INVERTED, read_image_region
 from coinseg.data.readers.paths import parts_of, sha256_of, split_key
@@ -205,7 +205,7 @@ def _gathered(
     table.write(rows := [row for record in records if (row := record.pop("row"))])
     written, failed = sum(r["state"] == "written" for r in records), [r["error"] for r in records if r["error"]]
     others = [] if request.is_table else others_in(request.source, images)
-    warnings += general + unlike(rows) + other_endings(others, images) + later_frames(images)
+    warnings += general + unlike(rows) + other_endings(others, images) + parts_left(images)
     write_segmented(
         request.out, request.source, request.model, records, request.command, processes, failure(written, failed), warnings
     )

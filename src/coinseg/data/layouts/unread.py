@@ -1,10 +1,10 @@
 """What lies in a data set and is not read is said in one line: files of other endings, and folders and images nobody names."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from coinseg.data.readers.image import has_more_frames, is_image
+from coinseg.data.readers.image import UNREAD, is_image, unread_in
 from coinseg.data.readers.paths import is_dicom, kind_of, voxel_file
 from coinseg.types import Case
 
@@ -56,11 +56,15 @@ def not_named(cases: Collection[Case], table: Path, masks: Collection[Path]) -> 
     return [f"{len(left)} images or volumes not read, no row of {table.name} names them: {few(left, 3)}"] if left else []
 
 
-def later_frames(images: Iterable[Path]) -> list[str]:
-    """Return the line about images of several frames, of which the first is read."""
-    return frames_line([path.name for path in images if is_image(path) and has_more_frames(path)])
+def parts_left(images: Iterable[Path]) -> list[str]:
+    """Return the lines about images of which not everything is read, see `UNREAD`."""
+    found: dict[str, list[str]] = {}
+    for path in filter(is_image, images):
+        for what in unread_in(path):
+            found.setdefault(what, []).append(path.name)
+    return parts_lines(found)
 
 
-def frames_line(several: Sequence[str]) -> list[str]:
-    """Return that line for the names of such images."""
-    return [f"in {len(several)} images only the first of several frames is read: {few(several, 3)}"] if several else []
+def parts_lines(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return those lines for the names of such images, by what is not read."""
+    return [f"in {len(found[what])} images {what}: {few(found[what], 3)}" for what in UNREAD if what in found]

@@ -36,6 +36,10 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 
+UNREAD = ("only the first of several frames is read", "transparent pixels are read as the colour that is stored below")
+"""What of an image is not read, in words."""
+
+
 def read_image(path: Path, colour: bool = False) -> np.ndarray:
     """Read an image as float32 (H, W) in source units (0-255 for 8 bits, 0-65535 for 16); colour becomes ITU-R 601 luminance.
 
@@ -130,11 +134,16 @@ def shown(pixels: np.ndarray, code: object) -> np.ndarray:
     return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
 
 
-def has_more_frames(path: Path) -> bool:
-    """Return whether an image has frames behind the first, which alone is read; a TIFF of several pages is refused, so False."""
+def unread_in(path: Path) -> list[str]:
+    """Return what of an image is not read, of `UNREAD`; nothing of one that cannot be read, which is said when it is.
+
+    A TIFF of several pages is refused, so it has no later frames.
+    """
     with suppress(UserError), reading(path), Image.open(path, formats=_DECODERS) as image:
-        return path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
-    return False  # it cannot be read, which is said when it is
+        later = path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
+        through = image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
+        return [what for what, there in zip(UNREAD, (later, through), strict=True) if there]
+    return []
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.readers.axes import turned
-from coinseg.data.readers.image import has_more_frames
+from coinseg.data.readers.image import unread_in
 from coinseg.runtime.process_group import cores
 from coinseg.types import Case
 
@@ -60,7 +60,7 @@ class Prepared:
     facts: Facts
     pixels: str | None = None  # their hash, see `twins.pixels_of`
     look: np.ndarray | None = None  # of the image, or of the slice in the middle of a scan, see `twins.look_of`
-    several_frames: bool = False  # whether its image has frames behind the first
+    unread: Sequence[str] = ()  # what of its image is not read, see `readers.image.UNREAD`
     problems: list[str] = field(default_factory=list)
     notes: frozenset[str] = frozenset()  # what its masks are like, see `plausible.notes_on`
     beyond: Counter[str] = field(default_factory=Counter)  # how many "scans" and "lesions" reach beyond what a slice shows
@@ -80,7 +80,7 @@ def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> P
     organ = np.logical_or.reduce(loaded.organs) if loaded.organs else None
     result = Prepared(case, intensity.foreground_histogram(first_of(loaded.scan), organ) if kind == "hu" else None, facts)
     result.pixels, result.look = pixels_of(loaded.scan), look_of(first_of(loaded.scan)[len(loaded.scan) // 2])
-    result.several_frames = not case.volume and has_more_frames(case.image)
+    result.unread = () if case.volume else unread_in(case.image)
     encoded, scan = encoder(loaded.scan, kind, channels), turned(loaded.scan, data.axis)
     classes = [_of_class(one, loaded, slices_in(used), settings, result) for one in classes_of(case)]
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from coinseg.config.renamed import hashed
 from coinseg.config.schema import Settings
-from coinseg.data.layouts.unread import frames_line
+from coinseg.data.layouts.unread import parts_lines
 from coinseg.runtime.records import seal, write_record
 
 from . import intensity
@@ -44,7 +44,7 @@ class StoreWriter:
         self.rows: list[dict[str, object]] = []
         self.left_out: list[bool] = []
         self.beyond: Counter[str] = Counter()
-        self.twins, self.several_frames = Twins(), list[str]()
+        self.twins, self.unread = Twins(), dict[str, list[str]]()
         self.notes: dict[str, list[str]] = {}  # ids of cases by what their masks are like
         self.facts: dict[object, Facts] = {}  # of the cases, by id
         self.histograms: dict[str, np.ndarray] = {}
@@ -58,7 +58,8 @@ class StoreWriter:
             known = [row for row in case.rows if not row["weak"]]
             labels = {(r["slice"] if one.volume else 0, *(r[name] for name in _PLACE)): r["label"] for r in known}
             self.twins.add(one, case.pixels, case.look, labels)
-        self.several_frames += [one.image.name] if case.several_frames else []
+        for what in case.unread:
+            self.unread.setdefault(what, []).append(one.image.name)
         if case.histogram is not None:
             self.histograms[case.case.patient] = self.histograms.get(case.case.patient, 0) + case.histogram
         self.beyond += case.beyond
@@ -79,7 +80,7 @@ class StoreWriter:
         side, scans, lesions = self.settings.data.side * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
         lines = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
         lines += [f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else []
-        return lines + frames_line(self.several_frames) + self.twins.said()
+        return lines + parts_lines(self.unread) + self.twins.said()
 
     def finish(self, **facts: object) -> None:
         """Split and scale what was added; write index.csv and store.json, which also gets `facts`."""
