@@ -12,8 +12,8 @@ import coinseg
 
 ROOT = Path(coinseg.__file__).parent
 ROOMS = {
-    "cli": "config data.layouts data.phantom data.readers data.slices errors explain.counterfactual export "
-    "networks pipeline report review review.kept runtime thesis training types",
+    "cli": "config data.layouts data.phantom data.readers data.slices errors export pipeline report review review.kept runtime "
+    "thesis types",
     "config": "errors",
     "runtime": "config errors",
     "metrics": "errors",
