@@ -497,3 +497,13 @@ def test_a_run_keeps_the_distribution_and_so_does_its_export(images: Path, tmp_p
     array = np.asarray(Image.open(new / "foreign.png"))
     run = load(copy)
     assert np.array_equal(run.masks(array), run.segment(new / "foreign.png").mask[0])
+
+
+def test_masked_arrays_matrices_and_no_organ(tmp_path: Path) -> None:
+    run, hu = load(run_on(tmp_path / "run", ON_CT)), ct()
+    wanted = run.segment(hu).mask
+    with pytest.raises(UserError, match=r"an array some of whose values are masked; required: .*; fill them"):
+        run.segment(np.ma.masked_greater(hu, 30))
+    assert (run.segment(np.ma.array(hu)).mask == wanted).all()
+    assert (run.segment(np.asmatrix(hu[0])).mask == wanted[:1]).all()
+    assert (run.segment(hu, organ=None).mask == wanted).all()  # type: ignore[arg-type]
