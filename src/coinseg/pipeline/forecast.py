@@ -25,6 +25,7 @@ from coinseg.inference.distribution import IMAGES as DISTRIBUTION_IMAGES
 from coinseg.inference.explainer import THRESHOLD_IMAGES, Explainer
 from coinseg.inference.image_score import ImageScores
 from coinseg.inference.segmenter import StudentSegmenter
+from coinseg.networks.classifier import build
 from coinseg.parts import patchcore, synthetic_lesions
 from coinseg.runtime.devices import choose_device, to_device
 from coinseg.runtime.forward import forward
@@ -140,7 +141,9 @@ class Measure:
         stamps, batch = _Stamps(self.clock), settings.classifier.batch
         if not settings.classifier.steps:
             return 0.0, train_classifier(data, settings)
-        settings = replace(settings, classifier=replace(settings.classifier, weights=None))  # as quick, and nothing is loaded
+        if settings.classifier.weights:
+            build(settings.classifier, self.channels)  # refused here as the run would refuse them
+        settings = replace(settings, classifier=replace(settings.classifier, weights=None))  # as quick
         f = train_classifier(data, self._short(settings, "classifier", 1 + STEPS), report=stamps)
         return stamps.step() * batch / self.count(batch), f
 

@@ -156,8 +156,9 @@ def tables_left(root: Path, name: str, passed: Sequence[str]) -> list[str]:
     """Return the line about tables beside the data that are not read, in layout `name`; one that is `passed` over was said."""
     if name not in ("csv", "folders", "sequences") or not root.is_dir():
         return []  # the others have tables of their own
-    known = table_of(root) if name == "csv" or passed else None
-    left = [path.name for path in visible(root) if path.suffix.lower() in _TABLES and path.is_file() and path != known]
+    known = [root / "labels.csv", root / "patients.csv"] if name == "sequences" else []
+    known += [table] if (name == "csv" or passed) and (table := table_of(root)) else []
+    left = [path.name for path in visible(root) if path.suffix.lower() in _TABLES and path.is_file() and path not in known]
     what = f"a table of files is one .csv with a column {' or '.join(FILE)}, separated by comma, semicolon or tab"
     return [f"tables not read: {few(left, 3)}; {what}"] if left else []
 
