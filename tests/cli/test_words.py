@@ -239,7 +239,7 @@ def test_the_doctor_says_what_is_bad(capsys: Words, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "memory_gb", lambda: 1.0)
     assert cli.main(["doctor", "--quick"]) == 2
     out, err = capsys.readouterr()
-    assert "BAD memory     1.0 GB free" in out
+    assert "BAD memory        1.0 GB free" in out
     assert "not in order: memory" in err
     monkeypatch.setattr(doctor, "memory_gb", lambda: None)
     found = list(doctor.findings(selftest=False))

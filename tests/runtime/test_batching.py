@@ -28,8 +28,8 @@ def run() -> Predictor:
 
 
 def scan_of(path: Path, dtype: type) -> Path:
-    """Noise over the range of the run's window: half of all voxels are marked; on the axes most files have."""
-    array = np.random.default_rng(0).uniform(-500, 1500, (SIDE, SIDE, SIDE)).astype(dtype)
+    """Noise with values of CT: a third of all voxels are marked; on the axes most files have."""
+    array = np.random.default_rng(0).uniform(-500, 1050, (SIDE, SIDE, SIDE)).astype(dtype)
     nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
     return path
 

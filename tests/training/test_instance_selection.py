@@ -193,8 +193,7 @@ def test_one_label_per_study_and_no_masks_gives_masks_and_a_report(tmp_path: Pat
     assert cli.main(["inspect", str(data), "--json", "--data.label_level", "slice"]) == 0
     assert json.loads(capsys.readouterr().out)["labels"]["abnormal_per_scan"] == 0
     assert cli.main(["run", *options, "-o", str(out), "--dry-run"]) == 0
-    assert "40 steps of" in (said := capsys.readouterr().out)
-    assert "to look for witnesses" in said
+    assert "looking for witnesses" in capsys.readouterr().out
     assert cli.main(["prepare", *options, "-o", str(out)]) == 0
     assert not (out / "witnesses").exists()
     assert cli.main(["run", *options, "-o", str(out)]) == 0

@@ -78,7 +78,7 @@ def test_the_same_command_finishes_and_inspect_proposes(run: Path, capsys: pytes
     assert cli(["run", str(run / "data" / "labels.csv"), "-o", str(run / "other"), *SHORT, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "32 x 32, tiles of 32 pixels of larger ones" in said
-    assert "to look for witnesses" in said
+    assert "looking for witnesses" in said
 
 
 def test_scores_by_tile_are_a_line_each(run: Path) -> None:
