@@ -92,3 +92,17 @@ def test_what_is_inside_of_a_list_is_indented_by_fours() -> None:
                 wrong.append(f"{path.name}:{number}")
             before = line
     assert wrong == []
+
+
+def test_an_item_after_a_paragraph_of_a_list_has_an_empty_line_before_it() -> None:
+    """Without one the site's Markdown takes it for the rest of that paragraph."""
+    wrong = []
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        fenced, before, first = False, "", ""
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            fenced ^= line.strip().startswith("```")
+            first = line if not before.strip() else first  # of its paragraph
+            if not fenced and re.match(r"(\d+\.|-) ", line) and before.strip() and first.startswith("    "):
+                wrong.append(f"{path.name}:{number}")
+            before = line
+    assert wrong == []
