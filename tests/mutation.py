@@ -45,7 +45,8 @@ ROOMS: dict[str, tuple[str, str]] = {
                "tests/data/test_synthetic_anomaly.py tests/whole_path/test_leaks.py"),
     "training": ("training/classifier.py training/coin.py training/loop.py training/schedule.py training/student.py "
                  "training/pseudo_masks.py",
-                 "tests/training/test_loop.py tests/training/test_lessons.py tests/training/test_student.py"),
+                 "tests/training/test_loop.py tests/training/test_lessons.py tests/training/test_reviewed.py "
+                 "tests/training/test_student.py tests/whole_path/test_classes.py"),
     "inference": ("inference/explainer.py inference/ensemble.py inference/segmenter.py inference/image_score.py",
                   "tests/inference/test_ensemble.py tests/inference/test_explainer.py tests/inference/test_segmenter.py "
                   "tests/inference/test_image_score.py::test_the_posterior_by_hand tests/masks/test_decision_flip.py "

@@ -231,3 +231,31 @@ def test_masks_are_not_opened_where_what_the_opening_removes_is_dense_with_the_d
     # Ten columns of 32 against eleven: the eleventh has to hold more than a root of 11 / 10, 4.9 %, of what is there.
     assert columns(local_pair((1.0, 1.04)).pseudo_masks(IMAGES)[0]) == [*range(10)]
     assert columns(local_pair((1.0, 1.06)).pseudo_masks(IMAGES)[0]) == [*range(10), 11]
+
+
+def test_where_f_calls_nothing_abnormal_masks_are_opened_as_the_setting_says() -> None:
+    ensemble = local_pair((0.0, 1.0))
+    first: Any = ensemble.first
+    quiet = replace(first, explainer=replace(first.explainer, value=0.1))
+    ensemble.__dict__["pairs"] = [quiet]
+    cleaning = ensemble.cleaning
+    assert cleaning is not None
+    assert (cleaning.opening, cleaning.keep) == (3, "all")
+
+
+def test_few_abnormal_images_are_asked_about_the_opening_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    class Many(Training):
+        def labels(self) -> np.ndarray:
+            return np.array([0, 1, 1, 1, 1, 1, 0])
+
+        def batch(self, indices: np.ndarray) -> Any:
+            asked.append(indices.tolist())
+            return Batch(IMAGES)
+
+    monkeypatch.setattr(room, "ASKED", 3)
+    slices: Any = Many()
+    ensemble = replace(local_pair((1.0, 1.0)), slices=slices)
+    assert ensemble.cleaning is not None
+    assert asked == [[1, 3, 5]]

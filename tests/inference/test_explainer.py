@@ -284,3 +284,24 @@ def test_evidence_is_the_sigmoid_of_the_local_logits_of_the_class(classes: int) 
 def test_a_network_without_local_logits_has_no_evidence() -> None:
     assert not explainer_of(tiny_settings(), SameLogit(1.0), None).has_evidence
     assert not explainer_of(tiny_settings(), build(ClassifierSettings(name="small")), None).has_evidence
+
+
+class Unequal(nn.Module):
+    """A generator that lowers the left half by 0.5 and raises the right half by 0.25."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x.clone()
+        found[..., : SIDE // 2] -= 0.5
+        found[..., SIDE // 2 :] += 0.25
+        return found
+
+
+def test_the_share_is_at_most_the_whole_change_either_way() -> None:
+    one, masks = replace(plain(), generator=Unequal()), np.zeros((2, SIDE, SIDE), bool)
+    masks[0, :, : SIDE // 2] = True  # twice the change of the whole image
+    masks[1, :, SIDE // 2 :] = True  # as much, the other way
+    np.testing.assert_allclose(one.explained(levels_of(0.5, 0.5), masks), [1.0, -1.0], atol=1e-5)
+
+
+def test_images_that_are_black_or_white_to_the_end_are_taken() -> None:
+    assert plain().explain(levels_of(-1.0, 1.0)).probability.shape == (2,)

@@ -180,6 +180,16 @@ def test_generator_and_discriminator_have_an_adam_each_with_the_betas_of_the_set
         assert {id(p) for p in group["params"]} == {id(p) for p in parts[network].parameters()}
 
 
+def test_the_adam_of_f_has_the_betas_and_the_decay_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _ = watched(monkeypatch, classifier, "f")
+    base = tiny_settings()
+    settings = replace(base, classifier=replace(base.classifier, steps=1, beta1=0.3, beta2=0.7, weight_decay=0.2))
+    classifier.train_classifier(squares(), settings)
+    (group,) = parts["optimiser"].param_groups
+    assert (group["betas"], group["weight_decay"]) == ((0.3, 0.7), 0.2)
+    assert {id(p) for p in group["params"]} == {id(p) for p in parts["f"].parameters()}
+
+
 def test_the_defaults_of_adam_and_of_the_average() -> None:
     assert (Settings().coin.beta1, Settings().coin.beta2, Settings().coin.ema) == (0.0, 0.99, 0.99)
 
