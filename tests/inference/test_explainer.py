@@ -287,19 +287,19 @@ def test_a_network_without_local_logits_has_no_evidence() -> None:
 
 
 class Unequal(nn.Module):
-    """A generator that lowers the left half by 0.5 and raises the right half by 0.25."""
+    """A generator that lowers the left half by 0.5 and raises the right half by 0.4."""
 
     def forward(self, x: Tensor) -> Tensor:
         found = x.clone()
         found[..., : SIDE // 2] -= 0.5
-        found[..., SIDE // 2 :] += 0.25
+        found[..., SIDE // 2 :] += 0.4
         return found
 
 
 def test_the_share_is_at_most_the_whole_change_either_way() -> None:
     one, masks = replace(plain(), generator=Unequal()), np.zeros((2, SIDE, SIDE), bool)
-    masks[0, :, : SIDE // 2] = True  # twice the change of the whole image
-    masks[1, :, SIDE // 2 :] = True  # as much, the other way
+    masks[0, :, : SIDE // 2] = True  # five times the change of the whole image
+    masks[1, :, SIDE // 2 :] = True  # four times it, the other way
     np.testing.assert_allclose(one.explained(levels_of(0.5, 0.5), masks), [1.0, -1.0], atol=1e-5)
 
 

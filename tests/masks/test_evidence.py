@@ -34,6 +34,13 @@ def test_evidence_is_coarse_so_that_beside_a_part_counts_but_not_two_pixels_away
     assert parts_with_evidence(masks, evidence).sum((1, 2)).tolist() == [2, 1]
 
 
+def test_evidence_anywhere_in_a_long_part_is_enough() -> None:
+    masks, evidence = np.zeros((1, 9, 20), bool), np.zeros((1, 9, 20))
+    masks[0, 2], masks[0, 6] = True, True
+    evidence[0, 2, 18] = evidence[0, 6, 1] = 1.0
+    assert parts_with_evidence(masks, evidence).sum() == 40
+
+
 def test_an_image_whose_parts_have_no_evidence_keeps_all_and_an_empty_one_stays_empty() -> None:
     masks = np.zeros((2, 8, 8), bool)
     masks[0, 1, 1] = masks[0, 5, 5] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from coinseg.config.schema import StudentSettings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.student_data import Examples, PseudoMasks
+from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks
 from coinseg.networks.unet import build_student, for_inference
 from coinseg.training import student
 from conftest import tiny_settings
@@ -208,3 +209,13 @@ def test_a_new_student_learns_from_its_first_step() -> None:
     network = build_student(1)
     student.student_loss(network(torch.zeros(1, 2, 1, SIDE, SIDE))[0], torch.ones(2, 1, SIDE, SIDE)).backward()
     assert any(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_of_another_class_an_image_without_it_is_empty_a_trusted_mask_is_taught_and_the_rest_is_ignored() -> None:
+    slices: Any = SimpleNamespace(
+        rows=np.array([3, 4, 5, 6]), store=SimpleNamespace(size=2, index={"label": np.array([9, 9, 9, 0, 1, 1, 0])})
+    )
+    mask = np.array([[[1, 0], [0, IGNORED]]], np.uint8)
+    taught = student.Taught(slices, PseudoMasks(np.array([1]), mask, np.array([0, 3])), None)
+    found = student._known(taught, np.array([3, 4, 5]))
+    assert found.tolist() == [np.zeros((2, 2)).tolist(), mask[0].tolist(), np.full((2, 2), IGNORED).tolist()]
