@@ -123,7 +123,10 @@ class Explainer:
         return torch.cat(forward(lambda x: local_evidence(self.f, x).cpu(), images, self.device)).numpy()
 
     def explained(self, images: Tensor, masks: np.ndarray) -> np.ndarray:
-        """The share of f's change, logit f(X) - logit f(X_cf), that X_cf inside masks (B, S, S) alone makes, (B,) in [-1, 1]."""
+        """The share of f's change, logit f(X) - logit f(X_cf), that X_cf inside masks (B, S, S) alone makes, (B,) in [-1, 1].
+
+        Where X_cf hardly lowers f, or raises it, the share means nothing: it is 1 or -1 by what the masks do, or near 0.
+        """
         painted, inside = self.counterfactual(images), torch.from_numpy(masks)[:, None]
         before, after, alone = (self._logits(x) for x in (images, painted, torch.where(inside, painted, images)))
         return ((before - alone) / (before - after).clamp(min=1e-3)).clamp(-1, 1).numpy()

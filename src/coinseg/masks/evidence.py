@@ -35,8 +35,11 @@ def parts_with_evidence(masks: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 def density(explained: np.ndarray, areas: np.ndarray) -> float:
     """How much of f's decision masks hold for their size: the mean of `explained` over the root of the mean area.
 
-    As the statistic of a region in a scan for clusters: what noise adds to the sum over a region grows with the root of its
-    area, so pixels that hold nothing make it smaller, and lesions that are left out too.
+        density(m) = mean_i share_i(m) / sqrt(mean_i area_i(m))
+        share_i(m) = (z(X) - z(X (1 - m) + X_cf m)) / (z(X) - z(X_cf))        z the logit of f, see `Explainer.explained`
+
+    As the scan statistic of a raised mean (Kulldorff, Huang, Konty 2009): what noise adds to the sum over a region grows with
+    the root of its area, so pixels that hold nothing make it smaller, and lesions that are left out too.
 
     Args:
         explained: the share of f's change, logit f(X) - logit f(X_cf), that X_cf inside of the mask alone gives, (n,).
