@@ -13,7 +13,7 @@ from coinseg.config.schema import MaskSettings
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 """Connectivity of a stack of images: the 4 neighbours of a pixel in its own image."""
 SLAB = 16  # Number of slices whose 3-D components are labelled together
-SEED = 0.7  # of the highest value of an image, which a component must reach somewhere (docs/research/parts.md)
+SEED = 0.7  # of the highest value of an image, which a component must reach somewhere (docs/research/student.md, study 32)
 
 
 def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
