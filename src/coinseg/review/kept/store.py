@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -86,13 +86,8 @@ class Store:
     def cases(self, gone: bool = False) -> list[CaseRecord]:
         """The cases of the source in their order; with `gone` also those that are no longer in it, first."""
         rows = self._rows("SELECT * FROM cases WHERE place >= ? ORDER BY place, id", [-1 if gone else 0])
-        try:
-            numbers = [json_value(row["numbers"]) for row in rows]
-        except ValueError as error:
-            raise damaged(self.file, str(error), "put back a copy of it") from error
         return [
-            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], values, _shape(r))
-            for r, values in zip(rows, numbers, strict=True)
+            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], self._numbers(r), _shape(r)) for r in rows
         ]
 
     def draft(self, case: str) -> ScanMask | None:
@@ -238,6 +233,17 @@ class Store:
             return np.zeros(shape, bool)
         return None if row["mask"] is None or shape is None else unpacked(row["mask"], shape)
 
+    def _numbers(self, row: sqlite3.Row) -> dict[str, Any]:
+        try:
+            return cast(dict[str, Any], json_value(row["numbers"]))
+        except ValueError as error:
+            raise damaged(self.file, str(error), "put back a copy of it") from error
+
+    def _class_of(self, row: sqlite3.Row) -> str:
+        """The class of several that a case is listed for; "" where there is one."""
+        name = self._numbers(row).get("class")
+        return name if isinstance(name, str) and row["id"].startswith(f"{name}/") else ""
+
     def reviewed(self) -> list[Reviewed]:
         """See `reviewed`."""
         last: dict[str, Decision] = {d.case: d for d in self.decisions() if d.state in TEACHING and not d.stale}
@@ -248,9 +254,8 @@ class Store:
             )
             if (shape := _shape(row)) is not None:
                 about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
-                found.append(
-                    Reviewed(decision.case, *about, decision.state, decision.reviewer, decision.time, shape, row["mask"] or b"")
-                )
+                decided = (decision.state, decision.reviewer, decision.time, shape, row["mask"] or b"")
+                found.append(Reviewed(decision.case, *about, *decided, self._class_of(row)))
         return found
 
 
