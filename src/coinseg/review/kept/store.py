@@ -24,7 +24,7 @@ from coinseg.types import ScanMask
 
 from .changes import Change, packed, unpacked
 from .records import ACCEPTED, CORRECTED, FOLDER, MOST_TEXT, REJECTED, STATES, TEACHING, CaseRecord, Decision, Reviewed
-from .schema import FILE, connect, fault
+from .schema import FILE, Busy, connect, fault
 
 
 class Store:
@@ -33,6 +33,7 @@ class Store:
     def __init__(self, folder: Path, write: bool = True) -> None:
         self.file, self._lock = folder / FILE, threading.RLock()
         self._connection = connect(folder, write)
+        self._opened = _place_of(self.file)
         if write:
             with self._transaction() as db:
                 db.execute("INSERT OR IGNORE INTO facts VALUES ('identity', ?)", [uuid4().hex])
@@ -49,8 +50,11 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything in the block is committed, or nothing; `UserError` where the disk is full or the file in use."""
+        """Everything in the block is committed, or nothing; `UserError` where the disk is full, the file in use or gone."""
         with self._lock:
+            if _place_of(self.file) != self._opened:  # SQLite goes on in a file that has no name any more
+                do = "put it back: what you drew since waits in the browser"
+                raise Busy(f"{self.file} is gone, or another file", "the database that was opened", do)
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
@@ -203,6 +207,7 @@ class Store:
             raise UserError(f"the decision is {state[:20]!r}", f"one of {', '.join(STATES)}", "load the page again")
         if len(comment) > MOST_TEXT:
             raise UserError(f"a comment of {len(comment)} characters", f"{MOST_TEXT} at most", "shorten it")
+        comment = comment.encode("utf-8", "replace").decode()  # a half of a character, which a browser may cut off
         if state in (ACCEPTED, CORRECTED) and mask is not None:
             draft = self.draft(case)
             state = ACCEPTED if draft is not None and np.array_equal(mask, draft) else CORRECTED
@@ -276,6 +281,15 @@ def reviewed(folder: Path) -> list[Reviewed]:
         return store.reviewed()
     finally:
         store.close()
+
+
+def _place_of(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _now() -> str:
