@@ -353,8 +353,29 @@ def test_the_desk_shows_one_class_of_a_case_at_a_time(run: Path, tmp_path: Path)
         desk.editor.decide(row["key"], "ann", "rejected", "", 1.0, desk.editor.state(row["key"], "ann")["edits"])
         export_reviewed(source, desk.store, "masks", tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["square__08.png"]
-        with pytest.raises(UserError, match="one class for nnunet"):
+        with pytest.raises(UserError, match=r"no reviewed case can be written as nnunet \(08: not decided yet of disc\)"):
             export_reviewed(source, desk.store, "nnunet", tmp_path / "nnunet")
+        assert "nnunet" in desk.kinds()
+        # A disc of 3 x 4 pixels and no square; of 01, which is labelled without a disc, a square of 2 x 2; 04 overlaps.
+        for case, disc, square in (
+            ("08", (1, 4, 1, 5), (0, 0, 0, 0)),
+            ("01", None, (5, 7, 5, 7)),
+            ("04", (1, 4, 1, 5), (3, 6, 1, 5)),
+        ):
+            for name, box in (("disc", disc), ("square", square)):
+                if box is not None:
+                    mask = np.zeros((1, 40, 40), bool)
+                    mask[0, box[0] : box[1], box[2] : box[3]] = True
+                    key = rows[f"{name}/{case}"]["key"]
+                    edits = desk.editor.replace(key, "ann", mask, "file", f"{name}-{case}-0001")["edits"]
+                    desk.editor.decide(key, "ann", "accepted", "", 1.0, edits)
+        written = export_reviewed(source, desk.store, "nnunet", tmp_path / "Dataset101_x")
+        assert (written.cases, written.left_out) == (2, ["04: classes overlap in 4 of its pixels"])
+        labels = {case: np.asarray(Image.open(tmp_path / "Dataset101_x" / "labelsTr" / f"{case}.png")) for case in ("08", "01")}
+        assert [np.bincount(one.ravel(), minlength=3)[1:].tolist() for one in labels.values()] == [[12, 0], [0, 4]]
+        assert labels["01"][5, 5] == 2
+        about = json.loads((tmp_path / "Dataset101_x" / "dataset.json").read_text())
+        assert about["labels"] == {"background": 0, "disc": 1, "square": 2}
         assert masks_by_name(tmp_path / "out", source.drafts)[0][0][0].record.id == "square/08"
 
 

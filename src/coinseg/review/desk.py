@@ -116,8 +116,7 @@ class Desk:
         """The exports that some case can be written as."""
         volumes = any(draft.record.volume for draft in self.source.drafts)
         dicom = volumes and any(is_dicom(draft.image) for draft in self.source.drafts)
-        several = any(draft.class_name for draft in self.source.drafts)
-        hidden = {"nnunet": several, "dicom-seg": not dicom, "rtstruct": not dicom}
+        hidden = {"dicom-seg": not dicom, "rtstruct": not dicom}
         return [kind for kind in KINDS if not hidden.get(kind)]
 
     def new_export(self, kind: str) -> Path:

@@ -259,8 +259,8 @@ class Store:
             )
             if (shape := _shape(row)) is not None:
                 about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
-                decided = (decision.state, decision.reviewer, decision.time, shape, row["mask"] or b"")
-                found.append(Reviewed(decision.case, *about, *decided, self._class_of(row)))
+                who, mask, name = (decision.state, decision.reviewer, decision.time), row["mask"] or b"", self._class_of(row)
+                found.append(Reviewed(decision.case, *about, *who, shape, mask, name))
         return found
 
 
