@@ -11,7 +11,7 @@ from PIL import Image
 
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.split import TRAINING
+from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks
 from coinseg.errors import UserError
 from coinseg.pipeline.recipe import Job
@@ -87,12 +87,17 @@ def test_a_run_with_reviews_says_that_it_is_not_mask_free_and_learns_other_masks
     assert train(work).key == first.key
 
 
-def test_reviews_that_are_of_no_training_case_are_refused(tmp_path: Path) -> None:
+def test_reviews_of_other_data_or_held_out_cases_are_refused(tmp_path: Path) -> None:
     work = workspace(tmp_path, (Decided("somebody", np.zeros((1, 4, 4), bool)),))
-    work.start()
-    with pytest.raises(UserError, match=r"reviews has 1 decided cases, and none of them is a training case of these data"):
-        job_of(work)
+    with pytest.raises(UserError, match=r"reviews has 1 decided cases, and none of them is of these data; required"):
+        work.check()
     assert reviewed_of(work.reviews, tiny_settings(), None) == ()  # type: ignore[arg-type]
+    store = job_of(replace(work, settings=tiny_settings())).store
+    held_out = str(store.index["case"][store.index["split"] == VALIDATION][0])
+    held = replace(work, reviews=(Decided(held_out, np.zeros((1, 32, 32), bool)),))
+    held.check()
+    with pytest.raises(UserError, match="none of them is a training case of these data"):
+        job_of(held)
 
 
 def test_reviews_without_a_student_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -197,14 +202,13 @@ def test_one_class_of_several_is_named_and_reviews_of_other_data_are_refused(tmp
     assert found.cases == found.targets[:, 10].any(1).sum() + (~found.targets.any((1, 2))).sum()
     wrong = replace(work, reviews=tuple(replace(one, case=f"rust{one.case[3:]}", class_name="rust") for one in work.reviews))
     with pytest.raises(UserError, match=r"4 decided cases.*\(they are of the classes rust, the data of the classes dot, bar\)"):
-        job_of(wrong)
+        wrong.check()
     plain = replace(work, reviews=(Decided("00", np.zeros((1, 16, 16), bool)),))
     with pytest.raises(UserError, match=r"\(they are of one class without a name, the data of the classes dot, bar\)"):
-        job_of(plain)
+        plain.check()
     one_class = workspace(tmp_path / "one", (marked("bar", 0, 10),))
-    one_class.start()
     with pytest.raises(UserError, match=r"of the classes bar, the data of one class without a name.*or name the class with data"):
-        job_of(one_class)
+        one_class.check()
 
 
 def test_what_is_said_of_reviewed_masks() -> None:

@@ -7,15 +7,34 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import SliceStore
-from coinseg.data.slices.student_data import ReviewedCase, ReviewedMasks, reviewed_masks
+from coinseg.data.slices.student_data import ReviewedCase, ReviewedMasks, case_of, reviewed_masks
 from coinseg.errors import UserError
+from coinseg.types import Cohort
 
 
-def require_student(settings: Settings, has_student: bool) -> None:
-    """Raise `UserError` where reviewed masks are handed over and no student is trained, which alone learns them."""
-    if settings.student.reviewed is not None and not has_student:
-        got = f"student.reviewed is {settings.student.reviewed} and no student is trained"
-        raise UserError(got, "a student, which alone learns reviewed masks", "leave student.reviewed out, or train a student")
+def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort: Cohort, has_student: bool) -> None:
+    """Raise `UserError` before any work where reviewed masks are handed over that nobody would learn from.
+
+    Args:
+        reviews: the decided cases of `student.reviewed`.
+        settings: of the run.
+        cohort: its data; which of their cases are trained on is not known yet.
+        has_student: whether one is trained.
+    """
+    if (folder := settings.student.reviewed) is None:
+        return
+    if not has_student:
+        got, required = f"student.reviewed is {folder} and no student is trained", "a student, which alone learns reviewed masks"
+        raise UserError(got, required, "leave student.reviewed out, or train a student")
+    names, ids = _names(reviews, settings, cohort.classes), {case.id for case in cohort.cases}
+    if any(case_of(one) in ids for one in reviews if one.class_name in names):
+        return
+    there = sorted({one.class_name for one in reviews})
+    got, do = f"{folder} has {len(reviews)} decided cases, and none of them is of these data", "correct student.reviewed"
+    if reviews and not set(there) & set(names):
+        got += f" (they are of {_in_words(there)}, the data of {_in_words(names)})"
+        do += "" if cohort.classes else ", or name the class with data.classes"
+    raise UserError(got, "reviews of training cases", do)
 
 
 def reviewed_of(reviews: Sequence[ReviewedCase], settings: Settings, store: SliceStore) -> tuple[ReviewedMasks, ...]:
@@ -28,21 +47,21 @@ def reviewed_of(reviews: Sequence[ReviewedCase], settings: Settings, store: Slic
     """
     if settings.student.reviewed is None:
         return ()
-    asked, there = {name.casefold() for name in settings.data.classes}, sorted({one.class_name for one in reviews})
-    names = store.classes or (*(name for name in there if name.casefold() in asked), "")[:1]
-    found = []
+    names, found = _names(reviews, settings, store.classes), []
     for name, view in zip(names, store.views, strict=True):
         mine = [one for one in reviews if one.class_name == name or one.class_name not in names]
         slices = TrainingSlices(view, settings.anomaly, settings.seed)
         found.append(reviewed_masks(mine, slices, settings.data.axis, name))
     if not any(one.cases for one in found):
         got = f"{settings.student.reviewed} has {len(reviews)} decided cases, and none of them is a training case of these data"
-        do = "review some, or correct student.reviewed"
-        if reviews and not set(there) & set(names):
-            got, do = f"{got} (they are of {_in_words(there)}, the data of {_in_words(names)})", "correct student.reviewed"
-            do += "" if store.classes else ", or name the class with data.classes"
-        raise UserError(got, "reviews of training cases", do)
+        raise UserError(got, "reviews of training cases", "review some, or correct student.reviewed")
     return tuple(found)
+
+
+def _names(reviews: Sequence[ReviewedCase], settings: Settings, classes: Sequence[str]) -> tuple[str, ...]:
+    """How the reviews call the classes of a run; "" for the only one, where `data.classes` does not name it."""
+    asked, there = {name.casefold() for name in settings.data.classes}, sorted({one.class_name for one in reviews})
+    return tuple(classes) or (*(name for name in there if name.casefold() in asked), "")[:1]
 
 
 def _in_words(classes: Sequence[str]) -> str:

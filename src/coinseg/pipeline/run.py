@@ -44,7 +44,7 @@ from coinseg.types import Cohort
 
 from . import recipe
 from .mask_files import MaskFiles
-from .reviews import NO_REVIEWS, Learnt, require_student, reviewed_of
+from .reviews import NO_REVIEWS, Learnt, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
 
 FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
@@ -88,7 +88,7 @@ class Workspace:
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
         require_consistent(self.settings)
-        require_student(self.settings, recipe.has_student(self.settings))
+        require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings))
         if "auto" in (self.settings.data.size, self.settings.data.tile):
             raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
         refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))

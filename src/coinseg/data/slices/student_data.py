@@ -77,6 +77,11 @@ class ReviewedMasks:
         return hashlib.sha256(self.indices.tobytes() + self.targets.tobytes()).hexdigest()
 
 
+def case_of(review: ReviewedCase) -> str:
+    """The id of a reviewed case in the cohort."""
+    return review.case.removeprefix(f"{review.class_name}/") if review.class_name else review.case
+
+
 def reviewed_masks(reviews: Iterable[ReviewedCase], slices: TrainingSlices, axis: Axis, class_name: str = "") -> ReviewedMasks:
     """Cut the reviewed masks of a class into the training slices of their cases, as these were cut along `axis`.
 
@@ -93,7 +98,7 @@ def reviewed_masks(reviews: Iterable[ReviewedCase], slices: TrainingSlices, axis
     indices, targets = list[int](), [np.zeros((0, size, size), np.uint8)]
     cases = held_out = 0
     for review in reviews:
-        case = review.case.removeprefix(f"{class_name}/") if review.class_name == class_name else None
+        case = case_of(review) if review.class_name == class_name else None
         mine = np.flatnonzero(index["case"][slices.rows] == case) if case is not None else np.zeros(0, np.int64)
         cases, held_out = cases + bool(len(mine)), held_out + (not len(mine))
         if not len(mine):
