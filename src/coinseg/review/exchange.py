@@ -181,7 +181,8 @@ def _label_maps(
     decided: dict[str, dict[str, Reviewed]] = {}
     for _, one in cases:
         decided.setdefault(one.case.removeprefix(f"{one.class_name}/"), {})[one.class_name] = one
-    listed, found, left_out = {draft.record.id for draft in source.drafts}, [], []
+    listed, left_out = {draft.record.id for draft in source.drafts}, list[str]()
+    found: list[tuple[str, Reviewed, Path]] = []
     for case, of in decided.items():
         first = next(iter(of.values()))
         open_ = [name for name in classes if f"{name}/{case}" in listed and name not in of]
