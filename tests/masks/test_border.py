@@ -238,7 +238,7 @@ def mostly_dark(near: np.ndarray, width: int) -> np.ndarray:
 
 
 def test_a_mask_grows_by_six_tenths_of_its_radius_and_one() -> None:
-    """317 pixels have a radius of 10.05: 0.6 x 10.05 + 1 is 7 steps from column 42; the last one is a tip, which is taken away."""
+    """317 pixels have a radius of 10.05: 0.6 x 10.05 + 1 is 7 steps from column 42, the last one a tip, which is taken away."""
     mask, bar = disc(10), (abs(ROWS - 30) <= 2) & (COLUMNS >= 32)
     found = fitted(np.where(mask | bar, BRIGHT, DARK), np.where(mask, 1.0, 0.3), mask)
     assert np.flatnonzero(found.any(0)).max() == 48
@@ -282,7 +282,9 @@ def test_four_pixels_are_enough_to_compare_and_three_are_not(inside: int, outsid
     assert (found == (core if inside == outside == 4 else mask)).all()
 
 
-@pytest.mark.parametrize(("share", "value", "stays"), [(0.4, 0.61, True), (0.4, 0.59, False), (0.5, 0.65, False), (0.5, 0.71, True)])
+@pytest.mark.parametrize(
+    ("share", "value", "stays"), [(0.4, 0.61, True), (0.4, 0.59, False), (0.5, 0.65, False), (0.5, 0.71, True)]
+)
 def test_what_changed_by_six_tenths_of_the_peak_or_by_the_level_is_inside_whatever_it_looks_like(
     share: float, value: float, stays: bool
 ) -> None:

@@ -261,6 +261,13 @@ def test_empty_stays_empty(settings: MaskSettings) -> None:
     assert not found.any()
 
 
+def test_a_mask_of_numbers_comes_back_as_one_of_yes_and_no() -> None:
+    for values in (np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8)):
+        found = clean(values, RAW)
+        assert found.dtype == bool
+        assert np.array_equal(found, values > 0)
+
+
 def test_min_px_zero_does_not_mark_the_background() -> None:
     mask = canvas(LARGE)
     assert np.array_equal(clean(mask, replace(RAW, min_px=0)), mask)
