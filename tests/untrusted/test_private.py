@@ -316,9 +316,9 @@ def test_texts_in_the_header_of_a_scan_are_in_no_mask_of_it(tmp_path: Path, kind
     ):  # fmt: skip
         assert cli.main([str(word) for word in words]) == 0
     assert told(everything(out) | everything(tmp_path / "Dataset001_x" / "labelsTr")) == []
-    read = nib.load(out / "one.nii")
-    assert np.array_equal(read.affine, scan.affine)
-    assert int(read.header["sform_code"]) == int(scan.header["sform_code"])
+    read, given = nib.load(out / "one.nii"), nib.load(scans / "b.nii")
+    assert np.array_equal(read.affine, given.affine)
+    assert int(read.header["sform_code"]) == int(given.header["sform_code"])
 
 
 @pytest.mark.parametrize("line", ["type: SENTINEL", "space: SENTINEL^GRETA", "encoding: SENTINEL", "kinds: SENTINEL a b"])
