@@ -26,11 +26,13 @@ def test_parts_with_half_of_the_highest_evidence_are_kept_whatever_their_size() 
     assert kept.sum() == 18
 
 
-def test_evidence_is_coarse_so_that_beside_a_part_counts_but_not_two_pixels_away() -> None:
+@pytest.mark.parametrize("way", [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1)])
+def test_evidence_is_coarse_so_that_beside_a_part_counts_but_not_two_pixels_away(way: tuple[int, int]) -> None:
     masks, evidence = np.zeros((2, 9, 9), bool), np.zeros((2, 9, 9))
     masks[:, 1, 1] = masks[:, 5, 5] = True
     evidence[:, 1, 1] = 1.0
-    evidence[0, 5, 6], evidence[1, 5, 7] = 1.0, 1.0
+    for steps in (1, 2):
+        evidence[steps - 1, 5 + steps * way[0], 5 + steps * way[1]] = 1.0
     assert parts_with_evidence(masks, evidence).sum((1, 2)).tolist() == [2, 1]
 
 

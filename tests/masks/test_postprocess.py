@@ -112,6 +112,17 @@ def test_guided_filter_takes_float32_and_flips() -> None:
     np.testing.assert_allclose(guided_filter(values[:, ::-1], guide[:, ::-1], 2), found[:, ::-1], atol=1e-12)
 
 
+def test_guided_filter_computes_in_double_precision_whatever_it_is_given() -> None:
+    """Of single precision the variance of a bright and nearly flat guide, a difference of two large numbers, would be lost."""
+    values, guide = noise(8, 16, 16).astype(np.float32), (0.9 + 0.01 * noise(9, 16, 16)).astype(np.float32)
+    found = guided_filter(values, guide, 2)
+    assert found.dtype == np.float64
+    assert np.array_equal(found, guided_filter(values.astype(np.float64), guide.astype(np.float64), 2))
+    assert np.array_equal(
+        guided_filter(values > 0.5, guide > 0.905, 2), guided_filter(1.0 * (values > 0.5), 1.0 * (guide > 0.905), 2)
+    )
+
+
 def test_refine() -> None:
     saliency, image = noise(10, 2, 48, 48), noise(11, 2, 48, 48)
     assert np.array_equal(refine(saliency, image, replace(RAW, refine="none")), saliency)
