@@ -123,7 +123,7 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and 3-D component of every label of `_pieces`; slabs are joined in the slice they share."""
     sizes, pairs, shared = np.zeros(1, np.int64), [np.zeros((2, 0), np.int64)], None
     for _, labels in _pieces(mask):
-        counts = np.bincount(labels[:SLAB].ravel(), minlength=max(len(sizes), int(labels.max()) + 1))
+        counts = np.bincount(labels[:SLAB].ravel(), minlength=len(sizes))
         counts[: len(sizes)] += sizes
         sizes = counts
         if shared is not None:
