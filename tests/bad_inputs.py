@@ -35,6 +35,8 @@ from safetensors.torch import load_file, save_file
 from broken_layouts import ROWS, Refused
 from coinseg.cli import main as cli
 from coinseg.data.slices.trained_on import TrainedOn
+from coinseg.review.kept.records import CaseRecord
+from coinseg.review.kept.store import Store
 from conftest import tiny_settings
 from examples import EXAMPLES
 from writers import (
@@ -423,6 +425,21 @@ def command(*words: str) -> Callable[[Path], Words]:
     return lambda root: (EXAMPLES["folders"].make(root / "data"), list(words))[1]
 
 
+def reviewed(*words: str) -> Callable[[Path], Words]:
+    """A run on good data with a review of other ones."""
+
+    def make(root: Path) -> Words:
+        EXAMPLES["folders"].make(root / "data")
+        store = Store(root / "reviews")
+        store.list_cases([CaseRecord("elsewhere", "elsewhere", "elsewhere.png", False)])
+        store.keep_draft("elsewhere", np.zeros((1, 4, 4), bool))
+        store.decide("elsewhere", "ann", "rejected", None)
+        store.close()
+        return ["run", "data", "-o", "out", "--student.reviewed", "reviews", *words]
+
+    return make
+
+
 def stored(content: str) -> Callable[[Path], Words]:
     """The settings.yaml of somebody's run folder."""
 
@@ -722,6 +739,9 @@ CASES: list[Bad] = [
             "weights.pth")),
     Bad(SETTINGS, "an option nobody knows", command("run", "data", "-o", "out", "--coin.witdh", "8")),
     Bad(SETTINGS, "a command nobody knows", command("rum")),
+    Bad(SETTINGS, "reviewed masks that are nowhere", command("run", "data", "-o", "out", "--student.reviewed", "reviews")),
+    Bad(SETTINGS, "reviewed masks and no student", reviewed("--student.steps", "0")),
+    Bad(SETTINGS, "reviewed masks of other data", reviewed()),
     Bad(SETTINGS, "a preset nobody knows", command("run", "data", "-o", "out", "--preset", "thesys")),
     Bad(SETTINGS, "a method nobody knows", command("run", "data", "-o", "out", "--method", "layercm")),
     Bad(SETTINGS, "a word for a number", command("run", "data", "-o", "out", "--coin.steps", "many")),

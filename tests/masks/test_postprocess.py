@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from coinseg.config.schema import MaskSettings
 from coinseg.errors import UserError
-from coinseg.masks.postprocess import clean, masks_of, peaks, scaled
+from coinseg.masks.postprocess import clean, masks_of, peaks, scaled, with_seeds
 from coinseg.masks.refine import GUIDE_EPS, channel_changes, guided_filter, refine
 from coinseg.masks.threshold import choose_threshold, rule_of
 
@@ -246,6 +246,36 @@ def test_largest_or_all() -> None:
     mask = canvas(SMALL, LARGE, DOT)
     assert np.array_equal(clean(mask, replace(RAW, keep="largest")), canvas(LARGE))
     assert np.array_equal(clean(mask, RAW), mask)
+
+
+def test_seeds_are_components_that_reach_the_share_of_the_highest_value_of_their_image() -> None:
+    maps = np.zeros((3, *canvas().shape), np.float32)
+    for part, value in ((SMALL, 0.699), (LARGE, 0.4), (DOT, 1.0)):
+        maps[0][part] = value
+    maps[0, 8, 8] = 0.701  # one pixel is enough
+    maps[1][SMALL] = 0.3  # alone in its image: the values of others do not count
+    settings = replace(RAW, min_px=0, peak=0.0, keep="seeds")
+    found = masks_of(maps, 0.2, settings)
+    assert np.array_equal(found, np.stack([canvas(LARGE, DOT), canvas(SMALL), canvas()]))
+    alone = np.concatenate([masks_of(maps[i : i + 1], 0.2, settings) for i in range(3)])
+    assert np.array_equal(found, alone)
+
+
+def test_a_seed_that_is_dropped_for_its_size_does_not_count() -> None:
+    maps = np.zeros((1, *canvas().shape), np.float32)
+    maps[0][LARGE], maps[0][DOT] = 0.4, 1.0
+    assert np.array_equal(masks_of(maps, 0.2, replace(RAW, min_px=4, peak=0.0, keep="seeds")), canvas(LARGE)[None])
+
+
+def test_parts_with_seeds_are_whole_components_and_at_least_one_is_left() -> None:
+    for seed in range(5):
+        maps = noise(seed, 20, 20)[None]
+        mask = maps > 0.6
+        kept = with_seeds(mask, maps)
+        components, _ = ndimage.label(mask[0])
+        assert kept.any()
+        assert set(np.unique(components[kept[0]])).isdisjoint(np.unique(components[mask[0] & ~kept[0]]))
+        assert np.array_equal(with_seeds(kept, maps), kept)
 
 
 def test_min_px_at_its_edge() -> None:

@@ -288,6 +288,50 @@ def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., S
         picture(page, "colour")
 
 
+def test_without_a_mouse_and_a_key_pressed_twice(browser: Any, serve: Callable[..., Server]) -> None:
+    with page_of(browser, serve()) as page:
+        page.focus("#help")
+        page.keyboard.press("Enter")
+        assert page.evaluate("() => document.getElementById('dialog').open")
+        page.keyboard.press("Escape")
+        page.focus("#whole")
+        page.keyboard.press("Space")
+        assert page.is_checked("#whole")
+        page.focus("#opacity")
+        at = page.evaluate("() => desk.view.index")
+        page.keyboard.press("ArrowUp")
+        assert (page.input_value("#opacity"), page.evaluate("() => desk.view.index")) == ("36", at)
+        for number in (1, 0):
+            page.evaluate(f"() => document.querySelectorAll('#cases li')[{number}].focus()")
+            page.keyboard.press("Enter")
+            until(page, f"() => desk.state().key === desk.queue.rows[{number}].key && desk.view.parts && desk.view.mask")
+        for _ in range(3):  # the next case, which nobody has seen, is not decided
+            page.keyboard.press("a")
+        until(page, "() => desk.state().id !== 's00.nii.gz' && desk.view.parts")
+        page.wait_for_timeout(300)
+        decided = "() => desk.queue.rows.filter((row) => row.state !== 'open').map((row) => row.id)"
+        assert page.evaluate(decided) == ["s00.nii.gz"]
+
+
+def test_a_phone_and_paper(browser: Any, serve: Callable[..., Server]) -> None:
+    size = "() => { const box = document.getElementById('bench').getBoundingClientRect(); return [box.width, box.height]; }"
+    with page_of(browser, serve()) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_timeout(200)
+        wide, tall = page.evaluate(size)
+        assert (wide, tall > 350) == (390, True)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+        assert page.evaluate("() => document.getElementById('decide-accepted').getBoundingClientRect().bottom") <= 844
+        picture(page, "phone")
+        page.set_viewport_size({"width": 1360, "height": 850})
+        page.emulate_media(media="print")
+        page.wait_for_timeout(200)
+        assert page.evaluate(size)[1] > 500
+        assert page.is_visible("#numbers")
+        assert page.is_hidden("#export")
+        picture(page, "print")
+
+
 def test_blink_asks_the_model_of_its_slice(browser: Any, folder: Path, serve: Callable[..., Server]) -> None:
     make_run(folder.parent / "model")
     with page_of(browser, serve(), quiet=False) as page:  # the last question is refused

@@ -26,6 +26,7 @@ from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of
+from coinseg.export.nnunet import NAME
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.exchange import KINDS, export_reviewed, masks_by_name
 from coinseg.review.rtstruct import outlines, write_rtstruct
@@ -200,6 +201,26 @@ def test_nnunet_prompts_and_the_table(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("colour", [False, True], ids=["grey", "colour"])
+def test_plain_images_go_to_nnunet_as_well(tmp_path: Path, colour: bool) -> None:
+    masks_folder(tmp_path, cases=0, images=2, colour=colour)
+    with desk_of(tmp_path / "masks") as desk:
+        assert "nnunet" in desk.kinds()
+        for draft, state in zip(desk.source.drafts, ("accepted", "rejected"), strict=True):
+            desk.case(draft.key, "ann")
+            desk.editor.decide(draft.key, "ann", state, "", 1.0, 0)
+        assert export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset101_x").cases == 2
+    labels = [np.asarray(Image.open(tmp_path / "Dataset101_x" / "labelsTr" / f"p0{i}.png")) for i in range(2)]
+    wanted = np.zeros((50, 64), np.uint8)
+    wanted[10:25, 20:40] = 1
+    np.testing.assert_array_equal(labels[0], wanted)
+    assert not labels[1].any()
+    about = json.loads((tmp_path / "Dataset101_x" / "dataset.json").read_text())
+    assert (about["file_ending"], about["numTraining"]) == (".png", 2)
+    picture = np.asarray(Image.open(tmp_path / "Dataset101_x" / "imagesTr" / "p00_0000.png"))
+    np.testing.assert_array_equal(picture, np.asarray(Image.open(tmp_path / "scans" / "p00.png")))
+
+
 def test_every_sequence_of_a_reviewed_scan_is_a_channel_of_nnunet(tmp_path: Path) -> None:
     """Of a run, whose layout knows the sequences; beside masks of `segment` nobody knows them, and that is said."""
     masks_folder(tmp_path, cases=1)
@@ -235,6 +256,9 @@ def test_what_cannot_be_written_is_left_out_with_a_line(tmp_path: Path) -> None:
             export_reviewed(desk.source, desk.store, "rtstruct", tmp_path / "out")
         assert not (tmp_path / "out").exists()
         assert desk.kinds() == ["masks", "nnunet", "prompts", "csv"]
+        assert [desk.new_export(kind).name for kind in ("masks", "nnunet")] == ["masks-1", "Dataset101_reviewed"]
+        desk.new_export("nnunet").mkdir(parents=True)
+        assert NAME.fullmatch(desk.new_export("nnunet").name)
         export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
         with pytest.raises(UserError, match="exists"):
             export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")

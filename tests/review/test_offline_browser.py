@@ -102,6 +102,9 @@ def test_from_the_file_to_the_desk(browser: Any, tmp_path: Path) -> None:
         assert page.evaluate("() => [scrollY, document.documentElement.scrollWidth]") == [0, 390], (
             "the list does not scroll the page"
         )
+    with page_of(browser, file) as page:
+        page.emulate_media(media="print")
+        assert page.evaluate("() => document.getElementById('stage').clientHeight") > 500
     with page_of(browser, file, SIZES["tablet"]) as page:
         first = page.evaluate("() => cases[0].first")
         drawn(page, f"s00.nii.gz {first}")

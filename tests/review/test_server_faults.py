@@ -7,6 +7,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,8 +144,11 @@ FAULTS: list[Fault] = [
     ("a layer that is none", lambda o: o.get(f"/api/cases/{SCAN}/layers/x/axial/0"), 400, "this case has no x"),
     ("a plane that is none", lambda o: o.get(f"/api/cases/{SCAN}/image/oblique/0"), 400, "the plane 'oblique'"),
     ("a slice behind the last", lambda o: o.get(f"/api/cases/{SCAN}/image/axial/{SHAPE[0]}"), 400, f"slice {SHAPE[0]} of"),
-    ("a slice before the first", lambda o: o.get(f"/api/cases/{SCAN}/image/axial/-1"), 404, ""),
-    ("a slice far away", lambda o: o.get(f"/api/cases/{SCAN}/image/axial/{10**30}"), 400, "slice"),
+    ("a slice before the first", lambda o: o.get(f"/api/cases/{SCAN}/image/axial/-1"), 400, "slice -1 of"),
+    ("a slice far away", lambda o: o.get(f"/api/cases/{SCAN}/image/axial/{10**30}"), 400, "index is '1000"),
+    ("a slice of 5000 digits", lambda o: o.get(f"/api/cases/{SCAN}/image/axial/{'9' * 5000}"), 400, "index is '9999"),
+    ("a slice in other digits", lambda o: o.stroke(index="%D9%A3"), 400, "a whole number"),
+    ("a layer's slice that is none", lambda o: o.get(f"/api/cases/{SCAN}/layers/mask/axial/x"), 400, "index is 'x'"),
     ("the side of a picture", lambda o: o.get(f"/api/cases/{PICTURE}/image/sagittal/900"), 400, "slice 900"),
     ("a picture in 3-D", lambda o: o.get(f"/api/cases/{PICTURE}/solid"), 400, "no third axis"),
     ("the truth of scans without", lambda o: o.get(f"/api/cases/{SCAN}/layers/truth/axial/0"), 400, "this case has no truth"),
@@ -155,6 +159,10 @@ FAULTS: list[Fault] = [
     # what is sent
     ("a body that is too long", lambda o: o.post(TOOL, content=b" " * 70000), 400, "a body of 70000 bytes"),
     ("a length that is none", lambda o: o.post(TOOL, content=b"{}", **{"Content-Length": "many"}), 400, "a body of"),
+    ("a length of no digits", lambda o: o.post(TOOL, content=b"{}", **{"Content-Length": b"\xb2"}), 400, "a body of"),
+    ("a number of 5000 digits", lambda o: o.post(TOOL, content=b'{"index": ' + b"9" * 5000 + b"}"), 400, "no JSON"),
+    ("half a letter as a password", lambda o: o.post("/api/login", content=b'{"password": "\\ud800"}'), 400, "password is wrong"),
+    ("a name written backwards", lambda o: o.get("/api/queue", **{"X-Reviewer": "a%E2%80%AEb"}), 400, "1 to 60 letters"),
     ("no JSON", lambda o: o.post(TOOL, content=b"\xff{"), 400, "no JSON"),
     ("JSON without end", lambda o: o.post(TOOL, content=b"[" * 60000), 400, "no JSON"),
     ("NaN", lambda o: o.post(TOOL, content=b'{"amount": NaN}'), 400, "no JSON"),
@@ -195,6 +203,7 @@ FAULTS: list[Fault] = [
     ("a file of another kind", lambda o: o.upload("mask.exe", b"MZ"), 400, "the file 'mask.exe'"),
     ("a path as a file", lambda o: o.upload("../../mask.nii.gz", b"no"), 400, "cannot be read"),
     ("a broken mask", lambda o: o.upload("mask.nii.gz", b"\x1f\x8b broken"), 400, "cannot be read"),
+    ("an empty mask file", lambda o: o.upload("ann.nii.gz", b""), 400, "ann.nii.gz cannot be read"),
     ("a mask of another scan", lambda o: o.upload("m.nii.gz", nifti(o.root, np.zeros((5, 5, 5)))), 400, "the same grid"),
     (
         "a mask that lies elsewhere",
@@ -299,6 +308,39 @@ def test_a_full_disk_and_a_database_in_use_ask_for_the_stroke_again(opened: Open
     assert kept or (before == store.mask("s00.nii.gz", "ann")).all()
 
 
+def test_a_folder_of_reviews_that_is_gone_takes_no_stroke_until_it_is_back(opened: Opened) -> None:
+    """SQLite would go on in a file without a name, say that all is kept, and lose it at the end."""
+    assert opened.stroke(name="kept-0001").status_code == 200
+    reviews = opened.root / "masks" / "review"
+    reviews.rename(opened.root / "elsewhere")
+    for answer in (opened.stroke(name="kept-0002", top=5), opened.decide(state="unsure", edits=1)):
+        assert (answer.status_code, "review.sqlite is gone" in answer.json()["error"]) == (
+            503,
+            True,
+        )  # the browser sends it again
+    (opened.root / "elsewhere").rename(reviews)
+    assert opened.stroke(name="kept-0002", top=5).status_code == 200
+    assert opened.desk.store.depth("s00.nii.gz", "ann") == (2, 0)
+    np.testing.assert_array_equal(opened.desk.store.mask("s00.nii.gz", "ann"), opened.desk.editor.mask(SCAN, "ann"))
+
+
+def test_half_a_character_in_a_comment_is_a_question_mark(opened: Opened) -> None:
+    content = b'{"state": "unsure", "comment": "seen \\ud83d", "seconds": 1, "edits": 0}'
+    assert opened.post(f"/api/cases/{SCAN}/decision", content=content).status_code == 200
+    assert [one.comment for one in opened.desk.store.decisions()] == ["seen ?"]
+
+
+def test_exports_at_once_are_one_line_each_and_one_is_whole(opened: Opened) -> None:
+    assert opened.stroke(name="kept-0001").status_code == 200
+    assert opened.decide(edits=1).status_code == 200
+    with ThreadPoolExecutor(3) as pool:
+        answers = [each.result() for each in [pool.submit(opened.post, "/api/export/masks") for _ in range(3)]]
+    good = [answer.json() for answer in answers if answer.status_code == 200]
+    assert good
+    assert all((Path(one["folder"]) / "s00.nii.gz").is_file() for one in good)
+    assert all(answer.json()["error"].count("\n") == 0 for answer in answers if answer.status_code != 200)
+
+
 def test_a_defect_is_one_line_and_the_server_goes_on(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Desk, "summary", lambda self: 1 / 0)
     answer = opened.get("/api/summary")
@@ -374,6 +416,7 @@ STARTS: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     ("a mask elsewhere", _row("mask", "../../etc/passwd"), ["{root}/masks"], "lies outside of its folder"),
     ("a scan elsewhere", _row("case", "../../etc/passwd"), ["{root}/masks"], "lies outside of its folder"),
     ("a scan of another place", _row("sha256", None), ["{root}/masks"], "name their folder with --scans"),
+    ("a name that is no UTF-8", _row("case", "caf\udce9.nii.gz"), ["{root}/masks"], "'caf\\udce9.nii.gz' has a name that is no"),
     ("a case twice", lambda root: _edited(root / "masks" / "index.json", lambda i: i["masks"].append(i["masks"][0])),
      ["{root}/masks"], "stands in it twice"),
     ("no manifest", lambda root: (root / "masks" / "manifest.json").unlink(), ["{root}/masks"], "where its scans are"),

@@ -9,11 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.student_data import PseudoMasks, ReviewedMasks, reviewed_masks
+from coinseg.data.slices.split import TRAINING, VALIDATION
+from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks
 from coinseg.errors import UserError
-from coinseg.pipeline.run import Workspace, job_of, reviewed_of, said_of_reviewed, train
+from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.reviews import Learnt, reviewed_of
+from coinseg.pipeline.run import Workspace, job_of, train
 from coinseg.training.pseudo_masks import REVIEWED, with_reviewed
+from coinseg.training.student import Taught, _known
 from conftest import tiny_settings, write_images
 
 
@@ -21,6 +26,7 @@ from conftest import tiny_settings, write_images
 class Decided:
     case: str
     mask: np.ndarray
+    class_name: str = ""
 
 
 def decided(root: Path, case: str, inside: bool = True) -> Decided:
@@ -73,7 +79,7 @@ def test_a_run_with_reviews_says_that_it_is_not_mask_free_and_learns_other_masks
     work = workspace(tmp_path, tuple(decided(root, name) for name in names), root)
     work.start()
     first = train(work)
-    (line,) = said_of_reviewed(first)
+    (line,) = first.reviews.said()
     assert line.startswith("not mask-free: the student learnt")
     assert "were not learnt from" in line
     again = train(replace(work, reviews=tuple(decided(root, name, inside=False) for name in names)))
@@ -81,9 +87,145 @@ def test_a_run_with_reviews_says_that_it_is_not_mask_free_and_learns_other_masks
     assert train(work).key == first.key
 
 
-def test_reviews_that_are_of_no_training_case_are_refused(tmp_path: Path) -> None:
+def test_reviews_of_other_data_or_held_out_cases_are_refused(tmp_path: Path) -> None:
     work = workspace(tmp_path, (Decided("somebody", np.zeros((1, 4, 4), bool)),))
-    work.start()
-    with pytest.raises(UserError, match=r"reviews has 1 decided cases, and none of them is a training case of these data"):
-        job_of(work)
-    assert reviewed_of(replace(work, settings=tiny_settings()), None) is None  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"reviews has 1 decided cases, and none of them is of these data; required"):
+        work.check()
+    assert reviewed_of(work.reviews, tiny_settings(), None) == ()  # type: ignore[arg-type]
+    store = job_of(replace(work, settings=tiny_settings())).store
+    held_out = str(store.index["case"][store.index["split"] == VALIDATION][0])
+    held = replace(work, reviews=(Decided(held_out, np.zeros((1, 32, 32), bool)),))
+    held.check()
+    with pytest.raises(UserError, match="none of them is a training case of these data"):
+        job_of(held)
+
+
+def test_reviews_without_a_student_are_refused_before_any_work(tmp_path: Path) -> None:
+    work = workspace(tmp_path)
+    for student in ({"steps": 0}, {}):
+        settings = replace(work.settings, student=replace(work.settings.student, **student))
+        settings = settings if student else replace(settings, method="rise")
+        with pytest.raises(
+            UserError, match=r"student\.reviewed is reviews and no student is trained; required: a student, which"
+        ):
+            replace(work, settings=settings).check()
+
+
+def write_two_classes(root: Path) -> Path:
+    """16 images of 8 patients: even numbers have a dot (rows 2 to 5), the first half has a bar (rows 10 to 13)."""
+    rng, rows = np.random.default_rng(0), ["file,patient,dot,bar"]
+    (root / "images").mkdir(parents=True)
+    for i in range(16):
+        image = rng.integers(90, 110, (16, 16), dtype=np.uint8)
+        Image.fromarray(image).save(root / "images" / f"{i:02d}.png")
+        rows.append(f"images/{i:02d}.png,p{i // 2},{1 - i % 2},{int(i < 8)}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def marked(name: str, number: int, top: int) -> Decided:
+    """A reviewed mask of a class: four rows from `top` on, nothing where that is negative."""
+    mask = np.zeros((1, 16, 16), bool)
+    mask[0, top : top + 4] = top >= 0
+    return Decided(f"{name}/{number:02d}", mask, name)
+
+
+def two_classes(reviewed: str | None = "reviews", asked: tuple[str, ...] = ()) -> Settings:
+    base = tiny_settings()
+    student = replace(base.student, steps=2, teachers=1, imagenet_steps=0, reviewed=reviewed)
+    return replace(base, student=student, data=replace(base.data, size=16, classes=asked, validation=0.25))
+
+
+def of_two_classes(tmp_path: Path, *reviews: Decided) -> Workspace:
+    """The workspace of images with a dot, a bar, both or none, and of what was reviewed of them."""
+    data = tmp_path / "data"
+    return Workspace(data if data.exists() else write_two_classes(data), tmp_path / "out", two_classes(), reviews=reviews)
+
+
+def numbers_of(job: Job) -> list[int]:
+    """The images of the training side."""
+    return sorted(int(case) for case in job.store.index["case"][job.store.index["split"] == TRAINING])
+
+
+def test_every_class_learns_the_masks_reviewed_for_it_and_no_other(tmp_path: Path) -> None:
+    dots, bars = (
+        [marked("dot", i, 2) for i in range(0, 16, 2)],
+        [marked("bar", i, 10 if i < 8 else -1) for i in (*range(8), 9, 15)],
+    )
+    work = of_two_classes(tmp_path, *dots, *bars)
+    job = job_of(work)
+    training = set(numbers_of(job))
+    numbers = (set(range(0, 16, 2)), {*range(8), 9, 15})
+    assert 0 < len(training & numbers[1]) < 10
+    for one, top, mine in zip(job.classes, (2, 10), numbers, strict=True):
+        (found,) = one.reviewed
+        cases = [int(case) for case in one.store.index["case"][one.slices.rows[found.indices]]]
+        assert set(cases) == mine & training
+        assert (found.cases, found.held_out) == (len(cases), len(mine - training))
+        for number, target in zip(cases, found.targets, strict=True):
+            wanted = np.zeros((16, 16), np.uint8)
+            wanted[top : top + 4] = number not in (9, 15)
+            np.testing.assert_array_equal(target, wanted)
+    assert job.reviewed == tuple(one.reviewed[0] for one in job.classes)
+    other = job_of(replace(work, reviews=(*dots, *(replace(one, mask=one.mask[:, ::-1]) for one in bars))))
+    assert (
+        len({job.key("k"), other.key("k"), replace(job, reviewed=()).key("k"), replace(job, reviewed=job.reviewed[:1]).key("k")})
+        == 4
+    )
+    assert replace(job, reviewed=()).key("k") == "k"
+
+
+def test_a_slice_reviewed_for_one_class_says_nothing_of_the_other(tmp_path: Path) -> None:
+    """Of four training images the first two are labelled with a dot: a person marked one, and saw nothing in the other."""
+    even = [i for i in numbers_of(job_of(replace(of_two_classes(tmp_path), settings=two_classes(reviewed=None)))) if i % 2 == 0]
+    with_bar, without = [i for i in even if i < 8], [i for i in even if i >= 8]
+    drawn, empty, unseen = with_bar[0], with_bar[1], without[0]
+    job = job_of(of_two_classes(tmp_path, marked("dot", drawn, 2), marked("dot", empty, -1)))
+    taught = []
+    for one in job.classes:
+        normals = np.flatnonzero(one.store.index["label"][one.slices.rows] == 0)
+        pseudo = PseudoMasks(np.zeros(0, np.int64), np.zeros((0, 16, 16), np.uint8), normals)
+        taught.append(Taught(one.slices, with_reviewed(pseudo, one.reviewed[0]), None))
+    rows = np.array([np.flatnonzero(job.store.index["case"] == f"{i:02d}")[0] for i in (drawn, empty, unseen, unseen + 1)])
+    dot, bar = (_known(one, rows) for one in taught)
+    wanted = np.zeros((16, 16), np.uint8)
+    wanted[2:6] = 1
+    np.testing.assert_array_equal(dot[0], wanted)
+    assert [set(np.unique(target)) for target in dot[1:]] == [{0}, {IGNORED}, {0}]  # seen empty, nobody looked, labelled without
+    assert [set(np.unique(target)) for target in bar] == [{IGNORED}, {IGNORED}, {0}, {0}]  # what its labels say
+
+
+def test_one_class_of_several_is_named_and_reviews_of_other_data_are_refused(tmp_path: Path) -> None:
+    work = of_two_classes(tmp_path, marked("bar", 0, 10), marked("bar", 1, 10), marked("bar", 9, -1), marked("dot", 2, 2))
+    (found,) = job_of(replace(work, settings=two_classes(asked=("Bar",)), root=tmp_path / "bar")).reviewed
+    assert found.cases + found.held_out == 4
+    assert found.cases == found.targets[:, 10].any(1).sum() + (~found.targets.any((1, 2))).sum()
+    wrong = replace(work, reviews=tuple(replace(one, case=f"rust{one.case[3:]}", class_name="rust") for one in work.reviews))
+    with pytest.raises(UserError, match=r"4 decided cases.*\(they are of the classes rust, the data of the classes dot, bar\)"):
+        wrong.check()
+    plain = replace(work, reviews=(Decided("00", np.zeros((1, 16, 16), bool)),))
+    with pytest.raises(UserError, match=r"\(they are of one class without a name, the data of the classes dot, bar\)"):
+        plain.check()
+    one_class = workspace(tmp_path / "one", (marked("bar", 0, 10),))
+    with pytest.raises(UserError, match=r"of the classes bar, the data of one class without a name.*or name the class with data"):
+        one_class.check()
+
+
+def test_what_is_said_of_reviewed_masks() -> None:
+    targets = np.zeros((3, 4, 4), np.uint8)
+    targets[0] = 1
+    some, none = ReviewedMasks(np.arange(3), targets, 2, 1), ReviewedMasks(np.zeros(0, int), targets[:0], 0, 0)
+    assert Learnt().said() == []
+    assert Learnt().counts() is None
+    assert Learnt(some, "", True).said() == [
+        "not mask-free: the student learnt 3 slices of 2 cases reviewed (student.reviewed); 1 reviewed cases are held out or not "
+        "of these data, and were not learnt from"
+    ]
+    assert Learnt(some, "", True).counts() == {"cases": 2, "slices": 3, "marked": 1, "not_learnt": 1}
+    assert "2 cases reviewed for bar (student.reviewed)" in Learnt(some, "bar", True).said()[0]
+    (line,) = Learnt(none, "dot", True).said()
+    assert line == "not mask-free: the student, which all classes share, learnt no mask reviewed for dot (student.reviewed)"
+    assert Learnt(some, "bar", False).said() == [
+        "nothing was learnt from student.reviewed: too few masks are trusted for a student"
+    ]
+    assert Learnt(some, "bar", False).counts() is None

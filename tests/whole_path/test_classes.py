@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,8 @@ from coinseg.data.slices.store import SliceStore
 from coinseg.errors import UserError
 from coinseg.explain.counterfactual import coin, losses
 from coinseg.explain.counterfactual.generator import build_generator
+from coinseg.export.card import model_card
+from coinseg.export.folder import excerpt
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.scans import cut_slices, images_of
@@ -350,9 +353,70 @@ def test_the_desk_shows_one_class_of_a_case_at_a_time(run: Path, tmp_path: Path)
         desk.editor.decide(row["key"], "ann", "rejected", "", 1.0, desk.editor.state(row["key"], "ann")["edits"])
         export_reviewed(source, desk.store, "masks", tmp_path / "out")
         assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["square__08.png"]
-        with pytest.raises(UserError, match="one class for nnunet"):
+        with pytest.raises(UserError, match=r"no reviewed case can be written as nnunet \(08: not decided yet of disc\)"):
             export_reviewed(source, desk.store, "nnunet", tmp_path / "nnunet")
+        assert "nnunet" in desk.kinds()
+        # A disc of 3 x 4 pixels and no square; of 01, which is labelled without a disc, a square of 2 x 2; 04 overlaps.
+        for case, disc, square in (
+            ("08", (1, 4, 1, 5), (0, 0, 0, 0)),
+            ("01", None, (5, 7, 5, 7)),
+            ("04", (1, 4, 1, 5), (3, 6, 1, 5)),
+        ):
+            for name, box in (("disc", disc), ("square", square)):
+                if box is not None:
+                    mask = np.zeros((1, 40, 40), bool)
+                    mask[0, box[0] : box[1], box[2] : box[3]] = True
+                    key = rows[f"{name}/{case}"]["key"]
+                    edits = desk.editor.replace(key, "ann", mask, "file", f"{name}-{case}-0001")["edits"]
+                    desk.editor.decide(key, "ann", "accepted", "", 1.0, edits)
+        written = export_reviewed(source, desk.store, "nnunet", tmp_path / "Dataset101_x")
+        assert (written.cases, written.left_out) == (2, ["04: classes overlap in 4 of its pixels"])
+        labels = {case: np.asarray(Image.open(tmp_path / "Dataset101_x" / "labelsTr" / f"{case}.png")) for case in ("08", "01")}
+        assert [np.bincount(one.ravel(), minlength=3)[1:].tolist() for one in labels.values()] == [[12, 0], [0, 4]]
+        assert labels["01"][5, 5] == 2
+        about = json.loads((tmp_path / "Dataset101_x" / "dataset.json").read_text())
+        assert about["labels"] == {"background": 0, "disc": 1, "square": 2}
         assert masks_by_name(tmp_path / "out", source.drafts)[0][0][0].record.id == "square/08"
+
+
+def test_masks_reviewed_of_each_class_teach_and_every_report_says_how_many(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("training.pseudo_masks", "training.student", "pipeline.recipe"):
+        monkeypatch.setattr(f"coinseg.{place}.LEAST", 1)
+    shutil.copytree(run, tmp_path / "run")
+    source, states = read_source(tmp_path / "run"), {"disc": ("accepted", "rejected"), "square": ("rejected",)}
+    with desk_on(source, None, Rules()) as desk:
+        for name, several in states.items():
+            rows = [
+                d for d in source.drafts if d.class_name == name and d.record.side == "training" and d.record.numbers["pixels"]
+            ]
+            rows += [d for d in source.drafts if d.class_name == name and d.record.side == "held out"][:1]
+            for draft, state in zip(rows[: len(several)] + rows[-1:], (*several, "accepted"), strict=True):
+                desk.case(draft.key, "ann")
+                desk.editor.decide(draft.key, "ann", state, "", 1.0, 0)
+    words = json.loads((run / "manifest.json").read_text())["command"].split()[1:]
+    words[words.index("-o") + 1] = str(tmp_path / "run")
+    assert cli_main([*words, "--student.reviewed", str(tmp_path / "run"), "--overwrite"]) == 0
+    printed = capsys.readouterr().out
+    manifest = valid(tmp_path / "run" / "manifest.json")
+    learnt = {name: manifest["classes"][name]["reviewed"] for name in CLASSES}
+    assert learnt["disc"] == {"cases": 2, "slices": 2, "marked": 1, "not_learnt": 1}
+    assert learnt["square"] == {"cases": 1, "slices": 1, "marked": 0, "not_learnt": 1}
+    assert "reviewed" not in manifest["data"]
+    lines = {
+        name: f"not mask-free: the student learnt {n} slices of {n} cases reviewed for {name}"
+        for name, n in (("disc", 2), ("square", 1))
+    }
+    for name, line in lines.items():
+        assert valid(tmp_path / "run" / "classes" / name / "manifest.json")["data"]["reviewed"] == learnt[name]
+        assert f"warning: {name}: {line}" in printed
+        assert line in (tmp_path / "run" / "report.html").read_text()
+        assert line in (tmp_path / "run" / "classes" / name / "report.html").read_text()
+    trained = load(tmp_path / "run")
+    card = model_card(excerpt(tmp_path / "run"), trained.settings, trained.preparation.kind)
+    assert "had reviewed (disc: 2 slices of 2 cases; square: 1 slices of 1 cases)**" in card
+    assert "reviewed" not in valid(run / "manifest.json")["classes"]["disc"]
 
 
 def test_a_label_map_that_somebody_changed_is_kept(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,9 +75,17 @@ def _data(data: Mapping[str, Any] | None, settings: Settings) -> Iterator[str]:
     source = "made from lesion masks" if data.get("labels_from_lesion_masks") else "not made from lesion masks"
     yield f"The image labels were {source}."
     if settings.student.reviewed:
-        yield "**The student also learnt masks that a person had reviewed**: its scores are not those of image labels alone."
+        learnt = "; ".join(map(_learnt, (data.get("reviewed") or {}).items()))
+        yield f"**The student also learnt masks that a person had reviewed{f' ({learnt})' if learnt else ''}**: its scores are"
+        yield "not those of image labels alone."
     else:
         yield "No lesion mask was used for the training or the threshold."
+
+
+def _learnt(counts: tuple[str, Mapping[str, Any]]) -> str:
+    """How many reviewed masks taught a class, whose name is "" where there is one."""
+    name, one = counts
+    return f"{name + ': ' if name else ''}{one['slices']} slices of {one['cases']} cases"
 
 
 def _scores(scores: Mapping[str, Any] | None) -> Iterator[str]:

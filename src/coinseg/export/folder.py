@@ -63,6 +63,8 @@ def excerpt(root: Path) -> dict[str, Any]:
     manifest = read_record(file, {"data": dict | None, "scores": dict | None}, MAX_JSON) if file.is_file() else {}
     data = manifest.get("data") or {}
     kept = {name: data.get(name) for name in KEPT_OF_DATA}
+    learnt = {"": data.get("reviewed")} | {name: one.get("reviewed") for name, one in (manifest.get("classes") or {}).items()}
+    kept["reviewed"] = {name: one for name, one in learnt.items() if one} or None
     kept["labels_from_lesion_masks"] = "from the lesion masks" in str(data.get("label_source", ""))
     return {
         "coinseg": version("coinseg"), "kind": "exported run", "schema": SCHEMA, "trained_with": manifest.get("version"),

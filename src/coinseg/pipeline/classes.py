@@ -106,14 +106,16 @@ def together(
             "verdict": one["verdict"], "folder": class_folder(name), "scores": one["scores"],
             "logits_moved": _rounded(moved.get(name)),
             "logit_deviation": round(deviations[name], 4) if name in deviations else None,
+            **({"reviewed": one["data"]["reviewed"]} if "reviewed" in one["data"] else {}),
         }
         for name, one in manifests.items()
     }  # fmt: skip
     count = sum(one["outputs"]["mask_count"] for one in manifests.values())
     means = mean_scores([one["scores"] for one in classes.values()])
     none = [name for name, value in means.items() if value is None]
+    data = {key: value for key, value in first["data"].items() if key != "reviewed"}  # which is that of each class
     return first | {
-        "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,
+        "data": data, "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,
         "scores": means | {"lesions_by_size": [], "null_because": dict.fromkeys(none, "a class has none")},
         "audit": None, "threshold": None, "outputs": TOGETHER | {"mask_count": count},
         "warnings": _warnings({name: one["warnings"] for name, one in manifests.items()}),

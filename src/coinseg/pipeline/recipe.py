@@ -55,14 +55,15 @@ CHOSEN = {"key": str, "value": float, "rule": str}
 class Job:
     """What a recipe works on; no lesion mask is read from `store`, and organ masks only where `coin.regions` asks for them.
 
-    `root` is the folder that keeps every stage; None keeps nothing. `reviewed` are masks of a person (`student.reviewed`).
+    `root` is the folder that keeps every stage; None keeps nothing. `reviewed` are masks of a person (`student.reviewed`), one
+    for each class in their order; () without.
     """
 
     store: SliceStore
     settings: Settings
     root: Path | None = None
     report: Report = silent
-    reviewed: ReviewedMasks | None = None
+    reviewed: tuple[ReviewedMasks, ...] = ()
 
     def folder(self, *names: str) -> Path | None:
         """A folder below the root."""
@@ -70,16 +71,20 @@ class Job:
 
     def key(self, key: str) -> str:
         """A key of what depends on the reviewed masks too."""
-        return key if self.reviewed is None else key_of([key, self.reviewed.digest])
+        return key_of([key, *(one.digest for one in self.reviewed)]) if self.reviewed else key
 
     @property
     def classes(self) -> list["Job"]:
-        """The job as each class sees it: its slices, and a folder for its threshold and parts; itself where there is one."""
-        views = self.store.views
-        if not self.store.classes:
+        """The job as each class sees it: its slices and reviewed masks, and a folder for its threshold and parts.
+
+        Itself where there is one class.
+        """
+        views, names = self.store.views, self.store.classes
+        if not names:
             return [self]
-        roots = [self.folder(class_folder(name)) for name in self.store.classes]
-        return [replace(self, store=view, root=root) for view, root in zip(views, roots, strict=True)]
+        roots = [self.folder(class_folder(name)) for name in names]
+        reviewed: list[tuple[ReviewedMasks, ...]] = [(one,) for one in self.reviewed] or [()] * len(names)
+        return [replace(self, store=v, root=r, reviewed=own) for v, r, own in zip(views, roots, reviewed, strict=True)]
 
     @property
     def slices(self) -> TrainingSlices:
@@ -220,7 +225,10 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     pairs = [] if few else _others(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
     taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
-    lessons = [Lesson(learning.slices, masks, partial(_examples, learning), job.reviewed) for learning, masks in taught]
+    lessons = [
+        Lesson(learning.slices, masks, partial(_examples, learning), next(iter(one.reviewed), None))
+        for one, (learning, masks) in zip(jobs, taught, strict=True)
+    ]
     student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
     if student is None:
         return list(firsts)

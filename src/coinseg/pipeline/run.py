@@ -25,7 +25,7 @@ from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.scale import kind_of_intensity
 from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
-from coinseg.data.slices.student_data import ReviewedCase, ReviewedMasks, reviewed_masks
+from coinseg.data.slices.student_data import ReviewedCase
 from coinseg.errors import UserError
 from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
@@ -44,6 +44,7 @@ from coinseg.types import Cohort
 
 from . import recipe
 from .mask_files import MaskFiles
+from .reviews import NO_REVIEWS, Learnt, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
 
 FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
@@ -87,6 +88,7 @@ class Workspace:
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
         require_consistent(self.settings)
+        require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings))
         if "auto" in (self.settings.data.size, self.settings.data.tile):
             raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
         refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
@@ -122,7 +124,8 @@ class Workspace:
 class Run:
     """A trained run of one class: its folder, its slices, its predictor, and the key of what its masks and scores depend on.
 
-    `networks` is the folder of the trained networks: that of the run, of which the class may have one below.
+    `networks` is the folder of the trained networks: that of the run, of which the class may have one below. `reviews` are
+    the masks of a person that the student was given of this class.
     """
 
     work: Workspace
@@ -130,6 +133,7 @@ class Run:
     predictor: Predictor
     key: str
     networks: Path
+    reviews: Learnt = NO_REVIEWS
 
     def held_out(self) -> ScoredSlices:
         """The held-out slices with their lesion masks, for scoring."""
@@ -151,26 +155,7 @@ def job_of(work: Workspace) -> recipe.Job:
         root = work.root / class_folder(name) if name else work.root
         views.append(select_instances(view, work.settings, root / "witnesses", work.report))
     store = store.with_views(views)
-    return recipe.Job(store, work.settings, work.root, work.report, reviewed_of(work, store))
-
-
-def reviewed_of(work: Workspace, store: SliceStore) -> ReviewedMasks | None:
-    """The reviewed masks of training slices; None where `student.reviewed` is not set.
-
-    Raises:
-        UserError: there are several classes, or no reviewed case is one of the training.
-    """
-    folder = work.settings.student.reviewed
-    if folder is None:
-        return None
-    if store.classes:
-        raise UserError(f"student.reviewed and {len(store.classes)} classes", "reviewed masks of one class", "leave one out")
-    slices = TrainingSlices(store, work.settings.anomaly, work.settings.seed)
-    found = reviewed_masks(work.reviews, slices, work.settings.data.axis)
-    if not found.cases:
-        got = f"{folder} has {len(work.reviews)} decided cases, and none of them is a training case of these data"
-        raise UserError(got, "reviews of training cases", "review some, or correct student.reviewed")
-    return found
+    return recipe.Job(store, work.settings, work.root, work.report, reviewed_of(work.reviews, work.settings, store))
 
 
 def train(work: Workspace) -> Run:
@@ -189,7 +174,8 @@ def train_classes(work: Workspace) -> dict[str, Run]:
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
         key = job.key(result_key(view, work.settings, predictor.f))
         key = with_student(key, work.settings) if recipe.has_student(work.settings) else key
-        runs[name] = Run(own, view, predictor, key, work.root)
+        reviews = Learnt(job.reviewed[number], name, predictor.has_student) if job.reviewed else NO_REVIEWS
+        runs[name] = Run(own, view, predictor, key, work.root, reviews)
     return runs
 
 
@@ -259,8 +245,7 @@ def write_masks(run: Run) -> dict[str, Any]:
 def warnings(run: Run) -> list[str]:
     """What a user should know before trusting the masks, from every finished stage."""
     root, store = run.networks, run.store
-    lines = [f"data: {problem}" for problem in store.meta["problems"]]
-    lines += said_of_reviewed(run)
+    lines = [*run.reviews.said(), *(f"data: {problem}" for problem in store.meta["problems"])]
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)
     scores = Stage(root / "classifier", "").facts(scores={"auroc": float | None, "auroc_scans": float | None})["scores"]
@@ -272,16 +257,6 @@ def warnings(run: Run) -> list[str]:
     if run.work.settings.data.split_by == "slice":
         lines.append("split inside patients (data.split_by slice): the scores say nothing about new patients")
     return lines + (Stage(root / "coin", "").facts(warnings=list[str])["warnings"] if run.predictor.is_counterfactual else [])
-
-
-def said_of_reviewed(run: Run) -> list[str]:
-    """The line that says that masks of a person were learnt from; none where there were none."""
-    found = reviewed_of(run.work, run.store)
-    if found is None:
-        return []
-    line = f"not mask-free: the student learnt {len(found.indices)} slices of {found.cases} reviewed cases (student.reviewed)"
-    unused = f"; {found.held_out} reviewed cases are held out or not of these data, and were not learnt from"
-    return [line + (unused if found.held_out else "")]
 
 
 def counts(run: Run) -> dict[str, Any]:
@@ -301,4 +276,5 @@ def counts(run: Run) -> dict[str, Any]:
             "slices": searched["weak"], "kept": searched["kept"],
         }, "fingerprint": meta["fingerprint"], "window": meta["window"], "intensity": meta["kind"],
         **({"tiles": int((index["region"] >= 0).sum())} if settings.data.tile else {}),
+        **({"reviewed": learnt} if (learnt := run.reviews.counts()) else {}),
     }  # fmt: skip

@@ -116,14 +116,14 @@ class Desk:
         """The exports that some case can be written as."""
         volumes = any(draft.record.volume for draft in self.source.drafts)
         dicom = volumes and any(is_dicom(draft.image) for draft in self.source.drafts)
-        several = any(draft.class_name for draft in self.source.drafts)
-        hidden = {"nnunet": several or not volumes, "dicom-seg": not dicom, "rtstruct": not dicom}
+        hidden = {"dicom-seg": not dicom, "rtstruct": not dicom}
         return [kind for kind in KINDS if not hidden.get(kind)]
 
     def new_export(self, kind: str) -> Path:
-        """A folder beside the store that is not there yet."""
-        base, name = self.store.file.parent / "exports", safe_id(kind)
-        return next(base / f"{name}-{number}" for number in count(1) if not (base / f"{name}-{number}").exists())
+        """A folder beside the store that is not there yet; of nnU-Net with a name that it takes."""
+        base = self.store.file.parent / "exports"
+        names = (f"Dataset{100 + n}_reviewed" if kind == "nnunet" else f"{safe_id(kind)}-{n}" for n in count(1))
+        return next(base / name for name in names if not (base / name).exists())
 
     def layer(self, key: str, reviewer: str, layer: str, plane: Axis, index: int) -> np.ndarray:
         """One slice of a layer: bool of a mask, uint8 percent of the confidence, float32 of what the model says."""

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from coinseg.data.layouts.shared import files_in, is_readable, others_in, safe_id, stem_of
 from coinseg.data.layouts.unread import other_endings
-from coinseg.data.readers.image import write_image_mask
+from coinseg.data.readers.image import write_image_map, write_image_mask
 from coinseg.data.readers.paths import is_dicom, parts_of, sha256_of
-from coinseg.data.readers.volume import read_geometry, write_mask
+from coinseg.data.readers.volume import read_geometry, write_mask, write_scan
 from coinseg.errors import UserError
 from coinseg.export.folder import new_folder
 from coinseg.inference.table import measure
@@ -64,9 +64,6 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
     if not decided and kind != "csv":
         raise UserError("no case was accepted, corrected or rejected yet", "decided cases", "decide some first")
     drafts = {draft.record.id: draft for draft in source.drafts}
-    if kind == "nnunet" and any(draft.class_name for draft in source.drafts):
-        got = "reviews of several classes, where of an image one class may be decided and another open"
-        raise UserError(got, "one class for nnunet", "choose masks, whose names begin with that of the class")
     named = _named([one for one in decided if one.case in drafts], drafts)
     gone = [f"{one.case}: it is no longer among the cases" for one in decided if one.case not in drafts]
     if kind == "nnunet":  # whose folder has a mark of its own
@@ -147,7 +144,7 @@ def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
 
 
 def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str], source: Source) -> Exported:
-    from coinseg.export.nnunet import CHANNELS, TrainingCase, write_nnunet
+    from coinseg.export.nnunet import CHANNELS, LESION, TrainingCase, write_nnunet
 
     others = {draft.record.id: draft.case.others if draft.case else () for draft in source.drafts}
     if source.sequences and not all(others[one.case] for _, one in cases):
@@ -155,13 +152,56 @@ def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, g
         raise UserError(got, "the review of a run for nnunet, which knows the sequences of each case", "choose masks")
     volumes = any(one.volume for _, one in cases)  # a data set has one kind of files
     left_out = [*gone, *(f"{name}: a plain image beside volumes" for name, one in cases if one.volume != volumes)]
+    of_kind = [(name, one) for name, one in cases if one.volume == volumes]
+    classes = tuple(dict.fromkeys(draft.class_name for draft in source.drafts if draft.class_name))
     with TemporaryDirectory() as folder:
+        if classes:
+            written, missing = _label_maps(of_kind, classes, source, Path(folder))
+            left_out += missing
+        else:
+            written = [(name, one, _write(one, Path(folder), name)) for name, one in of_kind]
+        if not written:
+            raise UserError(f"no reviewed case can be written as nnunet ({left_out[0]})", "another kind", "choose masks")
         training = [
-            TrainingCase(name, one.image, _write(one, Path(folder), name), others=others[one.case] if source.sequences else ())
-            for name, one in cases if one.volume == volumes
-        ]  # fmt: skip
-        write_nnunet(out, training, channels=source.sequences or CHANNELS, overwrite=overwrite)
+            TrainingCase(name, one.image, mask, others=others[one.case] if source.sequences else ())
+            for name, one, mask in written
+        ]
+        write_nnunet(out, training, channels=source.sequences or CHANNELS, labels=classes or LESION, overwrite=overwrite)
     return Exported(len(training), left_out)
+
+
+def _label_maps(
+    cases: Sequence[tuple[str, Reviewed]], classes: Sequence[str], source: Source, folder: Path
+) -> tuple[list[tuple[str, Reviewed, Path]], list[str]]:
+    """Write a label map, 1, 2, ... in the order of the classes, of each case that is decided of all classes it has masks of.
+
+    Returns:
+        Name, one of the decided masks and label map of each case; a line for each case that is not written.
+    """
+    decided: dict[str, dict[str, Reviewed]] = {}
+    for _, one in cases:
+        decided.setdefault(one.case.removeprefix(f"{one.class_name}/"), {})[one.class_name] = one
+    listed, left_out = {draft.record.id for draft in source.drafts}, list[str]()
+    found: list[tuple[str, Reviewed, Path]] = []
+    for case, of in decided.items():
+        first = next(iter(of.values()))
+        open_ = [name for name in classes if f"{name}/{case}" in listed and name not in of]
+        masks = np.stack([of[name].mask if name in of else np.zeros(first.shape, bool) for name in classes])
+        if open_ or (twice := int((masks.sum(0) > 1).sum())):
+            why = f"not decided yet of {', '.join(open_)}" if open_ else f"classes overlap in {twice} of its pixels"
+            left_out.append(f"{case}: {why}")
+            continue
+        labels = (masks * np.arange(1, len(classes) + 1, dtype=np.uint8)[:, None, None, None]).max(0)
+        name = safe_id(case)
+        if any(name == other for other, _, _ in found):
+            name = f"{name}_{sha256(case.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+        path = folder / f"{name}{'.nii.gz' if first.volume else '.png'}"
+        if first.volume:
+            write_scan(path, labels, read_geometry(first.image))
+        else:
+            write_image_map(path, labels[0])
+        found.append((name, first, path))
+    return found, left_out
 
 
 def _prompts(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:

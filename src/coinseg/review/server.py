@@ -48,8 +48,8 @@ def app_of(desk: Desk, guard: Guard) -> Starlette:
         Route("/", _page), Route("/page/{name}", _page), Route("/api/login", _login, methods=["POST"]),
         Route("/api/queue", _queue), Route("/api/summary", _summary), Route(case, _case),
         Route(f"{case}/ahead", _ahead, methods=["POST"]),
-        Route(f"{case}/image/{{plane}}/{{index:int}}", _image),
-        Route(f"{case}/layers/{{layer}}/{{plane}}/{{index:int}}", _layer),
+        Route(f"{case}/image/{{plane}}/{{index}}", _image),
+        Route(f"{case}/layers/{{layer}}/{{plane}}/{{index}}", _layer),
         Route(f"{case}/solid", _solid),
         Route(f"{case}/strokes", _stroke, methods=["POST"]),
         Route(f"{case}/tool", _tool, methods=["POST"]),
@@ -92,7 +92,7 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 async def _body(request: Request, most: int) -> bytes:
     claimed = request.headers.get("content-length", "0")
-    if not claimed.isdigit() or int(claimed) > most:
+    if not re.fullmatch("[0-9]{1,18}", claimed) or int(claimed) > most:
         raise UserError(f"a body of {claimed[:20]} bytes", f"{most} at most", "send less")
     whole = bytearray()
     async for part in request.stream():
@@ -123,8 +123,8 @@ def _plane(request: Request) -> Axis:
 
 
 def _number(request: Request, name: str) -> int:
-    text = request.query_params.get(name, "")
-    if not re.fullmatch(r"-?\d{1,9}", text):
+    text = str(request.path_params.get(name, request.query_params.get(name, "")))
+    if not re.fullmatch(r"-?[0-9]{1,9}", text):
         raise UserError(f"{name} is {text[:20]!r}", "a whole number", "load the page again")
     return int(text)
 
@@ -194,12 +194,13 @@ def _binary(values: np.ndarray) -> Response:
 
 def _read_image(request: Request, body: bytes) -> Any:
     at = request.path_params
-    return _binary(_desk(request).views.image(at["key"], _plane(request), at["index"]))
+    return _binary(_desk(request).views.image(at["key"], _plane(request), _number(request, "index")))
 
 
 def _read_layer(request: Request, body: bytes) -> Any:
     at = request.path_params
-    return _binary(_desk(request).layer(at["key"], _reviewer(request), at["layer"], _plane(request), at["index"]))
+    where = _plane(request), _number(request, "index")
+    return _binary(_desk(request).layer(at["key"], _reviewer(request), at["layer"], *where))
 
 
 def _read_solid(request: Request, body: bytes) -> Any:
@@ -248,12 +249,16 @@ def _take_mask(request: Request, body: bytes) -> Any:
     desk, key, reviewer = _desk(request), request.path_params["key"], _reviewer(request)
     draft = desk.views.draft(key)
     ends = (".nii.gz", ".nii", ".nrrd", ".mha") if draft.record.volume else (".png",)
-    given = request.query_params.get("file", "").lower()
+    given = "".join(c for c in request.query_params.get("file", "").lower() if c.isprintable())[-60:]
     if (end := next((end for end in ends if given.endswith(end)), None)) is None:
         raise UserError(f"the file {given[-40:]!r}", f"a name that ends in {' or '.join(ends)}", "choose another file")
     with TemporaryDirectory() as folder:
         (file := Path(folder) / f"mask{end}").write_bytes(body)
-        mask = read_elsewhere(file, draft, desk.views.opened(key).shape)
+        try:
+            mask = read_elsewhere(file, draft, desk.views.opened(key).shape)
+        except UserError as error:  # it names the file by its place here, which means nothing to who sent it
+            got, required, do = (text.replace(str(file), given) for text in (error.got, error.required, error.do))
+            raise UserError(got, required, do) from error
     return desk.editor.replace(key, reviewer, mask, "file", _named(request.query_params.get("name", "")))
 
 

@@ -132,10 +132,20 @@ def _below(name: str) -> bool:
 
 
 def _record(row: dict[str, Any], name: str, patient: str, image: Path, volume: bool, side: str) -> CaseRecord:
-    """The record of a row of the class `name`, "" where there is one."""
+    """The record of a row of the class `name`, "" where there is one; `UserError` for a name that the store cannot hold."""
+    if odd := next((text for text in (row["case"], row["mask"], patient, str(image)) if not _is_text(text)), None):
+        raise UserError(f"the case {odd!a} has a name that is no UTF-8", "names that are", "rename it, and make its mask again")
     numbers = {key: row[key] for key in NUMBERS if row.get(key) is not None} | {"mask": row["mask"]}
     numbers |= {"class": name} if name else {}
     return CaseRecord(f"{name}/{row['case']}" if name else row["case"], patient, str(image), volume, side, numbers)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _classes(masks: Path, root: Path) -> list[tuple[str, Path]]:

@@ -88,7 +88,7 @@ class Lesson:
         slices: the training side, as the class sees it; images and image labels.
         masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
         examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
-        reviewed: masks that a person reviewed, where the user handed some over.
+        reviewed: masks of this class that a person reviewed, where the user handed some over.
     """
 
     slices: TrainingSlices
@@ -109,6 +109,11 @@ class Taught:
     def trusted(self) -> dict[int, int]:
         """Row of the store -> number of its pseudo-mask."""
         return {int(row): i for i, row in enumerate(self.slices.rows[self.pseudo_masks.indices])}
+
+    @cached_property
+    def empty(self) -> np.ndarray:
+        """Rows of the store without the class: by their label, or as a person saw them."""
+        return np.unique(self.slices.rows[self.pseudo_masks.normals])
 
 
 def _joined(examples: Sequence[Examples]) -> Examples | None:
@@ -145,7 +150,7 @@ def _known(taught: Taught, rows: np.ndarray) -> np.ndarray:
     """The targets (n, S, S) of a class in rows of the store: empty without the class, `IGNORED` where no mask is trusted."""
     store, trusted = taught.slices.store, taught.trusted
     target = np.full((len(rows), store.size, store.size), IGNORED, np.uint8)
-    target[store.index["label"][rows] == 0] = 0
+    target[(store.index["label"][rows] == 0) | np.isin(rows, taught.empty)] = 0
     for i, row in enumerate(rows):
         if (number := trusted.get(int(row))) is not None:
             target[i] = taught.pseudo_masks.targets[number]

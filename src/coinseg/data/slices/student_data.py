@@ -44,7 +44,11 @@ class ReviewedCase(Protocol):
 
     @property
     def case(self) -> str:
-        """Its id in the cohort."""
+        """Its id in the cohort; of several classes behind the name of its class and a slash."""
+
+    @property
+    def class_name(self) -> str:
+        """The class of several that its mask is of; "" where there is one."""
 
     @property
     def mask(self) -> ScanMask:
@@ -53,7 +57,7 @@ class ReviewedCase(Protocol):
 
 @dataclass(frozen=True)
 class ReviewedMasks:
-    """Reviewed masks of training slices; those of held-out cases are never among them.
+    """Reviewed masks of training slices, of one class; those of held-out cases are never among them.
 
     Args:
         indices: training slices, (n,).
@@ -73,23 +77,36 @@ class ReviewedMasks:
         return hashlib.sha256(self.indices.tobytes() + self.targets.tobytes()).hexdigest()
 
 
-def reviewed_masks(reviews: Iterable[ReviewedCase], slices: TrainingSlices, axis: Axis) -> ReviewedMasks:
-    """Cut reviewed masks into the training slices of their cases, as these were cut along `axis`.
+def case_of(review: ReviewedCase) -> str:
+    """The id of a reviewed case in the cohort."""
+    return review.case.removeprefix(f"{review.class_name}/") if review.class_name else review.case
 
-    `UserError` where a mask has another grid than the case that was prepared.
+
+def reviewed_masks(reviews: Iterable[ReviewedCase], slices: TrainingSlices, axis: Axis, class_name: str = "") -> ReviewedMasks:
+    """Cut the reviewed masks of a class into the training slices of their cases, as these were cut along `axis`.
+
+    Args:
+        reviews: of all classes; those of others than `class_name` count as unknown.
+        slices: the training side, as the class sees it.
+        axis: along which slices were cut.
+        class_name: as the reviews name the class; "" where there is one.
+
+    Raises:
+        UserError: a mask has another grid than the case that was prepared.
     """
     index, size = slices.store.index, slices.store.size
     indices, targets = list[int](), [np.zeros((0, size, size), np.uint8)]
     cases = held_out = 0
     for review in reviews:
-        mine = np.flatnonzero(index["case"][slices.rows] == review.case)
+        case = case_of(review) if review.class_name == class_name else None
+        mine = np.flatnonzero(index["case"][slices.rows] == case) if case is not None else np.zeros(0, np.int64)
         cases, held_out = cases + bool(len(mine)), held_out + (not len(mine))
         if not len(mine):
             continue
         mask = turned(review.mask, axis)
         for i in mine.tolist():
             row = slices.rows[i]
-            number = int(index["slice"][row]) if index["series"][row] == review.case else 0
+            number = int(index["slice"][row]) if index["series"][row] == case else 0
             if number >= len(mask):
                 got = f"the reviewed mask of {review.case} has {len(mask)} slices, and its case at least {number + 1}"
                 raise UserError(got, "the masks of these data", "correct student.reviewed")

@@ -60,7 +60,7 @@ class Reviewed:
         state: one of `TEACHING`.
         reviewer, time: who decided it, and when (UTC, ISO 8601).
         shape: canonical (slices, H, W); one slice for a plain image.
-        class_name: of several classes that of the mask, where the desk of its folder lists the case; the store does not say.
+        class_name: of several classes that of the mask; the name of the case begins with it and a slash.
     """
 
     case: str

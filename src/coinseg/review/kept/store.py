@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -24,7 +24,7 @@ from coinseg.types import ScanMask
 
 from .changes import Change, packed, unpacked
 from .records import ACCEPTED, CORRECTED, FOLDER, MOST_TEXT, REJECTED, STATES, TEACHING, CaseRecord, Decision, Reviewed
-from .schema import FILE, connect, fault
+from .schema import FILE, Busy, connect, fault
 
 
 class Store:
@@ -33,6 +33,7 @@ class Store:
     def __init__(self, folder: Path, write: bool = True) -> None:
         self.file, self._lock = folder / FILE, threading.RLock()
         self._connection = connect(folder, write)
+        self._opened = _place_of(self.file)
         if write:
             with self._transaction() as db:
                 db.execute("INSERT OR IGNORE INTO facts VALUES ('identity', ?)", [uuid4().hex])
@@ -49,8 +50,11 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything in the block is committed, or nothing; `UserError` where the disk is full or the file in use."""
+        """Everything in the block is committed, or nothing; `UserError` where the disk is full, the file in use or gone."""
         with self._lock:
+            if _place_of(self.file) != self._opened:  # SQLite goes on in a file that has no name any more
+                do = "put it back: what you drew since waits in the browser"
+                raise Busy(f"{self.file} is gone, or another file", "the database that was opened", do)
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 try:
@@ -86,13 +90,8 @@ class Store:
     def cases(self, gone: bool = False) -> list[CaseRecord]:
         """The cases of the source in their order; with `gone` also those that are no longer in it, first."""
         rows = self._rows("SELECT * FROM cases WHERE place >= ? ORDER BY place, id", [-1 if gone else 0])
-        try:
-            numbers = [json_value(row["numbers"]) for row in rows]
-        except ValueError as error:
-            raise damaged(self.file, str(error), "put back a copy of it") from error
         return [
-            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], values, _shape(r))
-            for r, values in zip(rows, numbers, strict=True)
+            CaseRecord(r["id"], r["patient"], r["image"], bool(r["volume"]), r["side"], self._numbers(r), _shape(r)) for r in rows
         ]
 
     def draft(self, case: str) -> ScanMask | None:
@@ -208,6 +207,7 @@ class Store:
             raise UserError(f"the decision is {state[:20]!r}", f"one of {', '.join(STATES)}", "load the page again")
         if len(comment) > MOST_TEXT:
             raise UserError(f"a comment of {len(comment)} characters", f"{MOST_TEXT} at most", "shorten it")
+        comment = comment.encode("utf-8", "replace").decode()  # a half of a character, which a browser may cut off
         if state in (ACCEPTED, CORRECTED) and mask is not None:
             draft = self.draft(case)
             state = ACCEPTED if draft is not None and np.array_equal(mask, draft) else CORRECTED
@@ -238,6 +238,17 @@ class Store:
             return np.zeros(shape, bool)
         return None if row["mask"] is None or shape is None else unpacked(row["mask"], shape)
 
+    def _numbers(self, row: sqlite3.Row) -> dict[str, Any]:
+        try:
+            return cast(dict[str, Any], json_value(row["numbers"]))
+        except ValueError as error:
+            raise damaged(self.file, str(error), "put back a copy of it") from error
+
+    def _class_of(self, row: sqlite3.Row) -> str:
+        """The class of several that a case is listed for; "" where there is one."""
+        name = self._numbers(row).get("class")
+        return name if isinstance(name, str) and row["id"].startswith(f"{name}/") else ""
+
     def reviewed(self) -> list[Reviewed]:
         """See `reviewed`."""
         last: dict[str, Decision] = {d.case: d for d in self.decisions() if d.state in TEACHING and not d.stale}
@@ -248,9 +259,8 @@ class Store:
             )
             if (shape := _shape(row)) is not None:
                 about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
-                found.append(
-                    Reviewed(decision.case, *about, decision.state, decision.reviewer, decision.time, shape, row["mask"] or b"")
-                )
+                who, mask, name = (decision.state, decision.reviewer, decision.time), row["mask"] or b"", self._class_of(row)
+                found.append(Reviewed(decision.case, *about, *who, shape, mask, name))
         return found
 
 
@@ -271,6 +281,15 @@ def reviewed(folder: Path) -> list[Reviewed]:
         return store.reviewed()
     finally:
         store.close()
+
+
+def _place_of(file: Path) -> tuple[int, int] | None:
+    """What tells a file from another one of its name; None where there is none."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _now() -> str:

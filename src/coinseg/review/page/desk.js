@@ -20,7 +20,7 @@ const TOOLS = [['look', 'Look', 'W'], ['brush', 'Brush', 'Q'], ['eraser', 'Erase
 const ACTS = [['undo', 'Undo', 'Z'], ['redo', 'Redo', '⇧Z'], ['grow', 'Grow', ''], ['shrink', 'Shrink', ''], ['holes', 'Fill holes', ''], ['interpolate', 'Between', 'I'], ['clear', 'Clear', ''], ['draft', 'Draft', ''], ['file', 'File', '']];
 
 /** @type {any} */ let opened = null;
-let since = 0, edits = 0, kinds = /** @type {string[]} */ ([]), plane3d = false, opening = 0;
+let since = 0, edits = 0, deciding = false, kinds = /** @type {string[]} */ ([]), plane3d = false, opening = 0;
 /** @type {Set<number>} */ let corrected = new Set();
 
 /** @param {string} message @param {boolean} [good] */
@@ -145,7 +145,7 @@ async function setPlane(name, draw = true) {
     return;
   }
   if (view.plane !== name) {
-    view.plane = /** @type {any} */ (name); view.fit(); view.mask = null; view.polygon = null;
+    view.plane = /** @type {any} */ (name); view.fit(); view.mask = null; view.parts = null; view.polygon = null;
     view.index = name === 'axial' ? opened.first : view.shape[0] >> 1;
     view.shown.counterfactual = view.shown.difference = false;
   }
@@ -250,18 +250,21 @@ async function undo(redo) {
 }
 /** @param {string} name */
 async function decide(name) {
-  if (!opened) return;
-  pointer.send();
-  await outbox.empty();
-  const seconds = (performance.now() - since) / 1000, key = opened.key;
+  // A key that is pressed twice must not decide the next case, which nobody has seen yet.
+  if (!opened || deciding || view.case !== opened || !view.parts) return;
+  deciding = true;
+  const key = opened.key, comment = $('comment').value;
   try {
-    const answer = await post(`/api/cases/${key}/decision`, { state: name, comment: $('comment').value, seconds, edits: opened.edits });
+    pointer.send();
+    await outbox.empty();
+    const seconds = (performance.now() - since) / 1000;
+    const answer = await post(`/api/cases/${key}/decision`, { state: name, comment, seconds, edits: opened.edits });
     tell(`${opened.id}: ${answer.state}`, true);
     const next = queue.next(1, true);
     await refresh();
     if (next) await open(next);
     else { queue.mark(key); panel(); numbersOf(); since = performance.now(); tell('every case of the list is decided', true); }
-  } catch (error) { trouble(error); if (error instanceof Refused && error.status === 400) { state(await get(`/api/cases/${key}`)); } }
+  } catch (error) { trouble(error); if (error instanceof Refused && error.status === 400) { state(await get(`/api/cases/${key}`)); } } finally { deciding = false; }
 }
 async function fromFile() {
   const input = make('input', { type: 'file', accept: opened.volume ? '.nii,.gz,.nrrd,.mha' : '.png' });
@@ -305,6 +308,9 @@ document.addEventListener('keydown', (event) => {
   if (at instanceof Element && at.matches('textarea, input[type="search"], input[type="text"], select')) { if (key === 'escape') at.blur(); return; }
   if ((event.ctrlKey || event.metaKey) && (key === 'z' || key === 'y')) { event.preventDefault(); undo(key === 'y' || event.shiftKey); return; }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  // What has the focus keeps its own keys, for who works without a mouse.
+  if ((key === ' ' || key === 'enter') && at.matches('button, input[type="checkbox"], #cases li')) return;
+  if (key.startsWith('arrow') && at.matches('input[type="range"]')) return;
   if (key === ' ') { pointer.space = true; event.preventDefault(); return; }
   if (key === 'z') { undo(event.shiftKey); return; }
   if (key === 'enter' && event.shiftKey) { pointer.closePolygon(true); return; }

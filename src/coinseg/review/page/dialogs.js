@@ -57,7 +57,7 @@ export async function showSummary() {
 }
 const EXPORTS = {
   masks: ['Masks', 'NIfTI or PNG in the geometry of the scans'], 'dicom-seg': ['DICOM SEG', 'beside their series'], rtstruct: ['RTSTRUCT', 'contours for radiotherapy'],
-  nnunet: ['nnU-Net', 'a raw data set, version 2'], prompts: ['Prompts', 'boxes and points as JSON'], csv: ['Decisions', 'a table'],
+  nnunet: ['nnU-Net', 'a raw data set, version 2: move it into nnUNet_raw'], prompts: ['Prompts', 'boxes and points as JSON'], csv: ['Decisions', 'a table'],
 };
 /** @param {string[]} kinds @param {(message: string, good?: boolean) => void} tell */
 export async function showExport(kinds, tell) {

@@ -14,6 +14,7 @@ export class Queue {
     this.current = ''; this.onChoose = onChoose;
     $('state').append(new Option('any state', ''), ...Object.keys(MARKS).map((name) => new Option(name, name)));
     for (const id of ['search', 'state', 'trust', 'size', 'side', 'class', 'patients']) $(id).addEventListener('input', () => this.draw());
+    $('cases').addEventListener('keydown', (/** @type {any} */ event) => { const item = event.target.closest('li'); if (item && (event.key === 'Enter' || event.key === ' ')) { event.preventDefault(); onChoose(item.dataset.key); } });
     $('cases').addEventListener('click', (/** @type {any} */ event) => { const item = event.target.closest('li'); if (item) onChoose(item.dataset.key); });
   }
   /** @param {{cases: Row[], done: number, total: number, minutes: number|null}} found */
@@ -48,7 +49,7 @@ export class Queue {
     const patients = $('patients').checked;
     $('cases').replaceChildren(...this.rows.filter((row) => this.passes(row)).map((row) => {
       const item = document.createElement('li'), sure = row.numbers.confidence;
-      item.dataset.key = row.key;
+      item.dataset.key = row.key; item.tabIndex = 0;
       item.className = row.numbers.doubtful ? 'doubtful' : '';
       item.setAttribute('aria-current', String(row.key === this.current));
       item.title = `${row.id}\n${row.state}${row.numbers.doubtful ? ', doubtful' : ''}${row.second ? ', second opinion' : ''}`;

@@ -42,6 +42,7 @@ export class View {
     /** @type {number|null} */ this.preview = null;
     /** @type {number[][]|null} */ this.polygon = null;
     /** @type {{row: number, column: number, size: number}|null} */ this.cursor = null;
+    /** @type {any} what was fetched of the slice */ this.parts = null;
     this.drawnMs = 0; this.asked = 0;
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
@@ -58,7 +59,7 @@ export class View {
   open(one) {
     for (const { abort } of this.coming.values()) abort.abort();
     this.kept.clear(); this.coming.clear(); this.bytes = 0;
-    this.case = one; this.plane = 'axial'; this.index = one.first; this.window = [...one.window]; this.mask = null;
+    this.case = one; this.plane = 'axial'; this.index = one.first; this.window = [...one.window]; this.mask = null; this.parts = null;
     this.shown = { ...this.shown, truth: false, draft: false, counterfactual: false };
     this.fit();
   }
@@ -122,7 +123,7 @@ export class View {
       return null;
     })));
     if (turn !== this.asked || one !== this.case) return;
-    /** @type {any} */ this.parts = Object.fromEntries(names.map((name, i) => [name, found[i]]));
+    this.parts = Object.fromEntries(names.map((name, i) => [name, found[i]]));
     if (!this.parts.image) return;
     this.mask = this.parts.mask;
     this.paint();
@@ -146,6 +147,7 @@ export class View {
 
   /** The image, with the maps mixed in, on paper of the size of the slice. */
   paint() {
+    if (!this.parts) return; // the case is being read
     const [, rows, columns] = this.shape, one = /** @type {Case} */ (this.case);
     if (this.paper.width !== columns || this.paper.height !== rows) { this.paper.width = columns; this.paper.height = rows; }
     const paper = /** @type {CanvasRenderingContext2D} */ (this.paper.getContext('2d'));
@@ -216,7 +218,8 @@ export class View {
   /** @param {'truth'|'draft'|'mask'} name @param {Uint8Array} mask @param {any} at */
   region(name, mask, { across, down, left, top, ratio }) {
     const [, rows, columns] = this.shape, context = this.context, path = new Path2D();
-    if (name === 'mask' && this.filled) {
+    const bare = this.filled && !['counterfactual', 'difference', 'confidence'].some((map) => this.shown[/** @type {keyof View['shown']} */ (map)]);
+    if (name === 'mask' && bare) { // over a map the contour alone: what it hides is what is looked for
       const layer = new OffscreenCanvas(columns, rows), pen = /** @type {OffscreenCanvasRenderingContext2D} */ (layer.getContext('2d'));
       const picture = pen.createImageData(columns, rows), alpha = Math.round(255 * this.opacity);
       for (let i = 0; i < mask.length; i++) if (mask[i]) { picture.data[4 * i] = 230; picture.data[4 * i + 1] = 159; picture.data[4 * i + 3] = alpha; }
