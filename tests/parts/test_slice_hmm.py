@@ -7,6 +7,7 @@ import itertools
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -24,7 +25,7 @@ from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.inference.predictor import Predictor
-from coinseg.parts.slice_hmm import LEAST, TRUST, SliceHMM, chains, count_transitions, smooth
+from coinseg.parts.slice_hmm import LEAST, TRUST, SliceHMM, are_transitions, chains, count_transitions, smooth
 from coinseg.pipeline.mask_files import TOGETHER, MaskFiles, together
 from coinseg.pipeline.run import Run, Workspace, masks_key, train
 from coinseg.types import Case, MaskSource
@@ -122,6 +123,32 @@ def test_what_follows_what_is_counted_in_labels_of_neighbours_alone() -> None:
     assert found.tolist() == pytest.approx(np.array([[pair, pair], [pair, pair]]) / (2 * pair))
     assert count_transitions(np.tile(np.where(labels == 1, -1, labels), n), many, np.tile(places, n)) is None
     assert [c.tolist() for c in chains(scans[::-1], places[::-1])] == [[6, 5, 4, 3], [2, 1, 0]]
+
+
+def test_transitions_are_two_rows_of_two_probabilities_that_add_up_to_one() -> None:
+    assert are_transitions([[0.9, 0.1], [0.3, 0.7]])
+    for rows in (
+        [[0.9, 0.3], [0.1, 0.7]], [[0.9, 0.2], [0.3, 0.7]], [[0.9, 0.1], [0.3, 0.8]], [[1.0, 0.0], [0.3, 0.7]],
+        [[1.1, -0.1], [0.3, 0.7]], [[0.9, 0.1]], [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]], [[0.9, 0.1, 0.0], [0.3, 0.7, 0.0]],
+        [[1.8, 0.2], [0.6, 1.4]], None, "ab",
+    ):  # fmt: skip
+        assert not are_transitions(rows), rows
+
+
+@pytest.mark.parametrize(
+    ("kind", "weak", "learnt"), [("none", False, True), ("none", True, False), ("blob", False, False), ("blob", True, False)]
+)
+def test_transitions_are_learnt_where_every_slice_has_a_label_of_its_own(kind: str, weak: bool, learnt: bool) -> None:
+    scans, places, labels = np.repeat(np.arange(6), 5), np.tile(np.arange(5), 6), np.tile([0, 0, 1, 1, 0], 6)
+    store = SimpleNamespace(chains=lambda rows: (scans[rows], places[rows]))
+    slices: Any = SimpleNamespace(
+        anomaly=AnomalySettings(kind=kind), weak=lambda: np.arange(30) == (3 if weak else 99), labels=lambda: labels,  # type: ignore[arg-type]
+        store=store, rows=np.arange(30),
+    )  # fmt: skip
+    part = SliceHMM.fit(learning_of(slices, tiny_settings()))
+    assert (part is not None) is learnt
+    if part is not None:  # of each scan nn 1, na 1, aa 1, an 1
+        assert part.transitions.tolist() == [[0.5, 0.5], [0.5, 0.5]]
 
 
 def table(root: Path) -> Path:
