@@ -150,6 +150,9 @@ class StudentSettings:
     reviewed: str | None = setting(None, """folder of `coinseg review` with masks that a person accepted, corrected or rejected:
         the student learns those of training cases beside the pseudo-masks. Such a run is not mask-free, and says so.""")
     band: int = setting(0, "width of a band around a pseudo-mask whose pixels are left out of the loss.", SIDE)
+    parts: Literal["evidence", "masks"] = setting("evidence", """parts of a difference that are in a pseudo-mask: "evidence" those
+        that f has local evidence for, opened by 3 pixels or not, whichever holds more of f's decision for its size
+        (`masks/evidence.py`); "masks" what masks.keep and masks.opening say, as always where f has no local evidence.""")
     teachers: int = setting(2, "classifier-generator pairs that make the pseudo-masks, each from its own seed.", Range(1, 100))
     border_weight: float = setting(1.0, """weight of the image, against the difference, for the border of a pseudo-mask
         (`masks/border.py`); 0 leaves the pseudo-masks as they are, concavities included.""", FACTOR)
