@@ -38,7 +38,7 @@ MENDS = ROOT / "studies" / "golden_mends"
 REFERENCE = "7c4cd9d"
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-image", "timm", "monai", "kornia", "pillow", "matplotlib")
 """What was computed with other versions of these is not kept."""
-AS_THEN = "--student.parts masks"
+AS_THEN = "--masks.keep largest --masks.opening 3"
 """Settings of a later method that the reference does not know, as it computed."""
 SHOWN = 8
 """Differing files that are named, of each kind."""

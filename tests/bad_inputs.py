@@ -789,6 +789,8 @@ CASES: list[Bad] = [
     Bad(PLACES, "masks into a folder with a table of somebody", lambda r: (make_scan(r / "data" / "a.nii.gz"), make_run(r /
         "model"), (r / "out").mkdir(), (r / "out" / "index.csv").write_text("mine"), ["segment", "-i", "data", "-o", "out",
         "--model", "model"])[-1]),
+    Bad(PLACES, "two maps to one file", lambda r: (make_scan(r / "a.nii.gz"), make_run(r / "model"), ["segment", "-i", "a.nii.gz",
+        "-o", "m.nii.gz", "--counterfactual", "x.nii.gz", "--difference", "x.nii.gz", "--model", "model"])[-1]),
     Bad(PLACES, "an export to a link", lambda r: (make_run(r / "model"), (r / "out").symlink_to("elsewhere"), ["export",
         "model", "-o", "out"])[-1]),
     Bad(PLACES, "links that lead in a circle", lambda r: (command()(r), (r / "out").symlink_to("out"), ["run", "data", "-o",

@@ -54,6 +54,14 @@ def test_old_names_are_read_with_one_line_that_names_the_new_ones(capsys: pytest
     assert capsys.readouterr().err == ""  # once is enough
 
 
+def test_a_name_that_is_gone_changes_nothing_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not set(renamed.GONE) & set(setting_names())
+    assert stored_settings({"student": {"parts": "evidence"}}) == Settings()
+    assert capsys.readouterr().err == ""
+    assert read({"student": {"parts": "evidence", "steps": 7}}, Settings()) == read({"student": {"steps": 7}}, Settings())
+    assert capsys.readouterr().err == "coinseg: old names of settings, read until the next release: student.parts is gone\n"
+
+
 def test_new_names_are_read_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert stored_settings(stored_settings(NEW).as_dict()) == stored_settings(NEW)
     assert capsys.readouterr().err == ""
@@ -87,8 +95,9 @@ def test_a_run_folder_of_old_names_goes_on(tmp_path: Path) -> None:
 
 
 def test_keys_are_those_of_the_first_run_folders() -> None:
-    assert key_of(renamed.hashed(StudentSettings(parts="masks"))) == "fdced037a7e53381"
-    assert key_of(renamed.hashed(MaskSettings())) == "a1807c2cf5d99d05"
-    flipped = replace(MaskSettings(), threshold="decision_flip", hflip=False)
+    assert key_of(renamed.hashed(StudentSettings())) == "fdced037a7e53381"
+    of_then = MaskSettings(opening=3, keep="largest")
+    assert key_of(renamed.hashed(of_then)) == "a1807c2cf5d99d05"
+    flipped = replace(of_then, threshold="decision_flip", hflip=False)
     assert key_of(renamed.hashed(flipped)) == "191e53fb0d55339c"
     assert "contrast" not in renamed.hashed(CoinSettings())

@@ -100,7 +100,7 @@ def test_differences() -> None:
     other = replace(base, seed=5, data=replace(base.data, size=128), masks=replace(base.masks, keep="all"))
     assert differences(base, base) == []
     assert differences(base, replace(base, data=DataSettings())) == []
-    assert differences(base, other) == ["seed: 0 -> 5", f"data.size: {base.data.size} -> 128", "masks.keep: largest -> all"]
+    assert differences(base, other) == ["seed: 0 -> 5", f"data.size: {base.data.size} -> 128", "masks.keep: seeds -> all"]
     assert differences(other, base)[0] == "seed: 5 -> 0"
 
 

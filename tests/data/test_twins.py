@@ -215,6 +215,16 @@ def test_near_copies_of_one_patient_are_not_said_and_others_are_not_taken_for_th
     assert look_of(np.zeros((24, 24))) is None
 
 
+@pytest.mark.parametrize("padding", [-2000, -3024, -32768])
+def test_scans_are_not_alike_for_what_pads_their_field_of_view(padding: int) -> None:
+    rows, columns = np.mgrid[:64, :64]
+    outside = np.hypot(rows - 31.5, columns - 31.5) > 31
+    scans = [np.where(outside, padding, np.random.default_rng(seed).normal(40, 60, outside.shape)) for seed in range(6)]
+    assert near_copies(np.array([look_of(scan.astype(np.int16)) for scan in scans]), np.arange(6)) == []
+    again = np.where(outside, padding, scans[0] + 5)
+    assert near_copies(np.array([look_of(scan) for scan in (scans[0], again)]), np.arange(2)) == [(1, 0)]
+
+
 def test_arrays(tmp_path: Path) -> None:
     images = np.stack([grey(seed, (32, 32)) for seed in range(10)]).astype(np.float32) / 255
     labels = np.arange(10) % 2

@@ -29,7 +29,6 @@ class Classifier:
 
     settings: Settings
     value: float
-    has_evidence = False
 
     def probability(self, images: Tensor) -> Tensor:
         return torch.full((len(images),), self.value)
@@ -168,94 +167,3 @@ def test_where_levels_differ_from_image_to_image_their_mean_counts_and_a_pair_wi
     masks, sure = together(unknown, other)
     assert masks.any()
     assert np.isnan(sure).all()
-
-
-@dataclass(frozen=True)
-class Local(Classifier):
-    """An explainer whose f has evidence in the first row of the left and the middle third, and explains by known shares."""
-
-    shares: tuple[float, float] = (1.0, 1.0)
-    has_evidence = True
-
-    def evidence(self, images: Tensor) -> np.ndarray:
-        local = np.zeros((len(images), 32, 32))
-        local[:, 0, :20] = 1.0
-        return local
-
-    def explained(self, images: Tensor, masks: np.ndarray) -> np.ndarray:
-        """`shares` of masks that were opened, and of those that were not: these have the single column."""
-        return np.full(len(images), self.shares[int(masks[0, :, 11].any())])
-
-
-class Training:
-    """A training side of two images, the first of them abnormal."""
-
-    def labels(self) -> np.ndarray:
-        return np.array([1, 0])
-
-    def batch(self, indices: np.ndarray) -> Any:
-        assert indices.tolist() == [0]
-        return Batch(IMAGES)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """As many images as `Pair` has maps of."""
-
-    image: Tensor
-
-
-def local_pair(shares: tuple[float, float], parts: str = "evidence") -> Ensemble:
-    """An ensemble of one pair: a part of ten columns, a part of one, which the opening removes, and one without evidence."""
-    maps = np.zeros((2, 32, 32), np.float32)
-    maps[0, :, :10] = maps[0, :, 11] = maps[0, :, 22:] = 0.5
-    settings = tiny_settings()
-    settings = replace(
-        settings, masks=replace(PLAIN, opening=3), student=replace(settings.student, border_weight=0.0, parts=parts)
-    )
-    one: Any = Pair(Local(settings, 0.9, shares), 0.3, Maps(maps, None, np.full(2, 0.8, np.float32)))
-    slices: Any = Training()
-    return Ensemble(one, [], slices)
-
-
-def columns(masks: np.ndarray) -> list[int]:
-    return np.flatnonzero(masks[0].any(0)).tolist()
-
-
-def test_parts_without_evidence_are_left_out_and_all_others_kept() -> None:
-    assert columns(local_pair((1.0, 1.0)).pseudo_masks(IMAGES)[0]) == [*range(10)]
-    assert columns(local_pair((1.0, 1.0), "masks").pseudo_masks(IMAGES)[0]) == [*range(10), *range(22, 32)]
-
-
-def test_masks_are_not_opened_where_what_the_opening_removes_is_dense_with_the_decision_of_f() -> None:
-    # Ten columns of 32 against eleven: the eleventh has to hold more than a root of 11 / 10, 4.9 %, of what is there.
-    assert columns(local_pair((1.0, 1.04)).pseudo_masks(IMAGES)[0]) == [*range(10)]
-    assert columns(local_pair((1.0, 1.06)).pseudo_masks(IMAGES)[0]) == [*range(10), 11]
-
-
-def test_where_f_calls_nothing_abnormal_masks_are_opened_as_the_setting_says() -> None:
-    ensemble = local_pair((0.0, 1.0))
-    first: Any = ensemble.first
-    quiet = replace(first, explainer=replace(first.explainer, value=0.1))
-    ensemble.__dict__["pairs"] = [quiet]
-    cleaning = ensemble.cleaning
-    assert cleaning is not None
-    assert (cleaning.opening, cleaning.keep) == (3, "all")
-
-
-def test_few_abnormal_images_are_asked_about_the_opening_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[int]] = []
-
-    class Many(Training):
-        def labels(self) -> np.ndarray:
-            return np.array([0, 1, 1, 1, 1, 1, 0])
-
-        def batch(self, indices: np.ndarray) -> Any:
-            asked.append(indices.tolist())
-            return Batch(IMAGES)
-
-    monkeypatch.setattr(room, "ASKED", 3)
-    slices: Any = Many()
-    ensemble = replace(local_pair((1.0, 1.0)), slices=slices)
-    assert ensemble.cleaning is not None
-    assert asked == [[1, 3, 5]]

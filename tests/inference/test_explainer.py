@@ -10,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coinseg.config.schema import ClassifierSettings, MaskSettings, Settings
+from coinseg.config.schema import MaskSettings, Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import TRAINING
 from coinseg.inference import explainer as room
-from coinseg.networks.classes import logit_of
-from coinseg.networks.classifier import build
 from conftest import tiny_settings
 from models import SameLogit, explainer_of
 
@@ -251,56 +249,6 @@ def test_a_threshold_that_is_a_number_looks_at_no_image_and_an_attribution_at_a_
         drawn.append(tuple(looked[0].tolist()))
     assert len(set(drawn)) > 3  # another seed draws other images
     assert drawn[0] == (0, 12, 14, 18, 22, 30)  # and the same one the same, or the masks of every run would change
-
-
-# --- the evidence of f ------------------------------------------------------------------------------------------------------
-
-
-def test_the_share_that_the_counterfactual_inside_of_a_mask_makes_is_1_of_everything_and_0_of_nothing() -> None:
-    one, x = plain(), levels_of(0.5, 0.5, 0.5, 0.5)  # the logit is the mean, so a share of the pixels is a share of the change
-    masks = np.zeros((4, SIDE, SIDE), bool)
-    masks[1] = True
-    masks[2, : SIDE // 4] = True
-    masks[3, : SIDE // 2] = True
-    np.testing.assert_allclose(one.explained(x, masks), [0.0, 1.0, 0.25, 0.5], atol=1e-5)
-
-
-@pytest.mark.parametrize("classes", [1, 3])
-def test_evidence_is_the_sigmoid_of_the_local_logits_of_the_class(classes: int) -> None:
-    torch.manual_seed(0)
-    f = build(ClassifierSettings(pooling=1.0), 1, classes).eval()
-    x = torch.rand(2, 1, 32, 32) * 2 - 1
-    for number in range(classes):
-        one = explainer_of(tiny_settings(), logit_of(f, number, classes), None)
-        found = one.evidence(x)
-        assert one.has_evidence
-        assert found.shape == (2, 32, 32)
-        # With all places pooled the logit of an image is the mean of its local logits, which are a quarter of the side.
-        local = np.log(found / (1 - found))[:, 2::4, 2::4]
-        wanted = one.f(x).detach().numpy()
-        np.testing.assert_allclose(local.mean((1, 2)), wanted, atol=0.02)
-
-
-def test_a_network_without_local_logits_has_no_evidence() -> None:
-    assert not explainer_of(tiny_settings(), SameLogit(1.0), None).has_evidence
-    assert not explainer_of(tiny_settings(), build(ClassifierSettings(name="small")), None).has_evidence
-
-
-class Unequal(nn.Module):
-    """A generator that lowers the left half by 0.5 and raises the right half by 0.4."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = x.clone()
-        found[..., : SIDE // 2] -= 0.5
-        found[..., SIDE // 2 :] += 0.4
-        return found
-
-
-def test_the_share_is_at_most_the_whole_change_either_way() -> None:
-    one, masks = replace(plain(), generator=Unequal()), np.zeros((2, SIDE, SIDE), bool)
-    masks[0, :, : SIDE // 2] = True  # five times the change of the whole image
-    masks[1, :, SIDE // 2 :] = True  # four times it, the other way
-    np.testing.assert_allclose(one.explained(levels_of(0.5, 0.5), masks), [1.0, -1.0], atol=1e-5)
 
 
 def test_images_that_are_black_or_white_to_the_end_are_taken() -> None:

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from coinseg.config.schema import StudentSettings
-from coinseg.masks.border import _fit_component, fill_concavities, fit_border, resemblance
+from coinseg.masks.border import CAP, QUIET, _fit_component, fill_concavities, fit_border, resemblance
 from coinseg.metrics.overlap import dice
 
 SIDE = 64
@@ -212,3 +212,131 @@ def test_what_is_thinner_than_two_pixels_is_taken_away(wide: int, stays: bool, t
     if turned:
         difference, mask, arm = difference.T, mask.T, arm.T
     assert bool(fitted(FLAT, difference, mask)[arm].mean() > 0.7) is stays
+
+
+# --- its constants, each at the pixel or value where it decides
+
+DARK, BRIGHT = -0.5, 0.5
+
+
+def grown(mask: np.ndarray, steps: int) -> np.ndarray:
+    """So many steps along rows and columns."""
+    return ndimage.binary_dilation(mask, iterations=steps)
+
+
+def mostly_dark(near: np.ndarray, width: int) -> np.ndarray:
+    """An image with just over half of a ring of this width dark, from outside in: a wider ring and a narrower one are mostly
+    bright."""
+    image, ring = np.full(near.shape, BRIGHT), grown(near, width) & ~near
+    steps = sum((~grown(near, step)).astype(int) for step in range(width + 1))
+    rows, columns = np.nonzero(ring)
+    first = np.argsort(-steps[rows, columns], kind="stable")[: ring.sum() // 2 + 1]
+    image[rows[first], columns[first]] = DARK
+    for other in (width - 1, width + 1):
+        assert (image[grown(near, other) & ~near] == BRIGHT).mean() > 0.5 or other == 0
+    return image
+
+
+def test_a_mask_grows_by_six_tenths_of_its_radius_and_one() -> None:
+    """317 pixels have a radius of 10.05: 0.6 x 10.05 + 1 is 7 steps from column 42, the last one a tip, which is taken away."""
+    mask, bar = disc(10), (abs(ROWS - 30) <= 2) & (COLUMNS >= 32)
+    found = fitted(np.where(mask | bar, BRIGHT, DARK), np.where(mask, 1.0, 0.3), mask)
+    assert np.flatnonzero(found.any(0)).max() == 48
+    assert (found & ~mask & ~bar).sum() == 0
+
+
+def test_the_surroundings_of_a_large_mask_are_half_a_radius_wide() -> None:
+    """0.5 x 10.05 are 5 steps. A bright arm is added where they are dark."""
+    mask, bar = disc(10), (abs(ROWS - 30) <= 2) & (COLUMNS >= 32)
+    near = grown(mask, 7)
+    image = mostly_dark(near, 5)
+    image[near] = np.where(mask | bar, BRIGHT, DARK)[near]
+    assert fitted(image, np.where(mask, 1.0, 0.3), mask)[30, 46]
+
+
+def test_the_surroundings_of_a_small_mask_are_two_pixels_wide() -> None:
+    """16 pixels have a radius of 2.26, of which half is 1. Dark pixels of the mask go where its surroundings are dark."""
+    mask, core = np.zeros((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool)
+    mask[28:32, 28:32] = core[28:32, 28:30] = True
+    near = grown(mask, 2)
+    image = mostly_dark(near, 2)
+    image[near] = np.where(core, BRIGHT, DARK)[near]
+    assert (fitted(image, np.where(core, 1.0, np.where(mask, 0.59, 0.0)), mask) == core).all()
+
+
+@pytest.mark.parametrize("inside", [3, 4])
+@pytest.mark.parametrize("outside", [3, 4])
+def test_four_pixels_are_enough_to_compare_and_three_are_not(inside: int, outside: int) -> None:
+    """On an image of 576 pixels, whose peak is that of its second brightest."""
+    rows, columns = np.mgrid[:24, :24]
+    mask, core = np.zeros((24, 24), bool), np.zeros((24, 24), bool)
+    mask[8:14, 8:14] = core[8:10, 8:10] = True
+    core[9, 9] = inside == 4
+    near = grown(mask, 3)
+    ring = grown(near, 2) & ~near & (rows == 11) & ((columns < 8) | (columns > 13))
+    assert ring.sum() == 4
+    ring[11, np.flatnonzero(ring[11])[0]] = outside == 4
+    found = _fit_component(
+        np.where(core, BRIGHT, DARK)[None], np.where(core, 1.0, np.where(mask, 0.59, 0.0)), mask, ~near & ~ring, 0.4, 1.0
+    )
+    assert (found == (core if inside == outside == 4 else mask)).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "value", "stays"), [(0.4, 0.61, True), (0.4, 0.59, False), (0.5, 0.65, False), (0.5, 0.71, True)]
+)
+def test_what_changed_by_six_tenths_of_the_peak_or_by_the_level_is_inside_whatever_it_looks_like(
+    share: float, value: float, stays: bool
+) -> None:
+    """At a share of 0.5 the level of a radius of 1.69 is 0.5 + 0.2 exp(-(1.69 / 5)^2) = 0.68."""
+    mask, dark = np.zeros((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool)
+    mask[20:23, 20:23] = dark[20:23, 22] = True
+    difference = np.where(dark, value, np.where(mask, 1.0, 0.0))
+    found = _fit_component(np.where(mask & ~dark, BRIGHT, DARK)[None], difference, mask, NONE, share, 9.0)
+    assert bool(found[20:23, 22].all()) is stays
+    assert bool(found[20:23, 22].any()) is stays
+
+
+@pytest.mark.parametrize(("weight", "stays"), [(0.36, True), (0.39, False)])
+def test_a_resemblance_of_one_counts_as_much_as_four_tenths_of_the_peak(weight: float, stays: bool) -> None:
+    """(0.55 - 0.4) / 0.4 = 0.375: a pixel that looks like the surroundings stays below that weight."""
+    mask = disc(14)
+    dark = mask & (COLUMNS >= 36)
+    difference = np.where(dark, 0.55, np.where(mask, 1.0, 0.0))
+    assert fitted(np.where(mask & ~dark, BRIGHT, DARK), difference, mask, weight=weight)[30, 41] == stays
+
+
+def test_the_part_with_most_of_the_certain_inside_is_kept_though_another_is_larger_and_its_hole_is_filled() -> None:
+    left, right = np.zeros((SIDE, SIDE), bool), np.zeros((SIDE, SIDE), bool)
+    left[20:25, 10:15], right[16:30, 24:38] = True, True
+    bridge = (abs(ROWS - 22) < 2) & (COLUMNS >= 15) & (COLUMNS < 24)
+    hole = (ROWS == 22) & (COLUMNS == 12)
+    difference = np.where(left | (right & (ROWS > 28)), 1.0, np.where(right, 0.55, np.where(bridge, 0.42, 0.0)))
+    difference[hole] = 0.0
+    found = fitted(np.where(left | right, BRIGHT, DARK), difference, (left | right | bridge) & ~hole)
+    assert (found == left).all()
+
+
+def test_a_line_of_the_certain_inside_is_kept_though_it_is_thin() -> None:
+    body, line = disc(8, 30, 20), (ROWS == 30) & (COLUMNS > 20) & (COLUMNS < 40)
+    assert fitted(FLAT, np.where(body | line, 1.0, 0.0), body | line)[line].all()
+
+
+def test_intensities_are_spread_by_their_median_deviation() -> None:
+    """Medians 0.4 and -0.4, deviations 0.1, so spreads 0.14826: at 0.0275 the ratio is 0.8 x 0.0275 / 0.14826^2 = 1, half of
+    the cap."""
+    stripes = 0.1 * np.where(COLUMNS % 2, 1.0, -1.0)
+    image = np.where(COLUMNS < 16, 0.4, -0.4) + stripes
+    image[(COLUMNS > 28) & (COLUMNS < 40)] = 0.0275
+    like = resemblance(image[None], COLUMNS < 16, (COLUMNS > 43))
+    assert like[30, 34] == pytest.approx(0.5, abs=0.001)
+    assert (CAP, QUIET) == (2.0, 0.02)
+
+
+def test_a_resemblance_is_smoothed_over_seven_tenths_of_a_pixel() -> None:
+    """A single pixel keeps 0.57^2 of its own; exp(-1 / 0.98) = 0.36 of that each beside it."""
+    image = np.where(COLUMNS < 8, 0.4, np.where(COLUMNS > 55, -0.4, 0.0))
+    image[30, 30] = 0.1
+    like = resemblance(image[None], COLUMNS < 8, COLUMNS > 55)
+    assert like[30, 30] == pytest.approx(0.5698**2, abs=1e-3)
+    assert like[30, 31] == pytest.approx(0.5698**2 * 0.3604, abs=1e-3)

@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from coinseg.config.schema import MaskSettings
 from coinseg.errors import UserError
-from coinseg.masks.postprocess import clean, masks_of, peaks
-from coinseg.masks.refine import GUIDE_EPS, guided_filter, refine
+from coinseg.masks.postprocess import clean, masks_of, peaks, scaled, with_seeds
+from coinseg.masks.refine import GUIDE_EPS, channel_changes, guided_filter, refine
 from coinseg.masks.threshold import choose_threshold, rule_of
 
 RAW = MaskSettings(threshold=0.5, refine="none", opening=0, closing=0, keep="all", min_px=1)
@@ -110,6 +110,17 @@ def test_guided_filter_takes_float32_and_flips() -> None:
     values, guide = noise(8, 8, 9).astype(np.float32), noise(9, 8, 9).astype(np.float32)
     found = guided_filter(values, guide, 2)
     np.testing.assert_allclose(guided_filter(values[:, ::-1], guide[:, ::-1], 2), found[:, ::-1], atol=1e-12)
+
+
+def test_guided_filter_computes_in_double_precision_whatever_it_is_given() -> None:
+    """Of single precision the variance of a bright and nearly flat guide, a difference of two large numbers, would be lost."""
+    values, guide = noise(8, 16, 16).astype(np.float32), (0.9 + 0.01 * noise(9, 16, 16)).astype(np.float32)
+    found = guided_filter(values, guide, 2)
+    assert found.dtype == np.float64
+    assert np.array_equal(found, guided_filter(values.astype(np.float64), guide.astype(np.float64), 2))
+    assert np.array_equal(
+        guided_filter(values > 0.5, guide > 0.905, 2), guided_filter(1.0 * (values > 0.5), 1.0 * (guide > 0.905), 2)
+    )
 
 
 def test_refine() -> None:
@@ -237,6 +248,36 @@ def test_largest_or_all() -> None:
     assert np.array_equal(clean(mask, RAW), mask)
 
 
+def test_seeds_are_components_that_reach_the_share_of_the_highest_value_of_their_image() -> None:
+    maps = np.zeros((3, *canvas().shape), np.float32)
+    for part, value in ((SMALL, 0.699), (LARGE, 0.4), (DOT, 1.0)):
+        maps[0][part] = value
+    maps[0, 8, 8] = 0.701  # one pixel is enough
+    maps[1][SMALL] = 0.3  # alone in its image: the values of others do not count
+    settings = replace(RAW, min_px=0, peak=0.0, keep="seeds")
+    found = masks_of(maps, 0.2, settings)
+    assert np.array_equal(found, np.stack([canvas(LARGE, DOT), canvas(SMALL), canvas()]))
+    alone = np.concatenate([masks_of(maps[i : i + 1], 0.2, settings) for i in range(3)])
+    assert np.array_equal(found, alone)
+
+
+def test_a_seed_that_is_dropped_for_its_size_does_not_count() -> None:
+    maps = np.zeros((1, *canvas().shape), np.float32)
+    maps[0][LARGE], maps[0][DOT] = 0.4, 1.0
+    assert np.array_equal(masks_of(maps, 0.2, replace(RAW, min_px=4, peak=0.0, keep="seeds")), canvas(LARGE)[None])
+
+
+def test_parts_with_seeds_are_whole_components_and_at_least_one_is_left() -> None:
+    for seed in range(5):
+        maps = noise(seed, 20, 20)[None]
+        mask = maps > 0.6
+        kept = with_seeds(mask, maps)
+        components, _ = ndimage.label(mask[0])
+        assert kept.any()
+        assert set(np.unique(components[kept[0]])).isdisjoint(np.unique(components[mask[0] & ~kept[0]]))
+        assert np.array_equal(with_seeds(kept, maps), kept)
+
+
 def test_min_px_at_its_edge() -> None:
     mask = canvas(SMALL, LARGE, DOT)  # 4, 16 and 1 pixels
     assert np.array_equal(clean(mask, replace(RAW, min_px=4)), canvas(SMALL, LARGE))
@@ -259,6 +300,13 @@ def test_empty_stays_empty(settings: MaskSettings) -> None:
     assert found.dtype == bool
     assert found.shape == (8, 8)
     assert not found.any()
+
+
+def test_a_mask_of_numbers_comes_back_as_one_of_yes_and_no() -> None:
+    for values in (np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8)):
+        found = clean(values, RAW)
+        assert found.dtype == bool
+        assert np.array_equal(found, values > 0)
 
 
 def test_min_px_zero_does_not_mark_the_background() -> None:
@@ -356,3 +404,21 @@ def test_the_rule_of_a_counterfactual_looks_at_normal_images_and_that_of_an_attr
     assert [rule_of(MaskSettings(), counterfactual) for counterfactual in (True, False)] == ["normals", "otsu"]
     for rule in ("normals", "otsu", "decision_flip", 0.3):
         assert [rule_of(MaskSettings(threshold=rule), counterfactual) for counterfactual in (True, False)] == [rule] * 2
+
+
+def test_cleaning_grows_with_the_pixels_and_what_is_on_stays_on() -> None:
+    settings = MaskSettings(opening=3, closing=2, min_px=5, keep="all")
+    assert scaled(settings, 2.5) == replace(settings, opening=8, closing=5, min_px=31)
+    assert scaled(settings, 0.1) == replace(settings, opening=1, closing=1, min_px=0)
+    assert scaled(replace(settings, opening=0, closing=0), 4.0) == replace(settings, opening=0, closing=0, min_px=80)
+    assert scaled(settings, 1.0) == settings
+
+
+def test_the_change_of_a_channel_is_its_mean_inside_of_the_mask() -> None:
+    images, painted, masks = np.zeros((2, 2, 3, 3)), np.zeros((2, 2, 3, 3)), np.zeros((2, 3, 3), bool)
+    masks[0, 1] = True
+    painted[0, 0, 1], painted[0, 1, 1] = (0.5, 0.25, 0.0), (0.0, 0.3, -0.3)
+    painted[0, :, 0] = 1.0  # outside of the mask
+    found = channel_changes(images, painted, masks)
+    np.testing.assert_allclose(found, [[0.25, 0.2], [np.nan, np.nan]], rtol=1e-6)
+    assert found.dtype == np.float32

@@ -230,7 +230,7 @@ def test_no_command_modifies_its_inputs_or_writes_beside_them(made: Path) -> Non
 
 
 @pytest.mark.slow
-def test_no_command_connects_listens_or_makes_links(made: Path) -> None:
+def test_no_command_connects_listens_or_makes_links(data: Path, made: Path) -> None:
     """The others are held in the fixture; a download that is not asked for would be refused there, or listed."""
     with nothing_abroad() as asked, pytest.raises(PermissionError):
         socket.create_connection(("127.0.0.1", 9))
@@ -239,6 +239,8 @@ def test_no_command_connects_listens_or_makes_links(made: Path) -> None:
     commands = [
         ["info"], ["doctor"], ["evaluate", run], ["report", run],
         ["review-import", run, f"{run}/masks", "--reviewer", "ann", "--accept"], ["review-export", run, "masks", "-o", reviewed],
+        ["review-page", run, "-o", str(made / "pages.html")],
+        ["inspect", str(data / "images"), "--template", str(made / "template.csv")],
     ]  # fmt: skip
     for command in commands:
         with nothing_abroad() as asked:

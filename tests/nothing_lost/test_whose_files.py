@@ -346,6 +346,22 @@ def test_a_run_folder_chooses_nothing_to_read_on_this_machine(finished: Path, tm
     assert "with which this folder was not made here" in refused(capsys, "run", private, "-o", run)
 
 
+def test_a_run_folder_chooses_no_reviews_to_learn_from_on_this_machine(finished: Path, tmp_path: Path, capsys: Said) -> None:
+    run, private = copied(finished, tmp_path), tmp_path / "private"
+    private.mkdir()
+    (private / "review.sqlite").write_bytes(b"no database")
+    file = run / "settings.yaml"
+    stored = yaml.safe_load(file.read_text())
+    stored["settings"]["student"]["reviewed"] = str(private)
+    file.write_text(yaml.safe_dump(stored))
+    seal(file)
+    for command in ("evaluate", "report", "train-coin"):
+        line = refused(capsys, command, run)
+        assert f"names {private}, with which this folder was not made here" in line
+        assert f"give --student.reviewed {private}" in line
+    assert "review.sqlite" in refused(capsys, "evaluate", run, "--student.reviewed", private)  # named, it is read
+
+
 def test_a_run_knows_its_data_again_when_files_come_and_go(tmp_path: Path) -> None:
     for i in range(40):
         make_scan(tmp_path / f"data/normal/n{i}.nii.gz")

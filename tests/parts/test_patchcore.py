@@ -41,6 +41,33 @@ def test_distances_by_hand() -> None:
     assert distances(asked, remembered[:2]).tolist() == pytest.approx([2.5, (2 + 13**0.5) / 2])  # as many as there are
 
 
+def test_a_patch_is_at_a_distance_of_0_from_itself_though_its_square_is_rounded() -> None:
+    """|a|^2 + |a|^2 - 2 a a of numbers in the hundreds is below 0 for some of them, of which there is no root."""
+    bank = torch.randn(300, room.FEATURES, generator=torch.Generator().manual_seed(0)) * 300
+    squares = (bank**2).sum(1) * 2 - 2 * (bank @ bank.T).diagonal()
+    assert (squares < 0).any()
+    far = distances(bank, bank.repeat_interleave(room.NEAREST, 0))
+    assert far.isfinite().all()
+    assert far.max() < 10
+
+
+def test_the_recipe_is_the_one_that_was_measured() -> None:
+    """docs/research/patchcore.md, study 24."""
+    assert (room.SIDE, room.FEATURES, room.NEAREST, room.MEMORY, room.IMAGES, room.ASKED) == (384, 320, 3, 5000, 400, 200)
+    assert (room.WORTH, room.HALO, room.WIDE) == (1 / 20, 1 / 8, 1 / 16)
+    assert room.UNREACHABLE == 1e9
+
+
+def test_the_extractor_is_frozen_and_sees_each_image_by_itself_without_being_told() -> None:
+    extractor = room.FeatureExtractor()
+    assert not extractor.encoder.training
+    assert not any(weight.requires_grad for weight in extractor.parameters())
+    images = torch.rand(3, 1, 24, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    together = extractor(images)
+    assert together.shape == (3, 12, 12, room.FEATURES)
+    torch.testing.assert_close(extractor(images[1:2]), together[1:2], rtol=1e-4, atol=1e-4)
+
+
 def test_novelty_is_the_distance_over_the_limit() -> None:
     memory = MemoryBank(torch.zeros(3, 2), 2.0)
     features = torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]]])
@@ -75,6 +102,26 @@ def test_a_region_has_to_go_beyond_the_halo_of_what_is_drawn() -> None:
     everything = np.ones((1, side, side), bool)
     assert beyond(everything, nothing[None]).all()
     assert not beyond(nothing[None], lesion[None]).any()
+
+
+def test_regions_touch_at_corners_and_the_discs_must_be_wider_than_the_radius() -> None:
+    """At a side of 20 the halo is round(2.5) = 2 pixels and the radius round(1.25) = 1."""
+    nothing = np.zeros((1, 20, 20), bool)
+
+    def squares(*corners: tuple[int, int, int]) -> np.ndarray:
+        found = nothing.copy()
+        for row, column, side in corners:
+            found[0, row : row + side, column : column + side] = True
+        return found
+
+    assert beyond(squares((5, 5, 3)), nothing).sum() == 9  # its middle is 2 from the outside
+    assert not beyond(squares((5, 5, 2)), nothing).any()  # 1 everywhere
+    assert beyond(squares((5, 5, 3), (8, 8, 2)), nothing).sum() == 13  # one region by a corner
+    assert beyond(squares((5, 5, 3), (9, 9, 2)), nothing).sum() == 9
+    for gap, kept in ((2, True), (1, False)):  # columns 5 to 7, farther than 2 from a mark in column 4 - gap
+        mark = squares((0, 0, 0))
+        mark[0, :, 4 - gap] = True
+        assert bool(beyond(squares((5, 5, 3)), mark).any()) is kept
 
 
 def test_images_together_have_the_regions_of_each() -> None:

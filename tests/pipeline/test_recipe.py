@@ -6,6 +6,7 @@ import csv
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -347,3 +348,15 @@ def test_on_arrays_the_size_is_that_of_the_images_and_their_labels_are_read(monk
     assert recipe.train(data()).settings.method == Settings().method
     with pytest.raises(UserError, match=r"anomaly\.kind is blob and the images have labels of their own"):
         recipe.train(data(), replace(settings, anomaly=replace(settings.anomaly, kind="blob")))
+
+
+def test_each_class_works_on_its_own_view_in_its_own_folder(tmp_path: Path) -> None:
+    views = [SimpleNamespace(name="of crack"), SimpleNamespace(name="of dent")]
+    store: Any = SimpleNamespace(views=views, classes=("crack", "dent"))
+    job = recipe.Job(store, tiny_settings(), tmp_path)
+    assert [one.store for one in job.classes] == views
+    assert [one.root for one in job.classes] == [tmp_path / recipe.class_folder(name) for name in store.classes]
+    assert {(one.settings, one.report) for one in job.classes} == {(job.settings, job.report)}
+    assert [one.root for one in replace(job, root=None).classes] == [None, None]
+    alone = replace(job, store=SimpleNamespace(views=views[:1], classes=()))
+    assert alone.classes == [alone]

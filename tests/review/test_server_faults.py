@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -382,6 +383,19 @@ def test_other_machines_need_a_long_password() -> None:
         Guard((), "short")
     with pytest.raises(UserError, match="that other machines can reach; required: a password"):
         Guard(())
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("10.1.2.3", True), ("0.0.0.0", True)])
+def test_whoever_starts_a_desk_for_others_is_warned_that_nothing_is_encrypted(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, host: str, warned: bool
+) -> None:
+    bound = SimpleNamespace(getsockname=lambda: (host, 8642))
+    monkeypatch.setattr(serve, "_bound", lambda *given: (SimpleNamespace(app=None), bound))
+    monkeypatch.setattr(serve.uvicorn, "Server", lambda config: SimpleNamespace(run=lambda sockets: None))
+    lines: list[str] = []
+    serve.serve(opened.desk, host, None, "correct horse battery", False, lines.append)
+    assert any("not encrypted" in line for line in lines) is warned
+    assert not any("token=" in line for line in lines)  # with a password the address alone opens nothing
 
 
 def _edited(file: Path, change: Callable[[Any], object]) -> None:

@@ -237,6 +237,14 @@ def test_what_is_no_database_of_the_desk_is_one_line(tmp_path: Path, write: bool
         Store(tmp_path, write)
 
 
+def test_a_database_cannot_call_what_its_schema_names(tmp_path: Path) -> None:
+    for write in (True, False):
+        store = new_store(tmp_path) if write else Store(tmp_path, write)
+        for name, wanted in (("trusted_schema", 0), ("cell_size_check", 1)):
+            assert store._connection.execute(f"PRAGMA {name}").fetchone()[0] == wanted
+        store.close()
+
+
 WRONG = [
     *(f"UPDATE cases SET {column} = {value}" for column in ("slices", "rows", "columns") for value in (-1, 0, "'x'", 1e300)),
     "UPDATE cases SET slices = 60000, rows = 60000, columns = 60000", "UPDATE cases SET draft = 'text'",

@@ -235,6 +235,8 @@ class Stubbed:
         return PaintBlack()
 
     def choose_layer(self, store: Any, f: Any, given: Settings, folder: Path) -> str | None:
+        assert isinstance(f, Sees)
+        assert store is self.classifier[-1][0]
         self.layers.append((given.method, given.attribution.layer, folder))
         return "one" if given.attribution.layer == "best" else None
 
@@ -272,6 +274,16 @@ def test_a_seed_has_slices_a_classifier_and_a_sample_of_its_own(stub: Stubbed) -
     assert all(len(each) == 2 and each == sorted(each) for each in few)
     assert few[0] == few[3] == [1, 2]
     assert len({tuple(each) for each in few}) > 1
+
+
+def test_images_of_several_channels_are_refused_before_anything_is_trained(
+    stub: Stubbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for channels in (("t1", "flair"), ("red", "green", "blue")):
+        monkeypatch.setattr(room, "prepare", lambda *given, now=channels: SimpleNamespace(channels=now))
+        with pytest.raises(UserError, match=f"images of {len(channels)} channels, and those of the thesis are grey"):
+            stub.seed()
+    assert stub.classifier == []
 
 
 def test_rows_of_attributions_name_their_layer(stub: Stubbed) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from coinseg.config.schema import Settings, StudentSettings
+from coinseg.config.schema import MaskSettings, Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.runtime.files import read_json
@@ -49,7 +49,8 @@ def test_another_threshold_scores_f_again_and_does_not_train_it(
 def test_keys_of_version_1_are_those_of_older_run_folders() -> None:
     """The two digests are what commit 7c4cd9d gives for its default settings."""
     assert keys.classifier_key(STORE, Settings()) == "942310a512ef1aca"
-    assert keys.student_key(Settings(student=StudentSettings(parts="masks")), "t") == "dfe9f3c2121ed18a"
+    masks = MaskSettings(opening=3, keep="largest")
+    assert keys.student_key(Settings(masks=masks), "t") == "dfe9f3c2121ed18a"
 
 
 @pytest.mark.parametrize("stage", list(keys.STAGES))

@@ -219,3 +219,80 @@ def test_of_another_class_an_image_without_it_is_empty_a_trusted_mask_is_taught_
     taught = student.Taught(slices, PseudoMasks(np.array([1]), mask, np.array([0, 3])), None)
     found = student._known(taught, np.array([3, 4, 5]))
     assert found.tolist() == [np.zeros((2, 2)).tolist(), mask[0].tolist(), np.full((2, 2), IGNORED).tolist()]
+
+
+# --- each number that is drawn, by hand: at the middle of its range it changes nothing
+
+
+def augmented_by(monkeypatch: pytest.MonkeyPatch, image: Tensor, place: dict[str, float], look: dict[str, float]) -> Any:
+    """An image and itself as target; `place` and `look` are what is drawn in [0, 1] instead of a half, or of no noise."""
+    names = ("angle", "scale", "mirror", "right", "down"), ("gamma", "contrast", "brightness", "noise")
+
+    def rand(*shape: int) -> Tensor:
+        order, given = (names[0], place) if len(shape) == 2 else (names[1], look)
+        assert shape == ((len(image), 5) if order is names[0] else (len(image), 4, 1, 1, 1))
+        values = torch.tensor([given.get(name, 0.0 if name == "noise" else 0.5) for name in order])
+        return values.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", rand)
+        patch.setattr(torch, "randn_like", torch.ones_like)
+        return student.augment(image, (image > 0).float())
+
+
+SQUARE = torch.full((1, 1, 40, 40), -1.0)
+SQUARE[:, :, 10:16, 4:12] = 0.0
+
+
+def test_the_middle_of_every_range_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, target = augmented_by(monkeypatch, SQUARE + 0.2, {}, {})
+    torch.testing.assert_close(image, (SQUARE + 0.2).clamp(-1, 1), atol=1e-5, rtol=0)
+    assert torch.equal(target, (SQUARE + 0.2 > 0).float())
+
+
+@pytest.mark.parametrize(
+    ("place", "moved_by"),
+    [
+        ({"mirror": 0.4}, lambda x: x.flip(-1)), ({"mirror": 0.6}, lambda x: x),
+        ({"right": 1.0}, lambda x: x.roll(-2, -1)), ({"right": 0.0}, lambda x: x.roll(2, -1)),
+        ({"down": 1.0}, lambda x: x.roll(-2, -2)), ({"down": 0.5, "right": 0.75}, lambda x: x.roll(-1, -1)),
+    ],
+)  # fmt: skip
+def test_a_tenth_of_half_the_side_is_two_pixels_of_forty(
+    monkeypatch: pytest.MonkeyPatch, place: dict[str, float], moved_by: Callable[[Tensor], Tensor]
+) -> None:
+    image, target = augmented_by(monkeypatch, SQUARE + 0.2, place, {})
+    torch.testing.assert_close(image, moved_by((SQUARE + 0.2).clamp(-1, 1)), atol=1e-4, rtol=0)
+    assert torch.equal(target, moved_by((SQUARE + 0.2 > 0).float()))
+
+
+@pytest.mark.parametrize(("scale", "side"), [(1.0, 20 / 1.2), (0.0, 20 / 0.8), (0.75, 20 / 1.1)])
+def test_a_lesion_is_scaled_by_up_to_a_fifth_either_way(monkeypatch: pytest.MonkeyPatch, scale: float, side: float) -> None:
+    image = torch.full((1, 1, 100, 100), -1.0)
+    image[:, :, 40:60, 40:60] = 0.2
+    target = augmented_by(monkeypatch, image, {"scale": scale}, {})[1][0, 0]
+    for axis in (0, 1):
+        assert target.any(axis).sum().item() == pytest.approx(side, abs=1)
+
+
+@pytest.mark.parametrize(("angle", "radians"), [(1.0, -0.35), (0.0, 0.35), (0.75, -0.175)])
+def test_a_lesion_is_turned_by_up_to_twenty_degrees(monkeypatch: pytest.MonkeyPatch, angle: float, radians: float) -> None:
+    image = torch.full((1, 1, 101, 101), -1.0)
+    image[:, :, 49:52, 20:81] = 0.2
+    target = augmented_by(monkeypatch, image, {"angle": angle}, {})[1][0, 0]
+    rows, columns = target.nonzero().double().T
+    slope = ((rows - 50) * (columns - 50)).sum() / ((columns - 50) ** 2).sum()
+    assert float(torch.atan(slope)) == pytest.approx(radians, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("look", "value"),
+    [
+        ({"gamma": 1.0}, 0.5 ** np.exp(0.3)), ({"gamma": 0.0}, 0.5 ** np.exp(-0.3)), ({"contrast": 1.0}, 0.5 * 1.15),
+        ({"contrast": 0.0}, 0.5 * 0.85), ({"brightness": 1.0}, 0.55), ({"brightness": 0.0}, 0.45), ({"noise": 1.0}, 0.54),
+        ({"contrast": 1.0, "brightness": 1.0, "noise": 0.5}, 0.5 * 1.15 + 0.05 + 0.02),
+    ],
+)  # fmt: skip
+def test_a_grey_of_a_half_becomes(monkeypatch: pytest.MonkeyPatch, look: dict[str, float], value: float) -> None:
+    image = augmented_by(monkeypatch, torch.zeros(2, 3, 8, 8), {}, look)[0]
+    np.testing.assert_allclose(image.numpy() / 2 + 0.5, value, atol=1e-5)

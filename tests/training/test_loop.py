@@ -472,3 +472,20 @@ def test_the_learning_rate_by_hand() -> None:
     assert one_cycle(0, 0) == pytest.approx(1e-3)
     assert one_cycle(25, 100, 0.5) == pytest.approx(0.5 + 1e-3)
     assert one_cycle(75, 100, 0.5) == pytest.approx(0.5 + 1e-3)
+
+
+def test_f_is_asked_about_images_of_the_channels_there_are_before_a_generator_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        pass
+
+    def require(f: nn.Module, side: int, gradient: bool = True, channels: int = 1) -> None:
+        raise Asked(side, gradient, channels)
+
+    monkeypatch.setattr(coin.Classifier, "require_usable", require)
+    settings = tiny_settings()
+    for count in (1, 3):
+        images = np.random.default_rng(0).random((8, count, 32, 32))
+        store = Dataset(images, np.arange(8) % 2)
+        with pytest.raises(Asked) as caught:
+            coin.train_coin(store, build(settings.classifier, count), settings)
+        assert caught.value.args == (32, True, count)

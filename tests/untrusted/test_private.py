@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,7 +25,7 @@ from coinseg.cli import main as cli
 from coinseg.data.readers.volume import read_volume
 from conftest import TINY, write_images
 from examples import LPS, hounsfield, labelled, save, text
-from writers import header, make_run, save_dicom, write_series
+from writers import header, make_run, save_dicom, write_itk, write_series
 
 SECRET = {
     "PatientName": "SENTINELNAME^GRETA", "PatientID": "PID-SENTINEL-4711081547", "PatientBirthDate": "19440817",
@@ -46,6 +47,8 @@ IN_A_SEG = {
     "StudyInstanceUID",
     "StudyID",
 }
+
+REFERENCES = {"FrameOfReferenceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID", "ReferencedFrameOfReferenceUID"}
 
 
 def patients(root: Path) -> Path:
@@ -105,6 +108,13 @@ def test_no_identifier_of_dicom_leaves_its_file(
     assert (
         cli.main(["export-seg", str(out / "one.nii.gz"), "--dicom", str(data / "p1"), "-o", str(tmp_path / "seg" / "m.dcm")]) == 0
     )
+    run, reviewed = str(out / "run"), ["--reviewer", "ann", "--accept"]
+    assert cli.main(["review-page", run, "-o", str(out / "pages.html")]) == 0
+    assert cli.main(["review-import", run, str(out / "run" / "masks"), *reviewed]) == 0
+    for kind in ("masks", "nnunet", "prompts", "csv"):
+        assert cli.main(["review-export", run, kind, "-o", str(out / "reviewed" / kind)]) == 0
+    for kind in ("dicom-seg", "rtstruct"):
+        assert cli.main(["review-export", run, kind, "-o", str(tmp_path / "seg" / kind)]) == 0
     files = everything(out)
     assert {
         "run/report.html",
@@ -123,10 +133,12 @@ def test_no_identifier_of_dicom_leaves_its_file(
         == []
     )
     # A SEG belongs to the study; what else the series says of the patient stays behind.
-    seg = dcmread(tmp_path / "seg" / "m.dcm")
-    here = {e.keyword for e in seg.iterall() if any(word in str(e.value) for word in WORDS)}
-    assert {"PatientID", "PatientName", "StudyInstanceUID"} <= here
-    assert here <= IN_A_SEG | {"FrameOfReferenceUID", "SeriesInstanceUID", "ReferencedSOPInstanceUID", "ReferencedSeriesSequence"}
+    objects = sorted((tmp_path / "seg").rglob("*.dcm"))
+    assert {path.parent.name for path in objects} == {"seg", "dicom-seg", "rtstruct"}
+    for path in objects:
+        here = {e.keyword for e in dcmread(path).iterall() if e.VR != "SQ" and any(word in str(e.value) for word in WORDS)}
+        assert {"PatientID", "PatientName", "StudyInstanceUID"} <= here
+        assert here <= IN_A_SEG | REFERENCES, path
 
 
 def without(name: str) -> Callable[[list[Dataset]], object]:
@@ -281,6 +293,44 @@ def test_names_in_any_text_tag_are_in_no_message(
     warned = "".join(str(w.message) for w in recwarn)
     parts = {"out": said.out, "err": said.err, "log": caplog.text, "warnings": warned}
     assert told({name: content.encode() for name, content in parts.items()} | everything(out)) == []
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_texts_in_the_header_of_a_scan_are_in_no_mask_of_it(tmp_path: Path, kind: type[nib.Nifti1Image]) -> None:
+    """Converters write names there (dcm2nii: `db_name`); masks, maps and confidences are given away without the scan."""
+    scans, out, model = tmp_path / "scans", tmp_path / "out", make_run(tmp_path / "model")
+    scan = kind(hounsfield(np.repeat(np.repeat(labelled(), 3, 1), 3, 2)).T, LPS)
+    for name in ("data_type", "descrip", "aux_file", "intent_name", "db_name"):
+        if name in scan.header.keys():  # noqa: SIM118
+            scan.header[name] = b"SENTINEL"
+    scan.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"SENTINEL"))
+    for name in ("a.nii.gz", "b.nii"):
+        scans.mkdir(exist_ok=True)
+        nib.save(scan, scans / name)
+    more = [word for name in ("counterfactual", "difference", "confidence") for word in (f"--{name}", f"{out / name}.nii.gz")]
+    for words in (
+        ["segment", "-i", scans, "-o", out / "masks", "--confidence", out / "sure", "--model", model],
+        ["segment", "-i", scans / "b.nii", "-o", out / "one.nii", "--model", model, *more],
+        ["segment", "-i", scans / "b.nii", "-o", out / "one.nrrd", "--model", model],
+        ["export-nnunet", scans, "--masks", out / "masks", "-o", tmp_path / "Dataset001_x"],
+    ):  # fmt: skip
+        assert cli.main([str(word) for word in words]) == 0
+    assert told(everything(out) | everything(tmp_path / "Dataset001_x" / "labelsTr")) == []
+    read, given = nib.load(out / "one.nii"), nib.load(scans / "b.nii")
+    assert np.array_equal(read.affine, given.affine)
+    assert int(read.header["sform_code"]) == int(given.header["sform_code"])
+
+
+@pytest.mark.parametrize("line", ["type: SENTINEL", "space: SENTINEL^GRETA", "encoding: SENTINEL", "kinds: SENTINEL a b"])
+def test_what_an_nrrd_header_says_is_in_no_message(tmp_path: Path, capfd: pytest.CaptureFixture[str], line: str) -> None:
+    good = write_itk(tmp_path / "good.nrrd", labelled().T.astype(np.int16), LPS).read_bytes().split(b"\n\n", 1)
+    key = line.partition(":")[0].encode()
+    lines = [each for each in good[0].splitlines() if not each.startswith(key + b":")]
+    (tmp_path / "x.nrrd").write_bytes(b"\n".join([*lines, line.encode(), b"", good[1]]))
+    words = ["segment", "-i", tmp_path / "x.nrrd", "-o", tmp_path / "m.nii.gz", "--model", make_run(tmp_path / "model")]
+    assert cli.main([str(word) for word in words]) == 2
+    said = capfd.readouterr()
+    assert told({"out": said.out.encode(), "err": said.err.encode()}) == []
 
 
 def test_names_of_files_run_nothing_in_a_report_or_a_spreadsheet(tmp_path: Path) -> None:

@@ -125,10 +125,11 @@ class MaskSettings:
         student gives, this share is enough where the classifiers call the image abnormal; else, and with 0, a half.""", SHARE)
     hflip: bool = setting(True, "average the difference over the image and its mirror image.")
     refine: Literal["none", "guided"] = setting("guided", """"guided" is a guided filter by the image before the threshold.""")
-    opening: int = setting(3, """side of the square of the morphological opening in pixels; 0 is off. This, closing and keep are
-        for what a method finds; what a student draws is taken as it is (`masks/student_maps.py`).""", SIDE)
+    opening: int = setting(0, """side of the square of the morphological opening in pixels, 3 in the thesis; 0 is off. This,
+        closing and keep are for what a method finds; what a student draws is taken as it is (`masks/student_maps.py`).""", SIDE)
     closing: int = setting(3, "side of the square of the morphological closing in pixels; 0 is off.", SIDE)
-    keep: Literal["largest", "all"] = setting("largest", """"largest" component (thesis), or "all" of at least min_px.""")
+    keep: Literal["seeds", "largest", "all"] = setting("seeds", """components of at least min_px that are kept: "seeds" those that
+        reach 0.7 of their image's highest value (`postprocess.with_seeds`), the "largest" (thesis), or "all".""")
     min_px: int = setting(4, "components smaller than this are dropped.", PIXELS)
     min_ml: float = setting(0.0, """of a volume also 3-D components smaller than this are dropped, once its slices are together; 0
         is off. Voxels that share a face, edge or corner are connected. Scores of slices do not change.""", Range(0, 1e6, "ml"))
@@ -149,9 +150,6 @@ class StudentSettings:
     reviewed: str | None = setting(None, """folder of `coinseg review` with masks that a person accepted, corrected or rejected:
         the student learns those of training cases beside the pseudo-masks. Such a run is not mask-free, and says so.""")
     band: int = setting(0, "width of a band around a pseudo-mask whose pixels are left out of the loss.", SIDE)
-    parts: Literal["evidence", "masks"] = setting("evidence", """parts of a difference that are in a pseudo-mask: "evidence" those
-        that f has local evidence for, opened with masks.opening or not, whichever holds more of f's decision for its size
-        (`masks/evidence.py`); "masks" what masks.keep and masks.opening say, as always where f has no local evidence.""")
     teachers: int = setting(2, "classifier-generator pairs that make the pseudo-masks, each from its own seed.", Range(1, 100))
     border_weight: float = setting(1.0, """weight of the image, against the difference, for the border of a pseudo-mask
         (`masks/border.py`); 0 leaves the pseudo-masks as they are, concavities included.""", FACTOR)

@@ -30,7 +30,7 @@ PRESETS: dict[str, Settings] = {
             decay=False, beta1=0.0, beta2=0.9, generator_every=5, steps=150_000, ema=0.0,
         ),
         attribution=replace(_DEFAULT.attribution, masks=6000, probability=0.1, hidden="grey", weigh="probability"),
-        masks=replace(_DEFAULT.masks, refine="none", hflip=False, peak=0.0),
+        masks=replace(_DEFAULT.masks, refine="none", hflip=False, peak=0.0, opening=3, keep="largest"),
         student=replace(_DEFAULT.student, steps=0),
     ),
 }  # fmt: skip

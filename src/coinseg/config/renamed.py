@@ -34,9 +34,10 @@ ADDED: dict[tuple[str, str], Any] = {
     ("DataSettings", "tile"): 0,
     ("DataSettings", "minutes"): 60,
     ("StudentSettings", "reviewed"): None,
-    ("StudentSettings", "parts"): "masks",
 }
 """(Class, name) of settings that older runs do not have -> the value that changes nothing, which is left out of keys."""
+GONE = ("student.parts",)
+"""Dotted names that are read no more: what they decided is decided by others."""
 GROUPS = {"MaskSettings": "masks", "StudentSettings": "student"}
 """Class of settings with renamed fields -> its group."""
 _told: set[str] = set()
@@ -54,6 +55,10 @@ def with_new_names(values: Any, aloud: bool = True) -> Any:
         if leaf in groups.get(group, ()):
             groups[group].setdefault(new.rpartition(".")[2], groups[group].pop(leaf))
             changes.append(f"{old} is now {new}")
+    for name in GONE:
+        group, _, leaf = name.rpartition(".")
+        if groups.get(group, {}).pop(leaf, None) is not None:
+            changes.append(f"{name} is gone")
     for (name, old), new in RENAMED_VALUES.items():
         group, _, leaf = name.rpartition(".")
         if groups.get(group, {}).get(leaf) == old:

@@ -5,26 +5,21 @@ The other generators are asked about training images only; afterwards the first 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from coinseg.config.schema import MaskSettings
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.masks.border import fit_border
 from coinseg.masks.confidence import confidence
-from coinseg.masks.evidence import densest, density, parts_with_evidence
 from coinseg.masks.postprocess import masks_of
 from coinseg.runtime.process_group import current
 
 from .explainer import Explainer
 from .image_score import ImageScores
 from .segmenter import DifferenceSegmenter
-
-ASKED = 128  # abnormal training images, at most, on which it is decided whether masks are opened
 
 
 @dataclass(frozen=True)
@@ -76,49 +71,10 @@ class Ensemble:
             mean agreement with the mirror image; NaN where a mask is empty or `masks.hflip` is off.
         """
         settings, marked = self.first.explainer.settings, self._marked(images)
-        masks = self._masks(images, marked, self.cleaning)
+        masks = masks_of(marked.maps, marked.levels, settings.masks)
         if settings.student.border_weight and settings.masks.peak:
             masks = fit_border(images.numpy(), marked.maps, masks, settings.masks.peak, settings.student.border_weight)
         return masks, confidence(marked.probability, marked.agreement, masks)
-
-    @cached_property
-    def cleaning(self) -> MaskSettings | None:
-        """How pseudo-masks are cleaned where the evidence of f decides about their parts; None where `masks` decides.
-
-        Of the opening and no opening it is the one whose masks hold more of f's decision for their size, on training images that
-        are labelled abnormal (`masks.evidence.density`). No lesion mask is read.
-        """
-        settings = self.first.explainer.settings
-        if settings.student.parts == "masks" or not self.first.explainer.has_evidence:
-            return None
-        every = replace(settings.masks, keep="all")
-        choices = [every, replace(every, opening=0)] if every.opening else [every]
-        pairs = self.pairs  # all processes choose their thresholds together, before the first one is alone here
-        return current().on_main(lambda: self._densest(choices, pairs))
-
-    def _densest(self, choices: list[MaskSettings], pairs: Sequence[DifferenceSegmenter]) -> MaskSettings:
-        abnormal = np.flatnonzero(self.slices.labels() == 1)
-        few = abnormal[np.unique(np.linspace(0, len(abnormal) - 1, min(ASKED, len(abnormal))).astype(int))]
-        images = self.slices.batch(few).image
-        marked = self._marked(images)
-        called = marked.probability >= self.first.explainer.settings.classifier.threshold
-        if not called.any():
-            return choices[0]
-        of_called = torch.from_numpy(called)
-
-        def density_of(choice: MaskSettings) -> float:
-            masks = self._masks(images, marked, choice)[called]
-            each = [pair.explainer.explained(images[of_called], masks) for pair in pairs]
-            return density(np.mean(each, axis=0), masks.mean((1, 2)))
-
-        return densest(choices, density_of)
-
-    def _masks(self, images: Tensor, marked: Marked, cleaning: MaskSettings | None) -> np.ndarray:
-        """The masks (B, S, S) bool of what is marked; without a `cleaning` as `masks` says."""
-        if cleaning is None:
-            return masks_of(marked.maps, marked.levels, self.first.explainer.settings.masks)
-        evidence = np.mean([pair.explainer.evidence(images) for pair in self.pairs], axis=0)
-        return parts_with_evidence(masks_of(marked.maps, marked.levels, cleaning), evidence)
 
     def _marked(self, images: Tensor) -> Marked:
         scores = [ImageScores.of_f(pair.explainer.probability(images)) for pair in self.pairs]

@@ -14,7 +14,7 @@ from coinseg.explain.counterfactual import coin
 from coinseg.explain.registry import COUNTERFACTUAL, Explain, explain_with
 from coinseg.masks.refine import refine
 from coinseg.masks.threshold import Threshold, choose_threshold, rule_of
-from coinseg.networks.classifier import local_evidence, local_network, probabilities
+from coinseg.networks.classifier import probabilities
 from coinseg.runtime.devices import to_device
 from coinseg.runtime.forward import forward
 from coinseg.runtime.streams import Stream, random_stream
@@ -112,27 +112,6 @@ class Explainer:
         if (generator := self.generator) is None:
             raise ValueError("an attribution has no counterfactual")
         return torch.cat(forward(lambda x: generator(x).clamp(-1, 1).cpu(), images, self.device))
-
-    @property
-    def has_evidence(self) -> bool:
-        """Whether f has local evidence."""
-        return local_network(self.f) is not None
-
-    def evidence(self, images: Tensor) -> np.ndarray:
-        """The local evidence of f in images (B, C, S, S), (B, S, S) in [0, 1]."""
-        return torch.cat(forward(lambda x: local_evidence(self.f, x).cpu(), images, self.device)).numpy()
-
-    def explained(self, images: Tensor, masks: np.ndarray) -> np.ndarray:
-        """The share of f's change, logit f(X) - logit f(X_cf), that X_cf inside masks (B, S, S) alone makes, (B,) in [-1, 1].
-
-        Where X_cf hardly lowers f, or raises it, the share means nothing: it is 1 or -1 by what the masks do, or near 0.
-        """
-        painted, inside = self.counterfactual(images), torch.from_numpy(masks)[:, None]
-        before, after, alone = (self._logits(x) for x in (images, painted, torch.where(inside, painted, images)))
-        return ((before - alone) / (before - after).clamp(min=1e-3)).clamp(-1, 1).numpy()
-
-    def _logits(self, images: Tensor) -> Tensor:
-        return torch.cat(forward(lambda x: self.f(x).float().cpu(), images, self.device))
 
     def saliency(self, images: Tensor) -> Tensor:
         """The map of the method, (B, S, S) in [0, 1], of all images; see `Explanation.saliency`."""

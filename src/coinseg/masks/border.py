@@ -89,7 +89,7 @@ def _fit_component(
     peak, radius = float(peaks(difference[None])[0]), _radius(mask)
     level = share + RISE * np.exp(-((radius / HAZE) ** 2))
     core = mask & (difference > max(SURE, level) * peak)
-    near = ndimage.binary_dilation(mask, iterations=max(1, round(NEAR * radius + 1)))
+    near = ndimage.binary_dilation(mask, iterations=round(NEAR * radius + 1))
     ring = ndimage.binary_dilation(near, iterations=max(2, round(RING * radius))) & ~near & ~others
     if core.sum() < FEWEST or ring.sum() < FEWEST:
         return mask

@@ -13,6 +13,7 @@ from coinseg.config.schema import MaskSettings
 IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 """Connectivity of a stack of images: the 4 neighbours of a pixel in its own image."""
 SLAB = 16  # Number of slices whose 3-D components are labelled together
+SEED = 0.7  # of the highest value of an image, which a component must reach somewhere (docs/research/student.md, study 32)
 
 
 def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
@@ -34,15 +35,40 @@ def clean(masks: np.ndarray, settings: MaskSettings) -> np.ndarray:
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     kept = sizes >= settings.min_px
-    if settings.keep == "largest":
-        # Labels rise from image to image; of equal sizes the first label is kept.
-        last_label = np.maximum.accumulate(components.reshape(len(stack), -1).max(1))
-        image_of = np.searchsorted(last_label, np.arange(len(sizes)))
+    if settings.keep == "largest":  # of equal sizes the first label
+        image_of = _images_of(components, len(sizes))
         order = np.lexsort((-sizes, image_of))
         largest = order[np.unique(image_of[order], return_index=True)[1]]
         kept &= np.isin(np.arange(len(sizes)), largest)
     kept[0] = False
     return kept[components].reshape(masks.shape)
+
+
+def _images_of(components: np.ndarray, count: int) -> np.ndarray:
+    """The image of each label (count,) of components (n, H, W), which rise from image to image; label 0 is outside."""
+    last_label = np.maximum.accumulate(components.reshape(len(components), -1).max(1))
+    return np.searchsorted(last_label, np.arange(count))
+
+
+def with_seeds(masks: np.ndarray, refined: np.ndarray) -> np.ndarray:
+    """The components of masks that reach `SEED` of the highest value of their image's components, by faces of pixels.
+
+    It is hysteresis thresholding (Canny 1986, VIII): how far a part extends is decided at the level of the mask, whether it is
+    one at a higher level. The thesis keeps the largest part (3.7.3), which loses all others where an image has several lesions.
+
+    Args:
+        masks: (n, H, W) bool; not modified.
+        refined: the maps they were read from, (n, H, W).
+    """
+    components, count = ndimage.label(masks, IN_PLANE)
+    if not count:
+        return masks.copy()
+    highest = np.concatenate([[0.0], ndimage.maximum(refined, components, np.arange(1, count + 1))])
+    image_of, best = _images_of(components, count + 1), np.zeros(len(masks))
+    np.maximum.at(best, image_of[1:], highest[1:])
+    kept = highest >= SEED * best[image_of]
+    kept[0] = False
+    return np.asarray(kept[components])
 
 
 def _by_square(operation: Callable[..., np.ndarray], stack: np.ndarray, side: int) -> np.ndarray:
@@ -97,7 +123,7 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Voxels and 3-D component of every label of `_pieces`; slabs are joined in the slice they share."""
     sizes, pairs, shared = np.zeros(1, np.int64), [np.zeros((2, 0), np.int64)], None
     for _, labels in _pieces(mask):
-        counts = np.bincount(labels[:SLAB].ravel(), minlength=max(len(sizes), int(labels.max()) + 1))
+        counts = np.bincount(labels[:SLAB].ravel(), minlength=len(sizes))
         counts[: len(sizes)] += sizes
         sizes = counts
         if shared is not None:
@@ -125,7 +151,8 @@ def masks_of(refined: np.ndarray, threshold: float | np.ndarray, settings: MaskS
         peak: share of the peak, instead of that of the settings.
     """
     levels = levels_of(refined, threshold, settings.peak if peak is None else peak)
-    return clean(refined > levels[:, None, None], settings)
+    masks = clean(refined > levels[:, None, None], settings)
+    return with_seeds(masks, refined) if settings.keep == "seeds" else masks
 
 
 def levels_of(refined: np.ndarray, threshold: float | np.ndarray, share: float) -> np.ndarray:

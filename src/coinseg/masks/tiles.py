@@ -10,7 +10,7 @@ import numpy as np
 
 from coinseg.config.schema import MaskSettings
 
-from .postprocess import clean, scaled
+from .postprocess import masks_of, scaled
 
 Piece = tuple[slice, slice, np.ndarray]
 """Rows and columns of a slice, and values there, (rows, columns): what `data.slices.crop.Box.part` gives of a tile."""
@@ -39,4 +39,4 @@ def joined_mask(sure: np.ndarray, settings: MaskSettings, factor: float) -> np.n
         settings: opening, closing, keep and min_px are read, in prepared pixels; they are those of the whole slice.
         factor: native pixels along a prepared pixel.
     """
-    return clean((sure > 0.5)[None], scaled(settings, factor))[0]
+    return masks_of(sure[None], np.full(1, 0.5), scaled(settings, factor))[0]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -20,7 +19,6 @@ from coinseg.config.rules import of_classifier
 from coinseg.config.schema import ClassifierSettings
 from coinseg.errors import UserError, first_line, out_of_memory
 
-from .classes import whole
 from .imagenet import CHANNELS, Encoder, enlarged, load_imagenet, resized
 from .layers import ResidualBlock, convolution, normalisation
 from .own import REQUIRED, asked, logits_in, require_usable
@@ -222,21 +220,6 @@ def load_classifier(settings: ClassifierSettings, path: Path, side: int, channel
         f.require_usable(side, False, channels)  # before its weights are asked about: lazy ones are made by it
     load_weights(f, path, "classifier")
     return f.frozen()
-
-
-def local_network(f: nn.Module) -> LocalNetwork | None:
-    """The network of f, or of one class of it (`networks.classes.logit_of`), that has local logits; None where it has none."""
-    network = whole(f)
-    network = network.network if isinstance(network, Classifier) else network
-    return network if isinstance(network, LocalNetwork) else None
-
-
-def local_evidence(f: nn.Module, x: Tensor) -> Tensor:
-    """Where f, which has a `local_network`, sees an anomaly in images (B, C, S, S): the sigmoid of local logits, (B, S, S)."""
-    network = local_network(f)
-    assert network is not None
-    logits = network.evidence(x)[:, getattr(f, "number", 0), None]
-    return F.interpolate(torch.sigmoid(logits), x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 
 def probabilities(f: nn.Module, x: Tensor) -> Tensor:

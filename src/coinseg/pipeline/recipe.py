@@ -83,7 +83,7 @@ class Job:
         if not names:
             return [self]
         roots = [self.folder(class_folder(name)) for name in names]
-        reviewed = [(one,) for one in self.reviewed] or [()] * len(names)
+        reviewed: list[tuple[ReviewedMasks, ...]] = [(one,) for one in self.reviewed] or [()] * len(names)
         return [replace(self, store=v, root=r, reviewed=own) for v, r, own in zip(views, roots, reviewed, strict=True)]
 
     @property

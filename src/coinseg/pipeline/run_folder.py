@@ -114,6 +114,7 @@ def others_of(settings: Settings) -> list[tuple[str, str]]:
     """The settings that are paths beside the data, and what they say."""
     data, weights = settings.data, settings.classifier.weights
     found = [("data.organ_from", data.organ_from), ("data.masks", data.masks), ("classifier.weights", weights)]
+    found.append(("student.reviewed", settings.student.reviewed))
     found += [("data.normal", folder) for folder in data.normal] + [("data.abnormal", folder) for folder in data.abnormal]
     return [(option, value) for option, value in found if value]
 

@@ -52,13 +52,14 @@ def segment_path(request: Request) -> tuple[int, list[str]]:
     request.require_there()
     if request.to_file and not rank_info().is_main:
         return 0, []
-    maps = {target: name for name in ("counterfactual", "difference") if (target := getattr(request, name))}
+    given = [(place, name) for name in ("counterfactual", "difference") if (place := getattr(request, name))]
+    maps = dict(given)
     if maps and not (is_volume(source) or is_image(source)):
         got = f"--counterfactual or --difference was given for {source}"
         raise UserError(got, "one volume or image", "ask for the masks of the others alone")
     endings = (".png",) if is_image(source) else WRITTEN
     for place in maps:
-        if not place.name.lower().endswith(endings) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(maps):
+        if not place.name.lower().endswith(endings) or len({path.resolve() for path in (source, out, *maps)}) < 2 + len(given):
             raise UserError(f"a map would go to {place}", f"a name of its own that ends in {endings[0]}", "choose such a name")
     places = [place for place in (out, *maps, confidence) if place]
     predictor = load(request.model, request.accelerator, request.classifier, request.engine)

@@ -1,6 +1,7 @@
 """Read and write NRRD and MetaImage files with SimpleITK, which has LPS+ millimetres; used through `volume`."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,7 @@ def _broken(path: Path, error: object) -> UserError:
 
 
 def _reason(error: object) -> str:
-    """Return the last line of an ITK message; the lines before are about its source code."""
+    """Return the last line of an ITK message, without what it quotes of the file; the lines before are about its source code."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split("): ")[-1].removeprefix("Error: ") if lines else type(error).__name__
+    words = lines[-1].split("): ")[-1].removeprefix("Error: ") if lines else type(error).__name__
+    return re.sub(r"([\"']).*\1", r"\1...\1", words)

@@ -15,12 +15,13 @@ from nibabel.wrapstruct import WrapStructError
 
 from coinseg.errors import UserError
 
-from .geometry import Geometry, header_of
+from .geometry import FLAT, Geometry, header_of
 from .limits import DEFLATE_LIMIT, MAX_BEHIND
 from .voxels import Opened, broken, invertible, muted, narrow, require_plausible, require_three
 
 SUFFIXES = (".nii.gz", ".nii")
 _WHAT, _DRAIN = "NIfTI file", 2**20
+_TEXTS = ("data_type", "descrip", "aux_file", "intent_name", "db_name")  # what a scan says of itself, or of whom it shows
 _NIFTI2 = 540  # bytes of the longer header
 Image = nib.spatialimages.SpatialImage
 _BROKEN = (
@@ -67,9 +68,12 @@ def save_nifti(path: Path, slices: Iterable[np.ndarray], dtype: np.dtype, geomet
         path: the new file.
         slices: its slices in the order and the axes of the file.
         dtype: type of the stored voxels.
-        geometry: the grid; its affine and codes are written.
+        geometry: the grid; its affine and codes are written, no text of the header it comes from.
     """
     header = header_of(geometry.header)
+    for name in set(_TEXTS) & set(header.keys()):
+        if bytes(header[name]).rstrip(b"\0") != FLAT:
+            header[name] = b""
     header.set_data_dtype(dtype)
     header.set_slope_inter(1, 0)
     header.set_data_offset(0)

@@ -17,6 +17,7 @@ from coinseg.types import Case, ClassLabels
 
 SIDE = 16  # cells along the side of the small picture that a look is taken of
 ALIKE = 0.96  # looks with this cosine count as near copies: JPEG of quality 90, another brightness, contrast or size
+DARKEST = -1024.0  # HU of air: what pads a round field of view, -2000 to -32768, is the same in the scans of many patients
 MOST = 20_000  # looks that are compared, each with all others, so twice as many take four times as long
 _BLOCK = 1024
 
@@ -36,7 +37,7 @@ def look_of(image: np.ndarray) -> np.ndarray | None:
 
     Of the differences the signed root, so that no single edge decides; None where there are none.
     """
-    small = np.asarray(Image.fromarray(image.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX))
+    small = np.asarray(Image.fromarray(np.maximum(image, DARKEST).astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX))
     steps = np.concatenate([np.diff(small, axis=axis).ravel() for axis in (0, 1)])
     look = np.sign(steps) * np.sqrt(np.abs(steps))
     norm = np.linalg.norm(look)
