@@ -200,7 +200,8 @@ def test_from_the_first_picture_to_the_export(browser: Any, folder: Path, serve:
         page.keyboard.type("missed a part")
         page.keyboard.press("Escape")
         page.keyboard.press("a")
-        until(page, "() => desk.state().id === 's01.nii.gz'")
+        until(page, "() => desk.state().id === 's01.nii.gz' && desk.view.parts && desk.view.mask")
+        page.wait_for_timeout(50)
         page.keyboard.press("r")
         until(page, "() => desk.queue.rows.filter((row) => row.state === 'rejected').length === 1")
         page.click("#export")
@@ -311,6 +312,22 @@ def test_without_a_mouse_and_a_key_pressed_twice(browser: Any, serve: Callable[.
         page.wait_for_timeout(300)
         decided = "() => desk.queue.rows.filter((row) => row.state !== 'open').map((row) => row.id)"
         assert page.evaluate(decided) == ["s00.nii.gz"]
+
+
+def test_of_a_case_that_cannot_be_read_nothing_is_shown_or_decided(
+    browser: Any, folder: Path, serve: Callable[..., Server]
+) -> None:
+    with page_of(browser, serve(), quiet=False) as page:
+        (folder.parent / "scans" / "s01.nii.gz").rename(folder.parent / "elsewhere.nii.gz")
+        page.evaluate("() => [...document.querySelectorAll('#cases li')].find((item) => item.title.startsWith('s01')).click()")
+        until(page, "() => document.getElementById('toast').textContent.includes('s01.nii.gz is gone')")
+        page.keyboard.press("r")
+        page.wait_for_timeout(300)
+        assert page.evaluate("() => [desk.state(), desk.view.parts]") == [None, None]
+        assert page.inner_text("#title") == "s01.nii.gz"
+        assert page.evaluate("() => desk.queue.rows.every((row) => row.state === 'open')")
+        page.keyboard.press("n")
+        until(page, "() => desk.state() !== null && desk.state().id !== 's01.nii.gz' && desk.view.parts")
 
 
 def test_a_phone_and_paper(browser: Any, serve: Callable[..., Server]) -> None:

@@ -84,7 +84,7 @@ async function open(key) {
     await view.show();
     const next = queue.next(1, true);
     if (next) post(`/api/cases/${next}/ahead`).catch(() => {});
-  } catch (error) { if (turn === opening) trouble(error); } finally { if (turn === opening) $('busy').hidden = true; }
+  } catch (error) { if (turn === opening) { opened = null; view.close(); $('title').textContent = queue.row(key)?.id || ''; trouble(error); } } finally { if (turn === opening) $('busy').hidden = true; }
 }
 /** The numbers that change with the mask; another tab's changes are fetched. @param {any} answer */
 function state(answer) {
@@ -133,6 +133,7 @@ function panel() {
 }
 /** @param {string} name @param {boolean} [draw] */
 async function setPlane(name, draw = true) {
+  if (!opened) return;
   plane3d = name === '3-D';
   $('picture').hidden = plane3d; $('solid').hidden = !plane3d;
   for (const id of ['corner-tl', 'corner-tr', 'corner-bl', 'corner-br']) $(id).hidden = plane3d;
@@ -251,7 +252,8 @@ async function undo(redo) {
 /** @param {string} name */
 async function decide(name) {
   // A key that is pressed twice must not decide the next case, which nobody has seen yet.
-  if (!opened || deciding || view.case !== opened || !view.parts) return;
+  if (!opened) return;
+  if (deciding || view.case !== opened || !view.parts) { tell('not decided: the case is still being read', true); return; }
   deciding = true;
   const key = opened.key, comment = $('comment').value;
   try {

@@ -63,6 +63,8 @@ export class View {
     this.shown = { ...this.shown, truth: false, draft: false, counterfactual: false };
     this.fit();
   }
+  /** Show nothing: what was seen is not the case that is asked for. */
+  close() { this.case = null; this.mask = null; this.parts = null; this.draw(); }
   fit() { this.zoom = 1; this.centre = [0.5, 0.5]; }
 
   // --- slices
