@@ -267,7 +267,7 @@ def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., S
         start = page.evaluate("() => desk.view.index")
         step = -4 if start > 6 else 4
         slide(page, "slider", start + step)
-        until(page, f"() => desk.view.index === {start + step} && desk.view.parts.mask === desk.view.mask")
+        until(page, f"() => desk.view.index === {start + step} && desk.view.parts?.mask === desk.view.mask")
         page.wait_for_timeout(200)
         for place in ((0.1, 0.1), (0.1, 0.3), (0.3, 0.3), (0.3, 0.1)):
             drag(page, [place])
@@ -284,7 +284,7 @@ def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., S
         page.fill("#search", "p00")
         until(page, "() => document.querySelectorAll('#cases li').length === 1")
         page.click("#cases li")
-        until(page, "() => desk.state().id === 'p00.png' && desk.view.parts.image.length === 50 * 64 * 3")
+        until(page, "() => desk.state().id === 'p00.png' && desk.view.parts?.image.length === 50 * 64 * 3")
         assert page.is_hidden("#strip")
         picture(page, "colour")
 

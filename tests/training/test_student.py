@@ -395,7 +395,7 @@ def test_what_a_student_draws_is_taken_as_it_is() -> None:
     maps[0, 2, 2:12] = 0.9  # thin
     maps[0, 10:16, 10:16] = 0.6
     maps[0, 20, 20:23] = 0.9  # a speck of three pixels
-    settings = Settings().masks
+    settings = replace(Settings().masks, opening=3, keep="largest")
     drawn = masks_of(maps, student_maps.LEVEL, student_maps.student_cleaning(settings))
     assert drawn[0, 2, 2:12].all()
     assert drawn[0, 10:16, 10:16].all()
