@@ -39,6 +39,7 @@ from coinseg.training.student import Lesson, train_student
 
 COUNTS = (20, 50, 5)
 NETWORKS, STEPS = 1, 300
+WHICH = ("set", "seed", "size", "networks", "steps", "chosen", "reviewed")  # what makes a row another one
 
 
 def of_study(source: Path, work: Path, name: str, seed: int) -> Workspace:
@@ -133,4 +134,4 @@ if __name__ == "__main__":
         for row in measure(Path(source), Path(work), name, seed):
             print(json.dumps(row), flush=True)
             rows = read_json(file) if file.exists() else []
-            write_json(file, [*(kept for kept in rows if {**kept, **row} != kept), row])
+            write_json(file, [*(kept for kept in rows if any(kept[name] != row[name] for name in WHICH)), row])
