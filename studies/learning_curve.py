@@ -95,7 +95,7 @@ def choices(base: Predictor, slices: TrainingSlices, seed: int) -> Iterator[tupl
 
 def reviewed(slices: ScoredSlices, indices: np.ndarray) -> ReviewedMasks:
     """The true masks of training images, as a reviewer who makes no mistake hands them over."""
-    return ReviewedMasks(indices, slices.scored(indices).truth.astype(np.uint8), len(indices), 0)
+    return ReviewedMasks(slices.rows[indices], slices.scored(indices).truth.astype(np.uint8), len(indices), 0)
 
 
 def measure(source: Path, work: Path, name: str, seed: int) -> Iterator[dict[str, object]]:

@@ -425,13 +425,15 @@ def command(*words: str) -> Callable[[Path], Words]:
     return lambda root: (EXAMPLES["folders"].make(root / "data"), list(words))[1]
 
 
-def reviewed(*words: str) -> Callable[[Path], Words]:
-    """A run on good data with a review of other ones."""
+def reviewed(*words: str, digest: str | None = None) -> Callable[[Path], Words]:
+    """A run on good data with a review of other ones; with a digest it is of a mask that `segment` made."""
 
     def make(root: Path) -> Words:
         EXAMPLES["folders"].make(root / "data")
         store = Store(root / "reviews")
-        store.list_cases([CaseRecord("elsewhere", "elsewhere", "elsewhere.png", False)])
+        store.list_cases(
+            [CaseRecord("elsewhere", "elsewhere", "elsewhere.png", False, numbers={"sha256": digest} if digest else {})]
+        )
         store.keep_draft("elsewhere", np.zeros((1, 4, 4), bool))
         store.decide("elsewhere", "ann", "rejected", None)
         store.close()
@@ -742,6 +744,8 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "reviewed masks that are nowhere", command("run", "data", "-o", "out", "--student.reviewed", "reviews")),
     Bad(SETTINGS, "reviewed masks and no student", reviewed("--student.steps", "0")),
     Bad(SETTINGS, "reviewed masks of other data", reviewed()),
+    Bad(SETTINGS, "masks of `segment` that were reviewed, and other scans", reviewed(digest="0" * 64)),
+    Bad(SETTINGS, "reviewed masks of other data, and a dry run", reviewed("--dry-run")),
     Bad(SETTINGS, "a preset nobody knows", command("run", "data", "-o", "out", "--preset", "thesys")),
     Bad(SETTINGS, "a method nobody knows", command("run", "data", "-o", "out", "--method", "layercm")),
     Bad(SETTINGS, "a word for a number", command("run", "data", "-o", "out", "--coin.steps", "many")),

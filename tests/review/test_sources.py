@@ -11,11 +11,14 @@ import pytest
 from desks import masks_folder
 from PIL import Image
 
+from coinseg.cli.main import main as cli_main
+from coinseg.data.readers.paths import sha256_of
 from coinseg.data.slices.index import COLUMNS, write_index
 from coinseg.errors import UserError
 from coinseg.inference.table import measure, told, write_table
 from coinseg.pipeline.run_folder import write_settings
 from coinseg.review.desk import Rules, desk_on
+from coinseg.review.kept.store import reviewed
 from coinseg.review.sources import read_source
 from conftest import tiny_settings, write_images
 from writers import make_run
@@ -91,3 +94,27 @@ def test_scans_that_were_moved_are_named(tmp_path: Path) -> None:
         desk.views.opened(desk.source.drafts[0].key)
     with desk_on(read_source(masks, scans=tmp_path / "moved"), None, Rules()) as desk:
         assert desk.views.opened(desk.source.drafts[0].key).scan.any()
+
+
+def test_a_review_of_a_mask_of_segment_names_its_scan_and_a_run_finds_it_by_its_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    masks, data = masks_folder(tmp_path, cases=8), tmp_path / "data"
+    with desk_on(read_source(masks), None, Rules()) as desk:
+        for draft in desk.source.drafts[:2]:
+            desk.case(draft.key, "ann")
+            desk.editor.decide(draft.key, "ann", "accepted", "", 1.0, 0)
+    found = reviewed(masks)
+    assert [one.case for one in found] == ["s00.nii.gz", "s01.nii.gz"]
+    assert [one.sha256 for one in found] == [sha256_of(tmp_path / "scans" / one.case) for one in found]
+    data.mkdir()
+    for i in range(8):  # other names than they had
+        shutil.copy(tmp_path / "scans" / f"s{i:02d}.nii.gz", data / f"ct{i}.nii.gz")
+    (data / "labels.csv").write_text("file,label\n" + "".join(f"ct{i}.nii.gz,{i % 2}\n" for i in range(8)))
+    words = ["run", str(data), "-o", str(tmp_path / "out"), "--data.size", "32", "--student.reviewed", str(masks), "--dry-run"]
+    assert cli_main(words) == 0
+    for i in range(2):
+        (data / f"ct{i}.nii.gz").write_bytes((tmp_path / "scans" / "s05.nii.gz").read_bytes())
+    capsys.readouterr()
+    assert cli_main(words) == 2
+    assert "masks of `segment`: 2, and no scan of these data has the bytes of theirs" in capsys.readouterr().err

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.split import TRAINING, VALIDATION
+from coinseg.data.readers.paths import sha256_of
+from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks
 from coinseg.errors import UserError
 from coinseg.pipeline.recipe import Job
-from coinseg.pipeline.reviews import Learnt, reviewed_of
-from coinseg.pipeline.run import Workspace, job_of, train
-from coinseg.training.pseudo_masks import REVIEWED, with_reviewed
+from coinseg.pipeline.reviews import Learnt, ids_of, reviewed_of
+from coinseg.pipeline.run import Workspace, job_of, prepare_slices, train
+from coinseg.runtime.records import write_record
+from coinseg.training import instance_selection as witnesses
+from coinseg.training.keys import stage_key
+from coinseg.training.pseudo_masks import REVIEWED, collect_pseudo_masks, most_masks, with_reviewed
 from coinseg.training.student import Taught, _known
 from conftest import tiny_settings, write_images
+from examples import SLICES, scans
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,11 @@ class Decided:
     case: str
     mask: np.ndarray
     class_name: str = ""
+    sha256: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.mask.shape  # type: ignore[return-value]
 
 
 def decided(root: Path, case: str, inside: bool = True) -> Decided:
@@ -44,30 +55,45 @@ def workspace(tmp_path: Path, reviews: tuple[Decided, ...] = (), root: Path | No
 
 def test_reviewed_masks_are_cut_as_their_slices_were_and_held_out_cases_are_left_out(tmp_path: Path) -> None:
     work = workspace(tmp_path)
-    slices = TrainingSlices(job_of(replace(work, settings=tiny_settings())).store, work.settings.anomaly, 0)
-    index = slices.store.index
+    store = job_of(replace(work, settings=tiny_settings())).store
+    index = store.index
     abnormal = [str(case) for case in index["case"] if case.startswith("abnormal")]
-    found = reviewed_masks([decided(work.data, case) for case in abnormal], slices, "axial")
-    training = {str(case) for case in index["case"][slices.rows]} & set(abnormal)
-    assert found.cases == len(training) == len(found.indices)
+    reviews = [decided(work.data, case) for case in abnormal]
+    found = reviewed_masks([*reviews, Decided("somebody", np.zeros((1, 4, 4), bool))], store, "axial")
+    training = {str(case) for case in index["case"][index["split"] == TRAINING]} & set(abnormal)
+    assert found.cases == len(training) == len(found.rows)
     assert found.held_out == len(abnormal) - len(training) > 0
-    truth = slices.store.truth()[slices.rows[found.indices]]
-    np.testing.assert_array_equal(found.targets, truth)
+    assert found.unknown == 1
+    np.testing.assert_array_equal(found.targets, store.truth()[found.rows])
+    first = min(training)
+    last = reviewed_masks([decided(work.data, first), decided(work.data, first, inside=False)], store, "axial")
+    assert (last.cases, len(last.rows), last.targets.any()) == (1, 1, False)
     with pytest.raises(UserError, match=r"reviewed mask of .* has 0 slices.*required: the masks of these data"):
-        reviewed_masks([Decided(min(training), np.zeros((0, 4, 4), bool))], slices, "axial")
+        reviewed_masks([Decided(first, np.zeros((0, 4, 4), bool))], store, "axial")
 
 
-def test_a_reviewed_mask_stands_in_the_place_of_the_pseudo_mask_and_an_empty_one_is_normal() -> None:
-    targets = np.zeros((3, 2, 2), np.uint8)
-    targets[:, 0, 0] = 1
-    pseudo = PseudoMasks(np.array([4, 5, 6]), targets, np.array([0, 1]))
-    drawn = np.zeros((2, 2, 2), np.uint8)
+def test_a_reviewed_mask_stands_in_the_place_of_the_pseudo_mask_and_an_empty_one_is_normal(tmp_path: Path) -> None:
+    slices = job_of(replace(workspace(tmp_path), settings=tiny_settings())).slices
+    labels, side = slices.labels(), slices.store.size
+    normal, abnormal = (np.flatnonzero(labels == label) for label in (0, 1))
+    drawn = np.zeros((2, side, side), np.uint8)
     drawn[0] = 1
-    found = with_reviewed(pseudo, ReviewedMasks(np.array([5, 6]), drawn, 2, 0))
-    assert found.indices.tolist() == [4] + [5] * REVIEWED
+    reviewed = ReviewedMasks(slices.rows[[normal[0], abnormal[1]]], drawn, 2, 0)  # a lesion nobody knew of, and a wrong label
+    asked: list[int] = []
+
+    def masks(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(images))
+        return np.ones((len(images), side, side), bool), np.ones(len(images))
+
+    pseudo = collect_pseudo_masks(slices, masks, tiny_settings().student, reviewed)
+    assert sum(asked) == len(abnormal) - 1
+    found = with_reviewed(pseudo, slices, reviewed)
+    assert found.indices.tolist() == [one for one in abnormal if one != abnormal[1]] + [normal[0]] * REVIEWED
     assert found.targets[1:].all()
-    assert found.normals.tolist() == [0, 1] + [6] * REVIEWED
-    assert with_reviewed(pseudo, None) is pseudo
+    assert found.normals.tolist() == normal[1:].tolist() + [abnormal[1]] * REVIEWED
+    assert with_reviewed(pseudo, slices, None) is pseudo
+    assert most_masks(slices, None) == len(abnormal)
+    assert most_masks(slices, reviewed) == len(abnormal) - 1 + REVIEWED
 
 
 @pytest.mark.slow
@@ -81,7 +107,7 @@ def test_a_run_with_reviews_says_that_it_is_not_mask_free_and_learns_other_masks
     first = train(work)
     (line,) = first.reviews.said()
     assert line.startswith("not mask-free: the student learnt")
-    assert "were not learnt from" in line
+    assert "; cases reviewed and not learnt from: " in line
     again = train(replace(work, reviews=tuple(decided(root, name, inside=False) for name in names)))
     assert first.key != again.key
     assert train(work).key == first.key
@@ -91,12 +117,12 @@ def test_reviews_of_other_data_or_held_out_cases_are_refused(tmp_path: Path) -> 
     work = workspace(tmp_path, (Decided("somebody", np.zeros((1, 4, 4), bool)),))
     with pytest.raises(UserError, match=r"reviews has 1 decided cases, and none of them is of these data; required"):
         work.check()
-    assert reviewed_of(work.reviews, tiny_settings(), None) == ()  # type: ignore[arg-type]
+    assert reviewed_of(work.reviews, tiny_settings(), None, {}) == ()  # type: ignore[arg-type]
     store = job_of(replace(work, settings=tiny_settings())).store
     held_out = str(store.index["case"][store.index["split"] == VALIDATION][0])
     held = replace(work, reviews=(Decided(held_out, np.zeros((1, 32, 32), bool)),))
     held.check()
-    with pytest.raises(UserError, match="none of them is a training case of these data"):
+    with pytest.raises(UserError, match=r"none of them is a training case of these data \(1 held out\); required"):
         job_of(held)
 
 
@@ -159,9 +185,9 @@ def test_every_class_learns_the_masks_reviewed_for_it_and_no_other(tmp_path: Pat
     assert 0 < len(training & numbers[1]) < 10
     for one, top, mine in zip(job.classes, (2, 10), numbers, strict=True):
         (found,) = one.reviewed
-        cases = [int(case) for case in one.store.index["case"][one.slices.rows[found.indices]]]
+        cases = [int(case) for case in one.store.index["case"][found.rows]]
         assert set(cases) == mine & training
-        assert (found.cases, found.held_out) == (len(cases), len(mine - training))
+        assert (found.cases, found.held_out, found.unknown) == (len(cases), len(mine - training), 0)
         for number, target in zip(cases, found.targets, strict=True):
             wanted = np.zeros((16, 16), np.uint8)
             wanted[top : top + 4] = number not in (9, 15)
@@ -185,7 +211,9 @@ def test_a_slice_reviewed_for_one_class_says_nothing_of_the_other(tmp_path: Path
     for one in job.classes:
         normals = np.flatnonzero(one.store.index["label"][one.slices.rows] == 0)
         pseudo = PseudoMasks(np.zeros(0, np.int64), np.zeros((0, 16, 16), np.uint8), normals)
-        taught.append(Taught(one.slices, with_reviewed(pseudo, one.reviewed[0]), None))
+        slices, without = one.taught_slices, ~np.isin(one.slices.rows[normals], one.reviewed[0].rows)
+        pseudo = replace(pseudo, normals=normals[without])
+        taught.append(Taught(slices, with_reviewed(pseudo, slices, one.reviewed[0]), None))
     rows = np.array([np.flatnonzero(job.store.index["case"] == f"{i:02d}")[0] for i in (drawn, empty, unseen, unseen + 1)])
     dot, bar = (_known(one, rows) for one in taught)
     wanted = np.zeros((16, 16), np.uint8)
@@ -198,7 +226,8 @@ def test_a_slice_reviewed_for_one_class_says_nothing_of_the_other(tmp_path: Path
 def test_one_class_of_several_is_named_and_reviews_of_other_data_are_refused(tmp_path: Path) -> None:
     work = of_two_classes(tmp_path, marked("bar", 0, 10), marked("bar", 1, 10), marked("bar", 9, -1), marked("dot", 2, 2))
     (found,) = job_of(replace(work, settings=two_classes(asked=("Bar",)), root=tmp_path / "bar")).reviewed
-    assert found.cases + found.held_out == 4
+    assert found.cases + found.held_out == 3
+    assert found.unknown == 1  # that of the other class
     assert found.cases == found.targets[:, 10].any(1).sum() + (~found.targets.any((1, 2))).sum()
     wrong = replace(work, reviews=tuple(replace(one, case=f"rust{one.case[3:]}", class_name="rust") for one in work.reviews))
     with pytest.raises(UserError, match=r"4 decided cases.*\(they are of the classes rust, the data of the classes dot, bar\)"):
@@ -211,17 +240,104 @@ def test_one_class_of_several_is_named_and_reviews_of_other_data_are_refused(tmp
         one_class.check()
 
 
+def of_scans(tmp_path: Path, *reviews: Decided) -> Workspace:
+    """The workspace of ten scans with a label each, in whose abnormal ones the search has selected slice 2 and no other."""
+    data, base = tmp_path / "data", tiny_settings()
+    student = replace(base.student, steps=2, trust=0.0, teachers=1, imagenet_steps=0, reviewed="reviews" if reviews else None)
+    settings = replace(base, student=student, data=replace(base.data, validation=0.4))
+    work = Workspace(data if data.exists() else scans(data, 10, masks=True), tmp_path / "out", settings, reviews=reviews)
+    store = prepare_slices(work)
+    training = store.index["case"][store.index["split"] == TRAINING]
+    constants = {"quantile": witnesses.QUANTILE, "fold_steps": witnesses.FOLD_STEPS, "rounds": witnesses.ROUNDS}
+    key = stage_key("instances", settings, contents=store.meta["contents"], **constants)
+    picked = {case: [2] for case in np.unique(training[store.index["weak"][store.index["split"] == TRAINING] == 1]).tolist()}
+    found = {"key": key, "quantile": 0.95, "scans": len(picked), "weak": SLICES * len(picked), "kept": len(picked)}
+    (work.root / "witnesses").mkdir(exist_ok=True)
+    write_record(work.root / "witnesses" / "witnesses.json", {**found, "slices": picked, "seconds": 0.0})
+    return work
+
+
+def sides_of(work: Workspace) -> tuple[list[str], str]:
+    """The abnormal scans of the training side, and one that is held out."""
+    index = prepare_slices(work).index
+    training, held = (
+        np.unique(index["case"][(index["split"] == side) & (index["weak"] == 1)]) for side in (TRAINING, VALIDATION)
+    )
+    return training.tolist(), str(held[0])
+
+
+def test_a_slice_that_the_search_left_out_teaches_where_a_person_looked_at_it(tmp_path: Path) -> None:
+    (drawn, rejected, unseen), held_out = sides_of(of_scans(tmp_path))
+    mask = np.zeros((SLICES, 36, 36), bool)
+    mask[:2, 9:18, 9:18] = True
+    work = of_scans(tmp_path, *(Decided(case, mask & (case != rejected)) for case in (drawn, rejected, held_out)))
+    job, plain = job_of(work), job_of(of_scans(tmp_path))
+    index, (found,) = job.store.index, job.reviewed
+    left_out = index["split"] == LEFT_OUT
+    assert left_out.sum() == 3 * (SLICES - 1)
+    np.testing.assert_array_equal(index["split"], plain.store.index["split"])  # nothing but the student learns from them
+    assert job.store.meta["contents"] == plain.store.meta["contents"]
+    assert (found.cases, found.held_out, found.unknown, len(found.rows)) == (2, 1, 0, 2 * SLICES)
+    slices = job.taught_slices
+    assert set(slices.rows) == set(plain.slices.rows) | set(np.flatnonzero(left_out & np.isin(index["case"], [drawn, rejected])))
+    masks = lambda images: (np.ones((len(images), slices.store.size, slices.store.size), bool), np.ones(len(images)))
+    lessons = with_reviewed(collect_pseudo_masks(slices, masks, work.settings.student, found), slices, found)
+    place = lambda indices: Counter((index["case"][row], int(index["slice"][row])) for row in slices.rows[indices].tolist())
+    assert place(lessons.indices) == {(drawn, 0): REVIEWED, (drawn, 1): REVIEWED, (unseen, 2): 1}
+    empty = {one: count for one, count in place(lessons.normals).items() if one[0] in (drawn, rejected)}
+    assert empty == dict.fromkeys([*((drawn, i) for i in range(2, SLICES)), *((rejected, i) for i in range(SLICES))], REVIEWED)
+    of_drawn = index["case"][slices.rows[lessons.indices]] == drawn
+    assert (lessons.targets[of_drawn].mean((1, 2)) == (9 / 36) ** 2).all()
+
+
+@pytest.mark.slow
+def test_a_run_says_how_many_slices_only_reviewed_masks_teach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("training.pseudo_masks", "training.student", "pipeline.recipe"):
+        monkeypatch.setattr(f"coinseg.{place}.LEAST", 1)
+    (drawn, *_), _ = sides_of(of_scans(tmp_path))
+    mask = np.zeros((SLICES, 36, 36), bool)
+    mask[:2, 9:18, 9:18] = True
+    run = train(of_scans(tmp_path, Decided(drawn, mask)))
+    assert run.reviews.counts() == {"cases": 1, "slices": SLICES, "marked": 2, "left_out": SLICES - 1, "not_learnt": 0}
+    assert f"of 1 cases reviewed (student.reviewed), of which {SLICES - 1} teach nothing else" in run.reviews.said()[0]
+
+
+def test_reviews_of_masks_of_segment_are_of_the_cases_with_the_same_bytes(tmp_path: Path) -> None:
+    (drawn, other, _), held_out = sides_of(of_scans(tmp_path))
+    mask = np.zeros((SLICES, 36, 36), bool)
+    mask[0] = True
+
+    def of(case: str, shape: int = 36) -> Decided:
+        return Decided(f"new/{case}.nii.gz", mask[:, :shape], sha256=sha256_of(tmp_path / "data" / f"{case}.nii.gz"))
+
+    gone = Decided(f"{other}.nii.gz", mask, sha256="0" * 64)
+    work = of_scans(tmp_path, of(drawn), of(held_out), gone, Decided(other, mask, sha256="1" * 64))
+    work.check()
+    (found,) = job_of(work).reviewed
+    assert (found.cases, found.held_out, found.unknown) == (1, 1, 2)
+    assert set(job_of(work).store.index["case"][found.rows]) == {drawn}
+    assert ids_of([of(drawn, 35)], work.cohort) == {}  # a mask of another size is of another scan
+    assert ids_of([], work.cohort) == {}
+    with pytest.raises(
+        UserError, match=r"none of them is of these data \(masks of `segment`: 2, and no scan of these data has the"
+    ):
+        replace(work, reviews=(gone, gone)).check()
+    with pytest.raises(UserError, match=r"is a training case of these data \(1 held out, 1 not among these data or classes\)"):
+        job_of(of_scans(tmp_path, of(held_out), gone))
+
+
 def test_what_is_said_of_reviewed_masks() -> None:
     targets = np.zeros((3, 4, 4), np.uint8)
     targets[0] = 1
-    some, none = ReviewedMasks(np.arange(3), targets, 2, 1), ReviewedMasks(np.zeros(0, int), targets[:0], 0, 0)
+    some, none = ReviewedMasks(np.arange(3), targets, 2, 1, 4), ReviewedMasks(np.zeros(0, int), targets[:0], 0, 0)
     assert Learnt().said() == []
     assert Learnt().counts() is None
     assert Learnt(some, "", True).said() == [
-        "not mask-free: the student learnt 3 slices of 2 cases reviewed (student.reviewed); 1 reviewed cases are held out or not "
-        "of these data, and were not learnt from"
+        "not mask-free: the student learnt 3 slices of 2 cases reviewed (student.reviewed); cases reviewed and not learnt from: "
+        "1 held out, 4 not among these data or classes"
     ]
-    assert Learnt(some, "", True).counts() == {"cases": 2, "slices": 3, "marked": 1, "not_learnt": 1}
+    assert "(student.reviewed), of which 2 teach nothing else; cases" in Learnt(some, "", True, 2).said()[0]
+    assert Learnt(some, "", True).counts() == {"cases": 2, "slices": 3, "marked": 1, "left_out": 0, "not_learnt": 5}
     assert "2 cases reviewed for bar (student.reviewed)" in Learnt(some, "bar", True).said()[0]
     (line,) = Learnt(none, "dot", True).said()
     assert line == "not mask-free: the student, which all classes share, learnt no mask reviewed for dot (student.reviewed)"

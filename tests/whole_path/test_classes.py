@@ -401,8 +401,8 @@ def test_masks_reviewed_of_each_class_teach_and_every_report_says_how_many(
     printed = capsys.readouterr().out
     manifest = valid(tmp_path / "run" / "manifest.json")
     learnt = {name: manifest["classes"][name]["reviewed"] for name in CLASSES}
-    assert learnt["disc"] == {"cases": 2, "slices": 2, "marked": 1, "not_learnt": 1}
-    assert learnt["square"] == {"cases": 1, "slices": 1, "marked": 0, "not_learnt": 1}
+    assert learnt["disc"] == {"cases": 2, "slices": 2, "marked": 1, "left_out": 0, "not_learnt": 1}
+    assert learnt["square"] == {"cases": 1, "slices": 1, "marked": 0, "left_out": 0, "not_learnt": 1}
     assert "reviewed" not in manifest["data"]
     lines = {
         name: f"not mask-free: the student learnt {n} slices of {n} cases reviewed for {name}"

@@ -152,7 +152,7 @@ def _in_folder(
         if here.is_main:
             call = _sized(call, data_path, out, words)
             data = run_folder.resolve(data_path, out, call.settings, overwrite, words)
-            print(describe(Workspace(data, out, call.settings, call.report)))
+            print(describe(Workspace(data, out, call.settings, call.report, _reviews(call.settings))))
         return
     with process_group(here) as others:
         if not here.is_main:

@@ -42,7 +42,7 @@ from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.keys import result_key, with_student
-from coinseg.training.pseudo_masks import LEAST, Masks
+from coinseg.training.pseudo_masks import LEAST, Masks, most_masks
 from coinseg.training.student import Lesson, train_student
 
 SEEDS_APART = 1_000_003  # between the seeds of the pairs of one ensemble; more than between seeds that people try in turn
@@ -90,6 +90,11 @@ class Job:
     def slices(self) -> TrainingSlices:
         """The training side."""
         return TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
+
+    @property
+    def taught_slices(self) -> TrainingSlices:
+        """The training side as the student sees it, of one class: with reviewed slices that nothing else is trained on."""
+        return self.slices.with_rows(self.reviewed[0].rows) if self.reviewed else self.slices
 
 
 def has_student(settings: Settings) -> bool:
@@ -221,14 +226,12 @@ def _report_of(report: Report, name: str, stage: str, done: int, total: int, val
 def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predictor]:
     """The predictors of the classes with a student and the parts; as they are where too few masks are trusted."""
     jobs = job.classes
-    few = any((one.slices.labels() == 1).sum() < LEAST for one in jobs)  # then there is no student, whoever makes pseudo-masks
+    # Then there is no student, whoever makes pseudo-masks.
+    few = any(most_masks(one.taught_slices, next(iter(one.reviewed), None)) < LEAST for one in jobs)
     pairs = [] if few else _others(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
     taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
-    lessons = [
-        Lesson(learning.slices, masks, partial(_examples, learning), next(iter(one.reviewed), None))
-        for one, (learning, masks) in zip(jobs, taught, strict=True)
-    ]
+    lessons = [_lesson(one, learning, masks) for one, (learning, masks) in zip(jobs, taught, strict=True)]
     student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
     if student is None:
         return list(firsts)
@@ -259,6 +262,12 @@ def _learning(one: Job, first: Predictor, others: Sequence[Explainer], key: str)
     student_key, probability = with_student(key, one.settings), ensemble.probability
     learning = Learning(slices, one.settings, student_key, one.root, one.report, classify, probability, first.masks)
     return learning, ensemble.pseudo_masks
+
+
+def _lesson(one: Job, learning: Learning, masks: Masks) -> Lesson:
+    """What the student learns of a class."""
+    slices = one.taught_slices
+    return Lesson(slices, masks, partial(_examples, replace(learning, slices=slices)), next(iter(one.reviewed), None))
 
 
 def _examples(learning: Learning, masks: PseudoMasks) -> list[Examples]:

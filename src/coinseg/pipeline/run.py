@@ -23,7 +23,7 @@ from coinseg.data.readers.axes import require_views
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.scale import kind_of_intensity
-from coinseg.data.slices.split import TRAINING, VALIDATION, require_labels
+from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.data.slices.student_data import ReviewedCase
 from coinseg.errors import UserError
@@ -44,7 +44,7 @@ from coinseg.types import Cohort
 
 from . import recipe
 from .mask_files import MaskFiles
-from .reviews import NO_REVIEWS, Learnt, require_reviews, reviewed_of
+from .reviews import NO_REVIEWS, Learnt, ids_of, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
 
 FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
@@ -74,6 +74,11 @@ class Workspace:
         """What the layout recognised; it is read when it is first needed."""
         return read_layout(self.data, self.settings.data, one_class=self.settings.anomaly.kind != "none")
 
+    @cached_property
+    def reviewed_ids(self) -> dict[str, str]:
+        """See `reviews.ids_of`; scans are read when it is first needed."""
+        return ids_of(self.reviews, self.cohort)
+
     def of_class(self, name: str, number: int) -> "Workspace":
         """The run as one class sees it: its labels and lesion masks, and a folder of its own below that of the run."""
         one = Workspace(self.data, self.root / class_folder(name), self.settings, self.report)
@@ -88,7 +93,7 @@ class Workspace:
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
         require_consistent(self.settings)
-        require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings))
+        require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings), self.reviewed_ids)
         if "auto" in (self.settings.data.size, self.settings.data.tile):
             raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
         refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
@@ -150,12 +155,12 @@ def prepare_slices(work: Workspace) -> SliceStore:
 
 def job_of(work: Workspace) -> recipe.Job:
     """The job of the recipe: where only scans are labelled, the slices that are not trained on are left out."""
-    store, views = prepare_slices(work), []
-    for view, name in zip(store.views, store.classes or ("",), strict=True):
+    whole, views = prepare_slices(work), []
+    for view, name in zip(whole.views, whole.classes or ("",), strict=True):
         root = work.root / class_folder(name) if name else work.root
         views.append(select_instances(view, work.settings, root / "witnesses", work.report))
-    store = store.with_views(views)
-    return recipe.Job(store, work.settings, work.root, work.report, reviewed_of(work.reviews, work.settings, store))
+    reviewed = reviewed_of(work.reviews, work.settings, whole, current().on_main(lambda: work.reviewed_ids))
+    return recipe.Job(whole.with_views(views), work.settings, work.root, work.report, reviewed)
 
 
 def train(work: Workspace) -> Run:
@@ -174,7 +179,10 @@ def train_classes(work: Workspace) -> dict[str, Run]:
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
         key = job.key(result_key(view, work.settings, predictor.f))
         key = with_student(key, work.settings) if recipe.has_student(work.settings) else key
-        reviews = Learnt(job.reviewed[number], name, predictor.has_student) if job.reviewed else NO_REVIEWS
+        reviews = NO_REVIEWS
+        if job.reviewed:
+            left_out = int((view.index["split"][job.reviewed[number].rows] == LEFT_OUT).sum())
+            reviews = Learnt(job.reviewed[number], name, predictor.has_student, left_out)
         runs[name] = Run(own, view, predictor, key, work.root, reviews)
     return runs
 

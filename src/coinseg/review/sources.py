@@ -137,6 +137,7 @@ def _record(row: dict[str, Any], name: str, patient: str, image: Path, volume: b
         raise UserError(f"the case {odd!a} has a name that is no UTF-8", "names that are", "rename it, and make its mask again")
     numbers = {key: row[key] for key in NUMBERS if row.get(key) is not None} | {"mask": row["mask"]}
     numbers |= {"class": name} if name else {}
+    numbers |= {"sha256": row["sha256"]} if fits(row.get("sha256"), str) else {}
     return CaseRecord(f"{name}/{row['case']}" if name else row["case"], patient, str(image), volume, side, numbers)
 
 

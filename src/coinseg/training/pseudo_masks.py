@@ -26,15 +26,18 @@ def ignored_band(masks: np.ndarray, band: int) -> np.ndarray:
     return target
 
 
-def collect_pseudo_masks(slices: TrainingSlices, masks: Masks, settings: StudentSettings) -> PseudoMasks:
-    """Ask for the masks of all training images labelled abnormal and keep those that are trusted.
+def collect_pseudo_masks(
+    slices: TrainingSlices, masks: Masks, settings: StudentSettings, reviewed: ReviewedMasks | None = None
+) -> PseudoMasks:
+    """Ask for the masks of the training images labelled abnormal, but those that a person reviewed; keep those that are trusted.
 
     Args:
         slices: the training side; images and image labels.
         masks: see `Masks`.
         settings: trust and band are read.
+        reviewed: of these slices, see `with_reviewed`.
     """
-    labels, side = slices.labels(), slices.store.size
+    labels, side = labels_alone(slices, reviewed), slices.store.size
     abnormal = np.flatnonzero(labels == 1)
     indices, targets = [np.zeros(0, np.int64)], [np.zeros((0, side, side), np.uint8)]
     for start in range(0, len(abnormal), CHUNK):
@@ -47,19 +50,34 @@ def collect_pseudo_masks(slices: TrainingSlices, masks: Masks, settings: Student
     return PseudoMasks(np.concatenate(indices), np.concatenate(targets), np.flatnonzero(labels == 0))
 
 
-def with_reviewed(pseudo_masks: PseudoMasks, reviewed: ReviewedMasks | None) -> PseudoMasks:
-    """Pseudo-masks, and reviewed masks in the place of those of the same slices; each of them counts `REVIEWED` times.
+def labels_alone(slices: TrainingSlices, reviewed: ReviewedMasks | None) -> np.ndarray:
+    """The labels of slices (n,), -1 where a reviewed mask says more than the label."""
+    labels = slices.labels()
+    return labels if reviewed is None else np.where(np.isin(slices.rows, reviewed.rows), -1, labels)
+
+
+def most_masks(slices: TrainingSlices, reviewed: ReviewedMasks | None) -> int:
+    """How many masks a student can learn from at most, each reviewed one `REVIEWED` times."""
+    marked = 0 if reviewed is None else int(reviewed.targets.any((1, 2)).sum())
+    return int((labels_alone(slices, reviewed) == 1).sum()) + REVIEWED * marked
+
+
+def with_reviewed(pseudo_masks: PseudoMasks, slices: TrainingSlices, reviewed: ReviewedMasks | None) -> PseudoMasks:
+    """Pseudo-masks of slices that nobody reviewed, and the reviewed masks, each of which counts `REVIEWED` times.
 
     A reviewed slice with nothing in it is a normal one, whatever its label.
+
+    Args:
+        pseudo_masks: see `collect_pseudo_masks`.
+        slices: of both, see `TrainingSlices.with_rows`.
+        reviewed: None where there are none.
     """
-    if reviewed is None or not len(reviewed.indices):
+    if reviewed is None:
         return pseudo_masks
-    kept = ~np.isin(pseudo_masks.indices, reviewed.indices)
-    marked = reviewed.targets.any((1, 2))
-    drawn, empty = (np.tile(reviewed.indices[which], REVIEWED) for which in (marked, ~marked))
-    normals = pseudo_masks.normals[~np.isin(pseudo_masks.normals, reviewed.indices)]
+    indices, marked = np.searchsorted(slices.rows, reviewed.rows), reviewed.targets.any((1, 2))
+    drawn, empty = (np.tile(indices[which], REVIEWED) for which in (marked, ~marked))
     return PseudoMasks(
-        np.concatenate([pseudo_masks.indices[kept], drawn]),
-        np.concatenate([pseudo_masks.targets[kept], np.tile(reviewed.targets[marked], (REVIEWED, 1, 1))]),
-        np.concatenate([normals, empty]),
+        np.concatenate([pseudo_masks.indices, drawn]),
+        np.concatenate([pseudo_masks.targets, np.tile(reviewed.targets[marked], (REVIEWED, 1, 1))]),
+        np.concatenate([pseudo_masks.normals, empty]),
     )

@@ -27,7 +27,7 @@ from coinseg.runtime.streams import Stream, random_stream, seed_step
 
 from .keys import student_key
 from .loop import descend, fit
-from .pseudo_masks import LEAST, Masks, collect_pseudo_masks, with_reviewed
+from .pseudo_masks import LEAST, Masks, collect_pseudo_masks, labels_alone, with_reviewed
 from .schedule import averaging
 
 WEIGHTS = "model.safetensors"
@@ -85,7 +85,7 @@ class Lesson:
     """What the student learns of one class.
 
     Args:
-        slices: the training side, as the class sees it; images and image labels.
+        slices: the training side, as the class sees it, with all reviewed slices; images and image labels.
         masks: images -> pseudo-masks and their confidence, see `pseudo_masks.Masks`.
         examples: further examples made from the pseudo-masks, for every second network; asked where there is one.
         reviewed: masks of this class that a person reviewed, where the user handed some over.
@@ -188,11 +188,11 @@ def train_student(
         return load_student(stage.file(WEIGHTS), s.networks, channels, len(lessons)) if taught_before else None
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
     network = build_student(s.networks, channels, len(lessons))
-    trusted_masks = [collect_pseudo_masks(lesson.slices, lesson.masks, s) for lesson in lessons]
-    found = [with_reviewed(masks, lesson.reviewed) for lesson, masks in zip(lessons, trusted_masks, strict=True)]
+    trusted_masks = [collect_pseudo_masks(lesson.slices, lesson.masks, s, lesson.reviewed) for lesson in lessons]
+    found = [with_reviewed(masks, one.slices, one.reviewed) for one, masks in zip(lessons, trusted_masks, strict=True)]
     trusted, abnormal = (
         sum(len(one.indices) for one in trusted_masks),
-        sum(int((one.slices.labels() == 1).sum()) for one in lessons),
+        sum(int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons),
     )
     enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
     facts = {"trusted": trusted, "abnormal": abnormal, "taught": enough}

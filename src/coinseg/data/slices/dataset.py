@@ -1,5 +1,6 @@
 """Prepared slices as batches: for training (images and image labels, nothing else) and for scoring (with masks)."""
 
+import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -58,6 +59,13 @@ class TrainingSlices:
         drawn = [inject(image, organ, self.anomaly, rng) for image, organ, rng in zip(images, organs, rngs, strict=True)]
         masks = [mask for _, mask in drawn]
         return np.stack([image for image, _ in drawn]), np.array([m.any() for m in masks], dtype=np.float32), masks
+
+    def with_rows(self, rows: np.ndarray) -> "TrainingSlices":
+        """Return these slices and others of the same store, by their rows in it (m,)."""
+        wider = copy.copy(self)
+        wider.rows, wider._orders = np.union1d(self.rows, rows), {}
+        vars(wider).pop("_classes", None)
+        return wider
 
     def weak(self) -> np.ndarray:
         """Return which slices have only the label of their scan, (n,) bool."""

@@ -4,8 +4,9 @@ The last are there only where the user hands them over (`student.reviewed`).
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,8 @@ from coinseg.errors import UserError
 from coinseg.types import ScanMask
 
 from .crop import Box
-from .dataset import TrainingSlices
+from .split import TRAINING
+from .store import SliceStore
 
 IGNORED = 2  # in a target: a pixel that the loss leaves out
 
@@ -40,11 +42,19 @@ class Examples:
 
 
 class ReviewedCase(Protocol):
-    """A case that a person decided on, as `review.store.reviewed` gives it."""
+    """A case that a person decided on, as `review.kept.store.reviewed` gives it."""
 
     @property
     def case(self) -> str:
-        """Its id in the cohort; of several classes behind the name of its class and a slash."""
+        """Its id in the cohort, of masks of `segment` its path; of several classes behind the name of its class and a slash."""
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of its scan (`readers.paths.sha256_of`), where `segment` made its mask; None where a run did."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """That of its mask."""
 
     @property
     def class_name(self) -> str:
@@ -60,57 +70,69 @@ class ReviewedMasks:
     """Reviewed masks of training slices, of one class; those of held-out cases are never among them.
 
     Args:
-        indices: training slices, (n,).
+        rows: of the store, (n,); slices that the search for abnormal ones left out are among them.
         targets: (n, S, S) uint8, 0 outside and 1 inside; empty where there is nothing.
         cases: number of cases they are of.
-        held_out: number of reviewed cases that are held out or unknown, and are not learnt from.
+        held_out: number of reviewed cases that are held out, and are not learnt from.
+        unknown: number of those that are not of the data, or of which no slice is used.
     """
 
-    indices: np.ndarray
+    rows: np.ndarray
     targets: np.ndarray
     cases: int
     held_out: int
+    unknown: int = 0
 
     @property
     def digest(self) -> str:
         """A hash of what is learnt from."""
-        return hashlib.sha256(self.indices.tobytes() + self.targets.tobytes()).hexdigest()
+        return hashlib.sha256(self.rows.tobytes() + self.targets.tobytes()).hexdigest()
 
 
-def case_of(review: ReviewedCase) -> str:
-    """The id of a reviewed case in the cohort."""
+Ids = Mapping[str, str]
+"""Digest of a scan -> id of the case of the data that has it."""
+
+
+def case_of(review: ReviewedCase, ids: Ids) -> str | None:
+    """The id of a reviewed case in the cohort; None where `segment` made its mask and no case has its scan."""
+    if review.sha256 is not None:
+        return ids.get(review.sha256)
     return review.case.removeprefix(f"{review.class_name}/") if review.class_name else review.case
 
 
-def reviewed_masks(reviews: Iterable[ReviewedCase], slices: TrainingSlices, axis: Axis, class_name: str = "") -> ReviewedMasks:
+def reviewed_masks(
+    reviews: Sequence[ReviewedCase], store: SliceStore, axis: Axis, class_name: str = "", ids: Ids = MappingProxyType({})
+) -> ReviewedMasks:
     """Cut the reviewed masks of a class into the training slices of their cases, as these were cut along `axis`.
 
     Args:
-        reviews: of all classes; those of others than `class_name` count as unknown.
-        slices: the training side, as the class sees it.
+        reviews: of all classes; those of others than `class_name` count as unknown. Of two of a case the later one counts.
+        store: the slices as they were prepared: a slice that is left out later, because only its scan is labelled, is among them.
         axis: along which slices were cut.
         class_name: as the reviews name the class; "" where there is one.
+        ids: see `case_of`.
 
     Raises:
         UserError: a mask has another grid than the case that was prepared.
     """
-    index, size = slices.store.index, slices.store.size
-    indices, targets = list[int](), [np.zeros((0, size, size), np.uint8)]
-    cases = held_out = 0
+    index, size = store.index, store.size
+    rows, targets = list[int](), [np.zeros((0, size, size), np.uint8)]
+    held_out, unknown, learnt = 0, 0, dict[str, tuple[ReviewedCase, list[int]]]()
     for review in reviews:
-        case = case_of(review) if review.class_name == class_name else None
-        mine = np.flatnonzero(index["case"][slices.rows] == case) if case is not None else np.zeros(0, np.int64)
-        cases, held_out = cases + bool(len(mine)), held_out + (not len(mine))
-        if not len(mine):
-            continue
+        case = case_of(review, ids) if review.class_name == class_name else None
+        mine = np.flatnonzero(index["case"] == case) if case is not None else np.zeros(0, np.int64)
+        of_training = mine[index["split"][mine] == TRAINING].tolist()
+        if case is not None and of_training:
+            learnt[case] = review, of_training
+        held_out, unknown = held_out + bool(len(mine) and not of_training), unknown + (not len(mine))
+    for case, (review, of_training) in learnt.items():
         mask = turned(review.mask, axis)
-        for i in mine.tolist():
-            row = slices.rows[i]
+        for row in of_training:
             number = int(index["slice"][row]) if index["series"][row] == case else 0
             if number >= len(mask):
                 got = f"the reviewed mask of {review.case} has {len(mask)} slices, and its case at least {number + 1}"
                 raise UserError(got, "the masks of these data", "correct student.reviewed")
             box = Box(*(float(index[name][row]) for name in ("top", "left", "height", "width")))
-            indices.append(i)
+            rows.append(row)
             targets.append(box.resize_mask(mask[number], size)[None].astype(np.uint8))
-    return ReviewedMasks(np.array(indices, np.int64), np.concatenate(targets), cases, held_out)
+    return ReviewedMasks(np.array(rows, np.int64), np.concatenate(targets), len(learnt), held_out, unknown)

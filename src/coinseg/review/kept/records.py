@@ -61,6 +61,7 @@ class Reviewed:
         reviewer, time: who decided it, and when (UTC, ISO 8601).
         shape: canonical (slices, H, W); one slice for a plain image.
         class_name: of several classes that of the mask; the name of the case begins with it and a slash.
+        sha256: the digest of the scan, where `segment` made the mask; None of a run.
     """
 
     case: str
@@ -74,6 +75,7 @@ class Reviewed:
     shape: tuple[int, int, int]
     _mask: bytes = field(repr=False, default=b"")
     class_name: str = ""
+    sha256: str | None = None
 
     @property
     def mask(self) -> ScanMask:

@@ -249,6 +249,10 @@ class Store:
         name = self._numbers(row).get("class")
         return name if isinstance(name, str) and row["id"].startswith(f"{name}/") else ""
 
+    def _digest(self, row: sqlite3.Row) -> str | None:
+        digest = self._numbers(row).get("sha256")
+        return digest if isinstance(digest, str) else None
+
     def reviewed(self) -> list[Reviewed]:
         """See `reviewed`."""
         last: dict[str, Decision] = {d.case: d for d in self.decisions() if d.state in TEACHING and not d.stale}
@@ -260,7 +264,7 @@ class Store:
             if (shape := _shape(row)) is not None:
                 about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
                 who, mask, name = (decision.state, decision.reviewer, decision.time), row["mask"] or b"", self._class_of(row)
-                found.append(Reviewed(decision.case, *about, *who, shape, mask, name))
+                found.append(Reviewed(decision.case, *about, *who, shape, mask, name, self._digest(row)))
         return found
 
 
