@@ -266,7 +266,7 @@ def _learning(one: Job, first: Predictor, others: Sequence[Explainer], key: str)
 
 def _lesson(one: Job, learning: Learning, masks: Masks) -> Lesson:
     """What the student learns of a class."""
-    slices = one.taught_slices
+    slices = one.taught_slices if one.reviewed else learning.slices
     return Lesson(slices, masks, partial(_examples, replace(learning, slices=slices)), next(iter(one.reviewed), None))
 
 
