@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,27 +29,41 @@ from .views import Views
 MOST_MASKS = 2  # kept unpacked
 
 
+@dataclass
+class _Drawn:
+    """The mask of a reviewer, and how many voxels are inside: to count those of a large scan takes longer than a stroke may."""
+
+    mask: ScanMask
+    pixels: int
+
+    def apply(self, change: Change) -> None:
+        self.pixels += change.apply(self.mask)
+
+
 class Editor:
     """Changes the masks of the cases of `views`; a case is named by `Draft.key`, a slice by plane and index."""
 
     def __init__(self, views: Views, store: Store) -> None:
         self.views, self.store, self._lock = views, store, threading.RLock()
-        self._masks: dict[tuple[str, str], ScanMask] = {}
+        self._drawn: dict[tuple[str, str], _Drawn] = {}
 
     def mask(self, key: str, reviewer: str) -> ScanMask:
         """The mask of a reviewer as it is now; the caller must not change it."""
-        if (key, reviewer) not in self._masks:
+        return self._now(key, reviewer).mask
+
+    def _now(self, key: str, reviewer: str) -> _Drawn:
+        if (key, reviewer) not in self._drawn:
             self.prepare(key)  # without the lock: it may take seconds, and strokes of another case go on
         with self._lock:
-            if (key, reviewer) not in self._masks:
+            if (key, reviewer) not in self._drawn:
                 found, shape = self.store.mask(self.views.draft(key).record.id, reviewer), self.views.opened(key).shape
                 if found.shape != shape:
                     got = f"the mask has shape {found.shape} and its scan {shape}"
                     raise UserError(got, "the scan that was reviewed", "put it back")
-                while len(self._masks) >= MOST_MASKS:
-                    del self._masks[next(iter(self._masks))]
-                self._masks[key, reviewer] = found
-            return self._masks[key, reviewer]
+                while len(self._drawn) >= MOST_MASKS:
+                    del self._drawn[next(iter(self._drawn))]
+                self._drawn[key, reviewer] = _Drawn(found, int(np.count_nonzero(found)))
+            return self._drawn[key, reviewer]
 
     def prepare(self, key: str) -> None:
         """Read a case, and keep its draft where nobody opened it yet; scan and draft are read side by side."""
@@ -65,7 +80,7 @@ class Editor:
         """How the mask of a reviewer is now: edits so far, strokes to undo and redo, pixels, millilitres."""
         case, geometry = self.views.draft(key).record.id, self.views.opened(key).geometry
         undo, redo = self.store.depth(case, reviewer)
-        pixels = int(np.count_nonzero(self.mask(key, reviewer)))
+        pixels = self._now(key, reviewer).pixels
         ml = round(pixels * geometry.voxel_ml, 3) if geometry and not geometry.flat else None
         return {"edits": self.store.edits(case, reviewer), "undo": undo, "redo": redo, "pixels": pixels, "ml": ml}
 
@@ -155,15 +170,15 @@ class Editor:
 
     def _commit(self, key: str, reviewer: str, tool: str, change: Change | None, name: str, gesture: str = "") -> dict[str, Any]:
         if change is not None and self.store.stroke(self.views.draft(key).record.id, reviewer, tool, change, name, gesture):
-            change.apply(self._masks[key, reviewer])
+            self._drawn[key, reviewer].apply(change)
         return self.state(key, reviewer)
 
     def undo(self, key: str, reviewer: str, redo: bool) -> dict[str, Any]:
         """Undo the last gesture, or redo the one that was undone."""
         with self._lock:
-            mask = self.mask(key, reviewer)
+            drawn = self._now(key, reviewer)
             for change in self.store.undo(self.views.draft(key).record.id, reviewer, redo):
-                change.apply(mask)
+                drawn.apply(change)
             return self.state(key, reviewer)
 
     def decide(

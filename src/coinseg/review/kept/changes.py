@@ -39,10 +39,12 @@ class Change:
         z, y, x = corner
         return cls((z0 + z, z1 + z, y0 + y, y1 + y, x0 + x, x1 + x), flips[z0:z1, y0:y1, x0:x1])
 
-    def apply(self, mask: ScanMask) -> None:
-        """Flip the voxels of a mask in place."""
+    def apply(self, mask: ScanMask) -> int:
+        """Flip the voxels of a mask in place; how many more are inside then."""
         z0, z1, y0, y1, x0, x1 = self.box
-        mask[z0:z1, y0:y1, x0:x1] ^= self.flips
+        part = mask[z0:z1, y0:y1, x0:x1]
+        part ^= self.flips
+        return int(2 * np.count_nonzero(part & self.flips) - np.count_nonzero(self.flips))
 
     def fits(self, shape: tuple[int, int, int]) -> bool:
         """Whether the box lies inside a mask of this shape and is as large as the flips."""
