@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import webbrowser
 from collections.abc import Callable
@@ -67,7 +68,10 @@ def _bound(host: str, port: int | None) -> tuple[uvicorn.Config, Any]:
             timeout_graceful_shutdown=2, timeout_keep_alive=30,
         )  # fmt: skip
         with suppress(SystemExit):  # uvicorn ends the program where it cannot have a port
-            return config, config.bind_socket()
+            bound = config.bind_socket()
+            # Else head and body of a short answer are two packets, and the second waits 40 ms for word of the first.
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return config, bound
     taken = f"port {port}" if port is not None else f"ports {PORT} to {PORT + PORTS - 1}"
     raise UserError(f"{taken} of {host} cannot be had", "a free port", "choose another --port, or stop the desk that is open")
 
