@@ -101,10 +101,10 @@ def measure(page: Any, address: str, pid: int) -> None:
     say("slice change, 95 %", float(np.percentile(changes, 95)))
     page.keyboard.press("q")
     box, strokes = page.locator("#picture").bounding_box(), []
-    for i in range(20):
-        page.mouse.move(box["x"] + 300, box["y"] + 200 + 8 * i)
+    for i in range(60):
+        page.mouse.move(box["x"] + 300, box["y"] + 100 + 5 * i)
         page.mouse.down()
-        page.mouse.move(box["x"] + 420, box["y"] + 210 + 8 * i)
+        page.mouse.move(box["x"] + 420, box["y"] + 110 + 5 * i)
         page.evaluate(KEPT)
         page.mouse.up()
         until(page, "() => window.acknowledged > 0", 2.0)

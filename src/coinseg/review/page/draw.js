@@ -66,7 +66,7 @@ export class Pointer {
         this.last = each;
       }
       if (performance.now() - this.since > SAVED_MS) this.send();
-    } else if (view.cursor) view.draw();
+    } else if (view.cursor) view.soon();
     this.last = event;
   }
   /** @param {PointerEvent} event */
@@ -80,7 +80,7 @@ export class Pointer {
     if (!this.stroke || !view.mask) return;
     this.stroke.brush(r0, c0, r1, c1, this.size, view.aspect, view.mask);
     view.cursor = { row: r1, column: c1, size: this.size };
-    view.draw();
+    view.soon();
   }
   /** Send what was drawn so far, and go on with a new part. */
   send() {

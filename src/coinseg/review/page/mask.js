@@ -13,11 +13,13 @@ export function pack(mask) {
   for (let i = 0; i < mask.length; i++) if (mask[i]) bits[i >> 3] |= 128 >> (i & 7);
   return bits;
 }
-/** The outline along the edges of pixels, in pixels; straight runs are one line. @param {ArrayLike<number>} mask @param {number} rows @param {number} columns */
+/** The first row with something in it, and the row behind the last one. @param {Uint8Array} mask @param {number} columns */
+export const rowsOf = (mask, columns) => [Math.max(0, Math.floor(mask.indexOf(1) / columns)), Math.floor(mask.lastIndexOf(1) / columns) + 1];
+/** The outline along the edges of pixels, in pixels; straight runs are one line. @param {Uint8Array} mask @param {number} rows @param {number} columns */
 export function outline(mask, rows, columns) {
-  const path = new Path2D();
+  const path = new Path2D(), [first, behind] = rowsOf(mask, columns); // a lesion is small: the rest of the slice is not looked at
   const at = (/** @type {number} */ r, /** @type {number} */ c) => r >= 0 && c >= 0 && r < rows && c < columns && mask[r * columns + c] ? 1 : 0;
-  for (let r = 0; r <= rows; r++) {
+  for (let r = first; r <= behind; r++) {
     for (let c = 0, from = -1; c <= columns; c++) {
       const edge = c < columns && at(r - 1, c) !== at(r, c);
       if (edge && from < 0) from = c;
@@ -25,7 +27,7 @@ export function outline(mask, rows, columns) {
     }
   }
   for (let c = 0; c <= columns; c++) {
-    for (let r = 0, from = -1; r <= rows; r++) {
+    for (let r = first, from = -1; r <= behind; r++) {
       const edge = r < rows && at(r, c - 1) !== at(r, c);
       if (edge && from < 0) from = r;
       if (!edge && from >= 0) { path.moveTo(c, from); path.lineTo(c, r); from = -1; }

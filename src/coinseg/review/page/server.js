@@ -80,8 +80,8 @@ export class Outbox {
     for (let i = 0; i < bits.length; i += 8192) text += String.fromCharCode(...bits.subarray(i, i + 8192));
     const stroke = { key, url, body: btoa(text), place: `${OUTBOX}${Date.now()}-${newName()}`, who: reviewer(), desk: this.desk };
     this.waiting.push(stroke);
+    this.send(); // which only begins: no answer comes before the browser has kept it
     try { localStorage.setItem(stroke.place, JSON.stringify(stroke)); } catch { /* the memory has it still */ }
-    this.send();
   }
   /** Send what waits; again after a pause where the server does not answer. */
   async send() {

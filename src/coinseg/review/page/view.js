@@ -2,7 +2,7 @@
 /** Draws one slice of a case: the image in its window, maps and masks over it, at any zoom. Slices are fetched ahead. */
 
 import { numbers } from './server.js';
-import { outline, unpack } from './mask.js';
+import { outline, rowsOf, unpack } from './mask.js';
 
 /** @typedef {{axial?: number[], coronal?: number[], sagittal?: number[]}} Planes  slices, rows, columns of each plane */
 /** @typedef {{key: string, id: string, volume: boolean, spacing: number[], colour: boolean, planes: any, type: string,
@@ -43,7 +43,7 @@ export class View {
     /** @type {number[][]|null} */ this.polygon = null;
     /** @type {{row: number, column: number, size: number}|null} */ this.cursor = null;
     /** @type {any} what was fetched of the slice */ this.parts = null;
-    this.drawnMs = 0; this.asked = 0;
+    this.drawnMs = 0; this.asked = 0; this.frame = 0;
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
   get shape() { return this.case ? /** @type {number[]} */ (this.case.planes[this.plane]) : [0, 0, 0]; }
@@ -187,6 +187,8 @@ export class View {
     const box = this.canvas.getBoundingClientRect(), { across, down, left, top, ratio } = this.place();
     return [((event.clientY - box.top) * ratio - top) / down, ((event.clientX - box.left) * ratio - left) / across];
   }
+  /** Draw with the next frame, once however often it is asked for: a pointer moves faster than a slice is drawn. */
+  soon() { this.frame ||= requestAnimationFrame(() => { this.frame = 0; this.draw(); }); }
   draw() {
     const { wide, tall, across, down, left, top, ratio } = this.place(), [, rows, columns] = this.shape, context = this.context;
     if (this.canvas.width !== Math.round(wide) || this.canvas.height !== Math.round(tall)) {
@@ -222,12 +224,13 @@ export class View {
     const [, rows, columns] = this.shape, context = this.context, path = new Path2D();
     const bare = this.filled && !['counterfactual', 'difference', 'confidence'].some((map) => this.shown[/** @type {keyof View['shown']} */ (map)]);
     if (name === 'mask' && bare) { // over a map the contour alone: what it hides is what is looked for
-      const layer = new OffscreenCanvas(columns, rows), pen = /** @type {OffscreenCanvasRenderingContext2D} */ (layer.getContext('2d'));
-      const picture = pen.createImageData(columns, rows), alpha = Math.round(255 * this.opacity);
-      for (let i = 0; i < mask.length; i++) if (mask[i]) { picture.data[4 * i] = 230; picture.data[4 * i + 1] = 159; picture.data[4 * i + 3] = alpha; }
+      const [first, behind] = rowsOf(mask, columns), count = Math.max(1, behind - first), part = mask.subarray(first * columns, behind * columns);
+      const layer = new OffscreenCanvas(columns, count), pen = /** @type {OffscreenCanvasRenderingContext2D} */ (layer.getContext('2d'));
+      const picture = pen.createImageData(columns, count), alpha = Math.round(255 * this.opacity);
+      for (let i = 0; i < part.length; i++) if (part[i]) { picture.data[4 * i] = 230; picture.data[4 * i + 1] = 159; picture.data[4 * i + 3] = alpha; }
       pen.putImageData(picture, 0, 0);
       context.imageSmoothingEnabled = false;
-      context.drawImage(layer, left, top, columns * across, rows * down);
+      context.drawImage(layer, left, top + first * down, columns * across, count * down);
     }
     path.addPath(outline(mask, rows, columns), new DOMMatrix([across, 0, 0, down, left, top]));
     context.lineCap = 'round';
