@@ -35,7 +35,7 @@ DOWN = """() => new Promise((done) => { const seen = desk.view.onDrawn;
 KEPT = """() => { window.acknowledged = 0; desk.view.canvas.addEventListener('pointerup', () => { const began = performance.now();
     const kept = desk.outbox.onKept; desk.outbox.onKept = (...all) => { kept(...all); desk.outbox.onKept = kept;
     window.acknowledged = performance.now() - began; }; }, { once: true, capture: true }); }"""
-SHOWN = """() => desk.state().id !== '%s' && desk.view.case.id === desk.state().id && desk.view.parts.image
+SHOWN = """() => desk.state().id !== '%s' && desk.view.case.id === desk.state().id && desk.view.parts?.image
     && document.getElementById('busy').hidden"""
 
 

@@ -48,7 +48,7 @@ def browser() -> Iterator[Any]:
 @contextmanager
 def page_of(browser: Any, server: Server, reviewer: str = "ann", quiet: bool = True) -> Iterator[Any]:
     """The page of a server, with a first picture; anything that its console says fails the test, where it must be `quiet`."""
-    context = browser.new_context(viewport={"width": 1360, "height": 850})
+    context = browser.new_context(viewport={"width": 1360, "height": 850}, color_scheme="dark")
     page, said = context.new_page(), []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -347,6 +347,50 @@ def test_a_phone_and_paper(browser: Any, serve: Callable[..., Server]) -> None:
         assert page.is_visible("#numbers")
         assert page.is_hidden("#export")
         picture(page, "print")
+
+
+FAINT = """() => {
+    const parts = (colour) => { const [r, g, b, a = 1] = colour.match(/[0-9.]+/g).map(Number); return [[r, g, b], a]; };
+    const light = (rgb) => rgb.map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = (element) => {
+        if (!element) return [255, 255, 255];
+        const [rgb, a] = parts(getComputedStyle(element).backgroundColor);
+        return a === 1 ? rgb : rgb.map((v, i) => a * v + (1 - a) * behind(element.parentElement)[i]);
+    };
+    const texts = [...document.querySelectorAll('body *')].filter((one) => one.checkVisibility() && !one.closest(':disabled')
+        && one.getBoundingClientRect().width && ([...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim())
+            || one.matches('textarea, [type=search], [type=text]')) && one.tagName !== 'OPTION');
+    return [texts.length, texts.map((one) => {
+        const [a, b] = [light(parts(getComputedStyle(one).color)[0]), light(behind(one))];
+        return [one.outerHTML.slice(0, 80), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+    }).filter(([, contrast]) => contrast < 4.5)];
+}"""
+"""How many texts are seen, and those with a contrast below 4.5 (WCAG 2.2, 1.4.3)."""
+
+
+@pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(24, 27, 31)")])
+def test_light_and_dark_can_be_read_and_pictures_stay_on_black(
+    browser: Any, serve: Callable[..., Server], scheme: str, ground: str
+) -> None:
+    with page_of(browser, serve()) as page:
+        page.emulate_media(color_scheme=scheme)
+        colour = "(id) => getComputedStyle(document.querySelector(id)).backgroundColor"
+        assert [page.evaluate(colour, id) for id in ("aside", "#bench")] == [ground, "rgb(0, 0, 0)"]
+        for key in ("q", "o", "?"):  # a pressed button, the draft, and then the keys over it
+            page.keyboard.press(key)
+            page.wait_for_timeout(200)
+            count, faint = page.evaluate(FAINT)
+            assert count > 60
+            assert faint == []
+            picture(page, f"{scheme}{'-keys' if key == '?' else ''}")
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        until(page, "() => desk.queue.rows.some((row) => row.state === 'accepted')")
+        assert page.evaluate(FAINT)[1] == []  # with a toast of each kind
+        page.keyboard.press("i")
+        until(page, "() => document.getElementById('toast').textContent.startsWith('correct a slice')")
+        assert page.evaluate(FAINT)[1] == []
 
 
 def test_blink_asks_the_model_of_its_slice(browser: Any, folder: Path, serve: Callable[..., Server]) -> None:
