@@ -378,6 +378,12 @@ def test_nobody_else_can_reach_a_desk_that_was_not_told_so() -> None:
         assert bound.getsockname()[0] == "127.0.0.1"
 
 
+def test_a_short_answer_is_not_held_back() -> None:
+    _, bound = serve._bound("127.0.0.1", None)
+    with bound:
+        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_other_machines_need_a_long_password() -> None:
     with pytest.raises(UserError, match="a password of 5 characters"):
         Guard((), "short")

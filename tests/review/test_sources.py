@@ -96,6 +96,23 @@ def test_scans_that_were_moved_are_named(tmp_path: Path) -> None:
         assert desk.views.opened(desk.source.drafts[0].key).scan.any()
 
 
+def test_a_stroke_says_how_many_voxels_are_inside_without_counting_them_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk_on(read_source(masks_folder(tmp_path, cases=1)), None, Rules()) as desk:
+        key, rng = desk.source.drafts[0].key, np.random.default_rng(0)
+        mask, count, counted = desk.editor.mask(key, "ann"), np.count_nonzero, list[int]()
+        monkeypatch.setattr(np, "count_nonzero", lambda values: counted.append(values.size) or count(values))
+        for i in range(6):
+            drawn = rng.random((9, 9)) < 0.5
+            after = desk.editor.stroke(key, "ann", "axial", 5, (12 + i, 15), drawn, i % 2 == 0, "brush", f"stroke-{i}")
+            assert after["pixels"] == mask.sum()
+        assert desk.editor.undo(key, "ann", False)["pixels"] == mask.sum()
+        assert max(counted) <= 81
+        changed = np.roll(mask, 2, 1)
+        assert desk.editor.replace(key, "ann", changed, "file", "whole-file")["pixels"] == changed.sum() == mask.sum()
+
+
 def test_a_review_of_a_mask_of_segment_names_its_scan_and_a_run_finds_it_by_its_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,9 +52,9 @@ def test_a_change_turns_one_mask_into_the_other_and_back(seed: int, shape: tuple
         np.testing.assert_array_equal(a, b)
         return
     assert change.fits(shape)
-    change.apply(now)
+    assert change.apply(now) == int(b.sum()) - int(a.sum())
     np.testing.assert_array_equal(now, b)
-    change.apply(now)
+    assert change.apply(now) == int(a.sum()) - int(b.sum())
     np.testing.assert_array_equal(now, a)
 
 

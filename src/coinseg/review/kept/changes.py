@@ -70,7 +70,7 @@ def unpacked(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
         raise _damaged(str(error)) from error
     if len(raw) != expected or not inflater.eof:
         raise _damaged(f"{len(raw)} bytes for {shape}")
-    return np.unpackbits(np.frombuffer(raw, np.uint8), count=count).astype(bool).reshape(shape)
+    return np.unpackbits(np.frombuffer(raw, np.uint8), count=count).view(bool).reshape(shape)
 
 
 def _damaged(why: str) -> UserError:
