@@ -763,6 +763,7 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "three faults at once", command("run", "data", "-o", "out", "--coin.width", "0", "--data.size", "50", "--sed",
         "1")),
     Bad(SETTINGS, "a YAML that names a class to import", config("coin: {class_path: antigravity.Coin}\n")),
+    Bad(SETTINGS, "a YAML that names one for an argument of the command", config("out: {class_path: antigravity.Path}\n")),
     Bad(SETTINGS, "a YAML that is not there", command("run", "data", "-o", "out", "--config", "nowhere.yaml")),
     Bad(TABLES, "a file outside of the folder of the table (../)", table(FILES + "../secret.png,1\n")),
     Bad(TABLES, "a file by an absolute path outside", table(FILES + "/etc/passwd,1\n")),
