@@ -191,6 +191,14 @@ def each(**values: object) -> Callable[[list], object]:
     return lambda found: [setattr(ds, name, value) for ds in found for name, value in values.items()]
 
 
+def with_comma(root: Path) -> Words:
+    """A slope as it is written in half of Europe."""
+    words = series(each(RescaleSlope="1.5"))(root)
+    for path in (root / "series").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.5 ", b"1,5 "))
+    return words
+
+
 def lost(name: str) -> Callable[[list], object]:
     return lambda found: [delattr(ds, name) for ds in found]
 
@@ -642,6 +650,7 @@ CASES: list[Bad] = [
     Bad(DICOM, "a pixel spacing of 0", series(each(PixelSpacing=[0, 1]))),
     Bad(DICOM, "a slope of 0", series(each(RescaleSlope=0))),
     Bad(DICOM, "a slope of 1e300", series(each(RescaleSlope="1e300"))),
+    Bad(DICOM, "a slope with a comma", with_comma),
     Bad(DICOM, "an intercept of -1e9", series(each(RescaleIntercept="-1e9"))),
     Bad(DICOM, "a mosaic", series(each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))),
     Bad(DICOM, "electron densities of dual-energy CT for a run on CT", series(RescaleType="EDW")),
