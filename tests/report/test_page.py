@@ -123,6 +123,10 @@ def test_examples_say_how_far_to_trust_them_where_it_is_known(run: Path) -> None
     assert "coinseg report NOT USABLE: <all> is wrong coinseg 0.1.0" in failed, "it is the first line"
     assert "not trusted: the run is not usable (confidence 0.91)" in failed
     assert " trusted (confidence" not in failed
+    unknown = text_of(page_of(run, verdict="NOT JUDGED: only 2 abnormal images are held out"))
+    assert "not doubtful, and not called trusted: the run is not judged (confidence 0.91)" in unknown
+    assert "doubtful, look at it (confidence 0.12)" in unknown
+    assert " trusted (confidence" not in unknown
 
 
 def row_of(page: str, score: str) -> str:
