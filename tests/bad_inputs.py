@@ -714,6 +714,8 @@ CASES: list[Bad] = [
     Bad(MODELS, "weights that are NaN", model(not_numbers)),
     Bad(MODELS, "pretrained weights that are a pickle which runs code", pretrained),
     Bad(MODELS, "weights for FID that are a pickle which runs code", inception),
+    Bad(SETTINGS, "a time without a number", command("run", "data", "-o", "out", "--budget", "soon")),
+    Bad(SETTINGS, "a time and a size", command("run", "data", "-o", "out", "--budget", "20m", "--data.size", "64")),
     Bad(SETTINGS, "YAML that makes an object (runs code)", config("method: !!python/object/apply:os.system ['touch PWNED']\n"),
         True),
     Bad(SETTINGS, "YAML nested 60,000 times", config("data: " + "[" * 60_000)),

@@ -46,6 +46,69 @@ def test_the_least_of_need_time_and_memory(longer: int, machine: Machine, minute
     assert bool(others) == (longer > 1.5 * size)
 
 
+@pytest.mark.parametrize(
+    ("minutes", "machine", "recipe"),
+    [
+        (60, CPU, (2, 2, 600)),
+        (22, CPU, (2, 2, 300)),  # the default recipe takes 60 * (64 / 96)**2 = 26.7 minutes at the smallest side
+        (21, CPU, (2, 1, 300)),
+        (13, CPU, (1, 1, 300)),
+        (11, CPU, (2, 2, 0)),
+        (1, CPU, (2, 2, 0)),
+        (12, replace(CPU, cores=4), (2, 2, 600)),
+        (1, GPU, (2, 2, 600)),
+    ],
+)
+def test_a_lighter_recipe_is_taken_where_the_smallest_side_takes_too_long(
+    minutes: int, machine: Machine, recipe: tuple[int, int, int]
+) -> None:
+    chosen, lines = chosen_sizes([(60, 64)], auto(minutes=minutes), machine)
+    assert (chosen.student.teachers, chosen.student.networks, chosen.student.steps) == recipe
+    assert chosen.data.size == 64
+    assert (len(lines) > 1) == (recipe != (2, 2, 600))
+    assert replace(chosen, data=auto().data, student=Settings().student) == auto()  # and nothing else is changed
+
+
+def test_a_student_that_was_set_by_hand_stays() -> None:
+    asked = replace(auto(minutes=1), student=replace(Settings().student, teachers=3))
+    chosen, (line,) = chosen_sizes([(60, 64)], asked, CPU)
+    assert chosen.student == asked.student
+    assert line.startswith("data.size 64")
+
+
+def test_a_budget_is_kept_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = images(tmp_path / "data", shape=(60, 60)), tmp_path / "out"
+    words = ["prepare", str(table), "-o", str(out), "--budget", "20m", "--engine.threads", "1", "--engine.accelerator", "cpu"]
+    assert cli.main(words) == 0
+    lighter = "student.networks 1, student.steps 300: the default recipe takes about 27 min at 64 pixels on 1 CPU cores"
+    assert lighter in capsys.readouterr().out
+    text = (out / "settings.yaml").read_text()
+    assert "minutes: 20" in text
+    assert "networks: 1" in text
+    for again in (words, [*words, "--preset", "default"]):
+        assert cli.main(again) == 0
+        assert (out / "settings.yaml").read_text() == text
+    assert cli.main([*words[:4], "--budget", "3h"]) == 2
+    assert "made with other settings (data.minutes: 20 -> 180)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--budget", "soon"], "--budget soon; required: minutes or hours, such as 20m or 2h; mend it"),
+        (["--budget", "0h"], "--budget 0h; required: minutes or hours"),
+        (["--budget", "20m", "--data.size", "64"], "--budget beside data.size; required: the time or the size"),
+        (["--budget", "20m", "--data.minutes", "5"], "--budget beside data.minutes; required: the time or the size"),
+    ],
+)
+def test_a_budget_that_says_nothing_is_refused(
+    words: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", str(images(tmp_path / "data")), "-o", str(tmp_path / "out"), *words]) == 2
+    assert line in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tiles_are_as_large_as_squares_or_shrunk_where_there_would_be_many() -> None:
     assert chosen_sizes([(300, 400)], auto(96, "auto"), CPU)[0].data.tile == 96
     many = chosen_sizes([(3000, 4000)], auto(96, "auto"), CPU)[0].data.tile

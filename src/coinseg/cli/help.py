@@ -16,7 +16,7 @@ START = """coinseg turns yes/no labels of images into segmentation masks. Resear
 Your own images: normal ones in my_images/normal, abnormal ones in my_images/abnormal (other data: docs/guide/your-data.md).
 
   coinseg inspect my_images                        what is recognised; nothing is written
-  coinseg run my_images -o out/run --data.size 96  train, score, write masks and out/run/report.html
+  coinseg run my_images -o out/run                 train, score, write masks and out/run/report.html
   coinseg segment -i new_images -o masks --model out/run
 
 coinseg --help lists all commands, coinseg COMMAND --help the options of one."""

@@ -81,7 +81,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
 def _proposals(shapes: Sequence[Shape], settings: Settings) -> list[str]:
     """Lines about data.size and data.tile: what "auto" would be here, and tiles for images much larger than a square."""
     planes = [reordered(shape, settings.data.axis)[1:] for shape in shapes]
-    if "auto" not in (settings.data.size, settings.data.tile):
+    if "auto" not in (settings.data.size, settings.data.tile) or not planes:
         return proposal(planes, settings)
     from coinseg.pipeline.sizes import this_machine  # imports torch, which takes seconds
 

@@ -1,5 +1,6 @@
 """The commands of a run folder: each trains what it needs of the stages before it, and says what it left there."""
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,26 +21,29 @@ from .command import DATA, DATA_OF_RUN, Argument, Call, arg, command, flag, path
 SHOWN = ("report.html", "manifest.json", "cases.html")
 OUTPUTS = (*SHOWN, "review.csv", "masks", "confidence", "evaluation", "classes")
 """What people look at in a run folder, and may have changed: it is replaced only as it was written, or with --overwrite."""
+UNITS = {"": 1, "m": 1, "min": 1, "minutes": 1, "h": 60, "hours": 60}
+"""Of --budget, in minutes."""
 OVERWRITE = flag("--overwrite", "redo what other settings than before make stale")
 SHARED = (
     OVERWRITE,
     flag("--dry-run", "check data, settings and disk, estimate the time, do nothing"),
     arg("--preset", choices=list(PRESETS), default="default", help="settings to start from"),
 )
-NEW = (DATA, path("-o", "--out", help="output folder, outside the data"), *SHARED)
+BUDGET = arg("--budget", type=str, default=None, help="about how long it may take (20m, 2h); size and recipe are chosen for it")
+NEW = (DATA, path("-o", "--out", help="output folder, outside the data"), BUDGET, *SHARED)
 FOLDER = (path("out", help="the run folder"), DATA_OF_RUN, *SHARED)
 
 
 @command(
     "the whole path: data in, masks and a report out; the same command resumes",
-    "coinseg run my_images -o out/run --data.size 96", NEW, Settings,
+    "coinseg run my_images -o out/run", NEW, Settings,
 )  # fmt: skip
 def run(call: Call, **place: Any) -> None:
     """Train everything, score it, write the masks and the report."""
     _in_folder(call, "run", None, **place)
 
 
-@command("read a data set and cut it into slices", "coinseg prepare my_images -o out/run --data.size 96", NEW, Settings)
+@command("read a data set and cut it into slices", "coinseg prepare my_images -o out/run", NEW, Settings)
 def prepare(call: Call, **place: Any) -> None:
     """Prepare the slices."""
     _in_folder(call, "prepare", lambda work, store: print(f"{len(store)} slices in {work.root / 'slices'}"), **place)
@@ -127,12 +131,13 @@ def reproduce(call: Call, table: str, data_path: Path | None, out: Path, **more:
 
 def _in_folder(
     call: Call, name: str, tell: Callable[[Any, Any], None] | None, out: Path, overwrite: bool, dry_run: bool, preset: str,
-    data_path: Path | None = None,
+    data_path: Path | None = None, budget: str | None = None,
 ) -> None:  # fmt: skip
     """Do the stages of a command, alone or as one of several processes; `tell` prints the result of `_work`, None writes it.
 
     The preset is in the settings already; without data_path the data are those that the run folder was made with.
     """
+    call = call if budget is None else _within(call, budget)
     from coinseg.data.layouts.shared import require_there
     from coinseg.pipeline import run_folder
     from coinseg.runtime.process_group import process_group, rank_info
@@ -141,6 +146,8 @@ def _in_folder(
     refuse(of_extras(call.settings))
     here, words = rank_info(), shlex.split(call.words)
     if here.count == 1:  # of several, all must meet before one of them may fail
+        run_folder.require_place(data_path, out)
+        require_there(data_path or run_folder.data_of(out, words))
         call = _sized(call, data_path, out, words)
         require_there(run_folder.resolve(data_path, out, call.settings, overwrite, words))
 
@@ -176,6 +183,19 @@ def _in_folder(
                 _write_report(work, name, call.words)
             else:
                 tell(work, _work(work, name))
+
+
+def _within(call: Call, budget: str) -> Call:
+    """The call with data.minutes as --budget says; `UserError` for no time, or beside a size that is given."""
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d*)?) ?([a-z]*)", budget.strip().lower())
+    minutes = round(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
+    if not 1 <= minutes <= 10**6:
+        raise UserError(f"--budget {budget}", "minutes or hours, such as 20m or 2h", "mend it")
+    own = call.given.get("data", {})
+    if own.get("size", "auto") != "auto" or "minutes" in own:
+        got = f"--budget beside {'data.minutes' if 'minutes' in own else 'data.size'}"
+        raise UserError(got, "the time or the size", "leave one of them out: the budget chooses the size")
+    return replace(call, settings=replace(call.settings, data=replace(call.settings.data, size="auto", minutes=minutes)))
 
 
 def _sized(call: Call, data: Path | None, out: Path, words: Sequence[str]) -> Call:

@@ -33,9 +33,10 @@ class DataSettings:
     axis: Axis = setting("axial", "volumes are cut into slices across this axis. Labels by slice number are of axial slices.")
     channels: Literal["auto", "grey", "rgb"] = setting("auto", """"rgb" reads plain images in colour, "grey" as luminance; "auto"
         is "rgb" where most images are in colour. Several sequences of one scan are channels, of which "grey" takes the first.""")
-    size: int | Literal["auto"] = setting(256, """side of the prepared square slices in pixels; "auto" is chosen from native
+    size: int | Literal["auto"] = setting(96, """side of the prepared square slices in pixels; "auto" is chosen from native
         sizes, device, memory and data.minutes, and the number is kept in the run.""", Range(1, 1024, "px"))
-    minutes: int = setting(60, "how long a training may take, about; read for data.size auto alone.", Range(1, 10**6, "min"))
+    minutes: int = setting(60, """how long a training may take, about; with data.size auto, size and recipe are chosen for
+        it.""", Range(1, 10**6, "min"))
     tile: int | Literal["auto"] = setting(0, """images, and slices of volumes, that are larger than this are cut into overlapping
         square tiles of this side in their own pixels, each resized to data.size; training looks for the abnormal tiles of
         abnormal images, and masks are joined (docs/decisions/0010-any-size.md). "auto" is data.size, more where there would be

@@ -17,7 +17,7 @@ PRESETS: dict[str, Settings] = {
     # 256x256 with the authors' networks and losses, and what the thesis says of optimiser and batches; wants a GPU, and for the
     # ImageNet weights of f a network or a file. A test holds every difference against docs/research/differences.md.
     "thesis": replace(
-        _DEFAULT,
+        _DEFAULT, data=replace(_DEFAULT.data, size=256),
         classifier=replace(
             _DEFAULT.classifier, name="resnet18.tv_in1k", weights="timm", batch=16, lr=2e-4, beta1=0.0, beta2=0.9, steps=20_000,
             weight_decay=0.0, blur=0.0, noise=0.0, balanced=False,

@@ -32,9 +32,8 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool, w
         UserError: `out` holds something else, was made with other data or settings (unless `overwrite`), lies inside the
             data, names others that nobody named here, or is no run and no data are named.
     """
+    require_place(data, out)
     file = out / SETTINGS
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
     if file.exists():
         # Where slices are prepared, they say whether data at another place are others (`Workspace.start`).
         elsewhere = None if (out / "slices" / "store.json").exists() else data
@@ -44,12 +43,22 @@ def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool, w
             raise UserError(got, "the same settings to go on with it", fix)
         data = data or data_of(out, words)
         require_named(out, data, settings, words)
-    elif out.exists() and not holds_nothing(out):
+    assert data is not None, "a folder that is no run yet has no data of its own"
+    require_apart_from(out, data)
+    return data.resolve()
+
+
+def require_place(data: Path | None, out: Path) -> None:
+    """Raise `UserError` where `out` can be no run folder, whatever the settings: a file, something else, without data."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file", "a folder for the output", "choose another -o")
+    if (out / SETTINGS).exists():
+        return
+    if out.exists() and not holds_nothing(out):
         raise UserError(f"{out} exists and is not a coinseg run", "a new folder or an earlier run", "choose another -o")
     if data is None:
         raise UserError(f"{out} is not a coinseg run", "a folder made by coinseg prepare or coinseg run", "start with prepare")
     require_apart_from(out, data)
-    return data.resolve()
 
 
 def require_apart_from(out: Path, data: Path) -> None:

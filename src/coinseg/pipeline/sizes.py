@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from coinseg.config.parsing import stored_settings
-from coinseg.config.schema import Settings
+from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.sizes import Machine, chosen_sizes, native_shapes
 from coinseg.runtime.devices import choose_device
@@ -40,8 +40,10 @@ def sized(settings: Settings, data: Path, out: Path) -> tuple[Settings, list[str
     if "auto" not in (asked.size, asked.tile):
         return settings, []
     if (out / SETTINGS).exists():
-        kept = stored_settings(read_settings(out / SETTINGS, "data", "settings")["settings"]).data
+        before = stored_settings(read_settings(out / SETTINGS, "data", "settings")["settings"])
+        kept = before.data
         size, tile = (old if new == "auto" else new for old, new in ((kept.size, asked.size), (kept.tile, asked.tile)))
-        return replace(settings, data=replace(asked, size=size, tile=tile)), []
+        student = before.student if asked.size == "auto" and settings.student == StudentSettings() else settings.student
+        return replace(settings, data=replace(asked, size=size, tile=tile), student=student), []
     cohort = read_layout(data, asked, one_class=settings.anomaly.kind != "none")
     return chosen_sizes(native_shapes(cohort, settings), settings, this_machine(settings))

@@ -1,15 +1,17 @@
 """`data.size auto` and `data.tile auto`: numbers chosen from native sizes, device, memory and the time there is.
 
 The work of a run grows with the pixels of its squares: the default recipe takes about an hour at 96 x 96 on one CPU core
-(docs/guide/settings.md). On a GPU it is the 256 x 256 of the thesis.
+(docs/guide/settings.md). On a GPU it is the 256 x 256 of the thesis. Where the time is too short for the smallest square, the
+recipe is a lighter one.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from coinseg.config.schema import Settings
+from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.readers.axes import reordered
 from coinseg.data.readers.image import image_size
 from coinseg.data.readers.volume import peek_shape
@@ -22,6 +24,14 @@ SAMPLE = 200  # cases, evenly spread, whose headers are asked for their size
 ANCHOR = 96  # side at which the default recipe takes an hour on one CPU core
 GPU_SIDE = 256  # side that is taken on a GPU, whatever the time
 LEAST, MOST = 64, 512  # sides that are chosen
+LIGHTER: tuple[tuple[dict[str, Any], float], ...] = (
+    ({"steps": 300}, 0.8),
+    ({"networks": 1, "steps": 300}, 0.65),
+    ({"teachers": 1, "networks": 1, "steps": 300}, 0.45),
+    ({"steps": 0}, 0.3),
+)
+"""Settings of the student where the default recipe takes too long, and the share of its time that they take (study 33 in
+docs/research/student.md): half of the steps, one network, one pair of f and generator, no student."""
 BYTES = 11e9  # that a step of the default batches takes at `BYTES_SIDE`, rounded up
 BYTES_SIDE = 256
 ROOM = 0.5  # share of the free memory that may be taken
@@ -79,6 +89,8 @@ def chosen_sizes(shapes: Sequence[tuple[int, int]], settings: Settings, machine:
         size = int(np.clip(step * (np.ceil if side == wanted else np.floor)(side / step), max(LEAST, step), MOST))
         data = replace(data, size=size)
         lines.append(f"data.size {size}: {why} (data.size auto)")
+        settings, lighter = in_time(replace(settings, data=data), machine)
+        lines += lighter
     if data.tile == "auto":
         tile, shape = data.side, sorted(shapes, key=max)[len(shapes) // 2]
         while number_of_tiles(shape, tile) > MANY_TILES:
@@ -90,6 +102,24 @@ def chosen_sizes(shapes: Sequence[tuple[int, int]], settings: Settings, machine:
         )  # fmt: skip
         lines.append(f"data.tile {data.tile}: {count} (data.tile auto)")
     return replace(settings, data=data), lines + proposal(shapes, replace(settings, data=data))
+
+
+def in_time(settings: Settings, machine: Machine) -> tuple[Settings, list[str]]:
+    """Return settings with the first recipe of `LIGHTER` for which data.minutes is enough, and a line about it.
+
+    A student that was set to something else than the default stays as it is.
+    """
+    side, minutes, student = settings.data.side, settings.data.minutes, settings.student
+    needed = 60 * (side / ANCHOR) ** 2 / machine.cores
+    if machine.gpu or needed <= minutes or student != StudentSettings():
+        return settings, []
+    changes, share = next((each for each in LIGHTER if needed * each[1] <= minutes), LIGHTER[-1])
+    changed = ", ".join(f"student.{name} {value}" for name, value in changes.items())
+    line = (
+        f"{changed}: the default recipe takes about {needed:.0f} min at {side} pixels on {machine.cores} CPU cores, this about "
+        f"{needed * share:.0f} (data.minutes {minutes})"
+    )
+    return replace(settings, student=replace(student, **changes)), [line]
 
 
 def proposal(shapes: Sequence[tuple[int, int]], settings: Settings) -> list[str]:
