@@ -20,7 +20,7 @@ from coinseg.cli.typed import typed
 from coinseg.config.parsing import settings_from
 from coinseg.config.schema import Settings
 
-OWN = ("data_path", "out", "overwrite", "dry_run", "preset")
+OWN = ("data_path", "out", "overwrite", "dry_run", "preset", "budget")
 
 
 def values(*words: str) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
     return contents
 
 
-def _others(job: Job) -> list[tuple[nn.Module, nn.Module | None]]:
+def other_pairs(job: Job) -> list[tuple[nn.Module, nn.Module | None]]:
     """The other pairs of f and generator of the ensemble: trained as the first one, each from its own seed."""
     pairs = []
     for number, name in enumerate(teacher_folders(job.settings), 1):
@@ -222,7 +222,7 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     """The predictors of the classes with a student and the parts; as they are where too few masks are trusted."""
     jobs = job.classes
     few = any((one.slices.labels() == 1).sum() < LEAST for one in jobs)  # then there is no student, whoever makes pseudo-masks
-    pairs = [] if few else _others(job)
+    pairs = [] if few else other_pairs(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
     taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
     lessons = [
