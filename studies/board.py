@@ -47,7 +47,7 @@ LEVELS = np.linspace(0.02, 0.98, 49)  # of the oracles
 def sides(space: Workspace, fifth: str) -> Iterator[tuple[str, ScoredSlices]]:
     """The slices of a fifth with their masks, as each class sees them; prepared beside the run where it is not the test fifth."""
     if fifth != "test":
-        data_ = replace(space.settings.data, held_out=fifth)
+        data_ = replace(space.settings.data, held_out="validation")
         space = replace(space, root=space.root / fifth, settings=replace(space.settings, data=data_))
     store = job_of(space).store
     for name, view in zip(store.classes or ("",), store.views, strict=True):

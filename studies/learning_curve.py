@@ -30,7 +30,7 @@ from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.masks.confidence import doubtful
-from coinseg.pipeline.recipe import _others
+from coinseg.pipeline.recipe import other_pairs
 from coinseg.pipeline.run import Run, job_of, train
 from coinseg.review.kept.records import CaseRecord
 from coinseg.review.queue import worth_looking_at
@@ -52,7 +52,7 @@ def of_study(source: Path, work: Path, name: str, seed: int) -> Workspace:
 def masks_of(run: Run) -> Callable[[Tensor], tuple[np.ndarray, np.ndarray]]:
     """Images -> pseudo-masks and their confidence, which are found once for each batch."""
     space, one = run.work, run.predictor.explainer
-    others = [replace(one, f=f, generator=generator) for f, generator in _others(job_of(space))]
+    others = [replace(one, f=f, generator=generator) for f, generator in other_pairs(job_of(space))]
     slices = TrainingSlices(run.store, space.settings.anomaly, space.settings.seed)
     ensemble, known = Ensemble(DifferenceSegmenter(one, run.predictor.threshold), others, slices), {}
 

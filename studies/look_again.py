@@ -24,7 +24,7 @@ from torch import Tensor
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.segmenter import DifferenceSegmenter
-from coinseg.pipeline.recipe import _others
+from coinseg.pipeline.recipe import other_pairs
 from coinseg.pipeline.run import job_of, train
 
 RULES = ((0, 0.5, 0), (1, 0.5, 2), (2, 0.5, 2), (3, 0.5, 0), (2, 0.2, 2), (3, 0.05, 2))
@@ -80,7 +80,7 @@ def measure(source: Path, work: Path, variant: str, name: str, seed: int) -> Non
     run, job = train(space), job_of(space)
     slices = TrainingSlices(run.store, space.settings.anomaly, seed)
     one = run.predictor.explainer
-    others = [replace(one, f=f, generator=generator) for f, generator in _others(job)]
+    others = [replace(one, f=f, generator=generator) for f, generator in other_pairs(job)]
     ensemble = Ensemble(DifferenceSegmenter(one, run.predictor.threshold), others, slices)
     sides = {
         "training": ScoredSlices(run.store, space.settings.anomaly, seed),

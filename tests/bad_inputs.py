@@ -191,6 +191,14 @@ def each(**values: object) -> Callable[[list], object]:
     return lambda found: [setattr(ds, name, value) for ds in found for name, value in values.items()]
 
 
+def with_comma(root: Path) -> Words:
+    """A slope as it is written in half of Europe."""
+    words = series(each(RescaleSlope="1.5"))(root)
+    for path in (root / "series").iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.5 ", b"1,5 "))
+    return words
+
+
 def lost(name: str) -> Callable[[list], object]:
     return lambda found: [delattr(ds, name) for ds in found]
 
@@ -644,6 +652,7 @@ CASES: list[Bad] = [
     Bad(DICOM, "a pixel spacing of 0", series(each(PixelSpacing=[0, 1]))),
     Bad(DICOM, "a slope of 0", series(each(RescaleSlope=0))),
     Bad(DICOM, "a slope of 1e300", series(each(RescaleSlope="1e300"))),
+    Bad(DICOM, "a slope with a comma", with_comma),
     Bad(DICOM, "an intercept of -1e9", series(each(RescaleIntercept="-1e9"))),
     Bad(DICOM, "a mosaic", series(each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))),
     Bad(DICOM, "electron densities of dual-energy CT for a run on CT", series(RescaleType="EDW")),
@@ -769,6 +778,7 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "three faults at once", command("run", "data", "-o", "out", "--coin.width", "0", "--data.size", "50", "--sed",
         "1")),
     Bad(SETTINGS, "a YAML that names a class to import", config("coin: {class_path: antigravity.Coin}\n")),
+    Bad(SETTINGS, "a YAML that names one for an argument of the command", config("out: {class_path: antigravity.Path}\n")),
     Bad(SETTINGS, "a YAML that is not there", command("run", "data", "-o", "out", "--config", "nowhere.yaml")),
     Bad(TABLES, "a file outside of the folder of the table (../)", table(FILES + "../secret.png,1\n")),
     Bad(TABLES, "a file by an absolute path outside", table(FILES + "/etc/passwd,1\n")),

@@ -20,12 +20,13 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +104,12 @@ def of_other_scans(out: Path, data: Path) -> None:
     shutil.rmtree(data / "before")
 
 
+def taken(out: Path, data: Path) -> None:
+    """Masks, and those of somebody who corrected them."""
+    MASKS(out, data)
+    finished(TAKE)(out, data)
+
+
 def without_report(out: Path, data: Path) -> None:
     """A finished run without scores and masks."""
     finished(RUN)(out, data)
@@ -117,6 +124,8 @@ FILE = [
     "segment", "-i", "{data}/scans/a.nii.gz", "-o", "{out}/m.nii.gz", "--counterfactual", "{out}/c.nii.gz", "--difference",
     "{out}/d.nii.gz", "--model", "{data}/model",
 ]  # fmt: skip
+MASKS = finished([*SEGMENT, "{data}/model"])
+TAKE = ["review-import", "{out}/masks", "{data}/masks", "--reviewer", "ann", "--accept"]
 EXPORT = ["export", "{data}/model", "-o", "{out}/exported"]
 JOBS = {
     "run": Job(RUN),
@@ -144,6 +153,12 @@ JOBS = {
     "drawing": Job(FILE, put="m.nii.gz"),
     "evaluate": Job(["evaluate", "{out}/run"], before=finished(["prepare", *RUN[1:]])),
     "report": Job(["report", "{out}/run"], before=without_report),
+    "template": Job(["inspect", "{data}/images", "--template", "{out}/labels.csv"]),
+    "page": Job(["review-page", "{out}/masks", "-o", "{out}/cases.html"], before=MASKS),
+    "take": Job(TAKE, before=MASKS),
+    "reviewed": Job(["review-export", "{out}/masks", "masks", "-o", "{out}/reviewed"], before=taken),
+    "classes": Job(["segment", "-i", "{data}/images", "-o", "{out}/masks", "--model", "{data}/classes"]),
+    "labels": Job(["segment", "-i", "{data}/images/normal/i00.png", "-o", "{out}/m.png", "--model", "{data}/classes"]),
     "table": Job(["reproduce", "table3", "--data", "{data}/images", "-o", "{out}/tables", "--seeds", "1", *SHORT]),
 }  # fmt: skip
 
@@ -153,6 +168,7 @@ def make_inputs(data: Path) -> None:
     write_images(data / "images", each=2)
     make_run(data / "model")
     make_run(data / "other", replace(tiny_settings(), masks=replace(tiny_settings().masks, min_px=9)))
+    make_run(data / "classes", kind="percentile", classes=("crack", "dent"))
     (data / "ct").mkdir()
     for i, name in enumerate(("a", "b", "sub/c")):
         make_scan(data / "scans" / f"{name}.nii.gz", seed=i)
@@ -243,6 +259,9 @@ def digest(folder: Path) -> dict[str, bytes]:
     """
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != CHECKSUMS):
+        if path.suffix in (".sqlite", ".sqlite-shm", ".sqlite-wal"):
+            found |= {} if path.suffix != ".sqlite" else {path.relative_to(folder).as_posix(): decided(path)}
+            continue
         content = b"" if path.is_dir() or path.suffix == ".dcm" else path.read_bytes()  # a SEG has new UIDs each time
         content = content.replace(b'"state": "skipped"', b'"state": "written"')
         if path.name == "stats.jsonl":  # a stretch that begins after a kill is shorter, and this clock stands still
@@ -253,6 +272,13 @@ def digest(folder: Path) -> dict[str, bytes]:
         content = re.sub(rb'"warnings": \[[^]]*\]', b'"warnings": []', content) if b'"kind": "segment"' in content else content
         found[path.relative_to(folder).as_posix()] = content
     return found
+
+
+def decided(database: Path) -> bytes:
+    """The last decision of everybody on every case, in the words of the database; numbers and times are left out."""
+    with closing(sqlite3.connect(database)) as opened:
+        rows = opened.execute('SELECT "case", reviewer, state, comment, mask FROM decisions ORDER BY id').fetchall()
+    return repr(sorted({row[:2]: row for row in rows}.items())).encode()
 
 
 def differing(one: dict[str, bytes], other: dict[str, bytes]) -> list[str]:

@@ -3,6 +3,7 @@
     python tests/mutation.py masks losses            every mutant of these rooms
     python tests/mutation.py training --sample 40    forty of them, drawn with --seed
     python tests/mutation.py training --again        those that survived last time and have no reason
+    python tests/mutation.py parts --more --file patchcore.py --sample 20   of one file, of those not tried yet
     python tests/mutation.py --named                 the mutants of studies/mutation-named.json, which once survived
 
 A mutant is killed when a test of its room fails, ends in an error or does not end. Results are kept in studies, in a file
@@ -322,12 +323,15 @@ def run_room(room: str, chosen: argparse.Namespace, tree: Path) -> dict[str, Any
     files = sorted({path.relative_to(ROOT / PACKAGE).as_posix() for p in patterns for path in (ROOT / PACKAGE).glob(p)})
     sources = {file: (ROOT / PACKAGE / file).read_bytes() for file in files}
     mutants = [mutant for file in files for mutant in mutants_of(file, sources[file])]
-    count = len(mutants)
-    if chosen.sample and chosen.sample < count and not chosen.again:
-        mutants = random.Random(chosen.seed).sample(mutants, chosen.sample)
+    count, last = len(mutants), earlier(room)
+    mutants = [mutant for mutant in mutants if mutant.file.endswith(chosen.file)]
     if chosen.again:
-        open_ones = {name for name, reason in earlier(room).get("survivors", {}).items() if not reason}
+        open_ones = {name for name, reason in last.get("survivors", {}).items() if not reason}
         mutants = [mutant for mutant in mutants if mutant.name in open_ones]
+    elif chosen.more:
+        mutants = [mutant for mutant in mutants if mutant.name not in last.get("killed", {}) | last.get("survivors", {})]
+    if chosen.sample and chosen.sample < len(mutants) and not chosen.again:
+        mutants = random.Random(chosen.seed).sample(mutants, chosen.sample)
     (tree / "seconds.json").unlink(missing_ok=True)
     began = time.monotonic()
     if (before := tested(tree, tests, 3600, "", False)) != SURVIVED:
@@ -348,9 +352,9 @@ def run_room(room: str, chosen: argparse.Namespace, tree: Path) -> dict[str, Any
         else:
             killed[mutant.name] = result
         print(f"{room} {number}/{len(mutants)} {'SURVIVED' if result == SURVIVED else 'killed'} {mutant.name}", flush=True)
-    if chosen.again:
-        last = earlier(room)
-        survivors += [name for name, reason in last["survivors"].items() if reason]
+    if last and (chosen.again or chosen.more):
+        tried = {mutant.name for mutant in mutants}
+        survivors += [name for name in last["survivors"] if name not in tried]
         killed = last["killed"] | killed
         return last | {"mutants": count, "tried": len(killed) + len(survivors), "killed": killed, "survivors": survivors}
     return {"room": room, "mutants": count, "tried": len(mutants), "seed": chosen.seed if chosen.sample else None,
@@ -403,6 +407,8 @@ def main() -> int:
     parser.add_argument("--named", action="store_true", help="the mutants that once survived")
     parser.add_argument("--sample", type=int, default=0, help="so many mutants of each room; 0 is all")
     parser.add_argument("--again", action="store_true", help="of these, only those that survived and have no reason")
+    parser.add_argument("--more", action="store_true", help="of these, only those that were not tried yet; results are added")
+    parser.add_argument("--file", default="", help="of these, only those of files whose name ends so")
     parser.add_argument("--minutes", type=float, default=0, help="begin no mutant of a room after so many; 0 is no end")
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()

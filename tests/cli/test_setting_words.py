@@ -141,7 +141,16 @@ def test_no_file_of_settings_names_a_class_to_import(
     monkeypatch.setattr(builtins, "__import__", spy)
     monkeypatch.setattr(importlib, "import_module", lambda name, *rest: (imported.append(name), by_name(name, *rest))[1])
     thing = "{class_path: beside_it.Thing, init_args: {}}"
-    contents = [f"{group}: {thing}" for group in [*GROUPS, "seed", "method", "out", "data_path", "patients", "lesions"]]
+    own = [options.get("dest", names[-1].lstrip("-").replace("-", "_")) for names, options in cli.COMMANDS[name].arguments()]
+    contents = [f"{group}: {thing}" for group in [*GROUPS, "seed", "method", "patients", "lesions", *own, "help", "print_config"]]
+    contents += [f"{argument}: [{thing}]" for argument in own]
+    contents += [
+        "config: other.yaml",
+        "coin: other.yaml",
+        f"coin: {{width: {{a: {{b: {thing}}}}}}}",
+        f"{{run: {thing}, {name}: {thing}}}",
+    ]
+    (tmp_path / "other.yaml").write_text(f"coin: {thing}")
     contents += ["class_path: beside_it.Thing", "coin: {__default__: beside_it}", "classifier: {name: 'beside_it:Thing'}"]
     contents += [f"{group}: {{size: {thing}, name: {thing}, width: {thing}, kind: {thing}}}" for group in GROUPS]
     contents += ["!!python/object:beside_it.Thing {}", "coin: !!python/name:beside_it.Thing ''"]
@@ -151,6 +160,11 @@ def test_no_file_of_settings_names_a_class_to_import(
         assert capsys.readouterr().err.count("; required: ") >= 1
     for group in GROUPS if name != "phantom" else ():
         assert cli.main([name, *READING[name], f"--{group}", thing]) == 2, group
+    for variable in ("COINSEG_CONFIG", f"COINSEG_{name.upper()}__CONFIG"):  # nor does one that the environment names
+        monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
+        monkeypatch.setenv(variable, str(tmp_path / "other.yaml"))
+    with pytest.raises(SystemExit):
+        cli.main([name, *READING[name], "--print_config"])
     monkeypatch.undo()
     assert not [name for name in imported if "beside_it" in name]
     assert "beside_it" not in sys.modules

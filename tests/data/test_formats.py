@@ -415,6 +415,22 @@ def test_unusable_series_are_refused_in_one_line(
     assert not any(secret in caplog.text for secret in SECRETS)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "written"),
+    [
+        ("RescaleSlope", DSfloat("1.5"), (b"1.5 ", b"1,5 ")), ("RescaleSlope", DSfloat("1.5"), (b"1.5 ", b"1\\5 ")),
+        ("RescaleIntercept", DSfloat("-9.5"), (b"-9.5", b"-9,5")), ("PixelSpacing", [0.5, 0.5], (b"0.5\\0.5", b"0,5\\0,5")),
+    ],
+)  # fmt: skip
+def test_tags_with_a_comma_or_with_several_values_are_no_numbers(
+    tmp_path: Path, name: str, value: object, written: tuple[bytes, bytes]
+) -> None:
+    folder = write_series(tmp_path / "a", scan_of((6, 5, 6)), edit=given_as(name, value))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(*written))
+    assert f": its {name} is no number; required: numbers with a point, such as 1.0; export the" in refusal(folder)
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless])
 def test_a_wrong_byte_raises_nothing_but_a_user_error(tmp_path: Path, syntax: UID, capfd: pytest.CaptureFixture[str]) -> None:
     shape = (70, 66, 2) if syntax == JPEG2000Lossless else (6, 5, 2)

@@ -18,7 +18,7 @@ from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.split import VALIDATION, split_rows
 from coinseg.data.slices.store import SliceStore, prepare
-from coinseg.data.slices.twins import joined, look_of, near_copies, pixels_of
+from coinseg.data.slices.twins import MIRRORED, joined, look_of, mirrored, near_copies, pixels_of
 from coinseg.errors import UserError
 from conftest import tiny_settings
 
@@ -206,6 +206,30 @@ def test_near_copies_of_other_patients_are_said(tmp_path: Path, change: Any) -> 
         f"cases that look nearly like one of another patient: 1 (such as {pair}); "
         "name one patient for both where they are copies, or one is trained on and the other held out"
     ]
+
+
+@pytest.mark.parametrize("turn", [np.fliplr, np.flipud, lambda image: np.rot90(image, 2)], ids=["columns", "rows", "both"])
+def test_mirrored_copies_of_other_patients_are_said(tmp_path: Path, turn: Any) -> None:
+    root = pictures(tmp_path / "data")
+    for name, image in (("near", turn(grey(5))), ("other", compressed(turn(grey(7))))):
+        Image.fromarray(image).save(root / "abnormal" / f"{name}.png")
+    store = made(root, tmp_path / "store")
+    assert said(store, "nearly") == [
+        "cases that look nearly like the mirror image of one of another patient: 2 (such as abnormal__i05 and abnormal__near); "
+        "name one patient for both where they are copies, or one is trained on and the other held out"
+    ]
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (48, 44), (160, 160)])
+def test_the_look_of_a_mirrored_picture_is_that_of_the_picture_mirrored(shape: tuple[int, int]) -> None:
+    image = grey(3, shape).astype(float)
+    for rows, columns in MIRRORED:
+        turned = np.ascontiguousarray(image[:: -1 if rows else 1, :: -1 if columns else 1])
+        look, there = look_of(image), look_of(turned)
+        assert look is not None
+        assert there is not None
+        assert float(mirrored(look[None], rows, columns)[0] @ there) > 0.999
+        assert abs(float(look @ there)) < 0.9
 
 
 def test_near_copies_of_one_patient_are_not_said_and_others_are_not_taken_for_them() -> None:

@@ -67,7 +67,14 @@ def drawn(mask: Path, scan: Path) -> bytes:
         ("index.csv", "name,remark\na,mine\n", "index.csv exists and is not what coinseg wrote there"),
         ("index.json", '{"mine": 1}', "is no table of masks"),
         ("index.json", '{"schema": 1, "key": "of a run", "masks": []}', "is no table of masks"),
+        ("index.json", "my index", "is no table of masks: coinseg did not write it there"),
         ("manifest.json", '{"mine": 1}', "holds the manifest of something else"),
+        (
+            "manifest.json",
+            "of my van",
+            "coinseg did not write manifest.json there; required: an output folder of its own; choose",
+        ),
+        ("manifest.json", "7", "coinseg did not write manifest.json there"),
     ],
 )
 def test_a_table_of_somebody_stays(tmp_path: Path, model: Path, capsys: Said, name: str, content: str, text: str) -> None:
@@ -76,6 +83,21 @@ def test_a_table_of_somebody_stays(tmp_path: Path, model: Path, capsys: Said, na
     (tmp_path / "out" / name).write_text(content)
     assert text in refused(capsys, "segment", "-i", tmp_path / "scans", "-o", tmp_path / "out", "--model", model)
     assert contents(tmp_path / "out") == {name: content.encode()}
+
+
+@pytest.mark.parametrize("content", ["of my van", "7", "[]", '{"mine": 1}'])
+def test_an_export_and_confidences_leave_a_manifest_of_somebody(tmp_path: Path, model: Path, capsys: Said, content: str) -> None:
+    make_scan(tmp_path / "scans/a.nii.gz")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text(content)
+    assert "out exists and holds something else" in refused(capsys, "export", model, "-o", tmp_path / "out")
+    (tmp_path / "sure").mkdir()
+    (tmp_path / "sure" / "confidence.json").write_text(content)
+    words = ["-i", tmp_path / "scans", "-o", tmp_path / "masks", "--confidence", tmp_path / "sure", "--model", model]
+    said = refused(capsys, "segment", *words)
+    assert "coinseg did not write" in said or "is of other masks" in said
+    assert contents(tmp_path / "out") == {"manifest.json": content.encode()}
+    assert contents(tmp_path / "sure") == {"confidence.json": content.encode()}
 
 
 def test_an_index_that_somebody_wrote_remarks_into_stays(tmp_path: Path, model: Path, capsys: Said) -> None:

@@ -22,11 +22,13 @@ from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.export.folder import export_run
 from coinseg.parts import patchcore as room
+from coinseg.parts.base import Views
 from coinseg.parts.patchcore import MemoryBank, PatchCore, add_anomalous_regions, beyond, distances
 from coinseg.pipeline.manifest import model_of
 from coinseg.pipeline.run import Workspace, train
 from coinseg.runtime.files import read_json
 from coinseg.runtime.records import write_record
+from coinseg.runtime.streams import Stream, random_stream
 from conftest import tiny_settings, write_images
 from models import as_first_schema, learn_from_few, learning_of, maps_of, nobody, part_of, scores_of, without
 
@@ -146,6 +148,32 @@ def test_regions_are_drawn_into_the_maps_and_nothing_is_taken_out() -> None:
     assert add_anomalous_regions(maps, novelty * 9, 0.5).max() == 1
 
 
+class Brighter(PatchCore):
+    """The anomaly score is the grey level, twice as high on the left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0] * torch.where(torch.arange(x.shape[-1]) < x.shape[-1] // 2, 2, 1)
+
+
+def test_each_view_gets_its_own_regions_and_the_mean_those_of_the_mean_where_an_image_is_called() -> None:
+    part, side = Brighter(MemoryBank(torch.zeros(1, room.FEATURES), 1.0)), 32
+    images = torch.full((3, 1, side, side), -1.0)
+    images[..., 2:14, 2:14] = 0.6  # on the left: 1.2 as it is, 0.6 in the mirror image, 0.9 in the mean of both
+    images[..., 2:14, 18:30] = 0.8  # on the right: 0.8, 1.6 and 1.2
+    mean, own, other = (np.zeros((3, side, side), np.float32) for _ in range(3))
+    part.add(Views(images, np.array([True, False, True]), mean, own, other), torch.device("cpu"))
+    left, right = own[0, 5, 5], other[0, 5, 20]
+    assert (left, right, mean[0, 5, 20]) == (pytest.approx(0.6), pytest.approx(0.8), pytest.approx(0.6))
+    for maps, marked in ((own, slice(2, 14)), (other, slice(18, 30)), (mean, slice(18, 30))):
+        expected = np.zeros((side, side), bool)
+        expected[2:14, marked] = True
+        assert [np.array_equal(one > 0, expected) for one in maps] == [True, False, True]
+        assert not maps[1].any()
+    untouched = np.zeros((1, side, side), np.float32)
+    part.add(Views(images[:1], np.array([False]), *[untouched] * 3), torch.device("cpu"))
+    assert not untouched.any()
+
+
 class Grey(nn.Module):
     """An eye that sees 4 x 4 places and their mean grey level."""
 
@@ -196,6 +224,14 @@ def test_nothing_is_novel_where_the_normal_images_that_were_drawn_are_of_one_pat
     monkeypatch.setattr(room, "IMAGES", 1)  # of two patients and more
     assert PatchCore.fit(learning_of(slices, tiny_settings(), root=tmp_path, segment=nothing)) is None
     assert read_json(tmp_path / "novelty" / "stage.json")["share"] == 0
+
+
+def test_its_random_numbers_are_those_of_its_own_stream(slices: TrainingSlices, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[int, ...]] = []
+    monkeypatch.setattr(room, "random_stream", lambda *of: (drawn.append(of), random_stream(*of))[1])
+    learning = learning_of(slices, tiny_settings(), None, segment=nothing)
+    PatchCore.fit(replace(learning, settings=replace(learning.settings, seed=5)))
+    assert drawn == [(Stream.PATCHCORE, 5)]
 
 
 def test_it_is_kept_where_it_is_worth_while_and_read_again(slices: TrainingSlices, tmp_path: Path) -> None:

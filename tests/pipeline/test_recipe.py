@@ -135,6 +135,7 @@ class Stages:
         self.f = [SameLogit(1.0 + i) for i in range(9)]
         for f in self.f:
             f.classes = 1  # type: ignore[assignment]
+        self.distribution: Any = torch.nn.Identity()
         self.student, self.parts, self.examples = student, [Kept(i, self.calls, part) for i, part in enumerate(parts)], None
         for name in ("train_classifier", "train_coin", "choose_layer", "fit_distribution", "save", "train_student"):
             patch.setattr(recipe, name, getattr(self, name))
@@ -155,6 +156,7 @@ class Stages:
 
     def fit_distribution(self, *given: Any) -> Any:
         self.calls.append(("distribution", *given))
+        return self.distribution
 
     def save(self, predictor: Any, root: Any) -> None:
         self.calls.append(("save", predictor, root))
@@ -203,6 +205,7 @@ def test_f_then_the_method_then_a_threshold_then_the_record_of_the_images(
         assert (slices.store, slices.anomaly, slices.seed) == (job.store, job.settings.anomaly, job.settings.seed)
     assert key == result_key(job.store, job.settings, stages.f[0])
     assert stages.of("save") == [(predictor, tmp_path)]
+    assert predictor.distribution is stages.distribution
     assert (predictor.f, predictor.explainer.layer, predictor.has_student) == (stages.f[0], "a layer", False)
     made, meta = predictor.preparation, job.store.meta
     assert (made.kind, made.window, made.organs) == (meta["kind"], job.store.window, meta["has_organs"])
@@ -269,7 +272,7 @@ def test_the_other_teachers_are_trained_as_the_first_each_from_a_seed_and_in_a_f
     predictor = recipe.build(job)
     first, second, third = stages.of("classifier")
     seeds = [settings.seed for _, settings, _, _ in (first, second, third)]
-    assert seeds == [2**32 - 5, recipe.SEEDS_APART - 5, 2 * recipe.SEEDS_APART - 5]  # seeds have 32 bits
+    assert seeds == [2**32 - 5, 1_000_003 - 5, 2 * 1_000_003 - 5]  # seeds have 32 bits
     assert [replace(settings, seed=0) for _, settings, _, _ in (second, third)] == [replace(job.settings, seed=0)] * 2
     assert [folder for *_, folder, _ in (first, second, third)] == [
         tmp_path / at / "classifier" for at in ("", "teacher-2", "teacher-3")
@@ -301,8 +304,9 @@ def test_no_teacher_is_trained_where_there_are_too_few_abnormal_images_for_a_stu
 def test_a_student_is_taught_by_the_ensemble_and_marks_with_all_classifiers_and_the_parts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    said: list[Any] = []
     stages = Stages(monkeypatch, SamePixels(9.0), (Adds(0.5), None, Adds(2.0)))
-    job = job_of(tmp_path)
+    job = job_of(tmp_path, lambda *words: said.append(words))
     predictor = recipe.build(job)
     (((lesson,), settings, key, folder, report),) = stages.of("student")
     slices, masks = lesson.slices, lesson.masks
@@ -336,7 +340,10 @@ def test_a_student_is_taught_by_the_ensemble_and_marks_with_all_classifiers_and_
         )
     other = replace(job.settings, seed=7)
     assert learnings[0].train_classifier(other, tmp_path / "elsewhere", "opinion") is stages.f[3]
-    assert stages.of("classifier")[3][:3] == (job.store, other, tmp_path / "elsewhere")
+    *given, told = stages.of("classifier")[3]
+    assert given == [job.store, other, tmp_path / "elsewhere"]
+    told("classifier", 1, 2, {"loss": 0.5})
+    assert said == [("classifier of opinion", 1, 2, {"loss": 0.5})]
 
 
 def test_on_arrays_the_size_is_that_of_the_images_and_their_labels_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +353,9 @@ def test_on_arrays_the_size_is_that_of_the_images_and_their_labels_are_read(monk
     assert predictor.settings == replace(settings, data=replace(settings.data, size=16))
     assert stages.of("classifier")[0][2] is None
     assert recipe.train(data()).settings.method == Settings().method
+    for beside in ({"labels": np.zeros(24)}, {"patients": ["a"] * 24}):
+        with pytest.raises(UserError, match="labels or patients beside a data set, which has its own"):
+            recipe.train(data(), **beside)  # type: ignore[call-overload]
     with pytest.raises(UserError, match=r"anomaly\.kind is blob and the images have labels of their own"):
         recipe.train(data(), replace(settings, anomaly=replace(settings.anomaly, kind="blob")))
 
@@ -358,5 +368,8 @@ def test_each_class_works_on_its_own_view_in_its_own_folder(tmp_path: Path) -> N
     assert [one.root for one in job.classes] == [tmp_path / recipe.class_folder(name) for name in store.classes]
     assert {(one.settings, one.report) for one in job.classes} == {(job.settings, job.report)}
     assert [one.root for one in replace(job, root=None).classes] == [None, None]
+    assert [one.reviewed for one in job.classes] == [(), ()]
+    drawn: Any = ("cracks", "dents")
+    assert [one.reviewed for one in replace(job, reviewed=drawn).classes] == [("cracks",), ("dents",)]
     alone = replace(job, store=SimpleNamespace(views=views[:1], classes=()))
     assert alone.classes == [alone]

@@ -43,7 +43,7 @@ COUNTED = {"slices_abnormal": 211, "slices_scored": 208, "slices_normal": 143}
 def manifest(**changes: Any) -> dict[str, Any]:
     """A manifest as a run writes it."""
     settings = json.loads(json.dumps(Settings().as_dict()))
-    settings["data"]["size"] = 96
+    settings["data"]["size"] = 80
     scores: dict[str, Any] = {name: value for name, (value, _) in SHOWN.items()} | COUNTED | {"null_because": {}}
     return {
         "schema": 1,
@@ -123,6 +123,10 @@ def test_examples_say_how_far_to_trust_them_where_it_is_known(run: Path) -> None
     assert "coinseg report NOT USABLE: <all> is wrong coinseg 0.1.0" in failed, "it is the first line"
     assert "not trusted: the run is not usable (confidence 0.91)" in failed
     assert " trusted (confidence" not in failed
+    unknown = text_of(page_of(run, verdict="NOT JUDGED: only 2 abnormal images are held out"))
+    assert "not doubtful, and not called trusted: the run is not judged (confidence 0.91)" in unknown
+    assert "doubtful, look at it (confidence 0.12)" in unknown
+    assert " trusted (confidence" not in unknown
 
 
 def row_of(page: str, score: str) -> str:
@@ -146,7 +150,7 @@ def test_page_says_everything(run: Path) -> None:
         "one, slice 3 f 0.90 → 0.10, now called normal Dice 0.75",
         "three, slice 5 f 0.20: called normal, so left as it is, without a mask 25% of the image marked, all of it false",
         "Normal images, and the errors of f: 1 more",
-        "data.size 96 256",
+        "data.size 80 96",
         "0:30:34",
         "not a medical device",
     ):

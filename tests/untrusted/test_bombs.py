@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 import coinseg
+from coinseg.cli import main as cli
 from coinseg.config.schema import MaskSettings
 from coinseg.data.readers import dicom_tags
 from coinseg.data.readers.dicom import read_series
@@ -165,6 +166,17 @@ def test_settings_and_records_that_are_none(tmp_path: Path, become: Callable[[Pa
     for read in (read_json, read_yaml):
         with pytest.raises(UserError, match="is a pipe, a device or a folder"):
             read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("become", [piped, endless], ids=["pipe", "device"])
+@pytest.mark.parametrize("name", ["a.csv", "a.nii.gz", "a"])
+def test_an_input_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, become: Callable[[Path], None]
+) -> None:
+    root = make_run(tmp_path / "run")
+    become(tmp_path / name)
+    assert cli.main(["segment", "-i", str(tmp_path / name), "-o", str(tmp_path / "out"), "--model", str(root)]) == 2
+    assert f"{name} is a pipe or a device; required: a volume, an image or a folder; mend -i" in capsys.readouterr().err
 
 
 def test_weights_with_a_header_of_60_megabytes(tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ class Parser(ArgumentParser):
     lists: Sequence[str] = ()
     """Its settings that took several words."""
 
+    @property
+    def default_env(self) -> bool:
+        """Never: no variable of the environment is read as an option, or as a file of settings."""
+        return False
+
+    @default_env.setter
+    def default_env(self, default_env: bool) -> None:
+        self._default_env = False
+
     def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
         """Raise instead of printing the usage."""
         raise argument_error(" ".join(message.split()), COMMANDS.get(self.called), COMMANDS, self.lists)

@@ -1,11 +1,12 @@
 """The commands of the desk: looking at masks in the browser, and what was decided to and from other programs."""
 
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from coinseg.errors import UserError, plain
-from coinseg.runtime.locks import require_apart
+from coinseg.runtime.locks import claimed, require_apart
 
 from .command import DATA_OF_RUN, OWN_CLASSIFIER, Argument, Call, arg, command, flag, path
 
@@ -90,16 +91,14 @@ def review_page(
         raise UserError(f"--cases {cases}, --megabytes {megabytes:g}", "one case or more, up to 2000 MB", "mend them")
     source, _ = _source(call, out, reviews=None, **place)
     require_apart([out_file], [draft.image for draft in source.drafts])
-    if out_file.exists() and (out_file.is_dir() or not overwrite):
-        raise UserError(f"{out_file} already exists", "a new file", "choose another name, or give --overwrite")
-    model = Explanations(source.model, classifier) if source.model else None
-    try:
+    with ExitStack() as stack:
+        claim = stack.enter_context(claimed(out_file, overwrite=overwrite))
+        if out_file.is_dir() or not claim.may_replace(out_file):
+            raise UserError(f"{out_file} already exists", "a new file", "choose another name, or give --overwrite")
+        model = stack.enter_context(closing(Explanations(source.model, classifier))) if source.model else None
         explain = (lambda draft, index: model.of_slice(draft.case, index, draft.class_name)) if model else None
         report = lambda done, total: call.report("pages", done, total, {})
         written = write_case_pages(out_file, source, explain, axis_of(source), Limits(cases, megabytes), report)
-    finally:
-        if model:
-            model.close()
     print(f"{written.cases} cases in {out_file}, {out_file.stat().st_size / 1e6:.1f} MB; review-import takes decisions back")
     for line in written.left_out:
         print(plain(f"  left out: {line}"))

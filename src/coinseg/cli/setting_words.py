@@ -69,6 +69,8 @@ def split(words: Sequence[str], base: Any, own: Iterable[str], stranger: Callabl
         if name == "config":
             values = _mapping(given[0], option)
             arguments = {key: values.pop(key) for key in list(values) if key in own}
+            if odd := [key for key, value in arguments.items() if not _is_words(value)]:
+                raise UserError(f"{odd[0]} in {option} is no plain value", "a word, a number or a list of them", "mend it")
             result.rest += [f"--config={json.dumps(arguments)}"] if arguments else []
         elif name in groups:
             values = {name: _mapping(given[0], option)}
@@ -96,6 +98,11 @@ def _mapping(word: str, option: str) -> Any:
     if "--config".startswith(option) and not isinstance(values, dict):
         raise UserError(f"{option} {word} does not exist", "a YAML file of settings", "mend the path")
     return values
+
+
+def _is_words(value: Any) -> bool:
+    """Whether a value is what an argument of a command may be: jsonargparse would take a mapping for a class to import."""
+    return all(isinstance(each, str | int | float | None) for each in (value if isinstance(value, list) else [value]))
 
 
 def _items(words: Sequence[str], option: str) -> list[Any]:

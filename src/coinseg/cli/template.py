@@ -9,6 +9,7 @@ from coinseg.data.readers.paths import is_dicom
 from coinseg.data.readers.volume import read_geometry
 from coinseg.errors import UserError
 from coinseg.runtime.files import csv_text, write_text
+from coinseg.runtime.locks import claimed
 from coinseg.types import Case
 
 BY_CASE = ("totalsegmentator", "nnunet", "decathlon", "kits", "dicom")
@@ -28,8 +29,13 @@ def write_template(data: Path, out: Path) -> list[str]:
     Raises:
         UserError: there is a file, nothing to label, or `data` is not readable.
     """
-    if out.exists() or out.is_symlink():
-        raise UserError(f"{out} exists", "the name of a new table", "choose another --template; nothing was written")
+    with claimed(out) as claim:
+        if not claim.may_replace(out):
+            raise UserError(f"{out} exists", "the name of a new table", "choose another --template; nothing was written")
+        return _write(data, out)
+
+
+def _write(data: Path, out: Path) -> list[str]:
     layout, cases = cases_of(data)
     named, dicom = layout in BY_CASE, any(case.volume and is_dicom(case.image) for case in cases)
     columns = ["case" if layout == "dicom" else "image_id"] if named else ["file", "patient"]

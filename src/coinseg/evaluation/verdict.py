@@ -56,6 +56,13 @@ def trusted(verdict: str | None) -> bool:
     return verdict is None or not verdict.startswith(NOT_USABLE)
 
 
+def standing(verdict: str | None) -> str:
+    """What is said of a mask of a run that is not doubtful itself: "trusted" only where enough is held out to judge the run."""
+    if verdict is not None and verdict.startswith(NOT_JUDGED):
+        return "not doubtful, and not called trusted: the run is not judged"
+    return "trusted" if trusted(verdict) else "not trusted: the run is not usable"
+
+
 def _labelled(scores: Mapping[str, Any]) -> tuple[float | None, int, int, str]:
     """The AUROC of f, and over how many abnormal and normal held-out "images", or "scans" where only these have labels."""
     of_scans = scores.get("auroc") is None and scores.get("auroc_scans") is not None

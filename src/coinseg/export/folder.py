@@ -15,7 +15,7 @@ from typing import Any
 from coinseg.config.parsing import own_module
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError
-from coinseg.runtime.files import MAX_JSON, directory_written_aside, read_json, write_json, write_text
+from coinseg.runtime.files import MAX_JSON, directory_written_aside, json_or_none, write_json, write_text
 from coinseg.runtime.locks import claimed
 from coinseg.runtime.records import read_record, sealed
 
@@ -40,7 +40,7 @@ def new_folder(out: Path, overwrite: bool, ours: str) -> Iterator[Path]:
         raise UserError(f"{out} is a {'link' if out.is_symlink() else 'file'}", "a folder for the output", "choose another -o")
     with claimed(out, overwrite=overwrite) as claim:
         if out.is_dir() and any(out.iterdir()):
-            mark = read_json(out / ours) if (out / ours).is_file() else None
+            mark = json_or_none(out / ours) if (out / ours).is_file() else None
             if not isinstance(mark, dict) or "coinseg" not in mark:
                 raise UserError(f"{out} exists and holds something else", "a new folder", "choose another -o")
             if not claim.may_replace(out):

@@ -178,7 +178,7 @@ def beyond(anomalous: np.ndarray, marked: np.ndarray) -> np.ndarray:
         rest = region & (ndimage.distance_transform_edt(~mask) > halo if mask.any() else True)
         seeds = ndimage.distance_transform_edt(np.pad(rest, 1))[1:-1, 1:-1] > radius
         labels = ndimage.label(region, np.ones((3, 3), bool))[0]
-        result |= region & np.isin(labels, np.unique(labels[seeds]))
+        result |= region & np.isin(labels, labels[seeds])
     return kept
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from coinseg.errors import UserError
 from coinseg.inference.table import CSV, JSON, as_csv, write_table
-from coinseg.runtime.files import damaged, read_json, write_json
+from coinseg.runtime.files import json_or_none, write_json
 from coinseg.runtime.ledger import Ledger, kept
 from coinseg.runtime.records import fits, read_lines
 
@@ -42,20 +42,20 @@ class MaskTable:
     def manifest(self) -> dict[str, Any]:
         """The manifest of the command before; `UserError` where there is one of something else, or another table."""
         file = self.out / MANIFEST
-        manifest: Any = read_json(file) if file.exists() else {"kind": "segment"}
-        if not fits(manifest, MANIFESTED | {name: of for name, of in MADE.items() if name in manifest}):
-            raise UserError(
-                f"{self.out} holds the manifest of something else", "an output folder of its own", "choose another -o"
-            )
+        manifest: Any = json_or_none(file) if file.exists() else {"kind": "segment"}
+        if not fits(manifest, MANIFESTED) or not fits(manifest, {name: of for name, of in MADE.items() if name in manifest}):
+            got = f"{self.out} holds the manifest of something else: coinseg did not write {MANIFEST} there"
+            raise UserError(got, "an output folder of its own", "choose another -o")
         self._index()
         return manifest
 
     def _index(self) -> dict[str, Any]:
         file = self.out / JSON
-        index: Any = read_json(file) if file.exists() else {"schema": 0, "masks": []}
+        index: Any = json_or_none(file) if file.exists() else {"schema": 0, "masks": []}
         known = fits(index, INDEX) and fits(index.get("sha256", {}), dict[str, str])
         if not known or "key" in index or not all(fits(row, ROW) for row in index["masks"]):
-            raise UserError(f"{file} is no table of masks", "an output folder of its own", "choose another -o")
+            got = f"{file} is no table of masks: coinseg did not write it there"
+            raise UserError(got, "an output folder of its own", "choose another -o")
         return index
 
     def rows(self) -> dict[str, Row]:
@@ -76,9 +76,9 @@ class MaskTable:
 
     def _confidences(self) -> dict[str, Any]:
         file = self.confidences and self.confidences / OF
-        found = read_json(file) if file and file.exists() else {}
+        found = json_or_none(file) if file and file.exists() else {}
         if not isinstance(found, dict) or not fits(found.get("sha256", {}), dict[str, str]):
-            raise damaged(cast(Path, file), "it is no record of confidences", "remove it, or choose another --confidence")
+            raise UserError(f"coinseg did not write {file}", "a folder of its own", "choose another --confidence")
         return found
 
     def _named(self, confidence: str) -> str:

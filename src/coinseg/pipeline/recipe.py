@@ -209,7 +209,7 @@ def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
     return contents
 
 
-def _others(job: Job) -> list[tuple[nn.Module, nn.Module | None]]:
+def other_pairs(job: Job) -> list[tuple[nn.Module, nn.Module | None]]:
     """The other pairs of f and generator of the ensemble: trained as the first one, each from its own seed."""
     pairs = []
     for number, name in enumerate(teacher_folders(job.settings), 1):
@@ -228,7 +228,7 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     jobs = job.classes
     # Then there is no student, whoever makes pseudo-masks.
     few = any(most_masks(one.taught_slices, next(iter(one.reviewed), None)) < LEAST for one in jobs)
-    pairs = [] if few else _others(job)
+    pairs = [] if few else other_pairs(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
     taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
     lessons = [_lesson(one, learning, masks) for one, (learning, masks) in zip(jobs, taught, strict=True)]

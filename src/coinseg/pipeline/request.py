@@ -61,8 +61,10 @@ class Request:
 
     def require_there(self) -> None:
         """Raise `UserError` where an input is missing or an output is there; it costs nothing and is asked first."""
-        if not split_key(self.source)[0].exists():
-            raise UserError(f"{self.source} does not exist", "a volume, an image or a folder", "mend -i")
+        place = split_key(self.source)[0]
+        if not (place.is_file() or place.is_dir()):
+            what = "is a pipe or a device" if place.exists() else "does not exist"
+            raise UserError(f"{self.source} {what}", "a volume, an image or a folder", "mend -i")
         if not (self.model / "model.json").exists():
             do = "train first, or mend --model"
             raise UserError(f"{self.model} has no model.json", "the output folder of a finished `coinseg run`", do)

@@ -21,7 +21,7 @@ from PIL import Image
 
 from coinseg.config.schema import Settings
 from coinseg.errors import UserError
-from coinseg.evaluation.verdict import trusted
+from coinseg.evaluation.verdict import standing
 from coinseg.masks.confidence import DOUBT
 from coinseg.runtime.files import write_text, written_aside
 from coinseg.runtime.stage import COST, read_stats
@@ -235,7 +235,7 @@ def write_report(
     there = {v for v in parts["outputs"].values() if v == "report.html" or (isinstance(v, str) and (out / v).exists())}
     ramp = np.tile(np.linspace(0, 1, 256), (12, 1))
     page = ENVIRONMENT.get_template("page.html.jinja").render(
-        **parts, m=manifest, doubt=DOUBT, trusted=trusted(manifest.get("verdict")), attributed=attributed, level=level,
+        **parts, m=manifest, doubt=DOUBT, standing=standing(manifest.get("verdict")), attributed=attributed, level=level,
         drawn=drawn, class_name=name,
         inside=(settings.get("data") or {}).get("split_by") == "slice",
         called_from=(settings.get("classifier") or {}).get("threshold", 0.5),

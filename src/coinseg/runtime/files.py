@@ -138,6 +138,13 @@ def read_json(path: Path, most: int = MAX_JSON) -> Any:
         raise damaged(path, f"it is not readable as JSON: {error}") from error
 
 
+def json_or_none(path: Path) -> Any:
+    """What a file at the place of an output of ours says, None where it is no JSON: it may be somebody's own."""
+    with suppress(UserError):
+        return read_json(path)
+    return None
+
+
 def json_value(text: str | bytes) -> Any:
     """The value of JSON text; `ValueError` for what is no JSON, for NaN and infinity, and for what is nested too deeply."""
     try:

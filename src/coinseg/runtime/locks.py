@@ -7,7 +7,7 @@ from typing import Any
 
 from coinseg.errors import UserError
 
-from .files import LOCK, read_json, remove_leftovers, remove_parts_of, write_json, write_text
+from .files import LOCK, json_or_none, remove_leftovers, remove_parts_of, write_json, write_text
 from .ledger import RECORD, Ledger, appended, kept, line, lines_of, records_in
 
 
@@ -55,7 +55,9 @@ def owned(folder: Path, name: str, of: dict[str, Any], overwrite: bool) -> Itera
     require_free(folder, name)
     with locked(folder):
         require_free(folder, name)
-        record = read_json(folder / name) if (folder / name).exists() else {}
+        record = json_or_none(folder / name) if (folder / name).exists() else {}
+        if not isinstance(record, dict):
+            raise UserError(f"coinseg did not write {folder / name}", "a folder of its own", "choose another --confidence")
         if record and not overwrite and {key: record.get(key) for key in of} != of:
             do = "choose another --confidence, or give --overwrite"
             raise UserError(f"{folder} is of other masks", "a folder of its own", do)

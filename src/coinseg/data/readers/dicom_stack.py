@@ -15,7 +15,7 @@ from pydicom import Dataset
 from coinseg.errors import UserError
 
 from .dicom_tags import is_ct
-from .dicom_values import number, scale_of
+from .dicom_values import number, numbers, scale_of
 from .geometry import FLAT, TO_RAS, Geometry, geometry_in_mm
 from .limits import MAX_PIXELS
 from .paths import public_name
@@ -100,7 +100,7 @@ def _frame(path: Path, member: str, header: Dataset, index: int, tags: Dataset) 
     names = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
     if missing := [name for name in names if not tags.get(name)]:
         raise _no_geometry(path, f"no {missing[0]} in {public_name(member)}")
-    orientation, position, spacing = (np.array([float(value) for value in tags[name].value]) for name in names)
+    orientation, position, spacing = (numbers(f"{path}: {public_name(member)}", tags, name) for name in names)
     across, down = orientation.reshape(2, 3) / np.linalg.norm(orientation.reshape(2, 3), axis=1, keepdims=True)
     finite = np.isfinite([*across, *down, *position, *spacing]).all() and spacing.shape == (2,) and position.shape == (3,)
     if not finite or not (spacing > 0).all() or abs(across @ down) > _TURN:

@@ -18,9 +18,30 @@ def number(tags: Dataset, name: str, default: float) -> float:
     return float(default if (value := tags.get(name)) in (None, "") else value)
 
 
+def numbers(path: Path | str, tags: Dataset, name: str) -> np.ndarray:
+    """Return the numbers of a tag that is there, (n,) float64; `UserError` where it is text, such as "1,0"."""
+    try:
+        return np.array([float(each) for each in np.atleast_1d(np.array(tags[name].value, object))])
+    except (TypeError, ValueError, OverflowError):
+        raise _no_number(path, name) from None
+
+
+def _one(path: Path | str, tags: Dataset, name: str, default: float) -> float:
+    """Return `number`; `UserError` where it is text, or several."""
+    try:
+        return number(tags, name, default)
+    except (TypeError, ValueError, OverflowError):
+        raise _no_number(path, name) from None
+
+
+def _no_number(path: Path | str, name: str) -> UserError:
+    do = "export the original series, or leave it out"
+    return UserError(f"{path}: its {name} is no number", "numbers with a point, such as 1.0", do)
+
+
 def scale_of(path: Path | str, tags: Dataset, ct: bool) -> tuple[float, float]:
     """Return RescaleSlope and RescaleIntercept; `UserError` where no scanner writes such, as a slope of 0. `ct`: it gives HU."""
-    slope, inter = number(tags, "RescaleSlope", 1.0), number(tags, "RescaleIntercept", 0.0)
+    slope, inter = _one(path, tags, "RescaleSlope", 1.0), _one(path, tags, "RescaleIntercept", 0.0)
     (low, high), largest = (_CT_SLOPE, _CT_INTERCEPT) if ct else (_SLOPE, _INTERCEPT)
     if not (low <= (slope if ct else abs(slope)) <= high and abs(inter) <= largest):
         required = f"a slope of {low:g} to {high:g} and an intercept within {largest:g} of 0"

@@ -1,4 +1,4 @@
-"""Pictures that are there twice: the same pixels stay on one side of the split, and near copies are named.
+"""Pictures that are there twice: the same pixels stay on one side of the split, and near copies, also mirrored ones, are named.
 
 Public data sets have such twins (BUSI, RadImageNet). What is one grey value everywhere is nobody's twin.
 """
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -19,6 +18,7 @@ SIDE = 16  # cells along the side of the small picture that a look is taken of
 ALIKE = 0.96  # looks with this cosine count as near copies: JPEG of quality 90, another brightness, contrast or size
 DARKEST = -1024.0  # HU of air: what pads a round field of view, -2000 to -32768, is the same in the scans of many patients
 MOST = 20_000  # looks that are compared, each with all others, so twice as many take four times as long
+MIRRORED = ((False, True), (True, False), (True, True))  # which of rows and columns are turned round
 _BLOCK = 1024
 
 
@@ -32,29 +32,48 @@ def pixels_of(scan: np.ndarray) -> str | None:
     return digest.hexdigest()
 
 
+def _means(length: int) -> np.ndarray:
+    """Return a matrix (SIDE, length) that averages pixels in cells of equal width, in parts where a border cuts one."""
+    borders, pixels = np.linspace(0, length, SIDE + 1)[:, None], np.arange(length)
+    inside = np.minimum(borders[1:], pixels + 1) - np.maximum(borders[:-1], pixels)
+    return (inside.clip(min=0) * SIDE / length).astype(np.float32)
+
+
 def look_of(image: np.ndarray) -> np.ndarray | None:
     """Return what an image (H, W) looks like from afar: differences between neighbouring cells of SIDE x SIDE, a unit vector.
 
     Of the differences the signed root, so that no single edge decides; None where there are none.
     """
-    small = np.asarray(Image.fromarray(np.maximum(image, DARKEST).astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BOX))
+    small = _means(image.shape[0]) @ np.maximum(image, DARKEST).astype(np.float32) @ _means(image.shape[1]).T
     steps = np.concatenate([np.diff(small, axis=axis).ravel() for axis in (0, 1)])
     look = np.sign(steps) * np.sqrt(np.abs(steps))
     norm = np.linalg.norm(look)
     return look / norm if norm else None
 
 
-def near_copies(looks: np.ndarray, patients: np.ndarray) -> list[tuple[int, int]]:
+def mirrored(looks: np.ndarray, rows: bool, columns: bool) -> np.ndarray:
+    """Return the looks (n, features) of pictures whose rows or columns, or both, are in the opposite order."""
+    down, across = looks[:, : looks.shape[1] // 2].reshape(-1, SIDE - 1, SIDE), looks[:, looks.shape[1] // 2 :]
+    across = across.reshape(-1, SIDE, SIDE - 1)
+    if rows:
+        down, across = -down[:, ::-1], across[:, ::-1]
+    if columns:
+        down, across = down[:, :, ::-1], -across[:, :, ::-1]
+    return np.concatenate([down.reshape(len(looks), -1), across.reshape(len(looks), -1)], axis=1)
+
+
+def near_copies(looks: np.ndarray, patients: np.ndarray, also: np.ndarray | None = None) -> list[tuple[int, int]]:
     """Return the index of every picture that looks like an earlier one of another patient, and the index of that one.
 
     Args:
         looks: unit vectors (n, features); the first `MOST` are compared.
         patients: numbers of patients, (n,).
+        also: the looks of the earlier ones, (n, features), where they are other ones, as mirrored.
     """
-    found = []
+    found, earlier = [], looks if also is None else also
     for start in range(0, min(len(looks), MOST), _BLOCK):
         end = min(start + _BLOCK, MOST)
-        alike = looks[start:end] @ looks[:end].T >= ALIKE
+        alike = looks[start:end] @ earlier[:end].T >= ALIKE
         alike &= patients[start:end, None] != patients[None, :end]
         alike = np.tril(alike, start - 1)
         found += [(int(start + row), int(alike[row].argmax())) for row in np.flatnonzero(alike.any(1))]
@@ -94,11 +113,20 @@ class Twins:
             what = f"cases with the pixels of another: {len(self.copies)} (such as {first} and {copy})"
             lines.append(f"{what}; they are kept on one side of the split")
         cases = [case for case, _ in self._looks]
+        if not cases:
+            return lines
         people = np.unique([case.patient for case in cases], return_inverse=True)[1]
-        if pairs := near_copies(np.array([look for _, look in self._looks]), people) if cases else []:
-            one, other = (cases[i].id for i in reversed(pairs[0]))
-            what = f"cases that look nearly like one of another patient: {len(pairs)} (such as {one} and {other})"
-            lines.append(f"{what}; name one patient for both where they are copies, or one is trained on and the other held out")
+        looks = np.array([look for _, look in self._looks])
+        plain = near_copies(looks, people)
+        turned = [pair for way in MIRRORED for pair in near_copies(looks, people, mirrored(looks, *way))]
+        once = dict(sorted(pair for pair in turned if pair[0] not in dict(plain)))
+        for pairs, like in ((plain, "one"), (list(once.items()), "the mirror image of one")):
+            if pairs:
+                first, other = (cases[i].id for i in reversed(pairs[0]))
+                what = f"cases that look nearly like {like} of another patient: {len(pairs)} (such as {first} and {other})"
+                lines.append(
+                    f"{what}; name one patient for both where they are copies, or one is trained on and the other held out"
+                )
         return lines
 
 
