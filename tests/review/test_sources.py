@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from desks import masks_folder
 from PIL import Image
 
+from coinseg import review
 from coinseg.cli.main import main as cli_main
 from coinseg.data.readers.paths import sha256_of
 from coinseg.data.slices.index import COLUMNS, write_index
@@ -135,3 +138,11 @@ def test_a_review_of_a_mask_of_segment_names_its_scan_and_a_run_finds_it_by_its_
     capsys.readouterr()
     assert cli_main(words) == 2
     assert "masks of `segment`: 2, and no scan of these data has the bytes of theirs" in capsys.readouterr().err
+
+
+def test_the_desk_needs_no_torch_in_its_own_process() -> None:
+    """Which holds 0.7 GB; the model is asked in another process, when somebody looks at a counterfactual."""
+    names = [f"coinseg.review.{path.stem}" for path in Path(review.__file__).parent.glob("*.py")]
+    code = f"import sys, coinseg.cli.main, {', '.join(names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.store import SliceStore
 from coinseg.errors import UserError
-from coinseg.inference.classes import ClassPredictors, class_folder, predictors_of
+from coinseg.inference.classes import ClassPredictors, predictors_of
 from coinseg.inference.image_score import ImageScore, ImageScores
 from coinseg.inference.predictor import Predictor
+from coinseg.inference.table import class_folder
 from coinseg.masks.postprocess import masks_of
 from coinseg.networks.classes import generator_of, logit_of, map_of, whole
 from coinseg.networks.own import logits_in

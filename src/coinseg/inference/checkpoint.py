@@ -24,9 +24,10 @@ from coinseg.runtime.files import damaged, read_json
 from coinseg.runtime.records import MAX_RECORD, fits, require_intact, write_record
 
 from . import distribution
-from .classes import ClassPredictors, class_folder, predictors_of
+from .classes import ClassPredictors, predictors_of
 from .explainer import Explainer
 from .predictor import Predictor, Preparation
+from .table import class_folder
 
 MODEL = "model.json"
 SCHEMA = 2

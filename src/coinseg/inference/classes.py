@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from coinseg.config.schema import Settings
-from coinseg.data.layouts.shared import safe_id
 from coinseg.data.slices.case import LoadedCase
 from coinseg.networks.classes import whole
 from coinseg.runtime.forward import forward
@@ -17,13 +16,6 @@ from .predictor import Predictor, Preparation
 from .scans import Segmentation
 from .show import Pictures
 from .sources import Organs, Source, load, of_monai
-
-FOLDER = "classes"
-
-
-def class_folder(name: str) -> str:
-    """The folder of a class below that of a run: what is its own."""
-    return f"{FOLDER}/{safe_id(name)}"
 
 
 @dataclass(frozen=True)

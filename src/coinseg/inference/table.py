@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from coinseg.data.layouts.shared import safe_id
 from coinseg.data.readers.geometry import Geometry
 from coinseg.masks.confidence import doubtful
 from coinseg.runtime.files import csv_text, write_json, write_text
@@ -14,10 +15,16 @@ from coinseg.types import ScanMask
 
 SCHEMA = 1
 JSON, CSV = "index.json", "index.csv"
+CLASSES = "classes"  # folder with a folder of each class
 # In a row beside the numbers of the mask; see `told`.
 TOLD = ("highest_f", "highest_posterior", "confidence", "doubtful", "out_of_distribution", "distance", "doubts")
 
 CHANGE = "change"  # in a row of a run of several channels: the mean change inside the mask by channel, or None
+
+
+def class_folder(name: str) -> str:
+    """The folder of a class below that of a run or of masks: what is its own."""
+    return f"{CLASSES}/{safe_id(name)}"
 
 
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.evaluation.verdict import of_classes
-from coinseg.inference.classes import FOLDER, ClassPredictors, class_folder
-from coinseg.inference.table import write_table
+from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.table import CLASSES, class_folder, write_table
 from coinseg.metrics.overlap import mean_scores
 from coinseg.runtime.files import write_json
 from coinseg.runtime.process_group import current
@@ -25,7 +25,7 @@ Runs = Mapping[str, Run]
 """Runs by the name of their class, "" where there is one."""
 MOVED = 64  # held-out images with a class, at equal steps, on which it is turned off
 TOGETHER = {"report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv",
-            "labels": "masks/labels.json", "classes": FOLDER, "model": "model.json", "settings": "settings.yaml"}  # fmt: skip
+            "labels": "masks/labels.json", "classes": CLASSES, "model": "model.json", "settings": "settings.yaml"}  # fmt: skip
 
 
 def evaluate_all(runs: Runs) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,11 +13,13 @@ from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import read_image
 from coinseg.data.readers.volume import is_volume, labels_of_volume, read_mask, read_volume, write_scan
 from coinseg.errors import UserError
-from coinseg.inference.scans import Segmentation
 from coinseg.inference.table import JSON
 from coinseg.runtime.files import damaged, new_file, read_json, write_json
 from coinseg.runtime.records import fits
 from coinseg.types import MaskSource
+
+if TYPE_CHECKING:  # it imports torch, and the desk, which needs none, reads label maps
+    from coinseg.inference.scans import Segmentation
 
 LABELS = "labels.json"
 OVERLAP = "the class with the highest confidence of the pixel"
@@ -63,7 +65,7 @@ def write_label_maps(folders: Mapping[str, Path], out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def write_label_map(found: Mapping[str, Segmentation], out: Path, names: Path, confidence: Path | None = None) -> np.ndarray:
+def write_label_map(found: Mapping[str, "Segmentation"], out: Path, names: Path, confidence: Path | None = None) -> np.ndarray:
     """Write the label map of one case, and what its values stand for; return it, (slices, H, W) uint8.
 
     Args:

@@ -23,13 +23,14 @@ from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
-from coinseg.inference.classes import ClassPredictors, class_folder
+from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.distribution import fit_distribution
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import prior_shift
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
+from coinseg.inference.table import class_folder
 from coinseg.networks.classes import generator_of, logit_of, map_of
 from coinseg.networks.classifier import Classifier
 from coinseg.parts.base import Learning, Part

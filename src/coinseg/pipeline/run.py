@@ -29,9 +29,9 @@ from coinseg.data.slices.student_data import ReviewedCase
 from coinseg.errors import UserError
 from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
-from coinseg.inference.classes import class_folder, predictors_of
+from coinseg.inference.classes import predictors_of
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import JSON, untrusted, write_table
+from coinseg.inference.table import JSON, class_folder, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
 from coinseg.runtime.files import MAX_JSON, discard, key_of, require_room
 from coinseg.runtime.process_group import current

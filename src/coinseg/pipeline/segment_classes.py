@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from coinseg.errors import UserError
-from coinseg.inference.classes import FOLDER, ClassPredictors, class_folder
+from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import CSV, JSON, write_table
+from coinseg.inference.table import CLASSES, CSV, JSON, class_folder, write_table
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.locks import locked, recorded
 from coinseg.runtime.process_group import rank_info
@@ -35,7 +35,7 @@ def segment_classes(
     """
     if request.confidence:
         got, required = f"--confidence and a run of {len(predictor.of)} classes", "no place for them: those of each class lie in"
-        raise UserError(got, f"{required} {request.out / FOLDER}", "leave --confidence out")
+        raise UserError(got, f"{required} {request.out / CLASSES}", "leave --confidence out")
     written, failed, folders = 0, list[str](), {}
     for name, one in predictor.of.items():
         folder = request.out / class_folder(name)
@@ -66,7 +66,7 @@ def _write_table(request: Request, predictor: ClassPredictors, failed: list[str]
         "source": str(request.source.resolve()), "model": model_of(request.model), "classes": list(predictor.names),
         "inputs": manifests[0]["inputs"], "failed": list(dict.fromkeys(path for one in manifests for path in one["failed"])),
         "processes": manifests[0]["processes"],
-        "outputs": {"mask_count": len(rows), "mask_index": JSON, "mask_table": CSV, "labels": LABELS, "classes": FOLDER},
+        "outputs": {"mask_count": len(rows), "mask_index": JSON, "mask_table": CSV, "labels": LABELS, "classes": CLASSES},
         "warnings": [*doubts(verdict_of(request.model)), *dict.fromkeys(warnings)],
     })  # fmt: skip
 

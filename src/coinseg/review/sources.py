@@ -19,7 +19,7 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.data.slices.channels import sequences_of
 from coinseg.data.slices.index import read_index
 from coinseg.errors import UserError
-from coinseg.inference.classes import class_folder
+from coinseg.inference.table import class_folder
 from coinseg.pipeline.label_maps import names_beside
 from coinseg.pipeline.run_folder import SETTINGS, data_of, is_run
 from coinseg.runtime.files import MAX_JSON, damaged, read_json
