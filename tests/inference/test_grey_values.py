@@ -358,6 +358,16 @@ def test_an_organ_mask_is_a_path_in_words_or_a_list_of_them(tmp_path: Path) -> N
         run.segment(scan, [organ])  # type: ignore[list-item]
 
 
+def test_a_mask_is_written_to_a_path_in_words(tmp_path: Path) -> None:
+    run, scan = load(run_on(tmp_path / "run", ON_CT)), save(tmp_path / "scan.nii.gz", ct())
+    found = run.segment(scan)
+    for write, name in ((found.write, "mask"), (found.write_confidence, "confidence")):
+        for out in (tmp_path / f"{name}-1.nii.gz", str(tmp_path / f"{name}-2.nii.gz")):
+            write(out)
+        first, second = (nib.load(tmp_path / f"{name}-{number}.nii.gz").get_fdata() for number in (1, 2))
+        assert np.array_equal(first, second)
+
+
 # --- out of distribution
 
 

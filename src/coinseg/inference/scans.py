@@ -92,36 +92,36 @@ class Segmentation:
         by_channel = {name: of_scan(*map(np.array, zip(*each, strict=True))) for name, each in self.changes.items() if each}
         return row | ({CHANGE: (by_channel if self.mask.any() else {}) or None} if self.changes else {})
 
-    def write(self, out: Path, overwrite: bool = False) -> None:
+    def write(self, out: Path | str, overwrite: bool = False) -> None:
         """Write the mask: on the scan's own grid (.nii.gz, .nrrd, .mha), or a PNG of the image's size."""
         if self.geometry is None:
             self._require_image()
-            write_image_mask(out, self.mask[0], overwrite)
+            write_image_mask(Path(out), self.mask[0], overwrite)
         else:
-            write_mask(out, self.mask, self.geometry, overwrite)
+            write_mask(Path(out), self.mask, self.geometry, overwrite)
 
-    def write_confidence(self, out: Path, overwrite: bool = False) -> None:
+    def write_confidence(self, out: Path | str, overwrite: bool = False) -> None:
         """Write the confidence of every voxel in percent, in the shape of the mask."""
         if self.geometry is None:
             self._require_image()
-            write_image_map(out, np.asarray(self.pixel_confidence.percent)[0], overwrite)
+            write_image_map(Path(out), np.asarray(self.pixel_confidence.percent)[0], overwrite)
         else:
-            write_scan(out, self.pixel_confidence.percent, self.geometry, overwrite)
+            write_scan(Path(out), self.pixel_confidence.percent, self.geometry, overwrite)
 
-    def write_map(self, name: str, out: Path, overwrite: bool = False) -> None:
+    def write_map(self, name: str, out: Path | str, overwrite: bool = False) -> None:
         """Write "counterfactual" or "difference" in the units of the source: a volume on its grid, or a PNG.
 
         Of an image with values above 255 or below 0 the PNG has 16 bits, or in colour 8 of them; others are rounded.
         """
         values = getattr(self.maps, name)
         if self.geometry is not None:
-            write_scan(out, values, self.geometry, overwrite)
+            write_scan(Path(out), values, self.geometry, overwrite)
             return
         self._require_image()
         pixels = np.rint(np.clip(np.asarray(values)[0], 0, 65535))
         deep = cast(NativeMaps, self.maps).scan.max() > 255
         pixels = pixels / 257 if deep and pixels.ndim == 3 else pixels
-        write_image_map(out, pixels.astype(np.uint16 if deep and pixels.ndim == 2 else np.uint8), overwrite)
+        write_image_map(Path(out), pixels.astype(np.uint16 if deep and pixels.ndim == 2 else np.uint8), overwrite)
 
     def _require_image(self) -> None:
         if len(self.mask) != 1:
