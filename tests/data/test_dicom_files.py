@@ -376,7 +376,7 @@ def test_a_value_that_cannot_be_decoded_stops_only_where_it_is_needed(tmp_path: 
         content = path.read_bytes()
         place = content.index(b"\x28\0\x52\x10DS")  # RescaleIntercept
         path.write_bytes(content[: place + 8] + b"x" * content[place + 6] + content[place + 8 + content[place + 6] :])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="its RescaleIntercept is no number"):
         read_volume(folder)
 
 

@@ -149,7 +149,7 @@ def test_the_card_says_what_the_model_is_and_is_not(tmp_path: Path) -> None:
         "| IoU over abnormal images (the threshold saw no mask) | 0.510 |", "**an upper bound, no score** | 0.600 |",
         "| AUROC of the classifier, by image | not known: only one class is held out |",
         "9 abnormal images; 8 normal images; 4 of the abnormal ones have a lesion mask.", "**not a medical device**",
-        f"- `data.size: 256 -> {settings.data.size}`",
+        f"- `data.size: 96 -> {settings.data.size}`",
     ):  # fmt: skip
         assert words in card, words
     assert "auroc_scans" not in card
