@@ -26,7 +26,7 @@ GPU_SIDE = 256  # side that is taken on a GPU, whatever the time
 LEAST, MOST = 64, 512  # sides that are chosen
 LIGHTER: tuple[tuple[dict[str, Any], float], ...] = (
     ({"steps": 300}, 0.8),
-    ({"networks": 1, "steps": 300}, 0.65),
+    ({"networks": 1, "steps": 300}, 0.7),
     ({"teachers": 1, "networks": 1, "steps": 300}, 0.45),
     ({"steps": 0}, 0.3),
 )
