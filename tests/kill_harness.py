@@ -251,11 +251,14 @@ def ended(pid: int) -> int:
 # --- trials
 
 
+SAYING_SO = (CHECKSUMS.encode(), b"  index.json", b"  index.csv", b"  manifest.json")
+
+
 def digest(folder: Path) -> dict[str, bytes]:
     """Every file and folder below, hidden ones too; what was skipped because it was there counts as written.
 
     Speeds and checksums are left out, and so are the lines about the latter of the ledger: after a kill between a file and its
-    checksum it is read without one (decision 6).
+    checksum it is read without one (decision 6). So are the digests of tables that say what was skipped.
     """
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != CHECKSUMS):
@@ -267,7 +270,7 @@ def digest(folder: Path) -> dict[str, bytes]:
         if path.name == "stats.jsonl":  # a stretch that begins after a kill is shorter, and this clock stands still
             content = re.sub(rb'"images_per_s": [0-9.e+]+', b"", content)
         if path.name == RECORD:
-            content = b"\n".join(line for line in content.split(b"\n") if not line.endswith(CHECKSUMS.encode()))
+            content = b"\n".join(line for line in content.split(b"\n") if not line.endswith(SAYING_SO))
         # What was done is not warned of once more, nor counted.
         content = re.sub(rb'"warnings": \[[^]]*\]', b'"warnings": []', content) if b'"kind": "segment"' in content else content
         found[path.relative_to(folder).as_posix()] = content
