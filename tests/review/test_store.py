@@ -252,6 +252,7 @@ WRONG = [
     f"UPDATE cases SET numbers = '{'[' * 5000}'", "UPDATE decisions SET mask = 'text'", "UPDATE decisions SET reviewer = x'ff'",
     "UPDATE decisions SET \"case\" = 'nobody'", "UPDATE strokes SET z0 = 'x'", "UPDATE strokes SET \"case\" = 'nobody'",
     "UPDATE edits SET count = x''", "DROP TABLE strokes", "ALTER TABLE decisions DROP COLUMN mask",
+    "ALTER TABLE cases RENAME COLUMN patient TO other", "ALTER TABLE decisions RENAME COLUMN comment TO other",
 ]  # fmt: skip
 
 

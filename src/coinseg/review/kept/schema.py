@@ -92,7 +92,9 @@ def _require_kinds(connection: sqlite3.Connection, file: Path) -> None:
         columns = declared.execute('SELECT name, type, "notnull" OR pk FROM pragma_table_info(?)', [table]).fetchall()
         kinds = ((name, f"'{kind.lower()}'", "" if needed else ", 'null'") for name, kind, needed in columns)
         wrong.append(
-            f"{table} WHERE " + " OR ".join(f'typeof("{name}") NOT IN ({kind}{or_none})' for name, kind, or_none in kinds)
+            f"{table} WHERE "
+            # Behind its table, or SQLite takes the name of a column there is none of for a text.
+            + " OR ".join(f'typeof({table}."{name}") NOT IN ({kind}{or_none})' for name, kind, or_none in kinds)
         )
     declared.close()
     if found := next((one for one in wrong if connection.execute(f"SELECT 1 FROM {one} LIMIT 1").fetchone()), None):
