@@ -71,9 +71,16 @@ def test_a_lighter_recipe_is_taken_where_the_smallest_side_takes_too_long(
 
 def test_a_student_that_was_set_by_hand_stays() -> None:
     asked = replace(auto(minutes=1), student=replace(Settings().student, teachers=3))
-    chosen, (line,) = chosen_sizes([(60, 64)], asked, CPU)
+    chosen, (line, known) = chosen_sizes([(60, 64)], asked, CPU)
     assert chosen.student == asked.student
     assert line.startswith("data.size 64")
+    assert known == "data.minutes is reckoned for the default recipe, without what is set of student: --dry-run measures it"
+
+
+def test_what_the_time_is_not_known_of_is_said() -> None:
+    asked = replace(auto(), method="rise", coin=replace(Settings().coin, steps=9))
+    assert "without what is set of method, coin:" in chosen_sizes([(60, 64)], asked, CPU)[1][1]
+    assert len(chosen_sizes([(60, 64)], asked, GPU)[1]) == 1
 
 
 def test_a_budget_is_kept_in_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,7 @@
 """The commands of a run folder: each trains what it needs of the stages before it, and says what it left there."""
 
-import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +9,18 @@ from coinseg.config.parsing import PRESETS
 from coinseg.config.reading import refuse
 from coinseg.config.rules import of_extras, of_tables
 from coinseg.config.schema import Settings
-from coinseg.errors import UserError, plain
+from coinseg.errors import UserError
 from coinseg.runtime.files import discard, write_json
 from coinseg.runtime.ledger import require_own
 from coinseg.runtime.locks import locked, recorded
 
 from .command import DATA, DATA_OF_RUN, Argument, Call, arg, command, flag, path
+from .sizes import sized, within
+from .summary import print_facts, print_scores, print_summary
 
 SHOWN = ("report.html", "manifest.json", "cases.html")
 OUTPUTS = (*SHOWN, "review.csv", "masks", "confidence", "evaluation", "classes")
 """What people look at in a run folder, and may have changed: it is replaced only as it was written, or with --overwrite."""
-UNITS = {"": 1, "m": 1, "min": 1, "minutes": 1, "h": 60, "hours": 60}
-"""Of --budget, in minutes."""
 OVERWRITE = flag("--overwrite", "redo what other settings than before make stale")
 SHARED = (
     OVERWRITE,
@@ -52,19 +50,19 @@ def prepare(call: Call, **place: Any) -> None:
 @command("train the classifier f of a run folder", "coinseg train-classifier out/run", FOLDER, Settings)
 def train_classifier(call: Call, **place: Any) -> None:
     """Train the classifier."""
-    _in_folder(call, "train-classifier", lambda work, _: _print_facts("classifier", work.root / "classifier", "scores"), **place)
+    _in_folder(call, "train-classifier", lambda work, _: print_facts("classifier", work.root / "classifier", "scores"), **place)
 
 
 @command("train the generator of a run folder against its classifier", "coinseg train-coin out/run", FOLDER, Settings)
 def train_coin(call: Call, **place: Any) -> None:
     """Train the generator."""
-    _in_folder(call, "train-coin", lambda work, _: _print_facts("generator", work.root / "coin", "health"), **place)
+    _in_folder(call, "train-coin", lambda work, _: print_facts("generator", work.root / "coin", "health"), **place)
 
 
 @command("score a run folder on its held-out patients", "coinseg evaluate out/run", FOLDER, Settings)
 def evaluate(call: Call, **place: Any) -> None:
     """Score the run."""
-    _in_folder(call, "evaluate", _print_scores, **place)
+    _in_folder(call, "evaluate", print_scores, **place)
 
 
 @command("write masks, manifest.json and report.html of a run folder", "coinseg report out/run", FOLDER, Settings)
@@ -137,7 +135,7 @@ def _in_folder(
 
     The preset is in the settings already; without data_path the data are those that the run folder was made with.
     """
-    call = call if budget is None else _within(call, budget)
+    call = call if budget is None else within(call, budget)
     from coinseg.data.layouts.shared import require_there
     from coinseg.pipeline import run_folder
     from coinseg.runtime.process_group import process_group, rank_info
@@ -148,7 +146,7 @@ def _in_folder(
     if here.count == 1:  # of several, all must meet before one of them may fail
         run_folder.require_place(data_path, out)
         require_there(data_path or run_folder.data_of(out, words))
-        call = _sized(call, data_path, out, words)
+        call = sized(call, data_path, out, words)
         require_there(run_folder.resolve(data_path, out, call.settings, overwrite, words))
 
     from coinseg.pipeline.run import Workspace  # imports torch, which takes seconds
@@ -157,7 +155,7 @@ def _in_folder(
 
     if dry_run:
         if here.is_main:
-            call = _sized(call, data_path, out, words)
+            call = sized(call, data_path, out, words)
             data = run_folder.resolve(data_path, out, call.settings, overwrite, words)
             print(describe(Workspace(data, out, call.settings, call.report, _reviews(call.settings))))
         return
@@ -167,7 +165,7 @@ def _in_folder(
             with recorded(out, OUTPUTS, overwrite, here.rank):
                 _work(Workspace(data, out, settings, silent, _reviews(settings)), name)
             return
-        call = _sized(call, data_path, out, words)
+        call = sized(call, data_path, out, words)
         place = (data_path, out, call.settings, overwrite, words)
         work = Workspace(run_folder.resolve(*place), out, call.settings, call.report, _reviews(call.settings))
         with locked(out), recorded(out, OUTPUTS, overwrite):
@@ -183,31 +181,6 @@ def _in_folder(
                 _write_report(work, name, call.words)
             else:
                 tell(work, _work(work, name))
-
-
-def _within(call: Call, budget: str) -> Call:
-    """The call with data.minutes as --budget says; `UserError` for no time, or beside a size that is given."""
-    match = re.fullmatch(r"(\d{1,6}(?:\.\d*)?) ?([a-z]*)", budget.strip().lower())
-    minutes = round(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
-    if not 1 <= minutes <= 10**6:
-        raise UserError(f"--budget {budget}", "minutes or hours, such as 20m or 2h", "mend it")
-    own = call.given.get("data", {})
-    if own.get("size", "auto") != "auto" or "minutes" in own:
-        got = f"--budget beside {'data.minutes' if 'minutes' in own else 'data.size'}"
-        raise UserError(got, "the time or the size", "leave one of them out: the budget chooses the size")
-    return replace(call, settings=replace(call.settings, data=replace(call.settings.data, size="auto", minutes=minutes)))
-
-
-def _sized(call: Call, data: Path | None, out: Path, words: Sequence[str]) -> Call:
-    """The call with numbers in the place of "auto" (data.size, data.tile); says which."""
-    if "auto" not in (call.settings.data.size, call.settings.data.tile):
-        return call
-    from coinseg.pipeline.run_folder import data_of
-    from coinseg.pipeline.sizes import sized  # imports torch, which takes seconds
-
-    settings, lines = sized(call.settings, data or data_of(out, words), out)
-    print("\n".join(map(plain, lines)), end="\n" if lines else "")
-    return replace(call, settings=settings)
 
 
 def _reviews(settings: Any) -> Sequence[Any]:
@@ -256,65 +229,4 @@ def _write_report(work: Any, name: str, words: str) -> None:
     except BaseException as error:
         manifest.write_failed(work.root, work.settings, words, error)
         raise
-    _print_summary(work.root, contents, page)
-
-
-def _print_scores(work: Any, trained: Any) -> None:
-    from coinseg.pipeline.classes import evaluate_all, verdict_of_all
-
-    for name, scores in evaluate_all(trained).items():
-        print(f"{name}: {_line(scores)}" if name else _line(scores))
-    print(f"{verdict_of_all(trained)}\nscores in {work.root / ('evaluation' if '' in trained else 'classes')}")
-
-
-def _print_facts(what: str, folder: Path, facts: str) -> None:
-    from coinseg.runtime.stage import Stage
-
-    print(f"{what} in {folder}: {_line(Stage(folder, '').facts(**{facts: dict})[facts])}")
-
-
-def _line(values: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v:.3f}" for k, v in values.items() if isinstance(v, float) and k != "seconds")
-
-
-def _print_classes(classes: dict[str, Any]) -> None:
-    """A line for each class; all of its scores are in its own manifest."""
-    shown = {"iou_mask_free": "IoU", "iou_all_images": "over all images", "dice_per_image": "Dice", "auroc": "AUROC of f"}
-    for name, one in classes.items():
-        values = ((title, one["scores"][score]) for score, title in shown.items())
-        line = ", ".join(f"{title} {'none' if value is None else f'{value:.3f}'}" for title, value in values)
-        print(f"  {plain(name)}: {line}, of {one['scores']['slices_scored']} images with it")
-
-
-def _print_one(scores: dict[str, Any]) -> None:
-    """A line for each score, and over how many images."""
-    from coinseg.pipeline.run_manifest import SCORES
-
-    abnormal, normal = f"   (over {scores['slices_scored']} abnormal images", f" and {scores['slices_normal']} normal ones)"
-    over = {
-        "iou_mask_free": f"{abnormal})", "iou_all_images": abnormal + normal,
-        "iou_oracle": f"{abnormal}; tuned on the masks it is scored with)", "dice_per_image": f"{abnormal}, each by itself)",
-    }  # fmt: skip
-    optional = [name for name in ("auroc_scans", "posterior_auroc") if scores[name] is not None]  # of images there are none
-    for name in (*SCORES, *optional):
-        shown = f"none ({scores['null_because'][name]})" if scores[name] is None else f"{scores[name]:.3f}"
-        print(f"  {name:<20} {shown}{over.get(name, '') if scores[name] is not None else ''}")
-
-
-def _print_summary(root: Path, contents: dict[str, Any], page: Path) -> None:
-    scores, data = contents["scores"], contents["data"]
-    print(f"\n{plain(contents['verdict'])}")
-    tiles = f" ({data['tiles']} of them tiles of larger ones)" if data.get("tiles") else ""
-    print(f"{data['slices']} slices{tiles} of {data['patients']} patients, {data['patients_held_out']} held out")
-    _print_classes(contents["classes"]) if "classes" in contents else _print_one(scores)
-    print("  " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in contents["timings_s"].items()))
-    for warning in contents["warnings"][:10]:
-        print(f"  warning: {plain(warning)}")
-    count, names = contents["outputs"]["mask_count"], contents.get("classes")
-    what, sure = (
-        (f"{count} of {len(names)} classes, as label maps", "classes/NAME/confidence") if names else (count, "confidence")
-    )
-    print(f"masks     {root / 'masks'} ({what}), how far to trust each pixel in {root / sure}")
-    if (root / "cases.html").is_file():
-        print(f"cases     {root / 'cases.html'}: look through the masks and decide; in which order, {root / 'review.csv'} says")
-    print(f"manifest  {root / 'manifest.json'}\nreport    {page}")
+    print_summary(work.root, contents, page)

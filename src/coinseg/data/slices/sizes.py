@@ -24,6 +24,7 @@ SAMPLE = 200  # cases, evenly spread, whose headers are asked for their size
 ANCHOR = 96  # side at which the default recipe takes an hour on one CPU core
 GPU_SIDE = 256  # side that is taken on a GPU, whatever the time
 LEAST, MOST = 64, 512  # sides that are chosen
+RECIPE = ("method", "classifier", "coin", "student")  # settings that decide how long a step takes and how many there are
 LIGHTER: tuple[tuple[dict[str, Any], float], ...] = (
     ({"steps": 300}, 0.8),
     ({"networks": 1, "steps": 300}, 0.7),
@@ -105,21 +106,26 @@ def chosen_sizes(shapes: Sequence[tuple[int, int]], settings: Settings, machine:
 
 
 def in_time(settings: Settings, machine: Machine) -> tuple[Settings, list[str]]:
-    """Return settings with the first recipe of `LIGHTER` for which data.minutes is enough, and a line about it.
+    """Return settings with the first recipe of `LIGHTER` for which data.minutes is enough, and lines about it.
 
-    A student that was set to something else than the default stays as it is.
+    A student that was set to something else than the default stays as it is; the time of other settings is not known here.
     """
-    side, minutes, student = settings.data.side, settings.data.minutes, settings.student
+    side, minutes, student, default = settings.data.side, settings.data.minutes, settings.student, Settings()
     needed = 60 * (side / ANCHOR) ** 2 / machine.cores
-    if machine.gpu or needed <= minutes or student != StudentSettings():
+    if machine.gpu:
         return settings, []
+    others = [name for name in RECIPE if getattr(settings, name) != getattr(default, name)]
+    without = f"without what is set of {', '.join(others)}: --dry-run measures it"
+    lines = [f"data.minutes is reckoned for the default recipe, {without}"] if others else []
+    if needed <= minutes or student != StudentSettings():
+        return settings, lines
     changes, share = next((each for each in LIGHTER if needed * each[1] <= minutes), LIGHTER[-1])
     changed = ", ".join(f"student.{name} {value}" for name, value in changes.items())
     line = (
         f"{changed}: the default recipe takes about {needed:.0f} min at {side} pixels on {machine.cores} CPU cores, this about "
         f"{needed * share:.0f} (data.minutes {minutes})"
     )
-    return replace(settings, student=replace(student, **changes)), [line]
+    return replace(settings, student=replace(student, **changes)), [*lines, line]
 
 
 def proposal(shapes: Sequence[tuple[int, int]], settings: Settings) -> list[str]:
