@@ -108,12 +108,23 @@ def _is_loop(error: BaseException | None) -> bool:
 
 def _refused_by_the_system(error: OSError) -> UserError:
     if error.errno == errno.ENAMETOOLONG:
-        longest = max(map(len, str(error.filename).split(os.sep)))
-        return UserError(f"a name of {longest} characters", "one that a disk can hold", "shorten it")
+        longest = max(str(error.filename).split(os.sep), key=len)
+        return UserError(f"a name of {len(longest)} characters ({longest[:20]}...)", "one that a disk can hold", "shorten it")
     names = " to ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
     other = ((), "a disk that works and names it can hold", "mend that")
     _, required, do = next((row for row in _ADVICE if error.errno in row[0]), other)
     return UserError(f"{error.strerror or error}{f' ({names})' if names else ''}", required, f"{do}, then {AGAIN}")
+
+
+@contextmanager
+def names_that_fit() -> Iterator[None]:
+    """Raise `UserError` in the place of the `OSError` for a name that no disk can hold, which tables and settings may have."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise _refused_by_the_system(error) from error
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -427,6 +427,16 @@ def test_what_a_folder_is_known_by_holds_for_that_place_alone_and_cannot_be_gues
             run_folder.data_of(run)
 
 
+def test_a_run_whose_data_have_a_name_that_no_disk_can_hold(tmp_path: Path) -> None:
+    run_folder.write_settings(tmp_path, tmp_path / "run", Settings())
+    file = tmp_path / "run" / "settings.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"data": str(tmp_path / ("x" * 300))}))
+    seal(file)
+    for ask in (lambda: run_folder.data_of(file.parent), lambda: run_folder.resolve(None, file.parent, Settings(), True)):
+        with pytest.raises(UserError, match=r"a name of 300 characters \(x{20}\.\.\.\); required: one that a disk can hold"):
+            ask()
+
+
 def test_nnunet_data_of_a_stranger_s_run_are_copied_only_from_what_is_named(tmp_path: Path, capsys: Said) -> None:
     data, run, out = tmp_path / "data", tmp_path / "run", tmp_path / "Dataset102_x"
     for name in ("normal/n0", "abnormal/a0"):

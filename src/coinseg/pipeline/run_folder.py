@@ -17,7 +17,7 @@ import yaml
 
 from coinseg.config.parsing import differences, stored_settings
 from coinseg.config.schema import Settings
-from coinseg.errors import UserError
+from coinseg.errors import UserError, names_that_fit
 from coinseg.runtime.files import holds_nothing, key_of
 from coinseg.runtime.records import read_settings, sealed
 
@@ -25,6 +25,7 @@ SETTINGS = "settings.yaml"
 KNOWN_BY = 16  # entries of a folder by which it is known again
 
 
+@names_that_fit()
 def resolve(data: Path | None, out: Path, settings: Settings, overwrite: bool, words: Sequence[str] = ()) -> Path:
     """The data of a run folder; `words` are those of the command line.
 
@@ -89,6 +90,7 @@ def _stored(folder: Path) -> dict[str, Any]:
     return {}
 
 
+@names_that_fit()
 def data_of(root: Path, words: Sequence[str] = ()) -> Path:
     """The data that settings.yaml of a run folder names, where they may be read (see above); otherwise `UserError`."""
     stored = read_settings(root / SETTINGS, "data", "settings")

@@ -33,6 +33,7 @@ from .shared import (
     existing,
     few,
     folders_in,
+    is_possible,
     lies_inside,
     own_patients,
     patient_of,
@@ -288,6 +289,8 @@ def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",))
     """Return the file or DICOM folder that a cell names, None for an empty cell."""
     if not cell:
         return None
+    if not is_possible(table.parent, cell):
+        raise row_error(table, number, f"names a file by {len(cell)} characters", "a name that a disk can hold", "shorten it")
     if not _inside(table, cell):
         do = "move the table above them, or link their folder beside it"
         what = "names a file outside of the folder of the table"

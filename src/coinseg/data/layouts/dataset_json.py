@@ -14,7 +14,7 @@ from coinseg.types import Cohort
 
 from .classes import ScanClasses
 from .label_maps import MapScan, Names, Regions, cohort_of
-from .shared import few, is_value, lies_inside, organ_root
+from .shared import few, is_possible, is_value, lies_inside, organ_root
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _listed(path: Path, content: dict[str, Any]) -> tuple[tuple[str, str], ...] 
             raise _wrong(f"entry {number} of training in {path} is {entry!r}"[:200], required)
         image, label = (name.replace("\\", "/") for name in (image, label))  # as Windows writes them
         if outside := [name for name in (image, label) if not lies_inside(path.parent, name)]:
-            got = f"entry {number} of training in {path} names {outside[0]}, which lies outside of the data"
+            why = "lies outside of the data" if is_possible(path.parent, outside[0]) else "is a longer name than a disk can hold"
+            got = f"entry {number} of training in {path} names {outside[0]}, which {why}"
             raise _wrong(got, "files below the folder of dataset.json")
         pairs.append((image, label))
     return tuple(pairs)

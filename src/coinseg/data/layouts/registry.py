@@ -19,7 +19,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.data.phantom.canvas import LAST, RECORD
 from coinseg.data.readers.image import is_image
 from coinseg.data.readers.paths import holds_slices
-from coinseg.errors import UserError
+from coinseg.errors import UserError, names_that_fit
 from coinseg.types import Case, Cohort
 
 from .class_folders import folders_of_classes, found_folders
@@ -67,6 +67,7 @@ def _known() -> str:
     return f"{', '.join(first)} or {last}"
 
 
+@names_that_fit()
 def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> Cohort:
     """List the cases under `root`, sorted by id; only tables are opened.
 

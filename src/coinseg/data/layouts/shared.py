@@ -194,11 +194,16 @@ def safe_id(place: PurePath | str) -> str:
     return f"{name.encode()[:_LONGEST].decode(errors='ignore')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def is_possible(folder: Path, name: str) -> bool:
+    """Return whether a disk can hold a path below a folder: parts of at most 255 bytes, 4095 characters in all, no zero byte."""
+    fits = all(len(part.encode(errors="replace")) < 256 for part in PurePath(name).parts)
+    return fits and "\0" not in name and len(os.path.normpath(folder.absolute() / name)) < 4096
+
+
 def lies_inside(folder: Path, name: str) -> bool:
     """Return whether the text of a name stays below a folder: no `..` that leads out, no absolute path, no impossible name."""
     path = os.path.normpath(folder.absolute() / name)
-    possible = "\0" not in name and all(len(part.encode(errors="replace")) < 256 for part in PurePath(name).parts)
-    return possible and len(path) < 4096 and Path(path).is_relative_to(os.path.normpath(folder.absolute()))
+    return is_possible(folder, name) and Path(path).is_relative_to(os.path.normpath(folder.absolute()))
 
 
 def few(names: Iterable[str], most: int = 8) -> str:
