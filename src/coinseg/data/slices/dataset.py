@@ -1,6 +1,6 @@
 """Prepared slices as batches: for training (images and image labels, nothing else) and for scoring (with masks)."""
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -38,11 +38,14 @@ class TrainingSlices:
         anomaly: the injected anomaly; with kind "none" the labels are those of the data.
         seed: of batches, and of the injected anomalies together with row and epoch.
         side: `TRAINING` or `VALIDATION`.
+        also: rows of the store, whatever their side.
     """
 
-    def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
+    def __init__(
+        self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING, also: Sequence[int] | np.ndarray = ()
+    ) -> None:
         self.store, self.anomaly, self.seed, self.side = store, anomaly, seed, side
-        self.rows = np.flatnonzero(store.index["split"] == side)
+        self.rows = np.union1d(np.flatnonzero(store.index["split"] == side), np.asarray(also, dtype=np.int64))
         self._orders: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -62,10 +65,7 @@ class TrainingSlices:
 
     def with_rows(self, rows: np.ndarray) -> "TrainingSlices":
         """Return these slices and others of the same store, by their rows in it (m,)."""
-        wider = copy.copy(self)
-        wider.rows, wider._orders = np.union1d(self.rows, rows), {}
-        vars(wider).pop("_classes", None)
-        return wider
+        return TrainingSlices(self.store, self.anomaly, self.seed, self.side, np.union1d(self.rows, rows))
 
     def weak(self) -> np.ndarray:
         """Return which slices have only the label of their scan, (n,) bool."""
