@@ -327,6 +327,14 @@ def test_inputs_that_go_while_they_are_prepared_stop_the_command(tmp_path: Path)
     assert len(prepare(cohort, settings, tmp_path / "slices")) == 24
 
 
+def test_a_pipe_among_images_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_images(tmp_path / "images")
+    os.mkfifo(images / "normal" / "z.png")
+    assert len(prepare(read_layout(images, tiny_settings().data), tiny_settings(), tmp_path / "slices")) == 24
+    assert cli.main(["prepare", str(images), "-o", str(tmp_path / "run"), *TINY]) == 0
+    assert "z.png is missing or no file" in "".join(capsys.readouterr())
+
+
 def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

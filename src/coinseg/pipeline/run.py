@@ -26,7 +26,7 @@ from coinseg.data.slices.scale import kind_of_intensity
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION, require_labels
 from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_files
 from coinseg.data.slices.student_data import ReviewedCase
-from coinseg.errors import UserError
+from coinseg.errors import UserError, plain
 from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
 from coinseg.inference.classes import predictors_of
@@ -48,6 +48,7 @@ from .reviews import NO_REVIEWS, Learnt, ids_of, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
 
 FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
+SAID = 10  # lines about the data that are printed once they are prepared
 FINISHED = (
     "manifest.json",
     "report.html",
@@ -146,11 +147,19 @@ class Run:
 
 
 def prepare_slices(work: Workspace) -> SliceStore:
-    """All prepared slices; of several processes the first prepares them."""
+    """All prepared slices; of several processes the first prepares them, and says what is wrong with the data."""
     others, folder = current(), work.root / "slices"
     store = prepare(work.cohort, work.settings, folder, work.step("prepare")) if others.here.is_main else None
+    for line in shortened(store.meta["problems"]) if store else ():
+        work.report(f"warning: data: {plain(line)}", 1, 1, {})
     others.barrier()
     return store or SliceStore(folder)
+
+
+def shortened(lines: Sequence[str]) -> list[str]:
+    """The first `SAID` lines, and how many there are besides."""
+    more = f"and {len(lines) - SAID} more lines: slices/store.json has all"
+    return list(lines) if len(lines) <= SAID + 1 else [*lines[:SAID], more]
 
 
 def job_of(work: Workspace) -> recipe.Job:

@@ -160,7 +160,8 @@ def read_masks(case: Case, grid: Geometry | tuple[int, ...]) -> CaseMasks:
 def require_there(case: Case, error: UserError) -> None:
     """Raise `UserError` from `error` where a file of a case is gone: a lost disk must not pass for a hundred broken scans."""
     files = [case.image, *case.others, *(mask.path for mask in (*case.organ, *case.lesion))]
-    if gone := [file for file in files if not parts_of(file)]:
+    # A pipe is there, and has no parts either: it is broken.
+    if gone := [file for file in files if not parts_of(file) and (file.is_dir() or not file.exists())]:
         do = "put them back, then give the same command again"
         raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
 
