@@ -28,7 +28,7 @@ from coinseg.parts.slice_hmm import SliceHMM
 from coinseg.pipeline.recipe import Job
 from coinseg.pipeline.run import Run, Workspace
 from conftest import SIZE, tiny_settings
-from models import PaintBlack, SameLogit, SamePixels, explainer_of, hu
+from models import PaintBlack, SameLogit, SamePixels, bright_run, explainer_of, hu
 from writers import PLAIN, make_run, make_scan, scan_of, write_series
 
 IMAGES = torch.rand(5, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -238,3 +238,20 @@ def test_what_a_property_must_not_do_is_found() -> None:
 
     with pytest.raises(AssertionError, match=r"Old\.f"):
         test_no_property_trains_writes_or_waits(Old)
+
+
+@pytest.mark.parametrize("turn", [lambda x: x.astype(">f4"), lambda x: x[::-1], lambda x: x.swapaxes(2, 3), np.asfortranarray])
+def test_arrays_are_read_in_any_order_of_bytes_and_axes(turn: Callable[[np.ndarray], np.ndarray]) -> None:
+    predictor, images = bright_run(), turn(IMAGES.numpy())
+    expected = predictor.masks(torch.tensor(np.ascontiguousarray(images, np.float32)))
+    assert expected.any()
+    assert np.array_equal(predictor.masks(images), expected)
+
+
+def test_images_in_0_to_1_are_said_to_be_so(caplog: pytest.LogCaptureFixture) -> None:
+    predictor = bright_run()
+    predictor.masks(IMAGES)
+    predictor.masks(IMAGES[:0])
+    assert not caplog.messages
+    predictor.masks((IMAGES + 1) / 2)
+    assert caplog.messages == ["doubtful masks: no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1"]

@@ -101,6 +101,17 @@ def test_patients_are_on_one_side_and_the_key_is_of_all_that_is_given() -> None:
     assert data.images.max() == 1
 
 
+@pytest.mark.parametrize("of", [np.float64, torch.tensor, list], ids=["floats", "a tensor", "mixed"])
+def test_a_number_of_a_patient_is_one_name_whatever_its_type(of: Callable[[object], object]) -> None:
+    images, labels = cohort()
+    patients = np.arange(24) // 4
+    given: object = (
+        [patient if i % 2 else float(patient) for i, patient in enumerate(patients.tolist())] if of is list else of(patients)
+    )
+    index = Dataset(images / 255, labels, given).index  # type: ignore[arg-type]
+    assert index["patient"].tolist() == list(map(str, patients))
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
@@ -121,7 +132,19 @@ def test_patients_are_on_one_side_and_the_key_is_of_all_that_is_given() -> None:
         (lambda x, y: (x, y, ["a"] * 24), "images of one patient"),
         (lambda x, y: (x, y, ["a"] * 3), "3 patients; required: 24, one of each image"),
         (lambda x, y: (x, y, y, 0.5), "images of one class to train on"),
-        (lambda x, y: (x, y, None, 1.0), "held_out is 1; required: above 0 and below 1"),
+        (lambda x, y: (x, y, None, 1.0), "held_out is 1.0; required: a number above 0 and below 1"),
+        (lambda x, y: (x, y, None, "0.2"), "held_out is 0.2; required: a number"),
+        (lambda x, y: (x, y, None, 0.2, None, -1), "seed is -1; required: a whole number from 0"),
+        (lambda x, y: (x, y, None, 0.2, None, 0.5), "seed is 0.5"),
+        (lambda x, y: (x, y, None, 0.2, None, None), "seed is None"),
+        (lambda x, y: (np.ma.masked_greater(x, 0.9), y), "values are masked; .* fill them"),
+        (lambda x, y: (x, np.ma.masked_array(y, np.arange(24) < 3)), "values are masked"),
+        (lambda x, y: (list(np.ma.masked_greater(x, 0.9)), y), "values are masked"),
+        (lambda x, y: (x, y, {i: i // 2 for i in range(24)}), "patients in a dict; .* in the order of the images"),
+        (lambda x, y: (x, y, set(range(24))), "patients in a set"),
+        (lambda x, y: (x, y, "abcdefghijklmnopqrstuvwx"), "patients in a str"),
+        (lambda x, y: (x, y, [None, *range(23)]), r"1 images have no patient \(the first: \[0\]\)"),
+        (lambda x, y: (x, y, np.where(np.arange(24) < 20, 1.0, np.nan)), r"4 images have no patient \(the first: \[20\]\)"),
         (lambda x, y: (x, y, None, 0.2, x), "organs with other values"),
         (lambda x, y: (x, y, None, 0.2, np.ones((24, 8, 8))), r"organs of shape \(24, 8, 8\)"),
     ],

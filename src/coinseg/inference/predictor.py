@@ -215,6 +215,8 @@ class Predictor:
         """Masks (B, S, S) of images (B, C, S, S) in [-1, 1]."""
         images = images.float() if images.is_floating_point() else images
         self.explainer.require_images(images)
+        if len(images) and float(images.min()) >= 0:  # prepared images have dark pixels, near -1
+            LOG.warning("doubtful masks: no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1")
         logits, apart = self.look(images)
         if foreign := int((apart > 1).sum()):
             LOG.warning("doubtful masks: %d of %d images are unlike those of the training", foreign, len(images))

@@ -1,7 +1,8 @@
 """Images and labels in memory, for a notebook: no folder, no layout, nothing on disk."""
 
 import hashlib
-from collections.abc import Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ Images = np.ndarray | Tensor
 Labels = np.ndarray | Tensor | Sequence[int]
 Patients = np.ndarray | Sequence[object] | None
 LEAST_SIDE = 8  # pixels along the side of an image
+_MISSING = ("nan", "NaT", "<NA>")  # a patient nobody knows, as NumPy and pandas write it
 
 
 class Dataset(SliceStore):
@@ -31,7 +33,8 @@ class Dataset(SliceStore):
     Args:
         images: (N, S, S) or (N, C, S, S) floating-point array or tensor in [0, 1]; three channels are red, green and blue.
         labels: (N,) of 0 (normal) and 1 (abnormal).
-        patients: (N,) names or numbers, which the split keeps together; None: every image is a patient of its own.
+        patients: (N,) names or numbers in the order of the images, none missing, which the split keeps together; 1 and 1.0 are
+            one. None: every image is a patient of its own.
         held_out: share of the patients that f is scored on, above 0 and below 1.
         organs: (N, S, S) of 0 and 1, for `coin.regions` "organ"; None where there are none.
         seed: decides which patients are held out.
@@ -57,7 +60,7 @@ class Dataset(SliceStore):
         grid = (count, self.size, self.size)
         self.organs = np.ones(grid, np.uint8) if organs is None else _binary(organs, "organs", grid)
         case = np.array([f"image{i:06d}" for i in range(count)])
-        people = case if patients is None else np.array(list(map(str, patients)))
+        people = case if patients is None else np.array(_names(patients))
         twins = Twins()
         for name, patient, y, image in zip(case.tolist(), people.tolist(), label.tolist(), self.images, strict=False):
             twins.add(Case(name, patient, Path(name), False, y), pixels_of(image), look_of(image[0]), {})
@@ -90,11 +93,29 @@ def _require(holds: bool | np.bool_, got: str, required: str, do: str) -> None:
         raise UserError(got, required, do)
 
 
+def _names(patients: Iterable[object]) -> list[str]:
+    """Return the patients as text; a number has one name, whatever its type. `UserError` where one is missing."""
+    kind = type(patients).__name__
+    ordered = not isinstance(patients, Mapping | Set | str | bytes)  # of a dict the keys would be taken
+    _require(ordered, f"patients in a {kind}", "a list or an array, one of each image", "give them in the order of the images")
+    given = as_array(patients).tolist() if isinstance(patients, np.ndarray | Tensor) else list(patients)
+    names = [str(int(one)) if isinstance(one, float) and one.is_integer() else str(one) for one in given]
+    pairs = zip(given, names, strict=True)
+    missing = [
+        i for i, (one, name) in enumerate(pairs) if name in ("", "None") or (name in _MISSING and not isinstance(one, str))
+    ]
+    what = "a patient of every image, or patients=None"
+    _require(not missing, f"{len(missing)} images have no patient (the first: {missing[:1]})", what, "name them")
+    return names
+
+
 def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int, pixels: Sequence[str]) -> np.ndarray:
     """Return the side of every image, by patient; patients who share `pixels` are one."""
     one_each = f"{len(label)}, one of each image"
     _require(len(patients) == len(label), f"{len(patients)} patients", one_each, "name the patient of every image, or give none")
-    _require(0 < held_out < 1, f"held_out is {held_out:g}", "above 0 and below 1", "give 0.2")
+    share = isinstance(held_out, numbers.Real) and 0 < held_out < 1
+    _require(share, f"held_out is {held_out}", "a number above 0 and below 1", "give 0.2")
+    _require(isinstance(seed, numbers.Integral) and seed >= 0, f"seed is {seed}", "a whole number from 0", "give 0")
     _require(len(np.unique(label)) == 2, f"images labelled {label[0]} only", "both 0 and 1", "add images of the other class")
     _require(len(np.unique(patients)) > 1, "images of one patient", "at least 2, one is held out", "add patients")
     names = joined(patients.tolist(), pixels)
@@ -106,8 +127,10 @@ def _sides(patients: np.ndarray, label: np.ndarray, held_out: float, seed: int, 
 
 
 def as_array(values: Any) -> np.ndarray:
-    """Return a tensor or a sequence as NumPy array."""
+    """Return a tensor or a sequence as NumPy array; `UserError` where values are masked, which stand for nothing."""
     if not isinstance(values, Tensor):
+        masked = any(map(np.ma.is_masked, [values, *values] if isinstance(values, list | tuple) else [values]))
+        _require(not masked, "an array some of whose values are masked", "an array of values", "fill them: array.filled(value)")
         return np.asarray(values)
     values = values.detach().cpu()
     return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
