@@ -199,6 +199,12 @@ def with_comma(root: Path) -> Words:
     return words
 
 
+def shifted(found: list) -> None:
+    """12 bits in the upper part of every word."""
+    for ds in found:
+        ds.PixelData, ds.BitsStored = (np.frombuffer(ds.PixelData, "<u2") << 4).astype("<u2").tobytes(), 12
+
+
 def lost(name: str) -> Callable[[list], object]:
     return lambda found: [delattr(ds, name) for ds in found]
 
@@ -655,6 +661,10 @@ CASES: list[Bad] = [
     Bad(DICOM, "a slope with a comma", with_comma),
     Bad(DICOM, "an intercept of -1e9", series(each(RescaleIntercept="-1e9"))),
     Bad(DICOM, "a mosaic", series(each(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]))),
+    Bad(DICOM, "values shifted by the bits that are not stored (HighBit 15 for 12 bits)", series(shifted)),
+    Bad(DICOM, "slices of two modalities", series(lambda found: setattr(found[2], "Modality", "PT"))),
+    Bad(DICOM, "MR with white low in one slice", series(lambda found: (each(Modality="MR")(found), setattr(found[2],
+        "PhotometricInterpretation", "MONOCHROME1")))),
     Bad(DICOM, "electron densities of dual-energy CT for a run on CT", series(RescaleType="EDW")),
     Bad(DICOM, "an ultrasound with several frames", picture(NumberOfFrames=3)),
     Bad(DICOM, "an X-ray with a slope of 0", picture(RescaleSlope=0, RescaleIntercept=0)),
@@ -799,6 +809,9 @@ CASES: list[Bad] = [
     Bad(PLACES, "data that are not there", command("run", "nowhere", "-o", "out")),
     Bad(PLACES, "data by a name no disk can hold", command("run", "x" * 300, "-o", "out")),
     Bad(PLACES, "masks by a name no disk can hold", command("run", "data", "-o", "out", "--data.masks", "x" * 300)),
+    Bad(PLACES, "an empty word for a path, as an unset variable of a shell leaves it", lambda r: (make_run(r / "model"),
+        segment(""))[1]),
+    Bad(PLACES, "an export to the folder it runs in", lambda r: (make_run(r / "model"), ["export", "model", "-o", "."])[1]),
     Bad(PLACES, "an empty folder", lambda r: ((r / "data").mkdir(), ["run", "data", "-o", "out"])[1]),
     Bad(PLACES, "an output inside the data", command("run", "data", "-o", "data/out")),
     Bad(PLACES, "an output inside the data that a table lists", lambda r: (command()(r), (r / "data" / "t.csv").write_text(

@@ -118,6 +118,15 @@ def test_columns_that_are_no_class(tmp_path: Path) -> None:
     assert "labels.csv: no row has the class rare: left out" in cohort.problems
 
 
+@pytest.mark.parametrize(
+    "name", ["is_normal", "Healthy control", "no_lesion", "control", "label_id", "patient_group", "contrast"]
+)
+def test_a_column_that_says_normal_in_other_words_is_no_class(tmp_path: Path, name: str) -> None:
+    root = table(tmp_path, f"file,{name},MEL,NV\na,1,0,0\nb,0,1,0\nc,0,1,1\nd,1,0,1\n")
+    assert read_layout(root, SETTINGS).classes == ("MEL", "NV")
+    assert read_layout(root, asked(name, "NV")).classes == (name, "NV")
+
+
 def test_masks_of_each_class_by_column_and_by_folder(tmp_path: Path) -> None:
     root = put(tmp_path, "masks_dent/b.png", "masks_dent/c_mask.png", "m/one.png", "m/two.png")
     text = "file,scratch,dent,mask_scratch\na,1,0,m/one.png\nb,1,1,m/two.png\nc,0,1,\nd,0,0,\n"

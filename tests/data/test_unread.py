@@ -20,12 +20,14 @@ from coinseg.config.schema import DataSettings, Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.shared import existing, safe_id
 from coinseg.data.layouts.unread import parts_left
+from coinseg.data.readers.paths import parts_of
+from coinseg.data.readers.volume import read_volume
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.runtime.files import read_json
 from conftest import tiny_settings
 from examples import EXAMPLES
-from writers import make_run
+from writers import make_run, scan_of, write_series
 
 SETTINGS = DataSettings()
 
@@ -338,3 +340,27 @@ def test_transparent_pixels_are_said_and_an_opaque_alpha_channel_is_not(tmp_path
     store = prepare(read_layout(root, settings.data), settings, tmp_path / "store")
     assert (line in store.meta["problems"]) == said
     assert parts_left([root / "normal" / "glass.png"]) == ([line] if said else [])
+
+
+@pytest.mark.parametrize("system", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"])
+def test_what_a_system_leaves_in_folders_is_no_image(tmp_path: Path, system: str) -> None:
+    root = classes(tmp_path / "data")
+    usual = read_layout(root, DataSettings())
+    for place in (root, root / "abnormal"):
+        picture(place / system / "normal" / "i0.png", 7)
+        picture(place / system / "i1.png" / "SYNOPHOTO_THUMB_M.jpg", 8)
+    assert read_layout(root, DataSettings()) == usual
+    series = write_series(tmp_path / "series", scan_of())
+    slices = parts_of(series)
+    write_series(series / system, scan_of(seed=1), series="1.9", number=8)
+    assert parts_of(series) == slices
+    assert read_volume(series).scan.shape == (4, 5, 6)
+
+
+def test_the_names_of_columns_are_shown_where_one_of_them_is_a_label(tmp_path: Path) -> None:
+    root = table(tmp_path, ["i0.png,1,0", "i1.png,0,1"], "file,negative,positive")
+    problems = read_layout(root, DataSettings()).problems
+    assert (
+        "labels.csv has no column label (file, negative, positive): labels can only come from lesion masks or anomalies"
+        in problems
+    )

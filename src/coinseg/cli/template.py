@@ -5,7 +5,7 @@ from typing import Any
 
 from coinseg.data.layouts.shared import patient_of, stem_of, without_suffix
 from coinseg.data.layouts.unlabelled import cases_of
-from coinseg.data.readers.paths import is_dicom
+from coinseg.data.readers.paths import is_dicom, is_hidden
 from coinseg.data.readers.volume import read_geometry
 from coinseg.errors import UserError
 from coinseg.runtime.files import csv_text, write_text
@@ -84,7 +84,7 @@ def _name(layout: str, data: Path, case: Case) -> str:
         return stem_of(case.image).removesuffix("_0000") if layout == "nnunet" else stem_of(case.image)
     place = case.image.relative_to(data if data.is_dir() else data.parent)
     if layout == "dicom":
-        folders = [path for path in data.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        folders = [path for path in data.iterdir() if path.is_dir() and not is_hidden(path.name)]
         inside = len(place.parts) > 1 and len(folders) == 1
         return without_suffix(place.relative_to(place.parts[0]) if inside else place)
     return place.as_posix()

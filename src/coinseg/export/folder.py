@@ -36,6 +36,8 @@ def new_folder(out: Path, overwrite: bool, ours: str) -> Iterator[Path]:
         overwrite: whether an earlier output may be replaced.
         ours: a file whose presence marks such an output; it holds JSON with the key "coinseg".
     """
+    if out.name in ("", ".."):
+        raise UserError(f"the output is {out}", "the name of a new folder", "choose another -o")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError(f"{out} is a {'link' if out.is_symlink() else 'file'}", "a folder for the output", "choose another -o")
     with claimed(out, overwrite=overwrite) as claim:

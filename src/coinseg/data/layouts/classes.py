@@ -22,8 +22,11 @@ _NO_CLASS = {
     "normal", "healthy", "good", "negative", "benign", "no finding", "no_finding", "nofinding", "none", "unk", "unknown",
     "fold", "split", "train", "test", "val", "valid", "validation", "is_train", "is_test", "is_valid", "is_validation",
     "sex", "gender", "male", "female", "left", "right", "laterality", "side", "age", "index", "unnamed: 0", "",
+    "contrast", "smoker",
 }  # fmt: skip
 """Names of columns that hold 0 and 1 and are no finding, in lower case; data.classes can still name them."""
+_NO_WORDS = {"normal", "healthy", "negative", "control", "controls", "id", "group"}  # is_normal, healthy_control, label_id
+_DENIALS = ("no", "not", "without")  # no_lesion
 
 _NAME = re.compile(r"\w[\w .+()&-]{0,63}")
 
@@ -77,13 +80,19 @@ def class_columns(table: Path, taken: Collection[str]) -> tuple[dict[str, str], 
     for column in rows[0]:
         values = {whole_number(row[column]) if row[column] else None for row in rows}
         numbers = all(whole_number(row[column]) in (0, 1) for row in rows if row[column])
-        if column in taken or column in _NO_CLASS or column in LABEL or not numbers or values == {None}:
+        if column in taken or not _may_be_class(column) or not numbers or values == {None}:
             continue
         if 1 in values:
             found[column] = titles[column]
         else:
             never.append(titles[column])
     return found, [f"{table.name}: no row has the class {few(never)}: left out"] if never and len(found) > 1 else []
+
+
+def _may_be_class(column: str) -> bool:
+    """Return whether the name of a column, in lower case, may be that of a finding: 1 in is_normal is no lesion."""
+    words = re.split(r"[\W_]+", column)
+    return column not in (*_NO_CLASS, *LABEL) and _NO_WORDS.isdisjoint(words) and words[0] not in _DENIALS
 
 
 def zero_or_one(cell: str, table: Path, number: int, column: str) -> int | None:

@@ -19,6 +19,7 @@ from coinseg.data.readers.paths import (
     holds_slices,
     is_dicom,
     is_dicom_file,
+    is_hidden,
     kind_of,
     may_hold_slices,
     split_key,
@@ -38,7 +39,7 @@ def require_there(root: Path) -> None:
 
 def visible(folder: Path) -> list[Path]:
     """Return the entries of a folder, sorted, without hidden ones; empty for anything else."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    return sorted(path for path in folder.iterdir() if not is_hidden(path.name)) if folder.is_dir() else []
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -71,8 +72,8 @@ def _walked(folder: Path, is_series: Callable[[Path], bool] = holds_slices) -> I
     """Yield visible files and folders that are a series at any depth, and whether they are readable."""
     visited = {folder.resolve()}  # links may lead in circles
     for place, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".") and not _is_repeated(Path(place, name), visited)]
-        yield from ((path, is_readable(path)) for name in names if not name.startswith(".") and (path := Path(place, name)))
+        below[:] = [name for name in below if not is_hidden(name) and not _is_repeated(Path(place, name), visited)]
+        yield from ((path, is_readable(path)) for name in names if not is_hidden(name) and (path := Path(place, name)))
         series = [name for name in below if is_series(Path(place, name))]
         yield from ((Path(place, name), True) for name in series)
         below[:] = [name for name in below if name not in series]

@@ -132,7 +132,8 @@ def tables_in(folder: Path) -> list[Path]:
 def shown(columns: Iterable[str]) -> str:
     """The names of columns for a message; of a first row that has a label or a number among them, which is data, none."""
     names = list(columns)
-    data = any((name in _LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name)
+    known = not {*CASE, *PATIENT, *FILE}.isdisjoint(names)
+    data = any((name in _LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name) and not known
     return f"of a table without a line of names ({len(names)} columns)" if data else few(names)
 
 

@@ -44,6 +44,9 @@ def decoded(
         with files[member]() as file, silent():
             dataset = read_object(file)
             require_honest(dataset)
+            if left_aligned(dataset):
+                why = f"its HighBit is {int(dataset.HighBit)} for {int(dataset.BitsStored)} bits stored, which shifts its values"
+                raise broken_member(place, member, why)
             plugin = _PLUGINS.get(dataset.file_meta.TransferSyntaxUID, "")
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=raw, decoding_plugin=plugin)]
             shapes = [pixels.shape if raw else pixels.shape[:2] for pixels in frames]
@@ -87,6 +90,18 @@ def require_honest(dataset: Dataset) -> None:
     for frame in generate_frames(dataset.PixelData, number_of_frames=int(dataset.get("NumberOfFrames") or 1)):
         if size_of_frame(frame) not in (None, expected):
             raise ValueError("a frame of another size")
+
+
+def left_aligned(dataset: Dataset) -> bool:
+    """Return whether the words of uncompressed pixels end in bits that are not stored; pydicom takes no notice of HighBit."""
+    shift, syntax = (
+        int(dataset.get("HighBit") or 0) + 1 - int(dataset.get("BitsStored") or 0),
+        dataset.file_meta.TransferSyntaxUID,
+    )
+    if syntax.is_compressed or "PixelData" not in dataset or dataset.get("BitsAllocated") != 16 or not 0 < shift < 16:
+        return False
+    words = np.frombuffer(dataset.PixelData[: len(dataset.PixelData) // 2 * 2], "<u2" if syntax.is_little_endian else ">u2")
+    return bool(words.any() and not (words & ((1 << shift) - 1)).any())
 
 
 def size_of_frame(frame: bytes) -> tuple[int, int] | None:

@@ -48,6 +48,7 @@ def stack_of(path: Path, series: Sequence[Header]) -> tuple[list[Frame], Geometr
     for member, header in series:
         if header.get("SamplesPerPixel", 1) != 1 or not str(header.get("PhotometricInterpretation", "MONO")).startswith("MONO"):
             raise UserError(f"{path}: {public_name(member)} is a colour image", "grey slices", "leave colour images out")
+    _require_one_kind(path, [header for _, header in series])
     frames = [frame for member, header in series for frame in _frames_of(path, member, header)]
     _require_alike(path, frames)
     across, down = frames[0].orientation
@@ -121,6 +122,15 @@ def _depth(tags: Dataset) -> float | None:
             if 0 < (depth := abs(number(tags, name, 0.0))) < math.inf:
                 return depth
     return None
+
+
+def _require_one_kind(path: Path, headers: Sequence[Dataset]) -> None:
+    """Raise `UserError` where slices are of several modalities, or white is high in some and low in others, not in HU."""
+    tags = {"Modality": "modalities", "PhotometricInterpretation": "meanings of white (PhotometricInterpretation)"}
+    for tag, what in tags.items():
+        kinds = {str(header.get(tag)) for header in headers if header.get(tag)}
+        if len(kinds) > 1 and not (tag != "Modality" and is_ct(headers[0])):
+            raise UserError(f"{path} has slices of {len(kinds)} {what}", "one", "export each series into its own folder")
 
 
 def _require_alike(path: Path, frames: Sequence[Frame]) -> None:

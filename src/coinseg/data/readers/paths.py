@@ -25,9 +25,16 @@ ARCHIVE = ".zip"
 SLICE_SUFFIXES = (".dcm", ".dicom", ".ima")  # files that must be DICOM; others are DICOM when they have its mark
 _BARE = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|[\0-\x40]\0\0\0)", re.DOTALL)  # group, element; type or a short length
 _SOP_CLASS = b"\x08\0\x16\0"  # the tag SOPClassUID
+_SYSTEM = ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found")
+"""Folders that a Mac, a NAS and Windows leave among data: previews, deleted files and the like, never somebody's images."""
 Kind = Literal["", "image", "slice", "volume", "other"]
 Members = Mapping[str, Callable[[], IO[bytes]]]  # files by their name below the scan's folder, each with what opens it
 _OTHERS = (*VOLUME_SUFFIXES, ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".csv", ".json", ".txt", ".xml", ".raw", ".zraw")
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a name is that of a hidden file, or of a folder that a system made."""
+    return name.startswith(".") or name.lower() in _SYSTEM
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -66,7 +73,7 @@ def kind_of(path: Path) -> Kind:
 def holds_slices(folder: Path) -> bool:
     """Return whether a folder itself, not only a folder below, has DICOM files that are slices; plain images are none."""
     kinds = {""}
-    for path in (path for path in sorted(folder.iterdir()) if not path.name.startswith(".")):
+    for path in (path for path in sorted(folder.iterdir()) if not is_hidden(path.name)):
         if (kind := kind_of(path)) in ("slice", "volume"):
             return True
         kinds.add(kind)
@@ -182,13 +189,13 @@ def _names_in(folder: Path) -> list[str]:
     """Return the names of files at any depth, sorted, without hidden files and pipes (which block a reader)."""
     files: list[Path] = []
     for place, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        files += [path for name in names if not name.startswith(".") and (path := Path(place, name)).is_file()]
+        below[:] = sorted(name for name in below if not is_hidden(name))
+        files += [path for name in names if not is_hidden(name) and (path := Path(place, name)).is_file()]
     return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def _visible(name: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in re.split(r"[/\\]", name))
+    return not any(map(is_hidden, re.split(r"[/\\]", name)))
 
 
 def _is_member(path: Path) -> bool:
