@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from coinseg.cli import main as cli
 from coinseg.cli.inspect import inspect
@@ -310,6 +311,8 @@ def test_odd_masks_are_said(tmp_path: Path) -> None:
             np.where(np.arange(44) < 40, 255, 0).astype(np.uint8) + mask * 0,
         "4 lesion masks are dark on light (abnormal__i01, abnormal__i03, abnormal__i05 and 1 more): the dark counts": lambda mask:
             255 - mask,
+        "4 of 4 lesion masks are outlines (abnormal__i01, abnormal__i03, abnormal__i05 and 1 more): what they": lambda mask:
+            mask - ndimage.minimum_filter(mask, 3),
     }  # fmt: skip
     for i, (line, change) in enumerate(odd.items()):
         said = problems(written(tmp_path / f"data{i}", change), tmp_path / f"store{i}")
@@ -323,6 +326,15 @@ def test_odd_masks_are_said(tmp_path: Path) -> None:
     said = problems(root, tmp_path / "other")
     assert "lesion masks of 1 abnormal cases are empty (abnormal__i03)" in said
     assert "lesion masks of 1 normal cases are not empty (normal__i02): which is right, label or mask?" in said
+
+
+def test_rings_and_few_outlines_are_lesions(tmp_path: Path) -> None:
+    thick = written(tmp_path / "ring", lambda mask: mask - ndimage.minimum_filter(mask, 7))
+    assert not any("lesion mask" in one for one in problems(thick, tmp_path / "store"))
+    root = written(tmp_path / "data", lambda mask: mask)
+    mask = np.asarray(Image.open(root / "masks/i01.png"))
+    Image.fromarray(mask - ndimage.minimum_filter(mask, 3)).save(root / "masks/i01.png")
+    assert not any("lesion mask" in one for one in problems(root, tmp_path / "other"))
 
 
 def test_a_lesion_that_does_not_touch_its_organ_is_said(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from coinseg.types import Case, MaskSource
 from .case import CaseMasks
 
 _MANY = 0.25  # share of the masks that mark most of their image from which that is said
+_RING = 2  # a mask that this many times its pixels fill, with its holes, is an outline
+_PLANES = 8  # slices with most of a lesion that are looked at for that
 _LOOKED_AT = 5  # masks that are read once more, to name the labels there are
 Notes = Mapping[str, Sequence[str]]
 """Ids of cases by note, see `notes_on`."""
@@ -24,7 +26,7 @@ def notes_on(case: Case, masks: CaseMasks | None) -> frozenset[str]:
     """Return what masks are like: their own notes, "lesion" and "organ" where there are any, and of the lesion what is odd.
 
     That is "empty", "missed" (empty, of an abnormal case), "normal" (not empty, of a normal one), "most" (more than half of the
-    image) and "apart" (nowhere within a pixel of the organ).
+    image), "outline" (mostly hole) and "apart" (nowhere within a pixel of the organ).
     """
     if masks is None:
         return frozenset()
@@ -34,9 +36,18 @@ def notes_on(case: Case, masks: CaseMasks | None) -> frozenset[str]:
     share, given = float(lesion.mean()), {case.label, *case.slice_labels.values()}
     found = {
         "lesion": True, "empty": share == 0, "missed": share == 0 and 1 in given, "normal": share > 0 and given == {0},
-        "most": share > 0.5, "apart": share > 0 and bool(masks.organs) and _apart(lesion, masks.organs),
+        "most": share > 0.5, "outline": share > 0 and _is_outline(lesion),
+        "apart": share > 0 and bool(masks.organs) and _apart(lesion, masks.organs),
     }  # fmt: skip
     return frozenset(notes | {name for name, holds in found.items() if holds})
+
+
+def _is_outline(lesion: np.ndarray) -> bool:
+    """Return whether the slices with most of a lesion, (slices, H, W), are more hole than lesion: it was never filled."""
+    most = lesion[np.argsort(lesion.sum((1, 2)))[-_PLANES:]].astype(np.uint8)
+    planes = [plane[ndimage.find_objects(plane)[0]] for plane in most if plane.any()]
+    filled = sum(int(ndimage.binary_fill_holes(plane).sum()) for plane in planes)
+    return filled > _RING * sum(int(plane.sum()) for plane in planes)
 
 
 def _apart(lesion: np.ndarray, organs: Iterable[np.ndarray]) -> bool:
@@ -60,6 +71,9 @@ def implausible(notes: Notes) -> list[str]:
     if most and most >= _MANY * (lesions - empty):
         ask = "are they inverted, or of something else?"
         lines.append(f"{most} of {lesions} lesion masks mark more than half of the image {which}: {ask}")
+    outlines, which = of("outline")
+    if 2 * outlines > lesions - empty:
+        lines.append(f"{outlines} of {lesions} lesion masks are outlines {which}: what they surround does not count; fill them")
     for note, said in {
         "normal": "lesion masks of {} normal cases are not empty {}: which is right, label or mask?",
         "apart": "lesion masks of {} cases do not touch the organ mask {}: do both lie on this image?",
