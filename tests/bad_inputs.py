@@ -847,6 +847,8 @@ CASES: list[Bad] = [
     Bad(COLOUR, "a volume with red, green and blue", rgb_volume, True),
     Bad(COLOUR, "two images of a case that are to be in colour", channels("--data.channels", "rgb")),
     Bad(COLOUR, "a case without its second image", channels(missing=True)),
+    Bad(COLOUR, "one image for two channels of a case", lambda r: (channels()(r), (r / "data" / "labels.csv").write_text(
+        "file,file_2,label\nimages/0.png,second/0.png,0\nimages/1.png,images/1.png,1\n"), ["run", "data", "-o", "out"])[-1]),
     Bad(COLOUR, "second images of another size", channels(size=12)),
     Bad(COLOUR, "two sequences of every scan on two grids", two_grids),
     Bad(COLOUR, "one image for a run on two of a case", of_two_channels("segment", "-i", "data/images/0.png", "-o", "mask.png")),

@@ -188,15 +188,26 @@ def test_a_group_is_a_patient_where_there_are_many(tmp_path: Path) -> None:
 
 
 def test_channels_of_a_table(tmp_path: Path) -> None:
-    put(tmp_path, *(f"{name}_{kind}.nii.gz" for name in "ab" for kind in ("f", "t", "u")))
-    text = "file,label,file_2,file_10,File_T1ce\na_f,0,a_t,a_u,a_f\nb_f,1,,b_u,b_f\n"
+    put(tmp_path, *(f"{name}_{kind}.nii.gz" for name in "ab" for kind in ("f", "t", "u", "v")))
+    text = "file,label,file_2,file_10,File_T1ce\na_f,0,a_t,a_u,a_v\nb_f,1,,b_u,b_v\n"
     cohort = read_layout(table(tmp_path, text), SETTINGS)
     assert cohort.sequences == ("file", "file_2", "file_10", "File_T1ce")
-    assert [[path.name[2] for path in case.others] for case in cohort.cases] == [["t", "u", "f"], ["u", "f"]]
+    assert [[path.name[2] for path in case.others] for case in cohort.cases] == [["t", "u", "v"], ["u", "v"]]
     assert not any("a_t" in line for line in cohort.problems)  # read, so not said to be left over
     with pytest.raises(UserError, match=r"row 2 of .* names a file that is missing"):
         read_layout(table(tmp_path, "file,label,file_2\na_f,0,gone\nb_f,1,\n"), SETTINGS)
     assert read_layout(table(tmp_path, "file,label,file_size\na_f,0,12\nb_f,1,13\n"), SETTINGS).sequences == ()
+
+
+def test_channels_that_are_exchanged_in_some_rows_are_said(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}_{kind}.png" for name in "abcd" for kind in ("flair", "T2")))
+    header, rows = "file,file_2,label\n", "a_flair,a_T2,0\nb_T2,b_flair,1\nc_flair,c_T2,0\nd_flair,d_T2,1\n"
+    said = "1 rows have their channels in other columns than most, by the names of the files: rows 3"
+    assert said in read_layout(table(tmp_path, header + rows), SETTINGS).problems
+    right = read_layout(table(tmp_path, header + rows.replace("b_T2,b_flair", "b_flair,b_T2")), SETTINGS)
+    assert not any("channels" in line for line in right.problems)
+    with pytest.raises(UserError, match=r"row 3 of .* names one file for two channels; required: a file for each"):
+        read_layout(table(tmp_path, header + rows.replace("b_T2,b_flair", "b_T2,b_T2")), SETTINGS)
 
 
 def test_neu_steel() -> None:

@@ -28,7 +28,7 @@ from .classes import with_classes, zero_or_one
 from .dicom_studies import fits_dicom
 from .instances import INSTANCES, Instance, index_of, named_in
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
-from .sequence_names import further_channels
+from .sequence_names import exchanged, further_channels
 from .shared import (
     existing,
     few,
@@ -130,6 +130,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     listed = [reader.case(number, row) for number, row in rows]
     cases, problems, left_out = reader.matched(_whole_scans(table, listed))
     problems += not_named(listed, table, reader.folders)
+    problems += exchanged({number: [row[name] for name in (column["file"], *channels)] for number, row in rows})
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     if {"slice", "patient"} <= column.keys():
@@ -203,6 +204,8 @@ class _Rows:
                 index = index_of(image, table, Instance(number, named, index))
             labels = labels if index is not None else [None] * len(labels)
         others = tuple(path for column in self.channels if (path := _named(table, number, row[column], _SUFFIXES)))
+        if len({image, *others}) <= len(others):
+            raise row_error(table, number, "names one file for two channels", "a file for each")
         case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, others=others)
         case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
         if index is not None and not volume and kind_of(image) != "slice" and "patient" in cells:

@@ -1,6 +1,7 @@
 """Names of MR sequences and the like in file names: x_flair.nii.gz and x_t2.nii.gz are two channels of the scan x."""
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -70,3 +71,23 @@ def further_channels(header: Sequence[str], first: str) -> tuple[str, ...]:
     named = [column for column in header if is_sequence(column.removeprefix(f"{first}_")) and column.startswith(f"{first}_")]
     numbers = [column for column in header if re.fullmatch(rf"{re.escape(first)}_\d{{1,2}}", column)]
     return (*sorted(numbers, key=lambda column: int(column.rpartition("_")[2])), *named)
+
+
+def exchanged(rows: Mapping[int, Sequence[str]]) -> list[str]:
+    """Return the line about rows whose channels stand in other columns than in most rows, by a word in the names of their files.
+
+    Args:
+        rows: of a table by number, names of the files of each row, in the order of the columns.
+    """
+    found: dict[str, dict[int, int]] = defaultdict(dict)  # columns by word that one file of a row has, and row
+    for row, names in rows.items():
+        words = [{*re.split(r"[\W_]+", name.lower())} for name in names]
+        for column, own in enumerate(words):
+            for word in own.difference(*words[:column], *words[column + 1 :]):
+                found[word][row] = column
+    odd = set()
+    for word, columns in found.items():
+        usual = Counter(columns.values()).most_common(1)[0][0]
+        odd |= {row for row, column in columns.items() if column != usual and word and not word.isdigit()}
+    what = "rows have their channels in other columns than most, by the names of the files"
+    return [f"{len(odd)} {what}: rows {few(map(str, sorted(odd)), 5)}"] if odd else []
