@@ -310,6 +310,16 @@ def rgb_volume(root: Path) -> Words:
     return segment("scan.nii")
 
 
+def two_names(root: Path) -> Words:
+    """A label map whose value 1 has two names."""
+    for folder in ("images", "masks"):
+        (root / "data" / folder).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(np.full((9, 9), i % 2, np.uint8)).save(root / "data" / folder / f"{i}.png")
+    (root / "data" / "classes.json").write_text('{"scratch": 1, "dent": 1}')
+    return ["run", "data", "-o", "out", "--data.classes", "scratch", "dent"]
+
+
 def channels(*words: str, missing: bool = False, size: int = 9) -> Callable[[Path], Words]:
     """A table of cases with two images each."""
 
@@ -847,6 +857,7 @@ CASES: list[Bad] = [
     Bad(COLOUR, "a volume with red, green and blue", rgb_volume, True),
     Bad(COLOUR, "two images of a case that are to be in colour", channels("--data.channels", "rgb")),
     Bad(COLOUR, "a case without its second image", channels(missing=True)),
+    Bad(COLOUR, "two classes of one label value", two_names),
     Bad(COLOUR, "one image for two channels of a case", lambda r: (channels()(r), (r / "data" / "labels.csv").write_text(
         "file,file_2,label\nimages/0.png,second/0.png,0\nimages/1.png,images/1.png,1\n"), ["run", "data", "-o", "out"])[-1]),
     Bad(COLOUR, "second images of another size", channels(size=12)),

@@ -199,6 +199,21 @@ def test_channels_of_a_table(tmp_path: Path) -> None:
     assert read_layout(table(tmp_path, "file,label,file_size\na_f,0,12\nb_f,1,13\n"), SETTINGS).sequences == ()
 
 
+def test_two_classes_of_one_value_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "images", "images/a.png", "images/b.png", "masks/a.png", "masks/b.png")
+    (tmp_path / "images/classes.json").write_text('{"scratch": 1, "dent": 1, "rust": [1, 2]}')
+    for one, other in (("scratch", "dent"), ("Scratch", "DENT"), ("scratch", "1"), ("1", "01")):
+        with pytest.raises(UserError, match=rf"(?i)the classes '{one}' and '{other}' are the same label values \(1\)"):
+            read_layout(tmp_path / "images", asked(one, other))
+    assert read_layout(tmp_path / "images", asked("scratch", "rust")).classes == ("scratch", "rust")
+    root = EXAMPLES["nnunet"].make(tmp_path / "nnunet")
+    described = json.loads((root / "dataset.json").read_text())
+    labels = described["labels"]
+    (root / "dataset.json").write_text(json.dumps(described | {"labels": labels | {"again": labels["malignant"]}}))
+    with pytest.raises(UserError, match="the classes 'malignant' and 'again' are the same label values"):
+        read_layout(root, asked("malignant", "again"))
+
+
 def test_channels_that_are_exchanged_in_some_rows_are_said(tmp_path: Path) -> None:
     put(tmp_path, *(f"{name}_{kind}.png" for name in "abcd" for kind in ("flair", "T2")))
     header, rows = "file,file_2,label\n", "a_flair,a_T2,0\nb_T2,b_flair,1\nc_flair,c_T2,0\nd_flair,d_T2,1\n"

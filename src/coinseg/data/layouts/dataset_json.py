@@ -13,7 +13,7 @@ from coinseg.errors import UserError
 from coinseg.types import Cohort
 
 from .classes import ScanClasses
-from .label_maps import MapScan, Names, Regions, cohort_of
+from .label_maps import MapScan, Names, Regions, cohort_of, require_apart
 from .shared import few, is_possible, is_value, lies_inside, organ_root
 
 
@@ -43,13 +43,18 @@ def describe(path: Path) -> Description:
 
 
 def values_by_class(root: Path, asked: Sequence[str]) -> Names:
-    """Return what values in masks mean: by classes.json or the labels of dataset.json, and the values among those `asked` for."""
+    """Return what values in masks mean: by classes.json or the labels of dataset.json, and the values among those `asked` for.
+
+    `UserError` where two of those asked for mean the same.
+    """
     names: dict[str, tuple[int, ...]] = {}
     for path in (root / "dataset.json", root / "classes.json"):
         if path.is_file():
             content = _json(path)
             names |= _names(path, content.get("labels", content if path.name == "classes.json" else None))
-    return names | {name: (int(name),) for name in asked if is_value(name) and name not in names and int(name)}
+    names |= {name: (int(name),) for name in asked if is_value(name) and name not in names and int(name)}
+    require_apart({name: values for name, values in names.items() if name.casefold() in map(str.casefold, asked)})
+    return names
 
 
 def _names(path: Path, labels: Any) -> dict[str, tuple[int, ...]]:

@@ -70,8 +70,18 @@ class Regions:
             () if name in classes.given and name not in names else values_of(name, names, "classes", where)
             for name in classes.names
         ]
+        require_apart(dict(zip(classes.names, own, strict=True)))
         # As with masks found by name: a folder of organ masks and no name means everything in them.
         return cls(organs or (((),) if settings.organ_from else ()), tuple(sorted(lesion)), tuple(own))
+
+
+def require_apart(classes: Names) -> None:
+    """Raise `UserError` where two classes have the same label values, and so the same pixels."""
+    known: dict[tuple[int, ...], str] = {}
+    for name, values in classes.items():
+        if values and (other := known.setdefault(tuple(sorted(values)), name)) != name:
+            got = f"the classes {other!r} and {name!r} are the same label values ({few(map(str, values))})"
+            raise UserError(got, "values of its own for each class", "correct classes.json or dataset.json, or data.classes")
 
 
 def values_of(text: str, names: Names, setting: str, where: str) -> tuple[int, ...]:
