@@ -335,6 +335,13 @@ def test_a_pipe_among_images_is_left_out_and_said(tmp_path: Path, capsys: pytest
     assert "z.png is missing or no file" in "".join(capsys.readouterr())
 
 
+def test_a_link_that_leads_nowhere_is_called_one(tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    (images / "normal" / "z.png").symlink_to(tmp_path / "annex" / "z.png")
+    with pytest.raises(UserError, match=r"z\.png is a link to a file that is not there; .*git annex get"):
+        prepare(read_layout(images, tiny_settings().data), tiny_settings(), tmp_path / "slices")
+
+
 def test_inputs_that_go_before_their_masks_are_made_are_not_left_out_silently(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,9 @@ def require_there(case: Case, error: UserError) -> None:
     files = [case.image, *case.others, *(mask.path for mask in (*case.organ, *case.lesion))]
     # A pipe is there, and has no parts either: it is broken.
     if gone := [file for file in files if not parts_of(file) and (file.is_dir() or not file.exists())]:
+        if gone[0].is_symlink():
+            do = "get the file (git annex get, dvc pull), or remove the link"
+            raise UserError(f"{gone[0]} is a link to a file that is not there", "links to files", do) from error
         do = "put them back, then give the same command again"
         raise UserError(f"{gone[0]} is gone since the command began", "data that stay where they are", do) from error
 
