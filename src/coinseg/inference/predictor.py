@@ -215,7 +215,8 @@ class Predictor:
         """Masks (B, S, S) of images (B, C, S, S) in [-1, 1]."""
         images = images.float() if images.is_floating_point() else images
         self.explainer.require_images(images)
-        if len(images) and float(images.min()) >= 0:  # prepared images have dark pixels, near -1
+        # Only as 8 bits as they are may images be bright all over.
+        if self.preparation.kind != "8bit" and len(images) and float(images.min()) >= 0:
             LOG.warning("doubtful masks: no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1")
         logits, apart = self.look(images)
         if foreign := int((apart > 1).sum()):
