@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coinseg.errors import UserError
-
 from .progress import ConsoleReport
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -61,18 +59,10 @@ def arg(*names: str, **options: Any) -> Argument:
     return names, options
 
 
-def filled(text: str) -> Path:
-    """Return a path; `UserError` for an empty word, which `Path` takes for the folder the command runs in."""
-    if not text:
-        do = "set the variable of the shell that is empty, or give . for the folder you are in"
-        raise UserError("an empty word stands where a path is needed", "a path", do)
-    return Path(text)
-
-
 def path(*names: str, help: str, required: bool = True) -> Argument:
     """A row that takes a path; None where an option that is not required is not given."""
     needed = {"required": required} if names[0].startswith("-") else {}
-    return arg(*names, type=filled, help=help, **needed)
+    return arg(*names, type=Path, help=help, **needed)
 
 
 def flag(name: str, help: str) -> Argument:
@@ -80,7 +70,7 @@ def flag(name: str, help: str) -> Argument:
     return arg(name, action="store_true", help=help)
 
 
-DATA = arg("data_path", metavar="data", type=filled, help="the data: a folder or a CSV (also as -i DATA)")
+DATA = arg("data_path", metavar="data", type=Path, help="the data: a folder or a CSV (also as -i DATA)")
 DATA_OF_RUN = path("--data-path", required=False, help="--data PATH: the data, if others made the run or they were moved")
 JSON = flag("--json", "print JSON (docs/guide/manifest.md has the keys)")
 OWN_CLASSIFIER = arg("--classifier", default=None, help="package.module:factory, where the model has a classifier of your own")

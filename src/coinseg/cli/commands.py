@@ -9,7 +9,7 @@ from typing import Any
 from coinseg.config.schema import EngineSettings, Settings
 from coinseg.errors import UserError, plain
 
-from .command import DATA, JSON, OWN_CLASSIFIER, Call, arg, command, filled, flag, path
+from .command import DATA, JSON, OWN_CLASSIFIER, Call, arg, command, flag, path
 
 SCANS = (
     "a volume (NIfTI, NRRD, MetaImage), a DICOM folder or .zip (FOLDER#KEY for one series), an image; a folder of them in any "
@@ -50,7 +50,7 @@ def phantom(call: Call, out: Path, processes: int) -> None:
     path("-o", "--output", help="the mask (.nii.gz, .nrrd, .mha; .png of an image), or a folder for the masks"),
     path("--model", help="the output folder of a run"),
     OWN_CLASSIFIER,
-    arg("--organ", type=filled, nargs="*", default=[], help=ORGAN),
+    arg("--organ", type=Path, nargs="*", default=[], help=ORGAN),
     arg("--accelerator", choices=["cpu", "cuda"], default=None, help="instead of what the run was trained on"),
     flag("--overwrite", "replace masks that exist"),
     path("--confidence", required=False, help=TRUST),

@@ -173,6 +173,9 @@ def _call(words: list[str], called: Command, level: int) -> None:
         if isinstance(settings, Settings):  # a module that a file names is run only when the command line names it, too
             require_named(settings.classifier, given(rest, "--classifier.name"), "--classifier.name")
         rest, values, Parser.lists = parts.rest, parts.values, parts.lists
+    if any(not word or re.fullmatch("--[^=]+=", word) for word in rest):  # `Path` takes it for the folder the command runs in
+        do = "set the variable of the shell that is empty, or give . for the folder you are in"
+        raise UserError("an empty word stands where a path is needed", "a path", do)
     if {"-h", "--help"} & set(rest):
         print(short_help(called, settings))
         return

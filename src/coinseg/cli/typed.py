@@ -27,8 +27,9 @@ def typed(words: Sequence[str], command: Command) -> list[str]:
             if option == "--data" and (not after or after.startswith("{")):
                 result.append(word)
                 continue
+            missing = not attached and not coming
             coming = coming if attached else coming[1:]
-            if "--data-path" in names or not after:
+            if "--data-path" in names or missing:
                 result += ["--data-path", after] if "--data-path" in names else [word]
             else:
                 result.insert(1, after)  # before all options: a list of values takes every word behind it
