@@ -186,14 +186,12 @@ def _of_array(predictor: Predictor, source: Source, organs: tuple[MaskSource, ..
 
 def numbers(source: Source) -> np.ndarray:
     """A NumPy array of finite numbers, in an order of bytes and axes that torch takes too."""
-    array = as_array(source) if isinstance(source, Tensor) else source
+    array = as_array(source) if isinstance(source, np.ndarray | Tensor) else source
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "iuf":
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"{type(source).__name__}"
         raise UserError(kind, "a path, a nibabel image or an array of numbers", "give one of these")
     if not np.isfinite(array).all():
         raise UserError("an array with NaN or infinite values", "finite values", "replace them")
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise UserError("an array some of whose values are masked", "an array of values", "fill them: array.filled(value)")
     native = np.asarray(array, array.dtype.newbyteorder("="))
     return native.copy() if min(native.strides, default=0) < 0 else native
 
