@@ -29,6 +29,7 @@ import recipe  # noqa: E402
 import runs  # noqa: E402
 import stopping  # noqa: E402
 import student_cleaning  # noqa: E402
+import student_schedule  # noqa: E402
 import thresholds  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -173,3 +174,12 @@ def test_one_label_per_scan(tmp_path: Path, command: Command, monkeypatch: pytes
     assert "recall" in lines[0]
     monkeypatch.delitem(labels_per_scan.WAYS, "inherited")
     assert all("iou_mask_free" in line for line in command(labels_per_scan, "masks", *places))
+
+
+def test_a_schedule_has_a_row_of_the_first_network_where_that_is_trained_alone(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = student_schedule.Phase((1,), 2, rate=0.5, begun_as=0, small=0.5, decoder=3.0)
+    monkeypatch.setitem(student_schedule.PLANS, "in-turn", (student_schedule.Phase((0,), 2), later))
+    rows = list(student_schedule.measure(work, work, SET, 0, ["in-turn"]))
+    assert [row["plan"] for row in rows] == ["in-turn, first network", "in-turn"]
