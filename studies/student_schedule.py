@@ -1,4 +1,4 @@
-"""How the student's steps are spent: networks in turn, smaller images first, other rates; over the same pairs and pseudo-masks.
+"""How the student's steps are spent: networks apart, in turn, smaller images first, other rates; over the same pairs and pseudo-masks.
 
     python studies/faster.py DATA WORK SET SEED default                   the run whose pairs are taken
     python studies/student_schedule.py DATA WORK SET SEED PLAN...         rows in WORK/student_schedule.json
@@ -51,7 +51,7 @@ class Phase:
 
 
 PLANS: dict[str, tuple[Phase, ...]] = {
-    "default": (Phase((0, 1), 600),),
+    "apart": (Phase((0, 1), 600),),
     "half": (Phase((0, 1), 300),),
     "small-first": (Phase((0, 1), 600, small=2 / 3),),
     "half-decoder-3": (Phase((0, 1), 300, decoder=3.0),),

@@ -101,6 +101,20 @@ def test_a_student_says_the_mean_of_what_its_members_say() -> None:
     torch.testing.assert_close(student.marks(student.Mean(made).eval(), images), apart.mean(0), rtol=1e-5, atol=1e-7)
 
 
+def test_networks_that_branch_off_are_the_first_one_and_then_their_own() -> None:
+    made = student.Student(3)
+    first = made.members[0]
+    for layer in first.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.fill_(0.5)  # type: ignore
+    made.branch()
+    for member in made.members[1:]:
+        for name, value in member.state_dict().items():
+            assert torch.equal(value, first.state_dict()[name]), name
+    torch.nn.init.constant_(made.members[1].head.weight, 7.0)  # type: ignore
+    assert not any((member.head.weight == 7).any() for member in (first, made.members[2]))  # type: ignore
+
+
 def test_a_student_is_asked_at_two_sides() -> None:
     assert [student.sides(side) for side in (32, 64, 96, 256)] == [(32,), (96, 128), (128, 160), (352, 480)]
     made = student.build_student(1).eval()
@@ -287,9 +301,12 @@ def test_with_too_few_masks_there_is_none_and_the_stage_says_so(slices: Training
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("branch", [2 / 3, 11 / 12])  # before it is killed, and after it
 def test_a_killed_student_resumes_to_the_same_numbers(
-    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, branch: float
 ) -> None:
+    monkeypatch.setattr(teaching, "BRANCH", branch)
+
     class Killed(Exception):
         pass
 
@@ -311,6 +328,26 @@ def test_a_killed_student_resumes_to_the_same_numbers(
     assert (tmp_path / "killed" / "checkpoint.pt").exists()
     for again in (train(tmp_path / "killed"), train(tmp_path / "killed")):
         assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_the_second_network_is_a_copy_of_the_first_until_it_learns_by_itself(
+    slices: TrainingSlices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_from_few(monkeypatch)
+    settings = settings_of(0.0)
+    settings = replace(settings, student=replace(settings.student, synthetic_lesions=0.0))
+
+    def distance(branch: float) -> float:
+        """Of the two networks, in their weights."""
+        monkeypatch.setattr(teaching, "BRANCH", branch)
+        made = taught(slices, settings, tmp_path / str(branch))
+        assert isinstance(made, student.Mean)
+        pairs = zip(*(member.parameters() for member in made.student.members), strict=True)
+        return sum((one - other).detach().square().sum().item() for one, other in pairs) ** 0.5
+
+    late, sooner, never = distance(10 / 12), distance(4 / 12), distance(1.0)
+    assert 0 < late < sooner < never  # which keeps the decoder that it began with
 
 
 @pytest.mark.slow

@@ -79,15 +79,20 @@ class StudentNetwork(nn.Module):
 
 
 class Student(nn.Module):
-    """An ensemble of `members` networks, each trained on batches of its own."""
+    """An ensemble of `members` networks, each trained on batches of its own; the others may branch off the first one."""
 
     def __init__(self, members: int, channels: int = 1, classes: int = 1) -> None:
         super().__init__()
         self.members = nn.ModuleList(StudentNetwork(channels, classes) for _ in range(members))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images of each network, (members, B, channels, S, S) in [-1, 1] -> logits (members, B, classes, S, S)."""
-        return torch.stack([member(images) for member, images in zip(self.members, x, strict=True)])
+        """Images of the first n networks, (n, B, channels, S, S) in [-1, 1] -> logits (n, B, classes, S, S)."""
+        return torch.stack([member(images) for member, images in zip(self.members, x, strict=False)])
+
+    def branch(self) -> None:
+        """Make all other networks copies of the first one, in place."""
+        for member in self.members[1:]:
+            member.load_state_dict(self.members[0].state_dict())
 
 
 def sides(side: int) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ STAGES = {
     "classifier": Dependencies(1, ("contents", "anomaly", "classifier", "seed"), _F_UNREAD),
     "generator": Dependencies(2, ("contents", "anomaly", "f", "coin", "seed")),
     # Its other settings are read once masks are made with it; `gate` was hashed with the default of its time.
-    "student": Dependencies(1, ("teacher", "student", "seed"), {
+    "student": Dependencies(2, ("teacher", "student", "seed"), {
         "student": {"gate": 0.0, "novelty": NOT_HASHED, "opinion": NOT_HASHED, "neighbours": NOT_HASHED},
     }),
 }  # fmt: skip

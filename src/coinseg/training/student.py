@@ -1,7 +1,8 @@
 """Training of the student, which learns from the pseudo-masks of the counterfactual method and draws the final masks.
 
 Images labelled normal are taught as empty, of those labelled abnormal only the ones with a confident pseudo-mask; no mask of an
-expert is used. Every second network also learns synthetic lesions (docs/research/student.md, study 22).
+expert is used. Every second network also learns synthetic lesions (docs/research/student.md, study 22), and all but the first
+begin as a copy of the first one, late (study 34).
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from .schedule import averaging
 
 WEIGHTS = "model.safetensors"
 EMA = 0.99  # Decay of the moving average of the weights
+BRANCH = 2 / 3  # share of the steps after which the other networks begin as copies of the first (study 34)
 SMOOTH = 0.01  # Pixels that are added to both sides of the Dice coefficient
 
 
@@ -207,10 +209,14 @@ def train_student(
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
     trained, wrapped = fabric.setup(network, optimiser)
     trained.train()
+    branch = round(BRANCH * s.steps)
 
     def step(number: int) -> dict[str, Tensor]:
+        if number == branch:
+            network.branch()
+            cast(Student, averaged.module).branch()
         rng = random_stream(Stream.STUDENT_BATCH, settings.seed, number)
-        batches = [_batch(taught, i % 2 == 1, s, rng) for i in range(s.networks)]
+        batches = [_batch(taught, i % 2 == 1, s, rng) for i in range(s.networks if number >= branch else 1)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         outputs = zip(trained(images.to(fabric.device)), targets.to(fabric.device), strict=True)
         losses = [student_loss(logits, target, 0.0 if i % 2 else s.per_image) for i, (logits, target) in enumerate(outputs)]

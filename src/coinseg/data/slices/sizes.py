@@ -26,13 +26,12 @@ GPU_SIDE = 256  # side that is taken on a GPU, whatever the time
 LEAST, MOST = 64, 512  # sides that are chosen
 RECIPE = ("method", "classifier", "coin", "student")  # settings that decide how long a step takes and how many there are
 LIGHTER: tuple[tuple[dict[str, Any], float], ...] = (
-    ({"steps": 300}, 0.8),
-    ({"networks": 1, "steps": 300}, 0.7),
-    ({"teachers": 1, "networks": 1, "steps": 300}, 0.45),
+    ({"steps": 300}, 0.85),
+    ({"teachers": 1, "networks": 1, "steps": 300}, 0.5),
     ({"steps": 0}, 0.3),
 )
-"""Settings of the student where the default recipe takes too long, and the share of its time that they take (study 33 in
-docs/research/student.md): half of the steps, one network, one pair of f and generator, no student."""
+"""Settings of the student where the default recipe takes too long, and the share of its time that they take (studies 33 and 34 in
+docs/research/student.md): half of the steps, one pair of f and generator and one network, no student."""
 BYTES = 11e9  # that a step of the default batches takes at `BYTES_SIDE`, rounded up
 BYTES_SIDE = 256
 ROOM = 0.5  # share of the free memory that may be taken
