@@ -21,7 +21,8 @@ from coinseg.types import Cohort
 from .crop import number_of_tiles
 
 SAMPLE = 200  # cases, evenly spread, whose headers are asked for their size
-ANCHOR = 96  # side at which the default recipe takes an hour on one CPU core
+ANCHOR = 96  # side at which the default recipe takes `ANCHOR_MINUTES` on one CPU core
+ANCHOR_MINUTES = 52  # an hour before study 34 in docs/research/student.md
 GPU_SIDE = 256  # side that is taken on a GPU, whatever the time
 LEAST, MOST = 64, 512  # sides that are chosen
 RECIPE = ("method", "classifier", "coin", "student")  # settings that decide how long a step takes and how many there are
@@ -76,7 +77,7 @@ def chosen_sizes(shapes: Sequence[tuple[int, int]], settings: Settings, machine:
     longer = int(np.median([max(shape) for shape in shapes]))
     if data.size == "auto":
         step = 2 ** max(settings.coin.depth, settings.coin.discriminator_depth)
-        by_time = GPU_SIDE if machine.gpu else ANCHOR * (machine.cores * data.minutes / 60) ** 0.5
+        by_time = GPU_SIDE if machine.gpu else ANCHOR * (machine.cores * data.minutes / ANCHOR_MINUTES) ** 0.5
         on = "a GPU" if machine.gpu else f"{data.minutes} min on {machine.cores} CPU cores"
         by_memory = BYTES_SIDE * (ROOM * machine.free / BYTES) ** 0.5
         wanted = data.tile_side if data.tile != "auto" and data.tile else longer
@@ -110,7 +111,7 @@ def in_time(settings: Settings, machine: Machine) -> tuple[Settings, list[str]]:
     A student that was set to something else than the default stays as it is; the time of other settings is not known here.
     """
     side, minutes, student, default = settings.data.side, settings.data.minutes, settings.student, Settings()
-    needed = 60 * (side / ANCHOR) ** 2 / machine.cores
+    needed = ANCHOR_MINUTES * (side / ANCHOR) ** 2 / machine.cores
     if machine.gpu:
         return settings, []
     others = [name for name in RECIPE if getattr(settings, name) != getattr(default, name)]
