@@ -142,8 +142,8 @@ class StudentSettings:
     """The network that learns from a method's masks and draws the final ones (docs/decisions/0007-default-recipe.md)."""
 
     steps: int = setting(600, "optimiser steps; 0 is no student: masks come from the difference alone.", Range(0, 10**9, "steps"))
-    networks: int = setting(2, """networks whose probabilities are averaged. The first one learns in all steps; the others begin as
-        copies of it after two thirds of them, and every second one is also trained on synthetic lesions.""", Range(1, 16))
+    networks: int = setting(2, """networks whose probabilities are averaged. The first one learns in all steps; the others begin
+        as copies of it after two thirds of them, and every second one is also trained on synthetic lesions.""", Range(1, 16))
     batch: int = setting(16, "images per step for each of them, half of them labelled normal.", Range(2, 8192, "images"))
     lr: float = setting(1e-3, "learning rate of Adam.", FACTOR)
     trust: float = setting(0.5, "lowest confidence of a pseudo-mask that is learnt from (`masks/confidence.py`).", SHARE)

@@ -11,15 +11,13 @@ An image with patient and slice belongs to a scan; a row of a volume with slice 
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import gcd
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
 from coinseg.data.readers.image import IMAGE_SUFFIXES, is_image
-from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, is_dicom, kind_of, split_key
+from coinseg.data.readers.paths import ARCHIVE, SLICE_SUFFIXES, VOLUME_SUFFIXES, is_dicom, kind_of
 from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort
@@ -27,22 +25,12 @@ from coinseg.types import Case, ClassLabels, Cohort
 from .classes import with_classes, zero_or_one
 from .dicom_studies import fits_dicom
 from .instances import INSTANCES, Instance, index_of, named_in
-from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
+from .masks_by_name import MasksByName
 from .sequence_names import exchanged, further_channels
-from .shared import (
-    existing,
-    few,
-    folders_in,
-    is_possible,
-    lies_inside,
-    own_patients,
-    patient_of,
-    place_of,
-    safe_id,
-    with_label,
-    without_suffix,
-)
-from .table_classes import PREFIXES, TableClass, attributed, classes_of
+from .shared import few, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
+from .table_classes import TableClass, attributed, classes_of
+from .table_files import is_inside, named_file, places_of
+from .table_scans import along_scans, whole_scans
 from .tables import (
     FILE,
     LABEL,
@@ -87,8 +75,8 @@ def fits_table(root: Path) -> bool:
 def names_files(table: Path) -> bool:
     """Return whether one of the first rows of a table names a file that is there."""
     column = first_of(COLUMNS["file"], header_of(table))
-    cells = [cell for _, row in read_table(table)[:_FIRST] if column and (cell := row[column]) and _inside(table, cell)]
-    places = (place for cell in cells for place in _places(table, cell, _SUFFIXES) if place.is_file())
+    cells = [cell for _, row in read_table(table)[:_FIRST] if column and (cell := row[column]) and is_inside(table, cell)]
+    places = (place for cell in cells for place in places_of(table, cell, _SUFFIXES) if place.is_file())
     return any(kind_of(place) or is_image(place) for place in places)
 
 
@@ -128,13 +116,13 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     masks = replace(masks, images=frozenset(without_suffix(name) for name in files))
     reader = _Rows(table, column, channels, tuple(classes), masks)
     listed = [reader.case(number, row) for number, row in rows]
-    cases, problems, left_out = reader.matched(_whole_scans(table, listed))
+    cases, problems, left_out = reader.matched(whole_scans(table, listed))
     problems += not_named(listed, table, reader.folders)
     problems += exchanged({number: [row[name] for name in (column["file"], *channels)] for number, row in rows})
     if cases and "patient" not in column:
         problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
     if {"slice", "patient"} <= column.keys():
-        cases, alone = _along_scans(cases)
+        cases, alone = along_scans(cases)
         what = f"their {column['slice']} is no whole number, or twice in one patient"
         problems += [f"{alone} images of {table.name} are taken by themselves: {what}"] if alone else []
     if "slice" in column and (alone := sum(kind_of(case.image) == "slice" for case in cases)):
@@ -184,14 +172,14 @@ class _Rows:
         """Return the case of row `number`."""
         table, masks = self.table, self.masks
         cells = {role: row[name] for role, name in self.column.items()}
-        image = _named(table, number, cells["file"], _SUFFIXES)
+        image = named_file(table, number, cells["file"], _SUFFIXES)
         if image is None or not (is_image(image) or is_volume(image)):
             raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
         if cells.get("patient") == "":
             raise row_error(table, number, "has no patient", "a patient in every row")
         place = place_of(image, table.parent)
-        organ = _named(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
-        lesions = [_named(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
+        organ = named_file(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
+        lesions = [named_file(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
         name, volume = safe_id(place), is_volume(image)
         index = whole_number(cells.get("slice", ""))
         if volume and cells.get("slice") and index is None:
@@ -203,7 +191,7 @@ class _Rows:
             if index is None or is_dicom(image):
                 index = index_of(image, table, Instance(number, named, index))
             labels = labels if index is not None else [None] * len(labels)
-        others = tuple(path for column in self.channels if (path := _named(table, number, row[column], _SUFFIXES)))
+        others = tuple(path for column in self.channels if (path := named_file(table, number, row[column], _SUFFIXES)))
         if len({image, *others}) <= len(others):
             raise row_error(table, number, "names one file for two channels", "a file for each")
         case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, others=others)
@@ -221,7 +209,7 @@ class _Rows:
     def _of_class(self, one: TableClass, number: int, row: Mapping[str, str], case: Case) -> ClassLabels:
         """Return what a row says of one class, whose label the case has, with its own masks."""
         own = one.masks.lesion(case.image, place_of(case.image, self.table.parent)) if one.masks else ()
-        paths = [_named(self.table, number, row[one.mask])] if one.mask else own
+        paths = [named_file(self.table, number, row[one.mask])] if one.mask else own
         return ClassLabels(case.label, case.slice_labels, self.masks.lesion_sources(paths))
 
     def matched(self, cases: list[Case]) -> tuple[list[Case], list[str], list[Case]]:
@@ -244,78 +232,3 @@ def _labelled(case: Case, label: int | None, index: int | None) -> Case:
     if index is None or not case.volume or kind_of(case.image) == "slice":
         return with_label(case, label)
     return replace(case, label=None, slice_labels={} if label is None else {index: label})
-
-
-def _whole_scans(table: Path, cases: Sequence[Case]) -> list[Case]:
-    """Join the cases of one volume, each of which labels a slice; `UserError` where they contradict each other."""
-    joined, firsts = dict[str, Case](), list[Case]()
-    for case in cases:
-        if not (case.volume and case.label is None) or (first := joined.setdefault(case.id, case)) is case:
-            firsts.append(case)
-            continue
-        if _bare(first) != _bare(case):
-            got = f"rows of {table} name {case.image} with different patients or masks"
-            raise UserError(got, "the same in every row", "correct the rows")
-        if first.classes:
-            pairs = zip(first.classes, case.classes, strict=True)
-            joined[case.id] = with_classes(first, [replace(a, slice_labels=_both(a, b, table, case)) for a, b in pairs])
-        else:
-            joined[case.id] = replace(first, slice_labels=_both(first, case, table, case))
-    return [joined.get(case.id, case) for case in firsts]
-
-
-def _bare(case: Case) -> Case:
-    """Return a case without its slice labels."""
-    return replace(case, slice_labels={}, classes=tuple(replace(one, slice_labels={}) for one in case.classes))
-
-
-def _both(first: Case | ClassLabels, other: Case | ClassLabels, table: Path, case: Case) -> dict[int, int]:
-    """Join the slice labels of two rows of one volume."""
-    if any(first.slice_labels.get(index, label) != label for index, label in other.slice_labels.items()):
-        raise UserError(f"rows of {table} contradict each other about {case.image}", "one label per slice", "correct the rows")
-    return {**first.slice_labels, **other.slice_labels}
-
-
-def _along_scans(cases: list[Case]) -> tuple[list[Case], int]:
-    """Number images along their scans, in steps of 1; also return how many belong to none (two images with one number)."""
-    times = Counter((case.series, case.place) for case in cases)
-    unclear = {series for (series, _), count in times.items() if count > 1}
-    cases = [replace(case, series=None, place=0) if case.series in unclear else case for case in cases]
-    first = {case.series: case.place for case in sorted(cases, key=lambda case: -case.place)}
-    step = gcd(*(case.place - first[case.series] for case in cases)) or 1
-    if step > 1:
-        cases = [replace(case, place=(case.place - first[case.series]) // step) for case in cases]
-    return cases, sum(not case.volume and case.series is None for case in cases)
-
-
-def _named(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """Return the file or DICOM folder that a cell names, None for an empty cell."""
-    if not cell:
-        return None
-    if not is_possible(table.parent, cell):
-        raise row_error(table, number, f"names a file by {len(cell)} characters", "a name that a disk can hold", "shorten it")
-    if not _inside(table, cell):
-        do = "move the table above them, or link their folder beside it"
-        what = "names a file outside of the folder of the table"
-        raise row_error(table, number, what, "files below that folder", do)
-    for path in _places(table, cell, suffixes):
-        if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
-            return path
-    raise row_error(table, number, "names a file that is missing", "an existing file")
-
-
-def _inside(table: Path, cell: str) -> bool:
-    return lies_inside(table.parent, cell) and lies_inside(table.parent, cell.replace("\\", "/"))
-
-
-def _places(table: Path, cell: str, suffixes: Sequence[str]) -> Iterator[Path]:
-    """Yield the paths that a cell may name: beside the table, in `images`, in the only folder beside it, or in other capitals."""
-    names = [text + suffix for text in dict.fromkeys((cell, cell.replace("\\", "/"))) for suffix in suffixes]
-    places = [(base, name) for name in names for base in (table.parent, table.parent / "images")]
-    yield from (base / name for base, name in places)
-    yield from (existing(base, name) for base, name in places)
-    masks = (*MASK_FOLDERS, *ORGAN_FOLDERS)
-    folders = [f for f in folders_in(table.parent) if (name := f.name.lower()) not in masks and not name.startswith(PREFIXES)]
-    if len(folders) == 1:  # that of all images, where one is missing so far
-        yield from (folders[0] / name for name in names)
-        yield from (existing(folders[0], name) for name in names)
