@@ -645,6 +645,8 @@ CASES: list[Bad] = [
     Bad(VOLUMES, "MetaImage: voxels in a file by a name no disk can hold", itk(".mhd", b"ElementDataFile = scan.raw",
         b"ElementDataFile = " + b"x" * 300)),
     Bad(VOLUMES, "MetaImage: a list of files", itk(".mha", b"ElementDataFile = LOCAL", b"ElementDataFile = LIST")),
+    Bad(VOLUMES, "MetaImage: a slope that ITK does not apply", itk(".mha", b"ElementDataFile = LOCAL",
+        b"ElementToIntensityFunctionSlope = 2\nElementDataFile = LOCAL")),
     Bad(VOLUMES, "MetaImage: a side of -6", itk(".mha", b"DimSize = 6", b"DimSize = -6")),
     Bad(VOLUMES, "MetaImage: a header that claims 220 TiB", itk(".mha", b"DimSize = 6 5 4", b"DimSize = 60000 50000 40000")),
     Bad(VOLUMES, "MetaImage: more voxels claimed than the file can hold", itk(".mha", b"DimSize = 6 5 4",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -223,6 +224,14 @@ def test_channels_that_are_exchanged_in_some_rows_are_said(tmp_path: Path) -> No
     assert not any("channels" in line for line in right.problems)
     with pytest.raises(UserError, match=r"row 3 of .* names one file for two channels; required: a file for each"):
         read_layout(table(tmp_path, header + rows.replace("b_T2,b_flair", "b_T2,b_T2")), SETTINGS)
+
+
+def test_pairs_of_months_are_not_exchanged_channels(tmp_path: Path) -> None:
+    months = ("jan", "feb", "mar", "apr")
+    put(tmp_path, *(f"{name}_{month}.png" for name in "abcd" for month in months))
+    pairs = [f"{name}_{one},{name}_{two},{i % 2}" for name in "abcd" for i, (one, two) in enumerate(pairwise(months))]
+    found = read_layout(table(tmp_path, "file,file_2,label\n" + "\n".join(pairs) + "\n"), SETTINGS)
+    assert not any("channels" in line for line in found.problems)
 
 
 def test_neu_steel() -> None:

@@ -226,3 +226,8 @@ def test_a_wrong_value_of_every_key_is_refused(folder: Path, schema: int) -> Non
         (folder / "model.json").write_text(json.dumps({key: value for key, value in model.items() if key != name}))
         with pytest.raises(UserError, match=f"has no {name}"):
             coinseg.load(folder)
+
+
+def test_an_empty_word_is_no_run() -> None:
+    with pytest.raises(UserError, match="no folder of a run, but an empty word; required: the output folder of a finished"):
+        coinseg.load("")

@@ -156,6 +156,8 @@ def load(
         UserError: the folder is not a run, its weights do not fit its settings, it is damaged, or it names a module that is not
             named here.
     """
+    if not str(root):
+        raise UserError("no folder of a run, but an empty word", "the output folder of a finished `coinseg run`", "give it")
     root = Path(root)
     if not (root / MODEL).exists():
         raise UserError(f"{root} has no {MODEL}", "the output folder of a finished `coinseg run`", "train first, or mend --model")

@@ -12,6 +12,7 @@ SEQUENCES = (
     "adc", "swi", "dir", "mprage", "ct", "pet", "suv",
 )  # fmt: skip
 """In lower case; channels are in this order."""
+_MOST = 2 / 3  # of the rows with a word in a name, with which its column is the usual one
 _NAMED = re.compile(r"(.+)[_-]([a-z0-9]+)", re.IGNORECASE)
 
 
@@ -87,7 +88,9 @@ def exchanged(rows: Mapping[int, Sequence[str]]) -> list[str]:
                 found[word][row] = column
     odd = set()
     for word, columns in found.items():
-        usual = Counter(columns.values()).most_common(1)[0][0]
-        odd |= {row for row, column in columns.items() if column != usual and word and not word.isdigit()}
+        usual, times = Counter(columns.values()).most_common(1)[0]
+        # A month may be the first of one pair and the last of another.
+        if word and not word.isdigit() and times >= _MOST * len(columns):
+            odd |= {row for row, column in columns.items() if column != usual}
     what = "rows have their channels in other columns than most, by the names of the files"
     return [f"{len(odd)} {what}: rows {few(map(str, sorted(odd)), 5)}"] if odd else []

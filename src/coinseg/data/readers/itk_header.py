@@ -15,6 +15,7 @@ _LINE = 2000  # characters in a line of a MetaImage header
 _FIELD, _PAIR = 500, 2**14  # characters in a line of a NRRD header: of a field, and of a key := value (notes of programs)
 _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+_TO_INTENSITY = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 _UNITS = {"m": 1000.0, "cm": 10.0, "um": 0.001, "\N{MICRO SIGN}m": 0.001, "microns": 0.001}
 WHAT = "NRRD or MetaImage file"
 
@@ -92,7 +93,19 @@ def _check_meta(path: Path, start: bytes) -> None:
     if not all(re.fullmatch(r"[1-9]\d{0,9}", side) for side in dims):
         raise broken(path, "its header has a wrong DimSize", WHAT)
     require_three(path, tuple(int(side) for side in dims))
+    for name, usual in _TO_INTENSITY.items():  # ITK reads the numbers as they are
+        if name in fields and _number(fields[name]) != usual:
+            got = f"{path} has {name} {fields[name][:20]}: its numbers are not yet the values"
+            raise UserError(got, "voxels that are the values themselves", "apply it, and save the scan without it")
     local = path.suffix.lower() == ".mha" and fields["ElementDataFile"].lower() == "local"
     if not local and not (path.suffix.lower() == ".mhd" and voxel_file(path).is_file() and voxel_file(path) != path):
         required = "a .mha, or a .mhd with one file beside it"
         raise UserError(f"{path} has its voxels elsewhere or nowhere", required, "save it as .mha")
+
+
+def _number(text: str) -> float | None:
+    """Return the number that a field is; None where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
