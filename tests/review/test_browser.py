@@ -24,6 +24,7 @@ from coinseg.data.readers.axes import turned
 from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_geometry, read_mask, write_mask, write_scan
 from coinseg.inference.table import measure, told, write_table
+from coinseg.review.kept.store import Store
 from coinseg.review.sources import key_of_case
 from coinseg.types import MaskSource
 from writers import make_run
@@ -245,6 +246,158 @@ def test_two_tabs_and_two_reviewers(browser: Any, serve: Callable[..., Server]) 
         bob.click("#summary")
         until(bob, "() => document.getElementById('dialog-body').textContent.includes('corrected')")
         picture(bob, "summary")
+
+
+def hold(page: Any, address: str) -> list[Any]:
+    """Keep back what the page asks of an address (`*` is anything), until each is told to go on."""
+    held: list[Any] = []
+    page.route(address, lambda route: held.append(route))
+    return held
+
+
+def let_go(page: Any, address: str, held: list[Any]) -> None:
+    """Let what was kept back go on, and what comes."""
+    for route in held:
+        route.continue_()
+    page.unroute(address)
+
+
+def changed_in(folder: Path, case: str) -> list[int]:
+    """The slices in which ann changed the mask of a case."""
+    store = Store(folder / "review", write=False)
+    before = store.draft(case)
+    after = before if before is None else store.mask(case, "ann")
+    store.close()
+    return [] if before is None or after is None else [int(z) for z in np.flatnonzero((before ^ after).any((1, 2)))]
+
+
+def begin(page: Any, down: float, across: float) -> None:
+    """Press the button on a place of the image, and draw a little; it is not let go."""
+    drag(page, [(down, across), (down, across + 0.1)])
+    saved(page)
+    page.keyboard.press("z")
+    until(page, "() => desk.state().undo === 0 && desk.view.mask !== null")
+    page.mouse.down()
+    page.mouse.move(
+        *page.evaluate("() => { const b = desk.view.canvas.getBoundingClientRect(); return [b.x + b.width / 2, b.y + 200]; }")
+    )
+
+
+def test_a_stroke_is_of_the_case_and_the_slice_that_were_seen(
+    browser: Any, folder: Path, serve: Callable[..., Server]
+) -> None:  # fmt: skip
+    with page_of(browser, serve()) as page:
+        first = page.evaluate("() => desk.view.index")
+        page.keyboard.press("q")
+        # A key asks for the next case, or another plane, while the button is still down.
+        begin(page, 0.3, 0.3)
+        page.keyboard.press("n")
+        until(page, "() => desk.state().id === 's01.nii.gz' && desk.view.mask !== null")
+        page.mouse.up()
+        saved(page)
+        assert (changed_in(folder, "s00.nii.gz"), changed_in(folder, "s01.nii.gz")) == ([first], [])
+        page.keyboard.press("p")
+        until(page, "() => desk.state().id === 's00.nii.gz' && desk.view.mask !== null")
+        page.keyboard.press("z")
+        until(page, "() => desk.state().undo === 0 && desk.view.mask !== null")
+        begin(page, 0.3, 0.3)
+        page.keyboard.press("v")
+        until(page, "() => desk.view.plane === 'coronal' && desk.view.mask !== null")
+        page.mouse.up()
+        saved(page)
+        assert changed_in(folder, "s00.nii.gz") == [first]
+        page.keyboard.press("z")
+        until(page, "() => desk.state().undo === 0")
+        page.evaluate("() => [...document.querySelectorAll('#planes button')][0].click()")
+        until(page, "() => desk.view.plane === 'axial' && desk.view.mask !== null")
+        # Nothing is drawn onto a slice that is asked for and not there.
+        forget = "one => one.includes('/mask/') && desk.view.kept.delete(one)"
+        page.evaluate(f"() => {{ [...desk.view.kept.keys()].forEach({forget}); }}")
+        held = hold(page, "**/layers/mask/axial/0")
+        page.keyboard.press("Home")
+        until(page, "() => desk.view.index === 0")
+        drag(page, [(0.3, 0.3), (0.4, 0.4)])
+        saved(page)
+        assert changed_in(folder, "s00.nii.gz") == []
+        let_go(page, "**/layers/mask/axial/0", held)
+        until(page, "() => desk.view.mask !== null")
+
+
+def test_an_answer_that_comes_late_says_nothing_of_the_case_that_is_seen_then(
+    browser: Any, folder: Path, serve: Callable[..., Server]
+) -> None:  # fmt: skip
+    with page_of(browser, serve()) as page:
+        page.keyboard.press("y")
+        drag(page, [(0.1, 0.1)])
+        held = hold(page, "**/tool")
+        page.check("#whole")
+        page.click("#act-grow")
+        page.wait_for_timeout(200)
+        assert len(held) == 1
+        # The next case is asked for, and not decided before it is seen, nor is the one before.
+        coming = hold(page, address := f"**/api/cases/{key_of_case('s01.nii.gz')}")
+        page.keyboard.press("n")
+        page.wait_for_timeout(200)
+        page.keyboard.press("a")
+        until(page, "() => document.getElementById('toast').textContent.includes('still being read')")
+        let_go(page, address, coming)
+        until(page, "() => desk.state().id === 's01.nii.gz' && desk.view.mask !== null")
+        fresh = page.evaluate("() => [desk.state().edits, desk.state().pixels, desk.view.polygon]")
+        let_go(page, "**/tool", held)
+        page.wait_for_timeout(400)
+        assert page.evaluate("() => [desk.state().edits, desk.state().pixels, desk.view.polygon]") == fresh
+        assert fresh[::2] == [0, None]
+    store = Store(folder / "review", write=False)
+    assert (store.edits("s00.nii.gz", "ann"), store.edits("s01.nii.gz", "ann")) == (1, 0)
+    assert store.decisions() == []
+    store.close()
+
+
+def test_the_preview_of_the_threshold_ends_also_where_the_slider_is_let_go_where_it_was_taken(
+    browser: Any, serve: Callable[..., Server]
+) -> None:  # fmt: skip
+    with page_of(browser, serve()) as page:
+        page.keyboard.press("q")
+        drag(page, [(0.2, 0.2), (0.3, 0.4)])
+        saved(page)
+        box = page.locator("#threshold").bounding_box()
+        place = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        page.mouse.move(*place)
+        page.mouse.down()
+        at = page.input_value("#threshold")
+        page.mouse.move(place[0] + 30, place[1], steps=4)
+        until(page, "() => desk.view.preview !== null")
+        for x in range(8):  # until it is where it was
+            page.mouse.move(place[0] + 4 - x, place[1])
+            if page.input_value("#threshold") == at:
+                break
+        assert page.input_value("#threshold") == at
+        page.mouse.up()
+        until(page, "() => desk.view.preview === null && desk.view.mask !== null")
+
+
+def test_the_name_on_a_page_is_who_decides_there_whatever_another_tab_says(
+    browser: Any, folder: Path, serve: Callable[..., Server]
+) -> None:  # fmt: skip
+    server = serve()
+    with page_of(browser, server) as ann:
+        bob = ann.context.new_page()
+        bob.goto(server.address)
+        until(bob, "() => !!(window.desk && desk.view.parts)")
+        bob.click("#who")
+        bob.fill("#dialog-body input", "bob")
+        bob.click("#dialog-ok")
+        until(bob, "() => document.getElementById('who').textContent === 'bob' && desk.view.parts && desk.view.mask")
+        ann.bring_to_front()
+        assert ann.inner_text("#who") == "ann"
+        ann.keyboard.press("a")
+        until(ann, "() => desk.state().id === 's01.nii.gz' && desk.view.parts && desk.view.mask")
+        bob.reload()
+        until(bob, "() => !!(window.desk && desk.view.parts)")
+        assert bob.inner_text("#who") == "bob"
+    store = Store(folder / "review", write=False)
+    assert [(one.case, one.reviewer) for one in store.decisions()] == [("s00.nii.gz", "ann")]
+    store.close()
 
 
 def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., Server]) -> None:

@@ -23,16 +23,18 @@ from skimage.draw import polygon2mask
 from coinseg.cli import review_commands
 from coinseg.cli.main import main
 from coinseg.data.readers.dicom import read_series
+from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of
 from coinseg.export.nnunet import NAME
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.exchange import KINDS, export_reviewed, masks_by_name
+from coinseg.review.kept.store import Store
 from coinseg.review.rtstruct import outlines, write_rtstruct
 from coinseg.review.sources import read_source, sequences_of_model
 from coinseg.types import MaskSource
-from writers import ORIENTATIONS, affine_of, make_run, write_nifti, write_series
+from writers import ORIENTATIONS, PLAIN, affine_of, make_run, write_nifti, write_series
 
 
 @contextmanager
@@ -266,6 +268,67 @@ def test_what_cannot_be_written_is_left_out_with_a_line(tmp_path: Path) -> None:
         (tmp_path / "scans" / "s00.nii.gz").rename(tmp_path / "elsewhere.nii.gz")
         with pytest.raises(UserError, match=r"s00\.nii\.gz is gone"):
             export_reviewed(desk.source, desk.store, "masks", tmp_path / "out2")
+
+
+def test_a_scan_that_was_exchanged_does_not_take_over_what_was_accepted(tmp_path: Path) -> None:
+    """Other scans under the names of reviewed ones, segmented again into the same folder."""
+    masks, names = masks_folder(tmp_path, cases=2), ("s00", "s01")
+    with desk_of(masks) as desk:
+        for draft in desk.source.drafts[:1]:
+            desk.editor.decide(draft.key, "ann", "accepted", "", 1, 0)
+        desk.editor.mask(desk.source.drafts[1].key, "ann")  # looked at
+    index = json.loads((masks / "index.json").read_text())
+    for name, row in zip(names, index["masks"], strict=True):
+        scan, ball = made_scan(77)
+        (file := tmp_path / "scans" / f"{name}.nii.gz").unlink()
+        write_nifti(file, stored(scan, PLAIN), PLAIN)
+        write_mask(masks / f"{name}.nii.gz", ball, read_geometry(file), overwrite=True)
+        row["sha256"] = sha256_of(file)
+    (masks / "index.json").write_text(json.dumps(index))
+    store = Store(masks / "review", write=False)
+    with pytest.raises(UserError, match=r"no reviewed case can be written as masks \(s00.nii.gz: it was another scan"):
+        export_reviewed(read_source(masks), store, "masks", tmp_path / "out")
+    store.close()
+    with desk_of(masks) as desk:
+        assert {row["state"] for row in desk.queue("ann")["cases"]} == {"open"}
+        for draft in desk.source.drafts:
+            np.testing.assert_array_equal(desk.editor.mask(draft.key, "ann"), made_scan(77)[1])
+        assert [one.case.split(" (")[0] for one in desk.store.reviewed()] == ["s00.nii.gz"]
+
+
+def test_an_image_of_another_size_than_was_reviewed_is_one_line(tmp_path: Path) -> None:
+    """A run keeps no SHA-256 of its images."""
+    masks, scans = masks_folder(tmp_path, cases=1, images=1), tmp_path / "scans"
+    index = json.loads((masks / "index.json").read_text())
+    for row in index["masks"]:
+        del row["sha256"]
+    (masks / "index.json").write_text(json.dumps(index))
+    with desk_on(read_source(masks, scans=scans), None, Rules()) as desk:
+        for draft in desk.source.drafts:
+            desk.editor.decide(draft.key, "ann", "accepted", "", 1, 0)
+        write_nifti(scans / "s00.nii.gz", stored(made_scan(1, (13, 40, 48))[0], PLAIN), PLAIN)
+        with pytest.raises(UserError, match=r"s00.nii.gz has shape \(13, 40, 48\) and its reviewed mask \(12, 40, 48\)"):
+            export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+        write_nifti(scans / "s00.nii.gz", stored(made_scan(1)[0], PLAIN), PLAIN)
+        Image.fromarray(np.zeros((30, 20), np.uint8)).save(scans / "p00.png")
+        with pytest.raises(UserError, match=r"p00.png has shape \(1, 30, 20\) and its reviewed mask \(1, 50, 64\)"):
+            export_reviewed(desk.source, desk.store, "prompts", tmp_path / "out")
+
+
+def test_a_multi_frame_image_does_not_stop_the_export_of_the_series_beside_it(tmp_path: Path) -> None:
+    masks = masks_folder(tmp_path, cases=2, dicom=True)
+    with desk_of(masks) as desk:
+        correct(desk)
+        one = next((tmp_path / "scans" / "s01").iterdir())
+        whole = pydicom.dcmread(one)
+        whole.NumberOfFrames = 2  # as an enhanced image says it
+        series = {desk.source.drafts[1].image: [whole]}
+        read = lambda path: series.get(path) or read_series(path)
+        for kind in ("dicom-seg", "rtstruct"):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("coinseg.data.readers.dicom.read_series", read)
+                written = export_reviewed(desk.source, desk.store, kind, tmp_path / kind)
+            assert (written.cases, written.left_out) == (1, ["s01: its source is a multi-frame image"])
 
 
 def test_a_strangers_database_cannot_have_files_read(tmp_path: Path) -> None:

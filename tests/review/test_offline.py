@@ -192,7 +192,8 @@ def test_decisions_come_back_once_with_their_time_and_their_masks(source: Source
     file = write_table(tmp_path / "review.csv", rows)
     with desk_on(source, None, Rules()) as desk:
         done = import_decisions(desk, file, "ann")
-        assert (done.taken, done.known, done.left_out) == (3, 0, [])
+        alone = ["s02.nii.gz: it has a comment and no decision"]
+        assert (done.taken, done.known, done.left_out) == (3, 0, alone)
         assert states(desk) == {
             "s00.nii.gz": ("bob", "accepted", "=1+1"), "s01.nii.gz": ("ann", "rejected", "=1+1"),
             "p00.png": ("ann", "unsure", "=1+1"),
@@ -204,7 +205,7 @@ def test_decisions_come_back_once_with_their_time_and_their_masks(source: Source
         np.testing.assert_array_equal(masks["s00.nii.gz"], read_region_of(draft.mask, read_geometry(draft.image), (12, 40, 48)))
         assert not masks["s01.nii.gz"].any()
         again = import_decisions(desk, file, "ann")
-        assert (again.taken, again.known, again.left_out) == (0, 3, [])
+        assert (again.taken, again.known, again.left_out) == (0, 3, alone)
         assert len(desk.store.decisions()) == 3
 
 
@@ -231,6 +232,23 @@ def test_a_decision_about_another_mask_or_one_that_was_overtaken_is_left_out_and
         assert "ann decided it on the desk since" in said["p00.png"]
         assert said["s99.nii.gz"] == "no such case"
         assert states(desk)["p00.png"][1] == "accepted"
+
+
+def test_a_table_that_comes_late_does_not_overrule_who_decided_since_and_a_comment_alone_is_named(
+    source: Source, tmp_path: Path
+) -> None:
+    rows = table_of(source, s00="accepted", s01="accepted")
+    for row in rows:
+        row["time"], row["reviewer"] = "2024-05-06T07:08:09", "ann"
+    next(row for row in rows if row["case"].startswith("s02"))["comment"] = "look again"
+    drafts = {draft.record.id: draft for draft in source.drafts}
+    with desk_on(source, None, Rules(second=1.0)) as desk:
+        desk.editor.decide(drafts["s00.nii.gz"].key, "bob", "rejected", "", 1, 0)
+        desk.editor.decide(drafts["s01.nii.gz"].key, "bob", "redraw", "", 1, 0)
+        done = import_decisions(desk, write_table(tmp_path / "review.csv", rows))
+        assert (done.taken, done.left_out) == (2, ["s02.nii.gz: it has a comment and no decision"])
+        assert {one.case: (one.reviewer, one.state) for one in desk.store.reviewed()} == {"s00.nii.gz": ("bob", "rejected")}
+        assert [one["cases"] for one in desk.summary()["agreement"]] == [1]
 
 
 @pytest.mark.parametrize(

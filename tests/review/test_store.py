@@ -138,8 +138,75 @@ def test_cases_that_are_gone_keep_what_was_decided(tmp_path: Path) -> None:
     assert [case.id for case in store.cases()] == ["c1"]
     assert [case.id for case in store.cases(gone=True)] == ["c0", "c1"]
     assert [one.case for one in reviewed(tmp_path)] == ["c0"]
-    store.keep_draft("c1", np.ones(SHAPE, bool))  # the first draft counts
-    np.testing.assert_array_equal(store.mask("c1", "ann"), draft())
+
+
+def test_a_mask_that_was_made_again_is_the_draft_only_where_nobody_changed_or_decided_anything(tmp_path: Path) -> None:
+    store, again = new_store(tmp_path, cases=3), np.ones(SHAPE, bool)
+    store.stroke("c0", "ann", "brush", point(0, 0, 0), "k")
+    store.undo("c0", "ann")
+    store.decide("c1", "bob", "unsure", None)
+    for case in ("c0", "c1", "c2"):
+        store.keep_draft(case, again)
+        wanted = again if case == "c2" else draft()
+        np.testing.assert_array_equal(store.mask(case, "ann"), wanted)
+        assert store.is_touched(case) == (case != "c2")
+
+
+@pytest.mark.parametrize(
+    ("last", "counts"), [("rejected", "bob"), ("skipped", "ann"), ("redraw", ""), ("unsure", ""), ("changed", "")]
+)
+def test_what_another_reviewer_doubted_or_began_to_change_after_it_was_accepted_is_not_taught(
+    tmp_path: Path, last: str, counts: str
+) -> None:
+    store = new_store(tmp_path)
+    store.decide("c0", "ann", "accepted", store.mask("c0", "ann"))
+    store.decide("c0", "bob", "accepted" if last == "changed" else last, store.mask("c0", "bob"))
+    if last == "changed":
+        store.stroke("c0", "bob", "brush", point(0, 0, 0), "k")
+    assert [one.reviewer for one in reviewed(tmp_path)] == ([counts] if counts else [])
+
+
+def test_a_decision_of_before_comes_behind_none_that_another_reviewer_made_since(tmp_path: Path) -> None:
+    """As those of case pages, which are imported days later."""
+    store = new_store(tmp_path, cases=2)
+    for case in ("c0", "c1"):
+        store.decide(case, "bob", "rejected", store.mask(case, "bob"), "nothing", 7)
+    (bob, _) = store.decisions()
+    store.decide("c0", "ann", "accepted", store.mask("c0", "ann"), time="2001-01-01T00:00:00+00:00")
+    store.decide("c1", "ann", "accepted", store.mask("c1", "ann"), time="2999-01-01T00:00:00+00:00")
+    assert [(one.case, one.reviewer) for one in reviewed(tmp_path)] == [("c0", "bob"), ("c1", "ann")]
+    found = {(one.case, one.reviewer): one for one in store.decisions()}
+    assert len(found) == 4
+    again = found["c0", "bob"]
+    assert (again.state, again.comment, again.time, again.seconds, again.stale) == ("rejected", "nothing", bob.time, 7, False)
+
+
+def test_what_was_decided_of_a_scan_is_not_of_another_one_of_its_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def lies_there(digest: str) -> None:
+        store.list_cases([CaseRecord("c0", "p0", "/scans/c0.nii.gz", True, "", {"sha256": digest * 16})])
+
+    lies_there("aaaa")
+    store.keep_draft("c0", draft())
+    store.stroke("c0", "ann", "brush", point(0, 0, 0), "k")
+    store.decide("c0", "ann", "accepted", store.mask("c0", "ann"))
+    lies_there("bbbb")
+    assert store.draft("c0") is None
+    assert (store.edits("c0", "ann"), store.depth("c0", "ann")) == (0, (0, 0))
+    assert [case.id for case in store.cases(gone=True)] == ["c0 (aaaaaaaa)", "c0"]
+    (one,) = reviewed(tmp_path)
+    assert (one.case, one.sha256, int(one.mask.sum())) == ("c0 (aaaaaaaa)", "aaaa" * 16, 10)
+    store.keep_draft("c0", np.zeros(SHAPE, bool))
+    store.decide("c0", "ann", "rejected", store.mask("c0", "ann"))
+    for digest, state in (("aaaa", "corrected"), ("bbbb", "rejected"), ("aaaa", "corrected")):
+        lies_there(digest)  # each scan has what was decided of it
+        assert {one.case: one.state for one in store.decisions()}["c0"] == state
+        assert len(reviewed(tmp_path)) == 2
+    assert store.undo("c0", "ann")
+    assert store.mask("c0", "ann").sum() == 9
+    store.close()
+    Store(tmp_path).close()  # which would find cases that are not there
 
 
 WRITER = """

@@ -34,6 +34,7 @@ class Decided:
     mask: np.ndarray
     class_name: str = ""
     sha256: str | None = None
+    model_class: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,7 +121,7 @@ def test_reviews_of_other_data_or_held_out_cases_are_refused(tmp_path: Path) -> 
     assert reviewed_of(work.reviews, tiny_settings(), None, {}) == ()  # type: ignore[arg-type]
     store = job_of(replace(work, settings=tiny_settings())).store
     held_out = str(store.index["case"][store.index["split"] == VALIDATION][0])
-    held = replace(work, reviews=(Decided(held_out, np.zeros((1, 32, 32), bool)),))
+    held = replace(work, reviews=(Decided(held_out, np.zeros((1, 40, 44), bool)),))
     held.check()
     with pytest.raises(UserError, match=r"none of them is a training case of these data \(1 held out\); required"):
         job_of(held)
@@ -238,6 +239,22 @@ def test_one_class_of_several_is_named_and_reviews_of_other_data_are_refused(tmp
     one_class = workspace(tmp_path / "one", (marked("bar", 0, 10),))
     with pytest.raises(UserError, match=r"of the classes bar, the data of one class without a name.*or name the class with data"):
         one_class.check()
+
+
+def test_reviews_of_another_class_or_of_images_of_another_size_are_refused_before_any_work(tmp_path: Path) -> None:
+    """Two runs on one class each of the same data call their cases by the same names."""
+    mask = np.zeros((1, 16, 16), bool)
+    work = replace(
+        of_two_classes(tmp_path, *(Decided(f"{i:02d}", mask, model_class="Bar") for i in range(8))), root=tmp_path / "one"
+    )
+    replace(work, settings=two_classes(asked=("bar",))).check()
+    with pytest.raises(
+        UserError, match=r"has reviews of masks of Bar, and data.classes is dot; required: reviews of masks of the"
+    ):
+        replace(work, settings=two_classes(asked=("dot",))).check()
+    larger = (*work.reviews[:7], replace(work.reviews[7], mask=np.zeros((1, 16, 17), bool)))
+    with pytest.raises(UserError, match=r"mask of 07 in reviews has shape \(1, 16, 17\), and .*07.png has \(1, 16, 16\)"):
+        replace(work, settings=two_classes(asked=("bar",)), reviews=larger).check()
 
 
 def of_scans(tmp_path: Path, *reviews: Decided) -> Workspace:

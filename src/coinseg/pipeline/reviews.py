@@ -41,7 +41,7 @@ def _shape(case: Case) -> tuple[int, int, int]:
 
 
 def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort: Cohort, has_student: bool, found: Ids) -> None:
-    """Raise `UserError` before any work where reviewed masks are handed over that nobody would learn from.
+    """Raise `UserError` before any work where reviewed masks are handed over that nobody would learn from, or of something else.
 
     Args:
         reviews: the decided cases of `student.reviewed`.
@@ -55,8 +55,12 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
     if not has_student:
         got, required = f"student.reviewed is {folder} and no student is trained", "a student, which alone learns reviewed masks"
         raise UserError(got, required, "leave student.reviewed out, or train a student")
-    names, ids = _names(reviews, settings, cohort.classes), {case.id for case in cohort.cases}
-    if any(case_of(one, found) in ids for one in reviews if one.class_name in names):
+    names, ids = _names(reviews, settings, cohort.classes), {case.id: case for case in cohort.cases}
+    known = [
+        (one, case) for one in reviews if one.class_name in names and (case := ids.get(case_of(one, found) or "")) is not None
+    ]
+    if known:
+        _require_same(folder, known, settings, cohort.classes)
         return
     there = sorted({one.class_name for one in reviews})
     got, do = f"{folder} has {len(reviews)} decided cases, and none of them is of these data", "correct student.reviewed"
@@ -67,6 +71,23 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
         got += f" (they are of {_in_words(there)}, the data of {_in_words(names)})"
         do += "" if cohort.classes else ", or name the class with data.classes"
     raise UserError(got, "reviews of training cases", do)
+
+
+def _require_same(
+    folder: str, known: Sequence[tuple[ReviewedCase, Case]], settings: Settings, classes: Sequence[str]
+) -> None:  # fmt: skip
+    """Raise `UserError` where a reviewed mask has another shape than the case of its name, or is of another class of several."""
+    asked = settings.data.classes[0] if len(settings.data.classes) == 1 and not classes else ""
+    for one, case in known:
+        if asked and one.model_class and one.model_class.casefold() != asked.casefold():
+            got = f"{folder} has reviews of masks of {one.model_class}, and data.classes is {asked}"
+            raise UserError(got, "reviews of masks of the same class", "correct student.reviewed or data.classes")
+        shape = None
+        with suppress(UserError):  # what cannot be read is said where it is prepared
+            shape = _shape(case)
+        if shape is not None and shape != one.shape:
+            got = f"the reviewed mask of {one.case} in {folder} has shape {one.shape}, and {case.image} has {shape}"
+            raise UserError(got, "reviews of these data", "correct student.reviewed")
 
 
 def reviewed_of(reviews: Sequence[ReviewedCase], settings: Settings, store: SliceStore, found: Ids) -> tuple[ReviewedMasks, ...]:

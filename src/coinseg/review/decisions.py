@@ -58,7 +58,7 @@ def decision_table(source: Source, order: list[CaseRecord]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A decided line of review.csv."""
+    """A line of review.csv with a decision, or with a comment alone, whose state is ""."""
 
     case: str
     draft: str
@@ -70,7 +70,7 @@ class Row:
 
 
 def read_decisions(file: Path, reviewer: str | None) -> Iterator[Row]:
-    """The decided lines of a table, in order.
+    """The lines of a table that have a decision or a comment, in order.
 
     Args:
         file: review.csv, or a copy that a spreadsheet saved.
@@ -91,7 +91,7 @@ def read_decisions(file: Path, reviewer: str | None) -> Iterator[Row]:
         who = _unquoted(got["reviewer"]) or (reviewer or "").strip()
         if state and not (1 <= len(who) <= MOST_NAME and who.isprintable()):
             raise row_error(file, number, "does not say who decided", "a name of 1 to 60 letters", "give --reviewer NAME")
-        if state:
+        if state or got["comment"]:
             yield Row(
                 _unquoted(got["case"]),
                 got["draft"],
@@ -138,12 +138,16 @@ def import_decisions(desk: Desk, file: Path, reviewer: str | None = None) -> Imp
     """Take the decisions of a table to the desk, where a training, an export and other reviewers find them.
 
     A decision is left out where its case is unknown, where the mask is no longer the one it was about, where the reviewer changed
-    the mask on the desk, and where he decided the case there later.
+    the mask on the desk, and where he decided the case there later; so is a comment without a decision. Where another reviewer
+    decided the case since, that one stays the last.
     """
     drafts = {composed(draft.record.id): draft for draft in desk.source.drafts}
     last = {(one.case, one.reviewer): one for one in desk.store.decisions()}
     rows, taken, known, left_out = list(read_decisions(file, reviewer)), 0, 0, list[str]()
     for row in rows:
+        if not row.state:
+            left_out.append(f"{row.case}: it has a comment and no decision")
+            continue
         draft = drafts.get(row.case)
         before = last.get((draft.record.id, row.reviewer)) if draft else None
         if before is not None and not before.stale and _is_known(row, before):

@@ -46,7 +46,7 @@ class Desk:
         self.source, self.store, self.rules = source, store, rules
         self.views = Views(source, rules.classifier)
         self.editor = Editor(self.views, store)
-        store.list_cases([draft.record for draft in source.drafts])
+        self.exchanged = store.list_cases([draft.record for draft in source.drafts])  # cases with another scan than before
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ahead")
 
     def ahead(self, key: str) -> None:

@@ -46,6 +46,7 @@ class Editor:
     def __init__(self, views: Views, store: Store) -> None:
         self.views, self.store, self._lock = views, store, threading.RLock()
         self._drawn: dict[tuple[str, str], _Drawn] = {}
+        self._prepared = set[str]()
 
     def mask(self, key: str, reviewer: str) -> ScanMask:
         """The mask of a reviewer as it is now; the caller must not change it."""
@@ -66,15 +67,24 @@ class Editor:
             return self._drawn[key, reviewer]
 
     def prepare(self, key: str) -> None:
-        """Read a case, and keep its draft where nobody opened it yet; scan and draft are read side by side."""
+        """Read a case, and keep its draft; scan and draft are read side by side.
+
+        What a case had as its draft before is kept where somebody changed or decided it; else its mask may have been made again.
+        """
         draft = self.views.draft(key)
         self.views.ahead(key)
-        if not self.store.has_draft(draft.record.id):
+        if key in self._prepared:
+            return
+        case = draft.record.id
+        if not self.store.has_draft(case) or (not self.store.is_touched(case) and draft.mask.is_file()):
             geometry = read_geometry(draft.image) if draft.record.volume and parts_of(draft.image) else None
             shape = geometry.canonical_shape if geometry else self.views.opened(key).shape
             mask = read_region_of(draft.mask, geometry, shape)
             self.views.opened(key)  # which checks that it is the scan of the mask
-            self.store.keep_draft(draft.record.id, mask)
+            before = self.store.draft(case)
+            if before is None or not np.array_equal(before, mask):
+                self.store.keep_draft(case, mask)
+        self._prepared.add(key)
 
     def state(self, key: str, reviewer: str) -> dict[str, Any]:
         """How the mask of a reviewer is now: edits so far, strokes to undo and redo, pixels, millilitres."""

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from coinseg.data.layouts.shared import files_in, is_readable, others_in, safe_id, stem_of
 from coinseg.data.layouts.unread import other_endings
-from coinseg.data.readers.image import write_image_map, write_image_mask
+from coinseg.data.readers.image import image_size, write_image_map, write_image_mask
 from coinseg.data.readers.paths import is_dicom, parts_of, sha256_of
-from coinseg.data.readers.volume import read_geometry, write_mask, write_scan
+from coinseg.data.readers.volume import peek_shape, read_geometry, write_mask, write_scan
 from coinseg.errors import UserError
 from coinseg.export.folder import new_folder
 from coinseg.inference.table import measure
@@ -30,6 +30,8 @@ from .scans import read_region_of
 from .sources import Draft, Source
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from .desk import Desk
 
 MARK = "reviewed.json"  # in every folder that is exported, of what it is
@@ -64,8 +66,10 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
     if not decided and kind != "csv":
         raise UserError("no case was accepted, corrected or rejected yet", "decided cases", "decide some first")
     drafts = {draft.record.id: draft for draft in source.drafts}
-    named = _named([one for one in decided if one.case in drafts], drafts)
     gone = [f"{one.case}: it is no longer among the cases" for one in decided if one.case not in drafts]
+    there = [one for one in decided if one.case in drafts]
+    gone += [f"{one.case}: it was another scan that was reviewed" for one in there if _is_other(one, drafts[one.case])]
+    named = _named([one for one in there if not _is_other(one, drafts[one.case])], drafts)
     if kind == "nnunet":  # whose folder has a mark of its own
         return _nnunet(named, out, overwrite, gone, source)
     with new_folder(out, overwrite, MARK) as part:
@@ -77,6 +81,11 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
     return Exported(len(decided) - len(left_out), left_out)
 
 
+def _is_other(one: Reviewed, draft: Draft) -> bool:
+    """Whether the scan of a name is another one than a person looked at; only its SHA-256 can say so."""
+    return one.sha256 is not None and draft.digest is not None and one.sha256 != draft.digest
+
+
 def _named(decided: Sequence[Reviewed], drafts: dict[str, Draft]) -> list[tuple[str, Reviewed]]:
     """The cases with names that are safe for files, each once, with their scans where they are now."""
     found = [replace(one, image=drafts[one.case].image, class_name=drafts[one.case].class_name) for one in decided]
@@ -85,6 +94,10 @@ def _named(decided: Sequence[Reviewed], drafts: dict[str, Draft]) -> list[tuple[
             raise UserError(f"{one.image} is gone", "the scan, for its grid", "put it back, or give --data or --scans")
         if (digest := drafts[one.case].digest) is not None and sha256_of(one.image) != digest:
             raise UserError(f"{one.image} is not the scan its mask was made of", "the same file", "put it back")
+        if (shape := peek_shape(one.image) if one.volume else (1, *image_size(one.image))) != one.shape:
+            raise UserError(
+                f"{one.image} has shape {shape} and its reviewed mask {one.shape}", "the scan that was reviewed", "put it back"
+            )
     names = [safe_id(one.case) for one in found]
     times = Counter(names)
     ends = [sha256(one.case.encode("utf-8", "surrogatepass")).hexdigest()[:8] for one in found]
@@ -108,37 +121,39 @@ def _masks(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
     return []
 
 
-def _of_dicom(cases: Sequence[tuple[str, Reviewed]]) -> Iterator[tuple[str, Reviewed, str]]:
-    """The cases, with why one cannot be written on a DICOM series; "" where it can."""
+def _of_dicom(cases: Sequence[tuple[str, Reviewed]]) -> Iterator[tuple[str, Reviewed, list[Dataset], str]]:
+    """The cases with the images of their series, and why one cannot be written on it; "" where it can."""
+    from coinseg.data.readers.dicom import read_series
+
     for name, one in cases:
-        yield name, one, "" if one.volume and is_dicom(one.image) else f"{name}: its source is no DICOM series"
+        series = read_series(one.image) if one.volume and is_dicom(one.image) else []
+        frames = any(int(image.get("NumberOfFrames") or 1) > 1 for image in series)
+        why = "its source is a multi-frame image" if frames else "" if series else "its source is no DICOM series"
+        yield name, one, series, f"{name}: {why}" if why else ""
 
 
 def _dicom_seg(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
-    from coinseg.data.readers.dicom import read_series
     from coinseg.export.dicom_seg import LABEL, write_dicom_seg
 
     left_out = []
-    for name, one, why in _of_dicom(cases):
+    for name, one, series, why in _of_dicom(cases):
         if not why:
             affine = read_geometry(one.image).canonical_affine
-            masks = {one.class_name or LABEL: one.mask}
-            write_dicom_seg(masks, read_series(one.image), out / f"{name}.dcm", affine, reviewed=True)
+            write_dicom_seg({one.class_name or LABEL: one.mask}, series, out / f"{name}.dcm", affine, reviewed=True)
         left_out += [why] if why else []
     return left_out
 
 
 def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
-    from coinseg.data.readers.dicom import read_series
     from coinseg.export.dicom_seg import LABEL
 
     from .rtstruct import write_rtstruct
 
     left_out = []
-    for name, one, why in _of_dicom(cases):
+    for name, one, series, why in _of_dicom(cases):
         if not why:
             affine, label = read_geometry(one.image).canonical_affine, one.class_name or LABEL
-            write_rtstruct(one.mask, read_series(one.image), out / f"{name}.dcm", affine, label)
+            write_rtstruct(one.mask, series, out / f"{name}.dcm", affine, label)
         left_out += [why] if why else []
     return left_out
 

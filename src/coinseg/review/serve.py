@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from coinseg.data.layouts.shared import few
 from coinseg.errors import UserError
 
 from .desk import Desk
@@ -50,6 +51,10 @@ def serve(
     address = f"http://{f'[{host}]' if ':' in host else host}:{number}/" + ("" if password else f"#token={guard.token}")
     say(f"the desk is at {address}")
     say("whoever has this address can see and decide the cases; Ctrl-C ends it, everything decided is kept")
+    if cases := desk.exchanged:
+        say(
+            f"{few(cases, 5)}: other scans than before, so {len(cases)} cases are open again; what was decided is kept with the former"
+        )
     if not alone:
         say("warning: other machines can reach it, and what they send is not encrypted: use it in a network you trust")
     if browser:

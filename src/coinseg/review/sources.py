@@ -26,7 +26,7 @@ from coinseg.runtime.files import MAX_JSON, damaged, read_json
 from coinseg.runtime.records import fits, read_settings
 from coinseg.types import Case, MaskSource
 
-from .kept.records import CaseRecord
+from .kept.records import MODEL_CLASS, CaseRecord
 
 INDEX, MANIFEST, MODEL = "index.json", "manifest.json", "model.json"
 ROW: dict[str, Any] = {"case": str, "mask": str, "pixels": int}
@@ -131,12 +131,14 @@ def _below(name: str) -> bool:
     return not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
 
 
-def _record(row: dict[str, Any], name: str, patient: str, image: Path, volume: bool, side: str) -> CaseRecord:
+def _record(
+    row: dict[str, Any], name: str, patient: str, image: Path, volume: bool, side: str, model_class: str = ""
+) -> CaseRecord:  # fmt: skip
     """The record of a row of the class `name`, "" where there is one; `UserError` for a name that the store cannot hold."""
     if odd := next((text for text in (row["case"], row["mask"], patient, str(image)) if not _is_text(text)), None):
         raise UserError(f"the case {odd!a} has a name that is no UTF-8", "names that are", "rename it, and make its mask again")
     numbers = {key: row[key] for key in NUMBERS if row.get(key) is not None} | {"mask": row["mask"]}
-    numbers |= {"class": name} if name else {}
+    numbers |= {"class": name} if name else {MODEL_CLASS: model_class} if model_class else {}
     numbers |= {"sha256": row["sha256"]} if fits(row.get("sha256"), str) else {}
     return CaseRecord(f"{name}/{row['case']}" if name else row["case"], patient, str(image), volume, side, numbers)
 
@@ -159,7 +161,7 @@ def _of_run(root: Path, data: Path | None, words: Sequence[str]) -> Source:
     injected = settings.anomaly.kind != "none"
     cohort = None if injected else read_layout(data or data_of(root, words), settings.data)
     cases = {case.id: case for case in cohort.cases} if cohort else {}
-    sides, drafts, count = _sides(root), [], 0
+    sides, drafts, count, only = _sides(root), [], 0, _only(settings.data.classes)
     for name, masks in _classes(root / "masks", root):
         rows = _rows(masks)
         count += len(rows)
@@ -172,7 +174,7 @@ def _of_run(root: Path, data: Path | None, words: Sequence[str]) -> Source:
             elif case is not None and cohort is not None:
                 of = case.of_class(cohort.classes.index(name)) if name in cohort.classes else case
                 lesion = of.lesion if name in ("", *cohort.classes) else ()
-                record = _record(row, name, case.patient, case.image, case.volume, sides.get(case.patient, ""))
+                record = _record(row, name, case.patient, case.image, case.volume, sides.get(case.patient, ""), only)
                 drafts.append(Draft(record, masks / row["mask"], confidence, lesion, None, of, name))
     if not drafts:
         raise UserError(f"none of the {count} masks of {root} belongs to a case of its data", "its own data", "mend --data")
@@ -194,6 +196,8 @@ def _of_segmented(folder: Path, scans: Path | None, confidences: Path | None) ->
     if scans is None and not known:
         raise UserError(f"{folder} does not say where its scans are", "a manifest of `segment`", "name their folder with --scans")
     source, drafts, classes = scans or Path(manifest["source"]), [], _classes(folder, folder)
+    model = Path(manifest["model"]["path"]) if known else None
+    only = _class_of_model(model)
     if confidences and len(classes) > 1:
         got = f"--confidence and masks of {len(classes)} classes"
         raise UserError(got, "those of each class, which lie beside its masks", "leave --confidence out")
@@ -207,7 +211,7 @@ def _of_segmented(folder: Path, scans: Path | None, confidences: Path | None) ->
                 f"{folder} does not say which scans it was made of", "them named by you", "name their folder with --scans"
             )
         volume = is_volume(image)
-        record = _record(row, name, row["case"], image, volume, "")
+        record = _record(row, name, row["case"], image, volume, "", only)
         sure = masks.with_name("confidence") if name else confidences
         confidence = sure / row["mask"] if sure else None
         lies = confidence if confidence and confidence.is_file() else None
@@ -215,7 +219,6 @@ def _of_segmented(folder: Path, scans: Path | None, confidences: Path | None) ->
         drafts.append(Draft(record, masks / row["mask"], lies, (), digest, case, name))
     if not drafts:
         raise UserError(f"{folder} has no masks", "the masks `segment` wrote", "segment scans first")
-    model = Path(manifest["model"]["path"]) if known else None
     there = model if model and (model / MODEL).is_file() else None
     return Source(folder, tuple(drafts), there, _hounsfield(model), sequences_of_model(model))
 
@@ -224,6 +227,18 @@ def _model(folder: Path | None) -> dict[str, Any]:
     file = folder and folder / MODEL
     found = read_json(file, 2**24) if file and file.is_file() else None
     return found if isinstance(found, dict) else {}
+
+
+def _only(classes: Sequence[str]) -> str:
+    """The name of the only class of several that was asked for; "" where there was none."""
+    return classes[0] if len(classes) == 1 else ""
+
+
+def _class_of_model(model: Path | None) -> str:
+    """The only class of several that a run was trained on."""
+    settings: Any = _model(model).get("settings")
+    classes: Any = settings["data"].get("classes") if fits(settings, {"data": dict[str, Any]}) else None
+    return _only(classes) if fits(classes, list[str]) else ""
 
 
 def _hounsfield(model: Path | None) -> bool:

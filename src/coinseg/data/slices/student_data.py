@@ -61,6 +61,10 @@ class ReviewedCase(Protocol):
         """The class of several that its mask is of; "" where there is one."""
 
     @property
+    def model_class(self) -> str:
+        """The only class of several that the model of its mask was trained on; "" where it was none."""
+
+    @property
     def mask(self) -> ScanMask:
         """Canonical (slices, H, W) bool; empty where there is nothing."""
 

@@ -19,6 +19,7 @@ ACCEPTED, CORRECTED, REJECTED, REDRAW, UNSURE, SKIPPED = STATES = (
 """What is decided of a case: the draft is right, it was mended, there is nothing, it has to be drawn anew, unsure, not now."""
 TEACHING = (ACCEPTED, CORRECTED, REJECTED)
 OPEN = "open"
+MODEL_CLASS = "of_class"  # among the numbers of a case, see `Reviewed.model_class`
 MOST_TEXT = 4000
 
 
@@ -62,6 +63,7 @@ class Reviewed:
         shape: canonical (slices, H, W); one slice for a plain image.
         class_name: of several classes that of the mask; the name of the case begins with it and a slash.
         sha256: the digest of the scan, where `segment` made the mask; None of a run.
+        model_class: the only class of several that the model was trained on (`data.classes`); "" where it was none.
     """
 
     case: str
@@ -76,6 +78,7 @@ class Reviewed:
     _mask: bytes = field(repr=False, default=b"")
     class_name: str = ""
     sha256: str | None = None
+    model_class: str = ""
 
     @property
     def mask(self) -> ScanMask:

@@ -22,9 +22,27 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import damaged, json_value
 from coinseg.types import ScanMask
 
+from .aside import set_aside
 from .changes import Change, packed, unpacked
-from .records import ACCEPTED, CORRECTED, FOLDER, MOST_TEXT, REJECTED, STATES, TEACHING, CaseRecord, Decision, Reviewed
+from .records import (
+    ACCEPTED,
+    CORRECTED,
+    FOLDER,
+    MODEL_CLASS,
+    MOST_TEXT,
+    REJECTED,
+    SKIPPED,
+    STATES,
+    TEACHING,
+    CaseRecord,
+    Decision,
+    Reviewed,
+)
 from .schema import FILE, Busy, connect, fault
+
+_UNTOUCHED = (
+    'NOT EXISTS (SELECT 1 FROM strokes WHERE "case" = cases.id) AND NOT EXISTS (SELECT 1 FROM decisions WHERE "case" = cases.id)'
+)
 
 
 class Store:
@@ -76,16 +94,22 @@ class Store:
 
     # --- cases
 
-    def list_cases(self, cases: Sequence[CaseRecord]) -> None:
-        """Take over the cases of a source in their order; those that were reviewed and are gone stay in the database."""
+    def list_cases(self, cases: Sequence[CaseRecord]) -> list[str]:
+        """Take over the cases of a source in their order; those that were reviewed and are gone stay in the database.
+
+        Where a case has another scan than before (its SHA-256), what was drawn and decided of the former one is no longer of this
+        case: it stays under a name with the beginning of that SHA-256, and is back when that scan is. Such cases are returned.
+        """
         with self._transaction() as db:
             db.execute("UPDATE cases SET place = -1")
+            others = set_aside(db, cases)
             db.executemany(
                 "INSERT INTO cases (id, place, patient, side, image, volume, numbers) VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET place = excluded.place, patient = excluded.patient, side = excluded.side, "
                 "image = excluded.image, numbers = excluded.numbers",
                 [(c.id, i, c.patient, c.side, c.image, c.volume, json.dumps(c.numbers)) for i, c in enumerate(cases)],
             )
+        return others
 
     def cases(self, gone: bool = False) -> list[CaseRecord]:
         """The cases of the source in their order; with `gone` also those that are no longer in it, first."""
@@ -107,12 +131,16 @@ class Store:
         return bool(self._rows("SELECT 1 FROM cases WHERE id = ? AND draft IS NOT NULL", [case]))
 
     def keep_draft(self, case: str, mask: ScanMask) -> None:
-        """Keep the mask that all reviewers begin with; the first one counts."""
+        """Keep the mask that all reviewers begin with; once somebody changed or decided the case it stays as it is."""
         with self._transaction() as db:
             db.execute(
-                "UPDATE cases SET slices = ?, rows = ?, columns = ?, draft = ? WHERE id = ? AND draft IS NULL",
+                f"UPDATE cases SET slices = ?, rows = ?, columns = ?, draft = ? WHERE id = ? AND {_UNTOUCHED}",
                 [*mask.shape, packed(mask), case],
             )
+
+    def is_touched(self, case: str) -> bool:
+        """Whether anybody changed or decided the case."""
+        return not self._rows(f"SELECT 1 FROM cases WHERE id = ? AND {_UNTOUCHED}", [case])
 
     # --- strokes
 
@@ -217,6 +245,12 @@ class Store:
             columns = '"case", reviewer, state, comment, time, seconds, edits, mask'
             values = [case, reviewer, state, comment, time or _now(), seconds, edits["count"] if edits else 0, blob]
             db.execute(f"INSERT INTO decisions ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+            if time is not None:  # the last one counts: what others decided since comes behind it once more
+                db.execute(
+                    f'INSERT INTO decisions ({columns}) SELECT {columns} FROM decisions WHERE "case" = ? AND reviewer != ? '
+                    'AND time > ? AND id IN (SELECT max(id) FROM decisions GROUP BY "case", reviewer) ORDER BY id',
+                    [case, reviewer, time],
+                )
         return state
 
     def decisions(self) -> list[Decision]:
@@ -249,30 +283,33 @@ class Store:
         name = self._numbers(row).get("class")
         return name if isinstance(name, str) and row["id"].startswith(f"{name}/") else ""
 
-    def _digest(self, row: sqlite3.Row) -> str | None:
-        digest = self._numbers(row).get("sha256")
-        return digest if isinstance(digest, str) else None
+    def _text(self, row: sqlite3.Row, name: str) -> str | None:
+        """A text among the numbers of a case; None where there is none."""
+        text = self._numbers(row).get(name)
+        return text if isinstance(text, str) else None
 
     def reviewed(self) -> list[Reviewed]:
         """See `reviewed`."""
-        last: dict[str, Decision] = {d.case: d for d in self.decisions() if d.state in TEACHING and not d.stale}
+        last = {d.case: d for d in self.decisions() if d.state != SKIPPED}  # who skipped a case said nothing of it
+        counts = [d for d in last.values() if d.state in TEACHING and not d.stale]
         found = []
-        for decision in sorted(last.values(), key=lambda d: d.case):
+        for decision in sorted(counts, key=lambda d: d.case):
             (row,) = self._rows(
                 'SELECT c.*, d.mask FROM decisions d JOIN cases c ON c.id = d."case" WHERE d.id = ?', [decision.id]
             )
             if (shape := _shape(row)) is not None:
                 about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
                 who, mask, name = (decision.state, decision.reviewer, decision.time), row["mask"] or b"", self._class_of(row)
-                found.append(Reviewed(decision.case, *about, *who, shape, mask, name, self._digest(row)))
+                of = self._text(row, "sha256"), self._text(row, MODEL_CLASS) or ""
+                found.append(Reviewed(decision.case, *about, *who, shape, mask, name, *of))
         return found
 
 
 def reviewed(folder: Path) -> list[Reviewed]:
     """The cases that reviewers accepted, corrected or rejected, by case; a desk may be open on them meanwhile.
 
-    Of several reviewers the one who decided last counts. Cases that were changed after their decision are left out until they are
-    decided again, like those to be redrawn, skipped, or unsure.
+    Of several reviewers the one who decided last counts; who skipped a case did not. Cases that were changed after this decision
+    are left out until they are decided again, like those to be redrawn, or unsure, also where somebody accepted them before.
 
     Args:
         folder: the one `coinseg review` made, or the folder of the run or the masks it lies in.

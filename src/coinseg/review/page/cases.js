@@ -12,9 +12,10 @@ const COLUMNS = ['rank', 'case', 'confidence', 'doubtful', 'volume_ml', 'pixels'
 const $ = (/** @type {string} */ id) => /** @type {any} */ (document.getElementById(id));
 const data = JSON.parse($('data').textContent), cases = /** @type {Case[]} */ (data.cases);
 const key = `coinseg-cases-${document.body.dataset.identity}`, canvas = $('picture'), paper = document.createElement('canvas');
-/** @type {{[id: string]: {state: string, comment: string, time: string, seconds: number}}} */ let decided = {};
+/** @typedef {{state: string, comment: string, time: string, seconds: number, who?: string}} Said  `who` had given a name when it was decided */
+/** @type {{[id: string]: Said}} */ let decided = {};
 let kept = true, current = 0, place = 0, blinking = false, since = Date.now(), drawing = 0;
-let shownWindow = /** @type {number[]} */ ([]), saved = true;
+let shownWindow = /** @type {number[]} */ ([]), saved = true, decider = '';
 /** @type {Map<string, Promise<ImageData>>} */ const pictures = new Map();
 
 // --- what is kept
@@ -25,7 +26,23 @@ function remember() {
   $('warning').textContent = 'This browser keeps nothing of this page: download review.csv before you close it.';
 }
 function recall() {
-  try { decided = JSON.parse(localStorage.getItem(key) || '{}'); $('reviewer').value = localStorage.getItem('coinseg-reviewer') || ''; } catch { decided = {}; }
+  try { $('reviewer').value = localStorage.getItem('coinseg-reviewer') || ''; } catch { /* nobody yet */ }
+  others();
+}
+/** Take over what another tab decided of these cases. */
+function others() {
+  try { if (kept) decided = { ...decided, ...JSON.parse(localStorage.getItem(key) || '{}') }; } catch { /* this tab's alone */ }
+}
+/** Keep what is said of a case. @param {string} id @param {Said} said */
+function keep(id, said) { others(); decided[id] = said; saved = false; remember(); }
+/** Who decides from now on. What was decided before by nobody with a name is his; what another name decided, where both are the same person. */
+function rename() {
+  others();
+  const now = $('reviewer').value.trim(), before = Object.values(decided).filter((said) => said.state), theirs = before.filter((said) => said.who && said.who === decider);
+  for (const said of before) said.who ||= now;
+  if (now && now !== decider && theirs.length && confirm(`${theirs.length} cases were decided as ${decider}. Are ${decider} and ${now} the same person?`)) for (const said of theirs) said.who = now;
+  decider = now; saved = false;
+  remember();
 }
 /** A cell of a table: what a spreadsheet would run as a formula has a quote before it. @param {any} value */
 function cell(value) {
@@ -38,7 +55,7 @@ function table() {
   const rows = cases.map((one, i) => {
     const { confidence, doubtful, volume_ml, pixels } = one.numbers, said = decided[one.id];
     const start = [i + 1, one.id, confidence, doubtful === null ? null : Number(doubtful), volume_ml, pixels, one.draft];
-    return said && said.state ? [...start, said.state, said.comment, who, said.time, said.seconds] : [...start, '', said ? said.comment : '', '', '', ''];
+    return said && said.state ? [...start, said.state, said.comment, said.who || who, said.time, said.seconds] : [...start, '', said ? said.comment : '', '', '', ''];
   });
   return [COLUMNS, ...rows].map((row) => row.map(cell).join(',')).join('\n') + '\n';
 }
@@ -230,9 +247,7 @@ function step(by) {
 function decide(state) {
   const one = cases[current], before = decided[one.id], same = before?.state === state;
   const seconds = Math.round(((before?.seconds || 0) + Math.min(600, (Date.now() - since) / 1000)) * 10) / 10;
-  decided[one.id] = { state: same ? '' : state, comment: $('comment').value.trim(), time: new Date().toISOString().slice(0, 19) + '+00:00', seconds };
-  saved = false;
-  remember();
+  keep(one.id, { state: same ? '' : state, comment: $('comment').value.trim(), time: new Date().toISOString().slice(0, 19) + '+00:00', seconds, who: $('reviewer').value.trim() });
   const left = cases.map((_, i) => i).filter((i) => ofClass(cases[i]) && !decided[cases[i].id]?.state);
   if (same || !left.length) { facts(); list(); count(); since = Date.now(); return; }
   open(left.find((i) => i > current) ?? left[0]);
@@ -274,10 +289,10 @@ $('next').addEventListener('click', () => step(1)); $('before').addEventListener
 $('blink').addEventListener('click', blink);
 $('comment').addEventListener('change', () => {
   const id = cases[current].id, said = decided[id] || { state: '', time: '', seconds: 0 };
-  decided[id] = { ...said, comment: $('comment').value.trim() };
-  saved = false; remember();
+  keep(id, { ...said, comment: $('comment').value.trim() });
 });
-$('reviewer').addEventListener('change', remember);
+$('reviewer').addEventListener('change', rename);
+addEventListener('storage', (event) => { if (event.key === key && cases.length) { others(); list(); count(); if (document.activeElement !== $('comment')) facts(); } });
 $('filter').addEventListener('change', list);
 $('class').addEventListener('change', () => {
   const first = cases.findIndex((one) => ofClass(one) && !decided[one.id]?.state);
@@ -293,6 +308,7 @@ const classes = [...new Set(cases.map((one) => one.class))].sort();
 $('class').append(...classes.filter(Boolean).map((name) => Object.assign(document.createElement('option'), { value: name, textContent: name })));
 $('class').hidden = classes.length < 2;
 recall();
+decider = $('reviewer').value.trim();
 if (cases.length) {
   const asked = cases.findIndex((one) => location.hash.slice(1) === encodeURIComponent(one.id));
   remember();

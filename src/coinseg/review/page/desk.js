@@ -20,7 +20,7 @@ const TOOLS = [['look', 'Look', 'W'], ['brush', 'Brush', 'Q'], ['eraser', 'Erase
 const ACTS = [['undo', 'Undo', 'Z'], ['redo', 'Redo', '⇧Z'], ['grow', 'Grow', ''], ['shrink', 'Shrink', ''], ['holes', 'Fill holes', ''], ['interpolate', 'Between', 'I'], ['clear', 'Clear', ''], ['draft', 'Draft', ''], ['file', 'File', '']];
 
 /** @type {any} */ let opened = null;
-let since = 0, edits = 0, deciding = false, kinds = /** @type {string[]} */ ([]), plane3d = false, opening = 0;
+let since = 0, edits = 0, deciding = false, reading = false, slid = false, kinds = /** @type {string[]} */ ([]), plane3d = false, opening = 0;
 /** @type {Set<number>} */ let corrected = new Set();
 
 /** @param {string} message @param {boolean} [good] */
@@ -55,7 +55,7 @@ const pointer = new Pointer(view, {
 const outbox = new Outbox((waiting, problem) => {
   $('saved').textContent = problem ? `${waiting} not saved yet: ${problem}` : waiting ? 'saving' : opened ? 'saved' : '';
   $('saved').className = problem ? 'bad' : '';
-}, (answer, stroke) => { if (opened && stroke.key === opened.key) state(answer); }, tell);
+}, (answer, stroke) => { if (opened && stroke.key === opened.key && stroke.who === reviewer()) state(answer); }, (message) => { tell(message); view.forgetMasks(); view.show(); });
 
 // --- cases
 
@@ -68,12 +68,16 @@ async function refresh() {
 /** @param {string} key */
 async function open(key) {
   const turn = ++opening;
+  reading = true;
+  pointer.finish();
   await outbox.empty();
   queue.mark(key);
   $('busy').hidden = false; $('empty').hidden = true;
   try {
     const found = await get(`/api/cases/${key}`);
     if (turn !== opening) return;
+    pointer.finish(); // what was begun meanwhile is of the case before
+    slid = false;
     opened = found; edits = found.edits; since = performance.now(); corrected = new Set();
     const row = queue.row(key);
     view.open(found);
@@ -84,7 +88,7 @@ async function open(key) {
     await view.show();
     const next = queue.next(1, true);
     if (next) post(`/api/cases/${next}/ahead`).catch(() => {});
-  } catch (error) { if (turn === opening) { opened = null; view.close(); $('title').textContent = queue.row(key)?.id || ''; trouble(error); } } finally { if (turn === opening) $('busy').hidden = true; }
+  } catch (error) { if (turn === opening) { opened = null; view.close(); $('title').textContent = queue.row(key)?.id || ''; trouble(error); } } finally { if (turn === opening) { reading = false; $('busy').hidden = true; } }
 }
 /** The numbers that change with the mask; another tab's changes are fetched. @param {any} answer */
 function state(answer) {
@@ -134,6 +138,7 @@ function panel() {
 /** @param {string} name @param {boolean} [draw] */
 async function setPlane(name, draw = true) {
   if (!opened) return;
+  pointer.finish();
   plane3d = name === '3-D';
   $('picture').hidden = plane3d; $('solid').hidden = !plane3d;
   for (const id of ['corner-tl', 'corner-tr', 'corner-bl', 'corner-br']) $(id).hidden = plane3d;
@@ -159,7 +164,7 @@ async function go(index) {
   if (!opened || plane3d) return;
   const to = Math.max(0, Math.min(view.shape[0] - 1, index)), step = to < view.index ? -1 : 1;
   if (to === view.index) return;
-  pointer.send(); view.polygon = null; view.index = to;
+  pointer.send(); view.polygon = null; view.mask = null; view.index = to; // nothing is drawn onto a slice that is not seen yet
   $('slider').value = to; $('number').textContent = `${to + 1} / ${view.shape[0]}`;
   await view.show(step);
 }
@@ -229,10 +234,13 @@ async function use(tool, more = {}) {
   if (!opened) return;
   const between = tool === 'interpolate' ? neighbours() : [0, 0];
   if (!between) { tell('correct a slice before and one behind this one first, then interpolate between them'); return; }
-  await outbox.empty();
-  const amount = tool === 'shrink' ? -1 : 1, name = tool === 'shrink' ? 'grow' : tool;
+  // What was seen when it was asked for: another case may be open before the answer is there.
+  const one = opened, amount = tool === 'shrink' ? -1 : 1, name = tool === 'shrink' ? 'grow' : tool;
   const words = { tool: name, plane: view.plane, index: view.index, whole: $('whole').checked && opened.volume, row: 0, column: 0, amount, name: newName(), first: between[0], last: between[1], ...more };
-  try { const answer = await post(`/api/cases/${opened.key}/tool`, words); changed(answer); } catch (error) { trouble(error); }
+  try {
+    await outbox.empty();
+    await changed(await post(`/api/cases/${one.key}/tool`, words), one);
+  } catch (error) { trouble(error); } finally { if (tool === 'threshold' && opened === one && view.preview !== null) { view.preview = null; view.draw(); } }
 }
 /** The corrected slices around the one that is seen: of the axial plane. */
 function neighbours() {
@@ -241,39 +249,41 @@ function neighbours() {
   const before = list.filter((i) => i <= view.index).pop(), behind = list.find((i) => i > view.index);
   return before === undefined || behind === undefined ? (list.length === 2 ? list : null) : [before, behind];
 }
-/** @param {any} answer */
-async function changed(answer) { edits = answer.edits; view.preview = null; view.forgetMasks(); state(answer); await view.show(); }
+/** @param {any} answer @param {any} one the case it is of */
+async function changed(answer, one) { if (opened !== one) return; edits = answer.edits; view.preview = null; view.forgetMasks(); state(answer); await view.show(); }
 /** @param {boolean} redo */
 async function undo(redo) {
   if (!opened) return;
+  const one = opened;
   await outbox.empty();
-  try { await changed(await post(`/api/cases/${opened.key}/${redo ? 'redo' : 'undo'}`)); } catch (error) { trouble(error); }
+  try { await changed(await post(`/api/cases/${one.key}/${redo ? 'redo' : 'undo'}`), one); } catch (error) { trouble(error); }
 }
 /** @param {string} name */
 async function decide(name) {
   // A key that is pressed twice must not decide the next case, which nobody has seen yet.
   if (!opened) return;
-  if (deciding || view.case !== opened || !view.parts) { tell('not decided: the case is still being read', true); return; }
+  if (deciding || reading || view.case !== opened || !view.parts) { tell('not decided: the case is still being read', true); return; }
   deciding = true;
-  const key = opened.key, comment = $('comment').value;
+  const one = opened, key = one.key, comment = $('comment').value, turn = opening;
   try {
     pointer.send();
     await outbox.empty();
     const seconds = (performance.now() - since) / 1000;
-    const answer = await post(`/api/cases/${key}/decision`, { state: name, comment, seconds, edits: opened.edits });
-    tell(`${opened.id}: ${answer.state}`, true);
+    const answer = await post(`/api/cases/${key}/decision`, { state: name, comment, seconds, edits: one.edits });
+    tell(`${one.id}: ${answer.state}`, true);
     const next = queue.next(1, true);
     await refresh();
+    if (turn !== opening) return; // another case was asked for meanwhile
     if (next) await open(next);
     else { queue.mark(key); panel(); numbersOf(); since = performance.now(); tell('every case of the list is decided', true); }
-  } catch (error) { trouble(error); if (error instanceof Refused && error.status === 400) { state(await get(`/api/cases/${key}`)); } } finally { deciding = false; }
+  } catch (error) { trouble(error); if (error instanceof Refused && error.status === 400) { const found = await get(`/api/cases/${key}`); if (opened === one) state(found); } } finally { deciding = false; }
 }
 async function fromFile() {
-  const input = make('input', { type: 'file', accept: opened.volume ? '.nii,.gz,.nrrd,.mha' : '.png' });
+  const one = opened, input = make('input', { type: 'file', accept: opened.volume ? '.nii,.gz,.nrrd,.mha' : '.png' });
   input.addEventListener('change', async () => {
     const [file] = input.files;
     if (!file) return;
-    try { changed(await post(`/api/cases/${opened.key}/mask?${new URLSearchParams({ file: file.name, name: newName() })}`, file)); } catch (error) { trouble(error); }
+    try { await changed(await post(`/api/cases/${one.key}/mask?${new URLSearchParams({ file: file.name, name: newName() })}`, file), one); } catch (error) { trouble(error); }
   });
   input.click();
 }
@@ -334,15 +344,18 @@ function build() {
   $('slider').addEventListener('input', () => go(Number($('slider').value)));
   $('opacity').addEventListener('input', () => { view.opacity = $('opacity').value / 100; if (view.parts) { view.paint(); view.draw(); } });
   $('brush').addEventListener('input', () => brush(Number($('brush').value)));
-  $('threshold').addEventListener('input', async () => { $('threshold-value').textContent = `${$('threshold').value} %`; view.preview = Number($('threshold').value); await view.show(); });
-  $('threshold').addEventListener('change', () => use('threshold', { amount: Number($('threshold').value) }));
+  $('threshold').addEventListener('input', async () => { slid = true; $('threshold-value').textContent = `${$('threshold').value} %`; view.preview = Number($('threshold').value); await view.show(); });
+  // A slider that is let go where it was taken says no "change", and its preview would stay over the mask.
+  const settle = () => { if (slid) { slid = false; use('threshold', { amount: Number($('threshold').value) }); } };
+  $('threshold').addEventListener('change', settle);
+  for (const name of ['pointerup', 'pointercancel', 'blur']) $('threshold').addEventListener(name, () => setTimeout(settle));
   $('help').addEventListener('click', showKeys);
   $('summary').addEventListener('click', () => showSummary().catch(trouble));
   $('export').addEventListener('click', () => showExport(kinds, tell).catch(trouble));
   $('who').addEventListener('click', async () => { await askName(true); start(); });
   for (const id of ['slider', 'opacity', 'brush', 'threshold']) $(id).addEventListener('pointerup', () => $('picture').focus());
   // Another tab may have drawn meanwhile.
-  window.addEventListener('focus', async () => { if (opened && !outbox.waiting.length) { try { const { edits: now, undo: u, redo: r, pixels, ml } = await get(`/api/cases/${opened.key}`); state({ edits: now, undo: u, redo: r, pixels, ml }); } catch { /* said when something is done */ } } });
+  window.addEventListener('focus', async () => { const one = opened; if (one && !outbox.waiting.length) { try { const { edits: now, undo: u, redo: r, pixels, ml } = await get(`/api/cases/${one.key}`); if (opened === one) state({ edits: now, undo: u, redo: r, pixels, ml }); } catch { /* said when something is done */ } } });
   window.addEventListener('beforeunload', (event) => { pointer.send(); if (outbox.waiting.length) event.preventDefault(); });
 }
 async function start() {

@@ -87,6 +87,8 @@ export class Pointer {
     if (this.stroke && !this.stroke.isEmpty) { this.to.onStroke(this.stroke, this.tool, this.gesture); this.stroke.clear(); }
     this.since = performance.now();
   }
+  /** Send what was drawn, and end the stroke: what is seen changes. */
+  finish() { this.send(); this.mode = ''; this.stroke = null; }
   /** Fill the polygon; with shift it is taken away. @param {boolean} [away] */
   closePolygon(away) {
     const view = this.view, points = view.polygon, [, rows, columns] = view.shape;

@@ -5,7 +5,7 @@
  *  acknowledged: its bits in base64, who drew it, on which desk */
 
 const TOKEN = 'coinseg-token', NAME = 'coinseg-reviewer', OUTBOX = 'coinseg-waiting-';
-let token = '';
+let token = '', name = '';
 
 /** An answer of the server that says what is wrong. */
 export class Refused extends Error {
@@ -13,17 +13,19 @@ export class Refused extends Error {
   constructor(message, status, login) { super(message); this.status = status; this.login = !!login; }
 }
 
-/** Take the token of the address; it goes on with the tab, not into a history or a link. */
+/** Take the token of the address; it goes on with the tab, not into a history or a link. So does the name: another tab may be another person's. */
 export function begin() {
   const given = new URLSearchParams(location.hash.slice(1)).get('token');
   if (given) sessionStorage.setItem(TOKEN, given);
   token = sessionStorage.getItem(TOKEN) || '';
+  name = sessionStorage.getItem(NAME) || localStorage.getItem(NAME) || '';
+  sessionStorage.setItem(NAME, name);
 }
 /** @param {string} given */
 export function useToken(given) { token = given; sessionStorage.setItem(TOKEN, given); }
-export const reviewer = () => localStorage.getItem(NAME) || '';
-/** @param {string} name */
-export const setReviewer = (name) => localStorage.setItem(NAME, name.trim());
+export const reviewer = () => name;
+/** @param {string} given */
+export const setReviewer = (given) => { name = given.trim(); for (const place of [sessionStorage, localStorage]) place.setItem(NAME, name); };
 /** A name for a stroke that no other has. */
 export const newName = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, '0')).join('');
 

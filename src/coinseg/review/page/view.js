@@ -60,6 +60,7 @@ export class View {
     for (const { abort } of this.coming.values()) abort.abort();
     this.kept.clear(); this.coming.clear(); this.bytes = 0;
     this.case = one; this.plane = 'axial'; this.index = one.first; this.window = [...one.window]; this.mask = null; this.parts = null;
+    this.preview = null; this.polygon = null; // which are of the case before
     this.shown = { ...this.shown, truth: false, draft: false, counterfactual: false };
     this.fit();
   }
