@@ -20,6 +20,7 @@ from desks import masks_folder
 
 from coinseg.cli.main import main
 from coinseg.report.page import write_report
+from coinseg.review.decisions import read_decisions
 from coinseg.review.explanations import SliceMaps
 from coinseg.review.kept.store import Store
 from coinseg.review.offline import write_case_pages
@@ -169,6 +170,48 @@ def of_classes(source: Source, *names: str) -> Source:
             for draft in source.drafts
         ),
     )
+
+
+def test_two_tabs_lose_nothing_and_each_decision_is_of_who_made_it(browser: Any, tmp_path: Path) -> None:
+    masks_folder(tmp_path, cases=3, images=1)
+    file = tmp_path / "cases.html"
+    write_case_pages(file, read_source(tmp_path / "masks"))
+    with page_of(browser, file) as one:
+        until(one, "!!document.body.dataset.drawn")
+        two = one.context.new_page()
+        two.on("dialog", lambda dialog: dialog.accept() if "annn" in dialog.message else dialog.dismiss())
+        two.goto(file.as_uri())
+        until(two, "!!document.body.dataset.drawn")
+        one.bring_to_front()
+        one.keyboard.press("a")  # by nobody yet
+        until(one, "current === 1")
+        one.fill("#reviewer", "annn")
+        one.locator("#stage").focus()
+        two.bring_to_front()
+        two.evaluate("() => open(1)")
+        two.fill("#reviewer", "annn")
+        two.locator("#stage").focus()
+        two.keyboard.press("r")
+        until(two, "!!decided[cases[1].id]?.state")
+        two.fill("#reviewer", "ann")  # the same person, who is asked about it
+        two.locator("#stage").focus()
+        two.fill("#reviewer", "bob")  # somebody else
+        two.locator("#stage").focus()
+        two.evaluate("() => open(2)")
+        two.keyboard.press("u")
+        until(two, "!!decided[cases[2].id]?.state")
+        one.bring_to_front()
+        until(one, "cases.filter((each) => decided[each.id]?.state).length === 3")
+        one.reload()
+        until(one, "!!document.body.dataset.drawn")
+        assert one.inner_text("#progress") == "3 of 4 decided"
+        with one.expect_download() as coming:
+            one.click("#save")
+        coming.value.save_as(tmp_path / "review.csv")
+    found = {row.case: (row.reviewer, row.state) for row in read_decisions(tmp_path / "review.csv", None)}
+    order = [record["id"] for record in _data(file)["cases"]]
+    wanted = [("ann", "accepted"), ("ann", "rejected"), ("bob", "unsure")]
+    assert found == dict(zip(order, wanted, strict=False))
 
 
 def test_one_class_at_a_time(browser: Any, tmp_path: Path) -> None:

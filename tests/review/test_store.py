@@ -184,14 +184,14 @@ def test_a_decision_of_before_comes_behind_none_that_another_reviewer_made_since
 def test_what_was_decided_of_a_scan_is_not_of_another_one_of_its_name(tmp_path: Path) -> None:
     store = Store(tmp_path)
 
-    def lies_there(digest: str) -> None:
-        store.list_cases([CaseRecord("c0", "p0", "/scans/c0.nii.gz", True, "", {"sha256": digest * 16})])
+    def lies_there(digest: str) -> list[str]:
+        return store.list_cases([CaseRecord("c0", "p0", "/scans/c0.nii.gz", True, "", {"sha256": digest * 16})])
 
     lies_there("aaaa")
     store.keep_draft("c0", draft())
     store.stroke("c0", "ann", "brush", point(0, 0, 0), "k")
     store.decide("c0", "ann", "accepted", store.mask("c0", "ann"))
-    lies_there("bbbb")
+    assert (lies_there("aaaa"), lies_there("bbbb")) == ([], ["c0"])
     assert store.draft("c0") is None
     assert (store.edits("c0", "ann"), store.depth("c0", "ann")) == (0, (0, 0))
     assert [case.id for case in store.cases(gone=True)] == ["c0 (aaaaaaaa)", "c0"]

@@ -52,9 +52,7 @@ def serve(
     say(f"the desk is at {address}")
     say("whoever has this address can see and decide the cases; Ctrl-C ends it, everything decided is kept")
     if cases := desk.exchanged:
-        say(
-            f"{few(cases, 5)}: other scans than before, so {len(cases)} cases are open again; what was decided is kept with the former"
-        )
+        say(f"{few(cases, 5)}: another scan than before, and so open again; what was decided of the former one is kept with it")
     if not alone:
         say("warning: other machines can reach it, and what they send is not encrypted: use it in a network you trust")
     if browser:
