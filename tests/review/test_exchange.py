@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-from desks import FRAME, SHAPE, made_scan, masks_folder, stored
+from desks import DICOM, FRAME, SHAPE, made_scan, masks_folder, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,7 +26,7 @@ from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask
 from coinseg.errors import UserError
-from coinseg.export.dicom_seg import frames_of
+from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.nnunet import NAME
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.exchange import KINDS, export_reviewed, masks_by_name
@@ -153,6 +153,37 @@ def test_dicom_seg_and_rtstruct_lie_on_their_series(tmp_path: Path) -> None:
             assert contour.NumberOfContourPoints == len(points)
             found[uid] ^= filled(points.tolist(), datasets[uid])
         assert all((found[uid] == planes[uid]).all() for uid in planes)
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name", "kept"),
+    [(None, "Doe^A", "ISO_IR 192"), ("ISO_IR 192", "M\u00fcller^A", "ISO_IR 192"), ("ISO_IR 100", "M\u00fcller^A", "")],
+)
+def test_names_of_classes_are_not_written_as_question_marks(
+    tmp_path: Path, character_set: str | None, name: str, kept: str
+) -> None:  # fmt: skip
+    """Two classes would be one: in a series without a character set, or with another one than their letters are of."""
+    tags = FRAME | {"PatientName": name} | ({"SpecificCharacterSet": character_set} if character_set else {})
+    scan, ball = made_scan(5)
+    place = write_series(tmp_path / "scan", scan.transpose(2, 1, 0), DICOM, **tags)
+    series, affine, label = read_series(place), read_geometry(place).canonical_affine, "\u75c5\u5909"
+    out, seg = tmp_path / "rt.dcm", tmp_path / "seg.dcm"
+    if not kept:
+        for write in (
+            lambda: write_rtstruct(ball, series, out, affine, label),
+            lambda: write_dicom_seg({label: ball}, series, seg, affine),
+        ):
+            with pytest.raises(
+                UserError, match="and a series whose names have the character set ISO_IR 100; required: letters of"
+            ):
+                write()
+        return
+    write_rtstruct(ball, series, out, affine, label)
+    write_dicom_seg({label: ball}, series, seg, affine)
+    found, segments = pydicom.dcmread(out), pydicom.dcmread(seg)
+    assert (found.StructureSetROISequence[0].ROIName, segments.SegmentSequence[0].SegmentLabel) == (label, label)
+    assert {str(one.PatientName) for one in (found, segments)} == {name}
+    assert {one.SpecificCharacterSet for one in (found, segments)} == {kept}
 
 
 def test_an_oblique_series_has_its_contours_in_its_planes(tmp_path: Path) -> None:

@@ -106,12 +106,45 @@ def write_dicom_seg(
         if odd := next((frame.shape for frame in frames.values() if frame.shape != series), None):
             raise UserError(f"the mask has shape {odd} and the series {series}", "one shape", "give its own mask")
         with silent(), written_aside(out) as part:  # of an empty mask, and of values repeated from the source
-            _repeated(_segmentation(frames, source_datasets, reviewed), source_datasets[0]).save_as(part)
+            found = _repeated(_segmentation(frames, source_datasets, reviewed), source_datasets[0])
+            if kept := character_set(source_datasets[0], [*named]):
+                found.SpecificCharacterSet = kept
+            found.save_as(part)
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient
         missing = re.search(r"has no attribute '(\w+)'", str(error))
         raise _cannot_carry(f"it has no {missing[1]}" if missing else type(error).__name__) from None
+
+
+def character_set(source: Dataset, labels: Sequence[str]) -> Any:
+    """SpecificCharacterSet of an object with labels beside what it repeats of its source; None where it needs none.
+
+    It is that of the source; UTF-8 where this cannot hold a label, and what is repeated is ASCII. pydicom would write `?` else.
+
+    Raises:
+        UserError: one set cannot hold both.
+    """
+    from pydicom.charset import convert_encodings
+
+    own = source.get("SpecificCharacterSet")
+    if all(_fits(label, "ascii") for label in labels):
+        return own
+    if own and all(any(_fits(label, name) for name in convert_encodings(own)) for label in labels):
+        return own
+    if all(_fits(str(source.get(name) or ""), "ascii") for name in _KEPT):
+        return "ISO_IR 192"
+    odd = next(label for label in labels if not _fits(label, "ascii"))
+    got = f"the label {odd!r}, and a series whose names have the character set {own or 'of ASCII'}"
+    raise UserError(got, "letters of that character set", "name the class otherwise")
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _cannot_carry(why: str) -> UserError:

@@ -17,7 +17,7 @@ from skimage.measure import find_contours
 
 from coinseg.data.readers.dicom_tags import silent
 from coinseg.errors import UserError
-from coinseg.export.dicom_seg import frames_of
+from coinseg.export.dicom_seg import character_set, frames_of
 from coinseg.runtime.files import written_aside
 from coinseg.types import ScanMask
 
@@ -149,8 +149,8 @@ def _structure_set(images: Sequence[Dataset], contours: Sequence[tuple[Dataset, 
     )  # fmt: skip
     for name in REPEATED:
         setattr(found, name, first.get(name, ""))
-    if "SpecificCharacterSet" in first:
-        found.SpecificCharacterSet = first.SpecificCharacterSet
+    if kept := character_set(first, [label]):
+        found.SpecificCharacterSet = kept
     found.file_meta = FileMetaDataset()
     found.file_meta.MediaStorageSOPClassUID = UID(RT_STRUCTURE_SET)
     found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
