@@ -416,12 +416,24 @@ def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., S
         page.keyboard.press("Enter")
         saved(page)
         assert seen(page)[6:10, 8:12].all()
+        # A comment that was begun is there again when its case is.
+        page.fill("#comment", "at the upper pole")
+        page.locator("#picture").focus()
+        for key, case in (("n", "s01.nii.gz"), ("p", "s00.nii.gz")):
+            page.keyboard.press(key)
+            until(page, f"() => desk.state().id === '{case}' && desk.view.mask !== null")
+            page.wait_for_timeout(100)
+            assert page.input_value("#comment") == ("at the upper pole" if key == "p" else "")
+        # A slice that a tool corrected counts as corrected, like that of a stroke.
+        page.click("#act-grow")
+        until(page, "() => desk.state().undo === 3 && desk.view.mask !== null")
         # Interpolation between two corrected slices: the polygon again, four slices on.
         start = page.evaluate("() => desk.view.index")
         step = -4 if start > 6 else 4
         slide(page, "slider", start + step)
         until(page, f"() => desk.view.index === {start + step} && desk.view.parts?.mask === desk.view.mask")
         page.wait_for_timeout(200)
+        page.keyboard.press("y")
         for place in ((0.1, 0.1), (0.1, 0.3), (0.3, 0.3), (0.3, 0.1)):
             drag(page, [place])
         page.keyboard.press("Enter")
@@ -429,7 +441,7 @@ def test_tools_filters_and_a_colour_picture(browser: Any, serve: Callable[..., S
         page.keyboard.press("ArrowUp" if step < 0 else "ArrowDown")
         page.keyboard.press("ArrowDown" if step < 0 else "ArrowUp")
         page.keyboard.press("i")
-        until(page, "() => desk.state().undo === 4")
+        until(page, "() => desk.state().undo === 5")
         page.keyboard.press("?")
         picture(page, "keys")
         page.keyboard.press("Escape")

@@ -22,6 +22,7 @@ const ACTS = [['undo', 'Undo', 'Z'], ['redo', 'Redo', '⇧Z'], ['grow', 'Grow', 
 /** @type {any} */ let opened = null;
 let since = 0, edits = 0, deciding = false, reading = false, slid = false, kinds = /** @type {string[]} */ ([]), plane3d = false, opening = 0;
 /** @type {Set<number>} */ let corrected = new Set();
+/** @type {Map<string, string>} comments that were begun, of cases that are not decided with them */ const notes = new Map();
 
 /** @param {string} message @param {boolean} [good] */
 function tell(message, good) {
@@ -78,10 +79,11 @@ async function open(key) {
     if (turn !== opening) return;
     pointer.finish(); // what was begun meanwhile is of the case before
     slid = false;
+    if (opened && $('comment').value !== (queue.row(opened.key)?.comment ?? '')) notes.set(opened.key, $('comment').value);
     opened = found; edits = found.edits; since = performance.now(); corrected = new Set();
     const row = queue.row(key);
     view.open(found);
-    $('comment').value = row ? row.comment : ''; $('corner-br').textContent = '';
+    $('comment').value = notes.get(key) ?? (row ? row.comment : ''); $('corner-br').textContent = '';
     panel();
     setPlane('axial', false);
     state(found);
@@ -239,7 +241,9 @@ async function use(tool, more = {}) {
   const words = { tool: name, plane: view.plane, index: view.index, whole: $('whole').checked && opened.volume, row: 0, column: 0, amount, name: newName(), first: between[0], last: between[1], ...more };
   try {
     await outbox.empty();
-    await changed(await post(`/api/cases/${one.key}/tool`, words), one);
+    const before = one.edits, answer = await post(`/api/cases/${one.key}/tool`, words);
+    if (opened === one && answer.edits !== before && words.plane === 'axial' && !words.whole && tool !== 'interpolate') corrected.add(words.index);
+    await changed(answer, one);
   } catch (error) { trouble(error); } finally { if (tool === 'threshold' && opened === one && view.preview !== null) { view.preview = null; view.draw(); } }
 }
 /** The corrected slices around the one that is seen: of the axial plane. */
@@ -270,6 +274,7 @@ async function decide(name) {
     await outbox.empty();
     const seconds = (performance.now() - since) / 1000;
     const answer = await post(`/api/cases/${key}/decision`, { state: name, comment, seconds, edits: one.edits });
+    notes.delete(key);
     tell(`${one.id}: ${answer.state}`, true);
     const next = queue.next(1, true);
     await refresh();
@@ -352,7 +357,7 @@ function build() {
   $('help').addEventListener('click', showKeys);
   $('summary').addEventListener('click', () => showSummary().catch(trouble));
   $('export').addEventListener('click', () => showExport(kinds, tell).catch(trouble));
-  $('who').addEventListener('click', async () => { await askName(true); start(); });
+  $('who').addEventListener('click', async () => { await askName(true); opened = null; view.close(); notes.clear(); start(); });
   for (const id of ['slider', 'opacity', 'brush', 'threshold']) $(id).addEventListener('pointerup', () => $('picture').focus());
   // Another tab may have drawn meanwhile.
   window.addEventListener('focus', async () => { const one = opened; if (one && !outbox.waiting.length) { try { const { edits: now, undo: u, redo: r, pixels, ml } = await get(`/api/cases/${one.key}`); if (opened === one) state({ edits: now, undo: u, redo: r, pixels, ml }); } catch { /* said when something is done */ } } });
