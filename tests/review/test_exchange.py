@@ -24,12 +24,13 @@ from coinseg.cli import review_commands
 from coinseg.cli.main import main
 from coinseg.data.readers.dicom import read_series
 from coinseg.data.readers.paths import sha256_of
-from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask
+from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask, write_scan
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
 from coinseg.export.nnunet import NAME
 from coinseg.review.desk import Desk, Rules, desk_on
-from coinseg.review.exchange import KINDS, export_reviewed, masks_by_name
+from coinseg.review.exchange import KINDS, export_reviewed
+from coinseg.review.incoming import masks_by_name
 from coinseg.review.kept.store import Store
 from coinseg.review.rtstruct import outlines, write_rtstruct
 from coinseg.review.sources import read_source, sequences_of_model
@@ -411,6 +412,25 @@ def test_inverted_masks_of_other_programs_are_left_out(tmp_path: Path, capsys: p
     said = capsys.readouterr()
     assert said.out.count("and what it does not mark is rather the lesion; required: the lesion alone; invert it") == 2
     assert "no mask in" in said.err
+
+
+@pytest.mark.parametrize("folder", ["scans", "confidence"])
+def test_scans_and_maps_are_no_masks_though_they_have_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:  # fmt: skip
+    """Everything above 0 would be the lesion, and was accepted with --accept."""
+    masks_folder(tmp_path, cases=2, images=1)
+    shutil.copytree(tmp_path / folder, place := tmp_path / "copy")
+    other = read_volume(place / "s01.nii.gz")  # as another program writes it
+    levels = (np.arange(other.scan.size) % 101).astype(np.uint8).reshape(other.scan.shape)
+    write_scan(place / "s01.nii.gz", other.scan if folder == "scans" else levels, other.geometry, overwrite=True)
+    words = ["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk", "--accept"]
+    assert main([*words, "--confidence", str(tmp_path / "confidence")]) == 2
+    said = capsys.readouterr().out
+    what = folder.removesuffix("s")
+    assert said.count(f"is the {what} itself; required: a mask of it; choose the folder or file of the mask") == 2
+    assert "different values, as scans and maps have; required: a mask, which has 32 at most" in said
+    assert Store(tmp_path / "masks" / "review", write=False).decisions() == []
 
 
 def test_names_that_fit_two_cases_are_not_guessed(tmp_path: Path) -> None:

@@ -36,8 +36,9 @@ from coinseg.networks.classes import ClassGenerator, ClassLogit, ClassMap
 from coinseg.pipeline import classes
 from coinseg.pipeline.label_maps import palette, surest
 from coinseg.review.desk import Rules, desk_on
-from coinseg.review.exchange import export_reviewed, masks_by_name
+from coinseg.review.exchange import export_reviewed
 from coinseg.review.explanations import SliceMaps, slice_maps
+from coinseg.review.incoming import masks_by_name
 from coinseg.review.sources import read_source
 from coinseg.training.classifier import label_loss
 from coinseg.training.student import student_loss

@@ -115,7 +115,7 @@ def review_page(
 def review_import(call: Call, out: Path, masks: Path, reviewer: str | None, accept: bool, **place: Any) -> None:
     """Take the masks of a folder as a stroke each, which can be undone on the desk, or the decisions of a table."""
     from coinseg.review import desk
-    from coinseg.review.exchange import import_masks
+    from coinseg.review.incoming import import_masks
 
     source, reviews = _source(call, out, **place)
     if masks.is_file():

@@ -1,4 +1,4 @@
-"""Reviewed masks to other programs and back: masks, DICOM SEG, RTSTRUCT, nnU-Net, prompts, a table; masks corrected elsewhere."""
+"""Reviewed masks to other programs: masks, DICOM SEG, RTSTRUCT, nnU-Net, prompts, a table."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from coinseg.data.layouts.shared import files_in, is_readable, others_in, safe_id, stem_of
-from coinseg.data.layouts.unread import other_endings
+from coinseg.data.layouts.shared import safe_id
 from coinseg.data.readers.image import image_size, write_image_map, write_image_mask
 from coinseg.data.readers.paths import is_dicom, parts_of, sha256_of
 from coinseg.data.readers.volume import peek_shape, read_geometry, write_mask, write_scan
@@ -23,16 +22,12 @@ from coinseg.export.folder import new_folder
 from coinseg.inference.table import measure
 from coinseg.runtime.files import csv_text, write_json, write_text
 
-from .kept.records import ACCEPTED, TEACHING, Reviewed
-from .kept.schema import Busy
+from .kept.records import TEACHING, Reviewed
 from .kept.store import Store
-from .scans import read_region_of
 from .sources import Draft, Source
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-    from .desk import Desk
 
 MARK = "reviewed.json"  # in every folder that is exported, of what it is
 TABLE = ("case", "patient", "side", "reviewer", "state", "changed_since", "comment", "time", "seconds", "pixels")
@@ -267,65 +262,3 @@ KINDS: dict[str, Export] = {
     "masks": _masks, "dicom-seg": _dicom_seg, "rtstruct": _rtstruct, "nnunet": _masks, "prompts": _prompts, "csv": lambda *_: [],
 }  # fmt: skip
 """What can be exported; every folder has decisions.csv as well, but for that of nnU-Net, whose contents it prescribes."""
-
-
-def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Draft, Path]], list[str]]:
-    """Match the masks of a folder to cases, by the name of the mask, of the scan, or of an export.
-
-    Returns:
-        The cases with their files, and a line for each file that belongs to none, or to several.
-    """
-    names: dict[str, dict[str, Draft]] = {}
-    for draft in drafts:
-        case, mask = draft.record.id, Path(draft.record.numbers.get("mask", draft.record.id))
-        for name in (case, safe_id(case), stem_of(Path(case)), stem_of(mask), stem_of(draft.image)):
-            names.setdefault(name, {})[case] = draft
-    found, problems = [], []
-    taken: dict[str, Path] = {}
-    for file in files_in(folder):
-        fits = names.get(safe_id(file.relative_to(folder))) or names.get(stem_of(file)) or {}
-        if len(fits) != 1:
-            problems.append(f"{file.name}: {'the name of several cases' if fits else 'the name of no case'}")
-            continue
-        (draft,) = fits.values()
-        if other := taken.setdefault(draft.record.id, file) if taken.get(draft.record.id) else None:
-            problems.append(f"{file.name}: {other.name} is a mask of the same case")
-            continue
-        taken[draft.record.id] = file
-        found.append((draft, file))
-    return found, problems
-
-
-def read_elsewhere(file: Path, draft: Draft, shape: tuple[int, int, int]) -> np.ndarray:
-    """Read a mask that was corrected elsewhere; `UserError` where it does not lie on the grid of the case."""
-    return read_region_of(file, read_geometry(draft.image) if draft.record.volume else None, shape)
-
-
-def _require_upright(file: Path, mask: np.ndarray, draft: np.ndarray) -> None:
-    """Raise `UserError` where more than half is marked and the draft is rather what is not: dark on light, labels swapped."""
-    if mask.mean() > 0.5 and (not draft.any() or (draft & ~mask).sum() > (draft & mask).sum()):
-        got = f"mask {file} marks {mask.mean():.0%}, and what it does not mark is rather the lesion"
-        raise UserError(got, "the lesion alone", "invert it, or draw it on the desk")
-
-
-def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name: Callable[[], str]) -> tuple[int, list[str]]:
-    """Take masks that were corrected elsewhere as a stroke each, but those that may be inverted; `accept` decides them with that.
-
-    Returns:
-        How many were taken, and a line for each file that was not.
-    """
-    found, problems = masks_by_name(folder, desk.source.drafts)
-    taken = 0
-    for draft, file in found:
-        try:
-            mask = read_elsewhere(file, draft, desk.views.opened(draft.key).shape)
-            _require_upright(file, mask, desk.editor.kept_draft(draft.key))
-            state = desk.editor.replace(draft.key, reviewer, mask, "file", new_name())
-            if accept:
-                desk.editor.decide(draft.key, reviewer, ACCEPTED, "", 0.0, state["edits"])
-            taken += 1
-        except Busy:
-            raise
-        except UserError as error:
-            problems.append(f"{file.name}: {error}")
-    return taken, problems + other_endings((path for path in others_in(folder, ()) if not is_readable(path)), ())

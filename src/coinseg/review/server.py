@@ -25,8 +25,9 @@ from coinseg.errors import EXIT_DEFECT, UserError, exit_code, one_line
 from coinseg.runtime.files import json_value
 
 from .desk import Desk
-from .exchange import export_reviewed, read_elsewhere
+from .exchange import export_reviewed
 from .guard import Guard, Guarded
+from .incoming import read_elsewhere
 from .kept.schema import Busy
 
 LOG = logging.getLogger(__name__)
