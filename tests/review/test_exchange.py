@@ -274,6 +274,17 @@ def test_every_sequence_of_a_reviewed_scan_is_a_channel_of_nnunet(tmp_path: Path
     assert (read_volume(tmp_path / "Dataset103_x" / "imagesTr" / "s00_0001.nii.gz").scan == 1).all()
 
 
+@pytest.mark.parametrize(("kind", "name"), [("hu", "CT"), ("percentile", "scan")])
+def test_scans_that_are_no_ct_are_not_called_ct_in_nnunet(tmp_path: Path, kind: str, name: str) -> None:
+    """nnU-Net goes by that name: it clips CT to the range of the lesions, and takes MR by its mean and deviation."""
+    masks_folder(tmp_path, cases=1)
+    make_run(tmp_path / "model", kind=kind)
+    with desk_of(tmp_path / "masks") as desk:
+        correct(desk)
+        export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset104_x")
+    assert json.loads((tmp_path / "Dataset104_x" / "dataset.json").read_text())["channel_names"] == {"0": name}
+
+
 def test_a_source_knows_the_sequences_of_its_model(tmp_path: Path) -> None:
     assert sequences_of_model(make_run(tmp_path / "two", kind="percentile", channels=("flair", "t2"))) == ("flair", "t2")
     assert sequences_of_model(make_run(tmp_path / "colour", kind="percentile", channels=("red", "green", "blue"))) == ()

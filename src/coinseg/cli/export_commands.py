@@ -67,7 +67,7 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str | None
     arg("--band", type=float, default=1.0, help="pixels on either side of the mask's border to ignore"),
     path("--differences", required=False, help="difference maps of the scans, for --between"),
     arg("--between", type=float, nargs=2, default=None, help="ignore differences in [LOW, HIGH)"),
-    arg("--channel", default=None, help="channel name, by which nnU-Net normalises; CT without. Sequences have their own names"),
+    arg("--channel", default=None, help="channel name, by which nnU-Net normalises; CT without (scan, of a run on other units)"),
     arg("--label", default=None, help="name of the lesion; lesion without. Several classes have their own names"),
     flag("--overwrite", "replace an earlier data set made by coinseg"),
 ))  # fmt: skip
@@ -76,7 +76,7 @@ def export_nnunet(
     between: list[float] | None, channel: str | None, label: str | None, overwrite: bool,
 ) -> None:  # fmt: skip
     """Write the data set; of several classes the label maps, where overlapping classes are decided already."""
-    from coinseg.export.nnunet import CHANNELS, LESION, NAME, Uncertain, cases_in, cases_of_run, write_nnunet
+    from coinseg.export.nnunet import LESION, NAME, Uncertain, cases_in, cases_of_run, channels_of_run, write_nnunet
 
     if (between is None) != (differences is None) or (differences and not masks) or band < 0:
         got = f"--band {band:g}, --between {between}, --differences {differences}, --masks {masks}"
@@ -89,7 +89,8 @@ def export_nnunet(
     require_apart([out], filter(None, (source if masks else None, masks, differences, *files)))
     classes = _classes(masks or source / "masks", label)
     names, ignored = classes or ((label,) if label else LESION), Uncertain(band, (between[0], between[1]) if between else None)
-    about = write_nnunet(out, cases, ignored, sequences or ((channel,) if channel else CHANNELS), names, overwrite)
+    channels = sequences or ((channel,) if channel else channels_of_run(None if masks else source))
+    about = write_nnunet(out, cases, ignored, channels, names, overwrite)
     of = f" of {len(sequences)} channels ({', '.join(sequences)})" if sequences else ""
     print(f"{about['numTraining']} cases{plain(of)} with labels {plain(', '.join(about['labels']))} written to {out}")
     if not NAME.fullmatch(out.resolve().name):

@@ -29,17 +29,20 @@ from coinseg.errors import UserError
 from coinseg.pipeline.label_maps import read_labels
 from coinseg.pipeline.request import mask_name
 from coinseg.pipeline.run_folder import data_of, require_named
-from coinseg.runtime.files import write_json
+from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.records import read_settings
 from coinseg.types import ScanMask
 
 from .folder import new_folder
 
 CHANNELS = ("CT",)
+OTHERS = ("scan",)
+"""The channel of volumes: nnU-Net clips and scales "CT" as Hounsfield units, any other name by its own mean and deviation."""
 LESION = ("lesion",)
 ENDING, PICTURE = ".nii.gz", ".png"
 NAME = re.compile(r"Dataset\d{3}_.+")
 """What nnU-Net calls a data set."""
+MAX_MODEL = 2**24  # bytes of model.json
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def write_nnunet(
         raise UserError("--between and plain images", "difference maps of volumes", "leave it out, or give --band")
     colour = plain and any(is_coloured(case.image) for case in cases)
     if plain:
-        channels = ("R", "G", "B") if colour else ("grey",) if tuple(channels) == CHANNELS else channels
+        channels = ("R", "G", "B") if colour else ("grey",) if tuple(channels) in (CHANNELS, OTHERS) else channels
     names = ["background", *labels, *(["ignore"] if uncertain.band > 0 or uncertain.between else [])]
     about = {
         "channel_names": {str(number): name for number, name in enumerate(channels)},
@@ -119,6 +122,13 @@ def write_nnunet(
             _write_image(part, case, uncertain, labels, colour) if plain else _write_case(part, case, uncertain, labels)
         write_json(part / "dataset.json", about)
     return about
+
+
+def channels_of_run(run: Path | None) -> tuple[str, ...]:
+    """`OTHERS` where a run says that the values of its scans are no Hounsfield units, else `CHANNELS`."""
+    file = run and run / "model.json"
+    model = read_json(file, MAX_MODEL) if file and file.is_file() else None
+    return OTHERS if isinstance(model, dict) and model.get("kind", "hu") != "hu" else CHANNELS
 
 
 def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
 
 
 def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str], source: Source) -> Exported:
-    from coinseg.export.nnunet import CHANNELS, LESION, TrainingCase, write_nnunet
+    from coinseg.export.nnunet import LESION, TrainingCase, channels_of_run, write_nnunet
 
     others = {draft.record.id: draft.case.others if draft.case else () for draft in source.drafts}
     if source.sequences and not all(others[one.case] for _, one in cases):
@@ -176,7 +176,8 @@ def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, g
             TrainingCase(name, one.image, mask, others=others[one.case] if source.sequences else ())
             for name, one, mask in written
         ]
-        write_nnunet(out, training, channels=source.sequences or CHANNELS, labels=classes or LESION, overwrite=overwrite)
+        channels = source.sequences or channels_of_run(source.model)
+        write_nnunet(out, training, channels=channels, labels=classes or LESION, overwrite=overwrite)
     return Exported(len(training), left_out)
 
 
