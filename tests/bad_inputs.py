@@ -449,17 +449,17 @@ def command(*words: str) -> Callable[[Path], Words]:
     return lambda root: (EXAMPLES["folders"].make(root / "data"), list(words))[1]
 
 
-def reviewed(*words: str, digest: str | None = None) -> Callable[[Path], Words]:
-    """A run on good data with a review of other ones; with a digest it is of a mask that `segment` made."""
+def reviewed(*words: str, digest: str | None = None, case: str = "elsewhere") -> Callable[[Path], Words]:
+    """A run on good data with a review of a case of 4 x 4 pixels; with a digest it is of a mask that `segment` made."""
 
     def make(root: Path) -> Words:
         EXAMPLES["folders"].make(root / "data")
         store = Store(root / "reviews")
         store.list_cases(
-            [CaseRecord("elsewhere", "elsewhere", "elsewhere.png", False, numbers={"sha256": digest} if digest else {})]
+            [CaseRecord(case, case, f"{case}.png", False, numbers={"sha256": digest} if digest else {})]
         )
-        store.keep_draft("elsewhere", np.zeros((1, 4, 4), bool))
-        store.decide("elsewhere", "ann", "rejected", None)
+        store.keep_draft(case, np.zeros((1, 4, 4), bool))
+        store.decide(case, "ann", "rejected", None)
         store.close()
         return ["run", "data", "-o", "out", "--student.reviewed", "reviews", *words]
 
@@ -779,6 +779,7 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "reviewed masks of other data", reviewed()),
     Bad(SETTINGS, "masks of `segment` that were reviewed, and other scans", reviewed(digest="0" * 64)),
     Bad(SETTINGS, "reviewed masks of other data, and a dry run", reviewed("--dry-run")),
+    Bad(SETTINGS, "reviewed masks of smaller images of the same names", reviewed(case="abnormal__i01")),
     Bad(SETTINGS, "a preset nobody knows", command("run", "data", "-o", "out", "--preset", "thesys")),
     Bad(SETTINGS, "a method nobody knows", command("run", "data", "-o", "out", "--method", "layercm")),
     Bad(SETTINGS, "a word for a number", command("run", "data", "-o", "out", "--coin.steps", "many")),
