@@ -457,5 +457,23 @@ def test_names_that_fit_two_cases_are_not_guessed(tmp_path: Path) -> None:
     assert (found, len(problems)) == ([], 2)
 
 
+def test_masks_of_cases_whose_names_clash_as_files_come_back_to_their_own(tmp_path: Path) -> None:
+    masks = masks_folder(tmp_path, cases=0, images=2)
+    index = json.loads((masks / "index.json").read_text())
+    for row, name in zip(index["masks"], ("a b.png", "a_b.png"), strict=True):
+        (tmp_path / "scans" / row["case"]).rename(tmp_path / "scans" / name)
+        row["case"] = name
+    (masks / "index.json").write_text(json.dumps(index))
+    with desk_of(masks) as desk:
+        wanted = correct(desk)
+        export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+        found, problems = masks_by_name(tmp_path / "out", desk.source.drafts)
+    assert problems == []
+    for draft, file in found:
+        with Image.open(file) as image:
+            np.testing.assert_array_equal(np.asarray(image) > 0, wanted[draft.record.id][0])
+    assert len(found) == 2
+
+
 def test_kinds_of_the_command_are_those_of_the_room() -> None:
     assert tuple(KINDS) == review_commands.KINDS

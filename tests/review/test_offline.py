@@ -242,13 +242,16 @@ def test_a_table_that_comes_late_does_not_overrule_who_decided_since_and_a_comme
         row["time"], row["reviewer"] = "2024-05-06T07:08:09", "ann"
     next(row for row in rows if row["case"].startswith("s02"))["comment"] = "look again"
     drafts = {draft.record.id: draft for draft in source.drafts}
+    (first,) = (row for row in rows if row["case"].startswith("s00"))
+    rows.insert(0, first | {"decision": "unsure", "time": "2024-05-07T07:08:09"})  # two tables, the later one above
     with desk_on(source, None, Rules(second=1.0)) as desk:
         desk.editor.decide(drafts["s00.nii.gz"].key, "bob", "rejected", "", 1, 0)
         desk.editor.decide(drafts["s01.nii.gz"].key, "bob", "redraw", "", 1, 0)
         done = import_decisions(desk, write_table(tmp_path / "review.csv", rows))
-        assert (done.taken, done.left_out) == (2, ["s02.nii.gz: it has a comment and no decision"])
+        assert (done.taken, done.left_out) == (3, ["s02.nii.gz: it has a comment and no decision"])
         assert {one.case: (one.reviewer, one.state) for one in desk.store.reviewed()} == {"s00.nii.gz": ("bob", "rejected")}
-        assert [one["cases"] for one in desk.summary()["agreement"]] == [1]
+        assert {one.state for one in desk.store.decisions() if (one.case, one.reviewer) == ("s00.nii.gz", "ann")} == {"unsure"}
+        assert desk.summary()["agreement"] == []  # ann is not sure, and bob wants one redrawn
 
 
 @pytest.mark.parametrize(

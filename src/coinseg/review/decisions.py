@@ -143,7 +143,8 @@ def import_decisions(desk: Desk, file: Path, reviewer: str | None = None) -> Imp
     """
     drafts = {composed(draft.record.id): draft for draft in desk.source.drafts}
     last = {(one.case, one.reviewer): one for one in desk.store.decisions()}
-    rows, taken, known, left_out = list(read_decisions(file, reviewer)), 0, 0, list[str]()
+    rows = sorted(read_decisions(file, reviewer), key=lambda row: row.time)  # of two about a case the later one is the last
+    taken, known, left_out = 0, 0, list[str]()
     for row in rows:
         if not row.state:
             left_out.append(f"{row.case}: it has a comment and no decision")

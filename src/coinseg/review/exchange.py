@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from coinseg.runtime.files import csv_text, write_json, write_text
 
 from .kept.records import TEACHING, Reviewed
 from .kept.store import Store
-from .sources import Draft, Source
+from .sources import Draft, Source, name_apart
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -95,8 +94,7 @@ def _named(decided: Sequence[Reviewed], drafts: dict[str, Draft]) -> list[tuple[
             )
     names = [safe_id(one.case) for one in found]
     times = Counter(names)
-    ends = [sha256(one.case.encode("utf-8", "surrogatepass")).hexdigest()[:8] for one in found]
-    unique = [name if times[name] == 1 else f"{name}_{end}" for name, end in zip(names, ends, strict=True)]
+    unique = [name if times[name] == 1 else name_apart(one.case) for name, one in zip(names, found, strict=True)]
     return list(zip(unique, found, strict=True))
 
 
@@ -205,7 +203,7 @@ def _label_maps(
         labels = (masks * np.arange(1, len(classes) + 1, dtype=np.uint8)[:, None, None, None]).max(0)
         name = safe_id(case)
         if any(name == other for other, _, _ in found):
-            name = f"{name}_{sha256(case.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+            name = name_apart(case)
         path = folder / f"{name}{'.nii.gz' if first.volume else '.png'}"
         if first.volume:
             write_scan(path, labels, read_geometry(first.image))

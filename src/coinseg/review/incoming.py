@@ -17,7 +17,7 @@ from coinseg.errors import UserError
 from .kept.records import ACCEPTED
 from .kept.schema import Busy
 from .scans import read_region_of
-from .sources import Draft
+from .sources import Draft, name_apart
 
 if TYPE_CHECKING:
     from .desk import Desk
@@ -34,7 +34,7 @@ def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Dra
     names: dict[str, dict[str, Draft]] = {}
     for draft in drafts:
         case, mask = draft.record.id, Path(draft.record.numbers.get("mask", draft.record.id))
-        for name in (case, safe_id(case), stem_of(Path(case)), stem_of(mask), stem_of(draft.image)):
+        for name in (case, safe_id(case), name_apart(case), stem_of(Path(case)), stem_of(mask), stem_of(draft.image)):
             names.setdefault(name, {})[case] = draft
     found, problems = [], []
     taken: dict[str, Path] = {}

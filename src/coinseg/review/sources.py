@@ -14,7 +14,7 @@ from typing import Any
 
 from coinseg.config.parsing import stored_settings
 from coinseg.data.layouts.registry import read_layout
-from coinseg.data.layouts.shared import lies_inside
+from coinseg.data.layouts.shared import lies_inside, safe_id
 from coinseg.data.readers.volume import is_volume
 from coinseg.data.slices.channels import sequences_of
 from coinseg.data.slices.index import read_index
@@ -85,6 +85,11 @@ class Source:
 def key_of_case(case: str) -> str:
     """A short name of a case id, of hexadecimal digits."""
     return sha256(case.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def name_apart(case: str) -> str:
+    """A name for files of a case where that of another one would be the same."""
+    return f"{safe_id(case)}_{sha256(case.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def read_source(
