@@ -323,6 +323,35 @@ def test_a_stroke_is_of_the_case_and_the_slice_that_were_seen(
         until(page, "() => desk.view.mask !== null")
 
 
+def test_a_hand_beside_the_pen_loses_and_draws_nothing(
+    browser: Any, folder: Path, serve: Callable[..., Server]
+) -> None:  # fmt: skip
+    with page_of(browser, serve()) as page:
+        page.keyboard.press("q")
+        before, touch = seen(page), page.context.new_cdp_session(page)
+        place = "() => { const b = desk.view.canvas.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }"
+        x, y = page.evaluate(place)
+
+        def fingers(kind: str, *places: tuple[float, float]) -> None:
+            points = [{"x": x + dx, "y": y + dy, "id": number} for number, (dx, dy) in enumerate(places)]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        fingers("touchStart", (-60, -60))
+        fingers("touchMove", (-20, -60))
+        fingers("touchStart", (-20, -60), (90, 120))
+        fingers("touchMove", (-20, -60), (90, 150))
+        fingers("touchMove", (10, -60), (90, 150))
+        fingers("touchEnd")
+        saved(page)
+        until(page, "() => desk.state().undo === 1")
+        shown = seen(page)
+        page.evaluate("() => { desk.view.forgetMasks(); return desk.view.show(); }")
+        kept = seen(page)
+    np.testing.assert_array_equal(shown, kept)  # what is seen is what is saved
+    rows, columns = np.nonzero(kept & ~before)
+    assert np.ptp(columns) > np.ptp(rows)  # one line across
+
+
 def test_an_answer_that_comes_late_says_nothing_of_the_case_that_is_seen_then(
     browser: Any, folder: Path, serve: Callable[..., Server]
 ) -> None:  # fmt: skip

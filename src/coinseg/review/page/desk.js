@@ -235,6 +235,7 @@ function hover(row, column) {
 async function use(tool, more = {}) {
   if (!opened) return;
   const between = tool === 'interpolate' ? neighbours() : [0, 0];
+  pointer.finish();
   if (!between) { tell('correct a slice before and one behind this one first, then interpolate between them'); return; }
   // What was seen when it was asked for: another case may be open before the answer is there.
   const one = opened, amount = tool === 'shrink' ? -1 : 1, name = tool === 'shrink' ? 'grow' : tool;
@@ -259,6 +260,7 @@ async function changed(answer, one) { if (opened !== one) return; edits = answer
 async function undo(redo) {
   if (!opened) return;
   const one = opened;
+  pointer.finish();
   await outbox.empty();
   try { await changed(await post(`/api/cases/${one.key}/${redo ? 'redo' : 'undo'}`), one); } catch (error) { trouble(error); }
 }

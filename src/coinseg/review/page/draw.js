@@ -14,7 +14,7 @@ export class Pointer {
     this.view = view; this.to = to; this.tool = 'look'; this.size = 9;
     /** @type {Stroke|null} */ this.stroke = null;
     /** @type {any} */ this.last = null;
-    this.mode = ''; this.since = 0; this.turned = 0; this.space = false; this.gesture = '';
+    this.mode = ''; this.id = -1; this.since = 0; this.turned = 0; this.space = false; this.gesture = '';
     const canvas = view.canvas;
     canvas.addEventListener('pointerdown', (event) => this.down(event));
     canvas.addEventListener('pointermove', (event) => this.move(event));
@@ -27,10 +27,13 @@ export class Pointer {
   /** @param {string} tool */
   choose(tool) { this.tool = tool; this.view.polygon = null; this.view.cursor = null; this.view.draw(); }
 
+  /** Whether another finger, or the hand beside the pen, touches while one draws. @param {PointerEvent} event */
+  isOther(event) { return this.mode !== '' && event.pointerId !== this.id; }
   /** @param {PointerEvent} event */
   down(event) {
     const view = this.view;
-    if (!view.case || !view.mask) return;
+    if (!view.case || !view.mask || this.isOther(event)) return;
+    this.id = event.pointerId;
     view.canvas.focus();
     view.canvas.setPointerCapture(event.pointerId);
     this.last = event;
@@ -49,7 +52,7 @@ export class Pointer {
   /** @param {PointerEvent} event */
   move(event) {
     const view = this.view;
-    if (!view.case) return;
+    if (!view.case || this.isOther(event)) return;
     const [row, column] = view.under(event);
     this.to.onHover(Math.floor(row), Math.floor(column));
     if (this.tool === 'brush' || this.tool === 'eraser') view.cursor = { row, column, size: this.size };
@@ -71,6 +74,7 @@ export class Pointer {
   }
   /** @param {PointerEvent} event */
   up(event) {
+    if (this.isOther(event)) return;
     if (this.mode === 'draw') this.send();
     this.mode = ''; this.stroke = null; this.last = event;
   }
