@@ -394,8 +394,10 @@ def test_masks_of_other_programs_come_back_by_name(tmp_path: Path, capsys: pytes
     (tmp_path / "out" / "s01.nii.gz").rename(tmp_path / "out" / "unknown.nii.gz")
     write_nifti(tmp_path / "out" / "s02.nii.gz", np.zeros((3, 3, 3), np.uint8))
     (tmp_path / "out" / "s00.gif").write_bytes(b"GIF89a")
-    words = ["review-import", str(tmp_path / "masks"), str(tmp_path / "out"), "--reviewer", "itk"]
-    assert main([*words, "--accept"]) == 0
+    words = ["review-import", str(tmp_path / "masks"), str(tmp_path / "out"), "--reviewer"]
+    assert main([*words, "a\tb"]) == main([*words, "x" * 61]) == main([*words, " "]) == 2
+    assert capsys.readouterr().err.count("a name of 1 to 60 letters; mend --reviewer") == 2
+    assert main([*words, " itk ", "--accept"]) == 0
     said = capsys.readouterr().out
     assert "2 masks taken and accepted for itk" in said
     assert "unknown.nii.gz: the name of no case" in said

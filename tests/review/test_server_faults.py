@@ -399,7 +399,9 @@ def test_whoever_starts_a_desk_for_others_is_warned_that_nothing_is_encrypted(
     monkeypatch.setattr(serve, "_bound", lambda *given: (SimpleNamespace(app=None), bound))
     monkeypatch.setattr(serve.uvicorn, "Server", lambda config: SimpleNamespace(run=lambda sockets: None))
     lines: list[str] = []
+    opened.desk.exchanged = ["s00.nii.gz"] if warned else []
     serve.serve(opened.desk, host, None, "correct horse battery", False, lines.append)
+    assert any(line.startswith("s00.nii.gz: another scan than before, and so open again") for line in lines) is warned
     assert any("not encrypted" in line for line in lines) is warned
     assert not any("token=" in line for line in lines)  # with a password the address alone opens nothing
 

@@ -115,6 +115,7 @@ def review_page(
 def review_import(call: Call, out: Path, masks: Path, reviewer: str | None, accept: bool, **place: Any) -> None:
     """Take the masks of a folder as a stroke each, which can be undone on the desk, or the decisions of a table."""
     from coinseg.review import desk
+    from coinseg.review.decisions import MOST_NAME
     from coinseg.review.incoming import import_masks
 
     source, reviews = _source(call, out, **place)
@@ -123,11 +124,14 @@ def review_import(call: Call, out: Path, masks: Path, reviewer: str | None, acce
         return
     if not masks.is_dir():
         raise UserError(f"{masks} is not there", "a folder of masks, or a review.csv", "correct the path")
-    if not reviewer:
+    who = (reviewer or "").strip()  # as the page takes names: under another one nobody would find the masks
+    if not who:
         raise UserError("nobody is named", "who corrected the masks", "give --reviewer NAME")
+    if len(who) > MOST_NAME or not who.isprintable():
+        raise UserError(f"--reviewer {who[:20]!r}", f"a name of 1 to {MOST_NAME} letters", "mend --reviewer")
     with desk.desk_on(source, reviews, desk.Rules()) as opened:
-        taken, problems = import_masks(opened, masks, reviewer, accept, lambda: uuid4().hex)
-    print(f"{taken} masks taken{' and accepted' if accept else ''} for {plain(reviewer)}")
+        taken, problems = import_masks(opened, masks, who, accept, lambda: uuid4().hex)
+    print(f"{taken} masks taken{' and accepted' if accept else ''} for {plain(who)}")
     for line in problems:
         print(plain(f"  left out: {line}"))
     if problems and not taken:
