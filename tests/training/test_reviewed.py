@@ -35,6 +35,7 @@ class Decided:
     class_name: str = ""
     sha256: str | None = None
     model_class: str = ""
+    time: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -69,6 +70,9 @@ def test_reviewed_masks_are_cut_as_their_slices_were_and_held_out_cases_are_left
     first = min(training)
     last = reviewed_masks([decided(work.data, first), decided(work.data, first, inside=False)], store, "axial")
     assert (last.cases, len(last.rows), last.targets.any()) == (1, 1, False)
+    later, sooner = decided(work.data, first), decided(work.data, first, inside=False)
+    copies = [replace(later, time="2024-05-07T07:08:09+00:00"), replace(sooner, time="2024-05-06T07:08:09+00:00")]
+    assert reviewed_masks(copies, store, "axial").targets.any()
     with pytest.raises(UserError, match=r"reviewed mask of .* has 0 slices.*required: the masks of these data"):
         reviewed_masks([Decided(first, np.zeros((0, 4, 4), bool))], store, "axial")
 

@@ -61,6 +61,10 @@ class ReviewedCase(Protocol):
         """The class of several that its mask is of; "" where there is one."""
 
     @property
+    def time(self) -> str:
+        """When it was decided, UTC, ISO 8601."""
+
+    @property
     def model_class(self) -> str:
         """The only class of several that the model of its mask was trained on; "" where it was none."""
 
@@ -110,7 +114,8 @@ def reviewed_masks(
     """Cut the reviewed masks of a class into the training slices of their cases, as these were cut along `axis`.
 
     Args:
-        reviews: of all classes; those of others than `class_name` count as unknown. Of two of a case the later one counts.
+        reviews: of all classes; those of others than `class_name` count as unknown. Of two of a case, as of copies of a
+            scan, the later one counts.
         store: the slices as they were prepared: a slice that is left out later, because only its scan is labelled, is among them.
         axis: along which slices were cut.
         class_name: as the reviews name the class; "" where there is one.
@@ -126,7 +131,7 @@ def reviewed_masks(
         case = case_of(review, ids) if review.class_name == class_name else None
         mine = np.flatnonzero(index["case"] == case) if case is not None else np.zeros(0, np.int64)
         of_training = mine[index["split"][mine] == TRAINING].tolist()
-        if case is not None and of_training:
+        if case is not None and of_training and (case not in learnt or review.time >= learnt[case][0].time):
             learnt[case] = review, of_training
         held_out, unknown = held_out + bool(len(mine) and not of_training), unknown + (not len(mine))
     for case, (review, of_training) in learnt.items():
