@@ -1,0 +1,102 @@
+"""Classes that share networks: what each has of its own is its own, whatever it is called and whoever is labelled for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coinseg.config.schema import Settings
+from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.store import SliceStore, prepare
+from coinseg.errors import UserError
+from coinseg.inference.classes import ClassPredictors
+from coinseg.inference.predictor import Predictor
+from coinseg.parts.base import Learning
+from coinseg.pipeline import recipe
+from coinseg.pipeline.recipe import Job, build
+from coinseg.runtime.files import read_json
+from conftest import tiny_settings
+from models import learn_from_few
+
+
+def settings_of(**changes: Any) -> Settings:
+    base = tiny_settings()
+    shorter = replace(base, classifier=replace(base.classifier, steps=6), coin=replace(base.coin, steps=4))
+    return replace(shorter, student=replace(base.student, **{"steps": 0, "teachers": 1} | changes))
+
+
+def written(folder: Path, labels: Sequence[tuple[int | None, int | None]], header: str = "file,patient,disc,square") -> Path:
+    """Noise with a bright square of its own size for each class, dark on the left where the first class is not labelled."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [header]
+    for i, (first, second) in enumerate(labels):
+        rng = np.random.default_rng(i)
+        pixels = rng.normal(110, 20, (32, 32))
+        pixels[4:10, 16:22] += 90 * bool(first)
+        pixels[18:30, 16:28] += 60 * bool(second)
+        pixels[:, :14] *= first is not None
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
+        rows.append(f"{i:02d}.png,p{i:02d}," + ",".join("" if label is None else str(label) for label in (first, second)))
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def store_of(folder: Path, settings: Settings, out: Path) -> SliceStore:
+    return prepare(read_layout(folder, settings.data), settings, out)
+
+
+def test_images_that_only_another_class_is_labelled_in_are_no_strangers(tmp_path: Path) -> None:
+    labels = [((i // 2) % 2, None) if i % 2 else (None, (i // 2) % 2) for i in range(48)]
+    settings = settings_of()
+    store = store_of(written(tmp_path / "data", labels), settings, tmp_path / "slices")
+    trained = build(Job(store, settings))
+    assert isinstance(trained, ClassPredictors)
+    images = torch.from_numpy(signed(store.unit(np.arange(len(store)))))
+    for predictor in trained.of.values():
+        assert float((predictor.look(images)[1] > 1).mean()) < 0.1
+    assert np.isfinite(trained.first.look(images)[1]).all()
+
+
+def test_a_class_whose_name_was_corrected_keeps_what_is_its_own(tmp_path: Path) -> None:
+    labels, settings = [(i % 2, i // 2 % 2) for i in range(24)], settings_of()
+    found = []
+    for header in ("file,patient,disc,square", "file,patient,square,disc"):
+        store = store_of(written(tmp_path / "data", labels, header), settings, tmp_path / "run" / "slices")
+        trained = build(Job(store, settings, tmp_path / "run"))
+        assert isinstance(trained, ClassPredictors)
+        files = [read_json(tmp_path / "run" / "classes" / name / "threshold.json")["value"] for name in trained.names]
+        assert files == [one.threshold for one in trained.of.values()]
+        found.append(dict(zip(header.split(",")[2:], files, strict=True)))
+    before, after = found
+    assert before["disc"] != before["square"]
+    assert after == {"square": before["disc"], "disc": before["square"]}
+
+
+def test_parts_of_a_class_have_a_key_of_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learn_from_few(monkeypatch)
+    settings = settings_of(steps=1, networks=1, imagenet_steps=0, trust=0.0)
+    store = store_of(written(tmp_path / "data", [(i % 2, i // 2 % 2) for i in range(24)]), settings, tmp_path / "slices")
+    asked: list[Learning] = []
+    monkeypatch.setattr(recipe, "train_student", lambda *words: None)
+    monkeypatch.setattr(recipe, "_lesson", lambda one, learning, masks: asked.append(learning))
+    build(Job(store, settings))
+    assert len({learning.key for learning in asked}) == 2
+
+
+def test_one_of_the_views_of_a_store_is_trained_alone(tmp_path: Path) -> None:
+    settings = settings_of()
+    store = store_of(written(tmp_path / "data", [(i % 2, i // 2 % 2) for i in range(24)]), settings, tmp_path / "slices")
+    with pytest.raises(UserError, match=r"a store of 2 classes: disc, square; required: one class; .* one of store\.views"):
+        recipe.train(store, settings=settings)
+    square = store.views[1]
+    trained = recipe.train(square, settings=settings)
+    assert isinstance(trained, Predictor)
+    assert trained.probability(torch.from_numpy(signed(square.unit(np.arange(3))))).shape == (3,)
