@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from coinseg.errors import UserError
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
 from coinseg.parts.base import Learning
-from coinseg.pipeline import recipe
+from coinseg.pipeline import classes, recipe
 from coinseg.pipeline.recipe import Job, build
 from coinseg.runtime.files import read_json
 from conftest import tiny_settings
@@ -100,3 +101,35 @@ def test_one_of_the_views_of_a_store_is_trained_alone(tmp_path: Path) -> None:
     trained = recipe.train(square, settings=settings)
     assert isinstance(trained, Predictor)
     assert trained.probability(torch.from_numpy(signed(square.unit(np.arange(3))))).shape == (3,)
+
+
+def test_label_maps_of_another_run_are_no_label_maps_of_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`a` had masks once, and is normal now; `b` has a mask still, whose key is another one."""
+    marked = {"disc": ["a", "b"], "square": ["a"]}
+
+    def write(run: Any) -> dict[str, Any]:
+        folder = run.work.root
+        for name in ("masks", "confidence"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for file in (folder / "masks").iterdir():
+            file.unlink()
+        for case in marked[folder.name]:
+            for name, level in (("masks", 255), ("confidence", 90)):
+                Image.fromarray(np.full((4, 4), level, np.uint8)).save(folder / name / f"{case}.png")
+        return {"key": repr(marked), "masks": [{"case": case, "mask": f"{case}.png"} for case in marked[folder.name]]}
+
+    monkeypatch.setattr(classes, "write_masks", write)
+    runs: Any = {
+        name: SimpleNamespace(work=SimpleNamespace(root=tmp_path / "classes" / name), networks=tmp_path) for name in marked
+    }
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "of_one_class.png").write_bytes(b"")
+    classes.write_all_masks(runs)
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == ["a.png", "b.png"]
+    before = (tmp_path / "masks" / "index.json").read_bytes()
+    classes.write_all_masks(runs)
+    assert (tmp_path / "masks" / "index.json").read_bytes() == before
+    marked |= {"disc": ["b"], "square": []}
+    classes.write_all_masks(runs)
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == ["b.png"]
+    assert {row["case"] for row in read_json(tmp_path / "masks" / "index.json")["masks"]} == {"b"}

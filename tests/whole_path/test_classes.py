@@ -308,6 +308,16 @@ def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: P
     assert json.loads((tmp_path / "11.labels.json").read_text())["labels"] == {"background": 0, "disc": 1, "square": 2}
 
 
+def test_a_folder_of_which_nothing_can_be_read_is_told_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "x.png").write_bytes(b"no image")
+    assert cli_main(["segment", "-i", str(tmp_path / "scans"), "-o", str(tmp_path / "out"), "--model", str(run)]) == 2
+    assert "2 of 2 inputs failed: disc: " in capsys.readouterr().err
+    manifest = valid(tmp_path / "out" / "manifest.json")
+    assert (manifest["failed"], manifest["outputs"]["mask_count"]) == (["x.png"], 0)
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
 def test_the_table_of_segment_says_which_channel_changed(run: Path, data: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()

@@ -13,12 +13,13 @@ from coinseg.evaluation.verdict import of_classes
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.table import CLASSES, class_folder, write_table
 from coinseg.metrics.overlap import mean_scores
-from coinseg.runtime.files import write_json
+from coinseg.runtime.files import key_of, write_json
 from coinseg.runtime.process_group import current
 
 from . import run_manifest
 from .label_maps import write_label_maps
 from .manifest import MANIFEST
+from .mask_files import begin
 from .run import Run, evaluate, verdict, write_masks
 
 Runs = Mapping[str, Run]
@@ -42,6 +43,7 @@ def write_all_masks(runs: Runs) -> dict[str, dict[str, Any]]:
     if "" not in runs and current().here.is_main:
         root = next(iter(runs.values())).networks
         folders = {name: run.work.root for name, run in runs.items()}
+        begin(root / "masks", root / "confidence", key_of([[name, table["key"]] for name, table in written.items()]))
         write_label_maps(folders, root / "masks")
         write_table(root / "masks", rows_of(written))
     return written

@@ -16,7 +16,7 @@ import torch
 
 from coinseg.config.parsing import asks_opinion
 from coinseg.config.reading import refuse
-from coinseg.config.rules import of_organs, require_consistent
+from coinseg.config.rules import of_classes, of_organs, require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
@@ -97,7 +97,8 @@ class Workspace:
         require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings), self.reviewed_ids)
         if "auto" in (self.settings.data.size, self.settings.data.tile):
             raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
-        refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
+        organs, classes = any(case.organ for case in self.cohort.cases), len(self.cohort.classes)
+        refuse([*of_organs(self.settings.coin, organs), *of_classes(self.settings, classes)])
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
         require_parts(self.settings.classifier.batch, "classifier.batch")

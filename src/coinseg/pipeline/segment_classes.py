@@ -56,17 +56,20 @@ def _write_table(request: Request, predictor: ClassPredictors, failed: list[str]
     rows, warnings, manifests = [], list[str](), []
     for name in predictor.names:
         folder = f"{class_folder(name)}/masks"
-        table, manifest = (read_json(request.out / folder / file) for file in (JSON, MANIFEST))
-        manifests.append(manifest)
-        rows += [row | {"class": name, "mask": f"{folder}/{row['mask']}"} for row in table["masks"]]
+        manifests.append(manifest := read_json(request.out / folder / MANIFEST))
+        table = request.out / folder / JSON
+        masks = read_json(table)["masks"] if table.is_file() else []  # there is none where every input failed
+        rows += [row | {"class": name, "mask": f"{folder}/{row['mask']}"} for row in masks]
         warnings += [f"{name}: {line}" for line in manifest["warnings"]]
-    write_table(request.out, rows)
+    if rows:
+        write_table(request.out, rows)
+    tables = {"mask_index": JSON, "mask_table": CSV} if rows else {}
     error = UserError("; ".join(failed[:5]), "readable inputs", "mend or remove them") if failed else None
     write_json(request.out / MANIFEST, facts("segment", request.command, error) | {
         "source": str(request.source.resolve()), "model": model_of(request.model), "classes": list(predictor.names),
         "inputs": manifests[0]["inputs"], "failed": list(dict.fromkeys(path for one in manifests for path in one["failed"])),
         "processes": manifests[0]["processes"],
-        "outputs": {"mask_count": len(rows), "mask_index": JSON, "mask_table": CSV, "labels": LABELS, "classes": CLASSES},
+        "outputs": {"mask_count": len(rows), **tables, "labels": LABELS, "classes": CLASSES},
         "warnings": [*doubts(verdict_of(request.model)), *dict.fromkeys(warnings)],
     })  # fmt: skip
 

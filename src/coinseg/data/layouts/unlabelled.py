@@ -127,6 +127,9 @@ def _listed(
 
 def _with_channels(source: Path, sequences: Sequence[str], cases: Sequence[Case], channels: Sequence[str]) -> list[Case]:
     """The cases with the images that a run was trained on, in its order; `UserError` where some have others."""
+    if len(set(channels)) < len(channels):  # as runs on nnU-Net data once had them
+        got = f"the run has two channels of one name ({few(channels)}): which image of a case is which is not known"
+        raise UserError(got, "channels with names of their own", "train it again")
     if missing := [name for name in channels if name not in sequences]:
         got = f"the cases of {source} have the images {few(sequences)}, without {few(missing)}"
         raise UserError(got, f"those of the training: {few(channels)}", "name them like those, or use another run")
