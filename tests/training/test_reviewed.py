@@ -120,10 +120,23 @@ def test_reviews_of_other_data_or_held_out_cases_are_refused(tmp_path: Path) -> 
     assert reviewed_of(work.reviews, tiny_settings(), None, {}) == ()  # type: ignore[arg-type]
     store = job_of(replace(work, settings=tiny_settings())).store
     held_out = str(store.index["case"][store.index["split"] == VALIDATION][0])
-    held = replace(work, reviews=(Decided(held_out, np.zeros((1, 32, 32), bool)),))
+    held = replace(work, reviews=(Decided(held_out, np.zeros((1, 40, 44), bool)),))
     held.check()
     with pytest.raises(UserError, match=r"none of them is a training case of these data \(1 held out\); required"):
         job_of(held)
+
+
+def test_a_reviewed_mask_of_another_size_is_of_another_image(tmp_path: Path) -> None:
+    """The images were saved again with more pixels: a mask would be cut where nothing of it lies."""
+    work = workspace(tmp_path)
+    review = decided(work.data, next(case.id for case in work.cohort.cases if case.label == 1))
+    replace(work, reviews=(review,)).check()
+    path = next(case.image for case in work.cohort.cases if case.id == review.case)
+    Image.open(path).resize((88, 80)).save(path)
+    with pytest.raises(
+        UserError, match=r"mask of abnormal__i01 has 1 x 40 x 44 and its case 1 x 80 x 88 .*the masks of these data"
+    ):
+        replace(work, reviews=(review,)).check()
 
 
 def test_reviews_without_a_student_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from coinseg.review.sources import read_source
 from coinseg.training.classifier import label_loss
 from coinseg.training.student import student_loss
 from conftest import TINY
+from writers import make_run
 
 SIZE, CLASSES = 32, ("disc", "square")
 
@@ -316,6 +317,29 @@ def test_a_folder_of_which_nothing_can_be_read_is_told_so(run: Path, tmp_path: P
     manifest = valid(tmp_path / "out" / "manifest.json")
     assert (manifest["failed"], manifest["outputs"]["mask_count"]) == (["x.png"], 0)
     assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_masks_of_other_classes_do_not_get_the_names_of_these(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an input that is not there any more the label map would stay, and 1 be called by another name."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    shutil.copyfile(data / "images" / "08.png", scans / "08.png")
+    make_run(tmp_path / "one", kind="percentile", channels=("red", "green", "blue"))
+
+    def segment(model: Path, out: Path) -> int:
+        return cli_main(["segment", "-i", str(scans), "-o", str(out), "--model", str(model), "--overwrite"])
+
+    assert segment(run, out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert segment(tmp_path / "one", out) == 2
+    assert f"{out} has the classes disc, square, and the model finds masks of one class" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert segment(tmp_path / "one", tmp_path / "other") == 0
+    assert segment(run, tmp_path / "other") == 2
+    assert "has masks of one class, and the model finds the classes disc, square" in capsys.readouterr().err
+    assert segment(run, out) == segment(tmp_path / "one", tmp_path / "other") == 0
 
 
 def test_the_table_of_segment_says_which_channel_changed(run: Path, data: Path, tmp_path: Path) -> None:

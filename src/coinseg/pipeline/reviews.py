@@ -41,7 +41,7 @@ def _shape(case: Case) -> tuple[int, int, int]:
 
 
 def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort: Cohort, has_student: bool, found: Ids) -> None:
-    """Raise `UserError` before any work where reviewed masks are handed over that nobody would learn from.
+    """Raise `UserError` before any work where reviewed masks are handed over that nobody would learn from, or of other scans.
 
     Args:
         reviews: the decided cases of `student.reviewed`.
@@ -55,8 +55,11 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
     if not has_student:
         got, required = f"student.reviewed is {folder} and no student is trained", "a student, which alone learns reviewed masks"
         raise UserError(got, required, "leave student.reviewed out, or train a student")
-    names, ids = _names(reviews, settings, cohort.classes), {case.id for case in cohort.cases}
-    if any(case_of(one, found) in ids for one in reviews if one.class_name in names):
+    names, cases = _names(reviews, settings, cohort.classes), {case.id: case for case in cohort.cases}
+    ours = [(one, cases[i]) for one in reviews if one.class_name in names and (i := case_of(one, found)) in cases]
+    for one, case in ours:
+        _require_shape(one, case)
+    if ours:
         return
     there = sorted({one.class_name for one in reviews})
     got, do = f"{folder} has {len(reviews)} decided cases, and none of them is of these data", "correct student.reviewed"
@@ -67,6 +70,21 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
         got += f" (they are of {_in_words(there)}, the data of {_in_words(names)})"
         do += "" if cohort.classes else ", or name the class with data.classes"
     raise UserError(got, "reviews of training cases", do)
+
+
+def _require_shape(review: ReviewedCase, case: Case) -> None:
+    """Raise `UserError` where a case is not as large as its reviewed mask: the name is the same, the scan is not."""
+    try:
+        shape = _shape(case)
+    except UserError:
+        return  # what cannot be read is said where it is prepared
+    if shape != review.shape:
+        got = f"the reviewed mask of {review.case} has {_size(review.shape)} and its case {_size(shape)} (slices x H x W)"
+        raise UserError(got, "the masks of these data", "correct student.reviewed")
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def reviewed_of(reviews: Sequence[ReviewedCase], settings: Settings, store: SliceStore, found: Ids) -> tuple[ReviewedMasks, ...]:

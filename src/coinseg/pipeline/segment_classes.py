@@ -13,7 +13,7 @@ from coinseg.runtime.locks import locked, recorded
 from coinseg.runtime.process_group import rank_info
 from coinseg.runtime.report import Report
 
-from .label_maps import LABELS, names_of, write_label_maps
+from .label_maps import LABELS, names_of, require_classes, write_label_maps
 from .manifest import MANIFEST, doubts, facts, model_of, verdict_of
 from .request import Request
 
@@ -31,11 +31,12 @@ def segment_classes(
         folder_of: (predictor of one class, request, places) -> the number of masks written, and a line for each failed input.
 
     Raises:
-        UserError: one folder was asked for the confidences of all classes.
+        UserError: one folder was asked for the confidences of all classes, or OUT has masks of other ones.
     """
     if request.confidence:
         got, required = f"--confidence and a run of {len(predictor.of)} classes", "no place for them: those of each class lie in"
         raise UserError(got, f"{required} {request.out / CLASSES}", "leave --confidence out")
+    require_classes(request.out, predictor.names)
     written, failed, folders = 0, list[str](), {}
     for name, one in predictor.of.items():
         folder = request.out / class_folder(name)
