@@ -21,9 +21,10 @@ from coinseg.errors import UserError
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
 from coinseg.parts.base import Learning
-from coinseg.pipeline import classes, recipe
+from coinseg.pipeline import classes, recipe, run_manifest
 from coinseg.pipeline.recipe import Job, build
 from coinseg.runtime.files import read_json
+from coinseg.types import Case
 from conftest import tiny_settings
 from models import learn_from_few
 
@@ -133,3 +134,22 @@ def test_label_maps_of_another_run_are_no_label_maps_of_this_one(tmp_path: Path,
     classes.write_all_masks(runs)
     assert sorted(path.name for path in (tmp_path / "masks").glob("*.png")) == ["b.png"]
     assert {row["case"] for row in read_json(tmp_path / "masks" / "index.json")["masks"]} == {"b"}
+
+
+def test_stages_that_classes_share_count_once_and_the_others_together() -> None:
+    of_classes = [{"timings_s": {"coin": 5.0, "masks": 1.25, "novelty": 2.0}}, {"timings_s": {"coin": 5.0, "masks": 0.5}}]
+    assert classes._timings(of_classes) == {"coin": 5.0, "masks": 1.75, "novelty": 2.0}
+
+
+def test_the_files_of_further_channels_are_among_the_inputs(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    case = Case("c", "c", tmp_path / "a", False, 1, others=(tmp_path / "b",))
+
+    def inputs(channels: tuple[str, ...]) -> list[str]:
+        store = SimpleNamespace(meta={"key": "k"}, channels=channels)
+        run: Any = SimpleNamespace(work=SimpleNamespace(root=tmp_path, cohort=SimpleNamespace(cases=[case])), store=store)
+        return [Path(one["path"]).name for one in run_manifest.inputs_of(run)]
+
+    assert inputs(("t1", "t2")) == inputs(("t1", "t2")) == ["a", "b"]
+    assert inputs(("grey",)) == ["a"]

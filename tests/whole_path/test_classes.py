@@ -222,6 +222,9 @@ def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -
 
 def test_what_is_said_of_all_classes_is_said_once(run: Path) -> None:
     manifest = valid(run / "manifest.json")
+    read = {role: {one["path"] for one in manifest["inputs"] if one["role"] == role} for role in ("image", "lesion")}
+    assert (len(read["image"]), len(manifest["inputs"])) == (48, 48 + len(read["lesion"]))
+    assert {Path(path).parent.name for path in read["lesion"]} == {"masks_disc", "masks_square"}
     common = [line for line in manifest["warnings"] if line.startswith("data: ")]
     assert any("read in colour" in line for line in common)
     assert not any(f"{name}: data: images are read in colour" in line for name in CLASSES for line in manifest["warnings"])

@@ -1,6 +1,6 @@
 """A run of several classes: a folder of each with its scores, masks and report, and above them what they have together."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,8 @@ from .run import Run, evaluate, verdict, write_masks
 
 Runs = Mapping[str, Run]
 """Runs by the name of their class, "" where there is one."""
+SHARED = ("prepare", "classifier", "coin", "teachers", "student")
+"""Stages that all classes have in one."""
 MOVED = 64  # held-out images with a class, at equal steps, on which it is turned off
 TOGETHER = {"report": "report.html", "masks": "masks", "mask_index": "masks/index.json", "mask_table": "masks/index.csv",
             "labels": "masks/labels.json", "classes": CLASSES, "model": "model.json", "settings": "settings.yaml"}  # fmt: skip
@@ -117,11 +119,27 @@ def together(
     none = [name for name, value in means.items() if value is None]
     data = {key: value for key, value in first["data"].items() if key != "reviewed"}  # which is that of each class
     return first | {
+        "inputs": _inputs(manifests.values()), "timings_s": _timings(manifests.values()),
         "data": data, "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,
         "scores": means | {"lesions_by_size": [], "null_because": dict.fromkeys(none, "a class has none")},
         "audit": None, "threshold": None, "outputs": TOGETHER | {"mask_count": count},
         "warnings": _warnings({name: one["warnings"] for name, one in manifests.items()}),
     }  # fmt: skip
+
+
+def _inputs(manifests: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The files that were read for any class, each once for a case and a role."""
+    found = {(one["case"], one["role"], one["path"]): one for manifest in manifests for one in manifest["inputs"]}
+    return list(found.values())
+
+
+def _timings(manifests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of every stage: of those that classes share once, of the others together."""
+    found: dict[str, float] = {}
+    for manifest in manifests:
+        for name, seconds in manifest["timings_s"].items():
+            found[name] = seconds if name in SHARED else round(found.get(name, 0.0) + seconds, 2)
+    return found
 
 
 def _warnings(of_classes: Mapping[str, list[str]]) -> list[str]:

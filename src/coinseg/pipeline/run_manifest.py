@@ -5,7 +5,7 @@ from typing import Any
 from coinseg.config.parsing import teacher_folders
 from coinseg.data.readers.paths import sha256_of
 from coinseg.parts.table import parts_of
-from coinseg.runtime.files import MAX_JSON
+from coinseg.runtime.files import MAX_JSON, key_of
 from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Stage
 
@@ -27,12 +27,14 @@ SCORES = ("iou_mask_free", "iou_all_images", "iou_oracle", "dice_per_image", "fa
 
 def inputs_of(run: Run) -> list[dict[str, Any]]:
     """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
-    file, key = run.work.root / "inputs.json", run.store.meta["key"]
+    file, key, several = run.work.root / "inputs.json", run.store.meta["key"], len(run.store.channels) > 1
+    key = key_of([key, "channels"]) if several else key  # once the first of them alone was listed
     if file.exists() and (stored := read_record(file, INPUTS, MAX_JSON))["key"] == key:
         return list(stored["inputs"])
     inputs: list[dict[str, Any]] = []
     for case in run.work.cohort.cases:
-        files = {"image": [case.image], "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
+        images = [case.image, *(case.others if several else ())]
+        files = {"image": images, "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
         for role, paths in files.items():
             common = {"case": case.id, "role": role}
             inputs += [common | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
