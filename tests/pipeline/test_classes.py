@@ -16,6 +16,7 @@ from PIL import Image
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.slices.intensity import signed
+from coinseg.data.slices.split import LEFT_OUT, VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.errors import UserError
 from coinseg.inference.classes import ClassPredictors
@@ -23,7 +24,10 @@ from coinseg.inference.predictor import Predictor
 from coinseg.parts.base import Learning
 from coinseg.pipeline import classes, recipe, run_manifest
 from coinseg.pipeline.recipe import Job, build
+from coinseg.pipeline.reviews import NO_REVIEWS
+from coinseg.pipeline.run import warnings
 from coinseg.runtime.files import read_json
+from coinseg.runtime.records import write_record
 from coinseg.types import Case
 from conftest import tiny_settings
 from models import learn_from_few
@@ -153,3 +157,36 @@ def test_the_files_of_further_channels_are_among_the_inputs(tmp_path: Path) -> N
 
     assert inputs(("t1", "t2")) == inputs(("t1", "t2")) == ["a", "b"]
     assert inputs(("grey",)) == ["a"]
+
+
+def test_the_counts_above_several_classes_are_of_any_of_them() -> None:
+    """Of 6 slices of 3 patients; of the last one only the second class is known, and its weak slice is not sure there."""
+    patient, weak = np.array(list("aabbcc")), np.array([0, 0, 0, 0, 0, 1])
+    first = {"label": np.array([1, 0, 0, 0, -1, -1]), "split": np.array([0, 0, 0, 0, LEFT_OUT, LEFT_OUT])}
+    second = {"label": np.array([1, 0, 1, 0, 1, 1]), "split": np.array([0, 0, LEFT_OUT, 0, VALIDATION, VALIDATION])}
+    runs: Any = {
+        name: SimpleNamespace(store=SimpleNamespace(index=index | {"patient": patient, "weak": weak}))
+        for name, index in (("a", first), ("b", second))
+    }
+    assert classes.counts_of_all(runs) == {"abnormal": 2, "patients_held_out": 1, "labels_per_scan": None}
+    assert classes.counts_of_all({"": runs["a"]}) == {}
+
+
+def test_a_class_that_f_does_not_know_is_said_to_be_so(tmp_path: Path) -> None:
+    """The mean of both is above 0.7."""
+    each = {name: {"auroc": auroc, "auroc_scans": None} for name, auroc in (("disc", 0.95), ("square", 0.55))}
+    write_record(tmp_path / "classifier" / "stage.json", {
+        "key": "k", "seconds": 1.0, "scores": {"auroc": 0.75, "auroc_scans": None}, "classes": each,
+    })  # fmt: skip
+
+    def lines(number: int | None) -> list[str]:
+        run: Any = SimpleNamespace(
+            networks=tmp_path, store=SimpleNamespace(meta={"problems": []}, number=number), reviews=NO_REVIEWS,
+            work=SimpleNamespace(settings=Settings()), predictor=SimpleNamespace(is_counterfactual=False),
+        )  # fmt: skip
+        return warnings(run)
+
+    assert lines(0) == lines(None) == []
+    assert [line.partition(":")[0] for line in lines(1)] == ["the classifier is weak (AUROC 0.55 on held-out patients)"]
+    with pytest.raises(UserError, match="no scores of every class"):
+        lines(2)

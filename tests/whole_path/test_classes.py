@@ -222,6 +222,9 @@ def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -
 
 def test_what_is_said_of_all_classes_is_said_once(run: Path) -> None:
     manifest = valid(run / "manifest.json")
+    # Images 0 to 46 have a disc where they are even, a square where they are 0 or 1 of 4; of 47 the label of a square is unknown.
+    assert (manifest["data"]["abnormal"], manifest["data"]["slices"]) == (36, 48)
+    assert json.loads((run / "classes" / "disc" / "manifest.json").read_text())["data"]["abnormal"] == 24
     read = {role: {one["path"] for one in manifest["inputs"] if one["role"] == role} for role in ("image", "lesion")}
     assert (len(read["image"]), len(manifest["inputs"])) == (48, 48 + len(read["lesion"]))
     assert {Path(path).parent.name for path in read["lesion"]} == {"masks_disc", "masks_square"}

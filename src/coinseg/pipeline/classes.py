@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.split import VALIDATION
+from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.evaluation.verdict import of_classes
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.table import CLASSES, class_folder, write_table
@@ -94,13 +94,32 @@ def deviations(runs: Runs) -> dict[str, float]:
     return found
 
 
+def counts_of_all(runs: Runs) -> dict[str, Any]:
+    """What `run.counts` says of one class alone, of all of them: slices that have any, and who is held out of any.
+
+    Empty for one class. How abnormal slices were looked for stands in the manifest of each class.
+    """
+    if "" in runs:
+        return {}
+    indices = [run.store.index for run in runs.values()]
+    held_out = [index["split"] == VALIDATION for index in indices]
+    having = [
+        (index["label"] == 1) & ((index["split"] == TRAINING) | (held & (index["weak"] == 0)))
+        for index, held in zip(indices, held_out, strict=True)
+    ]
+    patients = indices[0]["patient"][np.logical_or.reduce(held_out)]
+    abnormal = int(np.logical_or.reduce(having).sum())
+    return {"abnormal": abnormal, "patients_held_out": len(set(patients)), "labels_per_scan": None}
+
+
 def together(
     root: Path, manifests: Mapping[str, dict[str, Any]], moved: Mapping[str, dict[str, float] | None],
-    deviations: Mapping[str, float] = MappingProxyType({}),
+    deviations: Mapping[str, float] = MappingProxyType({}), counts: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest of a run: that of the only class, or of all with the means of their scores and the worst verdict.
 
-    Of several classes each one's own manifest lies in its folder; `moved` and `deviations` are what the functions returned.
+    Of several classes each one's own manifest lies in its folder; `moved`, `deviations` and `counts` are what the functions
+    returned.
     """
     if "" in manifests:
         return manifests[""]
@@ -117,7 +136,7 @@ def together(
     count = sum(one["outputs"]["mask_count"] for one in manifests.values())
     means = mean_scores([one["scores"] for one in classes.values()])
     none = [name for name, value in means.items() if value is None]
-    data = {key: value for key, value in first["data"].items() if key != "reviewed"}  # which is that of each class
+    data = {key: value for key, value in first["data"].items() if key != "reviewed"} | dict(counts)  # each class has its own
     return first | {
         "inputs": _inputs(manifests.values()), "timings_s": _timings(manifests.values()),
         "data": data, "verdict": of_classes({name: str(one["verdict"]) for name, one in classes.items()}), "classes": classes,

@@ -38,6 +38,7 @@ from coinseg.runtime.process_group import current
 from coinseg.runtime.records import Kinds, read_record, write_record
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
+from coinseg.training.classifier import scores_kept
 from coinseg.training.instance_selection import INHERITED, select_instances
 from coinseg.training.keys import classes_of, result_key, with_student
 from coinseg.types import Cohort
@@ -266,7 +267,7 @@ def warnings(run: Run) -> list[str]:
     lines = [*run.reviews.said(), *(f"data: {problem}" for problem in store.meta["problems"])]
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)
-    scores = Stage(root / "classifier", "").facts(scores={"auroc": float | None, "auroc_scans": float | None})["scores"]
+    scores = scores_kept(root / "classifier", store.number)
     # Without labels by slice only scans have an AUROC.
     auroc, units = (scores["auroc_scans"], "scans") if scores["auroc"] is None else (scores["auroc"], "patients")
     if auroc is not None and auroc < 0.7:
