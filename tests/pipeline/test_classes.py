@@ -190,3 +190,21 @@ def test_a_class_that_f_does_not_know_is_said_to_be_so(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in lines(1)] == ["the classifier is weak (AUROC 0.55 on held-out patients)"]
     with pytest.raises(UserError, match="no scores of every class"):
         lines(2)
+
+
+def test_the_rule_of_a_class_says_how_many_masks_of_it_were_learnt(tmp_path: Path) -> None:
+    write_record(tmp_path / "threshold.json", {"key": "k", "value": 0.25, "rule": "a quantile"})
+    each = [{"trusted": 3, "abnormal": 4}, {"trusted": 20, "abnormal": 30}]
+
+    def rule(number: int | None, **facts: Any) -> str:
+        record = {"key": "k", "seconds": 1.0, "trusted": 23, "abnormal": 34, **facts}
+        write_record(tmp_path / "student" / "stage.json", record)
+        run: Any = SimpleNamespace(
+            networks=tmp_path, store=SimpleNamespace(number=number), work=SimpleNamespace(root=tmp_path),
+            predictor=SimpleNamespace(has_student=True, parts=(), segmenter=SimpleNamespace(level=0.5)),
+        )  # fmt: skip
+        return str(run_manifest.threshold_of(run)["rule"]).partition("learnt from ")[2].partition(",")[0]
+
+    assert [rule(i, classes=each) for i in (0, 1)] == ["3 of 4 masks of this class", "20 of 30 masks of this class"]
+    assert rule(1) == "23 of 34 masks of all classes"  # a run of before
+    assert rule(None) == "23 of 34 masks"

@@ -70,9 +70,12 @@ def threshold_of(run: Run) -> dict[str, Any]:
     if not run.predictor.has_student:
         method = "difference" if run.predictor.is_counterfactual else "attribution"
         return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
-    student = Stage(run.networks / "student", "").facts(trusted=int, abnormal=int)
+    student, number, of = Stage(run.networks / "student", "").facts(trusted=int, abnormal=int), run.store.number, ""
+    if number is not None:  # runs of earlier versions have the sum alone
+        each = student.get("classes")
+        student, of = (each[number], " of this class") if each else (student, " of all classes")
     rule = (
-        f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks, "
+        f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks{of}, "
         f"made with {threshold['value']:.4f}: {threshold['rule']}"
     )
     rule += "".join(part.rule for part in run.predictor.parts)

@@ -199,12 +199,11 @@ def train_student(
     network = build_student(s.networks, channels, len(lessons))
     trusted_masks = [collect_pseudo_masks(lesson.slices, lesson.masks, s, lesson.reviewed) for lesson in lessons]
     found = [with_reviewed(masks, one.slices, one.reviewed) for one, masks in zip(lessons, trusted_masks, strict=True)]
-    trusted, abnormal = (
-        sum(len(one.indices) for one in trusted_masks),
-        sum(int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons),
-    )
+    abnormal = [int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons]
+    each = [{"trusted": len(one.indices), "abnormal": count} for one, count in zip(trusted_masks, abnormal, strict=True)]
     enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
-    facts = {"trusted": trusted, "abnormal": abnormal, "taught": enough}
+    facts = {name: sum(one[name] for one in each) for name in ("trusted", "abnormal")} | {"taught": enough}
+    facts |= {"classes": each} if len(each) > 1 else {}
     if not enough:
         stage.resume()  # what another key has left goes
         stage.finish(nn.Identity(), WEIGHTS, "student.lr", **facts)
