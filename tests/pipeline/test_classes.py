@@ -208,3 +208,19 @@ def test_the_rule_of_a_class_says_how_many_masks_of_it_were_learnt(tmp_path: Pat
     assert [rule(i, classes=each) for i in (0, 1)] == ["3 of 4 masks of this class", "20 of 30 masks of this class"]
     assert rule(1) == "23 of 34 masks of all classes"  # a run of before
     assert rule(None) == "23 of 34 masks"
+
+
+def test_a_rare_class_that_takes_the_student_from_all_is_named(tmp_path: Path) -> None:
+    each = [{"trusted": 3, "abnormal": 4}, {"trusted": 20, "abnormal": 30}]
+    write_record(tmp_path / "student" / "stage.json", {"key": "k", "seconds": 1.0, "taught": False, "classes": each})
+
+    def lines(number: int | None = 0, has_student: bool = False, settings: Settings | None = None) -> list[str]:
+        run: Any = SimpleNamespace(
+            networks=tmp_path, store=SimpleNamespace(number=number, meta={"classes": ["disc", "square"]}),
+            work=SimpleNamespace(settings=settings or Settings()), predictor=SimpleNamespace(has_student=has_student),
+        )  # fmt: skip
+        return run_manifest.without_student(run)
+
+    said = "no student, which all classes share: of pseudo-masks only 3 of disc are trusted, 20 of each class are needed"
+    assert lines() == lines(1) == [f"{said}; masks are coarser"]
+    assert lines(None) == lines(has_student=True) == lines(settings=settings_of()) == []

@@ -3,14 +3,16 @@
 from typing import Any
 
 from coinseg.config.parsing import teacher_folders
+from coinseg.data.layouts.shared import few
 from coinseg.data.readers.paths import sha256_of
 from coinseg.parts.table import parts_of
 from coinseg.runtime.files import MAX_JSON, key_of
 from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Stage
+from coinseg.training.pseudo_masks import LEAST
 
 from .manifest import facts, model_of, unlike
-from .recipe import CHOSEN, THRESHOLD
+from .recipe import CHOSEN, THRESHOLD, has_student
 from .run import Run, counts, verdict, warnings
 from .run_folder import as_yaml
 
@@ -82,6 +84,21 @@ def threshold_of(run: Run) -> dict[str, Any]:
     return {"value": run.predictor.segmenter.level, "rule": rule, "of": "student"}
 
 
+def without_student(run: Run) -> list[str]:
+    """The line that says which of several classes leave all of them without a student; none where there is one."""
+    file = run.networks / "student" / "stage.json"
+    if run.store.number is None or run.predictor.has_student or not has_student(run.work.settings) or not file.exists():
+        return []
+    each = Stage(file.parent, "").facts().get("classes") or []
+    rare = [
+        f"{one['trusted']} of {name}"
+        for name, one in zip(run.store.meta["classes"], each, strict=False)
+        if one["trusted"] < LEAST
+    ]
+    why = f"only {few(rare)} are trusted" if rare else "too few are trusted"
+    return [f"no student, which all classes share: of pseudo-masks {why}, {LEAST} of each class are needed; masks are coarser"]
+
+
 def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:
     """The manifest of a finished run, with what `evaluate` and `write_masks` returned, and the command line.
 
@@ -95,5 +112,5 @@ def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str)
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_record(file, AUDIT) if (file := root / "evaluation" / "audit.json").exists() else None,
         "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
-        "warnings": [*warnings(run), *unlike(masks["masks"])],
+        "warnings": [*warnings(run), *without_student(run), *unlike(masks["masks"])],
     }  # fmt: skip
