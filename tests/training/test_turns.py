@@ -90,11 +90,12 @@ def test_the_student_sees_masks_of_every_class(monkeypatch: pytest.MonkeyPatch) 
     taught, settings = taught_of(CLASSES), StudentSettings(batch=8)
     shares: list[tuple[int, tuple[int, int]]] = []
     drawing = student._of_class
-    monkeypatch.setattr(
-        student,
-        "_of_class",
-        lambda found, number, share, *rest: (shares.append((number, share)), drawing(found, number, share, *rest))[1],
-    )
+
+    def watched(found: list[student.Taught], number: int, share: tuple[int, int], *rest: Any) -> Any:
+        shares.append((number, share))
+        return drawing(found, number, share, *rest)
+
+    monkeypatch.setattr(student, "_of_class", watched)
     for step in range(2 * CLASSES):
         images, targets = student._batch(taught, False, settings, np.random.default_rng(step), step)
         assert images.shape == (8, 1, SIDE, SIDE)

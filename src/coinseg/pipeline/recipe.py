@@ -138,10 +138,12 @@ def _distribution(jobs: Sequence[Job], f: nn.Module, device: torch.device, root:
     (store, settings), sides = (jobs[0].store, jobs[0].settings), (TRAINING, VALIDATION)
     own = [[TrainingSlices(one.store, settings.anomaly, settings.seed, side).rows for one in jobs] for side in sides]
     every = [np.unique(np.concatenate(rows)) for rows in own]
-    slices = [TrainingSlices(store, settings.anomaly, settings.seed, side, rows) for side, rows in zip(sides, every, strict=True)]
+    training, held_out = (
+        TrainingSlices(store, settings.anomaly, settings.seed, side, rows) for side, rows in zip(sides, every, strict=True)
+    )
     if any(len(rows) > len(of_each[0]) for rows, of_each in zip(every, own, strict=True)):
         key = key_of([key, "all classes"])  # once it was that of the first class
-    return fit_distribution(f, *slices, device, root, key)
+    return fit_distribution(f, training, held_out, device, root, key)
 
 
 def _without_student(one: Job, f: nn.Module, generator: nn.Module | None, number: int, key: str) -> Predictor:

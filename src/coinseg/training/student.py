@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -202,7 +202,7 @@ def train_student(
     abnormal = [int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons]
     each = [{"trusted": len(one.indices), "abnormal": count} for one, count in zip(trusted_masks, abnormal, strict=True)]
     enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
-    facts = {name: sum(one[name] for one in each) for name in ("trusted", "abnormal")} | {"taught": enough}
+    facts: dict[str, Any] = {name: sum(one[name] for one in each) for name in ("trusted", "abnormal")} | {"taught": enough}
     facts |= {"classes": each} if len(each) > 1 else {}
     if not enough:
         stage.resume()  # what another key has left goes
