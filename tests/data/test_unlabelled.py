@@ -151,3 +151,16 @@ def test_channels_of_one_name_are_told_apart(tmp_path: Path) -> None:
     said = r"the run has two channels of one name \(CT, PET, CT\): which image .* is not known; required: .*; train it again"
     with pytest.raises(UserError, match=said):  # as such runs had them once
         scans_in(root, DataSettings(), channels=("CT", "PET", "CT"))
+
+
+def test_sequences_for_a_run_on_one_of_them_are_said_to_be_segmented_each_by_itself(tmp_path: Path) -> None:
+    for scan in "ab":
+        for name in ("flair", "t2"):
+            save(tmp_path / "data" / scan / f"{scan}_{name}.nii.gz", hounsfield(np.zeros((2, 3, 4), int)))
+    found = scans_in(tmp_path / "data", DataSettings())
+    assert [case.image.name for case in found.cases] == ["a_flair.nii.gz", "a_t2.nii.gz", "b_flair.nii.gz", "b_t2.nii.gz"]
+    assert [line for line in found.left if line.startswith("images of one scan (flair, t2) are segmented each by itself")]
+    assert len(scans_in(tmp_path / "data", DataSettings(), channels=("flair", "t2")).left) == 0
+    for path in (tmp_path / "data").rglob("*_t2.nii.gz"):
+        path.unlink()
+    assert scans_in(tmp_path / "data", DataSettings()).left == ()
