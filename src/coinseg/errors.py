@@ -5,6 +5,7 @@ input) and when memory runs out. Any other exception is a defect of coinseg.
 """
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,3 +160,14 @@ def memory_for(setting: str) -> Iterator[None]:
             raise
         got = f"out of memory in training ({first_line(error)})"
         raise UserError(got, "room for one step", f"lower {setting} or data.size") from error
+
+
+@contextmanager
+def muted(logger: logging.Logger) -> Iterator[None]:
+    """Keep a library from logging what the caller says in a line of its own."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

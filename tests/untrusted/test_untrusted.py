@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import sys
@@ -208,7 +209,7 @@ def test_pretrained_weights_are_read_as_tensors(tmp_path: Path, kind: str) -> No
 
 
 def test_weights_that_cannot_be_fetched_are_one_line_and_a_trained_classifier_does_not_ask_for_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     given_name = ClassifierSettings(name="resnet10t", weights="timm")
     trained = build(replace(given_name, weights=None))
@@ -217,6 +218,7 @@ def test_weights_that_cannot_be_fetched_are_one_line_and_a_trained_classifier_do
 
     def offline(*args: Any, pretrained: bool = False, **options: Any) -> Any:
         if pretrained:
+            logging.getLogger("huggingface_hub").getChild("utils").warning("Retrying in 8s")
             raise FileNotFoundError("no network\nand more")
         return fresh(*args, **options)
 
@@ -226,6 +228,7 @@ def test_weights_that_cannot_be_fetched_are_one_line_and_a_trained_classifier_do
     ) as caught:
         build(given_name)
     assert "\n" not in str(caught.value)
+    assert not caplog.records
     loaded = load_classifier(given_name, tmp_path / "model.safetensors", 32)
     assert torch.equal(loaded.state_dict()["network.fc.weight"], trained.state_dict()["network.fc.weight"])
 

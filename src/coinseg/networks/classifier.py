@@ -6,6 +6,7 @@ import importlib
 from dataclasses import replace
 from difflib import get_close_matches
 from itertools import pairwise
+from logging import getLogger
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from coinseg.config.parsing import own_module
 from coinseg.config.reading import refuse
 from coinseg.config.rules import of_classifier
 from coinseg.config.schema import ClassifierSettings
-from coinseg.errors import UserError, first_line, out_of_memory
+from coinseg.errors import UserError, first_line, muted, out_of_memory
 
 from .classes import whole
 from .imagenet import CHANNELS, Encoder, enlarged, load_imagenet, resized
@@ -149,7 +150,8 @@ def _timm_network(settings: ClassifierSettings, channels: int, classes: int) -> 
             got = f"{settings.weights} does not fit {settings.name} ({str(error).strip().splitlines()[0][:200]})"
             raise UserError(got, "pretrained weights of this very model", "set classifier.weights or classifier.name") from error
     try:
-        return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
+        with muted(getLogger("huggingface_hub")):  # without a network it tells of every try
+            return timm.create_model(settings.name, pretrained=settings.weights == "timm", **options)
     except OSError as error:
         got = f"timm could not fetch the weights of {settings.name} ({first_line(error)[:150]})"
         do = "set classifier.weights to that file, or to null for a random start"

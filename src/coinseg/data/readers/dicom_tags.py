@@ -17,11 +17,11 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from coinseg.errors import UserError
+from coinseg.errors import UserError, muted
 
 from .limits import MAX_ELEMENTS
 from .paths import Kind, Members, members, public_name
-from .voxels import broken, muted
+from .voxels import broken
 
 _NEEDED = (
     "SOPClassUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel",

@@ -13,11 +13,11 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
-from coinseg.errors import UserError
+from coinseg.errors import UserError, muted
 
 from .geometry import FLAT, Geometry, header_of
 from .limits import DEFLATE_LIMIT, MAX_BEHIND
-from .voxels import Opened, broken, invertible, muted, narrow, require_plausible, require_three
+from .voxels import Opened, broken, invertible, narrow, require_plausible, require_three
 
 SUFFIXES = (".nii.gz", ".nii")
 _WHAT, _DRAIN = "NIfTI file", 2**20

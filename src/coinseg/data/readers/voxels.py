@@ -1,9 +1,7 @@
 """The result of every reader of volumes, and the checks that all formats share."""
 
-import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,17 +68,6 @@ def require_plausible(path: Path, shape: tuple[int, ...], itemsize: int, most: i
     claimed, size = require_fits(path, shape, itemsize), sum(file.stat().st_size for file in parts_of(path))
     if claimed > size * most:
         raise broken(path, f"{size} bytes cannot hold the {claimed} bytes of voxels its header claims", what)
-
-
-@contextmanager
-def muted(logger: logging.Logger) -> Iterator[None]:
-    """Keep a library from logging what it finds in a header."""
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def invertible(affine: np.ndarray) -> bool:
