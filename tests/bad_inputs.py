@@ -320,6 +320,24 @@ def two_names(root: Path) -> Words:
     return ["run", "data", "-o", "out", "--data.classes", "scratch", "dent"]
 
 
+def of_classes(*words: str) -> Callable[[Path], Words]:
+    """A table of two classes, and folders of classes one of whose names is there twice."""
+
+    def make(root: Path) -> Words:
+        rows = ["file,crack,dent"]
+        for folder in ("good", "a/crack", "b/crack"):
+            (root / "data" / folder).mkdir(parents=True)
+            for i in range(3):
+                pixels = np.random.default_rng(len(rows)).integers(0, 255, (9, 9), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "data" / folder / f"{i}.png")
+                rows.append(f"{folder}/{i}.png,{int(folder[0] == 'a')},{int(folder[0] == 'b')}")
+        if "--data.classes" not in words:
+            (root / "data" / "labels.csv").write_text("\n".join(rows) + "\n")
+        return ["run", "data", "-o", "out", "--data.size", "16", *words]
+
+    return make
+
+
 def channels(*words: str, missing: bool = False, size: int = 9) -> Callable[[Path], Words]:
     """A table of cases with two images each."""
 
@@ -870,6 +888,8 @@ CASES: list[Bad] = [
     Bad(COLOUR, "a name for the channel of two", two_sequences("export-nnunet", "scans", "--masks", "masks", "-o", "out",
         "--channel", "MR")),
     Bad(COLOUR, "a list of classes that takes the data", command("run", "-o", "out", "--data.classes", "crack", "dent", "data")),
+    Bad(COLOUR, "two classes and bins of Singla et al., which are conditions too", of_classes("--coin.conditions", "2")),
+    Bad(COLOUR, "two folders of one name that are to be classes", of_classes("--data.classes", "a/crack", "b/crack")),
     *layout_rows(),
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 from coinseg.cli import main as cli
 from coinseg.config.parsing import PRESETS, settings_from, stored_settings
 from coinseg.config.reading import Fault, refuse
-from coinseg.config.rules import RULES, faults, of_organs, of_tables, require_consistent
+from coinseg.config.rules import RULES, faults, of_classes, of_organs, of_tables, require_consistent
 from coinseg.config.schema import METHODS, CoinSettings, Settings
 from coinseg.errors import UserError
 from coinseg.explain import registry
@@ -175,3 +175,19 @@ def test_rules_of_single_places() -> None:
     ]
     assert not list(of_tables(Settings()))
     assert list(of_tables(stored_settings({"masks": {"threshold": "decision_flip"}})))
+
+
+@pytest.mark.parametrize(
+    ("coin", "line"),
+    [
+        ({"informed": True}, "coin.informed is true and there are 2 classes"),
+        ({"keep_normal": True}, "coin.keep_normal is true and there are 2 classes"),
+        ({"conditions": 3}, "coin.conditions is 3 and there are 2 classes"),
+    ],
+)
+def test_what_is_of_one_class_is_refused_of_several(coin: dict[str, Any], line: str) -> None:
+    settings = stored_settings({"coin": coin})
+    assert [fault.got for fault in of_classes(settings, 2)] == [line]
+    assert not list(of_classes(settings, 1))
+    assert not list(of_classes(replace(settings, method="rise"), 2))
+    assert not list(of_classes(Settings(), 2))

@@ -12,6 +12,7 @@ from PIL import Image
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.image import read_image
 from coinseg.data.slices.case import encoder
+from coinseg.data.slices.channels import RGB
 from coinseg.data.slices.crop import Box
 from coinseg.data.slices.intensity import (
     CODE_WINDOW,
@@ -29,6 +30,7 @@ from coinseg.data.slices.scale import kind_of_intensity
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
 from coinseg.inference.checkpoint import load
+from coinseg.types import LUMINANCE
 from conftest import tiny_settings, write_images
 from writers import make_run
 
@@ -233,3 +235,15 @@ def test_a_run_on_8_bit_images_scales_new_ones_alike(tmp_path: Path) -> None:
     volumes = replace(cohort, cases=tuple(replace(case, volume=True) for case in cohort.cases))
     with pytest.raises(UserError, match=r"data.intensity is 8bit and the data are volumes"):
         kind_of_intensity(volumes, settings.data)
+
+
+def test_images_in_0_to_1_are_not_black_bytes() -> None:
+    unit = np.random.default_rng(0).random((1, 6, 6), np.float32)
+    with pytest.raises(
+        UserError, match=r"values from 0\.\d+ to 0\.\d+, and data.intensity is 8bit; required: values from 0 to 255"
+    ):
+        encoder(unit, "8bit")
+    with pytest.raises(UserError, match=r"data.intensity is 8bit"):
+        encoder(np.stack([unit] * 3, -1), "8bit", RGB)
+    black = np.random.default_rng(0).integers(0, 2, (1, 20, 20, 3)).astype(np.float32) @ np.array(LUMINANCE, np.float32)
+    assert encoder(black, "8bit")(black[0]).max() <= 257  # nearly black pictures in colour, read as grey

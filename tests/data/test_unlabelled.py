@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -131,3 +132,35 @@ def test_only_the_sequences_of_the_training_are_needed(tmp_path: Path) -> None:
     (tmp_path / "b" / "b_t2.nii.gz").unlink()
     with pytest.raises(UserError, match=r"1 of 3 cases lack images that the run was trained on: b \(t2\); required: t2, flair"):
         scans_in(tmp_path, DataSettings(), channels=("t2", "flair"))
+
+
+def test_channels_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """nnU-Net normalises by the name of a channel, so two may have one."""
+    root = tmp_path / "data"
+    for case in "abcd":
+        for channel in (0, 1, 2):
+            save(root / "imagesTr" / f"{case}_000{channel}.nii.gz", hounsfield(np.zeros((2, 3, 4), int)))
+    text(root / "labels.csv", "image_id,label\na,0\nb,1\nc,0\nd,1\n")
+    names = {"channel_names": {"0": "CT", "1": "PET", "2": "CT"}, "labels": {"background": 0, "lesion": 1}, "numTraining": 4}
+    (root / "dataset.json").write_text(json.dumps(names))
+    trained = read_layout(root, DataSettings())
+    assert trained.sequences == ("CT", "PET", "CT #2")
+    found = {case.id: case for case in scans_in(root, DataSettings(), channels=trained.sequences).cases}
+    assert {case.id: (case.image, case.others) for case in trained.cases} == {n: (c.image, c.others) for n, c in found.items()}
+    assert [path.name for path in (found["a"].image, *found["a"].others)] == [f"a_000{channel}.nii.gz" for channel in (0, 1, 2)]
+    said = r"the run has two channels of one name \(CT, PET, CT\): which image .* is not known; required: .*; train it again"
+    with pytest.raises(UserError, match=said):  # as such runs had them once
+        scans_in(root, DataSettings(), channels=("CT", "PET", "CT"))
+
+
+def test_sequences_for_a_run_on_one_of_them_are_said_to_be_segmented_each_by_itself(tmp_path: Path) -> None:
+    for scan in "ab":
+        for name in ("flair", "t2"):
+            save(tmp_path / "data" / scan / f"{scan}_{name}.nii.gz", hounsfield(np.zeros((2, 3, 4), int)))
+    found = scans_in(tmp_path / "data", DataSettings())
+    assert [case.image.name for case in found.cases] == ["a_flair.nii.gz", "a_t2.nii.gz", "b_flair.nii.gz", "b_t2.nii.gz"]
+    assert [line for line in found.left if line.startswith("images of one scan (flair, t2) are segmented each by itself")]
+    assert len(scans_in(tmp_path / "data", DataSettings(), channels=("flair", "t2")).left) == 0
+    for path in (tmp_path / "data").rglob("*_t2.nii.gz"):
+        path.unlink()
+    assert scans_in(tmp_path / "data", DataSettings()).left == ()

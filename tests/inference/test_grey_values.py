@@ -309,6 +309,17 @@ def test_an_array_of_a_picture_gives_the_mask_of_its_file(tmp_path: Path, colour
         assert np.array_equal(run.masks(np.stack(pictures)), np.stack(expected))
 
 
+def test_channels_that_come_first_are_not_taken_for_three_images_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = load(make_run(tmp_path / "run", kind="percentile", channels=("red", "green", "blue")))
+    picture = np.random.default_rng(0).integers(0, 255, (40, 44, 3), np.uint8)
+    assert run.masks(picture).shape == (40, 44)
+    assert "grey images" not in caplog.text
+    assert run.masks(np.moveaxis(picture, 2, 0)).shape == (3, 40, 44)
+    assert "doubtful masks: 3 grey images for a run in colour; one image in colour is (H, W, 3)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [

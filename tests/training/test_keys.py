@@ -18,7 +18,7 @@ from coinseg.training import classifier, keys
 from coinseg.training.classifier import train_classifier
 from conftest import tiny_settings
 
-STORE = cast(SliceStore, SimpleNamespace(meta={"contents": "c"}))
+STORE = cast(SliceStore, SimpleNamespace(meta={"contents": "c"}, views=(None,)))
 
 
 def test_another_threshold_scores_f_again_and_does_not_train_it(

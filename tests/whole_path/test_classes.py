@@ -43,6 +43,7 @@ from coinseg.review.sources import read_source
 from coinseg.training.classifier import label_loss
 from coinseg.training.student import student_loss
 from conftest import TINY
+from writers import make_run
 
 SIZE, CLASSES = 32, ("disc", "square")
 
@@ -222,6 +223,12 @@ def test_a_run_has_a_folder_of_each_class_and_label_maps_above_them(run: Path) -
 
 def test_what_is_said_of_all_classes_is_said_once(run: Path) -> None:
     manifest = valid(run / "manifest.json")
+    # Images 0 to 46 have a disc where they are even, a square where they are 0 or 1 of 4; of 47 the label of a square is unknown.
+    assert (manifest["data"]["abnormal"], manifest["data"]["slices"]) == (36, 48)
+    assert json.loads((run / "classes" / "disc" / "manifest.json").read_text())["data"]["abnormal"] == 24
+    read = {role: {one["path"] for one in manifest["inputs"] if one["role"] == role} for role in ("image", "lesion")}
+    assert (len(read["image"]), len(manifest["inputs"])) == (48, 48 + len(read["lesion"]))
+    assert {Path(path).parent.name for path in read["lesion"]} == {"masks_disc", "masks_square"}
     common = [line for line in manifest["warnings"] if line.startswith("data: ")]
     assert any("read in colour" in line for line in common)
     assert not any(f"{name}: data: images are read in colour" in line for name in CLASSES for line in manifest["warnings"])
@@ -307,6 +314,39 @@ def test_segment_gives_every_class_a_folder_and_a_label_map_of_each_image(run: P
     assert cli_main(command) == 0
     assert mask.read_bytes() == (tmp_path / "out" / "11.png").read_bytes()
     assert json.loads((tmp_path / "11.labels.json").read_text())["labels"] == {"background": 0, "disc": 1, "square": 2}
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_told_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "x.png").write_bytes(b"no image")
+    assert cli_main(["segment", "-i", str(tmp_path / "scans"), "-o", str(tmp_path / "out"), "--model", str(run)]) == 2
+    assert "2 of 2 inputs failed: disc: " in capsys.readouterr().err
+    manifest = valid(tmp_path / "out" / "manifest.json")
+    assert (manifest["failed"], manifest["outputs"]["mask_count"]) == (["x.png"], 0)
+    assert not (tmp_path / "out" / "index.json").exists()
+
+
+def test_masks_of_other_classes_do_not_get_the_names_of_these(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an input that is not there any more the label map would stay, and 1 be called by another name."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    shutil.copyfile(data / "images" / "08.png", scans / "08.png")
+    make_run(tmp_path / "one", kind="percentile", channels=("red", "green", "blue"))
+
+    def segment(model: Path, out: Path) -> int:
+        return cli_main(["segment", "-i", str(scans), "-o", str(out), "--model", str(model), "--overwrite"])
+
+    assert segment(run, out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert segment(tmp_path / "one", out) == 2
+    assert f"{out} has the classes disc, square, and the model finds masks of one class" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert segment(tmp_path / "one", tmp_path / "other") == 0
+    assert segment(run, tmp_path / "other") == 2
+    assert "has masks of one class, and the model finds the classes disc, square" in capsys.readouterr().err
+    assert segment(run, out) == segment(tmp_path / "one", tmp_path / "other") == 0
 
 
 def test_the_table_of_segment_says_which_channel_changed(run: Path, data: Path, tmp_path: Path) -> None:

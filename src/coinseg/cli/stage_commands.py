@@ -221,7 +221,8 @@ def _write_report(work: Any, name: str, words: str) -> None:
     try:
         trained, scores, masks = _work(work, name)
         manifests = classes.build_manifests(trained, scores, masks, words)
-        contents = classes.together(work.root, manifests, classes.moved(trained), classes.deviations(trained))
+        moved, deviations = classes.moved(trained), classes.deviations(trained)
+        contents = classes.together(work.root, manifests, moved, deviations, classes.counts_of_all(trained))
         write_pages(work, trained, work.report)
         page = write_reports(work.root, contents, manifests, {name: native_slices(one) for name, one in trained.items()})
         classes.write_own(work.root, manifests)

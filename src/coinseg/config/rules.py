@@ -83,11 +83,18 @@ def of_organs(coin: CoinSettings, has_organs: bool) -> Iterator[Fault]:
         yield Fault(("coin.regions",), got, "organ masks", "set coin.regions to none")
 
 
-def of_informed(coin: CoinSettings, classes: int) -> Iterator[Fault]:
-    """A discriminator that is told of one class, where there are several; how many is known once the data are read."""
-    if coin.informed and classes > 1:
-        got = f"coin.informed is true and there are {classes} classes"
-        yield Fault(("coin.informed",), got, "one class, of which the discriminator is told", "set coin.informed to false")
+def of_classes(settings: Settings, classes: int) -> Iterator[Fault]:
+    """What COIN knows of one class only, where there are several; how many is known once the data are read."""
+    coin = settings.coin
+    misfits = {
+        "informed": (coin.informed, "true", "one class, of which the discriminator is told", "false"),
+        "keep_normal": (coin.keep_normal, "true", "one class, without which an image is normal", "false"),
+        "conditions": (coin.conditions > 1, coin.conditions, "COIN for several classes, which are its conditions", "1"),
+    }
+    for name, (wrong, value, required, fitting) in misfits.items():
+        if wrong and classes > 1 and settings.method == COUNTERFACTUAL:
+            got = f"coin.{name} is {value} and there are {classes} classes"
+            yield Fault((f"coin.{name}",), got, required, f"set coin.{name} to {fitting}, or name one class in data.classes")
 
 
 def of_ranges(group: str, part: Any) -> list[Fault]:

@@ -19,9 +19,10 @@ from scipy import ndimage
 from coinseg.config.parsing import stored_settings
 from coinseg.config.schema import DataSettings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.layouts.sequence_names import plain_name
 from coinseg.data.layouts.shared import few
 from coinseg.data.layouts.unlabelled import scans_in, sequences_in
-from coinseg.data.readers.image import is_coloured, is_image, read_image, write_image_map
+from coinseg.data.readers.image import image_size, is_coloured, is_image, read_image, require_size, write_image_map
 from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.volume import on_one_grid, read_volume, write_scan
 from coinseg.data.slices.channels import channels_of, sequences_of
@@ -106,12 +107,12 @@ def write_nnunet(
         raise UserError(f"{cases[0].image} and {odd.image}: a volume and a plain image", "one kind", "write a data set of each")
     if plain and uncertain.between:
         raise UserError("--between and plain images", "difference maps of volumes", "leave it out, or give --band")
-    colour = plain and any(is_coloured(case.image) for case in cases)
+    colour = plain and len(channels) == 1 and any(is_coloured(case.image) for case in cases)
     if plain:
         channels = ("R", "G", "B") if colour else ("grey",) if tuple(channels) in (CHANNELS, OTHERS) else channels
     names = ["background", *labels, *(["ignore"] if uncertain.band > 0 or uncertain.between else [])]
     about = {
-        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "channel_names": {str(number): plain_name(name) for number, name in enumerate(channels)},
         "labels": {name: value for value, name in enumerate(names)},
         "numTraining": len(cases), "file_ending": PICTURE if plain else ENDING, "coinseg": version("coinseg"),
     }  # fmt: skip
@@ -157,15 +158,18 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Seq
 
 
 def _write_image(root: Path, case: TrainingCase, uncertain: Uncertain, names: Sequence[str], colour: bool) -> None:
-    pixels = read_image(case.image, colour)
-    deep, shape = bool(pixels.max() > 255), (pixels.shape[0], pixels.shape[1])
-    pixels = np.rint(pixels / 257 if deep and colour else pixels).astype(np.uint16 if deep and not colour else np.uint8)
+    shape = image_size(case.image)
+    for number, path in enumerate((case.image, *case.others)):
+        pixels = read_image(path, colour)
+        require_size(path, (pixels.shape[0], pixels.shape[1]), shape, "channel")
+        deep = bool(pixels.max() > 255)
+        pixels = np.rint(pixels / 257 if deep and colour else pixels).astype(np.uint16 if deep and not colour else np.uint8)
+        write_image_map(root / "imagesTr" / f"{case.id}_{number:04}{PICTURE}", pixels)
     labels = np.zeros((1, *shape), np.uint8)
     if case.mask is not None:
         for value in range(1, len(names) + 1):
             labels[0][read_image_region(case.mask, shape, (value,) if len(names) > 1 else ())[0]] = value
         labels = _with_rings(labels, uncertain, len(names) + 1)
-    write_image_map(root / "imagesTr" / f"{case.id}_0000{PICTURE}", pixels)
     write_image_map(root / "labelsTr" / f"{case.id}{PICTURE}", labels[0].astype(np.uint8))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from coinseg.config.schema import COUNTERFACTUAL, Settings
 from coinseg.data.slices.case import LoadedCase
-from coinseg.data.slices.channels import GREY, Channels
+from coinseg.data.slices.channels import GREY, Channels, are_colour
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.intensity import Window, signed
 from coinseg.data.slices.trained_on import TrainedOn
@@ -26,7 +26,7 @@ from .distribution import Distribution, features_of, foreign, joined
 from .explainer import Explainer
 from .image_score import ImageScore, ImageScores
 from .segmenter import DifferenceSegmenter, SegmentedImages, Segmenter, StudentSegmenter, segment
-from .sources import Organs, Source, is_prepared, load, load_all, numbers, of_monai, unit_array
+from .sources import COLOURS, Organs, Source, is_prepared, load, load_all, numbers, of_monai, unit_array
 
 LOG = logging.getLogger(__name__)
 
@@ -205,6 +205,8 @@ class Predictor:
             found = self._prepared_masks(torch.from_numpy(signed(array)))
             return found[0] if flat else found
         cases, flat = load_all(self, images, organ)
+        if are_colour(self.preparation.channels) and len(cases) in COLOURS and images.ndim == 3:
+            LOG.warning("doubtful masks: %d grey images for a run in colour; one image in colour is (H, W, 3)", len(cases))
         results = self.segment_cases(cases)
         for line in dict.fromkeys(line for result in results for line in result.doubts):
             LOG.warning("doubtful masks: %s", line)

@@ -103,6 +103,18 @@ def names_beside(masks: Path) -> tuple[str, ...]:
     return tuple(values)[1:]
 
 
+def require_classes(out: Path, names: Sequence[str]) -> None:
+    """Raise `UserError` where a folder has masks of other classes: what stays of them would be read by the `names` of these."""
+    if not ((out / LABELS).is_file() or (out / JSON).is_file()) or (there := names_beside(out)) == tuple(names):
+        return
+    got = f"{out} has {_in_words(there)}, and the model finds {_in_words(names)}"
+    raise UserError(got, "a folder for masks of the same classes", "choose another -o")
+
+
+def _in_words(names: Sequence[str]) -> str:
+    return f"the classes {few(names)}" if names else "masks of one class"
+
+
 def names_file(out: Path) -> Path:
     """Where the names of the classes of a label map lie that is no part of a folder: beside it."""
     return out.with_name(f"{stem_of(out)}.{LABELS}")

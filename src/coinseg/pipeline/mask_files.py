@@ -45,11 +45,7 @@ class MaskFiles:
 
     def begin(self, key: str) -> None:
         """Write the key of the masks into the folder; masks of another key are removed, and their confidences."""
-        marker = self.folder / "key.txt"
-        if self.folder.exists() and (not marker.is_file() or marker.read_bytes() != key.encode()):
-            # The table first: what is left of the others must not pass for all of them.
-            discard(self.folder / JSON, self.confidences, self.folder)
-        write_text(marker, key)
+        begin(self.folder, self.confidences, key)
         self.confidences.mkdir(exist_ok=True)
 
     def of_cases(self, cases: Sequence[Case], wanted: Callable[[Case], bool] = lambda case: True) -> list[Row]:
@@ -114,6 +110,15 @@ class MaskFiles:
             facts = told(highest(segmented_images.scores.probability[i : i + 1]), posterior, confidence)
             rows.append({"case": name, "mask": f"{name}_mask.png"} | facts | measure(mask[None], None))
         return rows
+
+
+def begin(folder: Path, confidences: Path, key: str) -> None:
+    """Write the key of masks into their folder; those of another key, and their confidences, are removed."""
+    marker = folder / "key.txt"
+    if folder.exists() and (not marker.is_file() or marker.read_bytes() != key.encode()):
+        # The table first: what is left of the others must not pass for all of them.
+        discard(folder / JSON, confidences, folder)
+    write_text(marker, key)
 
 
 def together(cases: Sequence[Case], most: int = TOGETHER) -> list[list[int]]:

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
 
+import numpy as np
+import torch
 from torch import nn
 
 from coinseg.config.parsing import teacher_folders
@@ -16,7 +18,7 @@ from coinseg.config.rules import require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.slices.arrays import Dataset, Images, Labels, Patients
 from coinseg.data.slices.dataset import TrainingSlices
-from coinseg.data.slices.split import VALIDATION
+from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore
 from coinseg.data.slices.student_data import Examples, PseudoMasks, ReviewedMasks
 from coinseg.data.slices.trained_on import TrainedOn
@@ -24,7 +26,7 @@ from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.checkpoint import save
 from coinseg.inference.classes import ClassPredictors
-from coinseg.inference.distribution import fit_distribution
+from coinseg.inference.distribution import Distribution, fit_distribution
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import prior_shift
@@ -42,7 +44,7 @@ from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
-from coinseg.training.keys import result_key, with_student
+from coinseg.training.keys import classes_of, of_class, result_key, with_student
 from coinseg.training.pseudo_masks import LEAST, Masks, most_masks
 from coinseg.training.student import Lesson, train_student
 
@@ -118,18 +120,30 @@ def build(job: Job) -> Predictor | ClassPredictors:
     """
     f, generator = train_pair(job)
     key = job.key(result_key(job.store, job.settings, f))
-    predictors = [_without_student(one, f, generator, number, key) for number, one in enumerate(job.classes)]
+    jobs = job.classes
+    predictors = [_without_student(one, f, generator, i, of_class(key, i, len(jobs))) for i, one in enumerate(jobs)]
     if has_student(job.settings):
         predictors = _with_student(job, predictors, key)
-    first = job.classes[0]
-    held_out = TrainingSlices(first.store, job.settings.anomaly, job.settings.seed, VALIDATION)
-    known = fit_distribution(f, first.slices, held_out, predictors[0].explainer.device, job.root, key)
+    known = _distribution(jobs, f, predictors[0].explainer.device, job.root, key)
     predictors = [replace(predictor, distribution=known) for predictor in predictors]
     names = job.store.classes
     trained = ClassPredictors(dict(zip(names, predictors, strict=True))) if names else predictors[0]
     if job.root is not None and current().here.is_main:
         save(trained, job.root)
     return trained
+
+
+def _distribution(jobs: Sequence[Job], f: nn.Module, device: torch.device, root: Path | None, key: str) -> Distribution | None:
+    """The distribution of the images that any class is trained on: of one class some labels may not be known."""
+    (store, settings), sides = (jobs[0].store, jobs[0].settings), (TRAINING, VALIDATION)
+    own = [[TrainingSlices(one.store, settings.anomaly, settings.seed, side).rows for one in jobs] for side in sides]
+    every = [np.unique(np.concatenate(rows)) for rows in own]
+    training, held_out = (
+        TrainingSlices(store, settings.anomaly, settings.seed, side, rows) for side, rows in zip(sides, every, strict=True)
+    )
+    if any(len(rows) > len(of_each[0]) for rows, of_each in zip(every, own, strict=True)):
+        key = key_of([key, "all classes"])  # once it was that of the first class
+    return fit_distribution(f, training, held_out, device, root, key)
 
 
 def _without_student(one: Job, f: nn.Module, generator: nn.Module | None, number: int, key: str) -> Predictor:
@@ -198,7 +212,7 @@ def train(
 
 def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
     """The contents of threshold.json, chosen anew where it is of another key."""
-    key = with_student(key, job.settings) if has_student(job.settings) else key
+    key = with_student(key, job.settings, classes_of(job.store)) if has_student(job.settings) else key
     file = job.folder(THRESHOLD)
     if file is not None and file.exists() and (kept := read_record(file, CHOSEN))["key"] == key:
         return dict(kept)
@@ -231,7 +245,8 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     few = any(most_masks(one.taught_slices, next(iter(one.reviewed), None)) < LEAST for one in jobs)
     pairs = [] if few else other_pairs(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
-    taught = [_learning(*parts, key) for parts in zip(jobs, firsts, others, strict=True)]
+    keys = [of_class(key, number, len(jobs)) for number in range(len(jobs))]
+    taught = [_learning(*parts) for parts in zip(jobs, firsts, others, keys, strict=True)]
     lessons = [_lesson(one, learning, masks) for one, (learning, masks) in zip(jobs, taught, strict=True)]
     student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
     if student is None:
@@ -260,7 +275,7 @@ def _learning(one: Job, first: Predictor, others: Sequence[Explainer], key: str)
     def classify(settings: Settings, folder: Path | None, name: str) -> nn.Module:
         return train_classifier(one.store, settings, folder, partial(_report_of, one.report, name))
 
-    student_key, probability = with_student(key, one.settings), ensemble.probability
+    student_key, probability = with_student(key, one.settings, classes_of(one.store)), ensemble.probability
     learning = Learning(slices, one.settings, student_key, one.root, one.report, classify, probability, first.masks)
     return learning, ensemble.pseudo_masks
 

@@ -55,12 +55,12 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
     if not has_student:
         got, required = f"student.reviewed is {folder} and no student is trained", "a student, which alone learns reviewed masks"
         raise UserError(got, required, "leave student.reviewed out, or train a student")
-    names, ids = _names(reviews, settings, cohort.classes), {case.id: case for case in cohort.cases}
-    known = [
-        (one, case) for one in reviews if one.class_name in names and (case := ids.get(case_of(one, found) or "")) is not None
-    ]
-    if known:
-        _require_same(folder, known, settings, cohort.classes)
+    names, cases = _names(reviews, settings, cohort.classes), {case.id: case for case in cohort.cases}
+    ours = [(one, cases[i]) for one in reviews if one.class_name in names and (i := case_of(one, found)) in cases]
+    for one, case in ours:
+        _require_class(one, settings, cohort.classes)
+        _require_shape(one, case)
+    if ours:
         return
     there = sorted({one.class_name for one in reviews})
     got, do = f"{folder} has {len(reviews)} decided cases, and none of them is of these data", "correct student.reviewed"
@@ -73,21 +73,27 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
     raise UserError(got, "reviews of training cases", do)
 
 
-def _require_same(
-    folder: str, known: Sequence[tuple[ReviewedCase, Case]], settings: Settings, classes: Sequence[str]
-) -> None:  # fmt: skip
-    """Raise `UserError` where a reviewed mask has another shape than the case of its name, or is of another class of several."""
-    asked = settings.data.classes[0] if len(settings.data.classes) == 1 and not classes else ""
-    for one, case in known:
-        if asked and one.model_class and one.model_class.casefold() != asked.casefold():
-            got = f"{folder} has reviews of masks of {one.model_class}, and data.classes is {asked}"
-            raise UserError(got, "reviews of masks of the same class", "correct student.reviewed or data.classes")
-        shape = None
-        with suppress(UserError):  # what cannot be read is said where it is prepared
-            shape = _shape(case)
-        if shape is not None and shape != one.shape:
-            got = f"the reviewed mask of {one.case} in {folder} has shape {one.shape}, and {case.image} has {shape}"
-            raise UserError(got, "reviews of these data", "correct student.reviewed")
+def _require_class(review: ReviewedCase, settings: Settings, classes: Sequence[str]) -> None:
+    """Raise `UserError` for a mask of a run on another one class of several: cases of both have the same names."""
+    asked, of = settings.data.classes, review.model_class
+    if len(asked) == 1 and not classes and of and of.casefold() != asked[0].casefold():
+        got = f"{settings.student.reviewed} has reviews of masks of {of}, and data.classes is {asked[0]}"
+        raise UserError(got, "reviews of masks of the same class", "correct student.reviewed or data.classes")
+
+
+def _require_shape(review: ReviewedCase, case: Case) -> None:
+    """Raise `UserError` where a case is not as large as its reviewed mask: the name is the same, the scan is not."""
+    try:
+        shape = _shape(case)
+    except UserError:
+        return  # what cannot be read is said where it is prepared
+    if shape != review.shape:
+        got = f"the reviewed mask of {review.case} has {_size(review.shape)} and its case {_size(shape)} (slices x H x W)"
+        raise UserError(got, "the masks of these data", "correct student.reviewed")
+
+
+def _size(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def reviewed_of(reviews: Sequence[ReviewedCase], settings: Settings, store: SliceStore, found: Ids) -> tuple[ReviewedMasks, ...]:

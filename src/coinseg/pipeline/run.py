@@ -16,7 +16,7 @@ import torch
 
 from coinseg.config.parsing import asks_opinion
 from coinseg.config.reading import refuse
-from coinseg.config.rules import of_organs, require_consistent
+from coinseg.config.rules import of_classes, of_organs, require_consistent
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.readers.axes import require_views
@@ -38,8 +38,9 @@ from coinseg.runtime.process_group import current
 from coinseg.runtime.records import Kinds, read_record, write_record
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
+from coinseg.training.classifier import scores_kept
 from coinseg.training.instance_selection import INHERITED, select_instances
-from coinseg.training.keys import result_key, with_student
+from coinseg.training.keys import classes_of, result_key, with_student
 from coinseg.types import Cohort
 
 from . import recipe
@@ -97,7 +98,8 @@ class Workspace:
         require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings), self.reviewed_ids)
         if "auto" in (self.settings.data.size, self.settings.data.tile):
             raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
-        refuse(of_organs(self.settings.coin, any(case.organ for case in self.cohort.cases)))
+        organs, classes = any(case.organ for case in self.cohort.cases), len(self.cohort.classes)
+        refuse([*of_organs(self.settings.coin, organs), *of_classes(self.settings, classes)])
         kind_of_intensity(self.cohort, self.settings.data)
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
         require_parts(self.settings.classifier.batch, "classifier.batch")
@@ -187,7 +189,7 @@ def train_classes(work: Workspace) -> dict[str, Run]:
     for number, (name, predictor) in enumerate(predictors_of(trained).items()):
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
         key = job.key(result_key(view, work.settings, predictor.f))
-        key = with_student(key, work.settings) if recipe.has_student(work.settings) else key
+        key = with_student(key, work.settings, classes_of(job.store)) if recipe.has_student(work.settings) else key
         reviews = NO_REVIEWS
         if job.reviewed:
             left_out = int((view.index["split"][job.reviewed[number].rows] == LEFT_OUT).sum())
@@ -265,7 +267,7 @@ def warnings(run: Run) -> list[str]:
     lines = [*run.reviews.said(), *(f"data: {problem}" for problem in store.meta["problems"])]
     if (searched := store.meta.get("witnesses")) and searched["slices"] is None:
         lines.append(INHERITED)
-    scores = Stage(root / "classifier", "").facts(scores={"auroc": float | None, "auroc_scans": float | None})["scores"]
+    scores = scores_kept(root / "classifier", store.number)
     # Without labels by slice only scans have an AUROC.
     auroc, units = (scores["auroc_scans"], "scans") if scores["auroc"] is None else (scores["auroc"], "patients")
     if auroc is not None and auroc < 0.7:

@@ -3,14 +3,16 @@
 from typing import Any
 
 from coinseg.config.parsing import teacher_folders
+from coinseg.data.layouts.shared import few
 from coinseg.data.readers.paths import sha256_of
 from coinseg.parts.table import parts_of
-from coinseg.runtime.files import MAX_JSON
+from coinseg.runtime.files import MAX_JSON, key_of
 from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Stage
+from coinseg.training.pseudo_masks import LEAST
 
 from .manifest import facts, model_of, unlike
-from .recipe import CHOSEN, THRESHOLD
+from .recipe import CHOSEN, THRESHOLD, has_student
 from .run import Run, counts, verdict, warnings
 from .run_folder import as_yaml
 
@@ -27,12 +29,14 @@ SCORES = ("iou_mask_free", "iou_all_images", "iou_oracle", "dice_per_image", "fa
 
 def inputs_of(run: Run) -> list[dict[str, Any]]:
     """Every file of the data that was read, with its SHA-256; kept in inputs.json for as long as no file changes."""
-    file, key = run.work.root / "inputs.json", run.store.meta["key"]
+    file, key, several = run.work.root / "inputs.json", run.store.meta["key"], len(run.store.channels) > 1
+    key = key_of([key, "channels"]) if several else key  # once the first of them alone was listed
     if file.exists() and (stored := read_record(file, INPUTS, MAX_JSON))["key"] == key:
         return list(stored["inputs"])
     inputs: list[dict[str, Any]] = []
     for case in run.work.cohort.cases:
-        files = {"image": [case.image], "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
+        images = [case.image, *(case.others if several else ())]
+        files = {"image": images, "organ": [m.path for m in case.organ], "lesion": [m.path for m in case.lesion]}
         for role, paths in files.items():
             common = {"case": case.id, "role": role}
             inputs += [common | {"path": str(path), "sha256": sha256_of(path)} for path in dict.fromkeys(paths)]
@@ -68,13 +72,31 @@ def threshold_of(run: Run) -> dict[str, Any]:
     if not run.predictor.has_student:
         method = "difference" if run.predictor.is_counterfactual else "attribution"
         return {"value": threshold["value"], "rule": threshold["rule"], "of": method}
-    student = Stage(run.networks / "student", "").facts(trusted=int, abnormal=int)
+    student, number, of = Stage(run.networks / "student", "").facts(trusted=int, abnormal=int), run.store.number, ""
+    if number is not None:  # runs of earlier versions have the sum alone
+        each = student.get("classes")
+        student, of = (each[number], " of this class") if each else (student, " of all classes")
     rule = (
-        f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks, "
+        f"half of what the student gives a pixel; it learnt from {student['trusted']} of {student['abnormal']} masks{of}, "
         f"made with {threshold['value']:.4f}: {threshold['rule']}"
     )
     rule += "".join(part.rule for part in run.predictor.parts)
     return {"value": run.predictor.segmenter.level, "rule": rule, "of": "student"}
+
+
+def without_student(run: Run) -> list[str]:
+    """The line that says which of several classes leave all of them without a student; none where there is one."""
+    file = run.networks / "student" / "stage.json"
+    if run.store.number is None or run.predictor.has_student or not has_student(run.work.settings) or not file.exists():
+        return []
+    each = Stage(file.parent, "").facts().get("classes") or []
+    rare = [
+        f"{one['trusted']} of {name}"
+        for name, one in zip(run.store.meta["classes"], each, strict=False)
+        if one["trusted"] < LEAST
+    ]
+    why = f"only {few(rare)} are trusted" if rare else "too few are trusted"
+    return [f"no student, which all classes share: of pseudo-masks {why}, {LEAST} of each class are needed; masks are coarser"]
 
 
 def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:
@@ -90,5 +112,5 @@ def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str)
         "scores": {name: value for name, value in scores.items() if name not in ("key", "seconds")},
         "audit": read_record(file, AUDIT) if (file := root / "evaluation" / "audit.json").exists() else None,
         "threshold": threshold_of(run), "outputs": OUTPUTS | {"mask_count": len(masks["masks"])},
-        "warnings": [*warnings(run), *unlike(masks["masks"])],
+        "warnings": [*warnings(run), *without_student(run), *unlike(masks["masks"])],
     }  # fmt: skip

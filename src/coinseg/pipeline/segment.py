@@ -30,7 +30,7 @@ from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.report import silent
 from coinseg.types import Case, MaskSource
 
-from .label_maps import names_file, write_label_map
+from .label_maps import names_file, require_classes, write_label_map
 from .manifest import model_of, unlike, write_segmented
 from .mask_table import OF, MaskTable, Row
 from .request import Request
@@ -88,6 +88,7 @@ def _checked_folder(predictor: Predictor, request: Request, places: Sequence[Pat
     if confidence and (theirs.is_relative_to(ours) or ours.is_relative_to(theirs)):
         raise UserError(f"{confidence} and {out} lie in each other", "a folder of its own", "choose another --confidence")
     MaskTable(out, confidence, request.overwrite).manifest()
+    require_classes(out, ())
     if confidence:
         require_free(confidence, OF)
     require_outside(places, request.model)

@@ -13,7 +13,7 @@ from coinseg.runtime.locks import locked, recorded
 from coinseg.runtime.process_group import rank_info
 from coinseg.runtime.report import Report
 
-from .label_maps import LABELS, names_of, write_label_maps
+from .label_maps import LABELS, names_of, require_classes, write_label_maps
 from .manifest import MANIFEST, doubts, facts, model_of, verdict_of
 from .request import Request
 
@@ -31,11 +31,12 @@ def segment_classes(
         folder_of: (predictor of one class, request, places) -> the number of masks written, and a line for each failed input.
 
     Raises:
-        UserError: one folder was asked for the confidences of all classes.
+        UserError: one folder was asked for the confidences of all classes, or OUT has masks of other ones.
     """
     if request.confidence:
         got, required = f"--confidence and a run of {len(predictor.of)} classes", "no place for them: those of each class lie in"
         raise UserError(got, f"{required} {request.out / CLASSES}", "leave --confidence out")
+    require_classes(request.out, predictor.names)
     written, failed, folders = 0, list[str](), {}
     for name, one in predictor.of.items():
         folder = request.out / class_folder(name)
@@ -56,17 +57,20 @@ def _write_table(request: Request, predictor: ClassPredictors, failed: list[str]
     rows, warnings, manifests = [], list[str](), []
     for name in predictor.names:
         folder = f"{class_folder(name)}/masks"
-        table, manifest = (read_json(request.out / folder / file) for file in (JSON, MANIFEST))
-        manifests.append(manifest)
-        rows += [row | {"class": name, "mask": f"{folder}/{row['mask']}"} for row in table["masks"]]
+        manifests.append(manifest := read_json(request.out / folder / MANIFEST))
+        table = request.out / folder / JSON
+        masks = read_json(table)["masks"] if table.is_file() else []  # there is none where every input failed
+        rows += [row | {"class": name, "mask": f"{folder}/{row['mask']}"} for row in masks]
         warnings += [f"{name}: {line}" for line in manifest["warnings"]]
-    write_table(request.out, rows)
+    if rows:
+        write_table(request.out, rows)
+    tables = {"mask_index": JSON, "mask_table": CSV} if rows else {}
     error = UserError("; ".join(failed[:5]), "readable inputs", "mend or remove them") if failed else None
     write_json(request.out / MANIFEST, facts("segment", request.command, error) | {
         "source": str(request.source.resolve()), "model": model_of(request.model), "classes": list(predictor.names),
         "inputs": manifests[0]["inputs"], "failed": list(dict.fromkeys(path for one in manifests for path in one["failed"])),
         "processes": manifests[0]["processes"],
-        "outputs": {"mask_count": len(rows), "mask_index": JSON, "mask_table": CSV, "labels": LABELS, "classes": CLASSES},
+        "outputs": {"mask_count": len(rows), **tables, "labels": LABELS, "classes": CLASSES},
         "warnings": [*doubts(verdict_of(request.model)), *dict.fromkeys(warnings)],
     })  # fmt: skip
 

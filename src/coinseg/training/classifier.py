@@ -22,6 +22,7 @@ from coinseg.networks.weights import load_weights
 from coinseg.runtime.batching import map_batched
 from coinseg.runtime.devices import CHUNK, compiled, images_to, make_fabric, to_device
 from coinseg.runtime.distributed import augmented, over_whole_batch, require_parts
+from coinseg.runtime.files import damaged
 from coinseg.runtime.process_group import current
 from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.streams import Stream, seed_step
@@ -103,6 +104,17 @@ def _scores(f: Classifier, store: SliceStore, settings: Settings) -> dict[str, A
         return {"scores": each[0], "accuracy_threshold": threshold}
     classes = dict(zip(store.classes, each, strict=True))
     return {"scores": mean_scores(each), "classes": classes, "accuracy_threshold": threshold}
+
+
+def scores_kept(folder: Path, number: int | None = None) -> dict[str, Any]:
+    """The scores in stage.json of a folder, of several classes those of class `number`: names of classes may be corrected."""
+    stage, kind = Stage(folder, ""), {"auroc": float | None, "auroc_scans": float | None}
+    if number is None:
+        return dict(stage.facts(scores=kind)["scores"])
+    scores = list(stage.facts(classes=dict[str, dict[str, float | None]])["classes"].values())
+    if number >= len(scores):
+        raise damaged(stage.file("stage.json"), "it has no scores of every class")
+    return dict(scores[number])
 
 
 def predict(f: nn.Module, slices: TrainingSlices, indices: np.ndarray, fabric: Fabric) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.reading import refuse
-from coinseg.config.rules import of_informed, of_organs, of_side
+from coinseg.config.rules import of_classes, of_organs, of_side
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import JointSlices, TrainingSlices, slices_of
 from coinseg.data.slices.store import SliceStore
@@ -131,7 +131,7 @@ def train_coin(
     s, fabric = settings.coin, make_fabric(settings.engine)
     require_parts(s.batch, "coin.batch")
     channels, classes = len(store.channels), len(store.views)
-    refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"]), *of_informed(s, classes)])
+    refuse([*of_side(store.size, s), *of_organs(s, store.meta["has_organs"]), *of_classes(settings, classes)])
     generator, discriminator = build_generator(s, channels, classes), Discriminator(s, channels)
     if stage.finished():
         load_weights(generator, stage.file(WEIGHTS), "generator")

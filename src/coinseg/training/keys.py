@@ -9,6 +9,7 @@ from torch import nn
 
 from coinseg.config.renamed import hashed
 from coinseg.config.schema import AnomalySettings, Settings
+from coinseg.data.slices.dataset import in_turns
 from coinseg.data.slices.store import SliceStore
 from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.runtime.files import key_of
@@ -62,9 +63,20 @@ def _section(name: str, settings: Settings, unread: Mapping[str, Any]) -> Any:
     return {key: value for key, value in values.items() if value is not NOT_HASHED}
 
 
+def _of_turns(key: str, with_turns: bool) -> str:
+    """The key of a training whose classes take turns (`dataset.turns`); before they did, the last classes were never drawn."""
+    return key_of([key, "turns"]) if with_turns else key
+
+
+def classes_of(store: SliceStore) -> int:
+    """How many classes share the generator whose maps are those of a store or of a view of it."""
+    return len(store.meta.get("classes", ()))
+
+
 def classifier_key(store: SliceStore, settings: Settings) -> str:
     """The key of the trained classifier."""
-    return stage_key("classifier", settings, contents=store.meta["contents"])
+    key = stage_key("classifier", settings, contents=store.meta["contents"])
+    return _of_turns(key, in_turns(len(store.views), settings.classifier.batch))
 
 
 def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
@@ -72,7 +84,8 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     digest = hashlib.sha256()
     for value in f.state_dict().values():
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())  # contiguous: the memory format does not count
-    return stage_key("generator", settings, contents=store.meta["contents"], f=digest.hexdigest())
+    key = stage_key("generator", settings, contents=store.meta["contents"], f=digest.hexdigest())
+    return _of_turns(key, in_turns(classes_of(store), settings.coin.batch))
 
 
 def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
@@ -81,11 +94,21 @@ def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     return key_of(parts if settings.method == COUNTERFACTUAL else [*parts, hashed(settings.attribution)])
 
 
-def student_key(settings: Settings, teacher: str) -> str:
+def student_key(settings: Settings, teacher: str, classes: int = 1) -> str:
     """The key of the trained student; `teacher` is that of what makes its pseudo-masks."""
-    return stage_key("student", settings, teacher=teacher)
+    return _of_turns(stage_key("student", settings, teacher=teacher), _few_of_each(settings, classes))
 
 
-def with_student(key: str, settings: Settings) -> str:
+def _few_of_each(settings: Settings, classes: int) -> bool:
+    """Whether the student's batches have less than two images without each class, see `student._of_class`."""
+    return classes > 1 and settings.student.batch < 3 * classes
+
+
+def with_student(key: str, settings: Settings, classes: int = 1) -> str:
     """What masks of a run with a student depend on: the key of those without one, and all settings of the student."""
-    return key_of([key, hashed(settings.student)])
+    return _of_turns(key_of([key, hashed(settings.student)]), _few_of_each(settings, classes))
+
+
+def of_class(key: str, number: int, classes: int) -> str:
+    """The key of what class `number` has of its own, as a threshold: by its number, because its name may be corrected."""
+    return key if classes <= 1 else key_of([key, number])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from coinseg.config.schema import Settings, StudentSettings
-from coinseg.data.slices.dataset import TrainingSlices
+from coinseg.data.slices.dataset import TrainingSlices, in_turns, turns
 from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks, ReviewedMasks
 from coinseg.errors import memory_for
 from coinseg.networks.unet import Student, build_student, for_inference, load_student
@@ -126,13 +126,14 @@ def _joined(examples: Sequence[Examples]) -> Examples | None:
 
 
 def _of_class(
-    taught: Sequence[Taught], number: int, size: int, with_lesions: bool, settings: StudentSettings, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """`size` images (B, C, S, S) and targets (B, K, S, S): half with pseudo-masks of a class, half without it."""
-    one, half = taught[number], size // 2
-    pseudo_masks, lesions, side = one.pseudo_masks, one.lesions if with_lesions else None, one.slices.store.size
+    taught: Sequence[Taught], number: int, share: tuple[int, int], with_lesions: bool, settings: StudentSettings,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Images (B, C, S, S) and targets (B, K, S, S): `share` says how many have pseudo-masks of a class, how many are without."""
+    one, (half, without) = taught[number], share
+    pseudo_masks, lesions, side, size = one.pseudo_masks, one.lesions if with_lesions else None, one.slices.store.size, sum(share)
     chosen = rng.choice(len(pseudo_masks.indices), half)
-    normals = rng.choice(pseudo_masks.normals, size - half)
+    normals = rng.choice(pseudo_masks.normals, without)
     indices = np.concatenate([pseudo_masks.indices[chosen], normals])
     target = torch.zeros(size, len(taught), side, side)
     for other in set(range(len(taught))) - {number}:
@@ -140,7 +141,9 @@ def _of_class(
     target[:half, number] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
     image = one.slices.batch(indices).image
     if lesions:
-        count = round(len(normals) * settings.synthetic_lesions)
+        count = round(without * settings.synthetic_lesions)
+        if without == 1 and len(taught) > 1:  # else the share of one image would always be none, or all
+            count = int(rng.random() < settings.synthetic_lesions)
         picked = rng.choice(len(lesions.images), count)
         drawn = slice(half, half + count)
         image[drawn], target[drawn] = lesions.images[picked], IGNORED
@@ -160,11 +163,15 @@ def _known(taught: Taught, rows: np.ndarray) -> np.ndarray:
 
 
 def _batch(
-    taught: Sequence[Taught], with_lesions: bool, settings: StudentSettings, rng: np.random.Generator
+    taught: Sequence[Taught], with_lesions: bool, settings: StudentSettings, rng: np.random.Generator, step: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, C, S, S) and targets (B, K, S, S), augmented; every class draws its share."""
+    """Images (B, C, S, S) and targets (B, K, S, S), augmented; every class draws its share, or its turn in this step."""
     sizes = [(settings.batch + len(taught) - 1 - number) // len(taught) for number in range(len(taught))]
-    parts = [_of_class(taught, number, size, with_lesions, settings, rng) for number, size in enumerate(sizes) if size]
+    shares = [(size // 2, size - size // 2) for size in sizes]
+    if in_turns(len(taught), settings.batch):
+        drawn = [(number, label) for number, label, _ in turns(len(taught), settings.batch, step)]
+        shares = [(drawn.count((number, 1)), drawn.count((number, 0))) for number in range(len(taught))]
+    parts = [_of_class(taught, number, share, with_lesions, settings, rng) for number, share in enumerate(shares) if any(share)]
     return augment(torch.cat([image for image, _ in parts]), torch.cat([target for _, target in parts]))
 
 
@@ -184,7 +191,7 @@ def train_student(
         report: progress.
     """
     s, fabric, channels = settings.student, make_fabric(settings.engine), len(lessons[0].slices.store.channels)
-    stage = Stage(folder, student_key(settings, teacher), settings.engine.logger)
+    stage = Stage(folder, student_key(settings, teacher, len(lessons)), settings.engine.logger)
     if stage.finished():
         taught_before = stage.facts(taught=bool)["taught"]
         return load_student(stage.file(WEIGHTS), s.networks, channels, len(lessons)) if taught_before else None
@@ -192,12 +199,11 @@ def train_student(
     network = build_student(s.networks, channels, len(lessons))
     trusted_masks = [collect_pseudo_masks(lesson.slices, lesson.masks, s, lesson.reviewed) for lesson in lessons]
     found = [with_reviewed(masks, one.slices, one.reviewed) for one, masks in zip(lessons, trusted_masks, strict=True)]
-    trusted, abnormal = (
-        sum(len(one.indices) for one in trusted_masks),
-        sum(int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons),
-    )
+    abnormal = [int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons]
+    each = [{"trusted": len(one.indices), "abnormal": count} for one, count in zip(trusted_masks, abnormal, strict=True)]
     enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
-    facts = {"trusted": trusted, "abnormal": abnormal, "taught": enough}
+    facts: dict[str, Any] = {name: sum(one[name] for one in each) for name in ("trusted", "abnormal")} | {"taught": enough}
+    facts |= {"classes": each} if len(each) > 1 else {}
     if not enough:
         stage.resume()  # what another key has left goes
         stage.finish(nn.Identity(), WEIGHTS, "student.lr", **facts)
@@ -216,7 +222,7 @@ def train_student(
             network.branch()
             cast(Student, averaged.module).branch()
         rng = random_stream(Stream.STUDENT_BATCH, settings.seed, number)
-        batches = [_batch(taught, i % 2 == 1, s, rng) for i in range(s.networks if number >= branch else 1)]
+        batches = [_batch(taught, i % 2 == 1, s, rng, number) for i in range(s.networks if number >= branch else 1)]
         images, targets = (torch.stack(part) for part in zip(*batches, strict=True))
         outputs = zip(trained(images.to(fabric.device)), targets.to(fabric.device), strict=True)
         losses = [student_loss(logits, target, 0.0 if i % 2 else s.per_image) for i, (logits, target) in enumerate(outputs)]

@@ -107,6 +107,10 @@ def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | Non
         required, do = "folders by class, or all in one class", "leave out one of them"
         raise UserError("data.classes and data.abnormal are both given", required, do)
     names = asked_names(settings.classes, there, f"{root} (folders)")
+    ends = [PurePath(name).name.casefold() for name in names]
+    if twice := next((name for name, end in zip(names, ends, strict=True) if ends.count(end) > 1), None):
+        got = f"data.classes names two folders {PurePath(twice).name}"
+        raise UserError(got, "folders with names of their own, which are those of the classes", "rename one, or name one")
     normal = [existing(root, name) for name in settings.normal]
     normal = normal or [folder for name in there if name.lower() in NORMAL and name not in names for folder in there[name]]
     parts = [part.name for part in by_name(root, _PARTS) if any(part in f.parents for name in names for f in there[name])]

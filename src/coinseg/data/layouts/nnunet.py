@@ -16,6 +16,7 @@ from coinseg.types import Cohort
 
 from .dataset_json import Description, describe, described_cohort
 from .label_maps import MapScan
+from .sequence_names import numbered
 from .shared import composed, few, visible
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -44,7 +45,8 @@ def list_nnunet(root: Path, settings: DataSettings) -> Cohort:
     for case, numbers in sorted(channels.items()):
         image, *others = [images / f"{case}_{number:04}{about.ending}" for number in (first, *further) if number in {0, *numbers}]
         scans.append(MapScan(case, image, label := labels / f"{case}{about.ending}", label, tuple(others)))
-    sequences = tuple(about.channels.get(number, f"channel {number}") for number in (first, *further)) if further else ()
+    # The names say how nnU-Net normalises, so two channels may have one.
+    sequences = numbered(about.channels.get(number, f"channel {number}") for number in (first, *further)) if further else ()
     return described_cohort("nnunet", root, settings, about, scans, problems, sequences)
 
 

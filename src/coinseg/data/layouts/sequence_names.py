@@ -67,6 +67,20 @@ def common_sequences(names: Mapping[Path, str]) -> tuple[tuple[str, ...], list[s
     return (), [f"files of {len(several)} names ({few(several, 3)}) {what}"]
 
 
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of channels of which no two are alike: the second MR is "MR #2". `plain_name` takes that off again."""
+    found: list[str] = []
+    for name in names:
+        count = sum(plain_name(other) == name for other in found) + 1
+        found.append(name if count == 1 else f"{name} #{count}")
+    return tuple(found)
+
+
+def plain_name(name: str) -> str:
+    """Return the name that `numbered` was given."""
+    return re.sub(r" #\d+$", "", name)
+
+
 def further_channels(header: Sequence[str], first: str) -> tuple[str, ...]:
     """Return the columns of further channels, beside the first one: file_2, file_3 by number, or file_t1ce by sequence."""
     named = [column for column in header if is_sequence(column.removeprefix(f"{first}_")) and column.startswith(f"{first}_")]

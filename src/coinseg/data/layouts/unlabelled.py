@@ -7,6 +7,7 @@ s7/segmentations/NAME.nii.gz as the program TotalSegmentator leaves them beside 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -20,6 +21,7 @@ from .folders import apart
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .registry import LAYOUTS
 from .sequence_names import split_name
+from .sequences import fits_sequences
 from .shared import few, files_in, is_value, lies_inside, place_of, safe_id, without_suffix
 from .table_classes import PREFIXES
 from .totalsegmentator import masks_named
@@ -67,7 +69,8 @@ def scans_in(
         raise UserError(f"{source} holds no image or volume", needed, "mend the path")
     of_path = {case.image: case for case in kept}
     kept = [of_path[path] for path in sorted(of_path)]
-    return ToSegment(tuple(kept), tuple(_left(source, layout, kept) if source.is_dir() else ()))
+    lines = _left(source, layout, kept) if source.is_dir() else []
+    return ToSegment(tuple(kept), (*lines, *(_each_alone(source) if layout == "files" and not channels else ())))
 
 
 def cases_of(source: Path) -> tuple[str, Sequence[Case]]:
@@ -127,6 +130,9 @@ def _listed(
 
 def _with_channels(source: Path, sequences: Sequence[str], cases: Sequence[Case], channels: Sequence[str]) -> list[Case]:
     """The cases with the images that a run was trained on, in its order; `UserError` where some have others."""
+    if len(set(channels)) < len(channels):  # as runs on nnU-Net data once had them
+        got = f"the run has two channels of one name ({few(channels)}): which image of a case is which is not known"
+        raise UserError(got, "channels with names of their own", "train it again")
     if missing := [name for name in channels if name not in sequences]:
         got = f"the cases of {source} have the images {few(sequences)}, without {few(missing)}"
         raise UserError(got, f"those of the training: {few(channels)}", "name them like those, or use another run")
@@ -175,6 +181,16 @@ def _named_beside(path: Path, place: PurePath, names: Sequence[str], settings: D
 def _is_mask(root: Path, path: Path, folders: Sequence[str] | set[str]) -> bool:
     parts = [part.lower() for part in path.relative_to(root).parts[:-1]]
     return any(part in folders or part.startswith(PREFIXES) for part in parts)
+
+
+def _each_alone(root: Path) -> list[str]:
+    """The line about several images of one scan for a run on one image of it: which of them it was trained on is not known."""
+    if not fits_sequences(root):
+        return []
+    with suppress(UserError):  # they are no data to learn from, and need not be
+        if names := sequences_in(root):
+            return [f"images of one scan ({few(names)}) are segmented each by itself: look at those alone that the run is for"]
+    return []
 
 
 def _left(root: Path, layout: str, cases: Sequence[Case]) -> list[str]:

@@ -69,11 +69,11 @@ def read_colour(path: Path) -> np.ndarray | None:
         return None if (colour == colour[..., :1]).all() else np.ascontiguousarray(colour)
 
 
-def require_size(mask: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
-    """Raise `UserError` unless the size of a mask is the shape (H, W) of its image."""
+def require_size(path: Path, size: tuple[int, int], shape: tuple[int, int], what: str = "mask") -> None:
+    """Raise `UserError` unless the size of a mask, or of `what` else there is of an image, is the shape (H, W) of that."""
     if size != tuple(shape):
-        got = f"mask {mask} has {size[0]} x {size[1]} pixels (H x W) and its image {shape[0]} x {shape[1]}"
-        raise UserError(got, "the same size", "draw the mask on the image itself")
+        got = f"{what} {path} has {size[0]} x {size[1]} pixels (H x W) and its image {shape[0]} x {shape[1]}"
+        raise UserError(got, "the same size", "draw the mask on the image itself" if what == "mask" else "resample it")
 
 
 def write_image_mask(path: Path, mask: SliceMask, overwrite: bool = False) -> None:

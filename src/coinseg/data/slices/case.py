@@ -20,6 +20,8 @@ from . import intensity
 from .channels import GREY, are_colour
 from .crop import Box, Cut, cuts
 
+BLACKS = 8  # grey values of pixels whose red, green and blue are 0 or 1 of 255 each
+
 
 @dataclass(frozen=True)
 class CaseMasks:
@@ -195,8 +197,12 @@ def limits_of(scan: np.ndarray, kind: str, channels: Sequence[str] = GREY) -> li
 
 def require_bytes(scan: np.ndarray, kind: str) -> None:
     """Raise `UserError` where `kind` is "8bit" and a scan has values that no 8-bit image has."""
-    if kind == "8bit" and not (scan.min() >= 0 and scan.max() <= 255):
-        got = f"an image with values from {scan.min():g} to {scan.max():g}, and data.intensity is 8bit"
+    if kind != "8bit":
+        return
+    low, high = scan.min(), scan.max()
+    # In [0, 1] it would be black; of bytes 0 and 1 in colour there are no more luminances than `BLACKS`.
+    if not (low >= 0 and high <= 255) or (high <= 1 and scan.dtype.kind == "f" and len(np.unique(scan.round(4))) > BLACKS):
+        got = f"an image with values from {low:g} to {high:g}, and data.intensity is 8bit"
         raise UserError(got, "values from 0 to 255", "set data.intensity to percentile, or save all images with 8 bits")
 
 

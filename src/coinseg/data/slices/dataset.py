@@ -17,6 +17,7 @@ from .store import SliceStore
 from .synthetic_anomaly import inject
 
 SEED_OF_CLASS = 7919  # between the seeds of the batches of classes that are trained together
+ROOM = 2  # images of each class that a batch needs room for: one with the class and one without
 UNKNOWN = -1  # the label of a held-out slice that only its scan has a label for, and no mask decides
 
 
@@ -126,11 +127,25 @@ class TrainingSlices:
         return random_stream(Stream.EPOCH_ORDER, self.seed, epoch).permutation(len(self)) if kept is None else kept
 
 
+def in_turns(classes: int, size: int) -> bool:
+    """Return whether a batch of `size` images has no room for `ROOM` of each of several classes."""
+    return classes > 1 and size < ROOM * classes
+
+
+def turns(classes: int, size: int, step: int) -> list[tuple[int, int, int]]:
+    """Return whose turn each image of a small batch is: the class, whether the image has it, 0 or 1, and how many it drew before.
+
+    Steps go on where the last one ended, so that every class is drawn as often as any other, and as often with as without it.
+    """
+    places = range(step * size, (step + 1) * size)
+    return [(at // ROOM % classes, at % ROOM, at // (ROOM * classes) * ROOM + at % ROOM) for at in places]
+
+
 class JointSlices:
     """The slices of one side for the joint training of K classes, of which an image may have several.
 
-    Every class draws its share of a batch, half of it images that have the class. Arguments as in `TrainingSlices`; an index is
-    (number of the class, row of the store).
+    Every class draws its share of a batch, half of it images that have the class; where batches are too small for that, classes
+    take turns. Arguments as in `TrainingSlices`; an index is (number of the class, row of the store).
     """
 
     def __init__(self, store: SliceStore, anomaly: AnomalySettings, seed: int, side: int = TRAINING) -> None:
@@ -140,13 +155,26 @@ class JointSlices:
 
     def indices_of_step(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
         """Return the indices of a training step, (size, 2), and the largest epoch; see `TrainingSlices.indices_of_step`."""
+        if in_turns(len(self.views), size):
+            return self._in_turns(step, size, balanced)
         chosen, epochs = [], []
         for number, view in enumerate(self.views):
             share = (size + len(self.views) - 1 - number) // len(self.views)
-            indices, epoch = view.indices_of_step(step, share, balanced) if share else (np.zeros(0, np.int64), 0)
+            indices, epoch = view.indices_of_step(step, share, balanced)
             chosen.append(np.stack([np.full(share, number), view.rows[indices]], axis=1))
             epochs.append(epoch)
         return np.concatenate(chosen), max(epochs)
+
+    def _in_turns(self, step: int, size: int, balanced: bool) -> tuple[np.ndarray, int]:
+        """The same of a batch without room for every class; without `balanced` an image has its class or not, as it comes."""
+        chosen, epochs = [], []
+        for number, label, before in turns(len(self.views), size, step):
+            view = self.views[number]
+            pair = view.balances(balanced)
+            indices, epoch = view.indices_of_step(step, ROOM, True) if pair else view.indices_of_step(before, 1, False)
+            chosen.append((number, view.rows[indices[label if pair else 0]]))
+            epochs.append(epoch)
+        return np.array(chosen, np.int64), max(epochs)
 
     def batch(self, indices: np.ndarray, epoch: int = 0, regions: bool = False) -> Batch:
         """Return slices by their indices (B, 2); `regions` adds organ and background."""

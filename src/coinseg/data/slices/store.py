@@ -114,7 +114,7 @@ class SliceStore:
         known = np.where(columns["label"] < 0, LEFT_OUT, self.index["split"])
         view.index, view.drawn, view.number = self.index | columns | {"split": known}, {}, number
         view.meta = self.meta | {"contents": key_of([self.meta["contents"], number])}
-        view._views = ()
+        view._views, view.classes = (), ()
         return view
 
     def with_views(self, views: Sequence[SliceStore]) -> SliceStore:
@@ -147,9 +147,9 @@ class SliceStore:
 
     def truth(self) -> np.ndarray:
         """(slices, size, size) 0/1 lesion masks, for scoring only; meaningful where `index["truth"]` is 1."""
-        if not self.classes:
+        if not (classes := self.meta["classes"]):
             return self._map("truth.bin", "uint8")
-        every = self._map("truth.bin", "uint8", len(self.classes))
+        every = self._map("truth.bin", "uint8", len(classes))
         return every.max(1) if self.number is None else every[:, self.number]
 
     def chains(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
