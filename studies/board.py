@@ -34,7 +34,7 @@ from coinseg.inference.predictor import Predictor
 from coinseg.metrics.overlap import classification_scores, mean_dice, pooled_iou
 from coinseg.parts.base import Learning
 from coinseg.parts.patchcore import IMAGES, PatchCore, memory_bank
-from coinseg.pipeline.run import Run, job_of, train_classes
+from coinseg.pipeline.run import Run, job_of, prepare_slices, train_classes
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.stage import silent
 from coinseg.runtime.streams import Stream, random_stream
@@ -49,7 +49,7 @@ def sides(space: Workspace, fifth: str) -> Iterator[tuple[str, ScoredSlices]]:
     if fifth != "test":
         data_ = replace(space.settings.data, held_out="validation")
         space = replace(space, root=space.root / fifth, settings=replace(space.settings, data=data_))
-    store = job_of(space).store
+    store = prepare_slices(space)  # which tiles of labelled images are trained on does not matter here
     for name, view in zip(store.classes or ("",), store.views, strict=True):
         yield name, ScoredSlices(view, space.settings.anomaly, space.settings.seed, VALIDATION)
 

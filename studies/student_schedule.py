@@ -1,4 +1,4 @@
-"""How the student's steps are spent: networks apart, in turn, smaller images first, other rates; over the same pairs and pseudo-masks.
+"""How the student's steps are spent: networks apart, in turn, smaller images first, other rates; over the same pairs and masks.
 
     python studies/faster.py DATA WORK SET SEED default                   the run whose pairs are taken
     python studies/student_schedule.py DATA WORK SET SEED PLAN...         rows in WORK/student_schedule.json
