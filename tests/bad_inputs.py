@@ -473,9 +473,7 @@ def reviewed(*words: str, digest: str | None = None, case: str = "elsewhere") ->
     def make(root: Path) -> Words:
         EXAMPLES["folders"].make(root / "data")
         store = Store(root / "reviews")
-        store.list_cases(
-            [CaseRecord(case, case, f"{case}.png", False, numbers={"sha256": digest} if digest else {})]
-        )
+        store.list_cases([CaseRecord(case, case, f"{case}.png", False, numbers={"sha256": digest} if digest else {})])
         store.keep_draft(case, np.zeros((1, 4, 4), bool))
         store.decide(case, "ann", "rejected", None)
         store.close()
