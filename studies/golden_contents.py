@@ -30,15 +30,15 @@ LEFT_OUT = re.compile(
     "key|contents|seconds.*|time|timings_s|training_s|scoring_s|created|trained|trained_with|coinseg|versions?|command|path|"
     "source|model|accuracy_threshold|trained_on|distribution|distance|doubtful|doubts|out_of_distribution|iou_all_images|"
     "format|(abnormals|normals)_marked|scans_(ab)?normal|verdict|mask_table_sha256|warnings|null_because|sha256|channels|classes|twins|feet_first|"
-    "images_per_s|memory_gb|proposals"
+    "images_per_s|memory_gb|proposals|reviewed"
 )
 """Keys and columns that are hashes of settings, times, versions or places; of a model the hashes of its files.
 The threshold that an accuracy was computed with stands beside it since the key of f leaves it out. `trained_on` and what follows:
-what is said of a run and of its inputs since the faults of issue "nothing wrong without a word" were mended. The last two: speed
-and memory, which the log has."""
+what is said of a run and of its inputs since the faults of issue "nothing wrong without a word" were mended. The last ones: speed
+and memory, which the log has, and the reviewed masks of a manifest, which there were none of."""
 FILES_LEFT_OUT = {
     "checksums.json", "key.txt", "confidence.json", "threads.json", "checkpoint.pt", "took.txt", "outputs.sha256",
-    "cases.html", "review.csv",
+    "cases.html", "review.csv", "MODEL_CARD.md",
 }  # fmt: skip
 SOFT = "~"
 """How an item begins that is reported where it differs, and is no difference: names of tensors, and settings."""
