@@ -500,8 +500,9 @@ def test_without_a_mouse_and_a_key_pressed_twice(browser: Any, serve: Callable[.
             page.evaluate(f"() => document.querySelectorAll('#cases li')[{number}].focus()")
             page.keyboard.press("Enter")
             until(page, f"() => desk.state().key === desk.queue.rows[{number}].key && desk.view.parts && desk.view.mask")
-        for _ in range(3):  # the next case, which nobody has seen, is not decided
-            page.keyboard.press("a")
+        # The next case, which nobody has seen, is not decided: all three before it can be there.
+        press = "document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'a', bubbles: true }))"
+        page.evaluate(f"() => {{ {press}; {press}; {press}; }}")
         until(page, "() => desk.state().id !== 's00.nii.gz' && desk.view.parts")
         page.wait_for_timeout(300)
         decided = "() => desk.queue.rows.filter((row) => row.state !== 'open').map((row) => row.id)"
@@ -511,8 +512,11 @@ def test_without_a_mouse_and_a_key_pressed_twice(browser: Any, serve: Callable[.
 def test_of_a_case_that_cannot_be_read_nothing_is_shown_or_decided(
     browser: Any, folder: Path, serve: Callable[..., Server]
 ) -> None:
-    with page_of(browser, serve(), quiet=False) as page:
-        (folder.parent / "scans" / "s01.nii.gz").rename(folder.parent / "elsewhere.nii.gz")
+    server = serve()
+    (folder.parent / "scans" / "s01.nii.gz").rename(
+        folder.parent / "elsewhere.nii.gz"
+    )  # before the page reads the next case ahead
+    with page_of(browser, server, quiet=False) as page:
         page.evaluate("() => [...document.querySelectorAll('#cases li')].find((item) => item.title.startsWith('s01')).click()")
         until(page, "() => document.getElementById('toast').textContent.includes('s01.nii.gz is gone')")
         page.keyboard.press("r")

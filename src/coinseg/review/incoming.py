@@ -54,13 +54,23 @@ def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Dra
 
 def read_elsewhere(file: Path, draft: Draft, shape: tuple[int, int, int]) -> np.ndarray:
     """Read a mask that was corrected elsewhere; `UserError` where it does not lie on the grid of the case, or is no mask."""
-    for what, other in (("scan", draft.image), ("confidence", draft.confidence)):
-        if other is not None and other.is_file() and cmp(file, other, shallow=False):
-            raise UserError(f"{file} is the {what} itself", "a mask of it", "choose the folder or file of the mask")
+    if _are_alike(file, draft.image):
+        raise _is_no_mask(file, "scan")
     if draft.record.volume and (count := len(labels_of_volume(file))) > MOST_LABELS:
         got = f"{file} has {count} different values, as scans and maps have"
         raise UserError(got, f"a mask, which has {MOST_LABELS} at most", "choose the folder or file of the mask")
-    return read_region_of(file, read_geometry(draft.image) if draft.record.volume else None, shape)
+    mask = read_region_of(file, read_geometry(draft.image) if draft.record.volume else None, shape)
+    if mask.any() and draft.confidence is not None and _are_alike(file, draft.confidence):  # empty, both may be the same bytes
+        raise _is_no_mask(file, "confidence")
+    return mask
+
+
+def _is_no_mask(file: Path, what: str) -> UserError:
+    return UserError(f"{file} is the {what} itself", "a mask of it", "choose the folder or file of the mask")
+
+
+def _are_alike(file: Path, other: Path) -> bool:
+    return other.is_file() and cmp(file, other, shallow=False)
 
 
 def _require_upright(file: Path, mask: np.ndarray, draft: np.ndarray) -> None:
