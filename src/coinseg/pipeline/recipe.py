@@ -44,7 +44,7 @@ from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
-from coinseg.training.keys import classes_of, of_class, result_key, with_student
+from coinseg.training.keys import class_count, class_key, result_key, with_student
 from coinseg.training.pseudo_masks import LEAST, Masks, most_masks
 from coinseg.training.student import Lesson, train_student
 
@@ -121,7 +121,7 @@ def build(job: Job) -> Predictor | ClassPredictors:
     f, generator = train_pair(job)
     key = job.key(result_key(job.store, job.settings, f))
     jobs = job.classes
-    predictors = [_without_student(one, f, generator, i, of_class(key, i, len(jobs))) for i, one in enumerate(jobs)]
+    predictors = [_without_student(one, f, generator, i, class_key(key, i, len(jobs))) for i, one in enumerate(jobs)]
     if has_student(job.settings):
         predictors = _with_student(job, predictors, key)
     known = _distribution(jobs, f, predictors[0].explainer.device, job.root, key)
@@ -212,7 +212,7 @@ def train(
 
 def _threshold(job: Job, explainer: Explainer, key: str) -> dict[str, Any]:
     """The contents of threshold.json, chosen anew where it is of another key."""
-    key = with_student(key, job.settings, classes_of(job.store)) if has_student(job.settings) else key
+    key = with_student(key, job.settings, class_count(job.store)) if has_student(job.settings) else key
     file = job.folder(THRESHOLD)
     if file is not None and file.exists() and (kept := read_record(file, CHOSEN))["key"] == key:
         return dict(kept)
@@ -245,7 +245,7 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     few = any(most_masks(one.taught_slices, next(iter(one.reviewed), None)) < LEAST for one in jobs)
     pairs = [] if few else other_pairs(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
-    keys = [of_class(key, number, len(jobs)) for number in range(len(jobs))]
+    keys = [class_key(key, number, len(jobs)) for number in range(len(jobs))]
     taught = [_learning(*parts) for parts in zip(jobs, firsts, others, keys, strict=True)]
     lessons = [_lesson(one, learning, masks) for one, (learning, masks) in zip(jobs, taught, strict=True)]
     student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
@@ -275,7 +275,7 @@ def _learning(one: Job, first: Predictor, others: Sequence[Explainer], key: str)
     def classify(settings: Settings, folder: Path | None, name: str) -> nn.Module:
         return train_classifier(one.store, settings, folder, partial(_report_of, one.report, name))
 
-    student_key, probability = with_student(key, one.settings, classes_of(one.store)), ensemble.probability
+    student_key, probability = with_student(key, one.settings, class_count(one.store)), ensemble.probability
     learning = Learning(slices, one.settings, student_key, one.root, one.report, classify, probability, first.masks)
     return learning, ensemble.pseudo_masks
 

@@ -40,7 +40,7 @@ from coinseg.runtime.stage import Report, Stage, silent
 from coinseg.runtime.threads import keep_threads
 from coinseg.training.classifier import scores_kept
 from coinseg.training.instance_selection import INHERITED, select_instances
-from coinseg.training.keys import classes_of, result_key, with_student
+from coinseg.training.keys import class_count, result_key, with_student
 from coinseg.types import Cohort
 
 from . import recipe
@@ -189,7 +189,7 @@ def train_classes(work: Workspace) -> dict[str, Run]:
     for number, (name, predictor) in enumerate(predictors_of(trained).items()):
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
         key = job.key(result_key(view, work.settings, predictor.f))
-        key = with_student(key, work.settings, classes_of(job.store)) if recipe.has_student(work.settings) else key
+        key = with_student(key, work.settings, class_count(job.store)) if recipe.has_student(work.settings) else key
         reviews = NO_REVIEWS
         if job.reviewed:
             left_out = int((view.index["split"][job.reviewed[number].rows] == LEFT_OUT).sum())

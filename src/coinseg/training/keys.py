@@ -68,7 +68,7 @@ def _of_turns(key: str, with_turns: bool) -> str:
     return key_of([key, "turns"]) if with_turns else key
 
 
-def classes_of(store: SliceStore) -> int:
+def class_count(store: SliceStore) -> int:
     """How many classes share the generator whose maps are those of a store or of a view of it."""
     return len(store.meta.get("classes", ()))
 
@@ -85,7 +85,7 @@ def coin_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
     for value in f.state_dict().values():
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())  # contiguous: the memory format does not count
     key = stage_key("generator", settings, contents=store.meta["contents"], f=digest.hexdigest())
-    return _of_turns(key, in_turns(classes_of(store), settings.coin.batch))
+    return _of_turns(key, in_turns(class_count(store), settings.coin.batch))
 
 
 def result_key(store: SliceStore, settings: Settings, f: nn.Module) -> str:
@@ -109,6 +109,6 @@ def with_student(key: str, settings: Settings, classes: int = 1) -> str:
     return _of_turns(key_of([key, hashed(settings.student)]), _few_of_each(settings, classes))
 
 
-def of_class(key: str, number: int, classes: int) -> str:
+def class_key(key: str, number: int, classes: int) -> str:
     """The key of what class `number` has of its own, as a threshold: by its number, because its name may be corrected."""
     return key if classes <= 1 else key_of([key, number])

@@ -1,6 +1,6 @@
 """`data.size auto` and `data.tile auto`: numbers chosen from native sizes, device, memory and the time there is.
 
-The work of a run grows with the pixels of its squares: the default recipe takes about an hour at 96 x 96 on one CPU core
+The work of a run grows with the pixels of its squares: the default recipe takes most of an hour at 96 x 96 on one CPU core
 (docs/guide/settings.md). On a GPU it is the 256 x 256 of the thesis. Where the time is too short for the smallest square, the
 recipe is a lighter one.
 """
