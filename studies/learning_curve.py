@@ -121,7 +121,8 @@ def measure(source: Path, work: Path, name: str, seed: int) -> Iterator[dict[str
         for chosen, order in orders.items():
             begun = time.process_time()
             lesson = Lesson(slices, masks, reviewed=reviewed(truth, order[:count]))
-            student = train_student([lesson], settings, f"{chosen} {count}", space.root / "students" / f"{chosen}-{count}")
+            folder = space.root / "students" / f"{chosen}-{count}"
+            student = train_student([lesson], settings, f"{chosen} {count}", folder)[0]
             if student is None:
                 raise SystemExit("too few masks for a student")
             yield read(chosen, count, rebuilt(run.predictor, student=student), begun)

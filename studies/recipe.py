@@ -207,7 +207,7 @@ def ceiling(run: Run) -> nn.Module:
         return np.stack([true[image.numpy().tobytes()] for image in images]), np.ones(len(images))
 
     plain = replace(settings, student=replace(settings.student, synthetic_lesions=0.0))
-    student = train_student([Lesson(slices, masks)], plain, "truth", run.work.root / "ceiling")
+    student = train_student([Lesson(slices, masks)], plain, "truth", run.work.root / "ceiling")[0]
     if student is None:
         raise SystemExit("too few masks for the ceiling")
     return student

@@ -15,10 +15,14 @@ from PIL import Image
 
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.intensity import signed
 from coinseg.data.slices.split import LEFT_OUT, VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
+from coinseg.data.slices.student_data import PseudoMasks
 from coinseg.errors import UserError
+from coinseg.export.to_onnx import write_onnx
+from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
 from coinseg.parts.base import Learning
@@ -91,10 +95,39 @@ def test_parts_of_a_class_have_a_key_of_its_number(tmp_path: Path, monkeypatch: 
     settings = settings_of(steps=1, networks=1, imagenet_steps=0, trust=0.0)
     store = store_of(written(tmp_path / "data", [(i % 2, i // 2 % 2) for i in range(24)]), settings, tmp_path / "slices")
     asked: list[Learning] = []
-    monkeypatch.setattr(recipe, "train_student", lambda *words: None)
+    monkeypatch.setattr(recipe, "train_student", lambda *words: [None, None])
     monkeypatch.setattr(recipe, "_lesson", lambda one, learning, masks: asked.append(learning))
     build(Job(store, settings))
     assert len({learning.key for learning in asked}) == 2
+
+
+def test_a_class_with_too_few_masks_has_no_student_and_the_others_keep_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn_from_few(monkeypatch)
+    monkeypatch.setattr("coinseg.training.student.LEAST", 4)
+
+    def whole_images(slices: TrainingSlices, *rest: Any) -> PseudoMasks:
+        normals, abnormal = (np.flatnonzero(slices.labels() == label) for label in (0, 1))
+        return PseudoMasks(abnormal, np.ones((len(abnormal), *[slices.store.size] * 2), np.uint8), normals)
+
+    monkeypatch.setattr("coinseg.training.student.collect_pseudo_masks", whole_images)
+    settings = settings_of(steps=1, networks=1, imagenet_steps=0)
+    data_ = written(tmp_path / "data", [(int(i < 3), i // 2 % 2) for i in range(24)])
+    root = tmp_path / "run"
+    trained = build(Job(store_of(data_, settings, root / "slices"), settings, root))
+    assert isinstance(trained, ClassPredictors)
+    assert {name: one.has_student for name, one in trained.of.items()} == {"disc": False, "square": True}
+    loaded = load(root)
+    assert isinstance(loaded, ClassPredictors)
+    images = torch.rand(4, 1, *[settings.data.side] * 2) * 2 - 1
+    for name, one in trained.of.items():
+        other = loaded.of[name]
+        assert other.has_student == one.has_student
+        found, wanted = other.segment_images(images), one.segment_images(images)
+        assert np.array_equal(found.masks, wanted.masks)
+        np.testing.assert_allclose(found.scores.probability, wanted.scores.probability, atol=1e-6)
+    write_onnx(loaded, tmp_path, images)  # compares every class with torch
 
 
 def test_one_of_the_views_of_a_store_is_trained_alone(tmp_path: Path) -> None:
@@ -210,9 +243,9 @@ def test_the_rule_of_a_class_says_how_many_masks_of_it_were_learnt(tmp_path: Pat
     assert rule(None) == "23 of 34 masks"
 
 
-def test_a_rare_class_that_takes_the_student_from_all_is_named(tmp_path: Path) -> None:
-    each = [{"trusted": 3, "abnormal": 4}, {"trusted": 20, "abnormal": 30}]
-    write_record(tmp_path / "student" / "stage.json", {"key": "k", "seconds": 1.0, "taught": False, "classes": each})
+def test_a_class_without_a_student_is_named(tmp_path: Path) -> None:
+    each = [{"trusted": 3, "abnormal": 4, "taught": False}, {"trusted": 20, "abnormal": 30, "taught": True}]
+    write_record(tmp_path / "student" / "stage.json", {"key": "k", "seconds": 1.0, "taught": True, "classes": each})
 
     def lines(number: int | None = 0, has_student: bool = False, settings: Settings | None = None) -> list[str]:
         run: Any = SimpleNamespace(
@@ -221,6 +254,6 @@ def test_a_rare_class_that_takes_the_student_from_all_is_named(tmp_path: Path) -
         )  # fmt: skip
         return run_manifest.without_student(run)
 
-    said = "no student, which all classes share: of pseudo-masks only 3 of disc are trusted, 20 of each class are needed"
-    assert lines() == lines(1) == [f"{said}; masks are coarser"]
-    assert lines(None) == lines(has_student=True) == lines(settings=settings_of()) == []
+    said = "no student for disc: of its pseudo-masks only 3 are trusted, 20 are needed; its masks are coarser"
+    assert lines() == [said]
+    assert lines(None) == lines(1, has_student=True) == lines(settings=settings_of()) == []

@@ -165,7 +165,7 @@ class Stages:
         self.calls.append(("student", lessons, settings, key, folder, report))
         (lesson,) = lessons  # there is one class
         self.examples = lesson.examples("pseudo-masks")
-        return self.student
+        return [self.student]
 
     def of(self, name: str) -> list[tuple[Any, ...]]:
         return [call[1:] for call in self.calls if call[0] == name]

@@ -72,7 +72,7 @@ def test_a_student_is_trained_on_arrays_and_writes_nothing(tmp_path: Path, monke
     slices = TrainingSlices(Dataset(torch.from_numpy(images) / 255, torch.from_numpy(labels)), settings.anomaly, 0)
     steps: list[int] = []
     lesson = Lesson(slices, lambda x: (x[:, 0].numpy() > 0.3, np.ones(len(x))))
-    student = train_student([lesson], settings, report=lambda stage, done, total, values: steps.append(done))
+    student = train_student([lesson], settings, report=lambda stage, done, total, values: steps.append(done))[0]
     assert student is not None
     assert student(torch.zeros(2, 1, 32, 32)).shape == (2, 1, 32, 32)
     assert steps == [1, 2]

@@ -162,7 +162,7 @@ def trained(
         found[:, 8:20, 8:20] = True
         return found, np.ones(len(images))
 
-    found = student.train_student([student.Lesson(slices, masks, examples)], replace(tiny_settings(), student=SETTINGS))
+    (found,) = student.train_student([student.Lesson(slices, masks, examples)], replace(tiny_settings(), student=SETTINGS))
     return found, parts, after
 
 

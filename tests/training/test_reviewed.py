@@ -373,6 +373,6 @@ def test_what_is_said_of_reviewed_masks() -> None:
     (line,) = Learnt(none, "dot", True).said()
     assert line == "not mask-free: the student, which all classes share, learnt no mask reviewed for dot (student.reviewed)"
     assert Learnt(some, "bar", False).said() == [
-        "nothing was learnt from student.reviewed: too few masks are trusted for a student"
+        "nothing was learnt from student.reviewed for bar: too few masks are trusted for a student"
     ]
     assert Learnt(some, "bar", False).counts() is None

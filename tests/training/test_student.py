@@ -219,7 +219,7 @@ def taught(
         learning = learning_of(slices, settings, probability=probability)
         return [SyntheticLesions.examples(learning, pseudo_masks)] if SyntheticLesions.asked_for(settings) else []
 
-    return teaching.train_student([teaching.Lesson(slices, bright, examples)], settings, "t", folder, report)
+    return teaching.train_student([teaching.Lesson(slices, bright, examples)], settings, "t", folder, report)[0]
 
 
 def settings_of(trust: float) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from coinseg.config.schema import AnomalySettings, StudentSettings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import JointSlices, TrainingSlices, in_turns, turns
 from coinseg.data.slices.store import SliceStore
-from coinseg.data.slices.student_data import Examples, PseudoMasks
+from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks
+from coinseg.runtime.records import read_record, write_record
 from coinseg.training import student
 from coinseg.training.keys import classifier_key, coin_key, student_key
 from conftest import tiny_settings
@@ -102,6 +104,62 @@ def test_the_student_sees_masks_of_every_class(monkeypatch: pytest.MonkeyPatch) 
         assert targets.shape == (8, CLASSES, SIDE, SIDE)
     for side in (0, 1):
         assert Counter(number for number, share in shares for _ in range(share[side])) == dict.fromkeys(range(CLASSES), 8)
+
+
+@pytest.mark.parametrize("batch", [8, 3])  # with room for both classes, and where they take turns
+def test_a_class_with_too_few_masks_is_neither_drawn_nor_taught(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    monkeypatch.setattr(student, "augment", lambda image, target: (image, target))
+    taught: list[student.Taught | None] = [*taught_of(3)]
+    taught[1], settings, inside = None, StudentSettings(batch=batch), np.zeros(3)
+    for step in range(24):
+        images, targets = student._batch(taught, False, settings, np.random.default_rng(step), step)
+        assert targets.shape == (len(images), 3, SIDE, SIDE)
+        assert (targets[:, 1] == IGNORED).all()
+        assert (targets[:, 0::2] != IGNORED).any((1, 2, 3)).all()
+        inside += (targets == 1).float().mean((0, 2, 3)).numpy()
+    assert min(inside[0], inside[2]) > 0
+    logits = torch.randn_like(targets).requires_grad_()
+    student.student_loss(logits, targets).backward()
+    assert not logits.grad[:, 1].any()
+    assert logits.grad[:, 0::2].any()
+
+
+def test_a_student_of_two_classes_is_taught_the_one_with_enough_masks(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def lesson(number: int, count: int) -> student.Lesson:
+        slices = TrainingSlices(store_of(2).with_views(two.views).views[number], AnomalySettings(), 0)
+
+        def masks(images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(number)
+            return np.ones((len(images), SIDE, SIDE), bool), np.where(np.arange(len(images)) < count, 1.0, 0.0)
+
+        return student.Lesson(slices, masks)
+
+    two, settings = store_of(2), tiny_settings()
+    settings = replace(settings, student=replace(settings.student, steps=2, batch=4, networks=1))
+    lessons = [lesson(0, 3), lesson(1, 6)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student, "LEAST", 4)
+        rare, common = student.train_student(lessons, settings, "t", tmp_path)
+        first = len(asked)
+        again = student.train_student(lessons, settings, "t", tmp_path)
+        assert len(asked) == first
+        stage = tmp_path / "stage.json"
+        known = read_record(stage, {})
+        # Of an earlier version, that left out all classes because of one: they are asked anew.
+        each = [{"trusted": one["trusted"], "abnormal": one["abnormal"]} for one in known["classes"]]
+        write_record(stage, known | {"taught": False, "classes": each})
+        later = student.train_student(lessons, settings, "t", tmp_path)
+    assert rare is again[0] is later[0] is None
+    x = torch.rand(1, 1, SIDE, SIDE)
+    assert common is not None
+    assert common(x).shape == (1, 1, SIDE, SIDE)
+    for other in (again[1], later[1]):
+        assert other is not None
+        torch.testing.assert_close(other(x), common(x))
+    assert [one["taught"] for one in known["classes"]] == [False, True]
+    assert known["taught"]
 
 
 def test_the_only_image_without_a_class_gets_a_synthetic_lesion_as_often_as_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

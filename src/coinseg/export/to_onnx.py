@@ -133,8 +133,8 @@ def write_onnx(run: Predictor | ClassPredictors, folder: Path, probes: Tensor) -
         inputs = image if classes == 1 else (*image, torch.arange(2))
         generator = _Counterfactual(first.generator, first.settings.coin.conditions)
         _write(generator, folder / "generator.onnx", "counterfactual", inputs)
-    if first.student is not None:
-        _write(whole(first.student), folder / "student.onnx", "logits", image)
+    if student := next((one.student for one in every.values() if one.student is not None), None):
+        _write(whole(student), folder / "student.onnx", "logits", image)
         _write(_Scores([one.image_score for one in every.values()]), folder / "posterior.onnx", "logit", image)
     for name, one in every.items():
         for part in one.parts:

@@ -54,11 +54,13 @@ def save(trained: Predictor | ClassPredictors, root: Path) -> None:
     """Write what `load` needs beside the weights (`weights_of`)."""
     predictors = predictors_of(trained)
     first = next(iter(predictors.values()))
+    with_student = next((one for one in predictors.values() if one.has_student), None)
     preparation, known = first.preparation, first.preparation.trained_on
     of_classes = [{"name": name, **_of_class(predictor)} for name, predictor in predictors.items()]
     write_record(root / MODEL, {
         "schema": SCHEMA, "settings": first.settings.as_dict(), "kind": preparation.kind, "organs": preparation.organs,
-        "window": [preparation.window.low, preparation.window.high], "student": first.has_student, **_of_class(first),
+        "window": [preparation.window.low, preparation.window.high], "student": with_student is not None,
+        **_of_class(with_student or first),
         "trained_on": known and known.as_dict(), "distribution": first.distribution is not None,
         "channels": list(preparation.channels), "classes": [] if isinstance(trained, Predictor) else of_classes,
     })  # fmt: skip
@@ -199,7 +201,7 @@ def _loaded(model: dict[str, Any], root: Path, engine: dict[str, Any], classifie
     def of_class(number: int, one: dict[str, Any], folder: Path) -> Predictor:
         own_f, own_generator = logit_of(f, number, classes), generator_of(generator, number, classes)
         explainer = Explainer(settings, own_f, own_generator, choose_device(settings.engine), one["layer"], depth)
-        if student is None:
+        if student is None or (model["classes"] and one["prior_shift"] is None):  # of several classes a rare one has none
             return replace(Predictor.of(explainer, preparation, one["threshold"]), distribution=fitted)
         scorers = [logit_of(other, number, classes) for other in others]
         named = [part for part in table.PARTS if part.name in one["parts"]]

@@ -15,7 +15,7 @@ _STRIDED = {2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _BOX = {2: F.avg_pool2d, 3: F.avg_pool3d}
 SMALL = 4
-"""Side of the input up to which a layer is computed as it stands: its sums cost less there than what a rewrite does to kernels."""
+"""Side of the input up to which a layer is computed as it stands: its sums cost less than what a rewrite does to kernels."""
 NARROW = 512
 """Products of input and output channels up to which a kernel is widened; above that it stays as it is.
 Both are read off what each form costs (docs/research/speed.md). The form never depends on the batch: an image has the same

@@ -163,7 +163,7 @@ class Measure:
 
         stamps, s, settings = _Stamps(self.clock), self.settings.student, self._short(self.settings, "student", 1 + STEPS)
         slices = TrainingSlices(data, replace(settings.anomaly, kind="none"), settings.seed)
-        student = cast(nn.Module, train_student([Lesson(slices, masks)], settings, report=stamps))
+        student = cast(nn.Module, train_student([Lesson(slices, masks)], settings, report=stamps)[0])
         segmenter = StudentSegmenter(student, (), settings, choose_device(settings.engine))
         draw = lambda x: segmenter.maps(x, ImageScores.of_f(torch.ones(len(x))))
         return stamps.step() * s.batch / self.count(s.batch), draw

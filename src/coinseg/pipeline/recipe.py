@@ -33,7 +33,7 @@ from coinseg.inference.image_score import prior_shift
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
 from coinseg.inference.table import class_folder
-from coinseg.networks.classes import generator_of, logit_of, map_of
+from coinseg.networks.classes import generator_of, logit_of
 from coinseg.networks.classifier import Classifier
 from coinseg.parts.base import Learning, Part
 from coinseg.parts.table import parts_of
@@ -45,7 +45,7 @@ from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.keys import class_count, class_key, result_key, with_student
-from coinseg.training.pseudo_masks import LEAST, Masks, most_masks
+from coinseg.training.pseudo_masks import LEAST, REVIEWED, Masks, most_masks
 from coinseg.training.student import Lesson, train_student
 
 SEEDS_APART = 1_000_003  # between the seeds of the pairs of one ensemble; more than between seeds that people try in turn
@@ -74,7 +74,7 @@ class Job:
 
     def key(self, key: str) -> str:
         """A key of what depends on the reviewed masks too."""
-        return key_of([key, *(one.digest for one in self.reviewed)]) if self.reviewed else key
+        return key_of([key, REVIEWED, *(one.digest for one in self.reviewed)]) if self.reviewed else key
 
     @property
     def classes(self) -> list["Job"]:
@@ -242,19 +242,17 @@ def _with_student(job: Job, firsts: Sequence[Predictor], key: str) -> list[Predi
     """The predictors of the classes with a student and the parts; as they are where too few masks are trusted."""
     jobs = job.classes
     # Then there is no student, whoever makes pseudo-masks.
-    few = any(most_masks(one.taught_slices, next(iter(one.reviewed), None)) < LEAST for one in jobs)
+    few = all(most_masks(one.taught_slices, next(iter(one.reviewed), None)) < LEAST for one in jobs)
     pairs = [] if few else other_pairs(job)
     others = [_of_class(pairs, first, number, len(firsts)) for number, first in enumerate(firsts)]
     keys = [class_key(key, number, len(jobs)) for number in range(len(jobs))]
     taught = [_learning(*parts) for parts in zip(jobs, firsts, others, keys, strict=True)]
     lessons = [_lesson(one, learning, masks) for one, (learning, masks) in zip(jobs, taught, strict=True)]
-    student = train_student(lessons, job.settings, key, job.folder("student"), job.report)
-    if student is None:
-        return list(firsts)
-    predictors = []
-    for number, (first, own, (learning, _)) in enumerate(zip(firsts, others, taught, strict=True)):
-        predictors.append(_with_parts(first, own, learning, map_of(student, number, len(firsts))))
-    return predictors
+    students = train_student(lessons, job.settings, key, job.folder("student"), job.report)
+    return [
+        first if student is None else _with_parts(first, own, learning, student)
+        for first, own, (learning, _), student in zip(firsts, others, taught, students, strict=True)
+    ]
 
 
 def _of_class(

@@ -164,7 +164,7 @@ class Learnt:
         if found is None:
             return []
         if not self.has_student:
-            return ["nothing was learnt from student.reviewed: too few masks are trusted for a student"]
+            return [f"nothing was learnt from student.reviewed{of}: too few masks are trusted for a student"]
         line = f"the student learnt {len(found.rows)} slices of {found.cases} cases reviewed{of} (student.reviewed)"
         line += f", of which {self.left_out} teach nothing else" if self.left_out else ""
         if not found.cases:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from coinseg.config.parsing import teacher_folders
-from coinseg.data.layouts.shared import few
 from coinseg.data.readers.paths import sha256_of
 from coinseg.parts.table import parts_of
 from coinseg.runtime.files import MAX_JSON, key_of
@@ -85,18 +84,13 @@ def threshold_of(run: Run) -> dict[str, Any]:
 
 
 def without_student(run: Run) -> list[str]:
-    """The line that says which of several classes leave all of them without a student; none where there is one."""
+    """The line that says that a class of several has no student, and why; none where it has one."""
     file = run.networks / "student" / "stage.json"
     if run.store.number is None or run.predictor.has_student or not has_student(run.work.settings) or not file.exists():
         return []
-    each = Stage(file.parent, "").facts().get("classes") or []
-    rare = [
-        f"{one['trusted']} of {name}"
-        for name, one in zip(run.store.meta["classes"], each, strict=False)
-        if one["trusted"] < LEAST
-    ]
-    why = f"only {few(rare)} are trusted" if rare else "too few are trusted"
-    return [f"no student, which all classes share: of pseudo-masks {why}, {LEAST} of each class are needed; masks are coarser"]
+    name, each = run.store.meta["classes"][run.store.number], Stage(file.parent, "").facts().get("classes") or []
+    trusted = f"only {each[run.store.number]['trusted']}" if each else "too few"
+    return [f"no student for {name}: of its pseudo-masks {trusted} are trusted, {LEAST} are needed; its masks are coarser"]
 
 
 def build(run: Run, scores: dict[str, Any], masks: dict[str, Any], command: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from coinseg.masks.postprocess import IN_PLANE
 from coinseg.runtime.devices import CHUNK
 
 LEAST = 20  # Pseudo-masks, or synthetic lesions, that are needed at least to learn from them
-REVIEWED = 4  # times that a mask a person reviewed counts as much as a pseudo-mask
+REVIEWED = 16  # times that a mask a person reviewed counts as much as a pseudo-mask (docs/research/reviewed.md)
 Masks = Callable[[Tensor], tuple[np.ndarray, np.ndarray]]
 """Images (B, C, S, S) in [-1, 1] -> masks (B, S, S) bool and confidence (B,) in [0, 1], NaN where f calls the image normal."""
 

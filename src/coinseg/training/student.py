@@ -5,7 +5,7 @@ expert is used. Every second network also learns synthetic lesions (docs/researc
 begin as a copy of the first one, late (study 34).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from coinseg.config.schema import Settings, StudentSettings
 from coinseg.data.slices.dataset import TrainingSlices, in_turns, turns
 from coinseg.data.slices.student_data import IGNORED, Examples, PseudoMasks, ReviewedMasks
 from coinseg.errors import memory_for
+from coinseg.networks.classes import map_of
 from coinseg.networks.unet import Student, build_student, for_inference, load_student
 from coinseg.runtime.devices import make_fabric, to_device
 from coinseg.runtime.stage import Report, Stage, silent
@@ -126,18 +127,20 @@ def _joined(examples: Sequence[Examples]) -> Examples | None:
 
 
 def _of_class(
-    taught: Sequence[Taught], number: int, share: tuple[int, int], with_lesions: bool, settings: StudentSettings,
+    taught: Sequence[Taught | None], number: int, share: tuple[int, int], with_lesions: bool, settings: StudentSettings,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Images (B, C, S, S) and targets (B, K, S, S): `share` says how many have pseudo-masks of a class, how many are without."""
-    one, (half, without) = taught[number], share
+    one, (half, without) = cast(Taught, taught[number]), share
     pseudo_masks, lesions, side, size = one.pseudo_masks, one.lesions if with_lesions else None, one.slices.store.size, sum(share)
     chosen = rng.choice(len(pseudo_masks.indices), half)
     normals = rng.choice(pseudo_masks.normals, without)
     indices = np.concatenate([pseudo_masks.indices[chosen], normals])
-    target = torch.zeros(size, len(taught), side, side)
-    for other in set(range(len(taught))) - {number}:
-        target[:, other] = torch.from_numpy(_known(taught[other], one.slices.rows[indices])).float()
+    target = torch.full((size, len(taught), side, side), float(IGNORED))
+    for other, known in enumerate(taught):
+        if known is not None:
+            wanted = _known(known, one.slices.rows[indices]) if other != number else np.zeros((size, side, side), np.uint8)
+            target[:, other] = torch.from_numpy(wanted).float()
     target[:half, number] = torch.from_numpy(pseudo_masks.targets[chosen]).float()
     image = one.slices.batch(indices).image
     if lesions:
@@ -163,25 +166,27 @@ def _known(taught: Taught, rows: np.ndarray) -> np.ndarray:
 
 
 def _batch(
-    taught: Sequence[Taught], with_lesions: bool, settings: StudentSettings, rng: np.random.Generator, step: int = 0
+    taught: Sequence[Taught | None], with_lesions: bool, settings: StudentSettings, rng: np.random.Generator, step: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Images (B, C, S, S) and targets (B, K, S, S), augmented; every class draws its share, or its turn in this step."""
-    sizes = [(settings.batch + len(taught) - 1 - number) // len(taught) for number in range(len(taught))]
+    """Images (B, C, S, S) and targets (B, K, S, S), augmented; every class taught draws its share, or its turn in this step."""
+    numbers = [number for number, one in enumerate(taught) if one is not None]
+    sizes = [(settings.batch + len(numbers) - 1 - place) // len(numbers) for place in range(len(numbers))]
     shares = [(size // 2, size - size // 2) for size in sizes]
-    if in_turns(len(taught), settings.batch):
-        drawn = [(number, label) for number, label, _ in turns(len(taught), settings.batch, step)]
-        shares = [(drawn.count((number, 1)), drawn.count((number, 0))) for number in range(len(taught))]
-    parts = [_of_class(taught, number, share, with_lesions, settings, rng) for number, share in enumerate(shares) if any(share)]
+    if in_turns(len(numbers), settings.batch):
+        drawn = [(place, label) for place, label, _ in turns(len(numbers), settings.batch, step)]
+        shares = [(drawn.count((place, 1)), drawn.count((place, 0))) for place in range(len(numbers))]
+    drawing = [(number, share) for number, share in zip(numbers, shares, strict=True) if any(share)]
+    parts = [_of_class(taught, number, share, with_lesions, settings, rng) for number, share in drawing]
     return augment(torch.cat([image for image, _ in parts]), torch.cat([target for _, target in parts]))
 
 
 @memory_for("student.batch")
 def train_student(
     lessons: Sequence[Lesson], settings: Settings, teacher: str = "", folder: Path | None = None, report: Report = silent
-) -> nn.Module | None:
-    """Train the student, or load it where it was trained on the same masks; None where too few masks of a class are trusted.
+) -> list[nn.Module | None]:
+    """Train the student, or load it where it was trained on the same masks; it has no part in a class with too few trusted masks.
 
-    The student (its moving average) is in evaluation mode: images (B, C, S, S) in [-1, 1] -> logits (B, K, S, S), K classes.
+    All classes share its networks (their moving averages), in evaluation mode.
 
     Args:
         lessons: one for each class.
@@ -189,27 +194,36 @@ def train_student(
         teacher: key of everything that the masks depend on; not needed without a folder.
         folder: receives model.safetensors, stage.json and stats.jsonl; None writes nothing.
         report: progress.
+
+    Returns:
+        Of each class: images (B, C, S, S) in [-1, 1] -> logits (B, 1, S, S); None where too few masks are trusted.
     """
     s, fabric, channels = settings.student, make_fabric(settings.engine), len(lessons[0].slices.store.channels)
-    stage = Stage(folder, student_key(settings, teacher, len(lessons)), settings.engine.logger)
-    if stage.finished():
-        taught_before = stage.facts(taught=bool)["taught"]
-        return load_student(stage.file(WEIGHTS), s.networks, channels, len(lessons)) if taught_before else None
+    classes = len(lessons)
+    stage = Stage(folder, student_key(settings, teacher, classes), settings.engine.logger)
+    if stage.finished() and (taught_before := taught_classes(stage.facts(), classes)) is not None:
+        network = load_student(stage.file(WEIGHTS), s.networks, channels, classes) if any(taught_before) else None
+        return _of_classes(network, taught_before)
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
-    network = build_student(s.networks, channels, len(lessons))
+    network = build_student(s.networks, channels, classes)
     trusted_masks = [collect_pseudo_masks(lesson.slices, lesson.masks, s, lesson.reviewed) for lesson in lessons]
     found = [with_reviewed(masks, one.slices, one.reviewed) for one, masks in zip(lessons, trusted_masks, strict=True)]
     abnormal = [int((labels_alone(one.slices, one.reviewed) == 1).sum()) for one in lessons]
-    each = [{"trusted": len(one.indices), "abnormal": count} for one, count in zip(trusted_masks, abnormal, strict=True)]
-    enough = all(len(one.indices) >= LEAST and len(one.normals) > 0 for one in found)
-    facts: dict[str, Any] = {name: sum(one[name] for one in each) for name in ("trusted", "abnormal")} | {"taught": enough}
-    facts |= {"classes": each} if len(each) > 1 else {}
-    if not enough:
+    enough = [len(one.indices) >= LEAST and len(one.normals) > 0 for one in found]
+    each = [
+        {"trusted": len(one.indices), "abnormal": count, "taught": right}
+        for one, count, right in zip(trusted_masks, abnormal, enough, strict=True)
+    ]
+    facts: dict[str, Any] = {name: sum(one[name] for one in each) for name in ("trusted", "abnormal")} | {"taught": any(enough)}
+    facts |= {"classes": each} if classes > 1 else {}
+    if not any(enough):
         stage.resume()  # what another key has left goes
         stage.finish(nn.Identity(), WEIGHTS, "student.lr", **facts)
-        return None
-    lesions = [_joined(one.examples(masks)) if s.networks > 1 else None for one, masks in zip(lessons, found, strict=True)]
-    taught = [Taught(one.slices, masks, drawn) for one, masks, drawn in zip(lessons, found, lesions, strict=True)]
+        return _of_classes(None, enough)
+    taught = [
+        Taught(one.slices, masks, _joined(one.examples(masks)) if s.networks > 1 else None) if right else None
+        for one, masks, right in zip(lessons, found, enough, strict=True)
+    ]
     to_device(network, fabric)
     averaged = AveragedModel(network, multi_avg_fn=averaging(EMA), use_buffers=True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
@@ -232,5 +246,22 @@ def train_student(
 
     fit("student", stage, {"network": network, "kept": averaged, "optimiser": optimiser}, step, settings, report)
     result = cast(Student, averaged.module)
-    stage.finish(result, WEIGHTS, "student.lr", **facts, drawn=sum(len(one.images) for one in lesions if one))
-    return for_inference(result)
+    drawn = sum(len(one.lesions.images) for one in taught if one and one.lesions)
+    stage.finish(result, WEIGHTS, "student.lr", **facts, drawn=drawn)
+    return _of_classes(for_inference(result), enough)
+
+
+def taught_classes(facts: Mapping[str, Any], classes: int) -> list[bool] | None:
+    """Which classes a finished student was taught, from its stage.json.
+
+    None where an earlier version left out all classes because one had too few masks: the others can be taught.
+    """
+    each = facts.get("classes", [])
+    if classes > 1 and len(each) == classes and all("taught" in one for one in each):
+        return [one["taught"] for one in each]
+    return [facts["taught"]] * classes if facts["taught"] or classes == 1 else None
+
+
+def _of_classes(network: nn.Module | None, taught: Sequence[bool]) -> list[nn.Module | None]:
+    """The student of each class; None where it was not taught."""
+    return [map_of(network, number, len(taught)) if network and right else None for number, right in enumerate(taught)]
