@@ -115,7 +115,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
                 continue
             for mask in (*case.organ, *case.lesion):
                 if grid:
-                    on_one_grid(mask.path, read_geometry(mask.path), grid)
+                    on_one_grid(mask.path, read_geometry(mask.path), grid, "mask")
                 else:
                     require_size(mask.path, image_size(mask.path), shape[1:])
         except UserError as error:

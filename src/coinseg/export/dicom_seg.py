@@ -35,7 +35,7 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
 
     Args:
         mask: (slices, rows, columns), canonical.
-        affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_affine`).
+        affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_to_mm`).
         datasets: single-frame images; `UserError` when one does not lie on voxels of the mask, or part of that lies on none.
     """
     inverse = np.linalg.inv(affine)
@@ -74,8 +74,10 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
 def write_dicom_seg(
     masks: ScanMask | Mapping[str, ScanMask], source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None,
     overwrite: bool = False, reviewed: bool = False,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Write a binary SEG with a segment for each mask, a lesion (SNOMED CT) of an automatic algorithm.
+
+    Returns the number of images with a part of any mask.
 
     Args:
         masks: by the label of their segment, in order; a single one is labelled "Lesion". Each is bool, (images, Rows, Columns)
@@ -110,6 +112,7 @@ def write_dicom_seg(
             if kept := character_set(source_datasets[0], [*named]):
                 found.SpecificCharacterSet = kept
             found.save_as(part)
+        return int(np.any([frame.any((1, 2)) for frame in frames.values()], axis=0).sum())
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient

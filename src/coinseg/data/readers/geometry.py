@@ -38,8 +38,13 @@ class Geometry:
 
     @property
     def canonical_affine(self) -> np.ndarray:
-        """(4, 4): canonical (column, row, slice) indices to RAS+ coordinates."""
+        """(4, 4): canonical (column, row, slice) indices to RAS+ coordinates in the unit of the file."""
         return np.asarray(self.affine @ inv_ornt_aff(self._turn, self.shape[:3]))
+
+    @property
+    def canonical_to_mm(self) -> np.ndarray:
+        """(4, 4): canonical (column, row, slice) indices to RAS+ millimetres, whatever the unit of the file."""
+        return np.asarray(np.diag([self.millimetres] * 3 + [1.0]) @ self.canonical_affine)
 
     @property
     def millimetres(self) -> float:
@@ -49,7 +54,7 @@ class Geometry:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size (dz, dy, dx) in mm of the canonical grid."""
-        dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * self.millimetres
+        dx, dy, dz = np.sqrt((self.canonical_to_mm[:3, :3] ** 2).sum(0))
         return float(dz), float(dy), float(dx)
 
     @property
@@ -124,6 +129,8 @@ def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...], description: byte
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header["descrip"] = description
-    header.set_qform(affine, code=1)  # The nearest rotation; where axes are not orthogonal only the sform is exact.
+    header.set_qform(affine, code=1)  # The nearest rotation: ITK takes it where axes are not orthogonal, so it must be near.
     header.set_sform(affine, code=1)
+    if corners_apart(header.get_qform(), affine, shape).max() > _MAX_TURN:
+        header["qform_code"] = 0
     return Geometry(np.asarray(affine, dtype=np.float64), shape, header.binaryblock)

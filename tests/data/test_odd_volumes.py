@@ -1,0 +1,157 @@
+"""Odd but legal files of scans: each is read for what it says, or refused; none is taken for something else without a word."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom import Dataset
+from pydicom.uid import EnhancedCTImageStorage, MediaStorageDirectoryStorage, generate_uid
+
+from coinseg.config.schema import DataSettings
+from coinseg.data.layouts.unlabelled import scans_in
+from coinseg.data.readers import itk
+from coinseg.data.readers.geometry import header_of
+from coinseg.data.readers.paths import voxel_file
+from coinseg.data.readers.volume import read_geometry, read_volume, write_mask
+from coinseg.data.slices.case import load_case
+from coinseg.data.slices.scale import not_hu
+from coinseg.errors import UserError
+from coinseg.export.nnunet import TrainingCase, Uncertain, write_nnunet
+from coinseg.types import Case
+from writers import PLAIN, header, save_dicom, scan_of, slices_of, write_itk, write_nifti, write_series
+
+
+def directory(path: Path) -> Path:
+    """A DICOMDIR, without its records."""
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
+    return save_dicom(ds, path)
+
+
+def report(path: Path) -> Path:
+    """A structured report."""
+    ds = header(SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11", Modality="SR")
+    return save_dicom(ds, path)
+
+
+@pytest.mark.parametrize("above", [directory, report])
+def test_what_lies_above_the_series_of_a_cd_makes_them_no_single_scan(tmp_path: Path, above: Callable[[Path], Path]) -> None:
+    for name in "ab":
+        write_series(tmp_path / "cd" / "DICOM" / name, scan_of(), series=f"1.2.{ord(name)}", suffix="")
+        write_series(tmp_path / "cd2" / name, scan_of(), series=f"1.3.{ord(name)}")
+    above(tmp_path / "cd" / "DICOMDIR")
+    above(tmp_path / "cd2" / "DICOMDIR")
+    found = [case.image for case in scans_in(tmp_path / "cd", DataSettings()).cases]
+    assert found == [tmp_path / "cd/DICOM/a", tmp_path / "cd/DICOM/b"]
+    assert len(scans_in(tmp_path, DataSettings()).cases) == 4
+    above(tmp_path / "alone" / "R1")  # nothing but this: reading it says so
+    assert tmp_path / "alone" in [case.image for case in scans_in(tmp_path, DataSettings()).cases]
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("um", 0.001), ("mm", 1), ("cm", 10), ("?", 1)])
+def test_the_unit_of_a_metaimage(tmp_path: Path, unit: str, factor: float) -> None:
+    path = write_itk(tmp_path / "scan.mha", scan_of(), PLAIN)
+    bare = read_geometry(path)
+    path.write_bytes(path.read_bytes().replace(b"ElementSpacing", f"DistanceUnits = {unit}\nElementSpacing".encode(), 1))
+    found = read_volume(path)
+    assert found.geometry.voxel_ml == pytest.approx(bare.voxel_ml * factor**3)
+    assert np.allclose(found.geometry.affine[:3], bare.affine[:3] * factor)
+    assert (found.geometry.to_source(found.scan) == scan_of()).all()
+
+
+def test_the_units_of_a_nrrd_without_a_space(tmp_path: Path) -> None:
+    fields = 'type: short\ndimension: 3\nsizes: 6 5 4\nendian: little\nencoding: raw\nspacings: 1 2 3\nunits: "cm" "cm" "cm"\n\n'
+    (path := tmp_path / "scan.nrrd").write_bytes(f"NRRD0004\n{fields}".encode() + scan_of().tobytes("F"))
+    assert read_volume(path).spacing == pytest.approx((30, 20, 10))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_enhanced_ct_of_densities_is_not_in_hounsfield_units(tmp_path: Path, shared: bool) -> None:
+    single = slices_of(scan_of(), PLAIN)
+    ds = copy.deepcopy(single[0])
+    for name in ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept"):
+        delattr(ds, name)
+    ds.SOPClassUID, ds.NumberOfFrames = EnhancedCTImageStorage, len(single)
+
+    def group(*parts: tuple[str, dict[str, object]]) -> Dataset:
+        made = Dataset()
+        for name, elements in parts:
+            item = Dataset()
+            for keyword, value in elements.items():
+                setattr(item, keyword, value)
+            setattr(made, name, [item])
+        return made
+
+    values = ("PixelValueTransformationSequence", {"RescaleSlope": 1, "RescaleIntercept": -1024, "RescaleType": "Z_EFF"})
+    plane = ("PlaneOrientationSequence", {"ImageOrientationPatient": single[0].ImageOrientationPatient})
+    measures = ("PixelMeasuresSequence", {"PixelSpacing": single[0].PixelSpacing})
+    places = [("PlanePositionSequence", {"ImagePositionPatient": one.ImagePositionPatient}) for one in single]
+    ds.SharedFunctionalGroupsSequence = [group(plane, measures, *([values] if shared else []))]
+    ds.PerFrameFunctionalGroupsSequence = [group(place, *([] if shared else [values])) for place in places]
+    ds.PixelData = b"".join(one.PixelData for one in single)
+    volume = read_volume(save_dicom(ds, tmp_path / "scan" / "x.dcm"))
+    assert not_hu(volume.scan, volume.modality) == "its DICOM Modality is CT with RescaleType Z_EFF"
+
+
+def turned(angle: float) -> np.ndarray:
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return affine
+
+
+def test_channels_at_half_a_right_angle_are_not_turned_against_each_other(tmp_path: Path) -> None:
+    """Rounding decides which axes are closest there, and both channels lie on one grid all the same."""
+    voxels = np.random.default_rng(0).integers(0, 1000, (8, 8, 8)).astype(np.int16)
+    first, second = (
+        write_nifti(tmp_path / f"{name}.nii.gz", voxels, turned(np.pi / 4 + shift)) for name, shift in (("a", -1e-7), ("b", 1e-7))
+    )
+    loaded = load_case(Case("a", "a", first, volume=True, others=(second,)), channels=("t1", "t2"))
+    assert (loaded.scan[..., 0] == loaded.scan[..., 1]).all()
+    write_mask(tmp_path / "mask.nii.gz", loaded.scan[..., 0] > 500, read_geometry(first))
+    out = tmp_path / "Dataset101_x"
+    write_nnunet(out, [TrainingCase("a", first, tmp_path / "mask.nii.gz", others=(second,))], channels=("t1", "t2"))
+    one, other = (np.asarray(nib.load(out / f"imagesTr/a_000{n}.nii.gz").dataobj) for n in "01")  # type: ignore[attr-defined]
+    assert (one == other).all()
+
+
+def test_a_difference_map_of_another_place_is_refused(tmp_path: Path) -> None:
+    scan = write_nifti(tmp_path / "scan.nii.gz", scan_of(), PLAIN)
+    write_mask(tmp_path / "mask.nii.gz", read_volume(scan).scan > 0, read_geometry(scan))
+    shifted = PLAIN.copy()
+    shifted[:3, 3] += 4
+    other = write_nifti(tmp_path / "difference.nii.gz", scan_of().astype(np.float32), shifted)
+    case = TrainingCase("a", scan, tmp_path / "mask.nii.gz", other)
+    with pytest.raises(UserError, match=r"difference map .* lies up to 5\.71 voxels away from its scan"):
+        write_nnunet(tmp_path / "Dataset101_x", [case], Uncertain(0.0, (1.0, 2.0)))
+
+
+def test_a_sheared_grid_has_no_rotation_that_other_programs_would_take_for_it(tmp_path: Path) -> None:
+    sheared = PLAIN.copy()
+    sheared[0, 1] = 0.4
+    grid = read_geometry(write_itk(tmp_path / "scan.mha", scan_of(), sheared))
+    assert np.allclose(grid.affine, sheared)
+    header_ = header_of(grid.header)
+    assert (int(header_["sform_code"]), int(header_["qform_code"])) == (1, 0)
+    write_mask(tmp_path / "mask.nii.gz", np.ones(grid.canonical_shape, bool), grid)
+    with pytest.raises(RuntimeError, match="orthonormal"):  # better than a place that is wrong
+        sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    straight = header_of(read_geometry(write_itk(tmp_path / "straight.mha", scan_of(), PLAIN)).header)
+    assert int(straight["qform_code"]) == 1
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = write_itk(tmp_path / "scan.mhd", scan_of(), PLAIN)
+
+    def locked(*ignored: object) -> None:
+        raise PermissionError(13, "Permission denied", str(scan))
+
+    monkeypatch.setattr(Path, "open", locked)
+    assert voxel_file(scan) == scan
+    with pytest.raises(UserError, match=r"scan\.mhd cannot be read .*Permission denied"):
+        itk.open_itk(scan)
