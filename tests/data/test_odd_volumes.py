@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.uid import EnhancedCTImageStorage, MediaStorageDirectoryStorage, generate_uid
 
+from coinseg.cli.main import main
 from coinseg.config.schema import DataSettings
+from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.data.readers import itk
 from coinseg.data.readers.geometry import header_of
@@ -23,8 +27,21 @@ from coinseg.data.slices.case import load_case
 from coinseg.data.slices.scale import not_hu
 from coinseg.errors import UserError
 from coinseg.export.nnunet import TrainingCase, Uncertain, write_nnunet
+from coinseg.inference.table import measure
 from coinseg.types import Case
-from writers import PLAIN, header, save_dicom, scan_of, slices_of, write_itk, write_nifti, write_series
+from writers import (
+    PLAIN,
+    header,
+    make_run,
+    make_scan,
+    save_dicom,
+    scan_of,
+    slices_of,
+    write_itk,
+    write_nifti,
+    write_series,
+    zipped,
+)
 
 
 def directory(path: Path) -> Path:
@@ -52,6 +69,22 @@ def test_what_lies_above_the_series_of_a_cd_makes_them_no_single_scan(tmp_path: 
     assert len(scans_in(tmp_path, DataSettings()).cases) == 4
     above(tmp_path / "alone" / "R1")  # nothing but this: reading it says so
     assert tmp_path / "alone" in [case.image for case in scans_in(tmp_path, DataSettings()).cases]
+
+
+def test_volumes_in_and_beside_the_folders_of_series_are_said(tmp_path: Path) -> None:
+    """A converter leaves its NIfTI among the slices; no case is made of it, and somebody may miss it."""
+    data, table = tmp_path / "data", "case,label,patient\np1,0,a\np2,1,b\n"
+    for i in (1, 2):
+        write_series(data / f"p{i}", scan_of(seed=i), series=f"1.2.{i}")
+    for name in ("p1/T1.nii.gz", "p1/sub/T2.nii.gz", "p2/segmentations/liver.nii.gz", "p3/T1.nii.gz", "masks/p2.nii.gz"):
+        make_scan(data / name)
+    zipped(write_series(tmp_path / "x", scan_of()), data / "p2" / "x.zip")
+    (data / "p2" / "notes.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    said = "3 images or volumes are not segmented, they lie in the folder of a DICOM series: "
+    assert f"{said}p1/T1.nii.gz, p1/sub/T2.nii.gz, p2/x.zip" in scans_in(data, DataSettings()).left
+    (data / "labels.csv").write_text(table)
+    (line,) = (line for line in read_layout(data, DataSettings()).problems if "not read, in or beside" in line)
+    assert line.startswith("5 images or volumes not read, in or beside the DICOM series: p3/T1.nii.gz, p1/T1.nii.gz")
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("um", 0.001), ("mm", 1), ("cm", 10), ("?", 1)])
@@ -143,6 +176,45 @@ def test_a_sheared_grid_has_no_rotation_that_other_programs_would_take_for_it(tm
         sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
     straight = header_of(read_geometry(write_itk(tmp_path / "straight.mha", scan_of(), PLAIN)).header)
     assert int(straight["qform_code"]) == 1
+
+
+def test_two_voxel_sizes_in_one_header_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Millilitres are those of the sform, and other programs may take pixdim."""
+    scan = tmp_path / "scans" / "scan.nii.gz"
+    make_scan(scan)
+    assert read_geometry(scan).two_sizes == ""
+    image = nib.Nifti1Image.from_filename(scan)
+    for pixdim, said in (((1, 1, 1), False), ((0, 0, 0), False), ((0.7, 0.7, 2.46), False), ((0.7, 0.7, 1.2), True)):
+        image.header["pixdim"][1:4] = pixdim
+        write_as_it_is(image, scan)
+        assert bool(read_geometry(scan).two_sizes) == said, pixdim
+    words = "its header gives two voxel sizes, 0.7 x 0.7 x 1.2 mm (pixdim) and 0.7 x 0.7 x 2.46 mm (sform), which is taken"
+    assert read_geometry(scan).two_sizes == words
+    model, out = make_run(tmp_path / "model"), tmp_path / "out"
+    assert main(["segment", "-i", str(scan), "-o", str(tmp_path / "mask.nii.gz"), "--model", str(model)]) == 0
+    assert f"scan.nii.gz: the mask is doubtful: {words}" in capsys.readouterr().err
+    assert main(["segment", "-i", str(scan.parent), "-o", str(out), "--model", str(model)]) == 0
+    (row,) = json.loads((out / "index.json").read_text())["masks"]
+    assert (row["doubtful"], words in row["doubts"]) == (True, True)
+    voxels = np.asarray(nib.Nifti1Image.from_filename(out / "scan.nii.gz").dataobj).sum()
+    assert row["volume_ml"] == pytest.approx(voxels * abs(np.linalg.det(image.affine[:3, :3])) / 1000, abs=1e-4)
+
+
+def write_as_it_is(image: nib.Nifti1Image, path: Path) -> None:
+    """Write an image with the header it has, which nibabel would mend."""
+    image.header.set_data_offset(352)
+    voxels = np.asarray(image.dataobj).astype(image.get_data_dtype())
+    path.write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + voxels.tobytes("F")))
+
+
+def test_the_volume_of_what_micro_ct_finds_is_not_nothing(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(scan_of(), np.diag([1e-5, 1e-5, 1e-5, 1]))
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "scan.nii.gz")
+    grid = read_geometry(tmp_path / "scan.nii.gz")
+    found = measure(np.ones(grid.canonical_shape, bool), grid)
+    assert (found["pixels"], found["volume_ml"]) == (120, 1.2e-7)
+    assert measure(np.zeros(grid.canonical_shape, bool), grid)["volume_ml"] == 0
 
 
 def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

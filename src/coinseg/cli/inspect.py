@@ -106,6 +106,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
             shapes.append(shape)
             spacings += [grid.spacing] if grid else []
             placed += [grid.says_where] if grid else []
+            problems += [f"{case.id}: {grid.two_sizes}"] if grid and grid.two_sizes else []
             if sum(other.volume == case.volume for other in looked_at) < (VOLUMES if case.volume else IMAGES):
                 masks = read_masks(case, grid or shape[1:])
                 looked_at.append(case)

@@ -209,6 +209,8 @@ def _finished(predictor: Predictor, case: LoadedCase, one: Segmentation) -> Segm
         millilitres = one.geometry.voxel_ml if one.geometry else 1.0
         one = replace(one, mask=clean_volume(one.mask, millilitres, predictor.settings.masks))
     doubts = doubts_of(predictor, case)
+    if case.geometry and (sizes := case.geometry.two_sizes):
+        doubts += (sizes,)
     if (apart := median(one.distance) or 0) > 1:
         doubts += (f"its images are unlike those of the training ({apart:.3g} times as far as these are from one another)",)
     return replace(one, doubts=doubts, confidence=one.confidence * DOUBT) if doubts else one

@@ -25,6 +25,7 @@ from .sequences import fits_sequences
 from .shared import few, files_in, is_value, lies_inside, place_of, safe_id, without_suffix
 from .table_classes import PREFIXES
 from .totalsegmentator import masks_named
+from .unread import in_series
 
 _MASKS = {*MASK_FOLDERS, *ORGAN_FOLDERS, "labelstr", "labelsts"}
 _MAPS = ("segmentation.nii.gz", "aggregated_maj_seg.nii.gz")
@@ -194,12 +195,15 @@ def _each_alone(root: Path) -> list[str]:
 
 
 def _left(root: Path, layout: str, cases: Sequence[Case]) -> list[str]:
-    """The line about images and volumes that are neither segmented nor masks by their place."""
+    """The lines about images and volumes that are neither segmented nor masks by their place."""
     read = {split_key(place)[0] for case in cases for place in (case.image, *case.others, *(mask.path for mask in case.organ))}
     left = [
         path.relative_to(root).as_posix() for path in files_in(root)
         if {path, *path.parents}.isdisjoint(read) and not _is_mask(root, path, _MASKS) and path.name.lower() not in _MAPS
         and not any(path in place.parents for place in read)
     ]  # fmt: skip
+    series = in_series(place for place in read if place.is_relative_to(root))  # a table may name scans elsewhere
+    inside = [path.relative_to(root).as_posix() for path in series if not (path in read or _is_mask(root, path, _MASKS))]
     what = "they are taken for masks" if layout == "files" else f"the layout {layout} has no case of them"
-    return [f"{len(left)} images or volumes are not segmented, {what}: {few(left, 3)}"] if left else []
+    why = {what: left, "they lie in the folder of a DICOM series": inside}
+    return [f"{len(names)} images or volumes are not segmented, {of}: {few(names, 3)}" for of, names in why.items() if names]
