@@ -71,6 +71,18 @@ def test_what_lies_above_the_series_of_a_cd_makes_them_no_single_scan(tmp_path: 
     assert tmp_path / "alone" in [case.image for case in scans_in(tmp_path, DataSettings()).cases]
 
 
+def test_slices_of_several_studies_in_one_folder_are_said_to_be_looked_at_one_by_one(tmp_path: Path) -> None:
+    for study in (1, 2):
+        for i, ds in enumerate(slices_of(scan_of(), PLAIN, series=f"1.2.{study}.7", StudyInstanceUID=f"1.2.{study}")):
+            save_dicom(ds, tmp_path / f"p{study}_{i}.dcm")
+    found = scans_in(tmp_path, DataSettings())
+    do = "put each series into a folder of its own for masks of whole scans"
+    assert (len(found.cases), found.left) == (8, (f"8 DICOM slices of 2 series are segmented each by itself: {do}",))
+    for path in tmp_path.glob("*_[123].dcm"):
+        path.unlink()
+    assert scans_in(tmp_path, DataSettings()).left == ()
+
+
 def test_volumes_in_and_beside_the_folders_of_series_are_said(tmp_path: Path) -> None:
     """A converter leaves its NIfTI among the slices; no case is made of it, and somebody may miss it."""
     data, table = tmp_path / "data", "case,label,patient\np1,0,a\np2,1,b\n"

@@ -6,6 +6,7 @@ organ_masks/x.nii.gz         organ masks of such files, by their names (also FOL
 s7/segmentations/NAME.nii.gz as the program TotalSegmentator leaves them beside a scan (also FOLDER/x/NAME.nii.gz)
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -71,7 +72,8 @@ def scans_in(
     of_path = {case.image: case for case in kept}
     kept = [of_path[path] for path in sorted(of_path)]
     lines = _left(source, layout, kept) if source.is_dir() else []
-    return ToSegment(tuple(kept), (*lines, *(_each_alone(source) if layout == "files" and not channels else ())))
+    alone = [*_each_alone(source), *_slices_alone(source, kept)] if layout == "files" and not channels else []
+    return ToSegment(tuple(kept), (*lines, *alone))
 
 
 def cases_of(source: Path) -> tuple[str, Sequence[Case]]:
@@ -192,6 +194,20 @@ def _each_alone(root: Path) -> list[str]:
         if names := sequences_in(root):
             return [f"images of one scan ({few(names)}) are segmented each by itself: look at those alone that the run is for"]
     return []
+
+
+def _slices_alone(root: Path, cases: Sequence[Case]) -> list[str]:
+    """The line about slices of one series that lie in the folder itself beside those of other studies, where each is a scan."""
+    slices = [case.image for case in cases if case.image.parent == root and kind_of(case.image) in ("slice", "volume")]
+    if not slices:
+        return []
+    from coinseg.data.readers.dicom import identifiers_of  # pydicom is imported only when it is needed
+
+    counts = Counter(uid for path in slices for uid in identifiers_of(path, ["SeriesInstanceUID"]))
+    if not (several := [count for count in counts.values() if count > 1]):
+        return []
+    do = "put each series into a folder of its own for masks of whole scans"
+    return [f"{sum(several)} DICOM slices of {len(several)} series are segmented each by itself: {do}"]
 
 
 def _left(root: Path, layout: str, cases: Sequence[Case]) -> list[str]:
