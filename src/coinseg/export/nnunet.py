@@ -23,7 +23,7 @@ from coinseg.data.layouts.sequence_names import plain_name
 from coinseg.data.layouts.shared import few
 from coinseg.data.layouts.unlabelled import scans_in, sequences_in
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import image_size, is_coloured, is_image, read_image, require_size, write_image_map
+from coinseg.data.readers.image import image_size, is_coloured, is_image, read_image, require_png, require_size, write_image_map
 from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.volume import read_geometry, read_on_grid, read_volume, write_scan
 from coinseg.data.slices.channels import channels_of, sequences_of
@@ -162,6 +162,7 @@ def _write_image(root: Path, case: TrainingCase, uncertain: Uncertain, names: Se
     for number, path in enumerate((case.image, *case.others)):
         pixels = read_image(path, colour)
         require_size(path, (pixels.shape[0], pixels.shape[1]), shape, "channel")
+        require_png(pixels, str(path))
         deep = bool(pixels.max() > 255)
         pixels = np.rint(pixels / 257 if deep and colour else pixels).astype(np.uint16 if deep and not colour else np.uint8)
         write_image_map(root / "imagesTr" / f"{case.id}_{number:04}{PICTURE}", pixels)

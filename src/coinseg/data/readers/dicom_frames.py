@@ -59,12 +59,10 @@ def decoded(
         raise
     except Exception as error:  # Every plugin raises its own exceptions.
         if compression and isinstance(error, RuntimeError):  # of pydicom: no plugin can; NotImplementedError is one too
-            where, required = (
-                place if place.name == member else f"{place}: {public_name(member)}",
-                "intact pixels that a decoder takes",
-            )
+            where = place if place.name == member else f"{place}: {public_name(member)}"
             got = f"{where} cannot be read (no decoder takes its pixels, {compression})"
-            raise UserError(got, required, "save it without compression (gdcmconv --raw), or copy it again") from None
+            do = "save it without compression (gdcmconv --raw), or copy it again"
+            raise UserError(got, "intact pixels that a decoder takes", do) from None
         raise broken_member(place, member, f"{type(error).__name__} while its pixels were decoded") from None
     raise broken_member(place, member, "its pixels do not have the size its tags say")
 
