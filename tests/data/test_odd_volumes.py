@@ -71,6 +71,17 @@ def test_what_lies_above_the_series_of_a_cd_makes_them_no_single_scan(tmp_path: 
     assert tmp_path / "alone" in [case.image for case in scans_in(tmp_path, DataSettings()).cases]
 
 
+@pytest.mark.parametrize("above", [directory, report])
+def test_a_table_finds_a_series_by_its_identifiers_behind_what_else_lies_there(
+    tmp_path: Path, above: Callable[[Path], Path]
+) -> None:  # fmt: skip
+    for i in (1, 2):
+        above(write_series(tmp_path / f"p{i}", scan_of(seed=i), series=f"1.2.{i}", StudyInstanceUID=f"1.9.{i}") / "A")
+    for column, uids in (("StudyInstanceUID", ("1.9.1", "1.9.2")), ("SeriesInstanceUID", ("1.2.1", "1.2.2"))):
+        (tmp_path / "labels.csv").write_text(f"{column},label,patient\n{uids[0]},0,a\n{uids[1]},1,b\n")
+        assert [case.label for case in read_layout(tmp_path, DataSettings()).cases] == [0, 1]
+
+
 def test_slices_of_several_studies_in_one_folder_are_said_to_be_looked_at_one_by_one(tmp_path: Path) -> None:
     for study in (1, 2):
         for i, ds in enumerate(slices_of(scan_of(), PLAIN, series=f"1.2.{study}.7", StudyInstanceUID=f"1.2.{study}")):
