@@ -230,6 +230,16 @@ def write_as_it_is(image: nib.Nifti1Image, path: Path) -> None:
     path.write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + voxels.tobytes("F")))
 
 
+def test_an_empty_mask_of_a_scan_of_one_value_is_doubtful(tmp_path: Path) -> None:
+    """A failed export passed for a scan without a lesion."""
+    (tmp_path / "in").mkdir()
+    write_nifti(tmp_path / "in" / "x.nii.gz", np.full((40, 40, 3), 7, np.int16))
+    model, out = make_run(tmp_path / "model", kind="percentile"), tmp_path / "out"
+    assert main(["segment", "-i", str(tmp_path / "in"), "-o", str(out), "--model", str(model)]) == 0
+    (row,) = json.loads((out / "index.json").read_text())["masks"]
+    assert (row["pixels"], row["doubtful"], row["doubts"]) == (0, True, ["all of its values are 7"])
+
+
 def test_the_volume_of_what_micro_ct_finds_is_not_nothing(tmp_path: Path) -> None:
     image = nib.Nifti1Image(scan_of(), np.diag([1e-5, 1e-5, 1e-5, 1]))
     image.header.set_xyzt_units("meter")

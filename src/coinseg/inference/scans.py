@@ -55,7 +55,7 @@ class Segmentation:
             everywhere in runs without a record of their images. Of a slice in tiles it is the median of theirs.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in the units of the source, where they were asked for.
-        doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
+        doubts: in what the case lies outside of what the run was trained on, or is odd; the confidence is lowered then.
         changes: of several channels, by name: the mean |X - X_cf| / 2 inside the mask of each square, and how many of its pixels
             are marked; empty for one channel and for attributions.
     """
@@ -212,8 +212,6 @@ def _finished(predictor: Predictor, case: LoadedCase, one: Segmentation) -> Segm
         millilitres = one.geometry.voxel_ml if one.geometry else 1.0
         one = replace(one, mask=clean_volume(one.mask, millilitres, predictor.settings.masks))
     doubts = doubts_of(predictor, case)
-    if case.geometry and (sizes := case.geometry.two_sizes):
-        doubts += (sizes,)
     if (apart := median(one.distance) or 0) > 1:
         doubts += (f"its images are unlike those of the training ({apart:.3g} times as far as these are from one another)",)
     return replace(one, doubts=doubts, confidence=one.confidence * DOUBT) if doubts else one
