@@ -13,6 +13,7 @@ from coinseg.config.schema import Axis
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+ coordinates (DICOM, ITK) to RAS+ (NIfTI, coinseg), and back
 MAX_SHIFT = 0.1  # voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth
 _MAX_TURN = 0.5  # the same at the far corners for an affine stored as a quaternion, which rounds most close to half a turn
+UNEVEN = 0.25  # slice distances that a DICOM slice may be off its even position; positions are often rounded to 0.1 mm
 _ALIKE = 0.01  # share that the voxel sizes of pixdim and sform may differ
 FLAT = b"one slice of unknown thickness"  # description in the header of such a grid and of masks on it
 _MM = {1: 1000.0, 3: 0.001}  # millimetres in a metre and a micron, by NIfTI code; anything else counts as millimetres
