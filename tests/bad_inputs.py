@@ -680,6 +680,7 @@ CASES: list[Bad] = [
     Bad(VOLUMES, "MetaImage: a slope that ITK does not apply", itk(".mha", b"ElementDataFile = LOCAL",
         b"ElementToIntensityFunctionSlope = 2\nElementDataFile = LOCAL")),
     Bad(VOLUMES, "MetaImage: a side of -6", itk(".mha", b"DimSize = 6", b"DimSize = -6")),
+    Bad(VOLUMES, "MetaImage: voxels cut off", itk(".mhd", b"DimSize = 6 5 4", b"DimSize = 6 5 5")),
     Bad(VOLUMES, "MetaImage: a header that claims 220 TiB", itk(".mha", b"DimSize = 6 5 4", b"DimSize = 60000 50000 40000")),
     Bad(VOLUMES, "MetaImage: more voxels claimed than the file can hold", itk(".mha", b"DimSize = 6 5 4",
         b"DimSize = 600 500 400")),

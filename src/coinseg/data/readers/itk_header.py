@@ -43,16 +43,19 @@ def _start(path: Path) -> bytes:
 
 
 def check_voxels(path: Path, claimed: int) -> None:
-    """Raise `UserError` when compressed voxels do not fit their checksum or the `claimed` bytes; others have no checksum."""
+    """Raise `UserError` when voxels are fewer than the `claimed` bytes, or compressed ones do not fit these or their checksum."""
     start = _start(path)
     if path.suffix.lower() == ".nrrd":
         head = _NRRD.match(start)
         if head and re.search(rb"(?im)^encoding: *(gz|gzip)\s*$", head[0]):
             _inflate(path, path, head.end(), 31, claimed)
-    elif re.search(rb"(?im)^CompressedData *= *true", start):
+    elif head := _META.match(start):
         local = path.suffix.lower() == ".mha"
-        if head := _META.match(start):
-            _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15, claimed)
+        file, offset = (path, head.end()) if local else (voxel_file(path), 0)
+        if re.search(rb"(?im)^CompressedData *= *true", head[0]):
+            _inflate(path, file, offset, 15, claimed)
+        elif not re.search(rb"(?im)^BinaryData *= *false", head[0]) and file.stat().st_size < offset + claimed:
+            raise broken(path, "its voxels are cut off", WHAT)  # MetaIO calls that "Success"
 
 
 def _inflate(path: Path, file: Path, offset: int, window: int, claimed: int) -> None:
