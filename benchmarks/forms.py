@@ -1,7 +1,7 @@
 """What each form of the two exact rewrites costs (`networks/layers.py`): plain layers, a widened kernel, a kernel as it is.
 
 CPU milliseconds in one thread, the least of turns in turn, of a step (both passes) and of the forward pass alone. The constants
-`WIDE` and `FEW` of `layers.py` are read off this table. `python -m benchmarks.forms`
+`SMALL` and `NARROW` of `layers.py` are read off this table. `python -m benchmarks.forms`
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from coinseg.networks import layers
 
 Form = Callable[[Tensor, torch.nn.Module], Tensor]
 CASES = {
-    "pool": ((16, 16, 256, 2), (32, 32, 64, 8), (128, 128, 32, 1), (128, 128, 16, 8), (256, 256, 32, 1), (512, 512, 16, 1),
-             (1024, 1024, 8, 1)),
-    "up": ((16, 8, 128, 2), (32, 16, 32, 8), (128, 64, 16, 1), (128, 64, 8, 8), (512, 256, 16, 1), (1024, 512, 8, 1)),
+    "pool": ((16, 16, 64, 1), (16, 16, 64, 8), (16, 16, 256, 2), (32, 32, 32, 1), (32, 32, 32, 8), (64, 64, 16, 1), (64, 64, 16, 8),
+             (128, 128, 8, 1), (128, 128, 8, 8), (128, 128, 4, 1), (256, 256, 16, 1), (512, 512, 8, 1), (512, 512, 8, 8),
+             (1024, 1024, 4, 1), (1024, 1024, 4, 8)),
+    "up": ((16, 8, 128, 2), (32, 8, 32, 1), (32, 8, 32, 8), (64, 16, 16, 1), (64, 16, 16, 8), (128, 32, 8, 1), (128, 32, 8, 8),
+           (128, 64, 4, 1), (128, 64, 4, 8), (192, 64, 32, 1), (384, 128, 16, 1), (768, 256, 8, 1), (768, 256, 8, 8),
+           (1536, 512, 4, 1), (1024, 1024, 2, 1)),
 }  # fmt: skip
 """Inputs, outputs, side and batch."""
 PLAIN: dict[str, Form] = {
@@ -32,14 +35,14 @@ REWRITTEN: dict[str, Form] = {"pool": layers.convolve_then_pool, "up": layers.up
 def forms(kind: str) -> dict[str, Form]:
     """The forms by name; the switches of `layers` are set for each call."""
 
-    def switched(wide: int, few: int) -> Form:
+    def switched(narrow: int) -> Form:
         def form(x: Tensor, conv: torch.nn.Module) -> Tensor:
-            layers.WIDE, layers.FEW = wide, few
+            layers.NARROW, layers.SMALL = narrow, 0
             return REWRITTEN[kind](x, conv)
 
         return form
 
-    return {"plain": PLAIN[kind], "widened": switched(2**62, 0), "as it is": switched(0, 0)}
+    return {"plain": PLAIN[kind], "widened": switched(2**62), "as it is": switched(0)}
 
 
 def seconds(form: Form, x: Tensor, conv: torch.nn.Module, train: bool) -> float:

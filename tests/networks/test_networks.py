@@ -53,11 +53,11 @@ def agree(found: Tensor, wanted: Tensor, inputs: list[Tensor], close: float = 1e
         torch.testing.assert_close(a, b, rtol=0, atol=close)
 
 
-@pytest.fixture(params=["widened", "wide", "wide, few places"])
+@pytest.fixture(params=["widened", "as it is", "as it stands"])
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each form of the two rewrites, whatever the channels."""
-    monkeypatch.setattr(layers, "WIDE", layers.WIDE if request.param == "widened" else 0)
-    monkeypatch.setattr(layers, "FEW", 8 if "few" in request.param else 0)
+    """Each form of the two rewrites, whatever channels and side."""
+    monkeypatch.setattr(layers, "NARROW", layers.NARROW if request.param == "widened" else 0)
+    monkeypatch.setattr(layers, "SMALL", 8 if request.param == "as it stands" else 0)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -94,21 +94,19 @@ def test_fused_convolutions_on_the_smallest_image(dims: int) -> None:
     agree(upsample_then_convolve(small, conv), conv(F.interpolate(small, scale_factor=2)), [x])
 
 
-@pytest.mark.parametrize("channels", [(128, 128), (64, 257)])
-def test_kernels_are_widened_up_to_the_channels_of_the_default_networks(
-    channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("channels", "side", "wanted"), [((16, 32), 6, 2), ((16, 33), 6, 0), ((16, 32), 4, 0)])
+def test_the_form_follows_channels_and_side_and_never_the_batch(
+    channels: tuple[int, int], side: int, wanted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wide ones never: 1024 x 1024 channels at side 8 took three times as long as the plain layers."""
+    """Wide kernels are never widened: 1024 x 1024 channels at side 8 took three times as long as the plain layers."""
     conv, widened = convolution(2, *channels), layers._widened
-    asked: list[int] = []
-    monkeypatch.setattr(layers, "_widened", lambda kernel: asked.append(1) or widened(kernel))
-    x = torch.zeros(1, channels[0], 16, 16)
-    convolve_then_pool(x, conv)
-    upsample_then_convolve(x, conv)
-    assert len(asked) == (2 if channels == (128, 128) else 0)
-    defaults = (Generator(CoinSettings()), Discriminator(CoinSettings()), LocalNetwork(0.05), SmallNetwork())
-    convolutions = [m for network in defaults for m in network.modules() if isinstance(m, nn.Conv2d)]
-    assert max(m.in_channels * m.out_channels for m in convolutions) <= layers.WIDE
+    for batch in (1, 16):
+        asked: list[int] = []
+        monkeypatch.setattr(layers, "_widened", lambda kernel, asked=asked: asked.append(1) or widened(kernel))
+        x = torch.zeros(batch, channels[0], side, side)
+        assert convolve_then_pool(x, conv).shape[-1] == side // 2
+        assert upsample_then_convolve(x, conv).shape[-1] == side * 2
+        assert len(asked) == wanted
 
 
 @pytest.mark.parametrize("dims", [2, 3])

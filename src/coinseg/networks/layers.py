@@ -14,11 +14,12 @@ _POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _STRIDED = {2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _BOX = {2: F.avg_pool2d, 3: F.avg_pool3d}
-WIDE = 128 * 128
-"""Products of input and output channels above which kernels are not widened: no layer of the default networks has more."""
-FEW = 8
-"""Side up to which a wide kernel stays where it is when it is upsampled before: to turn it around costs more than its products.
-Both, and what each form costs: docs/research/speed.md."""
+SMALL = 4
+"""Side of the input up to which a layer is computed as it stands: its sums cost less there than what a rewrite does to kernels."""
+NARROW = 512
+"""Products of input and output channels up to which a kernel is widened; above that it stays as it is.
+Both are read off what each form costs (docs/research/speed.md). The form never depends on the batch: an image has the same
+counterfactual in any company."""
 
 
 def convolution(
@@ -76,28 +77,32 @@ def _weights(conv: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def convolve_then_pool(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 3-tap convolution and average pooling by 2 as one 4-tap convolution of stride 2, with fewer products and memory.
+    """A 3-tap convolution and average pooling by 2, with fewer products and less memory.
 
-    A wide kernel stays as it is: the mean over 2 pixels and a convolution commute, so that it is one of stride 2 of means.
+    The mean over 2 pixels and a convolution commute: it is a convolution of stride 2 of the means of neighbours. Of a narrow
+    kernel both are one 4-tap convolution of stride 2.
     """
     weight, bias = _weights(conv)
     dims = weight.ndim - 2
-    if weight.shape[0] * weight.shape[1] > WIDE:
-        return _STRIDED[dims](_BOX[dims](x, 2, 1, 1), weight, bias, stride=2)
-    return _STRIDED[dims](x, _widened(weight) / 2**dims, bias, stride=2, padding=1)
+    if max(x.shape[2:]) <= SMALL:
+        return _BOX[dims](_STRIDED[dims](x, weight, bias, padding=1), 2)
+    if weight.shape[0] * weight.shape[1] <= NARROW:
+        return _STRIDED[dims](x, _widened(weight) / 2**dims, bias, stride=2, padding=1)
+    return _STRIDED[dims](_BOX[dims](x, 2, 1, 1), weight, bias, stride=2)
 
 
 def upsample_then_convolve(x: Tensor, conv: nn.Module) -> Tensor:
-    """Nearest upsampling by 2 and a 3-tap convolution as one 4-tap transposed convolution of stride 2.
+    """Nearest upsampling by 2 and a 3-tap convolution, with fewer products and less memory.
 
-    A wide kernel is not widened: it is a 3-tap transposed convolution, and the sum over 2 pixels of what that gives.
+    It is a 3-tap transposed convolution of stride 2 and the sum over 2 pixels of what that gives. Of a narrow kernel both are
+    one 4-tap transposed convolution.
     """
     weight, bias = _weights(conv)
     dims, around = weight.ndim - 2, list(range(2, weight.ndim))
-    if weight.shape[0] * weight.shape[1] <= WIDE:
-        return _TRANSPOSED[dims](x, _widened(weight).flip(around).transpose(0, 1), bias, stride=2, padding=1)
-    if max(x.shape[2:]) <= FEW:
+    if max(x.shape[2:]) <= SMALL:
         return _STRIDED[dims](F.interpolate(x, scale_factor=2.0), weight, bias, padding=1)
+    if weight.shape[0] * weight.shape[1] <= NARROW:
+        return _TRANSPOSED[dims](x, _widened(weight).flip(around).transpose(0, 1), bias, stride=2, padding=1)
     spread = _TRANSPOSED[dims](x, 2**dims * weight.flip(around).transpose(0, 1), stride=2)
     found = _BOX[dims](spread, 2, 1)
     return found if bias is None else found + bias.view(-1, *[1] * dims)
