@@ -29,7 +29,9 @@ import numpy as np
 import tifffile
 import torch
 from PIL import Image
-from pydicom.uid import JPEG2000Lossless
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, JPEG2000Lossless
 from safetensors.torch import load_file, save_file
 
 from broken_layouts import ROWS, Refused
@@ -230,6 +232,20 @@ def another_frame(root: Path) -> Words:
     content = bytearray(path.read_bytes())
     struct.pack_into(">2I", content, content.index(b"\xff\x4f\xff\x51") + 8, 60_000, 60_000)
     path.write_bytes(content)
+    return segment("series")
+
+
+def undecodable(root: Path) -> Words:
+    """Pixels as a film, which stands here for every compression that there is no decoder for."""
+    make_run(root / "model")
+    ds = slices_of(scan_of((6, 5, 1)), PLAIN)[0]
+    ds.add_new("PixelData", "OB", encapsulate([b"film"]))
+    ds["PixelData"].is_undefined_length = True
+    path = root / "series" / "a.dcm"
+    path.parent.mkdir()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = MPEG2MPML
+    ds.save_as(path, enforce_file_format=True)
     return segment("series")
 
 
@@ -664,6 +680,7 @@ CASES: list[Bad] = [
     Bad(VOLUMES, "MetaImage: a slope that ITK does not apply", itk(".mha", b"ElementDataFile = LOCAL",
         b"ElementToIntensityFunctionSlope = 2\nElementDataFile = LOCAL")),
     Bad(VOLUMES, "MetaImage: a side of -6", itk(".mha", b"DimSize = 6", b"DimSize = -6")),
+    Bad(VOLUMES, "MetaImage: voxels cut off", itk(".mhd", b"DimSize = 6 5 4", b"DimSize = 6 5 5")),
     Bad(VOLUMES, "MetaImage: a header that claims 220 TiB", itk(".mha", b"DimSize = 6 5 4", b"DimSize = 60000 50000 40000")),
     Bad(VOLUMES, "MetaImage: more voxels claimed than the file can hold", itk(".mha", b"DimSize = 6 5 4",
         b"DimSize = 600 500 400")),
@@ -702,6 +719,7 @@ CASES: list[Bad] = [
     Bad(DICOM, "a slice of 65535 x 65535", series(each(Rows=65535, Columns=65535))),
     Bad(DICOM, "pixels cut off", series(lambda found: setattr(found[1], "PixelData", found[1].PixelData[:20]))),
     Bad(DICOM, "a compressed frame that claims 60000 x 60000", another_frame),
+    Bad(DICOM, "a compression that no decoder is there for (JPEG of 12 bits, JPEG XL, a film)", undecodable),
     Bad(DICOM, "an archive with a name that leads out of it", archive(lambda file: file.writestr("../../x.dcm", b"x"))),
     Bad(DICOM, "an archive with an absolute name", archive(lambda file: file.writestr("/etc/x.dcm", b"x"))),
     Bad(DICOM, "an archive with a file without a name", archive(lambda file: file.writestr(zipfile.ZipInfo("\0"), b"x"))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning_fabric
 import numpy as np
@@ -20,6 +22,7 @@ import torch
 from coinseg.cli import main as cli
 from coinseg.config.schema import EngineSettings
 from coinseg.data.layouts.registry import read_layout
+from coinseg.data.readers import nifti
 from coinseg.data.readers.image import read_image
 from coinseg.data.readers.volume import read_geometry, read_mask
 from coinseg.errors import UserError
@@ -117,7 +120,7 @@ def test_two_processes_finish_what_a_killed_one_began_and_leave_what_one_leaves(
     assert second.returncode == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == f"4 masks written to {two}"
-    assert "1 of 5 inputs failed" in err
+    assert "1 inputs failed, 4 masks were written: " in err
     assert "broken.nii.gz" in err
     assert mask.stat().st_mtime_ns == stamp
     made, expected = files(two), files(one)
@@ -281,7 +284,7 @@ def test_scans_without_their_organ_fail_one_by_one_and_another_organ_makes_the_m
     command = ["segment", "-i", str(data), "-o", str(out), "--model", str(make_run(tmp_path / "run", tiny))]
     (data / "s2/segmentations/kidney_left.nii.gz").rename(tmp_path / "kidney_left.nii.gz")
     assert cli.main(command) == 2
-    assert "1 of 4 inputs failed: no organ mask for " in capsys.readouterr().err
+    assert "1 inputs failed, 3 masks were written: no organ mask for " in capsys.readouterr().err
     (tmp_path / "kidney_left.nii.gz").rename(data / "s2/segmentations/kidney_left.nii.gz")
     half = labelled()
     half[2:] = 0
@@ -301,3 +304,30 @@ def test_scans_without_their_organ_fail_one_by_one_and_another_organ_makes_the_m
         path.rename(moved / path.parent.name / path.name)
     assert cli.main([*command, "--organ", str(moved)]) == 0
     assert capsys.readouterr().out.startswith("0 masks written")
+
+
+def test_an_input_that_cannot_be_read_or_named_costs_the_others_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that refuses an input is not one that refuses the output; nor is a name whose mask would have a longer one."""
+    model, scans, out = make_run(tmp_path / "model"), tmp_path / "scans", tmp_path / "masks"
+    names = ["a.nii.gz", "b.nii.gz", "c.nii.gz", f"{'x' * 251}.nii"]
+    for name in names:
+        make_scan(scans / name)
+    read = nifti._stream
+
+    def refused(path: Path) -> Any:
+        if path.name == "b.nii.gz":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(nifti, "_stream", refused)
+    assert cli.main(["segment", "-i", str(scans), "-o", str(out), "--model", str(model)]) == 2
+    said = capsys.readouterr()
+    assert "2 masks written" in said.out
+    assert "2 inputs failed, 2 masks were written: " in said.err
+    assert "b.nii.gz cannot be read" in said.err
+    assert "a name of 258 characters (xxxxxxxxxxxxxxxxxxxx...)" in said.err
+    assert sorted(path.name for path in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]
+    inputs = {one["path"]: one["state"] for one in json.loads((out / "manifest.json").read_text())["inputs"]}
+    assert inputs == dict(zip(names, ("written", "failed", "written", "failed"), strict=True))

@@ -187,6 +187,37 @@ def test_names_of_classes_are_not_written_as_question_marks(
     assert {one.SpecificCharacterSet for one in (found, segments)} == {kept}
 
 
+def test_a_series_that_can_carry_nothing_costs_the_others_nothing(tmp_path: Path) -> None:
+    masks = masks_folder(tmp_path, cases=3, dicom=True)
+    for file in (tmp_path / "scans" / "s01").iterdir():
+        image = pydicom.dcmread(file)
+        del image.FrameOfReferenceUID
+        image.save_as(file)
+    index = json.loads((masks / "index.json").read_text())
+    index["masks"][1]["sha256"] = sha256_of(tmp_path / "scans" / "s01")
+    (masks / "index.json").write_text(json.dumps(index))
+    with desk_of(masks) as desk:
+        correct(desk)
+        for kind in ("dicom-seg", "rtstruct"):
+            written = export_reviewed(desk.source, desk.store, kind, tmp_path / kind)
+            assert [path.name for path in sorted((tmp_path / kind).glob("*.dcm"))] == ["s00.dcm", "s02.dcm"]
+            assert (written.cases, len(written.left_out)) == (2, 1)
+            assert written.left_out[0].startswith("s01: the series cannot carry ")
+
+
+def test_a_long_outline_is_read_as_numbers(tmp_path: Path) -> None:
+    """Decimal strings of more than 64 KB have no type of their own in a file with explicit ones."""
+    series = write_series(tmp_path / "scan", np.zeros((120, 120, 1), np.int16), **FRAME)
+    comb = np.zeros((1, 120, 120), bool)
+    comb[0, 10:110, 10:110:2] = comb[0, 10, 10:110] = True
+    assert write_rtstruct(comb, read_series(series), tmp_path / "r.dcm", read_geometry(series).canonical_to_mm) == 1
+    contour = pydicom.dcmread(tmp_path / "r.dcm").ROIContourSequence[0].ContourSequence[0]
+    text = "\\".join(map(str, contour.ContourData))
+    assert len(text) > 2**16
+    assert contour["ContourData"].VR == "DS"
+    assert b"UN\0\0" not in (tmp_path / "r.dcm").read_bytes()
+
+
 def test_an_oblique_series_has_its_contours_in_its_planes(tmp_path: Path) -> None:
     scan, ball = made_scan(0)
     affine = affine_of((0, 1, 2), (-1, -1, 1), (0.8, 0.7, 2.5), 0.2)

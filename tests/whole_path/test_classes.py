@@ -320,7 +320,7 @@ def test_a_folder_of_which_nothing_can_be_read_is_told_so(run: Path, tmp_path: P
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "x.png").write_bytes(b"no image")
     assert cli_main(["segment", "-i", str(tmp_path / "scans"), "-o", str(tmp_path / "out"), "--model", str(run)]) == 2
-    assert "2 of 2 inputs failed: disc: " in capsys.readouterr().err
+    assert "2 inputs failed, 0 masks were written: disc: " in capsys.readouterr().err
     manifest = valid(tmp_path / "out" / "manifest.json")
     assert (manifest["failed"], manifest["outputs"]["mask_count"]) == (["x.png"], 0)
     assert not (tmp_path / "out" / "index.json").exists()

@@ -52,10 +52,10 @@ def export_seg(call: Call, mask: Path, dicom: Path, out: Path, label: str | None
         datasets, geometry = read_series(dicom), read_geometry(mask)
         labels = read_labels(mask, names, geometry)
         segments = {name: labels == value for value, name in enumerate(names, 1)}
-        write_dicom_seg(segments, datasets, out, geometry.canonical_affine, claim.may_replace(out))
+        images = write_dicom_seg(segments, datasets, out, geometry.canonical_to_mm, claim.may_replace(out))
     inside, each = labels > 0, [f"{name} {int(one.sum())}" for name, one in segments.items()]
     of = f" ({', '.join(each)})" if len(each) > 1 else ""
-    print(f"{int(inside.sum())} voxels{plain(of)} on {int(inside.any((1, 2)).sum())} of {len(datasets)} images written to {out}")
+    print(f"{int(inside.sum())} voxels{plain(of)} on {images} of {len(datasets)} images written to {out}")
 
 
 @command("masks as nnU-Net training data, uncertain pixels marked ignore",

@@ -106,6 +106,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
             shapes.append(shape)
             spacings += [grid.spacing] if grid else []
             placed += [grid.says_where] if grid else []
+            problems += [f"{case.id}: {grid.two_sizes}"] if grid and grid.two_sizes else []
             if sum(other.volume == case.volume for other in looked_at) < (VOLUMES if case.volume else IMAGES):
                 masks = read_masks(case, grid or shape[1:])
                 looked_at.append(case)
@@ -115,7 +116,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
                 continue
             for mask in (*case.organ, *case.lesion):
                 if grid:
-                    on_one_grid(mask.path, read_geometry(mask.path), grid)
+                    on_one_grid(mask.path, read_geometry(mask.path), grid, "mask")
                 else:
                     require_size(mask.path, image_size(mask.path), shape[1:])
         except UserError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from coinseg.data.readers.geometry import UNEVEN
 from coinseg.data.readers.paths import public_name
 from coinseg.errors import UserError
 from coinseg.runtime.files import written_aside
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 LABEL = "Lesion"
-MAX_SHIFT = 0.1  # largest distance, in voxels, of a pixel of the series from a voxel of the mask
+MAX_SHIFT = 0.1  # largest distance, in voxels, of a pixel of the series from a voxel of the mask, in the plane of the image
 ALLOWED_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "ReferringPhysicianName",
@@ -35,7 +36,7 @@ def frames_of(mask: ScanMask, affine: np.ndarray, datasets: Sequence[Dataset]) -
 
     Args:
         mask: (slices, rows, columns), canonical.
-        affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_affine`).
+        affine: (4, 4), canonical (column, row, slice) indices to RAS+ millimetres (`Geometry.canonical_to_mm`).
         datasets: single-frame images; `UserError` when one does not lie on voxels of the mask, or part of that lies on none.
     """
     inverse = np.linalg.inv(affine)
@@ -64,7 +65,9 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
     exact = np.tensordot(to_index, np.stack([column, row, np.ones_like(column)]), 1)
     nearest = np.rint(exact).astype(int)
     outside = (nearest < 0).any() or (nearest >= np.array(shape)[::-1, None, None]).any()
-    if outside or np.abs(exact - nearest).max() > MAX_SHIFT:
+    # Across the image it may be as far off as the series may be uneven, which is read as an even grid.
+    most = MAX_SHIFT + UNEVEN * (np.abs(to_index[:, :2]).max(1) < 0.5)
+    if outside or (np.abs(exact - nearest) > most[:, None, None]).any():
         got = f"image {_name(dataset)} of the series does not lie on voxels of the mask"
         required = f"a mask on the grid of the series, within {MAX_SHIFT} voxels"
         raise UserError(got, required, "name the series the scan was converted from")
@@ -74,8 +77,10 @@ def _indices(dataset: Dataset, inverse: np.ndarray, shape: tuple[int, ...]) -> n
 def write_dicom_seg(
     masks: ScanMask | Mapping[str, ScanMask], source_datasets: Sequence[Dataset], out: Path, affine: np.ndarray | None = None,
     overwrite: bool = False, reviewed: bool = False,
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
     """Write a binary SEG with a segment for each mask, a lesion (SNOMED CT) of an automatic algorithm.
+
+    Returns the number of images with a part of any mask.
 
     Args:
         masks: by the label of their segment, in order; a single one is labelled "Lesion". Each is bool, (images, Rows, Columns)
@@ -110,6 +115,7 @@ def write_dicom_seg(
             if kept := character_set(source_datasets[0], [*named]):
                 found.SpecificCharacterSet = kept
             found.save_as(part)
+        return int(np.any([frame.any((1, 2)) for frame in frames.values()], axis=0).sum())
     except (UserError, OSError):
         raise
     except Exception as error:  # highdicom and pydicom raise many kinds, and their messages quote values of the patient

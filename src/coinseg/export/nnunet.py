@@ -22,9 +22,10 @@ from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.sequence_names import plain_name
 from coinseg.data.layouts.shared import few
 from coinseg.data.layouts.unlabelled import scans_in, sequences_in
-from coinseg.data.readers.image import image_size, is_coloured, is_image, read_image, require_size, write_image_map
+from coinseg.data.readers.geometry import Geometry
+from coinseg.data.readers.image import image_size, is_coloured, is_image, read_image, require_png, require_size, write_image_map
 from coinseg.data.readers.image_mask import read_image_region
-from coinseg.data.readers.volume import on_one_grid, read_volume, write_scan
+from coinseg.data.readers.volume import read_geometry, read_on_grid, read_volume, write_scan
 from coinseg.data.slices.channels import channels_of, sequences_of
 from coinseg.errors import UserError
 from coinseg.pipeline.label_maps import read_labels
@@ -140,21 +141,20 @@ def _write_case(root: Path, case: TrainingCase, uncertain: Uncertain, names: Seq
     if uncertain.between is not None and case.mask is not None:
         if case.difference is None:
             raise UserError(f"{case.id} has no difference map", "one for every mask", "make them with segment --difference")
-        difference = read_volume(case.difference).scan
-        if difference.shape != labels.shape:
-            raise UserError(f"{case.difference} has shape {difference.shape}", f"{labels.shape}", "give the map of this scan")
+        difference = read_on_grid(case.difference, volume.geometry, "difference map")
         labels[(difference >= uncertain.between[0]) & (difference < uncertain.between[1])] = ignore
     for number, path in enumerate((case.image, *case.others)):
-        channel = read_volume(path) if number else volume
-        if number:
-            on_one_grid(path, channel.geometry, volume.geometry, "channel")
+        scan = read_on_grid(path, volume.geometry, "channel") if number else volume.scan
         image = root / "imagesTr" / f"{case.id}_{number:04}{ENDING}"
-        same = channel.geometry.shape == volume.geometry.shape and np.array_equal(channel.geometry.affine, volume.geometry.affine)
-        if path.name.endswith(ENDING) and same:
+        if path.name.endswith(ENDING) and _is_exactly(read_geometry(path), volume.geometry):
             shutil.copyfile(path, image)
         else:
-            write_scan(image, channel.scan, volume.geometry)
+            write_scan(image, scan, volume.geometry)
     write_scan(root / "labelsTr" / f"{case.id}{ENDING}", labels, volume.geometry)
+
+
+def _is_exactly(grid: Geometry, other: Geometry) -> bool:
+    return grid.shape == other.shape and np.array_equal(grid.affine, other.affine)
 
 
 def _write_image(root: Path, case: TrainingCase, uncertain: Uncertain, names: Sequence[str], colour: bool) -> None:
@@ -162,6 +162,7 @@ def _write_image(root: Path, case: TrainingCase, uncertain: Uncertain, names: Se
     for number, path in enumerate((case.image, *case.others)):
         pixels = read_image(path, colour)
         require_size(path, (pixels.shape[0], pixels.shape[1]), shape, "channel")
+        require_png(pixels, str(path))
         deep = bool(pixels.max() > 255)
         pixels = np.rint(pixels / 257 if deep and colour else pixels).astype(np.uint16 if deep and not colour else np.uint8)
         write_image_map(root / "imagesTr" / f"{case.id}_{number:04}{PICTURE}", pixels)

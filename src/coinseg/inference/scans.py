@@ -15,7 +15,7 @@ from torch import Tensor
 from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import turned
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import write_image_map, write_image_mask
+from coinseg.data.readers.image import require_png, write_image_map, write_image_mask
 from coinseg.data.readers.volume import write_mask, write_scan
 from coinseg.data.slices.case import LoadedCase, cut_pixels, encoder, limits_of
 from coinseg.data.slices.channels import are_colour
@@ -55,7 +55,7 @@ class Segmentation:
             everywhere in runs without a record of their images. Of a slice in tiles it is the median of theirs.
         geometry: the grid of a volume; None for a plain image.
         maps: counterfactual and difference in the units of the source, where they were asked for.
-        doubts: in what the case lies outside of what the run was trained on; the confidence is lowered then.
+        doubts: in what the case lies outside of what the run was trained on, or is odd; the confidence is lowered then.
         changes: of several channels, by name: the mean |X - X_cf| / 2 inside the mask of each square, and how many of its pixels
             are marked; empty for one channel and for attributions.
     """
@@ -111,15 +111,18 @@ class Segmentation:
     def write_map(self, name: str, out: Path | str, overwrite: bool = False) -> None:
         """Write "counterfactual" or "difference" in the units of the source: a volume on its grid, or a PNG.
 
-        Of an image with values above 255 or below 0 the PNG has 16 bits, or in colour 8 of them; others are rounded.
+        Of an image with values above 255 the PNG has 16 bits, or in colour 8 of them; others are rounded. `UserError` where a PNG
+        does not hold the values of the image.
         """
         values = getattr(self.maps, name)
         if self.geometry is not None:
             write_scan(Path(out), values, self.geometry, overwrite)
             return
         self._require_image()
+        scan = cast(NativeMaps, self.maps).scan
+        require_png(scan, f"the image that {out} is a map of")
         pixels = np.rint(np.clip(np.asarray(values)[0], 0, 65535))
-        deep = cast(NativeMaps, self.maps).scan.max() > 255
+        deep = scan.max() > 255
         pixels = pixels / 257 if deep and pixels.ndim == 3 else pixels
         write_image_map(Path(out), pixels.astype(np.uint16 if deep and pixels.ndim == 2 else np.uint8), overwrite)
 

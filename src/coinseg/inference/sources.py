@@ -139,9 +139,13 @@ def require_kind(predictor: Predictor, loaded: LoadedCase, name: str) -> None:
 
 
 def doubts_of(predictor: Predictor, loaded: LoadedCase) -> tuple[str, ...]:
-    """In what a case lies outside of what the run was trained on; nothing where that is not known."""
+    """In what a case lies outside of what the run was trained on, where that is known, and what is odd about it in itself."""
     record, data = predictor.preparation.trained_on, predictor.settings.data
-    return record.doubts(facts_of(loaded, data), predictor.preparation.kind == "hu") if record else ()
+    doubts = record.doubts(facts_of(loaded, data), predictor.preparation.kind == "hu") if record else ()
+    if loaded.geometry and (sizes := loaded.geometry.two_sizes):
+        doubts += (sizes,)
+    lowest = loaded.scan.min()
+    return (*doubts, f"all of its values are {lowest:g}") if lowest == loaded.scan.max() else doubts
 
 
 def _organs(organ: Organs, data: DataSettings) -> tuple[MaskSource, ...]:

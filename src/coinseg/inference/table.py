@@ -60,10 +60,15 @@ def _box(place: Sequence[slice], start: np.ndarray | int = 0) -> np.ndarray:
 def _part(pixels: int, box: np.ndarray | None, millilitres: float | None, geometry: Geometry | None) -> dict[str, Any]:
     return {
         "pixels": pixels,
-        "volume_ml": None if millilitres is None else round(pixels * millilitres, 4),
+        "volume_ml": None if millilitres is None else _rounded(pixels * millilitres),
         "box": None if box is None else {"min": box[0].tolist(), "max": box[1].tolist()},
         "box_mm": None if box is None or geometry is None else _millimetres(box, geometry),
     }
+
+
+def _rounded(volume: float) -> float:
+    """To 0.0001 ml; below 0.01 ml to four digits, or what micro-CT finds would be nothing."""
+    return round(volume, 4) if volume >= 0.01 else float(f"{volume:.4g}")
 
 
 def _millimetres(box: np.ndarray, geometry: Geometry) -> dict[str, list[float]]:

@@ -71,11 +71,10 @@ def write_failed(root: Path, settings: Settings, command: str, error: BaseExcept
 
 
 def unlike(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A warning line about the rows of a table whose input is unlike what the run was trained on."""
+    """A warning line about the rows of a table whose input is unlike what the run was trained on, or odd in itself."""
     cases = [row["case"] for row in rows if row.get("doubts")]
-    line = (
-        f"{len(cases)} of {len(rows)} inputs are unlike what the run was trained on, their masks doubtful (index.csv: doubts): "
-    )
+    what = "are unlike what the run was trained on, or odd; their masks are doubtful (index.csv: doubts)"
+    line = f"{len(cases)} of {len(rows)} inputs {what}: "
     return [line + few(cases, 5)] if cases else []
 
 

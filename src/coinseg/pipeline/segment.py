@@ -16,10 +16,11 @@ from coinseg.data.readers.image_mask import INVERTED, read_image_region
 from coinseg.data.readers.paths import parts_of, sha256_of, split_key
 from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask
 from coinseg.data.slices.channels import sequences_of
-from coinseg.errors import UserError, is_full, plain
+from coinseg.errors import UserError, is_full, names_that_fit, plain
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
+from coinseg.inference.scans import Segmentation
 from coinseg.inference.sources import UNCHECKED
 from coinseg.inference.table import TOLD, measure, untrusted
 from coinseg.masks.confidence import doubtful
@@ -136,7 +137,7 @@ def unchecked(predictor: Predictor | ClassPredictors) -> list[str]:
 
 def failure(written: int, failed: Sequence[str]) -> UserError | None:
     """What a command ends with when inputs failed."""
-    got = f"{len(failed)} of {written + len(failed)} inputs failed: {'; '.join(failed[:5])}"
+    got = f"{len(failed)} inputs failed, {written} masks were written: {'; '.join(failed[:5])}"
     return UserError(got, "readable inputs", "mend or remove them") if failed else None
 
 
@@ -218,7 +219,21 @@ def _gathered(
 def _segmented(
     predictor: Predictor, one: Case, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
 ) -> Iterator[Row]:
-    """What becomes of one input of a folder (see `manifest.write_segmented`), its row of the table, a warning; the last counts.
+    """What becomes of one input of a folder, as `_made` says, or its failure, which costs the others nothing; the last counts."""
+    try:
+        with names_that_fit():
+            yield from _made(predictor, one, request, known, owner, ledger)
+    except UserError as error:
+        if is_full(error):
+            raise  # so would be every other input
+        record: Row = dict.fromkeys(("mask", "row", "warning")) | {"state": "failed", "error": str(error)}
+        yield record | {"path": request.name_of(one.image).as_posix(), "sha256": sha256_of(one.image)}
+
+
+def _made(
+    predictor: Predictor, one: Case, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
+) -> Iterator[Row]:  # fmt: skip
+    """Make the mask of one input; what became of it (see `manifest.write_segmented`), its row of the table, a warning.
 
     `owner` is the input to which the mask's place belongs; a mask that is there is kept where it is of this very input.
     """
@@ -239,29 +254,32 @@ def _segmented(
 
     record = {"path": case, "state": "skipped" if done else "written", "mask": mask.as_posix(), "sha256": digest, "error": None}
     record |= {"warning": REMADE if before and place.exists() and not same else None}
+    if owner != path:
+        raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
+    for output in places if not done else ():
+        ledger.require_own(output)
+    if not done or (sure and not (sure / mask).exists()):
+        segmentation = _read_and_segmented(predictor, one)
+        if sure:
+            segmentation.write_confidence(sure / mask, overwrite=True)
+    if not done:
+        discard(place)
+        row |= segmentation.row(predictor.settings.data.axis) | measure(segmentation.mask, segmentation.geometry)
+        # The row is noted first: after a kill in between there is no mask, and `take_over` drops the row.
+        yield noted(row)
+        segmentation.write(place, overwrite=True)
+    elif before and (ledger.is_own(place) or not ledger.noted(place)):
+        yield noted(before if "doubtful" in before else before | {"doubtful": doubtful(before.get("confidence"))})
+    else:
+        yield noted(_of_somebody(place, row, before)) | {"warning": CHANGED}
+
+
+def _read_and_segmented(predictor: Predictor, one: Case) -> Segmentation:
+    """Segment one input; what a disk says of it is no matter of the output, and `is_full` must not find it."""
     try:
-        if owner != path:
-            raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
-        for output in places if not done else ():
-            ledger.require_own(output)
-        if not done or (sure and not (sure / mask).exists()):
-            segmentation = predictor.segment(one if one.others else path, one.organ)
-            if sure:
-                segmentation.write_confidence(sure / mask, overwrite=True)
-        if not done:
-            discard(place)
-            row |= segmentation.row(predictor.settings.data.axis) | measure(segmentation.mask, segmentation.geometry)
-            # The row is noted first: after a kill in between there is no mask, and `take_over` drops the row.
-            yield noted(row)
-            segmentation.write(place, overwrite=True)
-        elif before and (ledger.is_own(place) or not ledger.noted(place)):
-            yield noted(before if "doubtful" in before else before | {"doubtful": doubtful(before.get("confidence"))})
-        else:
-            yield noted(_of_somebody(place, row, before)) | {"warning": CHANGED}
+        return predictor.segment(one if one.others else one.image, one.organ)
     except UserError as error:
-        if is_full(error):
-            raise  # so would be every other input
-        yield record | {"state": "failed", "mask": None, "error": str(error), "row": None, "warning": None}
+        raise UserError(error.got, error.required, error.do) from None
 
 
 def _of_somebody(mask: Path, row: Row, before: Row | None) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -114,27 +114,32 @@ def _masks(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
     return []
 
 
-def _of_dicom(cases: Sequence[tuple[str, Reviewed]]) -> Iterator[tuple[str, Reviewed, list[Dataset], str]]:
-    """The cases with the images of their series, and why one cannot be written on it; "" where it can."""
+def _on_series(cases: Sequence[tuple[str, Reviewed]], write: Callable[[str, Reviewed, list[Dataset]], object]) -> list[str]:
+    """Write the cases whose source is a DICOM series that can carry them; returns a line for each of the others."""
     from coinseg.data.readers.dicom import read_series
 
+    left_out = []
     for name, one in cases:
-        series = read_series(one.image) if one.volume and is_dicom(one.image) else []
-        frames = any(int(image.get("NumberOfFrames") or 1) > 1 for image in series)
-        why = "its source is a multi-frame image" if frames else "" if series else "its source is no DICOM series"
-        yield name, one, series, f"{name}: {why}" if why else ""
+        try:
+            series = read_series(one.image) if one.volume and is_dicom(one.image) else []
+            frames = any(int(image.get("NumberOfFrames") or 1) > 1 for image in series)
+            why = "its source is a multi-frame image" if frames else "" if series else "its source is no DICOM series"
+            if not why:
+                write(name, one, series)
+        except UserError as error:  # of this series, and no matter of the others
+            why = str(error)
+        left_out += [f"{name}: {why}"] if why else []
+    return left_out
 
 
 def _dicom_seg(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
     from coinseg.export.dicom_seg import LABEL, write_dicom_seg
 
-    left_out = []
-    for name, one, series, why in _of_dicom(cases):
-        if not why:
-            affine = read_geometry(one.image).canonical_affine
-            write_dicom_seg({one.class_name or LABEL: one.mask}, series, out / f"{name}.dcm", affine, reviewed=True)
-        left_out += [why] if why else []
-    return left_out
+    def write(name: str, one: Reviewed, series: list[Dataset]) -> None:
+        affine = read_geometry(one.image).canonical_to_mm
+        write_dicom_seg({one.class_name or LABEL: one.mask}, series, out / f"{name}.dcm", affine, reviewed=True)
+
+    return _on_series(cases, write)
 
 
 def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
@@ -142,13 +147,11 @@ def _rtstruct(cases: Sequence[tuple[str, Reviewed]], out: Path) -> list[str]:
 
     from .rtstruct import write_rtstruct
 
-    left_out = []
-    for name, one, series, why in _of_dicom(cases):
-        if not why:
-            affine, label = read_geometry(one.image).canonical_affine, one.class_name or LABEL
-            write_rtstruct(one.mask, series, out / f"{name}.dcm", affine, label)
-        left_out += [why] if why else []
-    return left_out
+    def write(name: str, one: Reviewed, series: list[Dataset]) -> None:
+        affine, label = read_geometry(one.image).canonical_to_mm, one.class_name or LABEL
+        write_rtstruct(one.mask, series, out / f"{name}.dcm", affine, label)
+
+    return _on_series(cases, write)
 
 
 def _nnunet(cases: Sequence[tuple[str, Reviewed]], out: Path, overwrite: bool, gone: list[str], source: Source) -> Exported:

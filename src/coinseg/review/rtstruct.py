@@ -81,7 +81,7 @@ def write_rtstruct(
         mask: canonical (slices, H, W) bool.
         source_datasets: the single-frame images of its series, in any order.
         out: the .dcm file.
-        affine: canonical indices to RAS+ millimetres (`Geometry.canonical_affine`).
+        affine: canonical indices to RAS+ millimetres (`Geometry.canonical_to_mm`).
         label: of the region.
         overwrite: replace `out`; else it is a `UserError`, like a mask that does not fit, or a series without its elements.
     """
@@ -111,7 +111,7 @@ def _millimetres(dataset: Dataset, ring: np.ndarray) -> list[str]:
 
 def _structure_set(images: Sequence[Dataset], contours: Sequence[tuple[Dataset, np.ndarray]], label: str) -> Dataset:
     from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
     def one(**elements: object) -> Dataset:
         made = Dataset()
@@ -154,5 +154,6 @@ def _structure_set(images: Sequence[Dataset], contours: Sequence[tuple[Dataset, 
     found.file_meta = FileMetaDataset()
     found.file_meta.MediaStorageSOPClassUID = UID(RT_STRUCTURE_SET)
     found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
-    found.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # Where a file has the types of its values, decimal strings of more than 64 KB, a long outline, have none.
+    found.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return found

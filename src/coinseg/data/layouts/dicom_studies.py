@@ -53,6 +53,7 @@ from .tables import (
     understood,
     with_places,
 )  # fmt: skip
+from .unread import beside_series, paths_of
 
 _TABLE = "labels.csv"
 _UIDS = ("studyinstanceuid", "study_instance_uid", "seriesinstanceuid", "series_instance_uid")
@@ -131,7 +132,7 @@ def list_dicom(root: Path, settings: DataSettings) -> Cohort:
         problems.append(f"{table.name} does not name {few(left)}: they have no labels")
     if not patients:
         problems.append(f"no table names patients: {own_patients(cases)}")
-    problems += _of_folders(cases)
+    problems += [*_of_folders(cases), *beside_series(root, paths_of([*cases, *left_out]), masks.contains)]
     columns = "a column of cases (case, study, StudyInstanceUID, PatientID, ...) and a column label"
     source = (
         f"image labels from {table.name}{beside}, by {_key_column(table)}{understood(table)}"

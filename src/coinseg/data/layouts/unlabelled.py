@@ -6,6 +6,7 @@ organ_masks/x.nii.gz         organ masks of such files, by their names (also FOL
 s7/segmentations/NAME.nii.gz as the program TotalSegmentator leaves them beside a scan (also FOLDER/x/NAME.nii.gz)
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from .sequences import fits_sequences
 from .shared import few, files_in, is_value, lies_inside, place_of, safe_id, without_suffix
 from .table_classes import PREFIXES
 from .totalsegmentator import masks_named
+from .unread import in_series
 
 _MASKS = {*MASK_FOLDERS, *ORGAN_FOLDERS, "labelstr", "labelsts"}
 _MAPS = ("segmentation.nii.gz", "aggregated_maj_seg.nii.gz")
@@ -70,7 +72,8 @@ def scans_in(
     of_path = {case.image: case for case in kept}
     kept = [of_path[path] for path in sorted(of_path)]
     lines = _left(source, layout, kept) if source.is_dir() else []
-    return ToSegment(tuple(kept), (*lines, *(_each_alone(source) if layout == "files" and not channels else ())))
+    alone = [*_each_alone(source), *_slices_alone(source, kept)] if layout == "files" and not channels else []
+    return ToSegment(tuple(kept), (*lines, *alone))
 
 
 def cases_of(source: Path) -> tuple[str, Sequence[Case]]:
@@ -193,13 +196,30 @@ def _each_alone(root: Path) -> list[str]:
     return []
 
 
+def _slices_alone(root: Path, cases: Sequence[Case]) -> list[str]:
+    """The line about slices of one series that lie in the folder itself beside those of other studies, where each is a scan."""
+    slices = [case.image for case in cases if case.image.parent == root and kind_of(case.image) in ("slice", "volume")]
+    if not slices:
+        return []
+    from coinseg.data.readers.dicom import identifiers_of  # pydicom is imported only when it is needed
+
+    counts = Counter(uid for path in slices for uid in identifiers_of(path, ["SeriesInstanceUID"]))
+    if not (several := [count for count in counts.values() if count > 1]):
+        return []
+    do = "put each series into a folder of its own for masks of whole scans"
+    return [f"{sum(several)} DICOM slices of {len(several)} series are segmented each by itself: {do}"]
+
+
 def _left(root: Path, layout: str, cases: Sequence[Case]) -> list[str]:
-    """The line about images and volumes that are neither segmented nor masks by their place."""
+    """The lines about images and volumes that are neither segmented nor masks by their place."""
     read = {split_key(place)[0] for case in cases for place in (case.image, *case.others, *(mask.path for mask in case.organ))}
     left = [
         path.relative_to(root).as_posix() for path in files_in(root)
         if {path, *path.parents}.isdisjoint(read) and not _is_mask(root, path, _MASKS) and path.name.lower() not in _MAPS
         and not any(path in place.parents for place in read)
     ]  # fmt: skip
+    series = in_series(place for place in read if place.is_relative_to(root))  # a table may name scans elsewhere
+    inside = [path.relative_to(root).as_posix() for path in series if not (path in read or _is_mask(root, path, _MASKS))]
     what = "they are taken for masks" if layout == "files" else f"the layout {layout} has no case of them"
-    return [f"{len(left)} images or volumes are not segmented, {what}: {few(left, 3)}"] if left else []
+    why = {what: left, "they lie in the folder of a DICOM series": inside}
+    return [f"{len(names)} images or volumes are not segmented, {of}: {few(names, 3)}" for of, names in why.items() if names]

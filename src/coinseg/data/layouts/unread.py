@@ -1,11 +1,11 @@
 """What lies in a data set and is not read is said in one line: files of other endings, and folders and images nobody names."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from coinseg.data.readers.image import UNREAD, is_image, unread_in
-from coinseg.data.readers.paths import is_dicom, kind_of, voxel_file
+from coinseg.data.readers.image import IMAGE_SUFFIXES, UNREAD, is_image, unread_in
+from coinseg.data.readers.paths import ARCHIVE, VOLUME_SUFFIXES, is_dicom, kind_of, parts_of, split_key, voxel_file
 from coinseg.types import Case
 
 from .shared import few, files_in, is_readable, place_of, visible
@@ -47,6 +47,24 @@ def beside(files: Iterable[Path], read: Collection[Path]) -> list[Path]:
     """Return the files beside `files`, not in folders, that are not `read`."""
     near = (path for folder in sorted({file.parent for file in files}) for path in visible(folder))
     return [path for path in near if path not in read and path.is_file()]
+
+
+def in_series(read: Iterable[Path]) -> list[Path]:
+    """Return the images, volumes and archives in folders of DICOM series that are `read`, which are read without them; sorted."""
+    folders = {place for path in read if (place := split_key(path)[0]).is_dir()}
+    readable = (*VOLUME_SUFFIXES, *IMAGE_SUFFIXES, ARCHIVE)
+    files = {file for folder in folders for file in parts_of(folder) if file.name.lower().endswith(readable)}
+    return sorted(file for file in files if is_readable(file))
+
+
+def beside_series(root: Path, read: Collection[Path], masks: Callable[[Path], bool]) -> list[str]:
+    """Return the line about images and volumes in and beside the DICOM series that are `read`, but for `masks`."""
+    places = {split_key(path)[0] for path in read}
+    beside_them = [path for path in files_in(root) if {path, *path.parents}.isdisjoint(places)]
+    left = [
+        path.relative_to(root).as_posix() for path in (*beside_them, *in_series(read)) if path not in read and not masks(path)
+    ]
+    return [f"{len(left)} images or volumes not read, in or beside the DICOM series: {few(left, 3)}"] if left else []
 
 
 def not_named(cases: Collection[Case], table: Path, masks: Collection[Path]) -> list[str]:

@@ -90,12 +90,13 @@ def patient_of(path: Path, default: str, tag: str = "PatientID") -> str:
 
 
 def identifiers_of(path: Path, tags: Sequence[str] = IDENTIFIERS) -> frozenset[str]:
-    """Return what a table may name a scan by, of its first file; to be compared but never shown, empty for an unreadable scan."""
+    """Return what a table may name a scan by, of its first image; to be compared, never shown. Empty for an unreadable scan."""
     place, _ = split_key(path)
     try:
         with members(place) as files:
-            header = header_of(place, min(files), files)
-    except (UserError, ValueError):
+            headers = (header_of(place, member, files) for member in files)
+            header = next((header for header in headers if header.get("Rows")), Dataset())  # before it a DICOMDIR, a report
+    except UserError:
         return frozenset()
     return frozenset(filter(None, (str(header.get(tag) or "").strip() for tag in tags)))
 

@@ -19,7 +19,7 @@ from coinseg.errors import UserError
 from .dicom_tags import broken_member, header_of, read_object, silent
 from .dicom_values import picture_of, scale_of
 from .limits import MAX_PIXELS
-from .paths import Members, members
+from .paths import Members, members, public_name
 
 T = TypeVar("T")
 _SIZES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS that come before the size of a frame
@@ -40,14 +40,17 @@ def decoded(
     """
     if member not in files:
         raise broken_member(place, member, "it is gone")
+    compression = ""
     try:
         with files[member]() as file, silent():
             dataset = read_object(file)
             require_honest(dataset)
+            syntax = dataset.file_meta.TransferSyntaxUID
+            compression = str(syntax.name) if syntax.is_compressed else ""
             if left_aligned(dataset):
                 why = f"its HighBit is {int(dataset.HighBit)} for {int(dataset.BitsStored)} bits stored, which shifts its values"
                 raise broken_member(place, member, why)
-            plugin = _PLUGINS.get(dataset.file_meta.TransferSyntaxUID, "")
+            plugin = _PLUGINS.get(syntax, "")
             frames = [np.asarray(pixels) for pixels in iter_pixels(dataset, raw=raw, decoding_plugin=plugin)]
             shapes = [pixels.shape if raw else pixels.shape[:2] for pixels in frames]
             if shapes == [size] * count:
@@ -55,6 +58,11 @@ def decoded(
     except UserError:
         raise
     except Exception as error:  # Every plugin raises its own exceptions.
+        if compression and isinstance(error, RuntimeError):  # of pydicom: no plugin can; NotImplementedError is one too
+            where = place if place.name == member else f"{place}: {public_name(member)}"
+            got = f"{where} cannot be read (no decoder takes its pixels, {compression})"
+            do = "save it without compression (gdcmconv --raw), or copy it again"
+            raise UserError(got, "intact pixels that a decoder takes", do) from None
         raise broken_member(place, member, f"{type(error).__name__} while its pixels were decoded") from None
     raise broken_member(place, member, "its pixels do not have the size its tags say")
 

@@ -16,14 +16,13 @@ from coinseg.errors import UserError
 
 from .dicom_tags import is_ct
 from .dicom_values import number, numbers, scale_of
-from .geometry import FLAT, TO_RAS, Geometry, geometry_in_mm
+from .geometry import FLAT, TO_RAS, UNEVEN, Geometry, geometry_in_mm
 from .limits import MAX_PIXELS
 from .paths import public_name
 from .voxels import broken, invertible, require_fits
 
 _TURN = 1e-3  # tolerance of direction cosines, within a series and from a right angle
 _TILT = 1.0  # degrees between the stack and the normal of its slices that are allowed if the whole shift is below half a pixel
-_UNEVEN = 0.25  # slice distances that a slice may be off its even position; positions are often rounded to 0.1 mm
 ASSUMED_MM = 1.0  # thickness of one slice that does not say it: its mask has an area, and no volume
 Header = tuple[str, Dataset]  # a file by its name below the scan's folder, and its tags without pixels
 
@@ -163,7 +162,7 @@ def _require_even(path: Path, depth: np.ndarray) -> None:
         got = f"{path} lacks about {lost} slices between {depth[widest]:.1f} and {depth[widest + 1]:.1f} mm along its stack"
         got += f"{f' and has {more} more gaps' if more else ''} (the usual distance is {usual:.2f} mm)"
         raise UserError(got, "every slice of the series", "export it again")
-    if np.abs(depth - np.linspace(depth[0], depth[-1], len(depth))).max() > _UNEVEN * usual:
+    if np.abs(depth - np.linspace(depth[0], depth[-1], len(depth))).max() > UNEVEN * usual:
         got = f"{path} has slices {gaps.min():.2f} to {gaps.max():.2f} mm apart"
         raise UserError(got, "evenly spaced slices", "export a series with one slice distance, or resample it")
 

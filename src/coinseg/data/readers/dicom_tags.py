@@ -41,6 +41,7 @@ _SLICES = ("1.2.840.10008.5.1.4.1.1.2.", "1.2.840.10008.5.1.4.1.1.4.", "1.2.840.
 _IN_SPACE = ("CT", "MR", "PT", "NM")  # modalities of slices; one without its place in the patient is broken, and no plain image
 DERIVED = ("RTDOSE", "RTIMAGE", "SEG", "PR", "SR", "KO", "DOC")  # modalities of objects that come with scans and are no scans
 _OTHER_SCALES = ("OD", "MGML", "Z_EFF", "ED", "EDW", "PCT", "HU_MOD")  # DICOM PS3.3 C.11.1.1.2: densities, atomic numbers, ...
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item of a sequence begins, in either byte order
 
@@ -151,8 +152,14 @@ def is_ct(header: Dataset) -> bool:
 
 
 def other_scale(header: Dataset) -> str:
-    """Return what values are where that is no Hounsfield unit, as dual-energy CT says it in RescaleType; "" otherwise."""
-    return kind if (kind := str(header.get("RescaleType") or "")) in _OTHER_SCALES else ""
+    """Return what values are where that is no Hounsfield unit, as dual-energy CT says it in RescaleType; "" otherwise.
+
+    An enhanced object says it for all of its frames or for each of them, of which the first is asked.
+    """
+    groups = [group for name in _GROUPS for group in (header.get(name) or [])[:1]]
+    values = [item for group in groups for item in group.get("PixelValueTransformationSequence") or []]
+    kinds = [str(tags.get("RescaleType") or "") for tags in (header, *values) if isinstance(tags, Dataset)]
+    return next((kind for kind in kinds if kind in _OTHER_SCALES), "")
 
 
 def kind_of_file(path: Path) -> Kind:

@@ -13,6 +13,8 @@ from coinseg.config.schema import Axis
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS+ coordinates (DICOM, ITK) to RAS+ (NIfTI, coinseg), and back
 MAX_SHIFT = 0.1  # voxels a mask may lie off its scan; float32 affines of one grid differ by less than a thousandth
 _MAX_TURN = 0.5  # the same at the far corners for an affine stored as a quaternion, which rounds most close to half a turn
+UNEVEN = 0.25  # slice distances that a DICOM slice may be off its even position; positions are often rounded to 0.1 mm
+_ALIKE = 0.01  # share that the voxel sizes of pixdim and sform may differ
 FLAT = b"one slice of unknown thickness"  # description in the header of such a grid and of masks on it
 _MM = {1: 1000.0, 3: 0.001}  # millimetres in a metre and a micron, by NIfTI code; anything else counts as millimetres
 
@@ -38,8 +40,13 @@ class Geometry:
 
     @property
     def canonical_affine(self) -> np.ndarray:
-        """(4, 4): canonical (column, row, slice) indices to RAS+ coordinates."""
+        """(4, 4): canonical (column, row, slice) indices to RAS+ coordinates in the unit of the file."""
         return np.asarray(self.affine @ inv_ornt_aff(self._turn, self.shape[:3]))
+
+    @property
+    def canonical_to_mm(self) -> np.ndarray:
+        """(4, 4): canonical (column, row, slice) indices to RAS+ millimetres, whatever the unit of the file."""
+        return np.asarray(np.diag([self.millimetres] * 3 + [1.0]) @ self.canonical_affine)
 
     @property
     def millimetres(self) -> float:
@@ -49,8 +56,17 @@ class Geometry:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size (dz, dy, dx) in mm of the canonical grid."""
-        dx, dy, dz = np.sqrt((self.canonical_affine[:3, :3] ** 2).sum(0)) * self.millimetres
+        dx, dy, dz = np.sqrt((self.canonical_to_mm[:3, :3] ** 2).sum(0))
         return float(dz), float(dy), float(dx)
+
+    @property
+    def two_sizes(self) -> str:
+        """Which two voxel sizes the header gives, in words; "" where pixdim and sform agree to 1 %, or only one is there."""
+        said, taken = np.abs(header_of(self.header)["pixdim"][1:4].astype(float)), np.sqrt((self.affine[:3, :3] ** 2).sum(0))
+        if not (said > 0).all() or (said == 1).all() or np.abs(taken / said - 1).max() <= _ALIKE:
+            return ""  # 1 x 1 x 1 is what pixdim has where nobody set it
+        one, other = (" x ".join(f"{size * self.millimetres:.3g}" for size in sizes) for sizes in (said, taken))
+        return f"its header gives two voxel sizes, {one} mm (pixdim) and {other} mm (sform), which is taken"
 
     @property
     def says_where(self) -> bool:
@@ -124,6 +140,8 @@ def geometry_in_mm(affine: np.ndarray, shape: tuple[int, ...], description: byte
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
     header["descrip"] = description
-    header.set_qform(affine, code=1)  # The nearest rotation; where axes are not orthogonal only the sform is exact.
+    header.set_qform(affine, code=1)  # The nearest rotation: ITK takes it where axes are not orthogonal, so it must be near.
     header.set_sform(affine, code=1)
+    if corners_apart(header.get_qform(), affine, shape).max() > _MAX_TURN:
+        header["qform_code"] = 0
     return Geometry(np.asarray(affine, dtype=np.float64), shape, header.binaryblock)

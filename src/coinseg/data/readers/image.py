@@ -92,6 +92,16 @@ def write_image_map(path: Path, values: np.ndarray, overwrite: bool = False) -> 
         Image.fromarray(values).save(part, format="PNG")
 
 
+def require_png(pixels: np.ndarray, what: str) -> None:
+    """Raise `UserError` where a PNG would not hold the values of an image: below 0, above 65535, or fractions from 0 to 1."""
+    low, high = float(pixels.min()), float(pixels.max())
+    # Of bytes 0 and 1 in colour there are 8 luminances at most.
+    fractions = high <= 1 and bool((pixels != np.rint(pixels)).any()) and len(np.unique(pixels.round(4))) > 8
+    if low < 0 or high > np.iinfo(np.uint16).max or fractions:
+        required, do = "whole numbers from 0 to 65535, which a PNG holds", "save the images with such values"
+        raise UserError(f"{what} has values from {low:.4g} to {high:.4g}", required, do)
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (H, W), as the image is shown, from the header alone; `UserError` when that cannot be read."""
     rows, columns, code = _header(path)

@@ -21,7 +21,10 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)  # What is wrong with a file i
 
 def open_itk(path: Path) -> Opened:
     """Read the header of a NRRD or MetaImage file; voxels are read on demand. Raises `UserError` like `volume.read_volume`."""
-    check_header(path)
+    try:
+        check_header(path)
+    except OSError as error:
+        raise _broken(path, error) from error
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[path.suffix.lower()])
     reader.SetFileName(str(path))

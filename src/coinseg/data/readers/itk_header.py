@@ -17,6 +17,8 @@ _VECTORS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "O
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 _TO_INTENSITY = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionOffset": 0.0}
 _UNITS = {"m": 1000.0, "cm": 10.0, "um": 0.001, "\N{MICRO SIGN}m": 0.001, "microns": 0.001}
+_UNITS_OF_NRRD, _UNIT_OF_META = rb"(?im)^(?:space )?units: *([^\r\n]*)", rb"(?m)^DistanceUnits *= *([^\r\n]*)"
+_NRRD, _META = re.compile(rb"(?s).*?\r?\n\r?\n"), re.compile(rb"(?sm).*?^ElementDataFile[^\n]*\n")  # a header to its end
 WHAT = "NRRD or MetaImage file"
 
 
@@ -26,9 +28,12 @@ def check_header(path: Path) -> None:
 
 
 def millimetres(path: Path) -> float:
-    """Return the millimetres in the unit that a .nrrd gives all its axes, which ITK does not look at; 1 where it gives none."""
-    found = re.search(rb"(?im)^space units: *([^\r\n]*)", _start(path)) if path.suffix.lower() == ".nrrd" else None
-    units = set(re.findall(r'"\s*([^"]*?)\s*"', found[1].decode("utf-8", "replace"))) if found else set()
+    """Return the millimetres in the unit that a header gives all axes, which ITK does not look at; 1 where it gives none."""
+    nrrd, start = path.suffix.lower() == ".nrrd", _start(path)
+    head = (_NRRD if nrrd else _META).match(start)
+    found = re.search(_UNITS_OF_NRRD if nrrd else _UNIT_OF_META, head[0] if head else start)
+    text = found[1].decode("utf-8", "replace") if found else ""
+    units = set(re.findall(r'"\s*([^"]*?)\s*"', text)) if nrrd else {text.strip()}
     return _UNITS.get(units.pop(), 1.0) if len(units) == 1 else 1.0
 
 
@@ -38,16 +43,19 @@ def _start(path: Path) -> bytes:
 
 
 def check_voxels(path: Path, claimed: int) -> None:
-    """Raise `UserError` when compressed voxels do not fit their checksum or the `claimed` bytes; others have no checksum."""
+    """Raise `UserError` when voxels are fewer than the `claimed` bytes, or compressed ones do not fit these or their checksum."""
     start = _start(path)
     if path.suffix.lower() == ".nrrd":
-        head = re.match(rb"(?s).*?\r?\n\r?\n", start)
+        head = _NRRD.match(start)
         if head and re.search(rb"(?im)^encoding: *(gz|gzip)\s*$", head[0]):
             _inflate(path, path, head.end(), 31, claimed)
-    elif re.search(rb"(?im)^CompressedData *= *true", start):
+    elif head := _META.match(start):
         local = path.suffix.lower() == ".mha"
-        if head := re.match(rb"(?s).*?^ElementDataFile[^\n]*\n", start, re.MULTILINE):
-            _inflate(path, path if local else voxel_file(path), head.end() if local else 0, 15, claimed)
+        file, offset = (path, head.end()) if local else (voxel_file(path), 0)
+        if re.search(rb"(?im)^CompressedData *= *true", head[0]):
+            _inflate(path, file, offset, 15, claimed)
+        elif not re.search(rb"(?im)^BinaryData *= *false", head[0]) and file.stat().st_size < offset + claimed:
+            raise broken(path, "its voxels are cut off", WHAT)  # MetaIO calls that "Success"
 
 
 def _inflate(path: Path, file: Path, offset: int, window: int, claimed: int) -> None:

@@ -71,13 +71,16 @@ def kind_of(path: Path) -> Kind:
 
 
 def holds_slices(folder: Path) -> bool:
-    """Return whether a folder itself, not only a folder below, has DICOM files that are slices; plain images are none."""
-    kinds = {""}
-    for path in (path for path in sorted(folder.iterdir()) if not is_hidden(path.name)):
+    """Return whether a folder itself, not only a folder below, has DICOM files that are slices; plain images are none.
+
+    A DICOMDIR, a report or the like beside folders with DICOM files is none either: a CD has one above all of its series.
+    """
+    entries, kinds = sorted(path for path in folder.iterdir() if not is_hidden(path.name)), {""}
+    for path in entries:
         if (kind := kind_of(path)) in ("slice", "volume"):
             return True
         kinds.add(kind)
-    return "other" in kinds and "image" not in kinds
+    return "other" in kinds and "image" not in kinds and not any(path.is_dir() and is_dicom(path) for path in entries)
 
 
 def may_hold_slices(archive: Path) -> bool:
@@ -117,9 +120,12 @@ def sha256_of(path: Path) -> str | None:
 
 
 def voxel_file(header: Path) -> Path:
-    """Return the file beside a .mhd that its header names; the .mhd itself when it names no possible file."""
-    with header.open("rb") as file:
-        match = re.search(rb"(?m)^ElementDataFile *= *([^\r\n/\\%\0]+?) *\r?$", file.read(2**16))
+    """Return the file beside a .mhd that its header names; the .mhd itself when it names no possible file or is unreadable."""
+    try:
+        with header.open("rb") as file:
+            match = re.search(rb"(?m)^ElementDataFile *= *([^\r\n/\\%\0]+?) *\r?$", file.read(2**16))
+    except OSError:  # whoever reads the scan says it
+        return header
     name = match[1].decode("utf-8", "replace") if match else ""
     named = name.upper() not in ("", "LOCAL", "LIST", ".", "..") and len(name.encode()) < 256
     return header.with_name(name) if named else header

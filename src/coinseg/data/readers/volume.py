@@ -85,6 +85,13 @@ def peek_shape(path: Path) -> tuple[int, int, int]:
     return _open(path).geometry.canonical_shape
 
 
+def read_on_grid(path: Path, like: Geometry, what: str) -> np.ndarray:
+    """Read a volume as it is stored, (slices, rows, columns) on the canonical grid of `like`; errors as in `on_one_grid`."""
+    opened = _open(path)
+    grid = on_one_grid(path, opened.geometry, like, what)
+    return grid.to_canonical(opened.voxels().reshape(grid.shape, order="A"))
+
+
 def read_mask(source: MaskSource, like: Geometry) -> ScanMask:
     """Read a mask as bool (slices, rows, columns) on the canonical grid of `like`; see `read_region`."""
     return read_region(source, like)[0]
@@ -95,9 +102,7 @@ def read_region(source: MaskSource, like: Geometry) -> tuple[ScanMask, set[str]]
 
     `UserError` as in `read_volume`, and when the mask has another grid or its values are no labels.
     """
-    opened = _open(source.path)
-    grid = on_one_grid(source.path, opened.geometry, like)
-    stored = grid.to_canonical(opened.voxels().reshape(grid.shape, order="A"))
+    stored = read_on_grid(source.path, like, "mask")
     inside, absent = np.empty(stored.shape, dtype=bool), {*source.values}
     for plane, inside_plane in zip(stored, inside, strict=True):  # One by one: rounding copies, and a scan may be large.
         labels = np.rint(plane)
@@ -115,14 +120,14 @@ def labels_of_volume(path: Path) -> list[float]:
     return [float(label) for label in np.unique(np.rint(_open(path).voxels()))]
 
 
-def on_one_grid(path: Path, grid: Geometry, like: Geometry, what: str = "mask") -> Geometry:
-    """Return the grid of the mask at `path`, turned like that of its scan; `UserError` when they differ.
+def on_one_grid(path: Path, grid: Geometry, like: Geometry, what: str) -> Geometry:
+    """Return the grid of the volume at `path`, turned like that of its scan; `UserError` when they differ.
 
     Args:
-        path: the mask.
+        path: the volume.
         grid: its grid.
         like: the grid of the scan.
-        what: it is, in words.
+        what: it is, in words, such as "mask".
     """
     if (unit := grid.millimetres / like.millimetres) != 1:  # Or the unit of one is wrong: the affines say which it is.
         scaled = replace(grid, affine=np.diag((unit, unit, unit, 1.0)) @ grid.affine)

@@ -12,7 +12,7 @@ from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import is_turned, read_image
 from coinseg.data.readers.image_mask import read_image_region
 from coinseg.data.readers.paths import parts_of
-from coinseg.data.readers.volume import Volume, on_one_grid, read_region, read_volume
+from coinseg.data.readers.volume import Volume, read_on_grid, read_region, read_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, MaskSource
 
@@ -113,9 +113,7 @@ def load_case(case: Case, with_lesion: bool = True, volume: Volume | None = None
 def _channel(case: Case, path: Path, first: np.ndarray, volume: Volume | None) -> np.ndarray:
     """Read a further channel of a case; `UserError` unless it is on the grid of the first one."""
     if volume:
-        other = read_volume(path)
-        on_one_grid(path, other.geometry, volume.geometry, "channel")
-        return other.scan
+        return read_on_grid(path, volume.geometry, "channel")
     image = read_image(path)[None]
     if image.shape != first.shape:
         (height, width), (tall, wide) = image.shape[1:], first.shape[1:]
