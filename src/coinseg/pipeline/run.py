@@ -31,7 +31,7 @@ from coinseg.evaluation import evaluate as evaluation
 from coinseg.evaluation.verdict import judge, trusted
 from coinseg.inference.classes import predictors_of
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import JSON, class_folder, untrusted, write_table
+from coinseg.inference.table import JSON, class_folder, folders_of_classes, of_other_classes, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
 from coinseg.runtime.files import MAX_JSON, discard, key_of, require_room
 from coinseg.runtime.process_group import current
@@ -122,7 +122,8 @@ class Workspace:
         if not overwrite and not same_files(self.cohort, self.settings, slices):
             prepare(self.cohort, self.settings, slices, self.step("prepare"), overwrite)
         if not same_files(self.cohort, self.settings, slices) or changes(file, self.data, self.settings):
-            discard(*(self.root / name for name in FINISHED))
+            discard(*(place / name for place in (self.root, *folders_of_classes(self.root)) for name in FINISHED))
+        discard(*of_other_classes(self.root, self.cohort.classes))
         write_settings(self.data, self.root, self.settings)
         if not self.settings.engine.threads:
             keep_threads(self.root)
