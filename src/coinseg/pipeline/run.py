@@ -28,7 +28,7 @@ from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_fi
 from coinseg.data.slices.student_data import ReviewedCase
 from coinseg.errors import UserError, plain
 from coinseg.evaluation import evaluate as evaluation
-from coinseg.evaluation.verdict import judge, trusted
+from coinseg.evaluation.verdict import trusted
 from coinseg.inference.classes import predictors_of
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.table import JSON, class_folder, folders_of_classes, of_other_classes, untrusted, write_table
@@ -44,6 +44,7 @@ from coinseg.training.keys import class_count, result_key, with_student
 from coinseg.types import Cohort
 
 from . import recipe
+from .manifest import verdict
 from .mask_files import MaskFiles
 from .reviews import NO_REVIEWS, Learnt, ids_of, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
@@ -55,6 +56,7 @@ FINISHED = (
     "report.html",
     "cases.html",
     "model.json",
+    "evaluation/scores.json",
 )  # in a folder whose run has ended: `segment` takes it for a model
 
 
@@ -222,13 +224,6 @@ def evaluate(run: Run) -> dict[str, Any]:
     scores |= {"key": key, "seconds": round(time.perf_counter() - began, 2)}
     write_record(file, scores)
     return scores
-
-
-def verdict(root: Path) -> str | None:
-    """The verdict on a run folder, see `evaluation.verdict`; None where nothing was scored."""
-    files = (root / "evaluation" / name for name in ("scores.json", "audit.json"))
-    scores, audit = (read_record(file, {}) if file.exists() else None for file in files)
-    return None if scores is None else judge(scores, audit)
 
 
 def masks_key(run: Run) -> str:
