@@ -28,6 +28,7 @@ from coinseg.explain.counterfactual import losses
 from coinseg.explain.counterfactual.discriminator import Discriminator
 from coinseg.explain.counterfactual.generator import Generator
 from coinseg.networks.layers import ResidualBlock
+from coinseg.runtime.devices import to_device
 
 WIDTHS, SIDES, BATCHES = (8, 16, 32, 64), (64, 128, 256), (1, 8, 16)
 QUICK = ((8, 64, 1), (8, 128, 8), (16, 64, 8), (64, 64, 1))
@@ -86,7 +87,7 @@ def networks(against: str, s: CoinSettings) -> tuple[Pair, Pair]:
     )
     for one, other in zip(plain, ours, strict=True):
         one.load_state_dict(other.state_dict())
-        other.to(memory_format=torch.channels_last)
+        to_device(other, torch.device("cpu"))
     return plain, ours
 
 

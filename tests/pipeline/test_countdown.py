@@ -61,3 +61,13 @@ def test_a_run_that_goes_on_has_no_time_left_of_what_is_there() -> None:
     assert left("coin", 500, 1000) == pytest.approx(25)
     clock.now = 30.0
     assert left("coin", 600, 1000) == pytest.approx(120)
+
+
+def test_a_stage_that_was_believed_to_be_done_says_nothing_of_the_pace_of_others() -> None:
+    """A student of other settings is trained again: what it took was foretold as 0, and 100 s became hours."""
+    clock = Clock()
+    left = Countdown({"student": 0.0, "evaluate": 50.0, "masks": 50.0}, clock)
+    left("student", 0, 10)
+    clock.now = 1000.0
+    left("student", 10, 10)
+    assert left("evaluate", 0, 5) == pytest.approx(100)

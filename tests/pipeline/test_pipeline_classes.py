@@ -29,7 +29,7 @@ from coinseg.parts.base import Learning
 from coinseg.pipeline import classes, recipe, run_manifest
 from coinseg.pipeline.recipe import Job, build
 from coinseg.pipeline.reviews import NO_REVIEWS
-from coinseg.pipeline.run import Workspace, warnings
+from coinseg.pipeline.run import Workspace, train_classes, warnings
 from coinseg.runtime.files import read_json
 from coinseg.runtime.records import write_record
 from coinseg.types import Case
@@ -101,21 +101,26 @@ def test_parts_of_a_class_have_a_key_of_its_number(tmp_path: Path, monkeypatch: 
     assert len({learning.key for learning in asked}) == 2
 
 
-def test_a_class_with_too_few_masks_has_no_student_and_the_others_keep_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learn_from_few(monkeypatch)
-    monkeypatch.setattr("coinseg.training.student.LEAST", 4)
+def rare_class(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[Settings, Path]:
+    """Settings and data of two classes, the first one rare; pseudo-masks are whole images, four are needed."""
 
     def whole_images(slices: TrainingSlices, *rest: Any) -> PseudoMasks:
         normals, abnormal = (np.flatnonzero(slices.labels() == label) for label in (0, 1))
         return PseudoMasks(abnormal, np.ones((len(abnormal), *[slices.store.size] * 2), np.uint8), normals)
 
+    learn_from_few(monkeypatch)
+    monkeypatch.setattr("coinseg.training.student.LEAST", 4)
     monkeypatch.setattr("coinseg.training.student.collect_pseudo_masks", whole_images)
     settings = settings_of(steps=1, networks=1, imagenet_steps=0)
-    data_ = written(tmp_path / "data", [(int(i < 3), i // 2 % 2) for i in range(24)])
+    return settings, written(folder, [(int(i < 3), i // 2 % 2) for i in range(24)])
+
+
+def test_a_class_with_too_few_masks_has_no_student_and_the_others_keep_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, source = rare_class(monkeypatch, tmp_path / "data")
     root = tmp_path / "run"
-    trained = build(Job(store_of(data_, settings, root / "slices"), settings, root))
+    trained = build(Job(store_of(source, settings, root / "slices"), settings, root))
     assert isinstance(trained, ClassPredictors)
     assert {name: one.has_student for name, one in trained.of.items()} == {"disc": False, "square": True}
     loaded = load(root)
@@ -128,6 +133,20 @@ def test_a_class_with_too_few_masks_has_no_student_and_the_others_keep_theirs(
         assert np.array_equal(found.masks, wanted.masks)
         np.testing.assert_allclose(found.scores.probability, wanted.scores.probability, atol=1e-6)
     write_onnx(loaded, tmp_path, images)  # compares every class with torch
+
+
+def test_scores_and_masks_of_a_class_are_made_again_where_it_gets_a_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, source = rare_class(monkeypatch, tmp_path / "data")
+    keys = []
+    for least in (1000, 4):
+        monkeypatch.setattr("coinseg.training.student.LEAST", least)
+        work = Workspace(source, tmp_path / f"run-{least}", settings)
+        work.start()
+        keys.append({name: run.key for name, run in train_classes(work).items()})
+    assert keys[0]["disc"] == keys[1]["disc"]
+    assert keys[0]["square"] != keys[1]["square"]
 
 
 def test_one_of_the_views_of_a_store_is_trained_alone(tmp_path: Path) -> None:

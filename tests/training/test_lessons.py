@@ -183,6 +183,18 @@ def test_every_second_network_learns_drawn_lesions_and_the_others_the_dice_of_ea
     assert shares == [0.75, 0.75, 0.75, 0.0]
 
 
+@pytest.mark.parametrize(("steps", "wanted"), [(1, [2]), (2, [1, 2]), (4, [1, 1, 1, 2])])
+def test_the_second_network_is_trained_in_the_last_step_at_the_latest(
+    monkeypatch: pytest.MonkeyPatch, steps: int, wanted: list[int]
+) -> None:
+    learn_from_few(monkeypatch)
+    slices, drawn, batch_of_step = numbered(), list[int](), student._batch
+    monkeypatch.setattr(student, "_batch", lambda *given: (drawn.append(given[4]), batch_of_step(*given))[1])
+    lesson = student.Lesson(slices, lambda x: (np.ones((len(x), SIDE, SIDE), bool), np.ones(len(x))))
+    student.train_student([lesson], replace(tiny_settings(), student=replace(SETTINGS, steps=steps)))
+    assert [drawn.count(number) for number in range(steps)] == wanted
+
+
 def test_the_student_is_the_moving_average_of_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     found, parts, after = trained(monkeypatch, lambda pseudo_masks: [])
     kept = parts["kept"].module

@@ -47,8 +47,9 @@ class Countdown:
     def _ratio(self, name: str) -> float:
         """What stages took over what was foretold: those of the same kind, else all, which begin with a tenth as foretold."""
         kind = name.partition(" of ")[0]
-        alike = [other for other in self.took if other.partition(" of ")[0] == kind and self.foretold.get(other, 0) > 0]
-        known = alike or [other for other in self.took if other in self.foretold]
+        foretold = [other for other in self.took if self.foretold.get(other, 0) > 0]  # not what was believed to be done already
+        alike = [other for other in foretold if other.partition(" of ")[0] == kind]
+        known = alike or foretold
         prior = 0.0 if alike else sum(self.foretold.values()) / 10
         return (sum(self.took[other] for other in known) + prior) / max(
             sum(self.foretold[other] for other in known) + prior, 1e-9

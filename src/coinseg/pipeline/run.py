@@ -192,7 +192,9 @@ def train_classes(work: Workspace) -> dict[str, Run]:
     for number, (name, predictor) in enumerate(predictors_of(trained).items()):
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
         key = job.key(result_key(view, work.settings, predictor.f))
-        key = with_student(key, work.settings, class_count(job.store)) if recipe.has_student(work.settings) else key
+        if recipe.has_student(work.settings):
+            key = with_student(key, work.settings, class_count(job.store))
+            key = key_of([key, predictor.has_student]) if name else key  # a class may be without one
         reviews = NO_REVIEWS
         if job.reviewed:
             left_out = int((view.index["split"][job.reviewed[number].rows] == LEFT_OUT).sum())

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Images per forward pass outside training."""
+WIDEST = 512 * 512
+"""Products of input and output channels of the widest kernel (larger than 1x1) of the ResNets; above it see `to_device`."""
 
 
 class HasDevice(Protocol):
@@ -71,8 +73,15 @@ def peak_memory_gb(device: torch.device) -> float:
 
 
 def to_device(module: nn.Module, where: torch.device | HasDevice) -> nn.Module:
-    """Move a module to the device, channels last, which is faster for 2-D convolutions on CPUs and GPUs."""
-    return module.to(device=device_of(where)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Move a module to the device, channels last, which is faster for 2-D convolutions on CPUs and GPUs.
+
+    On a CPU a module with a kernel wider than `WIDEST` stays as it is: what its kernels cost outweighs its maps.
+    """
+    module, device = module.to(device=device_of(where)), device_of(where)
+    kernels = (p for p in module.parameters() if p.ndim == 4 and p.shape[-1] > 1)
+    if device.type == "cpu" and any(kernel.shape[0] * kernel.shape[1] > WIDEST for kernel in kernels):
+        return module
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def images_to(where: torch.device | HasDevice, images: Tensor) -> Tensor:

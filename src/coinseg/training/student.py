@@ -229,7 +229,7 @@ def train_student(
     optimiser = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=1e-3)
     trained, wrapped = fabric.setup(network, optimiser)
     trained.train()
-    branch = round(BRANCH * s.steps)
+    branch = min(round(BRANCH * s.steps), s.steps - 1)  # in the last step at the latest
 
     def step(number: int) -> dict[str, Tensor]:
         if number == branch:
