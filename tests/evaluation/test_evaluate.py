@@ -16,6 +16,7 @@ from coinseg.config.schema import MaskSettings, Settings
 from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.split import VALIDATION
+from coinseg.errors import UserError
 from coinseg.evaluation import evaluate as room
 from coinseg.evaluation.evaluate import apart, choose_examples, evaluate, explain_all, middle_distance
 from coinseg.evaluation.protocols import Explained
@@ -372,3 +373,18 @@ def test_the_change_of_each_channel_is_counted_inside_the_masks_alone() -> None:
     masks = np.zeros((2, 4, 4), bool)
     masks[0, :2] = True
     np.testing.assert_allclose(channel_changes(image, painted, masks), [[0.2, 0.1], [np.nan, np.nan]], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["probability", "counterfactual_probability", "image_score"])
+def test_an_image_that_a_classifier_gives_no_number_is_named(tmp_path: Path, name: str) -> None:
+    slices = held_out()
+    odd = slices.store.index["case"][slices.rows[3]]
+
+    def explain(batch: ScoredBatch) -> tuple[Explanation, Maps]:
+        explanation, maps = told(batch, image_score=np.full(len(batch.rows), 0.5, np.float32))
+        (maps.image_score if name == "image_score" else getattr(explanation, name))[3] = float("nan")
+        return explanation, maps
+
+    with pytest.raises(UserError, match=f"NaN or infinity for 1 held-out images, such as {odd}"):
+        evaluate(slices, explain, 0.5, RAW, tmp_path)
+    assert not (tmp_path / "scores.json").exists()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -112,3 +113,35 @@ def test_large_images_are_shown_smaller(tmp_path: Path, monkeypatch: pytest.Monk
     slices, settings = held_out(tmp_path)
     evaluate(slices, lambda batch: told(batch, batch.truth.astype(np.float32)), 0.5, settings, tmp_path / "evaluation")
     assert np.load(tmp_path / "evaluation" / "examples.npz", allow_pickle=False)["image"].shape[1:] == (20, 25)
+
+
+def scans(folder: Path, masks: bool, count: int = 10) -> Path:
+    """A table of scans of 4 slices, every second one abnormal as a whole, with a lesion in its second slice alone."""
+    folder.mkdir(parents=True)
+    rows = ["file,label,patient,mask"]
+    for number in range(count):
+        values = np.random.default_rng(number).integers(60, 120, (40, 50, 4)).astype(np.int16)
+        lesion = np.zeros(values.shape, np.uint8)
+        lesion[-10:-4, -10:-4, 1] = number % 2
+        nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"scan{number}.nii.gz")
+        mask = f"mask{number}.nii.gz" if masks and number % 2 else ""
+        if mask:
+            nib.save(nib.Nifti1Image(lesion, np.eye(4)), folder / mask)
+        rows.append(f"scan{number}.nii.gz,{number % 2},p{number},{mask}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    return folder / "labels.csv"
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_label_of_a_scan_is_not_that_of_its_slices_in_tiles_either(tmp_path: Path, masks: bool) -> None:
+    settings, counted = replace(tiled(validation=0.4), masks=PLAIN), []
+    for tile in (0, 32):
+        asked = replace(settings, data=replace(settings.data, tile=tile))
+        store = prepared(scans(tmp_path / str(tile), masks), tmp_path / f"slices{tile}", asked)
+        slices = ScoredSlices(store, asked.anomaly, asked.seed, VALIDATION)
+        explain = lambda batch: told(batch, batch.truth.astype(np.float32))
+        scores = evaluate(slices, explain, 0.5, asked, tmp_path / f"evaluation{tile}")
+        names = ("slices_abnormal", "slices_scored", "slices_normal", "slices_unknown", "auroc", "accuracy", "abnormals_marked")
+        counted.append([scores[name] for name in (*names, "auroc_scans")])
+    assert counted[0] == counted[1]
+    assert counted[0][:5] == ([2, 2, 14, 0, 1.0] if masks else [0, 0, 8, 8, None])

@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from coinseg.cli import main as cli
 from coinseg.data.readers.paths import sha256_of
-from coinseg.pipeline import run as pipeline
+from coinseg.pipeline import manifest
+from coinseg.runtime.records import write_record
 from conftest import TINY
 from writers import PLAIN, make_run, make_scan, scan_of, write_series
 
@@ -75,7 +76,7 @@ def test_a_run_that_ends_well_badly_or_is_interrupted(
     assert valid(root / "manifest.json")["status"]["state"] == "interrupted"
 
     with monkeypatch.context() as patch:  # a run that failed: none of its masks is trusted, nor one by its model
-        patch.setattr(pipeline, "judge", lambda scores, audit: "NOT USABLE: guesses")
+        patch.setattr(manifest, "judge", lambda scores, audit: "NOT USABLE: guesses")
         (root / "masks" / "index.json").unlink()
         assert cli.main(["report", str(root)]) == 0
     assert valid(root / "manifest.json")["verdict"] == "NOT USABLE: guesses"
@@ -143,3 +144,16 @@ def test_the_hash_of_a_scan(tmp_path: Path) -> None:
     one = sorted(folder.iterdir())[0]
     one.rename(folder / "renamed.dcm")
     assert sha256_of(folder) != before
+
+
+@pytest.mark.parametrize("classes", [("",), ("disc", "square")])
+def test_a_model_whose_run_was_not_ended_is_judged_by_its_scores_and_not_judged_without(tmp_path: Path, classes: Any) -> None:
+    root = make_run(tmp_path / "run", classes=classes)
+    assert manifest.verdict_of(root) is None  # an export of an older run
+    (root / "settings.yaml").touch()
+    place = root / f"classes/{classes[-1]}" if len(classes) > 1 else root
+    assert str(manifest.verdict_of(root)).startswith("NOT JUDGED: ")
+    write_record(place / "evaluation" / "scores.json", {"abnormals_marked": 0.0, "slices_abnormal": 9})
+    assert str(manifest.verdict_of(root)).startswith("NOT USABLE: ")
+    (root / "manifest.json").write_text('{"verdict": "OK: as the run said at its end"}')
+    assert manifest.verdict_of(root) == "OK: as the run said at its end"

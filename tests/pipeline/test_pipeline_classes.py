@@ -276,3 +276,22 @@ def test_a_class_without_a_student_is_named(tmp_path: Path) -> None:
     said = "no student for disc: of its pseudo-masks only 3 are trusted, 20 are needed; its masks are coarser"
     assert lines() == [said]
     assert lines(None) == lines(1, has_student=True) == lines(settings=settings_of()) == []
+
+
+def test_nothing_stays_of_classes_that_are_none_any_more_and_no_page_of_other_settings(tmp_path: Path) -> None:
+    data, out = written(tmp_path / "data", [(i % 2, (i // 2) % 2) for i in range(24)]), tmp_path / "run"
+    settings, folder = settings_of(), out / "classes"
+    left = [out / "evaluation" / "scores.json", *(folder / name / "report.html" for name in ("disc", "gone", "square"))]
+
+    def there(asked: Settings) -> list[str]:
+        Workspace(data, out, asked).start()
+        return sorted(path.relative_to(out).as_posix() for path in (*left, folder / "disc" / "threshold.json") if path.exists())
+
+    assert there(settings) == []
+    for path in (*left, folder / "disc" / "threshold.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert there(settings) == ["classes/disc/report.html", "classes/disc/threshold.json", "classes/square/report.html"]
+    assert there(replace(settings, seed=1)) == ["classes/disc/threshold.json"]  # a page says what other settings gave
+    assert there(replace(settings, data=replace(settings.data, classes=("disc",)))) == []
+    assert not folder.exists()

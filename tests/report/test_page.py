@@ -369,6 +369,25 @@ def test_an_example_is_shown_in_the_pixels_it_was_cut_from(tmp_path: Path) -> No
     assert "a, slice 3, kidney_left" in text_of(page)
 
 
+def test_an_image_with_a_lesion_is_not_normal_among_patients_whatever_its_label(tmp_path: Path) -> None:
+    lines = ["case,patient,label,mask_px,doubtful,truth_px,dice", "a,anna,0,10,0,10,1.0", "b,anna,0,0,,0,"]
+    file = tmp_path / "slices.csv"
+    file.write_text("\n".join(lines) + "\n")
+    (anna,) = patients_of(file)
+    assert (anna["images"], anna["abnormal"], anna["normal"], anna["marked"], anna["dice"]) == (2, 1, 1, 0.0, 1.0)
+
+
+def test_the_table_of_patients_says_that_it_counts_tiles(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "slices.csv").write_text("case,patient,label,mask_px,doubtful,truth_px,dice\na,anna,1,10,0,10,1.0\n")
+    scores = dict.fromkeys(("slices_abnormal", "slices_scored", "slices_normal"))
+    assert "Images (abnormal)" in text_of(page_of(tmp_path))
+    told = text_of(page_of(tmp_path, scores=scores | {"of_tiles": ["cv"]}, settings={"data": {"tile": 32}}))
+    assert "Tiles (abnormal)" in told
+    assert "counted by their tiles here" in told
+
+
 def test_patients_are_numbered_and_the_worst_comes_first(tmp_path: Path) -> None:
     lines = [
         "case,patient,slice,region,label,f,f_counterfactual,posterior,mask_px,confidence,doubtful,truth_px,dice",

@@ -9,6 +9,7 @@ import numpy as np
 
 from coinseg.config.schema import Settings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
+from coinseg.errors import UserError
 from coinseg.masks.confidence import DOUBT, doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.masks.refine import channel_changes
@@ -21,7 +22,7 @@ from coinseg.types import Explanation, Maps
 from .audit import Ask, audit, mistakes
 from .protocols import Explained, mask_free
 from .verdict import judge, trusted
-from .whole_images import WholeImages, whole_scores
+from .whole_images import WholeImages, labels_of_slices, whole_scores
 
 EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
 BYTES, BYTES_OF_CHANNEL = 14, 8  # Of the maps of a pixel that is scored, and for each of its channels in X and X_cf
@@ -52,11 +53,21 @@ def explain_all(
         found |= {name: of_maps for name, of_maps in known.items() if of_maps is not None}
         if e.counterfactual is not None and e.counterfactual_probability is not None:
             found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual.numpy() / 2 + 0.5}
+        _require_numbers(slices, found)
         for name, value in found.items():
             if name not in whole:
                 whole[name] = _room(name, (len(members), *value.shape[1:]), value.dtype, folder)
             whole[name][start : start + len(value)] = value
     return Explained(**whole)
+
+
+def _require_numbers(slices: ScoredSlices, found: dict[str, np.ndarray]) -> None:
+    """Raise `UserError` where a classifier gives an image no number: it would count as normal, and the AUROC be anything."""
+    for name in ("before", "after", "posterior"):
+        if name in found and not (sound := np.isfinite(found[name])).all():
+            of = name_of(slices.store.index, int(found["rows"][np.flatnonzero(~sound)[0]]))
+            got = f"the classifier gives NaN or infinity for {int((~sound).sum())} held-out images, such as {of}"
+            raise UserError(got, "a number for every image", "look at the image, mend the classifier, or use precision 32-true")
 
 
 def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None) -> np.ndarray:
@@ -239,7 +250,7 @@ def _score(
         known = {name: values[np.isfinite(values)] for name, values in by_channel.items()}
         scores["change_by_channel"] = {name: float(values.mean()) if len(values) else None for name, values in known.items()}
     if whole is not None:
-        of_images, summary, dices = whole_scores(whole, given)
+        of_images, summary, dices = whole_scores(whole, labels_of_slices(found.label, index, found.rows))
         scores |= of_images
         scores["null_because"] |= {name: NOTHING for name, value in of_images.items() if value is None}
         scores["null_because"] = {name: why for name, why in scores["null_because"].items() if scores[name] is None}

@@ -142,6 +142,26 @@ class WholeImages:
             yield self.mask(positions, shape), self.truth(positions, shape)
 
 
+def labels_of_slices(label: np.ndarray, index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The label of the slice that each square is of, (n,): that which the slice was given, whatever its own tile shows.
+
+    A scan whose slices are all abnormal by a label that is not of its tiles was labelled as a whole: its slices are what their
+    masks say, and unknown without, as those of scans that are not in tiles are.
+
+    Args:
+        label: of the squares, by the masks of those whose own label is not known, (n,), 0, 1 or below 0.
+        index: of the store.
+        rows: of the squares in it, (n,).
+    """
+    cases, of = np.unique(index["case"], return_inverse=True)
+    first, last, weak = np.full(len(cases), np.inf), np.full(len(cases), -np.inf), np.ones(len(cases), bool)
+    np.minimum.at(first, of, index["slice"])
+    np.maximum.at(last, of, index["slice"])
+    np.logical_and.at(weak, of, (index["weak"] == 1) & (index["label"] == 1))
+    of_scan = (weak & (first < last))[of[rows]]
+    return np.where(of_scan, label, np.maximum(label, index["label"][rows]))
+
+
 def whole_scores(images: WholeImages, label: np.ndarray) -> tuple[dict[str, Any], Explained, list[float | None]]:
     """The scores of `protocols.mask_free` that are of masks and image labels, over whole images, and which ones are of tiles.
 

@@ -27,6 +27,21 @@ def class_folder(name: str) -> str:
     return f"{CLASSES}/{safe_id(name)}"
 
 
+def folders_of_classes(root: Path) -> list[Path]:
+    """The folders of classes that a run folder has."""
+    return [folder for folder in sorted((root / CLASSES).glob("*")) if folder.is_dir()]
+
+
+def of_other_classes(root: Path, names: Sequence[str]) -> list[Path]:
+    """What an earlier run of other classes left in a run folder; `names` are those of now, none where there is one class.
+
+    Beside the folders of classes that are none any more that is the evaluation of a run of one class, where there are several.
+    """
+    own = [root / class_folder(name) for name in names]
+    others = [folder for folder in folders_of_classes(root) if folder not in own]
+    return [*others, root / "evaluation"] if names else [root / CLASSES]
+
+
 def measure(mask: ScanMask, geometry: Geometry | None) -> dict[str, Any]:
     """Size and place of a mask, canonical (slices, rows, columns) bool; `geometry` is None for a plain image, (1, rows, columns).
 

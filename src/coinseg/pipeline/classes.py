@@ -18,9 +18,9 @@ from coinseg.runtime.process_group import current
 
 from . import run_manifest
 from .label_maps import write_label_maps
-from .manifest import MANIFEST
+from .manifest import MANIFEST, verdict
 from .mask_files import begin
-from .run import Run, evaluate, verdict, write_masks
+from .run import Run, evaluate, write_masks
 
 Runs = Mapping[str, Run]
 """Runs by the name of their class, "" where there is one."""

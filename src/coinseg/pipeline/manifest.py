@@ -13,11 +13,13 @@ from coinseg.config.schema import Settings
 from coinseg.data.layouts.shared import few
 from coinseg.data.readers.paths import sha256_of
 from coinseg.errors import UserError, exit_code, one_line
-from coinseg.evaluation.verdict import OK
+from coinseg.evaluation.verdict import NOT_JUDGED, OK, judge, of_classes
 from coinseg.inference.checkpoint import read_model, weights_of
+from coinseg.inference.table import class_folder
 from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.records import read_record
 
-from .run_folder import as_yaml
+from .run_folder import SETTINGS, as_yaml
 
 SCHEMA, MANIFEST = 1, "manifest.json"
 LIBRARIES = ("torch", "numpy", "kornia", "nibabel", "scipy", "timm")
@@ -50,11 +52,26 @@ def model_of(root: Path) -> dict[str, Any]:
     return {"path": str(root.resolve()), "method": method, "sha256": digests}
 
 
+def verdict(root: Path) -> str | None:
+    """The verdict on a run folder, see `evaluation.verdict`; None where nothing was scored."""
+    files = (root / "evaluation" / name for name in ("scores.json", "audit.json"))
+    scores, audit = (read_record(file, {}) if file.exists() else None for file in files)
+    return None if scores is None else judge(scores, audit)
+
+
 def verdict_of(root: Path) -> str | None:
-    """The verdict that the manifest of a run folder or an export gives; None of those that have none."""
+    """The verdict that the manifest of a run folder or an export gives; None of an export that has none.
+
+    Of a run that was not ended, as it was killed or only scored, its scores give it; without these it is not judged.
+    """
     found = read_json(root / MANIFEST) if (root / MANIFEST).is_file() else None
-    verdict = found.get("verdict") if isinstance(found, dict) else None
-    return verdict if isinstance(verdict, str) else None
+    given = found.get("verdict") if isinstance(found, dict) else None
+    if isinstance(given, str) or not (root / SETTINGS).is_file():
+        return given if isinstance(given, str) else None
+    unknown = f"{NOT_JUDGED}: it was not scored, which coinseg evaluate does"
+    names = [str(one["name"]) for one in read_model(root / "model.json").get("classes", ())]
+    each = {name: verdict(root / class_folder(name)) or unknown for name in names}
+    return of_classes(each) if names else verdict(root) or unknown
 
 
 def doubts(verdict: str | None) -> list[str]:

@@ -28,10 +28,10 @@ from coinseg.data.slices.store import SliceStore, bytes_needed, prepare, same_fi
 from coinseg.data.slices.student_data import ReviewedCase
 from coinseg.errors import UserError, plain
 from coinseg.evaluation import evaluate as evaluation
-from coinseg.evaluation.verdict import judge, trusted
+from coinseg.evaluation.verdict import trusted
 from coinseg.inference.classes import predictors_of
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.table import JSON, class_folder, untrusted, write_table
+from coinseg.inference.table import JSON, class_folder, folders_of_classes, of_other_classes, untrusted, write_table
 from coinseg.runtime.distributed import require_parts
 from coinseg.runtime.files import MAX_JSON, discard, key_of, require_room
 from coinseg.runtime.process_group import current
@@ -44,6 +44,7 @@ from coinseg.training.keys import class_count, result_key, with_student
 from coinseg.types import Cohort
 
 from . import recipe
+from .manifest import verdict
 from .mask_files import MaskFiles
 from .reviews import NO_REVIEWS, Learnt, ids_of, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
@@ -55,6 +56,7 @@ FINISHED = (
     "report.html",
     "cases.html",
     "model.json",
+    "evaluation/scores.json",
 )  # in a folder whose run has ended: `segment` takes it for a model
 
 
@@ -122,7 +124,8 @@ class Workspace:
         if not overwrite and not same_files(self.cohort, self.settings, slices):
             prepare(self.cohort, self.settings, slices, self.step("prepare"), overwrite)
         if not same_files(self.cohort, self.settings, slices) or changes(file, self.data, self.settings):
-            discard(*(self.root / name for name in FINISHED))
+            discard(*(place / name for place in (self.root, *folders_of_classes(self.root)) for name in FINISHED))
+        discard(*of_other_classes(self.root, self.cohort.classes))
         write_settings(self.data, self.root, self.settings)
         if not self.settings.engine.threads:
             keep_threads(self.root)
@@ -223,13 +226,6 @@ def evaluate(run: Run) -> dict[str, Any]:
     scores |= {"key": key, "seconds": round(time.perf_counter() - began, 2)}
     write_record(file, scores)
     return scores
-
-
-def verdict(root: Path) -> str | None:
-    """The verdict on a run folder, see `evaluation.verdict`; None where nothing was scored."""
-    files = (root / "evaluation" / name for name in ("scores.json", "audit.json"))
-    scores, audit = (read_record(file, {}) if file.exists() else None for file in files)
-    return None if scores is None else judge(scores, audit)
 
 
 def masks_key(run: Run) -> str:

@@ -10,9 +10,9 @@ from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Stage
 from coinseg.training.pseudo_masks import LEAST
 
-from .manifest import facts, model_of, unlike
+from .manifest import facts, model_of, unlike, verdict
 from .recipe import CHOSEN, THRESHOLD, has_student
-from .run import Run, counts, verdict, warnings
+from .run import Run, counts, warnings
 from .run_folder import as_yaml
 
 OUTPUTS = {

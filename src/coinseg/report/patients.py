@@ -33,12 +33,14 @@ def patients_of(slices: Path) -> list[dict[str, Any]]:
 def _row(number: int, rows: list[dict[str, str]]) -> dict[str, Any]:
     scored = [row for row in rows if row["dice"] and int(row["truth_px"] or 0) > 0]
     dice = [float(row["dice"]) for row in scored]
-    normal = [row for row in rows if row["label"] == "0"]
+    # As in `protocols`: what has a lesion is not normal, whatever its label.
+    ill = [row["label"] == "1" or int(row["truth_px"] or 0) > 0 for row in rows]
+    normal = [row for row, has in zip(rows, ill, strict=True) if row["label"] == "0" and not has]
     marked = [row for row in normal if int(row["mask_px"]) > 0]
     masks = [row for row in rows if int(row["mask_px"]) > 0]
     return {
         "number": number, "case": rows[0]["case"].removeprefix("'"), "images": len(rows),
-        "abnormal": sum(row["label"] == "1" for row in rows), "normal": len(normal),
+        "abnormal": sum(ill), "normal": len(normal),
         "dice": sum(dice) / len(dice) if dice else None, "lowest": min(dice, default=None),
         "found": sum(value > 0 for value in dice) / len(dice) if dice else None,
         "marked": len(marked) / len(normal) if normal else None,
