@@ -30,7 +30,7 @@ ROOMS = {
     "parts": "config data.slices errors masks networks runtime",
     "inference": "config data.layouts data.readers data.slices errors explain explain.counterfactual masks networks parts "
     "runtime types",
-    "evaluation": "config data.slices masks metrics runtime types",
+    "evaluation": "config data.slices errors masks metrics runtime types",
     "pipeline": "config data.layouts data.readers data.slices errors evaluation explain inference masks metrics networks parts "
     "runtime training types",
     "report": "config errors evaluation masks metrics runtime types",
