@@ -201,7 +201,7 @@ def train_student(
     s, fabric, channels = settings.student, make_fabric(settings.engine), len(lessons[0].slices.store.channels)
     classes = len(lessons)
     stage = Stage(folder, student_key(settings, teacher, classes), settings.engine.logger)
-    if stage.finished() and (taught_before := taught_classes(stage.facts(), classes)) is not None:
+    if stage.finished() and (taught_before := taught_classes(stage.facts(taught=bool), classes)) is not None:
         network = load_student(stage.file(WEIGHTS), s.networks, channels, classes) if any(taught_before) else None
         return _of_classes(network, taught_before)
     seed_step(settings.seed, Stream.STUDENT_WEIGHTS)
