@@ -27,7 +27,7 @@ from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask, write_scan
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
-from coinseg.export.nnunet import NAME
+from coinseg.export.nnunet import NAME, cases_in, write_nnunet
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.exchange import KINDS, export_reviewed
 from coinseg.review.incoming import masks_by_name
@@ -284,6 +284,23 @@ def test_plain_images_go_to_nnunet_as_well(tmp_path: Path, colour: bool) -> None
     assert (about["file_ending"], about["numTraining"]) == (".png", 2)
     picture = np.asarray(Image.open(tmp_path / "Dataset101_x" / "imagesTr" / "p00_0000.png"))
     np.testing.assert_array_equal(picture, np.asarray(Image.open(tmp_path / "scans" / "p00.png")))
+
+
+def test_a_mask_that_fills_the_border_is_not_turned_inside_out_for_nnunet(tmp_path: Path) -> None:
+    """A mask from elsewhere that is white all around is dark on light; one that was drawn here is as it was drawn."""
+    masks_folder(tmp_path, cases=0, images=1)
+    wanted = np.ones((1, 50, 64), bool)
+    wanted[0, 20:30, 20:40] = False
+    with desk_of(tmp_path / "masks") as desk:
+        (draft,) = desk.source.drafts
+        state = desk.editor.replace(draft.key, "ann", wanted, "brush", "k0")
+        desk.editor.decide(draft.key, "ann", "accepted", "", 1.0, state["edits"])
+        export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset101_x")
+        export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "Dataset101_x" / "labelsTr" / "p00.png")), wanted[0])
+    cases, _ = cases_in(tmp_path / "scans", tmp_path / "out")
+    write_nnunet(tmp_path / "Dataset102_x", cases)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "Dataset102_x" / "labelsTr" / "p00.png")), wanted[0])
 
 
 def test_every_sequence_of_a_reviewed_scan_is_a_channel_of_nnunet(tmp_path: Path) -> None:

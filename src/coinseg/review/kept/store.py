@@ -262,6 +262,11 @@ class Store:
         names = ("id", "case", "reviewer", "state", "comment", "time", "seconds")
         return [Decision(**{name: r[name] for name in names}, stale=r["edits"] != r["now"]) for r in rows]
 
+    def said(self, case: str, reviewer: str) -> list[tuple[str, str]]:
+        """State and comment of every decision of a reviewer about a case, also of those that he replaced."""
+        rows = self._rows('SELECT state, comment FROM decisions WHERE "case" = ? AND reviewer = ? ORDER BY id', [case, reviewer])
+        return [(row["state"], row["comment"]) for row in rows]
+
     def decided_mask(self, decision: int) -> ScanMask | None:
         """The mask a decision was about; None where it has none. That of a rejected case is empty."""
         (row,) = self._rows(
