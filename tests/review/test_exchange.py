@@ -17,7 +17,7 @@ import pytest
 from desks import DICOM, FRAME, SHAPE, made_scan, masks_folder, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 from skimage.draw import polygon2mask
 
 from coinseg.cli import review_commands
@@ -492,6 +492,47 @@ def test_scans_and_maps_are_no_masks_though_they_have_their_names(
     assert said.count(f"is the {what} itself; required: a mask of it; choose the folder or file of the mask") == 2
     assert "different values, as scans and maps have; required: a mask, which has 32 at most" in said
     assert Store(tmp_path / "masks" / "review", write=False).decisions() == []
+
+
+@pytest.mark.parametrize("as_what", ["png", "jpg", "grey", "stretched"])
+def test_a_picture_that_was_saved_anew_is_no_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_what: str) -> None:
+    """Only the same bytes were the scan: a copy was cut half way, and accepted."""
+    masks_folder(tmp_path, cases=0, images=1, colour=True)
+    (place := tmp_path / "in").mkdir()
+    with Image.open(tmp_path / "scans" / "p00.png") as picture:
+        pixels = np.asarray(picture)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    shown = {"grey": grey, "stretched": (grey * 0.7 + 20).astype(np.uint8)}.get(as_what, pixels)
+    name = "p00.jpg" if as_what == "jpg" else "p00.png"
+    Image.fromarray(shown).save(place / name, **({"quality": 85} if as_what == "jpg" else {"compress_level": 1}))
+    assert main(["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk", "--accept"]) == 2
+    assert f"{name} is the scan itself; required: a mask of it" in capsys.readouterr().out
+    soft = np.zeros((50, 64), np.uint8)
+    soft[10:25, 20:40] = 255
+    Image.fromarray(soft).filter(ImageFilter.GaussianBlur(2)).save(place / name)  # a mask with as many grey values
+    assert main(["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk", "--accept"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_mask_of_several_values_is_taken_whole_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pixels that nnU-Net is told to ignore have a value of their own, and became lesion without a word."""
+    masks_folder(tmp_path, cases=2, images=2)
+    (place := tmp_path / "in").mkdir()
+    for name in ("s00", "s01"):
+        draft = read_volume(tmp_path / "masks" / f"{name}.nii.gz")
+        labels = draft.scan.astype(np.uint8)
+        labels[:, :3] = 2 if name == "s00" else 0
+        write_scan(place / f"{name}.nii.gz", labels, draft.geometry)
+    levels = np.zeros((50, 64), np.uint8)
+    levels[10:25, 20:40], levels[30:40, 20:40] = 1, 3
+    Image.fromarray(levels).save(place / "p00.png")
+    Image.fromarray((levels > 0).astype(np.uint8) * 255).save(place / "p01.png")
+    assert main(["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "note" in line]
+    assert notes == [
+        "  note: p00.png: the values 1, 3 all count as inside",
+        "  note: s00.nii.gz: the values 1, 2 all count as inside",
+    ]
 
 
 def test_names_that_fit_two_cases_are_not_guessed(tmp_path: Path) -> None:

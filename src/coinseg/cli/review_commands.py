@@ -130,8 +130,10 @@ def review_import(call: Call, out: Path, masks: Path, reviewer: str | None, acce
     if len(who) > MOST_NAME or not who.isprintable():
         raise UserError(f"--reviewer {who[:20]!r}", f"a name of 1 to {MOST_NAME} letters", "mend --reviewer")
     with desk.desk_on(source, reviews, desk.Rules()) as opened:
-        taken, problems = import_masks(opened, masks, who, accept, lambda: uuid4().hex)
+        taken, problems, notes = import_masks(opened, masks, who, accept, lambda: uuid4().hex)
     print(f"{taken} masks taken{' and accepted' if accept else ''} for {plain(who)}")
+    for line in notes:
+        print(plain(f"  note: {line}"))
     for line in problems:
         print(plain(f"  left out: {line}"))
     if problems and not taken:

@@ -290,7 +290,11 @@ async function fromFile() {
   input.addEventListener('change', async () => {
     const [file] = input.files;
     if (!file) return;
-    try { await changed(await post(`/api/cases/${one.key}/mask?${new URLSearchParams({ file: file.name, name: newName() })}`, file), one); } catch (error) { trouble(error); }
+    try {
+      const answer = await post(`/api/cases/${one.key}/mask?${new URLSearchParams({ file: file.name, name: newName() })}`, file);
+      await changed(answer, one);
+      if (answer.note) tell(`${file.name}: ${answer.note}`);
+    } catch (error) { trouble(error); }
   });
   input.click();
 }
