@@ -27,7 +27,7 @@ def one(root: Path, **more: object) -> Predictor:
 
 def test_prepared_images_are_shown_beside_their_counterfactual_difference_and_mask() -> None:
     run = bright_run()
-    images = torch.full((3, 1, 16, 16), -0.5)
+    images = torch.full((3, 1, 32, 32), -0.5)
     images[1, :, 4:10, 4:10] = 0.9
     shown, masks, explanation = run.show(images, most=2), run.masks(images), run.explain(images)
     assert shown.columns == ("image", "counterfactual", "difference", "mask")
@@ -45,8 +45,24 @@ def test_prepared_images_are_shown_beside_their_counterfactual_difference_and_ma
     html = shown._repr_html_()
     assert html.count("<img") == 8
     assert set(re.findall(r'src="([^,"]+)', html)) == {"data:image/png;base64"}
-    assert shown.picture().shape == (32, 64, 3)
+    assert shown.picture().shape == (64, 128, 3)
     assert "image 1" in repr(shown)
+
+
+def test_what_is_doubtful_of_prepared_images_is_shown_too_and_no_picture_at_all_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`masks` said that images were in [0, 1], and `show` painted them as if they were not."""
+    run, images = bright_run(), torch.full((2, 1, 64, 64), 0.5)
+    images[:, :, 4:10] = 0.0
+    lines = ["no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1"]
+    lines.append("images of 64 x 64 pixels, and the training had 32 x 32")
+    assert list(run.show(images).notes) == [f"doubtful: {line}" for line in lines]
+    run.masks(images)
+    assert caplog.messages == [f"doubtful masks: {line}" for line in lines]
+    for most in (0, -1):  # a traceback; and one image too few, with a wrong number of the others
+        with pytest.raises(coinseg.UserError, match=f"most is {most}; required: 1 image or more"):
+            run.show(images, most=most)
 
 
 def test_of_a_scan_the_slices_with_the_largest_masks_are_shown(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from coinseg.data.readers.axes import turned
 from coinseg.data.slices.intensity import signed
+from coinseg.errors import UserError
 
 from .image_score import ImageScores
 from .scans import cut_slices, images_of
@@ -73,6 +74,8 @@ class Pictures:
 
 def show(predictor: Predictor, source: Source, organ: Organs = (), most: int = MOST) -> Pictures:
     """See `Predictor.show`."""
+    if most < 1:
+        raise UserError(f"most is {most}", "1 image or more", "leave it out for 8")
     if is_prepared(predictor, source):
         images = torch.from_numpy(numbers(source)).float()
     elif (array := unit_array(predictor, source)) is not None:
@@ -81,11 +84,13 @@ def show(predictor: Predictor, source: Source, organ: Organs = (), most: int = M
         return _of_cases(predictor, source, organ, most)
     predictor.explainer.require_images(images)
     images, left = images[:most], len(images) - most
-    scores = predictor.scores(predictor.logits(images))
+    logits, apart = predictor.look(images)
+    scores = predictor.scores(logits)
     masks = predictor.segment_images(images, scores)
     captions = [f"image {i}" for i in range(len(images))]
-    notes = (f"{left} more images are not shown",) if left > 0 else ()
-    return _pictures(predictor, images, masks.masks, captions, scores, notes)
+    notes = [f"doubtful: {line}" for line in predictor.doubts_of(images, apart)]
+    notes += [f"{left} more images are not shown"] if left > 0 else []
+    return _pictures(predictor, images, masks.masks, captions, scores, tuple(notes))
 
 
 def _of_cases(predictor: Predictor, source: Source, organ: Organs, most: int) -> Pictures:
