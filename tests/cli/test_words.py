@@ -246,6 +246,34 @@ def test_the_doctor_says_what_is_bad(capsys: Words, monkeypatch: pytest.MonkeyPa
     assert {"coinseg", "libraries", "threads", "GPU", "memory", "disk"} <= {each.name for each in found}
 
 
+@pytest.mark.parametrize(
+    ("version", "inside", "free"),
+    [(1, False, 9.0), (1, True, 9.0), (2, False, 9.0), (2, True, 9.0), (0, False, 20.0)],
+)  # fmt: skip
+def test_free_memory_is_that_of_the_groups_around_and_files_at_hand_are_free(
+    tmp_path: Path, version: int, inside: bool, free: float
+) -> None:
+    """A job of 16 GB that had read 8 GB of scans was said to have 1 GB; one of another group, or of version 1, had no limit."""
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 19531250 kB\n")
+    kind, base = ("4:cpu,memory:", "memory") if version == 1 else ("0::", "")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(f"9:pids:/\n{kind}/jobs/7/step\n" if version else "9:pids:/\n0::/\n")
+    # Seen from inside of a container its group is the root of what is mounted.
+    group = tmp_path / "sys" / "fs" / "cgroup" / base / ("" if inside else "jobs/7")
+    group.mkdir(parents=True)
+    most, used = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    prefix = "total_" if version == 1 else ""
+    if version:
+        (group / f"memory.{most}").write_text("16000000000\n")
+        (group / f"memory.{used}").write_text("15000000000\n")
+        (group / "memory.stat").write_text(f"file 9000\n{prefix}inactive_file 5000000000\n{prefix}active_file 3000000000\n")
+        (group / "step").mkdir()
+        for name, text in ((most, "max\n"), (used, "1000\n"), ("stat", "")):
+            (group / "step" / f"memory.{name}").write_text(text)
+    assert doctor.memory_gb(tmp_path) == pytest.approx(free)
+    assert doctor.memory_gb(tmp_path / "elsewhere") is None
+
+
 def test_the_self_test_knows_its_masks_and_fails_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels, masks = doctor.known_images(8, 0)
     assert [bool(mask.any()) for mask in masks] == [bool(label) for label in labels]
