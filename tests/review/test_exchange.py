@@ -398,6 +398,9 @@ def test_an_image_of_another_size_than_was_reviewed_is_one_line(tmp_path: Path) 
         for draft in desk.source.drafts:
             desk.editor.decide(draft.key, "ann", "accepted", "", 1, 0)
         write_nifti(scans / "s00.nii.gz", stored(made_scan(1, (13, 40, 48))[0], PLAIN), PLAIN)
+        done = export_reviewed(desk.source, desk.store, "masks", tmp_path / "other")
+        assert (done.cases, done.left_out) == (1, ["s00.nii.gz: it was another scan that was reviewed"])
+        desk.store._connection.execute("DELETE FROM facts WHERE name LIKE 'pixels %'")  # as it was before they were kept
         with pytest.raises(UserError, match=r"s00.nii.gz has shape \(13, 40, 48\) and its reviewed mask \(12, 40, 48\)"):
             export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
         write_nifti(scans / "s00.nii.gz", stored(made_scan(1)[0], PLAIN), PLAIN)

@@ -16,6 +16,7 @@ from coinseg.data.readers.paths import sha256_of
 from coinseg.data.slices.crop import Box
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks, target_of
+from coinseg.data.slices.twins import pixels_in
 from coinseg.errors import UserError
 from coinseg.pipeline.recipe import Job
 from coinseg.pipeline.reviews import Learnt, ids_of, reviewed_of
@@ -37,6 +38,7 @@ class Decided:
     sha256: str | None = None
     model_class: str = ""
     time: str = ""
+    pixels: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -143,6 +145,23 @@ def test_a_reviewed_mask_of_another_size_is_of_another_image(tmp_path: Path) -> 
         UserError, match=r"mask of abnormal__i01 has 1 x 40 x 44 and its case 1 x 80 x 88 .*the masks of these data"
     ):
         replace(work, reviews=(review,)).check()
+
+
+def test_a_reviewed_mask_of_other_pixels_is_of_another_image(tmp_path: Path) -> None:
+    """Reviews of a run on other data with the same names and sizes were learnt."""
+    work = workspace(tmp_path)
+    case = next(case for case in work.cohort.cases if case.label == 1)
+    review = replace(decided(work.data, case.id), pixels=pixels_in(case.image, False))
+    replace(work, reviews=(review,)).check()
+    Image.open(case.image).save(case.image, compress_level=1)  # another file of the same pixels
+    replace(work, reviews=(review,)).check()
+    Image.fromarray(np.fliplr(np.asarray(Image.open(case.image)))).save(case.image)
+    with pytest.raises(
+        UserError, match=r"mask of abnormal__i01 was drawn on other pixels than .*i01\.png has; required: the masks"
+    ):
+        replace(work, reviews=(review,)).check()
+    case.image.write_bytes(b"")
+    replace(work, reviews=(review,)).check()  # what cannot be read is said where it is prepared
 
 
 def test_a_lesion_smaller_than_a_prepared_pixel_is_not_taught_as_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import reordered, turned
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import image_size, read_colour, read_image
+from coinseg.data.readers.image import image_size, read_image, read_shown
 from coinseg.data.readers.image_mask import read_image_region, read_marked
 from coinseg.data.readers.paths import parts_of, sha256_of
 from coinseg.data.readers.volume import read_mask, read_volume
@@ -57,8 +57,7 @@ def open_scan(draft: Draft) -> OpenedScan:
     if draft.digest is not None and sha256_of(image) != draft.digest:
         raise UserError(f"{image} is not the scan its mask was made of", "the same file", "segment it again")
     if not draft.record.volume:
-        colour = read_colour(image)
-        return OpenedScan((read_image(image) if colour is None else colour)[None], None, "")
+        return OpenedScan(read_shown(image)[None], None, "")
     volume = read_volume(image)
     return OpenedScan(volume.scan, volume.geometry, volume.modality)
 

@@ -69,6 +69,10 @@ class ReviewedCase(Protocol):
         """The only class of several that the model of its mask was trained on; "" where it was none."""
 
     @property
+    def pixels(self) -> str | None:
+        """`twins.pixels_of` its scan as a person saw it; None where it is unknown, or where `sha256` says which scan it is."""
+
+    @property
     def mask(self) -> ScanMask:
         """Canonical (slices, H, W) bool; empty where there is nothing."""
 

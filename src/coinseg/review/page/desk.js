@@ -88,6 +88,7 @@ async function open(key) {
     setPlane('axial', false);
     state(found);
     await view.show();
+    if (found.note) tell(`${found.id}: ${found.note}`);
     const next = queue.next(1, true);
     if (next) post(`/api/cases/${next}/ahead`).catch(() => {});
   } catch (error) { if (turn === opening) { opened = null; view.close(); $('title').textContent = queue.row(key)?.id || ''; trouble(error); } } finally { if (turn === opening) { reading = false; $('busy').hidden = true; } }
