@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from coinseg.config.schema import DataSettings
-from coinseg.data.readers.axes import require_volumes
+from coinseg.data.readers.axes import reordered, require_volumes
 from coinseg.data.readers.image import colour_of, grey_of, is_image
 from coinseg.data.readers.volume import Volume, in_memory
 from coinseg.data.readers.voxels import narrow
@@ -192,6 +192,11 @@ def _of_array(predictor: Predictor, source: Source, organs: tuple[MaskSource, ..
     wanted = "(H, W), or (H, W, 3) in colour" if flat else "(slices, H, W), or (H, W)"
     if scan.ndim != (4 if read is colour_of else 3) or (flat and len(scan) != 1) or 0 in scan.shape:
         raise UserError(f"an array of shape {array.shape}", f"{wanted}, in the units of the files", "reshape it")
+    if not flat and 1 in reordered(scan.shape, settings.data.axis)[1:]:
+        got = f"an array of shape {array.shape}, which has {settings.data.axis} slices of one row or column"
+        raise UserError(
+            got, f"(slices, H, W) with whole {settings.data.axis} slices, as the run was trained on", "give all of it"
+        )
     if organs or settings.data.spacing or (not flat and settings.masks.min_ml):
         got = "an array, and the run needs organ masks or millimetres (data.roi, data.spacing or masks.min_ml)"
         raise UserError(got, "an input with a grid", "give the file or a nibabel image")
