@@ -223,6 +223,14 @@ def test_the_bar_and_the_time_left_are_seen_at_every_width(width: int) -> None:
 # --- a shell, a doctor, a demo
 
 
+@pytest.mark.parametrize(("words", "code"), [("info >&-", 0), ("inspect nowhere >&-", 2), ("inspect nowhere >&- 2>&-", 2)])
+def test_a_command_without_an_output_has_its_exit_code_and_no_traceback(words: str, code: int) -> None:
+    """As a scheduler may start it: what was done in hours ended with a traceback and code 1."""
+    done = subprocess.run(["sh", "-c", f"exec {sys.executable} -m coinseg {words}"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (code, "", False)
+    assert ("coinseg: error: nowhere does not exist" in done.stderr) == (words == "inspect nowhere >&-")
+
+
 @pytest.mark.parametrize("shell", completion.SHELLS)
 def test_completion_knows_every_command_and_setting(shell: str, tmp_path: Path) -> None:
     text = completion.script(shell, cli.COMMANDS)
