@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +14,11 @@ import torch
 import coinseg
 from coinseg.inference.checkpoint import load
 from coinseg.inference.predictor import Predictor
+from coinseg.inference.scans import cut_slices, images_of
 from coinseg.inference.show import Pictures, Row
+from coinseg.inference.sources import load_all
 from conftest import tiny_settings
-from models import bright_run
+from models import Brightness, PaintBlack, bright_run, explainer_of, hu
 from writers import affine_of, make_run, make_scan
 
 
@@ -75,6 +78,21 @@ def test_of_a_scan_the_slices_with_the_largest_masks_are_shown(tmp_path: Path) -
     assert any(note.startswith("3 more slices are not shown") for note in shown.notes)
     size = run.settings.data.size
     assert shown.rows[0].pictures[0].shape == (size, size, 3)
+
+
+def test_every_tile_has_its_own_f_and_name() -> None:
+    """Each was shown with the highest f of its slice."""
+    settings = tiny_settings()
+    settings = replace(settings, data=replace(settings.data, tile=32))
+    run = Predictor.of(explainer_of(settings, Brightness(), PaintBlack()), hu(-1000.0, 1000.0), 0.5)
+    scan = np.full((1, 40, 32), -1000, np.int16)
+    scan[:, 20:] = 40  # the lower tile is the brighter one
+    shown, (case,) = run.show(scan), load_all(run, scan)[0]
+    f = run.probability(images_of(run, cut_slices(run, [case])))
+    assert len(f) == 2
+    assert f[1] > f[0] + 0.02
+    captions = [row.caption.rsplit(",", 1)[0] for row in shown.rows]
+    assert captions == [f"slice 0, tile {i}: f {value:.2f}" for i, value in enumerate(f)]
 
 
 def test_captions_are_text_and_no_html() -> None:
