@@ -134,7 +134,9 @@ def test_the_counterfactual_is_of_the_slice_that_is_seen_first(source: Source, t
             raise UserError("nothing", "something", "wait")
         return SliceMaps(np.zeros((40, 48), np.float32), np.zeros((40, 48), np.float32), 0.9, 0.12345)
 
-    data = page_of(source, tmp_path / "p.html", explain=explain)
+    written = write_case_pages(tmp_path / "p.html", source, explain=explain)
+    data = data_of((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert written.unexplained == {asked[1][0]: "nothing; required: something; wait"}
     assert [(one["id"], one["first"]) for one in data["cases"]] == asked
     assert data["cases"][1]["said"] is None
     assert (data["cases"][0]["said"]["at"], data["cases"][0]["said"]["after"]) == (asked[0][1], 0.1235)
@@ -306,7 +308,9 @@ def test_a_table_of_something_else_is_refused(source: Source, tmp_path: Path) ->
 def test_the_commands(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks, page = str(tmp_path / "masks"), tmp_path / "cases.html"
     assert main(["review-page", masks, "-o", str(page), "--review.budget", "2"]) == 0
-    assert "2 cases in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 cases in" in said
+    assert "  without a counterfactual: 2 cases (the run that made the masks is not there)\n" in said
     assert len(data_of(page.read_text(encoding="utf-8"))["cases"]) == 2
     assert main(["review-page", masks, "-o", str(page)]) == 2
     assert "already exists" in capsys.readouterr().err

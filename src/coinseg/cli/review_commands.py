@@ -102,6 +102,8 @@ def review_page(
     print(f"{written.cases} cases in {out_file}, {out_file.stat().st_size / 1e6:.1f} MB; review-import takes decisions back")
     for line in written.left_out:
         print(plain(f"  left out: {line}"))
+    if why := "the run that made the masks is not there" if model is None else next(iter(written.unexplained.values()), ""):
+        print(plain(f"  without a counterfactual: {written.cases if model is None else len(written.unexplained)} cases ({why})"))
 
 
 @command("take masks that were corrected elsewhere, by file name, or the decisions of a review.csv",
