@@ -54,7 +54,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Written:
-    """How many cases are on the page, a line for each that could not be read, and why the model said nothing of others, by case."""
+    """How many cases are on the page, a line for each that could not be read, and why others have no counterfactual, by case."""
 
     cases: int
     left_out: list[str]
