@@ -79,9 +79,11 @@ class Editor:
         if key in self._prepared:
             return
         case, touched = draft.record.id, self.store.is_touched(draft.record.id)
-        # Of a mask of `segment` its SHA-256 says which scan it is.
-        pixels = None if draft.digest else pixels_of(self.views.opened(key).scan)
-        if touched and not draft.digest and self.store.set_aside_unless(case, pixels):
+
+        def pixels() -> str | None:  # of a mask of `segment` its SHA-256 says which scan it is
+            return None if draft.digest else pixels_of(self.views.opened(key).scan)
+
+        if touched and not draft.digest and self.store.set_aside_unless(case, pixels()):
             self.exchanged.add(key)
             touched = self.store.is_touched(case)
         if not self.store.has_draft(case) or (not touched and draft.mask.is_file()):
@@ -89,9 +91,9 @@ class Editor:
             shape = geometry.canonical_shape if geometry else self.views.opened(key).shape
             mask = read_region_of(draft.mask, geometry, shape)
             self.views.opened(key)  # which checks that it is the scan of the mask
-            before = self.store.draft(case)
-            if before is None or not np.array_equal(before, mask) or self.store.pixels(case) != pixels:
-                self.store.keep_draft(case, mask, pixels)
+            before, now = self.store.draft(case), pixels()
+            if before is None or not np.array_equal(before, mask) or self.store.pixels(case) != now:
+                self.store.keep_draft(case, mask, now)
         self._prepared.add(key)
 
     def state(self, key: str, reviewer: str) -> dict[str, Any]:
