@@ -71,6 +71,18 @@ def test_a_run_has_sides_truth_and_confidence(tmp_path: Path) -> None:
         assert (run / "review" / "review.sqlite").is_file()
 
 
+def test_masks_whose_images_are_gone_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were no longer in the queue, and nobody knew."""
+    run = run_folder(tmp_path)
+    assert read_source(run).missing == ()
+    for name in ("i03", "i05"):
+        (tmp_path / "data" / "abnormal" / f"{name}.png").unlink()
+    assert cli_main(["review-page", str(run), "-o", str(tmp_path / "cases.html")]) == 0
+    said = capsys.readouterr().out
+    assert f"2 cases of {run} have a mask and are not among its data: abnormal__i03, abnormal__i05\n" in said
+    assert "10 cases in" in said
+
+
 def mirror(data: Path, name: str) -> None:
     path = data / "abnormal" / f"{name}.png"
     Image.fromarray(np.fliplr(np.asarray(Image.open(path)))).save(path)

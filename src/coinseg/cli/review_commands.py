@@ -170,10 +170,14 @@ def _parts() -> tuple[Any, Any]:
 def _source(
     call: Call, out: Path, data_path: Path | None, scans: Path | None, confidence: Path | None, reviews: Path | None
 ) -> tuple[Any, Path]:
+    from coinseg.data.layouts.shared import few
     from coinseg.review.kept.records import FOLDER
     from coinseg.review.sources import read_source
 
-    return read_source(out, data_path, scans, confidence, call.words.split()), reviews or out / FOLDER
+    source = read_source(out, data_path, scans, confidence, call.words.split())
+    if source.missing:
+        print(plain(f"{len(source.missing)} cases of {out} have a mask and are not among its data: {few(source.missing, 5)}"))
+    return source, reviews or out / FOLDER
 
 
 def _first_line(file: Path) -> str:
