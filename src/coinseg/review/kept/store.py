@@ -248,6 +248,8 @@ class Store:
     ) -> str:  # fmt: skip
         """Commit a decision about the mask as it is; "accepted" becomes "corrected" where it is not the draft.
 
+        Skipping decides nothing: what the reviewer decided of the mask before stays.
+
         Args:
             case, reviewer: who decides of what.
             state: one of `STATES`.
@@ -264,6 +266,11 @@ class Store:
         if len(comment) > MOST_TEXT:
             raise UserError(f"a comment of {len(comment)} characters", f"{MOST_TEXT} at most", "shorten it")
         comment = comment.encode("utf-8", "replace").decode()  # a half of a character, which a browser may cut off
+        if state == SKIPPED and (before := self._standing(case, reviewer)) is not None:
+            if comment not in ("", before.comment):
+                got = f"a comment, and the case is {before.state} and was only skipped"
+                raise UserError(got, "a decision that it belongs to", "decide the case once more")
+            return before.state
         if state in (ACCEPTED, CORRECTED) and mask is not None:
             draft = self.draft(case)
             state = ACCEPTED if draft is not None and np.array_equal(mask, draft) else CORRECTED
@@ -289,6 +296,11 @@ class Store:
         )
         names = ("id", "case", "reviewer", "state", "comment", "time", "seconds")
         return [Decision(**{name: r[name] for name in names}, stale=r["edits"] != r["now"]) for r in rows]
+
+    def _standing(self, case: str, reviewer: str) -> Decision | None:
+        """What a reviewer last decided of the mask as it is; None where he decided nothing."""
+        own = (one for one in self.decisions() if (one.case, one.reviewer) == (case, reviewer))
+        return next((one for one in own if one.state != SKIPPED and not one.stale), None)
 
     def said(self, case: str, reviewer: str) -> list[tuple[str, str]]:
         """State and comment of every decision of a reviewer about a case, also of those that he replaced."""
