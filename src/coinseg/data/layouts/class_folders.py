@@ -15,6 +15,7 @@ from coinseg.config.schema import DataSettings
 from coinseg.errors import UserError
 
 from .classes import asked_names
+from .masks_by_look import mask_folders
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS
 from .shared import existing, few, files_in, folders_in, place_of
 
@@ -39,11 +40,13 @@ class ClassFolders:
         normal: of normal images; may be empty where there are several classes.
         abnormal: by name of the class; one class may have several folders, and a data set of one class several names.
         lines: how they were found, where the settings do not say it.
+        masks: folders that would be classes by their place and hold masks by their look.
     """
 
     normal: Sequence[Path]
     abnormal: Mapping[str, Sequence[Path]]
     lines: Sequence[str] = ()
+    masks: Sequence[Path] = ()
 
     @property
     def all(self) -> list[Path]:
@@ -53,7 +56,11 @@ class ClassFolders:
 
 def by_name(root: Path, names: Sequence[str]) -> list[Path]:
     """Return the folders in `root` or `root/images` with one of the names."""
-    return [folder for base in (root, root / "images") for folder in folders_in(base) if folder.name.lower() in names]
+    return [folder for base in _bases(root) for folder in folders_in(base) if folder.name.lower() in names]
+
+
+def _bases(root: Path) -> tuple[Path, Path]:
+    return root, existing(root, "images")
 
 
 def parts_in(root: Path) -> list[Path]:
@@ -75,19 +82,23 @@ def found_folders(root: Path, settings: DataSettings) -> ClassFolders:
     _require_no_grades(root)
     normal, abnormal = by_name(root, NORMAL), by_name(root, ABNORMAL)
     if normal or abnormal:
-        others = [] if abnormal else [folder for folder in _others([root, root / "images"]) if files_in(folder)]
+        others = [] if abnormal else [folder for folder in _others(_bases(root)) if files_in(folder)]
+        masks = mask_folders(others, normal)
+        others = [folder for folder in others if folder not in masks]
         if len(others) < 2:
-            return ClassFolders(normal, {place_of(folder, root).as_posix(): [folder] for folder in abnormal})
-        return ClassFolders(normal, _named(others), [_one_class(others)])
+            return ClassFolders(normal, {place_of(folder, root).as_posix(): [folder] for folder in abnormal}, (), masks)
+        return ClassFolders(normal, _named(others), [_one_class(others)], masks)
     parts = parts_in(root)
     inside = [folder for part in parts for folder in folders_in(part)]
     normal = [folder for folder in inside if folder.name.lower() in NORMAL]
     truth = {folder.name for folder in folders_in(root / "ground_truth")}
     abnormal = [folder for folder in inside if folder.name.lower() in ABNORMAL]
-    abnormal += [folder for folder in _others(parts) if folder not in abnormal and (not abnormal or folder.name in truth)]
+    others = [folder for folder in _others(parts) if folder not in abnormal and (not abnormal or folder.name in truth)]
+    masks = mask_folders(others, [*normal, *abnormal])
+    abnormal += [folder for folder in others if folder not in masks]
     lines = [f"the parts {few(part.name for part in parts)} are read together: who is held out is drawn anew (data.split_by)"]
     lines += [_one_class(abnormal)] if len(_named(abnormal)) > 1 else []
-    return ClassFolders(normal, _named(abnormal), lines if parts else [])
+    return ClassFolders(normal, _named(abnormal), lines if parts else [], masks)
 
 
 def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | None:
@@ -118,13 +129,23 @@ def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | Non
     return ClassFolders(normal, {PurePath(name).name: there[name] for name in names}, [line] if parts else [])
 
 
+def unread_masks(root: Path, folders: ClassFolders) -> list[Path]:
+    """Return the folders beside those of classes that hold masks by their look, none of them by its name."""
+    taken, parts = {*folders.all}, by_name(root, _PARTS)
+    beside = [folder for base in dict.fromkeys((*_bases(root), *parts)) for folder in folders_in(base)]
+    known = (*(name for name in _OTHERS if name not in ("labels", "annotations")), *NORMAL)
+    above = {parent for folder in taken for parent in folder.parents}
+    left = [f for f in beside if f.name.lower() not in known and f not in above and not taken & {f, *f.parents}]
+    return mask_folders(left, folders.all)
+
+
 def class_names(root: Path) -> list[str]:
     """Return the names of the folders that may be classes."""
     return list(_there(root))
 
 
 def _there(root: Path) -> dict[str, list[Path]]:
-    bases = [root, root / "images", *by_name(root, _PARTS)]
+    bases = [*_bases(root), *by_name(root, _PARTS)]
     return _named([folder for base in bases for folder in folders_in(base) if folder.name.lower() not in _OTHERS])
 
 
@@ -152,7 +173,7 @@ def _one_class(folders: Sequence[Path]) -> str:
 
 def _require_no_grades(root: Path) -> None:
     """Raise `UserError` where three or more folders are named by consecutive grades."""
-    for base in (root, root / "images", *by_name(root, _PARTS)):
+    for base in (*_bases(root), *by_name(root, _PARTS)):
         grades = {int(match[1]): folder.name for folder in folders_in(base) if (match := _GRADE.fullmatch(folder.name))}
         if len(grades) > 2 and sorted(grades) == list(range(min(grades), max(grades) + 1)):
             first, *rest = (place_of(base / grades[grade], root).as_posix() for grade in sorted(grades))

@@ -22,10 +22,21 @@ from coinseg.data.readers.volume import VOLUME_SUFFIXES, is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
-from .class_folders import ABNORMAL, NORMAL, ClassFolders, by_name, class_names, folders_of_classes, found_folders, parts_in
+from .class_folders import (
+    ABNORMAL,
+    NORMAL,
+    ClassFolders,
+    by_name,
+    class_names,
+    folders_of_classes,
+    found_folders,
+    parts_in,
+    unread_masks,
+)  # fmt: skip
 from .classes import asked_names, with_classes
 from .dataset_json import values_by_class
-from .masks_by_name import MASK_FOLDERS, MasksByName, masks_by_look, without_tail
+from .masks_by_look import masks_by_look
+from .masks_by_name import MASK_FOLDERS, MasksByName, without_tail
 from .sequence_names import common_sequences, split_name
 from .shared import existing, few, files_in, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
 from .unread import folders_left
@@ -38,10 +49,10 @@ def fits_folders(root: Path) -> bool:
 
 def list_folders(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each file in the folders of both classes, or of several; files of one scan are one case."""
-    masks = MasksByName.under(root, settings, settings.masks)
     folders = folders_of_classes(root, settings) if settings.classes else found_folders(root, settings)
     if folders is None:
-        return _label_maps(root, settings, masks)
+        return _label_maps(root, settings, MasksByName.under(root, settings, settings.masks))
+    masks, lines_of_masks = _masks_of(root, settings, folders)
     labels = [(folder, 0) for folder in folders.normal]
     labels += [(folder, 1) for name in folders.abnormal for folder in folders.abnormal[name]]
     listed = [_listed(folder, label, masks) for folder, label in labels]
@@ -54,7 +65,7 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     cases, problems, left_out = masks.matched(cases)
     covered = [folder for one in own.values() if one for folder in one.folders]
     alone = [path.name for one in listed for path in one.alone]
-    lines += guessed_masks(listed)
+    lines += [*guessed_masks(listed), *lines_of_masks]
     problems = folders_left(root, {*folders.all, *masks.folders, *covered}) + [*folders.lines, *lines, *unclear, *problems]
     problems += [f"masks without their image are left out: {few(alone)}"] if alone else []
     normal = few(place_of(folder, root).as_posix() for folder in folders.normal)
@@ -63,6 +74,19 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     said = (*problems, f"folders name no patients: {own_patients(cases)}")
     names = tuple(folders.abnormal) if settings.classes else ()
     return Cohort("folders", tuple(cases), source, said, sequences, names, tuple(left_out))
+
+
+def _masks_of(root: Path, settings: DataSettings, folders: ClassFolders) -> tuple[MasksByName, list[str]]:
+    """Return the masks of a data set, and the line about the folder they are in where only its files tell that."""
+    masks = MasksByName.under(root, settings, settings.masks)
+    if masks.lesions or settings.masks or not (found := unread_masks(root, folders)):
+        return masks, []
+    names = [folder.relative_to(root).as_posix() for folder in found]
+    what = "hold masks, as their files have few values and names of images"
+    if len(names) > 1:
+        return masks, [f"the folders {few(names)} {what}: none is read (--data.masks names one)"]
+    line = f"the masks are taken from {names[0]}: its files have few values and names of images"
+    return MasksByName.under(root, settings, names[0]), [line]
 
 
 def _said(root: Path, folders: ClassFolders) -> str:
