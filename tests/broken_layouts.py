@@ -182,7 +182,7 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("decathlon", "no lesion named", gone(), {"lesion": []}, Refused("data.lesion is empty and .*dataset.json names liver, cancer", "the label that makes a slice abnormal", "set data.lesion")),
     ("decathlon", "dataset.json cut off", cut("dataset.json"), {}, Refused("dataset.json cannot be read as JSON", "JSON as nnU-Net knows it", "correct dataset.json")),
     ("decathlon", "an entry without its label map", replaced("dataset.json", '"label": "./labelsTr/liver_1.nii.gz"', '"label": 7'), {}, Refused("entry 2 of training in .*dataset.json is", "entries such as", "correct dataset.json")),
-    ("decathlon", "a case listed twice", replaced("dataset.json", "liver_1.nii.gz", "liver_0.nii.gz"), {}, Refused("both have the id liver_0", "unique ids", "rename or drop one")),
+    ("decathlon", "a case listed twice", replaced("dataset.json", "liver_1.nii.gz", "liver_0.nii.gz"), {}, Refused("liver_0.nii.gz is listed twice", "each image once", "keep one row or entry")),
     ("decathlon", "no list", replaced("dataset.json", "training", "trained"), {"layout": "decathlon"}, Refused("dataset.json has no list training", "training as a list", "set another data.layout")),
     ("decathlon", "every image in four dimensions", lambda r: [volume(f"imagesTr/liver_{i}.nii.gz", in_channels)(r) for i in range(CASES)], {}, Refused("no usable slice .*liver_0.nii.gz has 4 dimensions", "slices with a label", "check the paths")),
     # KiTS
@@ -196,7 +196,7 @@ ROWS: list[tuple[str, str, Break, dict[str, object], Refused | Said]] = [
     ("csv", "no column of labels", replaced("labels.csv", ",label,", ",lable,"), {}, Refused(r"all 4 usable slices are abnormal \(labels.csv has no column label \(file, lable, patient\): labels can only come from lesion masks", "both normal and abnormal slices", "add the other class")),
     ("csv", "no column of labels, no masks", lambda r: (replaced("labels.csv", ",label,", ",lable,")(r), emptied(r / "masks")), {}, Refused("no case has an image label .* no image labels in labels.csv", "image labels of both classes", "add a table of labels")),
     ("csv", "a bad label", replaced("labels.csv", "i01.png,1", "i01.png,2"), {}, Refused("row 2 of .*labels.csv has a label that is not known", "0, 1, normal", "correct the row")),
-    ("csv", "a file twice", written("labels.csv", LISTED + "made/normal/i00.png,0\n"), {}, Refused("both have the id made__normal__i00", "unique ids", "rename or drop one")),
+    ("csv", "a file twice", written("labels.csv", LISTED + "made/normal/i00.png,0\n"), {}, Refused("i00.png is listed twice", "each image once", "keep one row or entry")),
     ("csv", "two files of one name", lambda r: (Image.new("L", (9, 9)).save(r / "a.png"), Image.new("L", (9, 9)).save(r / "a.tif"), text(r / "labels.csv", "file,label\na.png,0\na.tif,1\n")), {}, Refused("both have the id a", "unique ids", "rename or drop one")),
     ("csv", "images that no row names", lambda r: Image.new("L", (9, 9)).save(r / "made/normal/other.png"), {}, Said("^1 images or volumes not read, no row of labels.csv names them: other.png$")),
     ("csv", "a row without a file", written("labels.csv", LISTED + ",1\n"), {}, Refused("row 6 of .* names no file", "an image or a volume", "correct the row")),

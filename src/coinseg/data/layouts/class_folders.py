@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from coinseg.config.schema import DataSettings
+from coinseg.data.readers.paths import is_dicom
 from coinseg.errors import UserError
+from coinseg.types import Case
 
 from .classes import asked_names
 from .masks_by_look import mask_folders
@@ -29,6 +31,7 @@ _OTHERS = (
     "results", "output", "outputs", "predictions", "annotations", "labels", "thumbnails",
 )  # fmt: skip
 """Names of folders that are no class unless the settings say so."""
+_BESIDE = 16  # folders beside a table that are looked at: those of patients are more
 _GRADE = re.compile(r"(?:grade|stage|class|level|kl)?[ _-]?(\d)", re.IGNORECASE)
 
 
@@ -132,11 +135,26 @@ def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | Non
 def unread_masks(root: Path, folders: ClassFolders) -> list[Path]:
     """Return the folders beside those of classes that hold masks by their look, none of them by its name."""
     taken, parts = {*folders.all}, by_name(root, _PARTS)
-    beside = [folder for base in dict.fromkeys((*_bases(root), *parts)) for folder in folders_in(base)]
-    known = (*(name for name in _OTHERS if name not in ("labels", "annotations")), *NORMAL)
     above = {parent for folder in taken for parent in folder.parents}
-    left = [f for f in beside if f.name.lower() not in known and f not in above and not taken & {f, *f.parents}]
+    left = [f for f in _maybe_masks((*_bases(root), *parts)) if f not in above and not taken & {f, *f.parents}]
     return mask_folders(left, folders.all)
+
+
+def masks_beside(root: Path, cases: Sequence[Case]) -> list[str]:
+    """Return the line about a folder of masks, by their look, in the folder of a table that says nothing of masks."""
+    folders = folders_in(root)
+    images = {folder for folder in folders if any(folder in case.image.parents for case in cases)}
+    left = [folder for folder in _maybe_masks([root]) if folder not in images]
+    if not left or len(folders) > _BESIDE or any(is_dicom(case.image) for case in cases[:1]):
+        return []
+    found = [folder.name for folder in mask_folders(left, sorted(images))]
+    what = "holds masks, as its files have few values and names of images: not read (--data.masks reads it)"
+    return [f"the folder {few(found)} {what}"] if found else []
+
+
+def _maybe_masks(bases: Sequence[Path]) -> list[Path]:
+    known = (*(name for name in _OTHERS if name not in ("labels", "annotations")), *NORMAL)
+    return [folder for base in dict.fromkeys(bases) for folder in folders_in(base) if folder.name.lower() not in known]
 
 
 def class_names(root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Masks that only their pixels tell: files with few values that are named like an image with many.
+"""Images and masks told apart; masks that only their pixels tell are files with few values, named like an image with many.
 
 x_lesion.png beside x.png            any word in the name: a lesion mask of x.png
 labels/x.png beside x.png            any folder more, or another one (imgs/x.png); x_mask.png in it too
@@ -19,7 +19,8 @@ from coinseg.data.readers.image import read_image
 from coinseg.data.readers.volume import is_volume, read_volume
 from coinseg.errors import UserError
 
-from .masks_by_name import without_tail
+from .masks_by_name import MASK_FOLDERS, without_tail
+from .sequence_names import split_name
 from .shared import files_in, without_suffix
 
 ASKED = 3  # files with the same word in their name or folder that are read to see whether they are masks
@@ -44,6 +45,36 @@ class _Related(NamedTuple):
     word: str
     image: str
     beside: Path
+
+
+def apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
+    """Return the names of images, and masks by the name of their image; names are without suffix, `images/` and `masks/`.
+
+    A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing. Files
+    beside `x` with another word in their name are masks by their pixels.
+    """
+    places = {path: path.relative_to(folder).parent.parts for path in files}
+    masks = {path for path in files if in_masks(path, folder)}
+    masks = set() if len(masks) == len(files) else masks  # a class may have such a name
+    names = {}
+    for path, parts in places.items():
+        kept = [part for part in parts if part.lower() not in (*MASK_FOLDERS, "images")]
+        names[path] = without_suffix(PurePath(*kept, path.name))
+    own = {names[path] for path in files if path not in masks}
+    own |= {split_name(names[path])[0] for path in files if path not in masks and is_volume(path)}  # x_mask beside x_flair
+    tailed = {path for path in files if path not in masks and without_tail(names[path]) != names[path]}
+    masks |= tailed if any(without_tail(names[path]) in own for path in tailed) else set()
+    guessed = masks_by_look({path: names[path] for path in files if path not in masks})
+    beside: dict[str, list[Path]] = {}
+    for path in files:
+        if path in masks or path in guessed:
+            beside.setdefault(guessed.get(path, without_tail(names[path])), []).append(path)
+    return {path: names[path] for path in files if path not in masks and path not in guessed}, beside
+
+
+def in_masks(path: Path, folder: Path) -> bool:
+    """Return whether a folder between `folder` and the file has the name of one of masks."""
+    return any(part.lower() in MASK_FOLDERS for part in path.relative_to(folder).parent.parts)
 
 
 def masks_by_look(names: Mapping[Path, str]) -> dict[Path, str]:

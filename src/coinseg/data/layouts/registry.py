@@ -27,6 +27,7 @@ from .classes import as_one_class, class_columns, require_usable
 from .csv import COLUMNS, fits_table, list_table, names_files, table_of
 from .decathlon import fits_decathlon, list_decathlon
 from .dicom_studies import fits_dicom, list_dicom
+from .folder_patients import patients_table, with_patients
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
@@ -96,6 +97,8 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
+    known = patients_table(root) if name == "folders" else None
+    cohort = with_patients(cohort, known) if known else cohort
     if settings.classes and not cohort.classes:
         required = "a layout that has several (see data.classes in the settings)"
         raise UserError(
@@ -103,7 +106,13 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
         )
     cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
-    problems = (*passed, *tables_left(root, name, passed), *cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
+    problems = (
+        *passed,
+        *tables_left(root, name, bool(passed or known)),
+        *cohort.problems,
+        *_endings(root, cohort),
+        *_alike(cohort.cases),
+    )
     cohort = replace(cohort, label_source=_label_source(cohort, settings), problems=problems)
     _check(root, cohort, settings, one_class)
     return cohort
@@ -115,6 +124,8 @@ def _recognise(root: Path, settings: DataSettings) -> tuple[str, list[str]]:
         return "folders", []
     if name := next((name for name, layout in LAYOUTS.items() if layout.fits(root)), None):
         stray = _passed_over(root, settings) if name == "csv" else ""
+        if name == "csv" and (stray or _has_folders(root, settings)) and patients_table(root):
+            return "folders", []
         return ("folders", [stray]) if stray else (name, [])
     if settings.classes and root.is_dir():
         return "folders", []  # named by data.classes, or label maps
@@ -138,11 +149,16 @@ def _passed_over(root: Path, settings: DataSettings) -> str:
         by_class = not asked and folders_of_classes(root, settings) is not None
         why = "it has no column of data.classes, which are folders here" if by_class else ""
     else:
-        folders = None
-        with suppress(UserError):
-            folders = found_folders(root, settings)
-        why = _says_nothing(table, header) if folders and folders.normal and folders.abnormal else ""
+        why = _says_nothing(table, header) if _has_folders(root, settings) else ""
     return f"{table.name} is passed over, {why}: the folders are read" if why else ""
+
+
+def _has_folders(root: Path, settings: DataSettings) -> bool:
+    """Return whether there are folders of normal and of abnormal images."""
+    with suppress(UserError):
+        folders = found_folders(root, settings)
+        return bool(folders.normal and folders.abnormal)
+    return False
 
 
 def _says_nothing(table: Path, header: set[str]) -> str:
@@ -153,7 +169,7 @@ def _says_nothing(table: Path, header: set[str]) -> str:
     return "" if labels else "it has no column label"
 
 
-def tables_left(root: Path, name: str, passed: Sequence[str]) -> list[str]:
+def tables_left(root: Path, name: str, passed: bool) -> list[str]:
     """Return the line about tables beside the data that are not read, in layout `name`; one that is `passed` over was said."""
     if name not in ("csv", "folders", "sequences") or not root.is_dir():
         return []  # the others have tables of their own
@@ -214,6 +230,9 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
         got = f"data.lesion is empty and {root} has no labels.csv with labels: {cohort.label_source}"
         raise UserError(got, "the label that makes a slice abnormal", f"set data.lesion, or {inject}")
     for one, other in zip(cases, cases[1:], strict=False):
+        if one.id == other.id and one.image == other.image:
+            do = "keep one row or entry of it; of two folders that lie in each other leave one out"
+            raise UserError(f"{one.image} is listed twice", "each image once", do)
         if one.id == other.id:
             raise UserError(f"{one.image} and {other.image} both have the id {one.id}", "unique ids", "rename or drop one")
     if cohort.classes:

@@ -26,12 +26,14 @@ from .shared import composed, few, visible
 
 CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
 PATIENT = ("patient", "patient_id", "subject")  # names of the column of patients
+PATIENT_IDS = tuple(f"{who}{gap}id" for who in ("patient", "subject", "participant") for gap in (" ", "-", "", "_"))
+"""Other names of it in tables of files; elsewhere PatientID is an identifier of a scan."""
 LABEL = ("label", "class_label", "abnormal", "target", "y")  # names of the column of image labels; y may also be a place
 FILE = ("file", "image", "path", "filename", "image_path", "id")  # names of the column of files
 _NORMAL = ("false", "no", "n", "negative", "neg", "absent", "falsch", "nein", "faux", "non")
 _ABNORMAL = ("true", "yes", "y", "positive", "pos", "present", "wahr", "ja", "vrai", "oui")
-_WORDS = dict.fromkeys(_NORMAL, 0) | dict.fromkeys(_ABNORMAL, 1)  # how they were understood is said
-_LABELS = _WORDS | {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
+_WORDS = dict.fromkeys(_NORMAL, 0) | dict.fromkeys(_ABNORMAL, 1)  # labels in words; how they were understood is said
+LABELS = _WORDS | {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
 _SEPARATOR = re.compile(r"""\s*"?sep=([,;\t|])"?[,;\t|]*\s*""", re.IGNORECASE)  # the line with which Excel says it
 
 
@@ -133,7 +135,7 @@ def shown(columns: Iterable[str]) -> str:
     """The names of columns for a message; of a first row that has a label or a number among them, which is data, none."""
     names = list(columns)
     known = not {*CASE, *PATIENT, *FILE}.isdisjoint(names)
-    data = any((name in _LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name) and not known
+    data = any((name in LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name) and not known
     return f"of a table without a line of names ({len(names)} columns)" if data else few(names)
 
 
@@ -153,10 +155,10 @@ def columns_in(folder: Path) -> str:
 def label_in(cell: str, path: Path, number: int) -> int | None:
     """Return the image label in a cell: 0, 1, or None for an empty one; `UserError` for anything else."""
     text = cell.casefold() if (whole := whole_number(cell)) is None else str(whole)
-    if text not in _LABELS:
+    if text not in LABELS:
         required = "0, 1, normal, abnormal, yes, no, true, false, positive, negative or nothing"
         raise row_error(path, number, "has a label that is not known", required)
-    return _LABELS[text]
+    return LABELS[text]
 
 
 def understood(table: Path) -> str:

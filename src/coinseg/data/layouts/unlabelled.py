@@ -18,7 +18,7 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
-from .folders import apart
+from .masks_by_look import apart
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .registry import LAYOUTS
 from .sequence_names import split_name

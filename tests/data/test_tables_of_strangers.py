@@ -1,0 +1,177 @@
+"""Tables as people have them: what is not read as they may expect is said, or refused where labels would be wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coinseg.config.parsing import settings_from
+from coinseg.data.layouts.registry import read_layout
+from coinseg.errors import UserError
+from coinseg.types import Cohort
+from writers import PLAIN, scan_of, write_series
+
+VALUES = np.random.default_rng(0)
+
+
+def picture(path: Path, mask: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = VALUES.integers(20, 230, (24, 20), dtype=np.uint8)
+    Image.fromarray(((pixels > 25) * 255).astype(np.uint8) if mask else pixels).save(path)
+    return path
+
+
+def written(root: Path, header: str, *rows: str, name: str = "labels.csv") -> Path:
+    """Images i0.png, i1.png, ... in a folder, and a table whose rows begin with their names."""
+    for i in range(len(rows)):
+        picture(root / f"images/i{i}.png")
+    lines = [header, *(f"images/i{i}.png,{row}" for i, row in enumerate(rows))]
+    (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+def listed(root: Path, **data: object) -> Cohort:
+    return read_layout(root, settings_from({"data": {"size": 16, **data}}).data)
+
+
+# --- classes
+
+
+def test_an_uncertain_class_is_refused_as_its_images_would_be_normal(tmp_path: Path) -> None:
+    root = written(tmp_path, "Path,Edema,Pneumonia,Fracture", "1.0,,0.0", "0.0,1.0,0.0", "0.0,-1.0,1.0", "0.0,0.0,0.0", "1,1,1")
+    with pytest.raises(
+        UserError, match=r"row 4 of .*labels.csv has -1 in the column Pneumonia; required: 0, 1, or nothing if not known; .*"
+    ):
+        listed(root)
+    assert listed(root, classes=["Edema", "Fracture"]).classes == ("Edema", "Fracture")
+    with pytest.raises(UserError, match="has neither 0 nor 1 in the column Pneumonia"):
+        listed(root, classes=["Edema", "Pneumonia"])
+
+
+@pytest.mark.parametrize("cells", [("True", "False"), ("yes", "no"), ("0.5", "1.0", "0.0"), ("2", "1", "0")])
+def test_a_column_that_is_nearly_a_class_is_said(tmp_path: Path, cells: Sequence[str]) -> None:
+    rows = [f"{int(i % 2)},{int(i % 3 == 0)},{cells[i % len(cells)]},{i + 40}" for i in range(8)]
+    cohort = listed(written(tmp_path, "file,crack,dent,Rust,age", *rows))
+    assert cohort.classes == ("crack", "dent")
+    what = "are not read as classes, which have 0, 1 or nothing in every row: an image with one of these alone counts as normal"
+    assert f"labels.csv: columns Rust {what}" in cohort.problems
+
+
+def test_the_only_column_of_a_class_is_named_where_there_is_no_label(tmp_path: Path) -> None:
+    root = written(tmp_path, "file,crack", *(str(i % 2) for i in range(6)))
+    assert "labels.csv: column crack has 0 and 1 (--data.classes crack reads it)" in listed(root).problems
+    assert [case.label for case in listed(root, classes=["crack"]).cases] == [0, 1, 0, 1, 0, 1]
+
+
+def test_rows_that_are_normal_by_no_class_and_not_by_its_own_column_are_said(tmp_path: Path) -> None:
+    rows = ["1,0,0", "0,1,0", "0,0,1", "0,1,0", "0,0,1", "1,0,0"]
+    assert not any("in normal" in line for line in listed(written(tmp_path, "file,normal,crack,dent", *rows)).problems)
+    problems = listed(written(tmp_path, "file,normal,crack,dent", *rows, "0,0,0", "1,1,0", "1,0,1")).problems
+    assert "1 rows of labels.csv have 0 in normal and in every class: they count as normal" in problems
+    assert "2 rows of labels.csv have 1 in normal and in a class: they count as abnormal" in problems
+
+
+# --- patients and parts
+
+
+@pytest.mark.parametrize(
+    "name", ["Patient ID", "PatientID", "patientId", "patient-id", "Subject ID", "subject_id", "participant_id", "SubjectID"]
+)
+def test_patients_by_other_names_of_their_column(tmp_path: Path, name: str) -> None:
+    cohort = listed(written(tmp_path, f"file,label,{name}", *(f"{i % 2},p{i // 2}" for i in range(6))))
+    assert [case.patient for case in cohort.cases] == ["p0", "p0", "p1", "p1", "p2", "p2"]
+    assert not any("has no column patient" in line for line in cohort.problems)
+
+
+def test_the_patients_of_dicom_stay_hidden_where_a_table_repeats_their_id(tmp_path: Path) -> None:
+    for i in range(3):
+        write_series(tmp_path / f"s{i}", scan_of(seed=i), PLAIN, PatientID=f"ID-{i}")
+    (tmp_path / "labels.csv").write_text("file,label,PatientID\n" + "".join(f"s{i},{i % 2},ID-{i}\n" for i in range(3)))
+    patients = {case.patient for case in listed(tmp_path).cases}
+    assert len(patients) == 3
+    assert all(re.fullmatch(r"patient-[0-9a-f]+", name) for name in patients)
+
+
+@pytest.mark.parametrize("name", ["pid", "patient_number", "lesion_id", "MRN"])
+def test_a_column_that_may_be_one_of_patients_is_named(tmp_path: Path, name: str) -> None:
+    cohort = listed(written(tmp_path, f"file,label,{name}", *(f"{i % 2},p{i // 2}" for i in range(6))))
+    line = f"labels.csv has no column patient ({name.lower()} is not read as one: name it patient): every file is its own patient"
+    assert line in cohort.problems
+
+
+@pytest.mark.parametrize("name", ["split", "fold", "is_train"])
+def test_a_column_of_parts_is_said(tmp_path: Path, name: str) -> None:
+    cohort = listed(written(tmp_path, f"file,label,{name}", *(f"{i % 2},{i % 2}" for i in range(6))))
+    assert f"column {name} of labels.csv is not read: who is held out is drawn anew (data.split_by)" in cohort.problems
+
+
+@pytest.mark.parametrize("column", ["patient", "Patient ID"])
+@pytest.mark.parametrize("given", ["found", "named", "classes"])
+def test_a_table_beside_folders_may_say_whose_the_images_are(tmp_path: Path, column: str, given: str) -> None:
+    for i in range(4):
+        for name in ("normal", "abnormal"):
+            picture(tmp_path / name / f"{name[0]}{i}.png")
+    rows = [f"{name}/{name[0]}{i}.png,{i + 40},p{i // 2}" for name in ("normal", "abnormal") for i in range(4)]
+    (tmp_path / "meta.csv").write_text("\n".join([f"file,age,{column}", *rows[:-1], "gone.png,1,p9"]) + "\n")
+    named = {"normal": ["normal"], "abnormal": ["abnormal"]} if given == "named" else {}
+    cohort = listed(tmp_path, **(named if given != "classes" else {"classes": ["normal", "abnormal"]}))
+    assert (cohort.layout, len(cohort.cases)) == ("folders", 8)
+    assert [case.patient for case in cohort.cases] == ["p0", "p0", "p1", "abnormal__a3", "p0", "p0", "p1", "p1"]
+    assert f"patients of 7 of 8 images are from meta.csv, column {column.lower()}" in cohort.problems
+    assert not any("passed over" in line or "not read" in line for line in cohort.problems)
+    (tmp_path / "meta.csv").write_text("\n".join([f"file,age,{column}", *rows, "normal/n0.png,1,p9"]) + "\n")
+    with pytest.raises(UserError, match=r"row 10 of .*meta.csv contradicts an earlier row; required: one patient per file"):
+        listed(tmp_path, **named)
+
+
+def test_folders_that_may_be_patients_are_said(tmp_path: Path) -> None:
+    for patient in range(3):
+        for i in range(2):
+            picture(tmp_path / f"normal/p{patient}/{i}.png")
+            picture(tmp_path / f"abnormal/p{patient}/a{i}.png")
+    hint = "(where the 3 folders in those of classes are patients, a table with file and patient in the data says so)"
+    assert f"folders name no patients: every file is its own patient {hint}" in listed(tmp_path).problems
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(tmp_path.glob("*/*/*.png"))]
+    (tmp_path / "meta.csv").write_text("\n".join(["file,patient", *rows]) + "\n")
+    assert {case.patient for case in listed(tmp_path).cases} == {"p0", "p1", "p2"}
+
+
+# --- files and masks
+
+
+@pytest.mark.parametrize(
+    "header", ["id,image_path,label", "path,filename,label", "image,file_name,label", "no,Image Index,label"]
+)
+def test_the_column_that_names_files_is_read(tmp_path: Path, header: str) -> None:
+    for i in range(6):
+        picture(tmp_path / f"images/i{i}.png")
+    first = [f"{i}" for i in range(6)] if not header.startswith("path") else ["images"] * 6
+    (tmp_path / "labels.csv").write_text("\n".join([header, *(f"{first[i]},i{i}.png,{i % 2}" for i in range(6))]) + "\n")
+    cohort = listed(tmp_path)
+    assert [(case.image.name, case.label) for case in cohort.cases] == [(f"i{i}.png", i % 2) for i in range(6)]
+
+
+def test_a_mask_that_is_its_image_is_refused(tmp_path: Path) -> None:
+    root = written(tmp_path, "file,label,mask", "0,", "1,images/i1.png", "0,", "1,")
+    with pytest.raises(UserError, match=r"row 3 of .*labels.csv names its image as its mask; required: a mask, or nothing"):
+        listed(root)
+
+
+def test_the_folder_of_masks_that_is_asked_for_is_read_and_one_that_looks_like_it_is_said(tmp_path: Path) -> None:
+    root = written(tmp_path, "file,label", *(str(i % 2) for i in range(6)))
+    for i in (1, 3, 5):
+        picture(root / f"Label/i{i}_label.png", mask=True)
+    cohort = listed(root)
+    assert not any(case.lesion for case in cohort.cases)
+    what = "holds masks, as its files have few values and names of images: not read (--data.masks reads it)"
+    assert f"the folder Label {what}" in cohort.problems
+    asked = listed(root, masks="Label")
+    assert [len(case.lesion) for case in asked.cases] == [0, 1, 0, 1, 0, 1]
+    assert not any("the folder Label" in line for line in asked.problems)
+    with pytest.raises(UserError, match=r"truth is no folder; required: a folder relative to the data; correct data.masks"):
+        listed(root, masks="truth")
