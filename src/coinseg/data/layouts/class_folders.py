@@ -25,6 +25,8 @@ NORMAL = ("normal", "good", "free", "healthy", "ok", "negative", "0")
 ABNORMAL = (
     "abnormal", "bad", "defect", "defective", "positive", "tumor", "tumour", "lesion", "1", "benign", "malignant",
 )  # fmt: skip
+_SURELY = ("anomaly", "anomalies", "anomalous", "faulty", "ng", "nok", "ko", "diseased", "infected", "damaged", "broken")
+"""Names that the only folder beside a normal one is known by; beside a third one all but the normal one are abnormal."""
 _PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _OTHERS = (
     *_PARTS, *MASK_FOLDERS, *ORGAN_FOLDERS, "images", "unlabelled", "unlabeled", "unknown", "unsorted", "raw", "other", "extra",
@@ -88,9 +90,9 @@ def found_folders(root: Path, settings: DataSettings) -> ClassFolders:
         others = [] if abnormal else [folder for folder in _others(_bases(root)) if files_in(folder)]
         masks = mask_folders(others, normal)
         others = [folder for folder in others if folder not in masks]
-        if len(others) < 2:
+        if len(others) < 2 and not (others and others[0].name.lower() in _SURELY):
             return ClassFolders(normal, {place_of(folder, root).as_posix(): [folder] for folder in abnormal}, (), masks)
-        return ClassFolders(normal, _named(others), [_one_class(others)], masks)
+        return ClassFolders(normal, _named(others), [_one_class(others)] if len(others) > 1 else [], masks)
     parts = parts_in(root)
     inside = [folder for part in parts for folder in folders_in(part)]
     normal = [folder for folder in inside if folder.name.lower() in NORMAL]
@@ -160,6 +162,11 @@ def _maybe_masks(bases: Sequence[Path]) -> list[Path]:
 def class_names(root: Path) -> list[str]:
     """Return the names of the folders that may be classes."""
     return list(_there(root))
+
+
+def class_paths(root: Path) -> list[str]:
+    """Return the paths below `root` of the folders that may be classes and hold images."""
+    return [folder.relative_to(root).as_posix() for some in _there(root).values() for folder in some if files_in(folder)]
 
 
 def _there(root: Path) -> dict[str, list[Path]]:

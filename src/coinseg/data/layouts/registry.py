@@ -32,10 +32,11 @@ from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
 from .sequences import fits_sequences, list_sequences
-from .shared import few, folders_in, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
-from .tables import FILE, LABEL, columns_in, header_of, tables_in
+from .shared import few, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
+from .tables import FILE, LABEL, header_of, tables_in
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
+from .unrecognised import proposal, what_is_there
 
 
 class Layout(NamedTuple):
@@ -129,13 +130,8 @@ def _recognise(root: Path, settings: DataSettings) -> tuple[str, list[str]]:
         return ("folders", [stray]) if stray else (name, [])
     if settings.classes and root.is_dir():
         return "folders", []  # named by data.classes, or label maps
-    what = "a file"
-    if root.is_dir():
-        suffixes = Counter(path.suffix.lower() or "no suffix" for path in visible(root) if path.is_file())
-        files = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(suffixes.items())) or "none"
-        what = f"folders: {few(folder.name for folder in folders_in(root))}; files: {files}{columns_in(root)}"
-    do = "rearrange the data or set data.normal and data.abnormal"
-    raise UserError(f"no layout is recognised in {root} ({what})", _known(), do)
+    do = proposal(root, lambda folder: any(layout.fits(folder) for layout in LAYOUTS.values()))
+    raise UserError(f"no layout is recognised in {root} ({what_is_there(root)})", _known(), do)
 
 
 def _passed_over(root: Path, settings: DataSettings) -> str:
@@ -243,7 +239,8 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
     if len(counts) == 1 and not one_class and not open_labels and not cohort.classes:
         got = f"{counts[0]} normal and {counts[1]} abnormal labels are given in {root}"
         got += "".join(f" ({line.split(';')[0]})" for line in cohort.problems if line.startswith("folders not read"))
-        raise UserError(got, "labels of both classes", f"add the other class, or {inject}")
+        do = "add the other class, set data.normal and data.abnormal" if cohort.layout == "folders" else "add the other class"
+        raise UserError(got, "labels of both classes", f"{do}, or {inject}")
     if settings.split_by != "slice" and len({case.patient for case in cases}) < 2:
         do = "add patients, or set data.split_by slice (scores are then optimistic)"
         raise UserError(f"{root} has one patient only", "two patients or more, to hold some out", do)

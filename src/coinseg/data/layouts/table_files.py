@@ -10,6 +10,8 @@ from .shared import existing, folders_in, is_possible, lies_inside
 from .table_classes import PREFIXES
 from .tables import row_error
 
+_ABOVE = 4  # a table in a data set that was unpacked often names files from a folder above it
+
 
 def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
     """Return the file or DICOM folder that a cell names, None for an empty cell."""
@@ -24,7 +26,9 @@ def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("
     for path in places_of(table, cell, suffixes):
         if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
             return path
-    raise row_error(table, number, "names a file that is missing", "an existing file")
+    above = next((up for up in table.absolute().parents[1:_ABOVE] if (up / cell.replace("\\", "/")).is_file()), None)
+    do = f"move the table to {above}, from where it names files" if above else "correct the row"
+    raise row_error(table, number, "names a file that is missing", "an existing file", do)
 
 
 def is_inside(table: Path, cell: str) -> bool:
