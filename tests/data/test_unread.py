@@ -377,7 +377,7 @@ def test_the_names_of_columns_are_shown_where_one_of_them_is_a_label(tmp_path: P
     ],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_further_channel_of_a_tiff_is_said(tmp_path: Path, samples: int, extra: str, said: str, dtype: type) -> None:
+def test_a_further_channel_of_a_tiff_is_said(tmp_path: Path, samples: int, extra: str, said: str, dtype: type[np.uint8]) -> None:
     root = classes(tmp_path / "data", 8)
     pixels = np.random.default_rng(0).integers(1, 99, (8, 8, samples)).astype(dtype)
     if extra == "constant":

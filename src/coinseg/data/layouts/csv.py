@@ -117,13 +117,13 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     table = table_of(root)
     if table is None:
         got = f"{root} is or holds no table to read{columns_in(root)}"
-        raise UserError(got, f"one .csv with a column {' or '.join(COLUMNS['file'])}", "name it labels.csv, or give its path")
+        raise UserError(got, f"one .csv with a column {' or '.join(FILE)}", "name it labels.csv, or give its path")
     header, rows = header_of(table), read_table(table)
     column = {role: name for role, names in COLUMNS.items() if (name := first_of(names, header))}
     if file := file_column(table):
         column["file"] = file
     else:
-        required = f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab"
+        required = f"a column {' or '.join(FILE)}, separated by comma, semicolon or tab"
         do = "rename one; where the table is about DICOM studies give the folder they are in"
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
     said = without_groups(table, column, rows)

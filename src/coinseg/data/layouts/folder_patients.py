@@ -43,7 +43,7 @@ def with_patients(cohort: Cohort, table: Path) -> Cohort:
     column, lines = _column(table)
     files, patients = file_column(table), dict[str, str]()
     for number, row in read_table(table) if column and files else []:
-        cell, who = row[files], row[column]
+        cell, who = row[files], row[column or ""]
         there = (place for place in places_of(table, cell, SUFFIXES) if place.exists()) if cell and is_inside(table, cell) else ()
         if who and (place := next(iter(there), None)) and patients.setdefault(os.path.normpath(place), who) != who:
             raise row_error(table, number, "contradicts an earlier row", "one patient per file")
