@@ -30,7 +30,7 @@ from .masks_by_name import MasksByName
 from .sequence_names import exchanged, further_channels
 from .shared import few, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
 from .table_classes import TableClass, attributed, classes_of
-from .table_columns import like_patients, of_no_class, without_groups, without_split
+from .table_columns import like_patients, of_no_class, without_flags, without_groups, without_split
 from .table_files import is_inside, named_file, places_of
 from .table_scans import along_scans, whole_scans
 from .tables import (
@@ -126,7 +126,7 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         required = f"a column {' or '.join(FILE)}, separated by comma, semicolon or tab"
         do = "rename one; where the table is about DICOM studies give the folder they are in"
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
-    said = without_groups(table, column, rows)
+    said = [*without_groups(table, column, rows), *without_flags(table, column, rows)]
     channels = further_channels(header, column["file"])
     classes, lines = classes_of(table, settings, {*column.values(), *channels, *INSTANCES} - {column.get("label")})
     column = {role: name for role, name in column.items() if not (classes and role == "label")}
@@ -190,8 +190,8 @@ class _Rows:
         if cells.get("patient") == "":
             raise row_error(table, number, "has no patient", "a patient in every row")
         place = place_of(image, table.parent)
-        organ = named_file(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
-        lesions = [named_file(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
+        organ = named_file(table, number, cells["organ"], role="organ") if "organ" in cells else masks.organ(image, place)
+        lesions = [named_file(table, number, cells["mask"], role="mask")] if "mask" in cells else masks.lesion(image, place)
         if image in lesions or image == organ:
             raise row_error(table, number, "names its image as its mask", "a mask, or nothing")
         name, volume = safe_id(place), is_volume(image)

@@ -6,21 +6,23 @@ from pathlib import Path
 
 from .shared import few
 from .table_classes import TableClass
-from .tables import first_of, header_of, read_table, whole_number
+from .tables import LABELS, first_of, header_of, read_table, whole_number
 
-_PEOPLE = {
-    "patient", "patients", "pat", "pid", "mrn", "subject", "person", "participant", "proband", "animal", "donor", "lesion",
-    "study",
-}  # fmt: skip
+_PEOPLE = {"patient", "patients", "pat", "pid", "mrn", "subject", "person", "participant", "proband", "animal", "donor"}
 """Words in the names of columns by which several images may belong together."""
+_ABOUT_PEOPLE = {"age", "sex", "gender", "weight", "height", "size", "position", "orientation", "birth", "comments"}
 _GROUPS = 10  # least number of values with which a column group is one of patients
 _SPLIT = ("split", "subset", "fold", "partition", "is_train", "is_test", "is_val", "is_valid")
 _NORMAL = ("normal", "healthy", "good", "negative", "no finding", "no_finding", "nofinding")
 
 
 def without_groups(table: Path, column: dict[str, str], rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
-    """Drop a column group with few values, which is none of patients; return the line about what it is taken for."""
-    if column.get("patient") != "group":
+    """Drop a column group with few values, or one of 0 and 1, which is none of patients; return the line about what it is."""
+    name = column.get("patient")
+    if name in ("case", "subject", "group") and _are_labels(name, rows):
+        del column["patient"]
+        return [f"{table.name}: column {name} has labels and is not taken for patients"]
+    if name != "group":
         return []
     if len({row["group"] for _, row in rows}) < _GROUPS:
         del column["patient"]
@@ -28,9 +30,27 @@ def without_groups(table: Path, column: dict[str, str], rows: Sequence[tuple[int
     return [f"{table.name}: column group is taken for the patients, which are held out whole"]
 
 
+def without_flags(table: Path, column: dict[str, str], rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
+    """Drop columns of masks that only say whether there is one; return the lines about them."""
+    flags = {role: column[role] for role in ("mask", "organ") if role in column and _are_labels(column[role], rows)}
+    for role in flags:
+        del column[role]
+    return [f"{table.name}: column {name} has labels and names no masks" for name in flags.values()]
+
+
+def _are_labels(name: str, rows: Sequence[tuple[int, dict[str, str]]]) -> bool:
+    """Return whether a column has labels, such as 0 and 1 or yes and no, in some cell and nothing else."""
+    cells = {row[name].casefold() for _, row in rows if row[name]}
+    return bool(cells) and all(whole_number(cell) in (0, 1) or cell in LABELS for cell in cells)
+
+
 def like_patients(header: Sequence[str]) -> str:
     """Name columns that may be meant as patients, for a problem line."""
-    like = [name for name in header if not _PEOPLE.isdisjoint(re.split(r"[\W_\d]+", name))]
+    words = {name: {*re.split(r"[\W_\d]+", name)} for name in header}
+    like = [
+        name for name, own in words.items()
+        if (own & _PEOPLE or own >= {"lesion", "id"} or own >= {"study", "id"}) and not own & _ABOUT_PEOPLE
+    ]  # fmt: skip
     return f" ({few(like, 3)} is not read as one: name it patient)" if like else ""
 
 

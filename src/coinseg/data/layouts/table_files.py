@@ -13,8 +13,8 @@ from .tables import row_error
 _ABOVE = 4  # a table in a data set that was unpacked often names files from a folder above it
 
 
-def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """Return the file or DICOM folder that a cell names, None for an empty cell."""
+def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",), role: str = "file") -> Path | None:
+    """Return the file or DICOM folder that a cell names, None for an empty cell; `role` is what it is, for messages."""
     if not cell:
         return None
     if not is_possible(table.parent, cell):
@@ -28,7 +28,8 @@ def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("
             return path
     above = next((up for up in table.absolute().parents[1:_ABOVE] if (up / cell.replace("\\", "/")).is_file()), None)
     do = f"move the table to {above}, from where it names files" if above else "correct the row"
-    raise row_error(table, number, "names a file that is missing", "an existing file", do)
+    what = "names a file that is missing" + (f", for its {role}" if role != "file" else "")
+    raise row_error(table, number, what, "an existing file", do)
 
 
 def is_inside(table: Path, cell: str) -> bool:
