@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coinseg.cli.inspect import inspect
 from coinseg.config.parsing import settings_from
 from coinseg.data.layouts.masks_by_look import masks_by_look
 from coinseg.data.layouts.registry import read_layout
@@ -150,3 +151,12 @@ def test_many_folders_are_not_read_to_find_masks(monkeypatch: pytest.MonkeyPatch
     images = {Path(f"p{patient}/{i}.png"): f"p{patient}/{i}" for patient in range(3000) for i in range(2)}
     assert masks_by_look(images | {Path(f"{i}.png"): str(i) for i in range(2)}) == {}
     assert not read
+
+
+def test_photographs_by_the_names_of_masks_are_said(tmp_path: Path) -> None:
+    for i in range(3):
+        photo(tmp_path / f"normal/n{i}.png")
+        photo(tmp_path / f"abnormal/a{i}.png")
+        photo(tmp_path / f"abnormal/a{i}_label.png")
+    line = "3 lesion masks look like pictures, with hardly any ground (abnormal__a0, abnormal__a1, abnormal__a2): are they masks?"
+    assert line in inspect(tmp_path, settings_from({"data": {"size": 16}}))["problems"]

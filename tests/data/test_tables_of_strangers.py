@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coinseg.cli.template import write_template
 from coinseg.config.parsing import settings_from
 from coinseg.data.layouts.registry import read_layout
 from coinseg.errors import UserError
@@ -175,3 +176,41 @@ def test_the_folder_of_masks_that_is_asked_for_is_read_and_one_that_looks_like_i
     assert not any("the folder Label" in line for line in asked.problems)
     with pytest.raises(UserError, match=r"truth is no folder; required: a folder relative to the data; correct data.masks"):
         listed(root, masks="truth")
+
+
+# --- columns of 0 and 1 that have the name of something else
+
+
+@pytest.mark.parametrize("name", ["case", "subject", "group"])
+def test_a_column_of_labels_is_none_of_patients(tmp_path: Path, name: str) -> None:
+    cohort = listed(written(tmp_path, f"file,label,{name}", *(f"{i % 2},{i % 2}" for i in range(6))))
+    assert len({case.patient for case in cohort.cases}) == 6
+    assert f"labels.csv: column {name} has labels and is not taken for patients" in cohort.problems
+
+
+@pytest.mark.parametrize("name", ["mask", "lesion", "organ"])
+def test_a_column_of_labels_names_no_masks(tmp_path: Path, name: str) -> None:
+    root = written(tmp_path, f"file,label,{name}", *(f"{i % 2},{('no', 'yes')[i % 2]}" for i in range(6)))
+    for i in (1, 3, 5):
+        picture(root / f"masks/i{i}.png", mask=True)
+    cohort = listed(root)
+    assert [len(case.lesion) for case in cohort.cases] == [0, 1, 0, 1, 0, 1]
+    assert f"labels.csv: column {name} has labels and names no masks" in cohort.problems
+    assert not any("patient (" in line for line in cohort.problems)
+
+
+def test_a_word_for_an_organ_is_said_to_be_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"row 2 of .* names a file that is missing, for its organ; required: an existing file"):
+        listed(written(tmp_path, "file,label,organ", *(f"{i % 2},kidney" for i in range(6))))
+
+
+def test_a_template_has_the_labels_of_folders(tmp_path: Path) -> None:
+    for i in range(2):
+        picture(tmp_path / f"data/train/good/{i}.png")
+        picture(tmp_path / f"data/test/cut/{i}.png")
+        picture(tmp_path / f"data/unsorted/{i}.png")
+    write_template(tmp_path / "data", tmp_path / "data/labels.csv")
+    rows = (tmp_path / "data/labels.csv").read_text().splitlines()[1:]
+    assert [row.rpartition(",")[2] for row in rows] == ["1", "1", "0", "0", "", ""]
+    cohort = listed(tmp_path / "data")
+    assert (cohort.layout, [case.label for case in cohort.cases]) == ("csv", [1, 1, 0, 0, None, None])
