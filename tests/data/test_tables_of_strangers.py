@@ -214,3 +214,25 @@ def test_a_template_has_the_labels_of_folders(tmp_path: Path) -> None:
     assert [row.rpartition(",")[2] for row in rows] == ["1", "1", "0", "0", "", ""]
     cohort = listed(tmp_path / "data")
     assert (cohort.layout, [case.label for case in cohort.cases]) == ("csv", [1, 1, 0, 0, None, None])
+
+
+# --- what spreadsheets leave
+
+
+@pytest.mark.parametrize("start", ["\n", "\r\n \r\n", ",,\n", "# about\n\n"])
+def test_empty_lines_above_the_names_of_columns(tmp_path: Path, start: str) -> None:
+    root = written(tmp_path, "file,label,patient", *(f"{i % 2},p{i}" for i in range(4)))
+    text = (root / "labels.csv").read_text()
+    (root / "labels.csv").write_text(start + text, newline="")
+    assert [(case.label, case.patient) for case in listed(root).cases] == [(0, "p0"), (1, "p1"), (0, "p2"), (1, "p3")]
+    (root / "labels.csv").write_text(start + text.replace(",1,p3", ",2,p3"), newline="")
+    with pytest.raises(UserError, match=rf"row {5 + start.count(chr(10))} of .* has a label that is not known"):
+        listed(root)
+
+
+def test_empty_cells_behind_the_last_column(tmp_path: Path) -> None:
+    root = written(tmp_path, "file,label", *(f"{i % 2},," for i in range(4)))
+    assert [case.label for case in listed(root).cases] == [0, 1, 0, 1]
+    (root / "labels.csv").write_text((root / "labels.csv").read_text() + "images/i0.png,1,,x\n")
+    with pytest.raises(UserError, match=r"row 6 of .* has 4 cells and the header 2"):
+        listed(root)

@@ -94,3 +94,9 @@ def test_folders_of_one_class_are_told_the_settings(tmp_path: Path) -> None:
     line = said(put(tmp_path, "benign/a.png", "malignant/b.png"))
     assert "0 normal and 2 abnormal labels are given" in line
     assert "add the other class, set data.normal and data.abnormal, or inject" in line
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "labels.tsv"])
+def test_a_table_of_another_program_is_to_be_saved_as_csv(tmp_path: Path, name: str) -> None:
+    root = put(tmp_path, "images/a.png", name)
+    assert said(root).endswith(f"; save {name} as a .csv with a column file and a column label, or rearrange the data")

@@ -62,11 +62,11 @@ def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise UserError(f"{path} has the column {shown(repeated)} twice", "columns with different names", "rename or drop one")
     for number, cells in enumerate(lines[1:], start=2 + comments):
-        if len(cells) > len(header):
+        if len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
             what = f"has {len(cells)} cells and the header {len(header)}"
             do = "correct the row; put text with a separator in quotes"
             raise row_error(path, number, what, "no more cells than columns", do)
-        texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
+        texts = [cell.strip() for cell in cells[: len(header)]] + [""] * (len(header) - len(cells))
         if any(texts):
             rows.append((number, dict(zip(header, texts, strict=True))))
     if not rows:
@@ -105,9 +105,12 @@ def _cells(path: Path, limit: int | None = None) -> tuple[int, list[list[str]]]:
 
 
 def _behind_comments(first: str, file: TextIO) -> tuple[int, list[str]]:
-    """Return how many lines from `first` on are comments, and those read behind them; the last may be the names of columns."""
+    """Return how many lines from `first` on are comments or empty, and those read behind them.
+
+    The last comment may be the names of columns.
+    """
     lines = [first]
-    while lines[-1].lstrip(' "').startswith("#"):
+    while lines[-1].lstrip(' "').startswith("#") or (lines[-1] and not lines[-1].strip(' ",;|\t\r\n')):
         lines.append(file.readline())
     if len(lines) > 1 and _has_names(names := lines[-2].replace("#", "", 1)) and not _has_names(lines[-1]):
         return len(lines) - 2, [names, lines[-1]]

@@ -13,6 +13,7 @@ from .shared import few, files_in, folders_in, is_readable, visible, without_suf
 from .tables import FILE, columns_in, header_of, tables_in
 
 _MOST = 16  # folders that are looked into
+_OTHER_TABLES = (".xls", ".xlsx", ".ods", ".tsv")
 _SHOWN = 8  # names in a proposed command
 _FREE = {*NORMAL, "benign", "control", "controls", "notumor", "notumour", "nofinding", "uninfected", "undamaged", "uncracked"} - {
     "0"
@@ -40,6 +41,8 @@ def proposal(root: Path, fits: Callable[[Path], bool]) -> str:
     tables = [path.name for path in tables_in(root) if {*FILE} & {*header_of(path)}]
     if len(tables) > 1:
         return f"name one of {few(tables, 3)} labels.csv, or give its path"
+    if others := [path.name for path in visible(root) if path.suffix.lower() in _OTHER_TABLES and not tables_in(root)]:
+        return f"save {others[0]} as a .csv with a column file and a column label, or rearrange the data"
     folders, do = folders_in(root), "rearrange the data or set data.normal and data.abnormal"
     classes = class_paths(root)
     normal = [path for path in classes if _is_free(PurePath(path).name)]
