@@ -49,7 +49,7 @@ from .mask_files import MaskFiles
 from .reviews import NO_REVIEWS, Learnt, ids_of, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
 
-FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
+FORMAT = 6  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
 SAID = 10  # lines about the data that are printed once they are prepared
 FINISHED = (
     "manifest.json",
