@@ -26,7 +26,7 @@ from coinseg.inference.predictor import Predictor
 from coinseg.inference.segmenter import DifferenceSegmenter, StudentSegmenter
 from coinseg.parts.imagenet_classifier import ImageNetClassifier
 from coinseg.parts.slice_hmm import SliceHMM
-from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.job import Job
 from coinseg.pipeline.run import Run, Workspace
 from conftest import SIZE, tiny_settings
 from models import PaintBlack, SameLogit, SamePixels, bright_run, explainer_of, hu

@@ -38,7 +38,7 @@ from coinseg.training.student import Lesson, train_student
 
 from .countdown import Clock
 from .counts import Counts, counted
-from .recipe import has_student
+from .job import has_student
 from .run import Workspace
 
 PIXELS = 2**17
