@@ -16,7 +16,7 @@ from coinseg.data.readers.paths import sha256_of
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks
 from coinseg.errors import UserError
-from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.job import Job
 from coinseg.pipeline.reviews import Learnt, ids_of, reviewed_of
 from coinseg.pipeline.run import Workspace, job_of, prepare_slices, train
 from coinseg.runtime.records import write_record
