@@ -27,11 +27,11 @@ def patients_table(root: Path) -> Path | None:
     return table if len(class_columns(table, {*COLUMNS["file"]})[0]) < 2 and _column(table)[0] else None
 
 
-def _column(table: Path) -> tuple[str | None, list[str]]:
-    """Return the column of patients, and the line about a column that may be one."""
+def _column(table: Path) -> tuple[str, list[str]]:
+    """Return the column of patients, empty without one, and the line about a column that may be one."""
     found = {"patient": first_of(COLUMNS["patient"], header_of(table)) or ""}
     lines = without_groups(table, found, read_table(table))
-    return found.get("patient"), lines
+    return found.get("patient", ""), lines
 
 
 def with_patients(cohort: Cohort, table: Path) -> Cohort:
@@ -41,13 +41,13 @@ def with_patients(cohort: Cohort, table: Path) -> Cohort:
         UserError: two rows give one file two patients.
     """
     column, lines = _column(table)
-    files, patients = file_column(table), dict[str, str]()
+    files, patients = file_column(table) or "", dict[str, str]()
     for number, row in read_table(table) if column and files else []:
-        cell, who = row[files], row[column or ""]
+        cell, who = row[files], row[column]
         there = (place for place in places_of(table, cell, SUFFIXES) if place.exists()) if cell and is_inside(table, cell) else ()
         if who and (place := next(iter(there), None)) and patients.setdefault(os.path.normpath(place), who) != who:
             raise row_error(table, number, "contradicts an earlier row", "one patient per file")
-    cases = [replace(case, patient=_patient(case, patients, column or "")) for case in cohort.cases]
+    cases = [replace(case, patient=_patient(case, patients, column)) for case in cohort.cases]
     named = sum(os.path.normpath(case.image) in patients for case in cases)
     lines.append(f"patients of {named} of {len(cases)} images are from {table.name}, column {column}")
     kept = [line for line in cohort.problems if named < len(cases) or not line.startswith("folders name no patients")]
