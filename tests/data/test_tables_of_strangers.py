@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from coinseg.config.parsing import settings_from
 from coinseg.data.layouts.registry import read_layout
 from coinseg.errors import UserError
 from coinseg.types import Cohort
+from examples import EXAMPLES
 from writers import PLAIN, scan_of, write_series
 
 VALUES = np.random.default_rng(0)
@@ -236,3 +238,36 @@ def test_empty_cells_behind_the_last_column(tmp_path: Path) -> None:
     (root / "labels.csv").write_text((root / "labels.csv").read_text() + "images/i0.png,1,,x\n")
     with pytest.raises(UserError, match=r"row 6 of .* has 4 cells and the header 2"):
         listed(root)
+
+
+# --- settings that are not read
+
+
+def test_settings_that_a_layout_does_not_read_are_said(tmp_path: Path) -> None:
+    root = written(tmp_path, "file,label,mask", "0,", "1,m/i1.png", "0,", "1,m/i3.png")
+    for i in (1, 3):
+        picture(root / f"m/i{i}.png", mask=True)
+    cohort = listed(root, masks="m", layout="csv", normal=["images"], abnormal=["images"])
+    assert "data.normal, data.abnormal is given and not read in layout csv" in cohort.problems
+    assert "data.masks is given and not read: column mask of labels.csv names the masks" in cohort.problems
+    example = EXAMPLES["decathlon"]
+    data = example.settings().data
+    found = read_layout(example.make(tmp_path / "msd"), replace(data, masks="labelsTr")).problems
+    assert "data.masks is given and not read in layout decathlon" in found
+
+
+def test_organ_masks_that_no_image_has_are_said(tmp_path: Path) -> None:
+    for name in ("normal", "abnormal"):
+        for i in range(2):
+            picture(tmp_path / name / f"{name[0]}{i}.png")
+            picture(tmp_path / f"organ_masks/{name[0]}{i}.png", mask=True)
+    what = "none lies in its folder as an image in the data, such as organ_masks/normal/x.png for normal/x.png"
+    assert f"organ masks not used: {what}: a0.png, a1.png, n0.png and 1 more" in listed(tmp_path).problems
+    for name in ("normal", "abnormal"):
+        for i in range(2):
+            path = tmp_path / f"organ_masks/{name}/{name[0]}{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            (tmp_path / f"organ_masks/{path.name}").rename(path)
+    cohort = listed(tmp_path)
+    assert all(case.organ for case in cohort.cases)
+    assert not any("organ" in line for line in cohort.problems)

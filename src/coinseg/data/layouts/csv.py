@@ -127,6 +127,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         do = "rename one; where the table is about DICOM studies give the folder they are in"
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
     said = [*without_groups(table, column, rows), *without_flags(table, column, rows)]
+    if settings.masks and "mask" in column:
+        said.append(f"data.masks is given and not read: column {column['mask']} of {table.name} names the masks")
     channels = further_channels(header, column["file"])
     classes, lines = classes_of(table, settings, {*column.values(), *channels, *INSTANCES} - {column.get("label")})
     column = {role: name for role, name in column.items() if not (classes and role == "label")}

@@ -109,7 +109,9 @@ class MasksByName:
         if cases and self.settings.organ and not any(case.organ for case in cases):
             raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
         if not any(case.organ for case in cases):
-            return cases, [], []
+            names = [path.name for path in self.organs.values()]
+            what = "organ masks not used: none lies in its folder as an image in the data, such as organ_masks/normal/x.png"
+            return cases, [f"{what} for normal/x.png: {few(names, 3)}"] if names and cases else [], []
         left_out = [case for case in cases if not case.organ]  # whole and cropped slices must not be mixed
         return [case for case in cases if case.organ], [f"{case.id}: skipped, no organ mask" for case in left_out], left_out
 

@@ -108,6 +108,7 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
     problems = (
+        *_not_read(name, settings),
         *passed,
         *tables_left(root, name, bool(passed or known)),
         *cohort.problems,
@@ -163,6 +164,15 @@ def _says_nothing(table: Path, header: set[str]) -> str:
         return "no file that its first rows name is there"
     labels = {*LABEL, *COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
     return "" if labels else "it has no column label"
+
+
+def _not_read(name: str, settings: DataSettings) -> list[str]:
+    """Return the line about settings that name folders and are not read in layout `name`."""
+    folders = name == "folders"
+    given = {"normal": settings.normal and not folders, "abnormal": settings.abnormal and not folders}
+    given["masks"] = settings.masks and name not in ("csv", "folders", "dicom")
+    listed = few(f"data.{key}" for key, is_given in given.items() if is_given)
+    return [f"{listed} is given and not read in layout {name}"] if any(given.values()) else []
 
 
 def tables_left(root: Path, name: str, passed: bool) -> list[str]:
