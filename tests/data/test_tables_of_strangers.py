@@ -22,10 +22,17 @@ from writers import PLAIN, scan_of, write_series
 VALUES = np.random.default_rng(0)
 
 
-def picture(path: Path, mask: bool = False) -> Path:
+def picture(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = VALUES.integers(20, 230, (24, 20), dtype=np.uint8)
-    Image.fromarray(((pixels > 25) * 255).astype(np.uint8) if mask else pixels).save(path)
+    Image.fromarray(VALUES.integers(20, 230, (24, 20), dtype=np.uint8)).save(path)
+    return path
+
+
+def mask_of(path: Path, empty: bool = False) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((24, 20), np.uint8)
+    pixels[4:9, 5:11] = 0 if empty else 255
+    Image.fromarray(pixels).save(path)
     return path
 
 
@@ -159,6 +166,27 @@ def test_the_column_that_names_files_is_read(tmp_path: Path, header: str) -> Non
     assert [(case.image.name, case.label) for case in cohort.cases] == [(f"i{i}.png", i % 2) for i in range(6)]
 
 
+def test_images_in_a_folder_in_other_capitals(tmp_path: Path) -> None:
+    for i in range(4):
+        picture(tmp_path / f"Images/i{i}.png")
+        picture(tmp_path / f"Thumbs/t{i}.png")
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"i{i},{i % 2}\n" for i in range(4)))
+    assert [case.image.parent.name for case in listed(tmp_path).cases] == ["Images"] * 4
+
+
+@pytest.mark.parametrize("folder", ["train_images", "Images", "images/a"])
+def test_masks_may_lie_in_one_folder_where_no_name_is_twice(tmp_path: Path, folder: str) -> None:
+    for i in range(4):
+        picture(tmp_path / f"{folder}/i{i}.png")
+        mask_of(tmp_path / f"masks/i{i}.png", empty=i % 2 == 0)
+    rows = [f"{folder}/i{i}.png,{i % 2}" for i in range(4)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    assert [len(case.lesion) for case in listed(tmp_path).cases] == [0, 1, 0, 1]  # a normal image has its own place alone
+    picture(tmp_path / f"{folder}/other/i1.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows, f"{folder}/other/i1.png,1"]) + "\n")
+    assert sum(len(case.lesion) for case in listed(tmp_path).cases) == 1
+
+
 def test_a_mask_that_is_its_image_is_refused(tmp_path: Path) -> None:
     root = written(tmp_path, "file,label,mask", "0,", "1,images/i1.png", "0,", "1,")
     with pytest.raises(UserError, match=r"row 3 of .*labels.csv names its image as its mask; required: a mask, or nothing"):
@@ -168,7 +196,7 @@ def test_a_mask_that_is_its_image_is_refused(tmp_path: Path) -> None:
 def test_the_folder_of_masks_that_is_asked_for_is_read_and_one_that_looks_like_it_is_said(tmp_path: Path) -> None:
     root = written(tmp_path, "file,label", *(str(i % 2) for i in range(6)))
     for i in (1, 3, 5):
-        picture(root / f"Label/i{i}_label.png", mask=True)
+        mask_of(root / f"Label/i{i}_label.png")
     cohort = listed(root)
     assert not any(case.lesion for case in cohort.cases)
     what = "holds masks, as its files have few values and names of images: not read (--data.masks reads it)"
@@ -194,7 +222,7 @@ def test_a_column_of_labels_is_none_of_patients(tmp_path: Path, name: str) -> No
 def test_a_column_of_labels_names_no_masks(tmp_path: Path, name: str) -> None:
     root = written(tmp_path, f"file,label,{name}", *(f"{i % 2},{('no', 'yes')[i % 2]}" for i in range(6)))
     for i in (1, 3, 5):
-        picture(root / f"masks/i{i}.png", mask=True)
+        mask_of(root / f"masks/i{i}.png")
     cohort = listed(root)
     assert [len(case.lesion) for case in cohort.cases] == [0, 1, 0, 1, 0, 1]
     assert f"labels.csv: column {name} has labels and names no masks" in cohort.problems
@@ -246,7 +274,7 @@ def test_empty_cells_behind_the_last_column(tmp_path: Path) -> None:
 def test_settings_that_a_layout_does_not_read_are_said(tmp_path: Path) -> None:
     root = written(tmp_path, "file,label,mask", "0,", "1,m/i1.png", "0,", "1,m/i3.png")
     for i in (1, 3):
-        picture(root / f"m/i{i}.png", mask=True)
+        mask_of(root / f"m/i{i}.png")
     cohort = listed(root, masks="m", layout="csv", normal=["images"], abnormal=["images"])
     assert "data.normal, data.abnormal is given and not read in layout csv" in cohort.problems
     assert "data.masks is given and not read: column mask of labels.csv names the masks" in cohort.problems
@@ -260,7 +288,7 @@ def test_organ_masks_that_no_image_has_are_said(tmp_path: Path) -> None:
     for name in ("normal", "abnormal"):
         for i in range(2):
             picture(tmp_path / name / f"{name[0]}{i}.png")
-            picture(tmp_path / f"organ_masks/{name[0]}{i}.png", mask=True)
+            mask_of(tmp_path / f"organ_masks/{name[0]}{i}.png")
     what = "none lies in its folder as an image in the data, such as organ_masks/normal/x.png for normal/x.png"
     assert f"organ masks not used: {what}: a0.png, a1.png, n0.png and 1 more" in listed(tmp_path).problems
     for name in ("normal", "abnormal"):

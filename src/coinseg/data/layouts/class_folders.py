@@ -27,9 +27,9 @@ ABNORMAL = (
 )  # fmt: skip
 _SURELY = ("anomaly", "anomalies", "anomalous", "faulty", "ng", "nok", "ko", "diseased", "infected", "damaged", "broken")
 """Names that the only folder beside a normal one is known by; beside a third one all but the normal one are abnormal."""
-_PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
+PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _OTHERS = (
-    *_PARTS, *MASK_FOLDERS, *ORGAN_FOLDERS, "images", "unlabelled", "unlabeled", "unknown", "unsorted", "raw", "other", "extra",
+    *PARTS, *MASK_FOLDERS, *ORGAN_FOLDERS, "images", "unlabelled", "unlabeled", "unknown", "unsorted", "raw", "other", "extra",
     "results", "output", "outputs", "predictions", "annotations", "labels", "thumbnails",
 )  # fmt: skip
 """Names of folders that are no class unless the settings say so."""
@@ -70,7 +70,7 @@ def _bases(root: Path) -> tuple[Path, Path]:
 
 def parts_in(root: Path) -> list[Path]:
     """Return the folders train, val, test, ... in `root` or `root/images` that hold folders of classes, one of them normal."""
-    parts = [part for part in by_name(root, _PARTS) if folders_in(part)]
+    parts = [part for part in by_name(root, PARTS) if folders_in(part)]
     known = any(folder.name.lower() in NORMAL for part in parts for folder in folders_in(part))
     return parts if known else []
 
@@ -129,14 +129,14 @@ def folders_of_classes(root: Path, settings: DataSettings) -> ClassFolders | Non
         raise UserError(got, "folders with names of their own, which are those of the classes", "rename one, or name one")
     normal = [existing(root, name) for name in settings.normal]
     normal = normal or [folder for name in there if name.lower() in NORMAL and name not in names for folder in there[name]]
-    parts = [part.name for part in by_name(root, _PARTS) if any(part in f.parents for name in names for f in there[name])]
+    parts = [part.name for part in by_name(root, PARTS) if any(part in f.parents for name in names for f in there[name])]
     line = f"the parts {few(parts)} are read together: who is held out is drawn anew (data.split_by)"
     return ClassFolders(normal, {PurePath(name).name: there[name] for name in names}, [line] if parts else [])
 
 
 def unread_masks(root: Path, folders: ClassFolders) -> list[Path]:
     """Return the folders beside those of classes that hold masks by their look, none of them by its name."""
-    taken, parts = {*folders.all}, by_name(root, _PARTS)
+    taken, parts = {*folders.all}, by_name(root, PARTS)
     above = {parent for folder in taken for parent in folder.parents}
     left = [f for f in _maybe_masks((*_bases(root), *parts)) if f not in above and not taken & {f, *f.parents}]
     return mask_folders(left, folders.all)
@@ -170,7 +170,7 @@ def class_paths(root: Path) -> list[str]:
 
 
 def _there(root: Path) -> dict[str, list[Path]]:
-    bases = [*_bases(root), *by_name(root, _PARTS)]
+    bases = [*_bases(root), *by_name(root, PARTS)]
     return _named([folder for base in bases for folder in folders_in(base) if folder.name.lower() not in _OTHERS])
 
 
@@ -198,7 +198,7 @@ def _one_class(folders: Sequence[Path]) -> str:
 
 def _require_no_grades(root: Path) -> None:
     """Raise `UserError` where three or more folders are named by consecutive grades."""
-    for base in (*_bases(root), *by_name(root, _PARTS)):
+    for base in (*_bases(root), *by_name(root, PARTS)):
         grades = {int(match[1]): folder.name for folder in folders_in(base) if (match := _GRADE.fullmatch(folder.name))}
         if len(grades) > 2 and sorted(grades) == list(range(min(grades), max(grades) + 1)):
             first, *rest = (place_of(base / grades[grade], root).as_posix() for grade in sorted(grades))

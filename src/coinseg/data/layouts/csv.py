@@ -4,13 +4,15 @@
                                     file,file_2,file_t1ce                   further channels, by number or sequence
     images/a.png                    named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one series),
                                     one DICOM slice or X-ray; images may have another name where it is the only folder
-    masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
+    masks/a.png, organ_masks/a.png  used when the table has no column mask or organ; lesion masks also without the folders of
+                                their image where no name is twice
 
 An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first
 (`instances` has other columns for it).
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
@@ -23,7 +25,7 @@ from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort
 
 from .class_folders import masks_beside
-from .classes import with_classes, zero_or_one
+from .classes import any_of, with_classes, zero_or_one
 from .dicom_studies import fits_dicom
 from .instances import INSTANCES, Instance, index_of, named_in
 from .masks_by_name import MasksByName
@@ -134,8 +136,9 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     column = {role: name for role, name in column.items() if not (classes and role == "label")}
     masks = MasksByName.under(table.parent, settings, "" if "mask" in column else settings.masks)
     files = [PurePath(PurePath(row[column["file"]]).name) for _, row in rows]
-    masks = replace(masks, images=frozenset(without_suffix(name) for name in files))
-    reader = _Rows(table, column, channels, tuple(classes), masks)
+    times = Counter(without_suffix(name) for name in files)
+    masks = replace(masks, images=frozenset(times))
+    reader = _Rows(table, column, channels, tuple(classes), masks, times)
     listed = [reader.case(number, row) for number, row in rows]
     cases, problems, left_out = reader.matched(whole_scans(table, listed))
     problems += [*not_named(listed, table, reader.folders), *without_split(table), *of_no_class(table, classes)]
@@ -174,6 +177,7 @@ class _Rows:
     channels: tuple[str, ...]
     classes: tuple[TableClass, ...]
     masks: MasksByName
+    times: Counter[str]  # how many rows name an image so, without its folders
     unclear: list[str] = field(default_factory=list)  # ids of images whose mask cannot be given to a class
 
     @property
@@ -181,6 +185,10 @@ class _Rows:
         """Folders of masks."""
         own = [folder for one in self.classes if one.masks for folder in one.masks.folders]
         return [*self.masks.folders, *own]
+
+    def bare(self, place: PurePath) -> list[PurePath]:
+        """Return the name of an image without its folders, where no other row has it: its mask may lie in none either."""
+        return [PurePath(place.name)] if self.times[without_suffix(PurePath(place.name))] == 1 else []
 
     def case(self, number: int, row: Mapping[str, str]) -> Case:
         """Return the case of row `number`."""
@@ -203,6 +211,8 @@ class _Rows:
         labels = [label_in(cells.get("label", ""), table, number)]
         if self.classes:
             labels = [zero_or_one(row[one.column], table, number, one.name) if one.column else None for one in self.classes]
+        if not any(lesions) and "mask" not in cells and any_of(labels) != 0:
+            lesions = masks.lesion(image, *self.bare(place))
         if (named := named_in(row)) and volume and labels.count(None) < len(labels) and kind_of(image) != "slice":
             if index is None or is_dicom(image):
                 index = index_of(image, table, Instance(number, named, index))
@@ -226,7 +236,8 @@ class _Rows:
 
     def _of_class(self, one: TableClass, number: int, row: Mapping[str, str], case: Case) -> ClassLabels:
         """Return what a row says of one class, whose label the case has, with its own masks."""
-        own = one.masks.lesion(case.image, place_of(case.image, self.table.parent)) if one.masks else ()
+        place = place_of(case.image, self.table.parent)
+        own = one.masks.lesion(case.image, place, *self.bare(place)) if one.masks else ()
         paths = [named_file(self.table, number, row[one.mask])] if one.mask else own
         return ClassLabels(case.label, case.slice_labels, self.masks.lesion_sources(paths))
 

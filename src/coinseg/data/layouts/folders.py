@@ -25,6 +25,7 @@ from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 from .class_folders import (
     ABNORMAL,
     NORMAL,
+    PARTS,
     ClassFolders,
     by_name,
     class_names,
@@ -141,6 +142,7 @@ def guessed_masks(listed: Sequence[_Listed]) -> list[str]:
 def _no_patients(listed: Sequence[_Listed], cases: Sequence[Case]) -> str:
     """Return the line about patients, with folders in those of classes that may be some: several images lie in each."""
     places = [place for one in listed for name in one.images.values() if (place := name.rpartition("/")[0])]
+    places = [place for place in places if place.lower() not in PARTS]
     inside, number = len(set(places)), sum(len(one.images) for one in listed)
     what = "are patients, a table with file and patient in the data says so"
     several = 2 * len(places) > number and inside < len(places)

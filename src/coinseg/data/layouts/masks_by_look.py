@@ -139,6 +139,7 @@ def _by_folder(names: Mapping[Path, str]) -> Iterator[tuple[Path, _Related]]:
             if image in of_name:
                 found[path] = _Related(f"{place[at].lower()}/", image, of_name[image])
                 break
+    found = {path: one for path, one in found.items() if not is_volume(path) or _MASK_WORD.search(one.word)}  # they are large
     words = {one.word for one in found.values()}
     known = {word for word in words if len(words) <= _WORDS or _MASK_WORD.search(word)}
     yield from ((path, one) for path, one in found.items() if one.word in known)

@@ -40,7 +40,7 @@ def is_inside(table: Path, cell: str) -> bool:
 def places_of(table: Path, cell: str, suffixes: Sequence[str]) -> Iterator[Path]:
     """Yield the paths that a cell may name: beside the table, in `images`, in the only folder beside it, or in other capitals."""
     names = [text + suffix for text in dict.fromkeys((cell, cell.replace("\\", "/"))) for suffix in suffixes]
-    places = [(base, name) for name in names for base in (table.parent, table.parent / "images")]
+    places = [(base, name) for name in names for base in (table.parent, existing(table.parent, "images"))]
     yield from (base / name for base, name in places)
     yield from (existing(base, name) for base, name in places)
     masks = (*MASK_FOLDERS, *ORGAN_FOLDERS)
