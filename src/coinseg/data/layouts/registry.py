@@ -168,11 +168,13 @@ def _says_nothing(table: Path, header: set[str]) -> str:
 
 def _not_read(name: str, settings: DataSettings) -> list[str]:
     """Return the line about settings that name folders and are not read in layout `name`."""
-    folders = name == "folders"
-    given = {"normal": settings.normal and not folders, "abnormal": settings.abnormal and not folders}
-    given["masks"] = settings.masks and name not in ("csv", "folders", "dicom")
-    listed = few(f"data.{key}" for key, is_given in given.items() if is_given)
-    return [f"{listed} is given and not read in layout {name}"] if any(given.values()) else []
+    given = {
+        "normal": settings.normal and name != "folders",
+        "abnormal": settings.abnormal and name != "folders",
+        "masks": settings.masks and name not in ("csv", "folders", "dicom"),
+    }
+    listed = [f"data.{key}" for key, is_given in given.items() if is_given]
+    return [f"{few(listed)} is given and not read in layout {name}"] if listed else []
 
 
 def tables_left(root: Path, name: str, passed: bool) -> list[str]:
