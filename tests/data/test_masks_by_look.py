@@ -119,6 +119,20 @@ def test_of_several_folders_of_masks_none_is_read_and_that_is_said(tmp_path: Pat
     assert any(problem.startswith(line) for problem in cohort.problems)
 
 
+def test_a_folder_of_masks_of_an_organ_is_not_read_as_lesions(tmp_path: Path) -> None:
+    for i in range(3):
+        for name in ("normal", "abnormal"):
+            photo(tmp_path / f"{name}/{name[0]}{i}.png")
+            mask(tmp_path / f"lung_masks/{name[0]}{i}.png")
+    what = "holds masks of normal images too, which are not empty: not read, as of an organ (--data.masks: as of lesions)"
+    assert f"the folder lung_masks {what}" in listed(tmp_path).problems
+    assert not any(paths for _, paths in names(listed(tmp_path)))
+    assert sum(len(paths) for _, paths in names(listed(tmp_path, masks="lung_masks"))) == 3
+    for i in range(3):
+        mask(tmp_path / f"lung_masks/n{i}.png", empty=True)
+    assert [name for _, paths in names(listed(tmp_path)) for name in paths] == ["a0.png", "a1.png", "a2.png"]
+
+
 def test_predictions_of_a_program_are_no_masks(tmp_path: Path) -> None:
     for i in range(3):
         photo(tmp_path / f"normal/{i}.png")

@@ -36,7 +36,7 @@ from .class_folders import (
 )  # fmt: skip
 from .classes import asked_names, with_classes
 from .dataset_json import values_by_class
-from .masks_by_look import apart, in_masks
+from .masks_by_look import apart, in_masks, marks_normal
 from .masks_by_name import MasksByName, without_tail
 from .sequence_names import common_sequences, split_name
 from .shared import existing, few, files_in, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
@@ -86,6 +86,9 @@ def _masks_of(root: Path, settings: DataSettings, folders: ClassFolders) -> tupl
     what = "hold masks, as their files have few values and names of images"
     if len(names) > 1:
         return masks, [f"the folders {few(names)} {what}: none is read (--data.masks names one)"]
+    if marks_normal(found[0], folders.normal, [folder for some in folders.abnormal.values() for folder in some]):
+        what = "holds masks of normal images too, which are not empty"
+        return masks, [f"the folder {names[0]} {what}: not read, as of an organ (--data.masks: as of lesions)"]
     line = f"the masks are taken from {names[0]}: its files have few values and names of images"
     return MasksByName.under(root, settings, names[0]), [line]
 

@@ -172,11 +172,29 @@ def mask_folders(folders: Sequence[Path], images: Sequence[Path]) -> list[Path]:
         path for other, paths in of_folder.items() if other != folder for path in paths])]  # fmt: skip
 
 
+def marks_normal(folder: Path, normal: Sequence[Path], abnormal: Sequence[Path]) -> bool:
+    """Return whether a folder of masks has some that are not empty and, by their names, of normal images alone: of an organ."""
+    names, others = ({_stem(path) for one in some for path in files_in(one)} for some in (normal, abnormal))
+    own = [path for path in files_in(folder) if {_stem(path), without_tail(_stem(path))} & (names - others)]
+    return any(_is_marked(path) for path in _some(own))
+
+
+def _stem(path: Path) -> str:
+    return without_suffix(PurePath(path.name))
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        return bool(np.ptp(read_volume(path).scan if is_volume(path) else read_image(path)))
+    except UserError:
+        return False
+
+
 def _is_mask_folder(files: Sequence[Path], images: Iterable[Path]) -> bool:
     stems: dict[str, list[Path]] = {}
     for path in images:
-        stems.setdefault(without_suffix(PurePath(path.name)), []).append(path)
-    own = {path: without_suffix(PurePath(path.name)) for path in files}
+        stems.setdefault(_stem(path), []).append(path)
+    own = {path: _stem(path) for path in files}
     named = {path: stems.get(stem) or stems.get(without_tail(stem)) for path, stem in own.items()}
     related = {path: others for path, others in named.items() if others}
     if not related or 2 * len(related) < len(files):
