@@ -86,6 +86,20 @@ def test_rows_that_are_normal_by_no_class_and_not_by_its_own_column_are_said(tmp
     assert "2 rows of labels.csv have 1 in normal and in a class: they count as abnormal" in problems
 
 
+def test_y_beside_x_is_a_place_and_no_label(tmp_path: Path) -> None:
+    for name in ("normal", "abnormal"):
+        for i in range(2):
+            picture(tmp_path / name / f"{name[0]}{i}.png")
+    (tmp_path / "boxes.csv").write_text("file,x,y,w,h\nabnormal/a0.png,12,1,4,5\nabnormal/a1.png,3,0,9,6\n")
+    cohort = listed(tmp_path)
+    assert (cohort.layout, [case.label for case in cohort.cases]) == ("folders", [1, 1, 0, 0])
+    assert "boxes.csv is passed over, it has no column label: the folders are read" in cohort.problems
+    problems = listed(tmp_path / "boxes.csv").problems
+    assert problems[0].startswith("boxes.csv has no column label (file, x, y, w, h)")
+    (tmp_path / "boxes.csv").write_text("file,y\nabnormal/a0.png,1\nnormal/n0.png,0\n")
+    assert [case.label for case in listed(tmp_path).cases] == [1, 0]
+
+
 # --- patients and parts
 
 

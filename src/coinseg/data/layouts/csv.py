@@ -43,6 +43,7 @@ from .tables import (
     columns_in,
     first_of,
     header_of,
+    label_column,
     label_in,
     label_source,
     read_table,
@@ -124,6 +125,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     column = {role: name for role, names in COLUMNS.items() if (name := first_of(names, header))}
     if file := file_column(table):
         column["file"] = file
+        if "label" in column and not label_column(header):
+            del column["label"]
     else:
         required = f"a column {' or '.join(FILE)}, separated by comma, semicolon or tab"
         do = "rename one; where the table is about DICOM studies give the folder they are in"

@@ -15,14 +15,14 @@ from .classes import class_columns
 from .csv import COLUMNS, SUFFIXES, file_column, names_files, table_of
 from .table_columns import without_groups
 from .table_files import is_inside, places_of
-from .tables import LABEL, first_of, header_of, read_table, row_error
+from .tables import first_of, header_of, label_column, read_table, row_error
 
 
 def patients_table(root: Path) -> Path | None:
     """Return the table of files beside the folders of `root` that has patients and no labels; None where there is none."""
     table = table_of(root) if root.is_dir() else None
     header = {*header_of(table)} if table else set()
-    if table is None or not header & {*COLUMNS["patient"]} or header & {*LABEL} or not names_files(table):
+    if table is None or not header & {*COLUMNS["patient"]} or label_column(header) or not names_files(table):
         return None
     return table if len(class_columns(table, {*COLUMNS["file"]})[0]) < 2 and _column(table)[0] else None
 

@@ -33,7 +33,7 @@ from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
 from .sequences import fits_sequences, list_sequences
 from .shared import few, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
-from .tables import FILE, LABEL, header_of, tables_in
+from .tables import FILE, header_of, label_column, tables_in
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
 from .unrecognised import proposal, what_is_there
@@ -162,7 +162,7 @@ def _says_nothing(table: Path, header: set[str]) -> str:
     """Say why a table has no label or patient of any image; empty where it has."""
     if not names_files(table):
         return "no file that its first rows name is there"
-    labels = {*LABEL, *COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
+    labels = label_column(header) or {*COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
     return "" if labels else "it has no column label"
 
 

@@ -166,7 +166,7 @@ def label_in(cell: str, path: Path, number: int) -> int | None:
 
 def understood(table: Path) -> str:
     """Say which words of the column of labels count as abnormal and which as normal; empty where none needs saying."""
-    column = first_of(LABEL, header_of(table))
+    column = label_column(header_of(table))
     used = {row[column].casefold() for _, row in read_table(table)} if column else set()
     told = [
         f"{few(words)} {'count' if len(words) > 1 else 'counts'} as {what}"
@@ -185,8 +185,14 @@ def whole_number(cell: str) -> int | None:
 def label_source(table: Path) -> str:
     """Say which column labels are read from, and name others that might have been meant, for `Cohort.label_source`."""
     header = header_of(table)
-    first, *others = [name for name in LABEL if name in header]
+    first = label_column(header)
+    others = [name for name in LABEL if name in header and name != first]
     return f"image labels from {table.name}, column {first}" + (f" (not {few(others)})" if others else "") + understood(table)
+
+
+def label_column(header: Collection[str]) -> str | None:
+    """Return the column of image labels, None without one; `y` beside `x` is a place, as of a box."""
+    return first_of([name for name in LABEL if name != "y" or "x" not in header], header)
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
