@@ -36,7 +36,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 
-UNREAD = ("only the first of several frames is read", "transparent pixels are read as the colour that is stored below")
+UNREAD = (
+    "only the first of several frames is read",
+    "transparent pixels are read as the colour that is stored below",
+    "a further channel is not read (of two the second, of four the fourth)",
+)
 """What of an image is not read, in words."""
 
 
@@ -149,11 +153,28 @@ def unread_in(path: Path) -> list[str]:
 
     A TIFF of several pages is refused, so it has no later frames.
     """
-    with suppress(UserError), reading(path), Image.open(path, formats=_DECODERS) as image:
-        later = path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
-        through = image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
-        return [what for what, there in zip(UNREAD, (later, through), strict=True) if there]
+    with suppress(UserError), reading(path):
+        if path.suffix.lower() in TIFF and (last := _last_sample(path)) is not None:
+            pixels, is_alpha = last
+            most = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+            there = (False, is_alpha and bool(pixels.min() < most), not is_alpha and bool(np.ptp(pixels)))
+            return [what for what, is_there in zip(UNREAD, there, strict=True) if is_there]
+        with Image.open(path, formats=_DECODERS) as image:
+            later = path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
+            through = image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
+            return [what for what, there in zip(UNREAD, (later, through, False), strict=True) if there]
     return []
+
+
+def _last_sample(path: Path) -> tuple[np.ndarray, bool] | None:
+    """Return the second or fourth sample (H, W) of a TIFF, which `grey_of` and `colour_of` leave out, and whether it is alpha."""
+    with tifffile.TiffFile(path) as file:
+        if _only_page(path, file).samplesperpixel not in (2, 4) or not file.pages.first.extrasamples:
+            return None
+    pixels, page = read_tiff(path)
+    if pixels is None or pixels.ndim != 3:
+        return None
+    return pixels[..., -1], page.extrasamples[-1] in (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 
 
 @contextmanager
