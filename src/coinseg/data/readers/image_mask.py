@@ -17,8 +17,9 @@ from scipy import ndimage
 from coinseg.errors import UserError
 from coinseg.types import SliceMask
 
-from .image import TIFF, deep_colour, opened, orientation, read_tiff, reading, require_size, shown
+from .image import deep_colour, opened, orientation, reading, require_size
 from .paths import kind_of
+from .tiff import TIFF, read_tiff, shown
 
 INVERTED = "inverted"
 """A note on a mask of grey values whose border is not 0: it is dark on light."""
