@@ -21,7 +21,8 @@ from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
 from coinseg.inference.predictor import Predictor
-from coinseg.pipeline.recipe import Job, build
+from coinseg.pipeline.job import Job
+from coinseg.pipeline.recipe import build
 from coinseg.pipeline.run import job_of
 from coinseg.runtime.files import read_json, write_json
 

@@ -1,10 +1,11 @@
 """What a person's minutes are worth: students taught so many reviewed masks beside the pseudo-masks (docs/research/reviewed.md).
 
-    python studies/learning_curve.py DATA WORK SET SEED...     rows in WORK/learning_curve.json
+    python studies/learning_curve.py DATA WORK SET SEED...          rows in WORK/learning_curve.json, validation fifth
+    python studies/learning_curve.py final DATA WORK SET SEED...    the same students, read on the test fifth; once, at the end
 
 The reviewer is simulated: he draws the true mask. Masks of abnormal training images are reviewed, the first of the desk's queue
 ("ranked") or drawn at random ("random"). f, generators and pseudo-masks of a seed are the same for all its students, which have
-`NETWORKS` networks and `STEPS` steps each; "ceiling" is the same student taught all true masks. Read on the validation fifth.
+`NETWORKS` networks and `STEPS` steps each; "ceiling" is the same student taught all true masks.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from coinseg.pipeline.run import Run, job_of, train
 from coinseg.review.kept.records import CaseRecord
 from coinseg.review.queue import worth_looking_at
 from coinseg.runtime.files import read_json, write_json
+from coinseg.training.pseudo_masks import REVIEWED
 from coinseg.training.student import Lesson, train_student
 
 COUNTS = (20, 50, 5)
 NETWORKS, STEPS = 1, 300
-WHICH = ("set", "seed", "size", "networks", "steps", "chosen", "reviewed")  # what makes a row another one
+WHICH = ("fifth", "set", "seed", "size", "networks", "steps", "weight", "chosen", "reviewed")  # what makes a row another one
 
 
 def of_study(source: Path, work: Path, name: str, seed: int) -> Workspace:
@@ -98,19 +100,20 @@ def reviewed(slices: ScoredSlices, indices: np.ndarray) -> ReviewedMasks:
     return ReviewedMasks(slices.rows[indices], slices.scored(indices).truth.astype(np.uint8), len(indices), 0)
 
 
-def measure(source: Path, work: Path, name: str, seed: int) -> Iterator[dict[str, object]]:
-    """A row for each student of a seed."""
+def measure(source: Path, work: Path, name: str, seed: int, fifth: str) -> Iterator[dict[str, object]]:
+    """A row for each student of a seed, read on this fifth; what is trained already is not trained again."""
     space = of_study(source, work, name, seed)
     space.start()
     run, settings = train(space), space.settings
     truth, slices = ScoredSlices(run.store, settings.anomaly, seed), TrainingSlices(run.store, settings.anomaly, seed)
-    ((_, held_out),) = sides(space, "validation")
-    row: dict[str, object] = {"set": name, "seed": seed, "size": settings.data.size, "networks": NETWORKS, "steps": STEPS}
+    ((_, held_out),) = sides(space, fifth)
+    same = {"size": settings.data.size, "networks": NETWORKS, "steps": STEPS, "weight": REVIEWED}
+    row: dict[str, object] = {"fifth": fifth, "set": name, "seed": seed} | same
 
     def read(chosen: str, count: int, predictor: Predictor, begun: float) -> dict[str, object]:
         seconds = round(time.process_time() - begun)
         facts = {"chosen": chosen, "reviewed": count, "cpu_s": seconds}
-        return row | facts | scored(predictor, held_out, space.root / "scores" / f"{chosen}-{count}")
+        return row | facts | scored(predictor, held_out, space.root / "scores" / fifth / f"{chosen}-{count}")
 
     yield read("none", 0, run.predictor, time.process_time())
     begun = time.process_time()
@@ -129,10 +132,11 @@ def measure(source: Path, work: Path, name: str, seed: int) -> Iterator[dict[str
 
 
 if __name__ == "__main__":
-    source, work, name, *seeds = sys.argv[1:]
+    fifth = "test" if sys.argv[1] == "final" else "validation"
+    source, work, name, *seeds = sys.argv[2 if fifth == "test" else 1 :]
     file = Path(work) / "learning_curve.json"
     for seed in map(int, seeds):
-        for row in measure(Path(source), Path(work), name, seed):
+        for row in measure(Path(source), Path(work), name, seed, fifth):
             print(json.dumps(row), flush=True)
             rows = read_json(file) if file.exists() else []
-            write_json(file, [*(kept for kept in rows if any(kept[name] != row[name] for name in WHICH)), row])
+            write_json(file, [*(kept for kept in rows if any(kept.get(which) != row[which] for which in WHICH)), row])

@@ -34,7 +34,8 @@ from coinseg.evaluation.protocols import mask_free
 from coinseg.explain.counterfactual import losses
 from coinseg.inference.classes import ClassPredictors
 from coinseg.masks.postprocess import masks_of
-from coinseg.pipeline.recipe import Job, build
+from coinseg.pipeline.job import Job
+from coinseg.pipeline.recipe import build
 from coinseg.training.classifier import train_classifier
 
 Term = Callable[[Tensor, Tensor, Tensor, float, Tensor], Tensor]

@@ -28,6 +28,7 @@ from coinseg.inference.predictor import Predictor
 from coinseg.networks.imagenet import DEEPEST
 from coinseg.networks.unet import Student, StudentNetwork, build_student, for_inference
 from coinseg.pipeline import recipe
+from coinseg.pipeline.job import Job
 from coinseg.pipeline.run import job_of, train
 from coinseg.runtime.files import read_json, write_json
 from coinseg.runtime.streams import Stream, random_stream, seed_step
@@ -59,7 +60,7 @@ PLANS: dict[str, tuple[Phase, ...]] = {
 }
 
 
-def taught_by(run_: Predictor, job: recipe.Job) -> student.Taught:
+def taught_by(run_: Predictor, job: Job) -> student.Taught:
     """The pseudo-masks and synthetic lesions of a run of one class."""
     first = without_student(run_)
     others = [replace(first.explainer, f=f, generator=generator) for f, generator in recipe.other_pairs(job)]

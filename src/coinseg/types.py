@@ -150,13 +150,15 @@ class Maps:
         values: in [0, 1], (B, S, S): refined differences, or the output of a student.
         levels: threshold of each map, in [0, 1], (B,), NaN where f calls an image normal; None for a threshold that all images
             share, or that is a share of the peak.
-        agreement: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None without mirror images.
+        mirrored: Dice of the masks of an image and of its mirror image, in [0, 1], (B,); None without mirror images.
+        agreement: how far mirror image, map and difference agree with the mask (`mean_agreement`), in [0, 1], (B,); likewise.
         image_score: P(abnormal | X) of the ensemble, in [0, 1], (B,); None without a student.
         foreign: whether the case of each image is unlike the training images, (B,) bool; None where nobody asked.
     """
 
     values: np.ndarray
     levels: np.ndarray | None = None
+    mirrored: np.ndarray | None = None
     agreement: np.ndarray | None = None
     image_score: np.ndarray | None = None
     foreign: np.ndarray | None = None

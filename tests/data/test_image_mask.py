@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from coinseg.data.readers.image import image_size, is_turned, read_image
-from coinseg.data.readers.image_mask import INVERTED, _distinct, labels_of_image, read_image_region
+from coinseg.data.readers.image_mask import INVERTED, PICTURE, _distinct, labels_of_image, read_image_region
 from coinseg.errors import UserError
 
 SHAPE = (48, 44)
@@ -334,3 +334,18 @@ def test_the_ground_of_a_very_long_image_is_found_at_once() -> None:
     began = time.process_time()
     _distinct(np.zeros((2**21, 1), np.float32))
     assert time.process_time() - began < 5
+
+
+def test_a_photograph_by_the_name_of_a_mask_is_noted(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (60, 50), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "photo.png")
+    Image.fromarray(np.stack([values] * 3, -1)).save(tmp_path / "photo.jpg")
+    for name in ("photo.png", "photo.jpg"):
+        assert PICTURE in read_image_region(tmp_path / name, (60, 50))[1]
+    row, column = np.indices((60, 50)) - 28
+    soft = (255 * np.exp(-(row**2 + column**2) / 2 / 9**2)).astype(np.uint8)
+    instances = np.zeros((60, 50), np.uint16)
+    instances[5:50, 10:20] = np.arange(450).reshape(45, 10)
+    for mask in (soft, instances, (values > 20).astype(np.uint8) * 255):
+        Image.fromarray(mask).save(tmp_path / "m.png")
+        assert PICTURE not in read_image_region(tmp_path / "m.png", (60, 50))[1]

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from coinseg.cli import main as cli
@@ -362,4 +363,43 @@ def test_the_names_of_columns_are_shown_where_one_of_them_is_a_label(tmp_path: P
     assert (
         "labels.csv has no column label (file, negative, positive): labels can only come from lesion masks or anomalies"
         in problems
+    )
+
+
+@pytest.mark.parametrize(
+    ("samples", "extra", "said"),
+    [
+        (4, "unspecified", "a further channel is not read (of two the second, of four the fourth)"),
+        (2, "unspecified", "a further channel is not read (of two the second, of four the fourth)"),
+        (4, "unassalpha", "transparent pixels are read as the colour that is stored below"),
+        (4, "constant", ""),
+        (3, "", ""),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_further_channel_of_a_tiff_is_said(tmp_path: Path, samples: int, extra: str, said: str, dtype: type[np.uint8]) -> None:
+    root = classes(tmp_path / "data", 8)
+    pixels = np.random.default_rng(0).integers(1, 99, (8, 8, samples)).astype(dtype)
+    if extra == "constant":
+        pixels[..., 3] = 7
+    kinds = [extra.replace("constant", "unspecified")] if extra else []
+    kind = "rgb" if samples > 2 else "minisblack"
+    path = root / "normal" / "x.tif"
+    tifffile.imwrite(path, pixels, photometric=kind, planarconfig="contig", extrasamples=kinds or None)
+    line = f"in 1 images {said}: x.tif"
+    assert parts_left([path]) == ([line] if said else [])
+    settings = tiny_settings()
+    store = prepare(read_layout(root, settings.data), settings, tmp_path / "store")
+    assert [one for one in store.meta["problems"] if "x.tif" in one] == ([line] if said else [])
+
+
+@pytest.mark.parametrize("ending", [".json", ".xml", ".txt"])
+def test_annotations_named_as_images_are_said(tmp_path: Path, ending: str) -> None:
+    root = classes(tmp_path / "data", 8)
+    (root / "notes.txt").write_text("about them")
+    for path in sorted((root / "abnormal").iterdir()):
+        path.with_suffix(ending).write_text("0 0.5 0.5 0.1 0.1")
+    count = len([*root.glob(f"abnormal/*{ending}")])
+    assert f"{count} annotations not read, named as images: only images are masks ({count} x {ending})" in (
+        read_layout(root, SETTINGS).problems
     )

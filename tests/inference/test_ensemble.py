@@ -60,7 +60,7 @@ def pair(probability: float, agreement: float, threshold: float, **where: float)
     maps = np.zeros((2, 32, 32), np.float32)
     for name, part in (("left", slice(0, 10)), ("middle", slice(10, 20)), ("right", slice(20, 32))):
         maps[0, :, part] = where.get(name, 0.0)
-    known = Maps(maps, None, np.full(2, agreement, np.float32))
+    known = Maps(maps, None, np.full(2, agreement, np.float32), np.full(2, agreement, np.float32))
     return Pair(Classifier(replace(tiny_settings(), masks=PLAIN), probability), threshold, known)
 
 
@@ -164,7 +164,7 @@ def test_where_levels_differ_from_image_to_image_their_mean_counts_and_a_pair_wi
     assert masks.any((1, 2)).tolist() == [False, False]
     assert np.isnan(sure).all()
     # Without mirror images nobody knows.
-    unknown = replace(one, known=replace(one.known, agreement=None))
+    unknown = replace(one, known=replace(one.known, mirrored=None))
     masks, sure = together(unknown, other)
     assert masks.any()
     assert np.isnan(sure).all()

@@ -21,11 +21,12 @@ from coinseg.cli import main as cli
 from coinseg.data.readers import dicom, itk, nifti
 from coinseg.errors import UserError
 from coinseg.inference.explainer import Explainer
+from coinseg.inference.image_score import ImageScores
 from coinseg.inference.predictor import Predictor
 from coinseg.inference.segmenter import DifferenceSegmenter, StudentSegmenter
 from coinseg.parts.imagenet_classifier import ImageNetClassifier
 from coinseg.parts.slice_hmm import SliceHMM
-from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.job import Job
 from coinseg.pipeline.run import Run, Workspace
 from conftest import SIZE, tiny_settings
 from models import PaintBlack, SameLogit, SamePixels, bright_run, explainer_of, hu
@@ -65,18 +66,27 @@ def with_student(generator: nn.Module) -> tuple[Predictor, list[SameLogit]]:
 # --- what is asked
 
 
-def test_a_student_draws_without_the_generator_and_each_classifier_is_asked_once_per_image(tmp_path: Path) -> None:
-    predictor, classifiers = with_student(Refuses())
+def test_with_a_student_each_classifier_is_asked_once_per_image_and_the_generator_for_the_confidence(tmp_path: Path) -> None:
+    generator = Counts(PaintBlack())
+    predictor, classifiers = with_student(generator)
     assert predictor.masks(IMAGES).all()
     assert [f.asked for f in classifiers] == [len(IMAGES)] * 3
+    assert generator.asked == 2 * len(IMAGES)  # both views
     segmentation = predictor.segment(make_scan(tmp_path / "scan.nii.gz", (40, 44, 7)))
     assert segmentation.mask.all()
     assert [f.asked for f in classifiers] == [len(IMAGES) + 7] * 3
-    # Whoever asks for the counterfactual, and only who does, asks the generator.
-    with pytest.raises(AssertionError, match="the generator was asked"):
-        predictor.segment(tmp_path / "scan.nii.gz", maps=True)
-    with pytest.raises(AssertionError, match="the generator was asked"):
-        predictor.explain(IMAGES)
+    assert generator.asked == 2 * (len(IMAGES) + 7)
+
+
+def test_the_generator_has_no_say_in_the_masks_of_a_student_and_is_not_asked_where_f_says_normal() -> None:
+    predictor, _ = with_student(PaintBlack())
+    other, _ = with_student(nn.Identity())  # changes nothing, so its difference marks nothing
+    one, none = predictor.segment_images(IMAGES), other.segment_images(IMAGES)
+    assert np.array_equal(one.masks, none.masks)
+    assert (one.confidence > none.confidence).all()
+    assert not none.confidence.any()
+    of_f = ImageScores(np.zeros(len(IMAGES), np.float32), np.ones(len(IMAGES), np.float32), np.array(()))
+    assert with_student(Refuses())[0].segment_images(IMAGES, of_f).masks.all()
 
 
 def test_maps_of_a_run_with_a_student_are_those_of_the_generator(tmp_path: Path) -> None:
@@ -103,7 +113,7 @@ def test_without_a_student_f_is_asked_once_and_the_generator_about_both_views_of
 
 
 def test_scores_that_are_known_are_not_asked_for_again() -> None:
-    predictor, classifiers = with_student(Refuses())
+    predictor, classifiers = with_student(PaintBlack())
     expected = predictor.segment_images(IMAGES)
     known = predictor.scores(predictor.logits(IMAGES))
     before = [f.asked for f in classifiers]

@@ -58,8 +58,12 @@ def columns(*values: float) -> np.ndarray:
     return np.repeat(np.array(values), 4)[None].repeat(SIDE, 0)
 
 
+def difference_of(settings: Settings, threshold: float = 0.05) -> DifferenceSegmenter:
+    return DifferenceSegmenter(explainer_of(settings, SameLogit(0.0), Left()), threshold)
+
+
 def student_of(settings: Settings, *parts: Part) -> StudentSegmenter:
-    return StudentSegmenter(Draws().train(), parts, settings, CPU)
+    return StudentSegmenter(Draws().train(), parts, difference_of(settings))
 
 
 # --- the student ------------------------------------------------------------------------------------------------------------
@@ -69,8 +73,8 @@ def test_the_map_of_a_student_is_the_mean_of_both_views_and_their_masks_are_comp
     one = student_of(settings_of())
     found = one.maps(torch.zeros(1, 1, SIDE, SIDE), scores(0.9))
     np.testing.assert_allclose(found.values[0], columns(0.4, 0.3, 0.3, 0.4), atol=1e-5)
-    assert found.agreement is not None
-    assert found.agreement.tolist() == [0.0]  # one view marks the left half, the other the right one
+    assert found.mirrored is not None
+    assert found.mirrored.tolist() == [0.0]  # one view marks the left half, the other the right one
     assert (found.levels, found.image_score) == (None, pytest.approx([0.9]))
     assert one.level == LEVEL == 0.5
     assert not one.student.training
@@ -133,8 +137,24 @@ def test_parts_change_the_maps_one_after_another_and_what_they_add_counts_for_ag
     np.testing.assert_allclose(found.values[0, 8:], 0.95)
     assert not found.values[1].any()
     # Eight rows of 16 are marked in both views; of the other eight each marks half, and not the same.
+    assert found.mirrored is not None
+    assert found.mirrored.tolist() == pytest.approx([128 / (128 + 64), 0.0, 0.0])
+
+
+def test_the_agreement_of_a_mask_of_the_student_is_that_of_mirror_image_pixels_and_difference() -> None:
+    images = torch.zeros(3, 1, SIDE, SIDE)
+    settings = settings_of()
+    found = student_of(settings, Raises(0.9)).maps(images, replace(scores(0.9, 0.9, 0.1), probability=np.array([0.9, 0.1, 0.9])))
+    mirrored = 128 / (128 + 64)
+    # Marked are the lower eight rows at 0.9; of the upper ones the outer columns have 0.4 and the inner ones 0.3.
+    pixels = 2 * 128 * 0.9 / (128 * 0.9 + 64 * 0.4 + 64 * 0.3 + 128)
+    difference = 128 / (128 + 128)  # of both views it marks everything, the student half of it
     assert found.agreement is not None
-    assert found.agreement.tolist() == pytest.approx([128 / (128 + 64), 0.0, 0.0])
+    assert found.agreement[0] == pytest.approx(np.cbrt(mirrored * pixels * 2 * difference / 1.5), rel=1e-4)
+    assert found.agreement[1:].tolist() == [0, 0]  # f changes nothing in the second; the last is not asked about
+    assert student_of(settings_of(), Raises(0.9)).maps(images[:1], scores(0.9, f=0.9)).agreement == pytest.approx(
+        found.agreement[:1]
+    )
 
 
 # --- the difference ---------------------------------------------------------------------------------------------------------
@@ -160,10 +180,10 @@ def test_the_difference_is_of_what_f_calls_abnormal_and_its_views_are_held_again
         assert not found.values[1].any()
         for i in (0, 2):
             np.testing.assert_allclose(found.values[i], columns(0.1, 0.15, 0.15, 0.1), atol=1e-6)
-        assert found.agreement is not None
-        assert found.agreement.tolist() == pytest.approx([agreement, 0, agreement])
+        assert found.mirrored is not None
+        assert found.mirrored.tolist() == pytest.approx([agreement, 0, agreement])
     alone = DifferenceSegmenter(explainer_of(settings_of(hflip=False), SameLogit(0.0), Left()), 0.1).maps(images, known)
-    assert alone.agreement is None
+    assert alone.mirrored is alone.agreement is None
     np.testing.assert_allclose(alone.values[0], columns(0.2, 0.2, 0.1, 0.0), atol=1e-6)
     given = DifferenceSegmenter(explainer_of(settings_of(hflip=False), SameLogit(0.0), Left()), 0.1)
     assert np.array_equal(given.maps(images, known, torch.full((3, SIDE, SIDE), 0.7)).values[:, 0, 0] > 0.5, [True, False, True])
@@ -203,6 +223,16 @@ def test_the_level_at_which_f_turns_is_asked_of_both_views_and_lies_between_that
     np.testing.assert_allclose(levels, [np.sqrt(0.09 * 0.075), np.nan, 0.075], rtol=1e-5)
 
 
+def test_the_difference_agrees_with_itself_so_that_mirror_image_and_pixels_count() -> None:
+    images, known = torch.zeros(2, 1, SIDE, SIDE), ImageScores.of_f(torch.tensor([0.9, 0.1]))
+    found = difference_of(settings_of(), 0.08).maps(images, known)
+    # Each view marks twelve columns (0.2, 0.2, 0.1) and both eight of them; the mean marks all: 0.1, 0.15, 0.15, 0.1.
+    sure = np.array([0.1, 0.15, 0.15, 0.1]) / 0.16
+    pixels = 2 * sure.sum() / (sure.sum() + 4)
+    assert found.agreement is not None
+    assert found.agreement.tolist() == pytest.approx([np.cbrt(128 * 2 / (192 + 192) * pixels), 0], rel=1e-5)
+
+
 # --- both -------------------------------------------------------------------------------------------------------------------
 
 
@@ -219,7 +249,7 @@ class Known:
 def test_masks_are_the_maps_above_their_level_and_a_pixel_at_it_is_as_sure_as_not() -> None:
     values = np.stack([columns(0.1, 0.2, 0.4, 0.8), columns(0.1, 0.2, 0.4, 0.8), columns(0, 0, 0, 0)]).astype(np.float32)
     known, images = scores(0.9, 0.9, 0.9, f=0.5), torch.zeros(3, 1, SIDE, SIDE)
-    found = segment(Known(Maps(values, None, np.array([0.8, 0.4, 0.0])), 0.2), images, known)  # type: ignore[arg-type]
+    found = segment(Known(Maps(values, agreement=np.array([0.8, 0.4, 0.0])), 0.2), images, known)  # type: ignore[arg-type]
     assert found.scores is known
     assert [mask.sum() for mask in found.masks] == [128, 128, 0]
     np.testing.assert_allclose(found.confidence, [0.4, 0.2, np.nan], rtol=1e-6)  # f times agreement

@@ -44,6 +44,7 @@ from coinseg.explain.counterfactual import singla
 from coinseg.inference.predictor import Predictor
 from coinseg.metrics import overlap as metrics
 from coinseg.pipeline import recipe
+from coinseg.pipeline.job import Job
 from coinseg.runtime.files import read_json
 from coinseg.training.coin import train_coin
 from coinseg.training.instance_selection import select_instances
@@ -167,7 +168,7 @@ def of_singla(seed: int) -> Figures:
     removed, added = singla.directions(x, generator, whole.f, 2)
     before, without, more = removed.probability.numpy(), removed.painted()[1].numpy(), added.painted()[1].numpy()
     explainer = replace(whole.explainer, settings=two, generator=generator)
-    threshold = explainer.choose_threshold(recipe.Job(data, two).slices).value
+    threshold = explainer.choose_threshold(Job(data, two).slices).value
     masks = Predictor.of(explainer, whole.preparation, threshold).masks(x)
     return {
         "Singla: flip rate": metrics.flip_rate(before, without) or 0,

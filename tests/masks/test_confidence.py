@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import coinseg
-from coinseg.masks.confidence import agreement, confidence, doubtful, of_pixels, of_scan
+from coinseg.masks.confidence import agreement, confidence, doubtful, expected_dice, mean_agreement, of_pixels, of_scan
 from coinseg.masks.postprocess import levels_of
 from coinseg.metrics import overlap as metrics
 
@@ -35,6 +35,35 @@ def test_where_nothing_is_marked_there_is_nothing_to_trust() -> None:
     assert agreement(empty, empty) == [0]
     assert agreement(empty, squares((0, 0))) == [0]
     assert np.isnan(confidence(np.ones(1), np.ones(1), empty)).all()
+
+
+def test_the_dice_to_expect_is_that_of_the_mask_where_all_pixels_are_sure() -> None:
+    one, other = squares((0, 0), (0, 0)), squares((0, 1), (4, 4))
+    assert expected_dice(other.astype(np.float32), one) == pytest.approx([0.5, 0])
+    assert expected_dice(one / 2, one) == pytest.approx([2 * 2 / (2 + 4)] * 2)
+    assert expected_dice(np.zeros((1, 8, 8)), np.zeros((1, 8, 8), bool)) == [0]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_surer_mask_has_a_higher_dice_to_expect_and_what_lies_outside_of_it_lowers_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sure, masks = rng.random((2, 6, 6)), rng.random((2, 6, 6)) < 0.4
+    masks[:, 0, 0] = True
+    known = expected_dice(sure, masks)
+    assert (known >= 0).all()
+    assert (known <= 1).all()
+    assert (expected_dice(np.where(masks, (1 + sure) / 2, sure), masks) > known).all()
+    assert (expected_dice(np.where(masks, sure, sure / 2), masks) >= known).all()
+    assert expected_dice(sure[:1], masks[:1]) == known[:1]
+
+
+def test_three_opinions_count_alike_and_each_of_them_can_say_no() -> None:
+    mask = squares((0, 0))
+    sure = mask * 1.0
+    assert mean_agreement(mask, sure, np.array([0.5])) == pytest.approx(np.cbrt([0.5]))
+    assert mean_agreement(mask, sure, np.array([0.5]), np.array([0.25])) == pytest.approx([0.5])
+    assert mean_agreement(mask, sure, np.array([0.0])) == mean_agreement(mask, sure, np.ones(1), np.zeros(1)) == [0]
+    assert mean_agreement(mask, sure, np.ones(1)) == [1]
 
 
 def test_confidence_is_the_product() -> None:

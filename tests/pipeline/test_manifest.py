@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jsonschema import Draft202012Validator
 from coinseg.cli import main as cli
 from coinseg.data.readers.paths import sha256_of
 from coinseg.pipeline import manifest
+from coinseg.pipeline.request import Request
 from coinseg.runtime.records import write_record
 from conftest import TINY
 from writers import PLAIN, make_run, make_scan, scan_of, write_series
@@ -157,3 +159,18 @@ def test_a_model_whose_run_was_not_ended_is_judged_by_its_scores_and_not_judged_
     assert str(manifest.verdict_of(root)).startswith("NOT USABLE: ")
     (root / "manifest.json").write_text('{"verdict": "OK: as the run said at its end"}')
     assert manifest.verdict_of(root) == "OK: as the run said at its end"
+
+
+def test_the_masks_of_a_class_are_trusted_by_its_own_verdict(tmp_path: Path) -> None:
+    root = make_run(tmp_path / "run", classes=("disc", "square"))
+    (root / "settings.yaml").touch()
+    write_record(root / "classes/square/evaluation/scores.json", {"abnormals_marked": 0.0, "slices_abnormal": 9})
+    scans = Request(tmp_path, tmp_path / "out", root)
+    trusted = lambda name: replace(scans, class_name=name).trusted
+    assert [trusted("disc"), trusted("square"), trusted("")] == [True, False, False]  # of a run that was killed
+    both = {"disc": {"verdict": "OK: sound"}, "square": {"verdict": "NOT USABLE: guesses"}}
+    (root / "manifest.json").write_text(json.dumps({"verdict": "NOT USABLE: square: guesses", "classes": both}))
+    assert [trusted("disc"), trusted("square"), trusted("")] == [True, False, False]
+    assert manifest.verdict_of(root, "disc") == "OK: sound"
+    (root / "manifest.json").write_text('{"verdict": "NOT USABLE: square: guesses"}')  # an export has that of all
+    assert not trusted("disc")

@@ -27,7 +27,8 @@ from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
 from coinseg.parts.base import Learning
 from coinseg.pipeline import classes, recipe, run_manifest
-from coinseg.pipeline.recipe import Job, build
+from coinseg.pipeline.job import Job
+from coinseg.pipeline.recipe import build
 from coinseg.pipeline.reviews import NO_REVIEWS
 from coinseg.pipeline.run import Workspace, train_classes, warnings
 from coinseg.runtime.files import read_json

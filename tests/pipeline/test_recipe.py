@@ -20,7 +20,9 @@ from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.errors import UserError
 from coinseg.inference.ensemble import Ensemble
+from coinseg.inference.table import class_folder
 from coinseg.pipeline import recipe
+from coinseg.pipeline.job import Job, has_student
 from coinseg.pipeline.run import Run, Workspace, evaluate, train
 from coinseg.runtime.files import read_json
 from coinseg.training.keys import result_key, with_student
@@ -178,10 +180,10 @@ def data(abnormal: int = 12) -> Dataset:
     return Dataset(images, (np.arange(24) < abnormal).astype(int))
 
 
-def job_of(root: Path | None, report: Any = recipe.silent, store: Any = None, **student: Any) -> recipe.Job:
+def job_of(root: Path | None, report: Any = recipe.silent, store: Any = None, **student: Any) -> Job:
     tiny = tiny_settings()
     settings = replace(tiny, seed=2**32 - 5, student=replace(tiny.student, **{"teachers": 3, **student}))
-    return recipe.Job(store or data(), settings, root, report)
+    return Job(store or data(), settings, root, report)
 
 
 def test_f_then_the_method_then_a_threshold_then_the_record_of_the_images(
@@ -237,7 +239,7 @@ def test_a_student_needs_a_counterfactual_mirror_images_and_steps() -> None:
         settings = replace(
             tiny, method=method, masks=replace(tiny.masks, hflip=hflip), student=replace(tiny.student, steps=steps)
         )  # type: ignore[arg-type]
-        assert recipe.has_student(settings) is ((method, hflip, steps) == ("counterfactual", True, 1))
+        assert has_student(settings) is ((method, hflip, steps) == ("counterfactual", True, 1))
 
 
 def test_the_threshold_is_read_where_everything_is_the_same_and_chosen_anew_where_not(
@@ -363,9 +365,9 @@ def test_on_arrays_the_size_is_that_of_the_images_and_their_labels_are_read(monk
 def test_each_class_works_on_its_own_view_in_its_own_folder(tmp_path: Path) -> None:
     views = [SimpleNamespace(name="of crack"), SimpleNamespace(name="of dent")]
     store: Any = SimpleNamespace(views=views, classes=("crack", "dent"))
-    job = recipe.Job(store, tiny_settings(), tmp_path)
+    job = Job(store, tiny_settings(), tmp_path)
     assert [one.store for one in job.classes] == views
-    assert [one.root for one in job.classes] == [tmp_path / recipe.class_folder(name) for name in store.classes]
+    assert [one.root for one in job.classes] == [tmp_path / class_folder(name) for name in store.classes]
     assert {(one.settings, one.report) for one in job.classes} == {(job.settings, job.report)}
     assert [one.root for one in replace(job, root=None).classes] == [None, None]
     assert [one.reviewed for one in job.classes] == [(), ()]

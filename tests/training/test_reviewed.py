@@ -18,7 +18,7 @@ from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
 from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks, target_of
 from coinseg.data.slices.twins import pixels_in
 from coinseg.errors import UserError
-from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.job import Job
 from coinseg.pipeline.reviews import Learnt, ids_of, reviewed_of
 from coinseg.pipeline.run import Workspace, job_of, prepare_slices, train
 from coinseg.runtime.records import write_record

@@ -13,6 +13,7 @@ import torch
 import coinseg
 from coinseg.data.slices.arrays import Dataset
 from coinseg.pipeline import recipe
+from coinseg.pipeline.job import Job
 from conftest import SIZE, tiny_settings
 from fake_device import GPU, FakeGPU, fake_gpu
 from models import learn_from_few
@@ -35,7 +36,7 @@ def cohort() -> Dataset:
     return Dataset(np.clip(images, 0, 1).astype(np.float32), labels, patients=np.arange(12) // 4)
 
 
-def job(root: Path | None) -> recipe.Job:
+def job(root: Path | None) -> Job:
     """The default recipe with all its parts, shortened to steps."""
     base = tiny_settings()
     settings = replace(
@@ -48,7 +49,7 @@ def job(root: Path | None) -> recipe.Job:
         ),
         engine=replace(base.engine, sample_every=2),
     )
-    return recipe.Job(cohort(), settings, root)
+    return Job(cohort(), settings, root)
 
 
 def test_the_default_recipe_on_another_device(gpu: FakeGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

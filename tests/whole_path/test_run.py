@@ -29,7 +29,7 @@ from coinseg.errors import UserError
 from coinseg.inference.ensemble import Ensemble
 from coinseg.inference.predictor import Predictor
 from coinseg.networks.classifier import Classifier, build
-from coinseg.pipeline.recipe import Job
+from coinseg.pipeline.job import Job
 from coinseg.pipeline.run import Run, Workspace, evaluate, job_of, train, write_masks
 from coinseg.runtime.stage import COST
 from coinseg.training.classifier import train_classifier

@@ -7,7 +7,7 @@ from coinseg.errors import UserError
 from coinseg.pipeline.countdown import Countdown
 from coinseg.pipeline.counts import searched
 from coinseg.pipeline.forecast import forecast, worth
-from coinseg.pipeline.recipe import has_student
+from coinseg.pipeline.job import has_student
 from coinseg.pipeline.run import Workspace
 
 from .inspect import per_scan_rule

@@ -23,6 +23,7 @@ from coinseg.data.slices.case import labelled_per_scan, read_masks
 from coinseg.data.slices.channels import channels_of
 from coinseg.data.slices.plausible import implausible, notes_on, require_values
 from coinseg.data.slices.scale import ask, kind_of_intensity, said_of_intensity
+from coinseg.data.slices.shortcuts import shortcuts
 from coinseg.data.slices.sizes import chosen_sizes, proposal
 from coinseg.errors import UserError
 from coinseg.types import Case
@@ -48,7 +49,7 @@ def inspect(data: Path, settings: Settings) -> dict[str, Any]:
     channels, said = channels_of(cohort, settings.data)
     cases = cohort.cases
     sample = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(SAMPLE, len(cases))).astype(int))]
-    native, broken, looked_at, notes, shapes = _native(sample)
+    native, broken, looked_at, notes, shapes = _native(sample, settings.anomaly.kind == "none")
     if native["slices"] is None:
         raise UserError(f"no case of {data} is readable ({broken[0]})", "intact scans or images", "mend or remove them")
     kind, volumes = kind_of_intensity(cohort, settings.data), [case.image for case in cases if case.volume]
@@ -88,12 +89,15 @@ def _proposals(shapes: Sequence[Shape], settings: Settings) -> list[str]:
     return chosen_sizes(planes, settings, this_machine(settings))[1]
 
 
-def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Case], dict[str, list[str]], list[Shape]]:
+def _native(
+    sample: Sequence[Case], learns_labels: bool
+) -> tuple[dict[str, Any], list[str], list[Case], dict[str, list[str]], list[Shape]]:
     """Ranges over a sample of the cases, a line for each that cannot be read or whose mask does not fit, and notes on masks.
 
     The notes, ids by note as in `plausible`, come with the cases whose masks were read for them, and all canonical shapes.
     """
     shapes: list[Shape] = []
+    sizes: dict[Path, tuple[int, int]] = {}
     placed: list[bool] = []
     spacings: list[tuple[float, float, float]] = []
     problems: list[str] = []
@@ -104,6 +108,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
             grid = read_geometry(case.image) if case.volume else None
             shape = grid.canonical_shape if grid else (1, *image_size(case.image))
             shapes.append(shape)
+            sizes |= {} if grid else {case.image: (shape[1], shape[2])}
             spacings += [grid.spacing] if grid else []
             placed += [grid.says_where] if grid else []
             problems += [f"{case.id}: {grid.two_sizes}"] if grid and grid.two_sizes else []
@@ -122,6 +127,7 @@ def _native(sample: Sequence[Case]) -> tuple[dict[str, Any], list[str], list[Cas
         except UserError as error:
             problems.append(f"{case.id}: {error}")
     problems += parts_left(case.image for case in sample)
+    problems += shortcuts(sizes, sample) if learns_labels else []
     if unplaced := placed.count(False):
         problems.append(f"{unplaced} scans do not say where the head is (no sform, no qform): which slice is 0 is a guess")
     return (

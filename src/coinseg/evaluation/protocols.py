@@ -36,7 +36,7 @@ class Explained:
     known: np.ndarray  # whether the truth is known, (n,) bool
     after: np.ndarray | None = None  # f(X_cf), (n,); None for an attribution
     counterfactual: np.ndarray | None = None  # X_cf, (n, C, S, S) in [0, 1]; None for an attribution
-    agreement: np.ndarray | None = None  # Dice of the masks of an image and its mirror image, (n,); None without mirror images
+    agreement: np.ndarray | None = None  # of other opinions with the masks, see `Maps`, (n,); None without mirror images
     posterior: np.ndarray | None = None  # image scores of the ensemble, (n,); None without a student
     level: np.ndarray | None = None  # thresholds of the maps, (n,), NaN: f says normal; None: one rule for all
     foreign: np.ndarray | None = None  # whether its case is unlike the training images, (n,) bool; None: nobody asked

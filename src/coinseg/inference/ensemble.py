@@ -133,5 +133,5 @@ class Ensemble:
             for pair, one in zip(self.pairs, answers, strict=True)
         ]
         levels = np.mean(each, axis=0)
-        agreements = np.mean([unknown if answer.agreement is None else answer.agreement for answer in answers], axis=0)
+        agreements = np.mean([unknown if answer.mirrored is None else answer.mirrored for answer in answers], axis=0)
         return Marked(maps, levels if levels.ndim else float(levels), probability, agreements)

@@ -79,18 +79,18 @@ class Predictor:
 
         `others` are the classifiers of the ensemble beside f; `shift`: see `ImageScore`.
         """
-        segmenter: Segmenter = DifferenceSegmenter(explainer, threshold)
-        if student is not None:
-            segmenter = StudentSegmenter(student, parts, explainer.settings, explainer.device)
+        difference = DifferenceSegmenter(explainer, threshold)
+        segmenter: Segmenter = difference if student is None else StudentSegmenter(student, parts, difference)
         score = ImageScore([explainer.f, *others], shift, parts)
         return cls(explainer, preparation, threshold, score, segmenter, tuple(parts))
 
     def with_settings(self, settings: Settings) -> Self:
         """The same networks, asked with other settings (thresholds, cleaning, gate)."""
         explainer, segmenter = replace(self.explainer, settings=settings), self.segmenter
+        difference = DifferenceSegmenter(explainer, self.threshold)
         if isinstance(segmenter, StudentSegmenter):
-            return replace(self, explainer=explainer, segmenter=replace(segmenter, settings=settings))
-        return replace(self, explainer=explainer, segmenter=DifferenceSegmenter(explainer, self.threshold))
+            return replace(self, explainer=explainer, segmenter=replace(segmenter, difference=difference))
+        return replace(self, explainer=explainer, segmenter=difference)
 
     @property
     def settings(self) -> Settings:

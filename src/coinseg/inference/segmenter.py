@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coinseg.config.schema import MaskSettings, Settings
 from coinseg.data.slices.intensity import signed
 from coinseg.explain.registry import COUNTERFACTUAL
-from coinseg.masks.confidence import agreement, confidence, of_pixels
+from coinseg.masks.confidence import agreement, confidence, mean_agreement, of_pixels
 from coinseg.masks.decision_flip import flip_levels, with_peaks
 from coinseg.masks.postprocess import levels_of, masks_of, peaks
 from coinseg.masks.student_maps import LEVEL, rescale_to_peak, student_cleaning
@@ -64,14 +64,17 @@ class DifferenceSegmenter:
         """The mean refined differences; 0 where f calls an image normal."""
         asked = scores.probability >= self.explainer.settings.classifier.threshold
         differences = self.explainer.differences(images, asked, saliency)
-        levels, own, other = self._flip_levels(images, differences), differences.own, differences.other
+        levels, mean, other = self._flip_levels(images, differences), differences.mean, differences.other
         if other is None:
-            return Maps(differences.mean, levels)
-        agreed = np.zeros(len(images), np.float32)
+            return Maps(mean, levels)
+        mirrored, agreed = np.zeros(len(images), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
             level = self.threshold if levels is None else levels[asked]
-            agreed[asked] = agreement(*(masks_of(maps[asked], level, self.cleaning) for maps in (own, other)))
-        return Maps(differences.mean, levels, agreed)
+            both = (masks_of(maps[asked], level, self.cleaning) for maps in (differences.own, other))
+            mirrored[asked] = agreement(*both)
+            sure = of_pixels(mean[asked], levels_of(mean[asked], level, self.cleaning.peak))
+            agreed[asked] = mean_agreement(masks_of(mean[asked], level, self.cleaning), sure, mirrored[asked])
+        return Maps(mean, levels, mirrored, agreed)
 
     def _flip_levels(self, images: Tensor, differences: Differences) -> np.ndarray | None:
         """What a pixel of each map must exceed, (B,), with `masks.threshold` "decision_flip"; NaN in images f calls normal."""
@@ -93,17 +96,27 @@ class DifferenceSegmenter:
 
 @dataclass(frozen=True)
 class StudentSegmenter:
-    """Asks the student, images (B, C, S, S) -> logits of every pixel, about images that their score or label calls abnormal."""
+    """Asks the student, images (B, C, S, S) -> logits of every pixel, about images that their score or label calls abnormal.
+
+    The masks of the difference say how far those of the student can be trusted, and nothing else.
+    """
 
     student: nn.Module
     parts: Sequence[Part]
-    settings: Settings
-    device: torch.device
+    difference: DifferenceSegmenter
     level: float = LEVEL
 
     def __post_init__(self) -> None:
         for module in (self.student, *self.parts):
             to_device(module.eval(), self.device)
+
+    @property
+    def settings(self) -> Settings:
+        return self.difference.explainer.settings
+
+    @property
+    def device(self) -> torch.device:
+        return self.difference.explainer.device
 
     @property
     def cleaning(self) -> MaskSettings:
@@ -116,7 +129,8 @@ class StudentSegmenter:
         The maps of abnormal images are rescaled to their peak (`rescale_to_peak`), and parts may add to them.
         """
         asked = scores.abnormal(self.settings.student.gate)
-        mean, agreed = np.zeros((len(images), *images.shape[2:]), np.float32), np.zeros(len(images), np.float32)
+        mean = np.zeros((len(images), *images.shape[2:]), np.float32)
+        mirrored, agreed = np.zeros(len(images), np.float32), np.zeros(len(images), np.float32)
         if asked.any():
             own, other = forward_hflip(lambda x: marks(self.student, x), images[asked], self.device, max(sides(images.shape[-1])))
             called = scores[asked].abnormal(self.settings.classifier.threshold)
@@ -125,8 +139,12 @@ class StudentSegmenter:
             for part in self.parts:
                 part.add(views, self.device)
             mean[asked] = views.mean
-            agreed[asked] = agreement(*(masks_of(maps, LEVEL, self.cleaning) for maps in (views.own, views.other)))
-        return Maps(mean, None, agreed, scores.ensemble)
+            masks, *both = (masks_of(maps, LEVEL, self.cleaning) for maps in (views.mean, views.own, views.other))
+            known = saliency if saliency is None else saliency[torch.from_numpy(asked)]
+            difference = segment(self.difference, images[asked], scores[asked], known).masks
+            mirrored[asked] = agreement(*both)
+            agreed[asked] = mean_agreement(masks, views.mean, mirrored[asked], agreement(masks, difference))
+        return Maps(mean, None, mirrored, agreed, scores.ensemble)
 
 
 @dataclass(frozen=True)
@@ -145,9 +163,9 @@ class SegmentedImages:
     pixel_confidence: np.ndarray
 
 
-def segment(segmenter: Segmenter, images: Tensor, scores: ImageScores) -> SegmentedImages:
+def segment(segmenter: Segmenter, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> SegmentedImages:
     """Masks of images (B, C, S, S) in [-1, 1] with known scores: maps, threshold, cleaning, confidence."""
-    maps = segmenter.maps(images, scores)
+    maps = segmenter.maps(images, scores, saliency)
     levels = segmenter.level if maps.levels is None else maps.levels
     masks = masks_of(maps.values, levels, segmenter.cleaning)
     agreed = np.full(len(masks), np.nan) if maps.agreement is None else maps.agreement

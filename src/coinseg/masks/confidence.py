@@ -1,7 +1,8 @@
 """Confidence of masks and of their pixels, computed without any lesion mask (docs/research/confidence.md).
 
-mask:  confidence = f(X) * Dice(mask of X, mask of mirrored X, mirrored back)
 pixel: confidence = min(1, map / (2 level)), 1/2 at the border of the mask (docs/decisions/0003-masks-without-masks.md)
+mask:  confidence = f(X) * (Dice(mask of X, mask of mirrored X, mirrored back) * Dice(mask, confidence of its pixels)
+                            * Dice(mask, mask of the difference |X - X_cf|))^(1/3); the last is 1 without a student
 """
 
 import numpy as np
@@ -16,8 +17,32 @@ def agreement(masks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     return np.array([dice(*pair) or 0.0 for pair in zip(masks, mirrored, strict=True)])
 
 
+def expected_dice(sure: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Dice of masks (n, H, W) and the confidences of their pixels as soft masks, 2 sum(c m) / (sum c + sum m): (n,) in [0, 1].
+
+    Were c the probability that a pixel is inside, it would be about the Dice to expect. 0 where both are empty.
+    """
+    inside = np.where(masks, sure, 0).sum((1, 2), dtype=np.float64)
+    whole = sure.sum((1, 2), dtype=np.float64) + masks.sum((1, 2))
+    return np.asarray(2 * inside / np.maximum(whole, 1e-9))
+
+
+def mean_agreement(
+    masks: np.ndarray, sure: np.ndarray, mirrored: np.ndarray, difference: np.ndarray | float = 1.0
+) -> np.ndarray:  # fmt: skip
+    """The geometric mean of how far three opinions agree with masks, (n,) in [0, 1]; each of them alone can say no.
+
+    Args:
+        masks: (n, H, W) bool.
+        sure: the confidences of their pixels, (n, H, W) in [0, 1].
+        mirrored: Dice of the masks of an image and of its mirror image, (n,).
+        difference: Dice of the masks and those of the difference |X - X_cf|, (n,); 1 where they are those.
+    """
+    return np.asarray(np.cbrt(mirrored * expected_dice(sure, masks) * difference))
+
+
 def confidence(probability: np.ndarray, agreed: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Confidence of masks (n, H, W), f(X) * `agreement`: (n,) in [0, 1]; NaN where a mask is empty."""
+    """Confidence of masks (n, H, W): f(X) times how far all that is known agrees with them, (n,); NaN where a mask is empty."""
     return np.where(masks.any((1, 2)), probability * agreed, np.nan)
 
 

@@ -24,7 +24,7 @@ from coinseg.explain.registry import COUNTERFACTUAL
 from coinseg.inference.distribution import IMAGES as DISTRIBUTION_IMAGES
 from coinseg.inference.explainer import THRESHOLD_IMAGES, Explainer
 from coinseg.inference.image_score import ImageScores
-from coinseg.inference.segmenter import StudentSegmenter
+from coinseg.inference.segmenter import DifferenceSegmenter, StudentSegmenter
 from coinseg.networks.classifier import build
 from coinseg.parts import patchcore, synthetic_lesions
 from coinseg.runtime.devices import choose_device, to_device
@@ -38,7 +38,7 @@ from coinseg.training.student import Lesson, train_student
 
 from .countdown import Clock
 from .counts import Counts, counted
-from .recipe import has_student
+from .job import has_student
 from .run import Workspace
 
 PIXELS = 2**17
@@ -115,7 +115,7 @@ class Measure:
         if asks_opinion(self.settings):
             imagenet, o = self._of_classifier(data, opinion_settings(self.settings))
             found = replace(found, imagenet=imagenet, opinion=self._each(replace(explainer, f=o).probability))
-        student, drawn = self._of_student(data)
+        student, drawn = self._of_student(data, explainer)
         found = replace(found, student=student, drawn=self._each(drawn))
         if patchcore.PatchCore.asked_for(self.settings):
             extractor = to_device(patchcore.FeatureExtractor(self.channels), explainer.device)
@@ -155,7 +155,7 @@ class Measure:
             seconds = stamps.step() * s.batch / self.count(s.batch)
         return Explainer(self.settings, f, generator, choose_device(self.settings.engine), None, self.channels), seconds
 
-    def _of_student(self, data: Dataset) -> tuple[float, Callable[[Tensor], object]]:
+    def _of_student(self, data: Dataset, explainer: Explainer) -> tuple[float, Callable[[Tensor], object]]:
         def masks(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
             found = np.zeros((len(images), *images.shape[2:]), bool)
             found[:, : images.shape[2] // 2] = True
@@ -164,7 +164,7 @@ class Measure:
         stamps, s, settings = _Stamps(self.clock), self.settings.student, self._short(self.settings, "student", 1 + STEPS)
         slices = TrainingSlices(data, replace(settings.anomaly, kind="none"), settings.seed)
         student = cast(nn.Module, train_student([Lesson(slices, masks)], settings, report=stamps)[0])
-        segmenter = StudentSegmenter(student, (), settings, choose_device(settings.engine))
+        segmenter = StudentSegmenter(student, (), DifferenceSegmenter(explainer, 0.0))
         draw = lambda x: segmenter.maps(x, ImageScores.of_f(torch.ones(len(x))))
         return stamps.step() * s.batch / self.count(s.batch), draw
 

@@ -59,19 +59,26 @@ def verdict(root: Path) -> str | None:
     return None if scores is None else judge(scores, audit)
 
 
-def verdict_of(root: Path) -> str | None:
+def verdict_of(root: Path, class_name: str = "") -> str | None:
     """The verdict that the manifest of a run folder or an export gives; None of an export that has none.
 
     Of a run that was not ended, as it was killed or only scored, its scores give it; without these it is not judged.
+
+    Args:
+        root: of the model.
+        class_name: of one class of several: its own verdict, where the manifest has it, instead of the worst of all.
     """
-    found = read_json(root / MANIFEST) if (root / MANIFEST).is_file() else None
-    given = found.get("verdict") if isinstance(found, dict) else None
+    found = read_json(root / MANIFEST) if (root / MANIFEST).is_file() else {}
+    found = found if isinstance(found, dict) else {}
+    classes = found.get("classes")
+    own = classes.get(class_name) if isinstance(classes, dict) else None
+    given = (own if isinstance(own, dict) else found).get("verdict")
     if isinstance(given, str) or not (root / SETTINGS).is_file():
         return given if isinstance(given, str) else None
     unknown = f"{NOT_JUDGED}: it was not scored, which coinseg evaluate does"
     names = [str(one["name"]) for one in read_model(root / "model.json").get("classes", ())]
     each = {name: verdict(root / class_folder(name)) or unknown for name in names}
-    return of_classes(each) if names else verdict(root) or unknown
+    return each.get(class_name) or of_classes(each) if names else verdict(root) or unknown
 
 
 def doubts(verdict: str | None) -> list[str]:

@@ -4,7 +4,7 @@ Every stage is loaded where it is there for the same data and settings. Nothing 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
@@ -20,7 +20,7 @@ from coinseg.data.slices.arrays import Dataset, Images, Labels, Patients
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.split import TRAINING, VALIDATION
 from coinseg.data.slices.store import SliceStore
-from coinseg.data.slices.student_data import Examples, PseudoMasks, ReviewedMasks
+from coinseg.data.slices.student_data import Examples, PseudoMasks
 from coinseg.data.slices.trained_on import TrainedOn
 from coinseg.errors import UserError
 from coinseg.explain.registry import COUNTERFACTUAL
@@ -32,7 +32,6 @@ from coinseg.inference.explainer import Explainer
 from coinseg.inference.image_score import prior_shift
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.inference.segmenter import DifferenceSegmenter
-from coinseg.inference.table import class_folder
 from coinseg.networks.classes import generator_of, logit_of
 from coinseg.networks.classifier import Classifier
 from coinseg.parts.base import Learning, Part
@@ -45,64 +44,15 @@ from coinseg.runtime.stage import Report, silent
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import choose_layer, train_coin
 from coinseg.training.keys import class_count, class_key, result_key, with_student
-from coinseg.training.pseudo_masks import LEAST, REVIEWED, Masks, most_masks
+from coinseg.training.pseudo_masks import LEAST, Masks, most_masks
 from coinseg.training.student import Lesson, train_student
+
+from .job import Job, has_student
 
 SEEDS_APART = 1_000_003  # between the seeds of the pairs of one ensemble; more than between seeds that people try in turn
 THRESHOLD = "threshold.json"
 CHOSEN = {"key": str, "value": float, "rule": str}
 """What it holds, and of which kind."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a recipe works on; no lesion mask is read from `store`, and organ masks only where `coin.regions` asks for them.
-
-    `root` is the folder that keeps every stage; None keeps nothing. `reviewed` are masks of a person (`student.reviewed`), one
-    for each class in their order; () without.
-    """
-
-    store: SliceStore
-    settings: Settings
-    root: Path | None = None
-    report: Report = silent
-    reviewed: tuple[ReviewedMasks, ...] = ()
-
-    def folder(self, *names: str) -> Path | None:
-        """A folder below the root."""
-        return None if self.root is None else self.root.joinpath(*names)
-
-    def key(self, key: str) -> str:
-        """A key of what depends on the reviewed masks too."""
-        return key_of([key, REVIEWED, *(one.digest for one in self.reviewed)]) if self.reviewed else key
-
-    @property
-    def classes(self) -> list["Job"]:
-        """The job as each class sees it: its slices and reviewed masks, and a folder for its threshold and parts.
-
-        Itself where there is one class.
-        """
-        views, names = self.store.views, self.store.classes
-        if not names:
-            return [self]
-        roots = [self.folder(class_folder(name)) for name in names]
-        reviewed: list[tuple[ReviewedMasks, ...]] = [(one,) for one in self.reviewed] or [()] * len(names)
-        return [replace(self, store=v, root=r, reviewed=own) for v, r, own in zip(views, roots, reviewed, strict=True)]
-
-    @property
-    def slices(self) -> TrainingSlices:
-        """The training side."""
-        return TrainingSlices(self.store, self.settings.anomaly, self.settings.seed)
-
-    @property
-    def taught_slices(self) -> TrainingSlices:
-        """The training side as the student sees it, of one class: with reviewed slices that nothing else is trained on."""
-        return self.slices.with_rows(self.reviewed[0].rows) if self.reviewed else self.slices
-
-
-def has_student(settings: Settings) -> bool:
-    """Whether a student is trained: it needs a counterfactual method, and `masks.hflip` for the confidence of its masks."""
-    return settings.method == COUNTERFACTUAL and settings.masks.hflip and settings.student.steps > 0
 
 
 def train_pair(job: Job, until: str = "coin") -> tuple[nn.Module, nn.Module | None]:

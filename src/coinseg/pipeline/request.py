@@ -43,15 +43,16 @@ class Request:
     engine: Mapping[str, Any] = field(default_factory=dict)
     report: Report = silent
     command: str = ""
+    class_name: str = ""
 
     @cached_property
     def trusted(self) -> bool:
-        """Whether masks by the run may be called trusted."""
+        """Whether masks by the run may be called trusted; of one class of several its own masks."""
         from coinseg.evaluation.verdict import trusted
 
         from .manifest import verdict_of  # it imports torch
 
-        return trusted(verdict_of(self.model))
+        return trusted(verdict_of(self.model, self.class_name))
 
     @property
     def to_file(self) -> bool:

@@ -44,12 +44,13 @@ from coinseg.training.keys import class_count, result_key, with_student
 from coinseg.types import Cohort
 
 from . import recipe
+from .job import Job, has_student
 from .manifest import verdict
 from .mask_files import MaskFiles
 from .reviews import NO_REVIEWS, Learnt, ids_of, require_reviews, reviewed_of
 from .run_folder import changes, write_settings
 
-FORMAT = 5  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
+FORMAT = 6  # of scores and masks and what is beside them; raised where an older run has less, so that they are written anew
 SAID = 10  # lines about the data that are printed once they are prepared
 FINISHED = (
     "manifest.json",
@@ -97,7 +98,7 @@ class Workspace:
     def check(self) -> int:
         """Everything that can be refused before any work: data, settings, room. Returns the bytes the slices need."""
         require_consistent(self.settings)
-        require_reviews(self.reviews, self.settings, self.cohort, recipe.has_student(self.settings), self.reviewed_ids)
+        require_reviews(self.reviews, self.settings, self.cohort, has_student(self.settings), self.reviewed_ids)
         if "auto" in (self.settings.data.size, self.settings.data.tile):
             raise UserError("data.size or data.tile is auto", "numbers here", "take those of pipeline.sizes.sized")
         organs, classes = any(case.organ for case in self.cohort.cases), len(self.cohort.classes)
@@ -106,7 +107,7 @@ class Workspace:
         require_labels(self.cohort, self.settings.anomaly.kind != "none")
         require_parts(self.settings.classifier.batch, "classifier.batch")
         require_parts(self.settings.coin.batch, "coin.batch")
-        if recipe.has_student(self.settings) and asks_opinion(self.settings):
+        if has_student(self.settings) and asks_opinion(self.settings):
             require_parts(self.settings.student.batch, "student.batch")
         require_views(self.cohort, self.settings.data)
         needed = bytes_needed(self.cohort, self.settings)
@@ -167,14 +168,14 @@ def shortened(lines: Sequence[str]) -> list[str]:
     return list(lines) if len(lines) <= SAID + 1 else [*lines[:SAID], more]
 
 
-def job_of(work: Workspace) -> recipe.Job:
+def job_of(work: Workspace) -> Job:
     """The job of the recipe: where only scans are labelled, the slices that are not trained on are left out."""
     whole, views = prepare_slices(work), []
     for view, name in zip(whole.views, whole.classes or ("",), strict=True):
         root = work.root / class_folder(name) if name else work.root
         views.append(select_instances(view, work.settings, root / "witnesses", work.report))
     reviewed = reviewed_of(work.reviews, work.settings, whole, current().on_main(lambda: work.reviewed_ids))
-    return recipe.Job(whole.with_views(views), work.settings, work.root, work.report, reviewed)
+    return Job(whole.with_views(views), work.settings, work.root, work.report, reviewed)
 
 
 def train(work: Workspace) -> Run:
@@ -192,7 +193,7 @@ def train_classes(work: Workspace) -> dict[str, Run]:
     for number, (name, predictor) in enumerate(predictors_of(trained).items()):
         view, own = job.store.views[number], work if not name else work.of_class(name, number)
         key = job.key(result_key(view, work.settings, predictor.f))
-        if recipe.has_student(work.settings):
+        if has_student(work.settings):
             key = with_student(key, work.settings, class_count(job.store))
             key = key_of([key, predictor.has_student]) if name else key  # a class may be without one
         reviews = NO_REVIEWS

@@ -10,8 +10,9 @@ from coinseg.runtime.records import read_record, write_record
 from coinseg.runtime.stage import Stage
 from coinseg.training.pseudo_masks import LEAST
 
+from .job import has_student
 from .manifest import facts, model_of, unlike, verdict
-from .recipe import CHOSEN, THRESHOLD, has_student
+from .recipe import CHOSEN, THRESHOLD
 from .run import Run, counts, warnings
 from .run_folder import as_yaml
 

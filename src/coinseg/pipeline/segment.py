@@ -4,42 +4,36 @@ Several processes (torchrun, srun) share a folder: each takes every n-th input a
 gathers this into the table and the manifest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from coinseg.data.layouts.shared import few, others_in
 from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.data.layouts.unread import other_endings, parts_left, paths_of
-from coinseg.data.readers.image import image_size, is_image
-from coinseg.data.readers.image_mask import read_marked
-from coinseg.data.readers.paths import parts_of, sha256_of, split_key
-from coinseg.data.readers.volume import WRITTEN, is_volume, read_geometry, read_mask
+from coinseg.data.readers.image import is_image
+from coinseg.data.readers.paths import parts_of, split_key
+from coinseg.data.readers.volume import WRITTEN, is_volume
 from coinseg.data.slices.channels import sequences_of
-from coinseg.errors import UserError, is_full, names_that_fit, plain
+from coinseg.errors import UserError, plain
 from coinseg.inference.checkpoint import load
 from coinseg.inference.classes import ClassPredictors
 from coinseg.inference.predictor import Predictor
-from coinseg.inference.scans import Segmentation
 from coinseg.inference.sources import UNCHECKED
-from coinseg.inference.table import TOLD, measure, untrusted
-from coinseg.masks.confidence import doubtful
-from coinseg.runtime.files import discard, key_of
-from coinseg.runtime.ledger import Ledger, kept
+from coinseg.runtime.files import discard
+from coinseg.runtime.ledger import kept
 from coinseg.runtime.locks import claimed, locked, owned, require_apart, require_free
 from coinseg.runtime.process_group import process_group, rank_info
 from coinseg.runtime.report import silent
-from coinseg.types import Case, MaskSource
+from coinseg.types import Case
 
 from .label_maps import names_file, require_classes, write_label_map
 from .manifest import model_of, unlike, write_segmented
-from .mask_table import OF, MaskTable, Row
+from .mask_table import OF, MaskTable
 from .request import Request
 from .run_folder import require_outside
+from .segment_case import segmented
 from .segment_classes import segment_classes
-
-REMADE = "another scan, channel or organ mask than those its mask was made of; the mask was made anew"
-CHANGED = "its mask is not as coinseg wrote it; it was kept as it is"
 
 
 def segment_path(request: Request) -> tuple[int, list[str]]:
@@ -164,7 +158,7 @@ def _segment_folder(predictor: Predictor, request: Request) -> tuple[int, list[s
                 known = table.rows()
                 for done, case in enumerate(share):
                     report("segment", done, len(share), {})
-                    for record in _segmented(predictor, case, request, known, owners[request.target(case.image)], ledger):
+                    for record in segmented(predictor, case, request, known, owners[request.target(case.image)], ledger):
                         table.note(here.rank, record)
                         if record["warning"]:
                             report(f"warning: {plain(record['path'])}: {record['warning']}", 0, 0, {})
@@ -214,87 +208,3 @@ def _gathered(
     )
     table.forget_notes()
     return written, failed
-
-
-def _segmented(
-    predictor: Predictor, one: Case, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
-) -> Iterator[Row]:
-    """What becomes of one input of a folder, as `_made` says, or its failure, which costs the others nothing; the last counts."""
-    try:
-        with names_that_fit():
-            yield from _made(predictor, one, request, known, owner, ledger)
-    except UserError as error:
-        if is_full(error):
-            raise  # so would be every other input
-        record: Row = dict.fromkeys(("mask", "row", "warning")) | {"state": "failed", "error": str(error)}
-        yield record | {"path": request.name_of(one.image).as_posix(), "sha256": sha256_of(one.image)}
-
-
-def _made(
-    predictor: Predictor, one: Case, request: Request, known: dict[str, Row], owner: Path, ledger: Ledger
-) -> Iterator[Row]:  # fmt: skip
-    """Make the mask of one input; what became of it (see `manifest.write_segmented`), its row of the table, a warning.
-
-    `owner` is the input to which the mask's place belongs; a mask that is there is kept where it is of this very input.
-    """
-    path, sure = one.image, request.confidence
-    case, mask = request.name_of(path).as_posix(), request.target(path)
-    place, places = request.out / mask, [folder / mask for folder in (request.out, sure) if folder]
-    digest, before = sha256_of(path), known.get(mask.as_posix())
-    beside = [(sha256_of(organ.path), organ.values) for organ in one.organ] + [(sha256_of(other), ()) for other in one.others]
-    organs = key_of(beside) if beside else None
-    made_of = (case, digest, organs)
-    same = before is not None and digest is not None and tuple(map(before.get, ("case", "sha256", "organs"))) == made_of
-    drawn = before is None and not ledger.is_own(place)  # nobody knows of what
-    done = place.exists() and not request.overwrite and (same or drawn)
-    row: Row = {"case": case, "mask": mask.as_posix(), "sha256": digest} | ({"organs": organs} if organs else {})
-
-    def noted(row: Row) -> Row:
-        return record | {"row": row if request.trusted else untrusted(row)}
-
-    record = {"path": case, "state": "skipped" if done else "written", "mask": mask.as_posix(), "sha256": digest, "error": None}
-    record |= {"warning": REMADE if before and place.exists() and not same else None}
-    if owner != path:
-        raise UserError(f"{path} and {owner.name} would have one mask, {mask}", "names of their own", "rename one")
-    for output in places if not done else ():
-        ledger.require_own(output)
-    if not done or (sure and not (sure / mask).exists()):
-        segmentation = _read_and_segmented(predictor, one)
-        if sure:
-            segmentation.write_confidence(sure / mask, overwrite=True)
-    if not done:
-        discard(place)
-        row |= segmentation.row(predictor.settings.data.axis) | measure(segmentation.mask, segmentation.geometry)
-        # The row is noted first: after a kill in between there is no mask, and `take_over` drops the row.
-        yield noted(row)
-        segmentation.write(place, overwrite=True)
-    elif before and (ledger.is_own(place) or not ledger.noted(place)):
-        yield noted(before if "doubtful" in before else before | {"doubtful": doubtful(before.get("confidence"))})
-    else:
-        yield noted(_of_somebody(place, row, before)) | {"warning": CHANGED}
-
-
-def _read_and_segmented(predictor: Predictor, one: Case) -> Segmentation:
-    """Segment one input; what a disk says of it is no matter of the output, and `is_full` must not find it."""
-    try:
-        return predictor.segment(one if one.others else one.image, one.organ)
-    except UserError as error:
-        raise UserError(error.got, error.required, error.do) from None
-
-
-def _of_somebody(mask: Path, row: Row, before: Row | None) -> Row:
-    """The row of a mask that somebody made: as it is now, or where it cannot be read as it was `before`."""
-    try:
-        return row | dict.fromkeys(TOLD) | _measured(mask)
-    except UserError:
-        if before is None:
-            raise
-        return before
-
-
-def _measured(mask: Path) -> Row:
-    """The numbers of a mask that is there already."""
-    if is_image(mask):
-        return measure(read_marked(mask, image_size(mask))[None], None)
-    geometry = read_geometry(mask)
-    return measure(read_mask(MaskSource(mask), geometry), geometry)

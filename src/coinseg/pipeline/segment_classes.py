@@ -40,7 +40,8 @@ def segment_classes(
     written, failed, folders = 0, list[str](), {}
     for name, one in predictor.of.items():
         folder = request.out / class_folder(name)
-        own = replace(request, out=folder / "masks", confidence=folder / "confidence", report=_named(request.report, name))
+        own = replace(request, out=folder / "masks", confidence=folder / "confidence", class_name=name)
+        own = replace(own, report=_named(request.report, name))
         count, lines = folder_of(one, own, [own.out, folder / "confidence"])
         written, failed, folders[name] = written + count, [*failed, *(f"{name}: {line}" for line in lines)], folder
     if not rank_info().is_main:

@@ -13,7 +13,19 @@ from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
 from .instances import INSTANCES
 from .shared import few, nearest, safe_id
-from .tables import CASE, LABEL, PATIENT, Given, first_of, labels_by_case, read_table, row_error, titles_of, whole_number
+from .tables import (
+    CASE,
+    LABEL,
+    LABELS,
+    PATIENT,
+    Given,
+    first_of,
+    labels_by_case,
+    read_table,
+    row_error,
+    titles_of,
+    whole_number,
+)  # fmt: skip
 
 BACKGROUND = "background"
 MOST = 32
@@ -28,6 +40,7 @@ _NO_CLASS = {
 _NO_WORDS = {"normal", "healthy", "negative", "control", "controls", "id", "group"}  # is_normal, healthy_control, label_id
 _DENIALS = ("no", "not", "without")  # no_lesion
 
+_UNCERTAIN = re.compile(r"-1([.,]0+)?")
 _NAME = re.compile(r"\w[\w .+()&-]{0,63}")
 
 
@@ -69,24 +82,53 @@ def asked_names(asked: Sequence[str], known: Iterable[str], where: str) -> list[
 
 
 def class_columns(table: Path, taken: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the columns of 0, 1 or nothing, as column and name as written, and a line about those that are never 1.
+    """Return the columns of 0, 1 or nothing, as column and name as written, and lines about others that may be meant as classes.
+
+    Those are columns that are never 1, and columns of words or with a few other values.
 
     Args:
         table: with a header.
         taken: columns, in lower case, that are something else.
     """
-    rows, titles = [row for _, row in read_table(table)], titles_of(table)
-    found, never = {}, []
-    for column in rows[0]:
-        values = {whole_number(row[column]) if row[column] else None for row in rows}
-        numbers = all(whole_number(row[column]) in (0, 1) for row in rows if row[column])
-        if column in taken or not _may_be_class(column) or not numbers or values == {None}:
-            continue
-        if 1 in values:
+    titles, found, never, unlike = titles_of(table), dict[str, str](), list[str](), list[str]()
+    for column, cells in _cells_of(table, taken).items():
+        if others := [cell for cell in cells.values() if whole_number(cell) not in (0, 1)]:
+            words = all(cell.casefold() in LABELS for cell in cells.values())
+            unlike += [titles[column]] if words or 2 * len(others) <= len(cells) else []
+        elif any(whole_number(cell) == 1 for cell in cells.values()):
             found[column] = titles[column]
         else:
             never.append(titles[column])
-    return found, [f"{table.name}: no row has the class {few(never)}: left out"] if never and len(found) > 1 else []
+    lines = [f"{table.name}: no row has the class {few(never)}: left out"] if never and len(found) > 1 else []
+    what = "not read as classes, which have 0, 1 or nothing in every row"
+    what += ": an image with one of these alone counts as normal" if len(found) > 1 else ""
+    return found, lines + ([f"{table.name}: columns {few(unlike)} are {what}"] if unlike else [])
+
+
+def _cells_of(table: Path, taken: Collection[str]) -> dict[str, dict[int, str]]:
+    """Return the cells that are not empty, by column and row, of columns that may be classes by their names."""
+    rows = read_table(table)
+    columns = [column for column in rows[0][1] if column not in taken and _may_be_class(column)]
+    cells = {column: {number: row[column] for number, row in rows if row[column]} for column in columns}
+    return {column: known for column, known in cells.items() if known}
+
+
+def require_certain(table: Path, taken: Collection[str]) -> None:
+    """Raise `UserError` where a class is -1 in some row, as data sets say that it is uncertain: its column would be left out."""
+    marks: dict[str, int] = {}
+    columns = 0
+    for column, cells in _cells_of(table, taken).items():
+        uncertain = [number for number, cell in cells.items() if _UNCERTAIN.fullmatch(cell)]
+        known = {whole_number(cell) for number, cell in cells.items() if number not in {*uncertain}}
+        columns += 1 in known and known <= {0, 1}
+        if uncertain and 1 in known and known <= {0, 1}:
+            marks[column] = uncertain[0]
+    if marks and columns > 1:
+        column = min(marks, key=marks.__getitem__)
+        do = "write nothing there, or name the columns that are meant in data.classes"
+        raise row_error(
+            table, marks[column], f"has -1 in the column {titles_of(table)[column]}", "0, 1, or nothing if not known", do
+        )
 
 
 def _may_be_class(column: str) -> bool:
@@ -116,7 +158,9 @@ class ScanClasses:
         header = titles_of(table) if table.is_file() else {}
         names, lines = settings.classes, list[str]()
         if not names and header and not first_of(LABEL, header):
-            columns, lines = class_columns(table, {*keys, *PATIENT, *INSTANCES, "slice"})
+            taken = {*keys, *PATIENT, *INSTANCES, "slice"}
+            require_certain(table, taken)
+            columns, lines = class_columns(table, taken)
             names = tuple(columns.values()) if len(columns) > 1 else ()
         given = {name: labels_by_case(table, keys, (name.lower(),)) for name in names if name.lower() in header}
         if settings.classes and not given and (unread := first_of(LABEL, header)):

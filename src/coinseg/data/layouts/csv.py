@@ -4,14 +4,16 @@
                                     file,file_2,file_t1ce                   further channels, by number or sequence
     images/a.png                    named a.png, images/a.png or a; a volume, a DICOM folder or .zip (FOLDER#KEY for one series),
                                     one DICOM slice or X-ray; images may have another name where it is the only folder
-    masks/a.png, organ_masks/a.png  used when the table has no column mask or organ
+    masks/a.png, organ_masks/a.png  used when the table has no column mask or organ; lesion masks also without the folders of
+                                their image where no name is twice
 
 An image with patient and slice belongs to a scan; a row of a volume with slice labels that slice alone, from 0, inferior first
 (`instances` has other columns for it).
 Paths are relative to the table or to `images`, and stay below the folder of the table: it may come from somebody else.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
@@ -22,21 +24,26 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort
 
-from .classes import with_classes, zero_or_one
+from .class_folders import masks_beside
+from .classes import any_of, with_classes, zero_or_one
 from .dicom_studies import fits_dicom
 from .instances import INSTANCES, Instance, index_of, named_in
 from .masks_by_name import MasksByName
 from .sequence_names import exchanged, further_channels
 from .shared import few, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
 from .table_classes import TableClass, attributed, classes_of
+from .table_columns import like_patients, of_no_class, without_flags, without_groups, without_split
 from .table_files import is_inside, named_file, places_of
 from .table_scans import along_scans, whole_scans
 from .tables import (
     FILE,
     LABEL,
+    PATIENT,
+    PATIENT_IDS,
     columns_in,
     first_of,
     header_of,
+    label_column,
     label_in,
     label_source,
     read_table,
@@ -48,19 +55,22 @@ from .tables import (
 )  # fmt: skip
 from .unread import not_named
 
+_KEYS = (
+    "image_id", "isic_id", "image_name", "file_name", "img_name", "image_file", "file_path", "filepath", "img_path",
+    "image index", "imageid", "id_code",
+)  # fmt: skip
+"""Columns of files only where they name some: tables about scans have them too."""
 COLUMNS = {
-    "file": (*FILE, "image_id", "isic_id"),
+    "file": (*FILE, *_KEYS),
     "label": LABEL,
-    "patient": ("patient", "patient_id", "subject", "case", "case_id", "group"),
+    "patient": (*PATIENT, *PATIENT_IDS, "case", "case_id", "group"),
     "slice": ("slice", "slice_number", "slice_index"),
     "mask": ("mask", "mask_path", "lesion", "lesion_mask"),
     "organ": ("organ", "organ_mask"),
 }
 """Names of the columns, in any case; the first that a table has is read."""
-_SUFFIXES = ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE, *SLICE_SUFFIXES)  # may be left out in a cell
+SUFFIXES = ("", *IMAGE_SUFFIXES, *VOLUME_SUFFIXES, ARCHIVE, *SLICE_SUFFIXES)  # may be left out in a cell
 _FIRST = 20  # rows that say what a table is about
-_KEYS = {"image_id", "isic_id"}  # columns of files only where they name some: tables about scans have them too
-_GROUPS = 10  # least number of values with which a column group is one of patients
 
 
 def fits_table(root: Path) -> bool:
@@ -74,17 +84,27 @@ def fits_table(root: Path) -> bool:
 
 def names_files(table: Path) -> bool:
     """Return whether one of the first rows of a table names a file that is there."""
-    column = first_of(COLUMNS["file"], header_of(table))
-    cells = [cell for _, row in read_table(table)[:_FIRST] if column and (cell := row[column]) and is_inside(table, cell)]
-    places = (place for cell in cells for place in places_of(table, cell, _SUFFIXES) if place.is_file())
+    return any(_names_some(table, column) for column in COLUMNS["file"] if column in header_of(table))
+
+
+def _names_some(table: Path, column: str) -> bool:
+    cells = [cell for _, row in read_table(table)[:_FIRST] if (cell := row[column]) and is_inside(table, cell)]
+    places = (place for cell in cells for place in places_of(table, cell, SUFFIXES) if place.is_file())
     return any(kind_of(place) or is_image(place) for place in places)
+
+
+def file_column(table: Path) -> str | None:
+    """Return the first column of files, of several the first that names one that is there: `id` may be a number of its own."""
+    columns = [name for name in COLUMNS["file"] if name in header_of(table)]
+    there = (name for name in columns if len(columns) > 1 and _names_some(table, name))
+    return next(there, columns[0] if columns else None)
 
 
 def table_of(root: Path) -> Path | None:
     """Return the table to read: `root` itself, labels.csv, slices.csv, or the only one with a column of files."""
     if root.is_file():
         return root if root.suffix.lower() == ".csv" else None
-    for names in ({*COLUMNS["file"]} - _KEYS, _KEYS):
+    for names in ({*FILE}, {*_KEYS}):
         fitting = {path.name.lower(): path for path in tables_in(root) if names & {*header_of(path)}}
         if (
             found := fitting.get("labels.csv")
@@ -100,27 +120,36 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
     table = table_of(root)
     if table is None:
         got = f"{root} is or holds no table to read{columns_in(root)}"
-        raise UserError(got, f"one .csv with a column {' or '.join(COLUMNS['file'])}", "name it labels.csv, or give its path")
+        raise UserError(got, f"one .csv with a column {' or '.join(FILE)}", "name it labels.csv, or give its path")
     header, rows = header_of(table), read_table(table)
     column = {role: name for role, names in COLUMNS.items() if (name := first_of(names, header))}
-    if "file" not in column:
-        required = f"a column {' or '.join(COLUMNS['file'])}, separated by comma, semicolon or tab"
+    if file := file_column(table):
+        column["file"] = file
+        if "label" in column and not label_column(header):
+            del column["label"]
+    else:
+        required = f"a column {' or '.join(FILE)}, separated by comma, semicolon or tab"
         do = "rename one; where the table is about DICOM studies give the folder they are in"
         raise UserError(f"{table} has the columns {shown(header)}", required, do)
-    said = _without_groups(table, column, rows)
+    said = [*without_groups(table, column, rows), *without_flags(table, column, rows)]
+    if settings.masks and "mask" in column:
+        said.append(f"data.masks is given and not read: column {column['mask']} of {table.name} names the masks")
     channels = further_channels(header, column["file"])
     classes, lines = classes_of(table, settings, {*column.values(), *channels, *INSTANCES} - {column.get("label")})
     column = {role: name for role, name in column.items() if not (classes and role == "label")}
-    masks = MasksByName.under(table.parent, settings, "" if "mask" in column else None)
+    masks = MasksByName.under(table.parent, settings, "" if "mask" in column else settings.masks)
     files = [PurePath(PurePath(row[column["file"]]).name) for _, row in rows]
-    masks = replace(masks, images=frozenset(without_suffix(name) for name in files))
-    reader = _Rows(table, column, channels, tuple(classes), masks)
+    times = Counter(without_suffix(name) for name in files)
+    masks = replace(masks, images=frozenset(times))
+    reader = _Rows(table, column, channels, tuple(classes), masks, times)
     listed = [reader.case(number, row) for number, row in rows]
     cases, problems, left_out = reader.matched(whole_scans(table, listed))
-    problems += not_named(listed, table, reader.folders)
+    problems += [*not_named(listed, table, reader.folders), *without_split(table), *of_no_class(table, classes)]
+    if not any(case.lesion for case in listed) and "mask" not in column:
+        problems += masks_beside(table.parent, listed)
     problems += exchanged({number: [row[name] for name in (column["file"], *channels)] for number, row in rows})
     if cases and "patient" not in column:
-        problems.insert(0, f"{table.name} has no column patient: {own_patients(cases)}")
+        problems.insert(0, f"{table.name} has no column patient{like_patients(header)}: {own_patients(cases)}")
     if {"slice", "patient"} <= column.keys():
         cases, alone = along_scans(cases)
         what = f"their {column['slice']} is no whole number, or twice in one patient"
@@ -138,17 +167,8 @@ def list_table(root: Path, settings: DataSettings) -> Cohort:
         problems.insert(0, f"{table.name} has no column label ({shown(header)}): {what}")
     sequences = tuple(titles_of(table)[name] for name in (column["file"], *channels)) if channels else ()
     found = tuple(one.name for one in classes)
-    return Cohort("csv", tuple(cases), source, (*said, *lines, *problems), sequences, found, tuple(left_out))
-
-
-def _without_groups(table: Path, column: dict[str, str], rows: Sequence[tuple[int, dict[str, str]]]) -> list[str]:
-    """Drop a column group with few values, which is none of patients; return the line about what it is taken for."""
-    if column.get("patient") != "group":
-        return []
-    if len({row["group"] for _, row in rows}) < _GROUPS:
-        del column["patient"]
-        return [f"{table.name}: column group has fewer than {_GROUPS} values and is not taken for patients"]
-    return [f"{table.name}: column group is taken for the patients, which are held out whole"]
+    all_lines = (*said, *lines, *problems) if classes else (*said, *problems, *lines)
+    return Cohort("csv", tuple(cases), source, all_lines, sequences, found, tuple(left_out))
 
 
 @dataclass(frozen=True)
@@ -160,6 +180,7 @@ class _Rows:
     channels: tuple[str, ...]
     classes: tuple[TableClass, ...]
     masks: MasksByName
+    times: Counter[str]  # how many rows name an image so, without its folders
     unclear: list[str] = field(default_factory=list)  # ids of images whose mask cannot be given to a class
 
     @property
@@ -168,18 +189,24 @@ class _Rows:
         own = [folder for one in self.classes if one.masks for folder in one.masks.folders]
         return [*self.masks.folders, *own]
 
+    def bare(self, place: PurePath) -> list[PurePath]:
+        """Return the name of an image without its folders, where no other row has it: its mask may lie in none either."""
+        return [PurePath(place.name)] if self.times[without_suffix(PurePath(place.name))] == 1 else []
+
     def case(self, number: int, row: Mapping[str, str]) -> Case:
         """Return the case of row `number`."""
         table, masks = self.table, self.masks
         cells = {role: row[name] for role, name in self.column.items()}
-        image = named_file(table, number, cells["file"], _SUFFIXES)
+        image = named_file(table, number, cells["file"], SUFFIXES)
         if image is None or not (is_image(image) or is_volume(image)):
             raise row_error(table, number, f"names {'something else' if cells['file'] else 'no file'}", "an image or a volume")
         if cells.get("patient") == "":
             raise row_error(table, number, "has no patient", "a patient in every row")
         place = place_of(image, table.parent)
-        organ = named_file(table, number, cells["organ"]) if "organ" in cells else masks.organ(image, place)
-        lesions = [named_file(table, number, cells["mask"])] if "mask" in cells else masks.lesion(image, place)
+        organ = named_file(table, number, cells["organ"], role="organ") if "organ" in cells else masks.organ(image, place)
+        lesions = [named_file(table, number, cells["mask"], role="mask")] if "mask" in cells else masks.lesion(image, place)
+        if image in lesions or image == organ:
+            raise row_error(table, number, "names its image as its mask", "a mask, or nothing")
         name, volume = safe_id(place), is_volume(image)
         index = whole_number(cells.get("slice", ""))
         if volume and cells.get("slice") and index is None:
@@ -187,14 +214,18 @@ class _Rows:
         labels = [label_in(cells.get("label", ""), table, number)]
         if self.classes:
             labels = [zero_or_one(row[one.column], table, number, one.name) if one.column else None for one in self.classes]
+        if not any(lesions) and "mask" not in cells and any_of(labels) != 0:
+            lesions = masks.lesion(image, *self.bare(place))
         if (named := named_in(row)) and volume and labels.count(None) < len(labels) and kind_of(image) != "slice":
             if index is None or is_dicom(image):
                 index = index_of(image, table, Instance(number, named, index))
             labels = labels if index is not None else [None] * len(labels)
-        others = tuple(path for column in self.channels if (path := named_file(table, number, row[column], _SUFFIXES)))
+        others = tuple(path for column in self.channels if (path := named_file(table, number, row[column], SUFFIXES)))
         if len({image, *others}) <= len(others):
             raise row_error(table, number, "names one file for two channels", "a file for each")
-        case = Case(name, cells["patient"] if "patient" in cells else patient_of(image, name), image, volume, others=others)
+        # What a DICOM file calls PatientID stays hidden where a table names it so, see `dicom.patient_of`.
+        hidden = "patient" not in cells or (self.column["patient"] == "patientid" and is_dicom(image))
+        case = Case(name, patient_of(image, name) if hidden else cells["patient"], image, volume, others=others)
         case = replace(case, organ=masks.organ_sources(organ), lesion=masks.lesion_sources(lesions))
         if index is not None and not volume and kind_of(image) != "slice" and "patient" in cells:
             case = replace(case, series=cells["patient"], place=index)
@@ -208,7 +239,8 @@ class _Rows:
 
     def _of_class(self, one: TableClass, number: int, row: Mapping[str, str], case: Case) -> ClassLabels:
         """Return what a row says of one class, whose label the case has, with its own masks."""
-        own = one.masks.lesion(case.image, place_of(case.image, self.table.parent)) if one.masks else ()
+        place = place_of(case.image, self.table.parent)
+        own = one.masks.lesion(case.image, place, *self.bare(place)) if one.masks else ()
         paths = [named_file(self.table, number, row[one.mask])] if one.mask else own
         return ClassLabels(case.label, case.slice_labels, self.masks.lesion_sources(paths))
 

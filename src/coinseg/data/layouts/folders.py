@@ -22,10 +22,22 @@ from coinseg.data.readers.volume import VOLUME_SUFFIXES, is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels, Cohort, MaskSource
 
-from .class_folders import ABNORMAL, NORMAL, ClassFolders, by_name, class_names, folders_of_classes, found_folders, parts_in
+from .class_folders import (
+    ABNORMAL,
+    NORMAL,
+    PARTS,
+    ClassFolders,
+    by_name,
+    class_names,
+    folders_of_classes,
+    found_folders,
+    parts_in,
+    unread_masks,
+)  # fmt: skip
 from .classes import asked_names, with_classes
 from .dataset_json import values_by_class
-from .masks_by_name import MASK_FOLDERS, MasksByName, masks_by_look, without_tail
+from .masks_by_look import apart, in_masks, marks_normal
+from .masks_by_name import MasksByName, without_tail
 from .sequence_names import common_sequences, split_name
 from .shared import existing, few, files_in, own_patients, patient_of, place_of, safe_id, with_label, without_suffix
 from .unread import folders_left
@@ -38,10 +50,10 @@ def fits_folders(root: Path) -> bool:
 
 def list_folders(root: Path, settings: DataSettings) -> Cohort:
     """List one case for each file in the folders of both classes, or of several; files of one scan are one case."""
-    masks = MasksByName.under(root, settings, settings.masks)
     folders = folders_of_classes(root, settings) if settings.classes else found_folders(root, settings)
     if folders is None:
-        return _label_maps(root, settings, masks)
+        return _label_maps(root, settings, MasksByName.under(root, settings, settings.masks))
+    masks, lines_of_masks = _masks_of(root, settings, folders)
     labels = [(folder, 0) for folder in folders.normal]
     labels += [(folder, 1) for name in folders.abnormal for folder in folders.abnormal[name]]
     listed = [_listed(folder, label, masks) for folder, label in labels]
@@ -54,15 +66,31 @@ def list_folders(root: Path, settings: DataSettings) -> Cohort:
     cases, problems, left_out = masks.matched(cases)
     covered = [folder for one in own.values() if one for folder in one.folders]
     alone = [path.name for one in listed for path in one.alone]
-    lines += guessed_masks(listed)
+    lines += [*guessed_masks(listed), *lines_of_masks]
     problems = folders_left(root, {*folders.all, *masks.folders, *covered}) + [*folders.lines, *lines, *unclear, *problems]
     problems += [f"masks without their image are left out: {few(alone)}"] if alone else []
     normal = few(place_of(folder, root).as_posix() for folder in folders.normal)
     source = f"image labels from folders: normal {normal}, "
     source += f"classes {few(folders.abnormal)}" if settings.classes else f"abnormal {_said(root, folders)}"
-    said = (*problems, f"folders name no patients: {own_patients(cases)}")
+    said = (*problems, _no_patients(listed, cases))
     names = tuple(folders.abnormal) if settings.classes else ()
     return Cohort("folders", tuple(cases), source, said, sequences, names, tuple(left_out))
+
+
+def _masks_of(root: Path, settings: DataSettings, folders: ClassFolders) -> tuple[MasksByName, list[str]]:
+    """Return the masks of a data set, and the line about the folder they are in where only its files tell that."""
+    masks = MasksByName.under(root, settings, settings.masks)
+    if masks.lesions or settings.masks or not (found := unread_masks(root, folders)):
+        return masks, []
+    names = [folder.relative_to(root).as_posix() for folder in found]
+    what = "hold masks, as their files have few values and names of images"
+    if len(names) > 1:
+        return masks, [f"the folders {few(names)} {what}: none is read (--data.masks names one)"]
+    if marks_normal(found[0], folders.normal, [folder for some in folders.abnormal.values() for folder in some]):
+        what = "holds masks of normal images too, which are not empty"
+        return masks, [f"the folder {names[0]} {what}: not read, as of an organ (--data.masks: as of lesions)"]
+    line = f"the masks are taken from {names[0]}: its files have few values and names of images"
+    return MasksByName.under(root, settings, names[0]), [line]
 
 
 def _said(root: Path, folders: ClassFolders) -> str:
@@ -87,7 +115,7 @@ class _Listed:
     @property
     def guessed(self) -> list[Path]:
         """Masks beside their image that only their pixels tell."""
-        own = [path for paths in self.beside.values() for path in paths if not _in_masks(path, self.folder)]
+        own = [path for paths in self.beside.values() for path in paths if not in_masks(path, self.folder)]
         return [path for path in own if without_tail(name := without_suffix(PurePath(path.name))) == name]
 
 
@@ -112,6 +140,17 @@ def guessed_masks(listed: Sequence[_Listed]) -> list[str]:
     return (
         [f"{len(known)} files beside images are taken for their masks, as they have few values: {few(known, 3)}"] if known else []
     )
+
+
+def _no_patients(listed: Sequence[_Listed], cases: Sequence[Case]) -> str:
+    """Return the line about patients, with folders in those of classes that may be some: several images lie in each."""
+    places = [place for one in listed for name in one.images.values() if (place := name.rpartition("/")[0])]
+    places = [place for place in places if place.lower() not in PARTS]
+    inside, number = len(set(places)), sum(len(one.images) for one in listed)
+    what = "are patients, a table with file and patient in the data says so"
+    several = 2 * len(places) > number and inside < len(places)
+    hint = f" (where the {inside} folders in those of classes {what})" if several else ""
+    return f"folders name no patients: {own_patients(cases)}{hint}"
 
 
 def _sequences(root: Path, listed: Sequence[_Listed]) -> tuple[tuple[str, ...], list[str]]:
@@ -210,37 +249,8 @@ def _label_maps(root: Path, settings: DataSettings, masks: MasksByName) -> Cohor
     source = "no image labels in the data" + (
         f" but the normal ones of {few(f.name for f in folders.normal)}" * bool(folders.normal)
     )
-    said = (*problems, f"folders name no patients: {own_patients(cases)}")
+    said = (*problems, _no_patients(listed, cases))
     return Cohort("folders", tuple(cases), source, said, sequences, tuple(names), tuple(left_out))
-
-
-def apart(folder: Path, files: Sequence[Path]) -> tuple[dict[Path, str], dict[str, list[Path]]]:
-    """Return the names of images, and masks by the name of their image; names are without suffix, `images/` and `masks/`.
-
-    A mask is a file in a folder of masks, and `x_mask` beside `x`; where there are such, also an `x_mask` beside nothing. Files
-    beside `x` with another word in their name are masks by their pixels.
-    """
-    places = {path: path.relative_to(folder).parent.parts for path in files}
-    masks = {path for path in files if _in_masks(path, folder)}
-    masks = set() if len(masks) == len(files) else masks  # a class may have such a name
-    names = {}
-    for path, parts in places.items():
-        kept = [part for part in parts if part.lower() not in (*MASK_FOLDERS, "images")]
-        names[path] = without_suffix(PurePath(*kept, path.name))
-    own = {names[path] for path in files if path not in masks}
-    own |= {split_name(names[path])[0] for path in files if path not in masks and is_volume(path)}  # x_mask beside x_flair
-    tailed = {path for path in files if path not in masks and without_tail(names[path]) != names[path]}
-    masks |= tailed if any(without_tail(names[path]) in own for path in tailed) else set()
-    guessed = masks_by_look({path: names[path] for path in files if path not in masks})
-    beside: dict[str, list[Path]] = {}
-    for path in files:
-        if path in masks or path in guessed:
-            beside.setdefault(guessed.get(path, without_tail(names[path])), []).append(path)
-    return {path: names[path] for path in files if path not in masks and path not in guessed}, beside
-
-
-def _in_masks(path: Path, folder: Path) -> bool:
-    return any(part.lower() in MASK_FOLDERS for part in path.relative_to(folder).parent.parts)
 
 
 def _require_masks(settings: DataSettings, cases: Sequence[Case]) -> None:

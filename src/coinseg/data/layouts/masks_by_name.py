@@ -2,7 +2,6 @@
 
 masks/x.png, masks/x_mask.tif    lesion masks of x.png (also mask/, ground_truth/, data.masks)
 masks/x_mask_1.png, masks/x/000.png    several lesion masks of x.png, which are joined; masks/x_1.png too, where no image is x_1
-x_lesion.png                     beside x.png, with any word in its name and few values: a lesion mask of x.png
 organ_masks/x.png                organ mask of x.png (also organs/, data.organ_from)
 """
 
@@ -14,11 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 
-import numpy as np
-
 from coinseg.config.schema import DataSettings
-from coinseg.data.readers.image import read_image
-from coinseg.data.readers.volume import is_volume, read_volume
+from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, MaskSource
 
@@ -28,9 +24,6 @@ MASK_FOLDERS, ORGAN_FOLDERS = ("masks", "mask", "ground_truth", "gt", "segmentat
 _WORD = r"[_-](mask|gt|groundtruth|label|seg|segmentation|annotation)"
 _TAIL = re.compile(rf"{_WORD}([_-]?\d*|[_-][a-z])$", re.IGNORECASE)  # x_mask, x_mask_1, x_mask_b
 _NUMBER = re.compile(r"[_\-. (]+\d+\)?$")  # x_1, x-1, x (1)
-ASKED = 3  # files with the same word in their name that are read to see whether they are masks
-_BETWEEN = "_-. ("  # between the name of an image and such a word
-_FEW, _FLAT = 16, 0.98  # values of a label map; share of the pixels of a mask in JPEG that is nearly black or white
 _Index = dict[tuple[str, bool], Path]  # masks by relative name without suffix and whether they are volumes
 
 
@@ -116,7 +109,9 @@ class MasksByName:
         if cases and self.settings.organ and not any(case.organ for case in cases):
             raise UserError("data.organ is set and no image has an organ mask", "organ masks", "add them or clear data.organ")
         if not any(case.organ for case in cases):
-            return cases, [], []
+            names = [path.name for path in self.organs.values()]
+            what = "organ masks not used: none lies in its folder as an image in the data, such as organ_masks/normal/x.png"
+            return cases, [f"{what} for normal/x.png: {few(names, 3)}"] if names and cases else [], []
         left_out = [case for case in cases if not case.organ]  # whole and cropped slices must not be mixed
         return [case for case in cases if case.organ], [f"{case.id}: skipped, no organ mask" for case in left_out], left_out
 
@@ -134,51 +129,8 @@ class MasksByName:
         return problems
 
 
-def masks_by_look(names: Mapping[Path, str]) -> dict[Path, str]:
-    """Return the files that are masks of files beside them by their pixels, each with the name of its image.
-
-    Their name is that of the image with a word before or behind it that says nothing known, as x_lesion beside x. Of each word
-    `ASKED` files are read: all must have few values, and their images many.
-
-    Args:
-        names: of files that are not known as masks, relative and without suffix.
-    """
-    of_name = {name: path for path, name in names.items()}
-    related: dict[str, dict[Path, str]] = {}
-    words: dict[Path, str] = {}
-    for path, name in sorted(names.items(), key=lambda item: len(item[1])):
-        place, _, last = name.rpartition("/")
-        cuts = [at for at, letter in enumerate(last) if letter in _BETWEEN]
-        parts = [(last[:at], last[at:]) for at in reversed(cuts)] + [(last[at + 1 :], last[: at + 1]) for at in cuts]
-        for image, word in parts:
-            if (whole := f"{place}/{image}" if place else image) in of_name:
-                words[path] = words.get(of_name[whole], "") + re.sub(r"\d", "", word).lower()
-                related.setdefault(words[path], {})[path] = whole
-                break
-    masks: dict[Path, str] = {}
-    for word in sorted(related, key=len):  # x_lesion before x_lesion_2, which is of x then
-        group = {path: masks.get(of_name[image], image) for path, image in related[word].items()}
-        some = list(group)[:: max(1, len(group) // ASKED)][:ASKED]
-        if all(_has_few_values(path) and not _has_few_values(of_name[group[path]]) for path in some):
-            masks |= group
-    return masks
-
-
-def _has_few_values(path: Path) -> bool:
-    """Return whether an image or volume is of a few labels, or of two levels and the noise of JPEG; False where unreadable."""
-    try:
-        values = (read_volume(path).scan if is_volume(path) else read_image(path)).ravel()
-    except UserError:
-        return False
-    values = values[:: max(1, len(values) // 2**18)]
-    if len(np.unique(values)) <= _FEW:
-        return True
-    low, high = float(values.min()), float(values.max())
-    return bool((np.minimum(values - low, high - values) <= (high - low) / 8).mean() > _FLAT)
-
-
 def _first_folder(root: Path, names: Iterable[str]) -> Path | None:
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    return next((folder for name in names if (folder := existing(root, name)).is_dir()), None)
 
 
 def _index(folder: Path | None) -> _Index:

@@ -27,14 +27,16 @@ from .classes import as_one_class, class_columns, require_usable
 from .csv import COLUMNS, fits_table, list_table, names_files, table_of
 from .decathlon import fits_decathlon, list_decathlon
 from .dicom_studies import fits_dicom, list_dicom
+from .folder_patients import patients_table, with_patients
 from .folders import fits_folders, list_folders
 from .kits import fits_kits, list_kits
 from .nnunet import fits_nnunet, list_nnunet
 from .sequences import fits_sequences, list_sequences
-from .shared import few, folders_in, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
-from .tables import FILE, LABEL, columns_in, header_of, tables_in
+from .shared import few, is_readable, others_in, place_of, require_there, told_apart, visible, without_suffix
+from .tables import FILE, header_of, label_column, tables_in
 from .totalsegmentator import fits_scans, list_scans
 from .unread import beside, other_endings, paths_of
+from .unrecognised import proposal, what_is_there
 
 
 class Layout(NamedTuple):
@@ -96,6 +98,8 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
     if name != "csv" and not root.is_dir():
         raise UserError(f"{root} is no folder", f"a folder for layout {name}", "correct the path or data.layout")
     cohort = LAYOUTS[name].list(root, settings)
+    known = patients_table(root) if name == "folders" else None
+    cohort = with_patients(cohort, known) if known else cohort
     if settings.classes and not cohort.classes:
         required = "a layout that has several (see data.classes in the settings)"
         raise UserError(
@@ -103,7 +107,14 @@ def read_layout(root: Path, settings: DataSettings, one_class: bool = False) -> 
         )
     cohort = as_one_class(cohort, one_class)
     cohort = told_apart(replace(cohort, cases=tuple(sorted(_unique(cohort.cases, root), key=lambda case: case.id))))
-    problems = (*passed, *tables_left(root, name, passed), *cohort.problems, *_endings(root, cohort), *_alike(cohort.cases))
+    problems = (
+        *_not_read(name, settings),
+        *passed,
+        *tables_left(root, name, bool(passed or known)),
+        *cohort.problems,
+        *_endings(root, cohort),
+        *_alike(cohort.cases),
+    )
     cohort = replace(cohort, label_source=_label_source(cohort, settings), problems=problems)
     _check(root, cohort, settings, one_class)
     return cohort
@@ -115,16 +126,13 @@ def _recognise(root: Path, settings: DataSettings) -> tuple[str, list[str]]:
         return "folders", []
     if name := next((name for name, layout in LAYOUTS.items() if layout.fits(root)), None):
         stray = _passed_over(root, settings) if name == "csv" else ""
+        if name == "csv" and (stray or _has_folders(root, settings)) and patients_table(root):
+            return "folders", []
         return ("folders", [stray]) if stray else (name, [])
     if settings.classes and root.is_dir():
         return "folders", []  # named by data.classes, or label maps
-    what = "a file"
-    if root.is_dir():
-        suffixes = Counter(path.suffix.lower() or "no suffix" for path in visible(root) if path.is_file())
-        files = ", ".join(f"{count} x {suffix}" for suffix, count in sorted(suffixes.items())) or "none"
-        what = f"folders: {few(folder.name for folder in folders_in(root))}; files: {files}{columns_in(root)}"
-    do = "rearrange the data or set data.normal and data.abnormal"
-    raise UserError(f"no layout is recognised in {root} ({what})", _known(), do)
+    do = proposal(root, lambda folder: any(layout.fits(folder) for layout in LAYOUTS.values()))
+    raise UserError(f"no layout is recognised in {root} ({what_is_there(root)})", _known(), do)
 
 
 def _passed_over(root: Path, settings: DataSettings) -> str:
@@ -138,22 +146,38 @@ def _passed_over(root: Path, settings: DataSettings) -> str:
         by_class = not asked and folders_of_classes(root, settings) is not None
         why = "it has no column of data.classes, which are folders here" if by_class else ""
     else:
-        folders = None
-        with suppress(UserError):
-            folders = found_folders(root, settings)
-        why = _says_nothing(table, header) if folders and folders.normal and folders.abnormal else ""
+        why = _says_nothing(table, header) if _has_folders(root, settings) else ""
     return f"{table.name} is passed over, {why}: the folders are read" if why else ""
+
+
+def _has_folders(root: Path, settings: DataSettings) -> bool:
+    """Return whether there are folders of normal and of abnormal images."""
+    with suppress(UserError):
+        folders = found_folders(root, settings)
+        return bool(folders.normal and folders.abnormal)
+    return False
 
 
 def _says_nothing(table: Path, header: set[str]) -> str:
     """Say why a table has no label or patient of any image; empty where it has."""
     if not names_files(table):
         return "no file that its first rows name is there"
-    labels = {*LABEL, *COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
+    labels = label_column(header) or {*COLUMNS["patient"]} & header or len(class_columns(table, {*COLUMNS["file"]})[0]) > 1
     return "" if labels else "it has no column label"
 
 
-def tables_left(root: Path, name: str, passed: Sequence[str]) -> list[str]:
+def _not_read(name: str, settings: DataSettings) -> list[str]:
+    """Return the line about settings that name folders and are not read in layout `name`."""
+    given = {
+        "normal": settings.normal and name != "folders",
+        "abnormal": settings.abnormal and name != "folders",
+        "masks": settings.masks and name not in ("csv", "folders", "dicom"),
+    }
+    listed = [f"data.{key}" for key, is_given in given.items() if is_given]
+    return [f"{few(listed)} is given and not read in layout {name}"] if listed else []
+
+
+def tables_left(root: Path, name: str, passed: bool) -> list[str]:
     """Return the line about tables beside the data that are not read, in layout `name`; one that is `passed` over was said."""
     if name not in ("csv", "folders", "sequences") or not root.is_dir():
         return []  # the others have tables of their own
@@ -214,6 +238,9 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
         got = f"data.lesion is empty and {root} has no labels.csv with labels: {cohort.label_source}"
         raise UserError(got, "the label that makes a slice abnormal", f"set data.lesion, or {inject}")
     for one, other in zip(cases, cases[1:], strict=False):
+        if one.id == other.id and one.image == other.image:
+            do = "keep one row or entry of it; of two folders that lie in each other leave one out"
+            raise UserError(f"{one.image} is listed twice", "each image once", do)
         if one.id == other.id:
             raise UserError(f"{one.image} and {other.image} both have the id {one.id}", "unique ids", "rename or drop one")
     if cohort.classes:
@@ -224,7 +251,8 @@ def _check(root: Path, cohort: Cohort, settings: DataSettings, one_class: bool) 
     if len(counts) == 1 and not one_class and not open_labels and not cohort.classes:
         got = f"{counts[0]} normal and {counts[1]} abnormal labels are given in {root}"
         got += "".join(f" ({line.split(';')[0]})" for line in cohort.problems if line.startswith("folders not read"))
-        raise UserError(got, "labels of both classes", f"add the other class, or {inject}")
+        do = "add the other class, set data.normal and data.abnormal" if cohort.layout == "folders" else "add the other class"
+        raise UserError(got, "labels of both classes", f"{do}, or {inject}")
     if settings.split_by != "slice" and len({case.patient for case in cases}) < 2:
         do = "add patients, or set data.split_by slice (scores are then optimistic)"
         raise UserError(f"{root} has one patient only", "two patients or more, to hold some out", do)

@@ -13,11 +13,11 @@ from pathlib import Path
 from coinseg.config.schema import DataSettings
 from coinseg.types import ClassLabels, MaskSource
 
-from .classes import asked_names, class_columns
+from .classes import asked_names, class_columns, require_certain
 from .dataset_json import values_by_class
 from .masks_by_name import MasksByName
 from .shared import existing, few
-from .tables import LABEL, first_of, header_of, titles_of
+from .tables import LABEL, header_of, label_column, titles_of
 
 PREFIXES = ("masks_", "mask_")
 """Before the name of a class: a folder, or a column, of its masks."""
@@ -56,12 +56,15 @@ def classes_of(table: Path, settings: DataSettings, taken: Collection[str]) -> t
         taken: columns, in lower case, that are something else.
     """
     header, titles = header_of(table), titles_of(table)
-    if not settings.classes and first_of(LABEL, header):
+    if not settings.classes and label_column(header):
         return [], []
+    if not settings.classes:
+        require_certain(table, taken)
     columns, lines = class_columns(table, taken)
     if not settings.classes:
         if len(columns) < 2:
-            return [], []
+            one = [f"{table.name}: column {name} has 0 and 1 (--data.classes {name} reads it)" for name in columns.values()]
+            return [], [*one, *lines]
         found = [_class(table, settings, column, title) for column, title in columns.items()]
         listed = few((one.name for one in found), 40)
         return found, [

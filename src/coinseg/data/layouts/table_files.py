@@ -10,9 +10,11 @@ from .shared import existing, folders_in, is_possible, lies_inside
 from .table_classes import PREFIXES
 from .tables import row_error
 
+_ABOVE = 4  # a table in a data set that was unpacked often names files from a folder above it
 
-def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",)) -> Path | None:
-    """Return the file or DICOM folder that a cell names, None for an empty cell."""
+
+def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("",), role: str = "file") -> Path | None:
+    """Return the file or DICOM folder that a cell names, None for an empty cell; `role` is what it is, for messages."""
     if not cell:
         return None
     if not is_possible(table.parent, cell):
@@ -24,7 +26,10 @@ def named_file(table: Path, number: int, cell: str, suffixes: Sequence[str] = ("
     for path in places_of(table, cell, suffixes):
         if path.is_file() or (split_key(path)[0].exists() and is_dicom(path)):
             return path
-    raise row_error(table, number, "names a file that is missing", "an existing file")
+    above = next((up for up in table.absolute().parents[1:_ABOVE] if (up / cell.replace("\\", "/")).is_file()), None)
+    do = f"move the table to {above}, from where it names files" if above else "correct the row"
+    what = "names a file that is missing" + (f", for its {role}" if role != "file" else "")
+    raise row_error(table, number, what, "an existing file", do)
 
 
 def is_inside(table: Path, cell: str) -> bool:
@@ -35,7 +40,7 @@ def is_inside(table: Path, cell: str) -> bool:
 def places_of(table: Path, cell: str, suffixes: Sequence[str]) -> Iterator[Path]:
     """Yield the paths that a cell may name: beside the table, in `images`, in the only folder beside it, or in other capitals."""
     names = [text + suffix for text in dict.fromkeys((cell, cell.replace("\\", "/"))) for suffix in suffixes]
-    places = [(base, name) for name in names for base in (table.parent, table.parent / "images")]
+    places = [(base, name) for name in names for base in (table.parent, existing(table.parent, "images"))]
     yield from (base / name for base, name in places)
     yield from (existing(base, name) for base, name in places)
     masks = (*MASK_FOLDERS, *ORGAN_FOLDERS)

@@ -26,12 +26,14 @@ from .shared import composed, few, visible
 
 CASE = ("image_id", "case", "case_id")  # names of the column of cases; DICOM data have more, see `dicom_studies.KEYS`
 PATIENT = ("patient", "patient_id", "subject")  # names of the column of patients
+PATIENT_IDS = tuple(f"{who}{gap}id" for who in ("patient", "subject", "participant") for gap in (" ", "-", "", "_"))
+"""Other names of it in tables of files; elsewhere PatientID is an identifier of a scan."""
 LABEL = ("label", "class_label", "abnormal", "target", "y")  # names of the column of image labels; y may also be a place
 FILE = ("file", "image", "path", "filename", "image_path", "id")  # names of the column of files
 _NORMAL = ("false", "no", "n", "negative", "neg", "absent", "falsch", "nein", "faux", "non")
 _ABNORMAL = ("true", "yes", "y", "positive", "pos", "present", "wahr", "ja", "vrai", "oui")
-_WORDS = dict.fromkeys(_NORMAL, 0) | dict.fromkeys(_ABNORMAL, 1)  # how they were understood is said
-_LABELS = _WORDS | {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
+_WORDS = dict.fromkeys(_NORMAL, 0) | dict.fromkeys(_ABNORMAL, 1)  # labels in words; how they were understood is said
+LABELS = _WORDS | {"0": 0, "normal": 0, "1": 1, "abnormal": 1, "": None}
 _SEPARATOR = re.compile(r"""\s*"?sep=([,;\t|])"?[,;\t|]*\s*""", re.IGNORECASE)  # the line with which Excel says it
 
 
@@ -60,11 +62,11 @@ def read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
     if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
         raise UserError(f"{path} has the column {shown(repeated)} twice", "columns with different names", "rename or drop one")
     for number, cells in enumerate(lines[1:], start=2 + comments):
-        if len(cells) > len(header):
+        if len(cells) > len(header) and any(cell.strip() for cell in cells[len(header) :]):
             what = f"has {len(cells)} cells and the header {len(header)}"
             do = "correct the row; put text with a separator in quotes"
             raise row_error(path, number, what, "no more cells than columns", do)
-        texts = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
+        texts = [cell.strip() for cell in cells[: len(header)]] + [""] * (len(header) - len(cells))
         if any(texts):
             rows.append((number, dict(zip(header, texts, strict=True))))
     if not rows:
@@ -103,9 +105,12 @@ def _cells(path: Path, limit: int | None = None) -> tuple[int, list[list[str]]]:
 
 
 def _behind_comments(first: str, file: TextIO) -> tuple[int, list[str]]:
-    """Return how many lines from `first` on are comments, and those read behind them; the last may be the names of columns."""
+    """Return how many lines from `first` on are comments or empty, and those read behind them.
+
+    The last comment may be the names of columns.
+    """
     lines = [first]
-    while lines[-1].lstrip(' "').startswith("#"):
+    while lines[-1].lstrip(' "').startswith("#") or (lines[-1] and not lines[-1].strip(' ",;|\t\r\n')):
         lines.append(file.readline())
     if len(lines) > 1 and _has_names(names := lines[-2].replace("#", "", 1)) and not _has_names(lines[-1]):
         return len(lines) - 2, [names, lines[-1]]
@@ -133,7 +138,7 @@ def shown(columns: Iterable[str]) -> str:
     """The names of columns for a message; of a first row that has a label or a number among them, which is data, none."""
     names = list(columns)
     known = not {*CASE, *PATIENT, *FILE}.isdisjoint(names)
-    data = any((name in _LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name) and not known
+    data = any((name in LABELS and len(name) > 2) or re.fullmatch(r"[\d.,/: -]+", name) for name in names if name) and not known
     return f"of a table without a line of names ({len(names)} columns)" if data else few(names)
 
 
@@ -153,15 +158,15 @@ def columns_in(folder: Path) -> str:
 def label_in(cell: str, path: Path, number: int) -> int | None:
     """Return the image label in a cell: 0, 1, or None for an empty one; `UserError` for anything else."""
     text = cell.casefold() if (whole := whole_number(cell)) is None else str(whole)
-    if text not in _LABELS:
+    if text not in LABELS:
         required = "0, 1, normal, abnormal, yes, no, true, false, positive, negative or nothing"
         raise row_error(path, number, "has a label that is not known", required)
-    return _LABELS[text]
+    return LABELS[text]
 
 
 def understood(table: Path) -> str:
     """Say which words of the column of labels count as abnormal and which as normal; empty where none needs saying."""
-    column = first_of(LABEL, header_of(table))
+    column = label_column(header_of(table))
     used = {row[column].casefold() for _, row in read_table(table)} if column else set()
     told = [
         f"{few(words)} {'count' if len(words) > 1 else 'counts'} as {what}"
@@ -180,8 +185,14 @@ def whole_number(cell: str) -> int | None:
 def label_source(table: Path) -> str:
     """Say which column labels are read from, and name others that might have been meant, for `Cohort.label_source`."""
     header = header_of(table)
-    first, *others = [name for name in LABEL if name in header]
+    first = label_column(header)
+    others = [name for name in LABEL if name in header and name != first]
     return f"image labels from {table.name}, column {first}" + (f" (not {few(others)})" if others else "") + understood(table)
+
+
+def label_column(header: Collection[str]) -> str | None:
+    """Return the column of image labels, None without one; `y` beside `x` is a place, as of a box."""
+    return first_of([name for name in LABEL if name != "y" or "x" not in header], header)
 
 
 def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:

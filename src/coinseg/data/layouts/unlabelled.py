@@ -18,7 +18,7 @@ from coinseg.data.readers.volume import is_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort, MaskSource
 
-from .folders import apart
+from .masks_by_look import apart
 from .masks_by_name import MASK_FOLDERS, ORGAN_FOLDERS, MasksByName
 from .registry import LAYOUTS
 from .sequence_names import split_name
@@ -78,7 +78,14 @@ def scans_in(
 
 def cases_of(source: Path) -> tuple[str, Sequence[Case]]:
     """The layout, "files" where there is none, and its cases with what labels they have, sorted; no mask is looked for."""
-    layout, cases = _listed(source, _settings(source, DataSettings(), False, None), dicom_by_series=False)
+    settings = _settings(source, DataSettings(), False, None)
+    layout, cases = _listed(source, settings, dicom_by_series=False)
+    if layout == "files" and source.is_dir() and LAYOUTS["folders"].fits(source):
+        known: dict[Path, Case] = {}
+        with suppress(UserError):  # grades, or a class without images: their labels are to be filled in
+            known = {case.image: case for case in LAYOUTS["folders"].list(source, settings).cases}
+        labels = [known.get(case.image, case) for case in cases]
+        cases = [replace(case, label=one.label, slice_labels=one.slice_labels) for case, one in zip(cases, labels, strict=True)]
     return layout, sorted(cases, key=lambda case: case.image)
 
 

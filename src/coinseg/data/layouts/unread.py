@@ -15,6 +15,7 @@ _DOCUMENTS = (
     ".py", ".ipynb", ".sh", ".md5", ".sha256", ".db", ".ini", ".lnk",
 )  # fmt: skip
 """Endings of tables, texts and programs: nobody expects pixels of them."""
+_ANNOTATIONS = (".json", ".txt", ".xml")
 
 
 def paths_of(cases: Iterable[Case]) -> set[Path]:
@@ -24,15 +25,26 @@ def paths_of(cases: Iterable[Case]) -> set[Path]:
 
 def other_endings(others: Iterable[Path], read: Collection[Path]) -> list[str]:
     """Return lines about the `others`, which no reader takes; none where they are documents, or voxels of a .mhd of `read`."""
+    others = list(others)
     voxels = {voxel_file(path) for path in read if path.suffix.lower() == ".mhd" and path.is_file()}
     left = [path for path in others if path not in voxels and not path.name.lower().endswith(_DOCUMENTS)]
     objects = {path for path in left if kind_of(path) == "other"}
     what = "reports, segmentations or other objects that are no images"
     lines = [f"{len(objects)} DICOM files not read, which are {what}"] if objects else []
     left = [path for path in left if path not in objects]
+    lines += _annotations(others, read)
     endings = Counter(path.suffix.lower() or "DICOM" for path in left if path.suffix or is_dicom(path))
     listed = few(f"{count} x {ending}" for ending, count in sorted(endings.items()))
     return lines + ([f"{endings.total()} files not read, for their ending: {listed}"] if endings else [])
+
+
+def _annotations(others: Iterable[Path], read: Collection[Path]) -> list[str]:
+    """Return the line about texts that are named as an image, as LabelMe, YOLO and VOC write outlines and boxes."""
+    names = {path.stem for path in read if is_image(path)}
+    found = Counter(ending for path in others if (ending := path.suffix.lower()) in _ANNOTATIONS and path.stem in names)
+    listed = few(f"{count} x {ending}" for ending, count in sorted(found.items()))
+    what = "annotations not read, named as images: only images are masks"
+    return [f"{found.total()} {what} ({listed})"] if found else []
 
 
 def folders_left(root: Path, covered: Collection[Path]) -> list[str]:

@@ -4,8 +4,6 @@ Images are read as every viewer shows them: the orientation tag of a camera (EXI
 Masks are read by `image_mask`.
 """
 
-import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,16 +17,13 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import new_file
 from coinseg.types import LUMINANCE, SliceMask
 
-from .limits import DENSE_LIMIT, DENSE_PIXELS, MAX_PIXELS
 from .paths import kind_of
+from .tiff import ORIENTATION, TIFF, last_sample, only_page, read_tiff, require_dense, shown
 from .voxels import require_finite
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 COLOUR_APART, COLOUR_SHARE = 0.06, 0.01  # difference of the channels, as a share of their range, and the share of such pixels
-TIFF = (".tif", ".tiff")
-_ORIENTATION = 274  # the tag in EXIF and in TIFF; its values 1 to 8 are those of TIFF 6.0, section 8
 _DECODERS = ("PNG", "JPEG", "TIFF", "BMP")  # Pillow goes by content, not by name, and some other decoders start programs
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # the `UserError` tells what is wrong
 
 
 def is_image(path: Path) -> bool:
@@ -36,7 +31,11 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES or kind_of(path) == "image"
 
 
-UNREAD = ("only the first of several frames is read", "transparent pixels are read as the colour that is stored below")
+UNREAD = (
+    "only the first of several frames is read",
+    "transparent pixels are read as the colour that is stored below",
+    "a further channel is not read (of two the second, of four the fourth)",
+)
 """What of an image is not read, in words."""
 
 
@@ -127,8 +126,8 @@ def _header(path: Path) -> tuple[int, int, object]:
             return *picture_size(path), None
         if path.suffix.lower() in TIFF:
             with tifffile.TiffFile(path) as file:
-                page = _only_page(path, file)
-                return page.imagelength, page.imagewidth, page.tags.valueof(_ORIENTATION)
+                page = only_page(path, file)
+                return page.imagelength, page.imagewidth, page.tags.valueof(ORIENTATION)
         with Image.open(path, formats=_DECODERS) as image:
             return image.height, image.width, orientation(image)
 
@@ -139,15 +138,8 @@ def orientation(image: Image.Image) -> object:
     if image.format == "TIFF" or (image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys()):
         return None
     with suppress(Exception):  # what is wrong with its notes does not make a photograph unreadable
-        return image.getexif().get(_ORIENTATION)
+        return image.getexif().get(ORIENTATION)
     return None
-
-
-def shown(pixels: np.ndarray, code: object) -> np.ndarray:
-    """Turn pixels (H, W, ...) as stored to how they are shown; codes 5 to 8 swap H and W, others than 1 to 8 do nothing."""
-    pixels = pixels.swapaxes(0, 1) if code in (5, 6, 7, 8) else pixels
-    pixels = pixels[::-1] if code in (3, 4, 7, 8) else pixels
-    return pixels[:, ::-1] if code in (2, 3, 6, 7) else pixels
 
 
 def unread_in(path: Path) -> list[str]:
@@ -155,10 +147,16 @@ def unread_in(path: Path) -> list[str]:
 
     A TIFF of several pages is refused, so it has no later frames.
     """
-    with suppress(UserError), reading(path), Image.open(path, formats=_DECODERS) as image:
-        later = path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
-        through = image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
-        return [what for what, there in zip(UNREAD, (later, through), strict=True) if there]
+    with suppress(UserError), reading(path):
+        if path.suffix.lower() in TIFF and (last := last_sample(path)) is not None:
+            pixels, is_alpha = last
+            most = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else 1
+            there = (False, is_alpha and bool(pixels.min() < most), not is_alpha and bool(np.ptp(pixels)))
+            return [what for what, is_there in zip(UNREAD, there, strict=True) if is_there]
+        with Image.open(path, formats=_DECODERS) as image:
+            later = path.suffix.lower() not in TIFF and getattr(image, "n_frames", 1) > 1
+            through = image.has_transparency_data and int(np.asarray(image.convert("RGBA"))[..., 3].min()) < 255
+            return [what for what, there in zip(UNREAD, (later, through, False), strict=True) if there]
     return []
 
 
@@ -184,7 +182,7 @@ def reading(path: Path) -> Iterator[None]:
 def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image with Pillow; `ValueError` where it claims too many pixels."""
     with Image.open(path, formats=_DECODERS) as image:
-        _require_dense(image.height, image.width, path.stat().st_size)
+        require_dense(image.height, image.width, path.stat().st_size)
         yield image
 
 
@@ -212,14 +210,6 @@ def _read_pillow(path: Path) -> np.ndarray:
         return shown(np.asarray(image.convert("RGBA"))[..., :3], code)  # through RGBA transparent pixels keep their colour
 
 
-def _require_dense(height: int, width: int, stored: int) -> None:
-    """Raise `ValueError` for more pixels than an image has, or far more than its `stored` bytes are likely to be unpacked to."""
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"its header claims {width} x {height} pixels")
-    if height * width > max(DENSE_PIXELS, stored * DENSE_LIMIT):
-        raise ValueError(f"its header claims {width} x {height} pixels and it has {stored} bytes of them")
-
-
 def deep_colour(path: Path, opened_image: ImageFile.ImageFile) -> np.ndarray | None:
     """Read a 16-bit colour PNG as uint16 (H, W, 3 or 4), not turned, None for any other image.
 
@@ -236,46 +226,6 @@ def deep_colour(path: Path, opened_image: ImageFile.ImageFile) -> np.ndarray | N
             image.tile = [tile._replace(args=depths[0].replace("16B", order)) for tile in image.tile]
             halves.append(np.asarray(image).astype(np.uint16))
     return halves[0] * np.uint16(256) + halves[1]
-
-
-def _only_page(path: Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
-    """Return the only page of a TIFF; ImageJ hides further pages behind the first."""
-    if len(file.pages) != 1 or any(len(series) != 1 for series in file.series):
-        raise UserError(f"{path} has several pages", "one image per file", "save each page as its own file")
-    page = file.pages.first
-    if page.imagedepth != 1:
-        raise ValueError(f"its header claims {page.imagedepth} x {page.imagelength} x {page.imagewidth} pixels")
-    _require_dense(page.imagelength, page.imagewidth, min(sum(page.databytecounts), path.stat().st_size))
-    if not 1 <= page.samplesperpixel <= 4 or page.tilelength * page.tilewidth > MAX_PIXELS:
-        tiles = f" and tiles of {page.tilelength} x {page.tilewidth} pixels" if page.is_tiled else ""
-        raise ValueError(f"its header claims {page.samplesperpixel} samples a pixel{tiles}; grey and colour have 1 to 4")
-    parts, places = math.prod(page.chunked), zip(page.dataoffsets, page.databytecounts, strict=False)
-    there = sum(offset > 0 < count for offset, count in places)
-    if there < parts:  # tifffile takes what is not there for 0
-        raise ValueError(f"{parts - there} of the {parts} parts of its pixels are not there")
-    return page
-
-
-def read_tiff(path: Path, stored: bool = False) -> tuple[np.ndarray | None, tifffile.TiffPage]:
-    """Read pixels (H, W) or (H, W, samples) of a one-page TIFF of any depth, None where only Pillow decodes it, and the page.
-
-    Bits, and values of which 0 is white, are left to Pillow unless they are wanted as `stored`.
-    """
-    with tifffile.TiffFile(path) as file:
-        page = _only_page(path, file)
-        grey, white, colour = (page.photometric == tifffile.PHOTOMETRIC[kind] for kind in ("MINISBLACK", "MINISWHITE", "RGB"))
-        if ((grey or colour) and page.bitspersample > 1) or (stored and (grey or white)):
-            try:
-                pixels = np.moveaxis(page.asarray(), 0, -1) if page.axes.startswith("S") else page.asarray()
-                return shown(pixels, page.tags.valueof(_ORIENTATION)), page
-            except ValueError as error:
-                if "imagecodecs" not in str(error):  # without it tifffile decodes few compressions; Pillow decodes the others
-                    raise
-        if page.bitspersample > 8 and (page.samplesperpixel > 1 or white):
-            kind = tifffile.PHOTOMETRIC(page.photometric).name
-            how, do = (" (CMYK)", "as RGB") if kind == "SEPARATED" else (" with this compression", "uncompressed")
-            raise ValueError(f"{page.bitspersample}-bit {kind}{how}; save it {do}")
-    return None, page
 
 
 def colour_of(pixels: np.ndarray) -> np.ndarray:

@@ -17,12 +17,16 @@ from scipy import ndimage
 from coinseg.errors import UserError
 from coinseg.types import SliceMask
 
-from .image import TIFF, deep_colour, opened, orientation, read_tiff, reading, require_size, shown
+from .image import deep_colour, opened, orientation, reading, require_size
 from .paths import kind_of
+from .tiff import TIFF, read_tiff, shown
 
 INVERTED = "inverted"
 """A note on a mask of grey values whose border is not 0: it is dark on light."""
+PICTURE = "picture"
+"""A note on a mask of many grey values or colours that is hardly anywhere its ground: a photograph by the name of a mask."""
 _CLASSES = 31  # whole numbers up to here are classes, however they lie beside each other
+_LEVELS, _BARE = 64, 0.5  # a picture has more levels, and less of it is ground
 _GROUND = 0.75  # share of the border that a ground other than 0 fills
 _NOISE = 1 / 8  # of the farthest level: what JPEG adds to flat parts is less
 _PLATEAU = 0.05  # share of what is no ground from which a flat level is one of the mask, not of its edges
@@ -40,7 +44,7 @@ class _Stored:
 
 
 def read_image_region(path: Path, shape: tuple[int, int], values: Sequence[int] = ()) -> tuple[SliceMask, set[str]]:
-    """Read a mask as bool (H, W), with notes: which of the values it has, or `INVERTED`.
+    """Read a mask as bool (H, W), with notes: which of the values it has, or `INVERTED` and `PICTURE`.
 
     Args:
         path: an image.
@@ -52,9 +56,12 @@ def read_image_region(path: Path, shape: tuple[int, int], values: Sequence[int] 
     if not values:
         colours = _colours(stored)
         ground = _ground(colours, stored.white_is_zero)
-        inside = _inside(np.abs(colours - ground).max(-1), stored.lossy)
+        distance = np.abs(colours - ground).max(-1)
+        inside = _inside(distance, stored.lossy)
+        bare = float((distance <= _NOISE * distance.max()).mean())
+        notes = {PICTURE} if bare < _BARE and len(np.unique(distance)) > _LEVELS else set[str]()
         grey = not stored.white_is_zero and bool((colours == colours[..., :1]).all())
-        return inside, {INVERTED} if grey and ground.any() and inside.any() else set()
+        return inside, notes | ({INVERTED} if grey and ground.any() and inside.any() else set())
     labels = _labels(path, stored)
     near = _NOISE * float(labels.max()) if stored.lossy else 0.0
     parts = {str(value): np.abs(labels - value) <= near for value in values}

@@ -14,20 +14,24 @@ Channels = tuple[str, ...]
 """Their names, in order."""
 GREY: Channels = ("grey",)
 RGB: Channels = ("red", "green", "blue")
+_LEAST = 3  # images of each label from which their colour is no chance
 ASKED = 20  # images, evenly spread, that decide whether a cohort is in colour
 
 
-def _coloured(cohort: Cohort) -> tuple[int, int]:
-    """Return how many images of those asked are in colour, and how many were asked."""
-    images = [case.image for case in cohort.cases]
-    asked = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, min(ASKED, len(images))).astype(int))]
+def _coloured(cohort: Cohort) -> tuple[int, int, str]:
+    """Return how many images of those asked are in colour, how many were asked, and what is said where that tells the label."""
+    cases = cohort.cases
+    asked = [cases[i] for i in np.unique(np.linspace(0, len(cases) - 1, min(ASKED, len(cases))).astype(int))]
     found = []
-    for image in asked:
+    for case in asked:
         try:
-            found.append(is_coloured(image))
+            found.append((case.label, is_coloured(case.image)))
         except UserError:
             continue  # reported when it is prepared
-    return sum(found), len(found)
+    kinds = [{coloured for label, coloured in found if label == which} for which in (0, 1)]
+    of_label = min(sum(label == which for label, _ in found) for which in (0, 1)) >= _LEAST and {*kinds[0]}.isdisjoint(kinds[1])
+    which = f" (those are the {'abnormal' if True in kinds[1] else 'normal'} ones: f may learn that)" if of_label else ""
+    return sum(coloured for _, coloured in found), len(found), which
 
 
 def channels_of(cohort: Cohort, settings: DataSettings) -> tuple[Channels, list[str]]:
@@ -45,16 +49,18 @@ def channels_of(cohort: Cohort, settings: DataSettings) -> tuple[Channels, list[
         return (cohort.sequences if settings.channels == "auto" else GREY), []
     if volumes or settings.channels == "grey":
         return GREY, []
-    coloured, asked = _coloured(cohort)
+    coloured, asked, which = _coloured(cohort)
     if settings.channels == "rgb":
         line = "data.channels is rgb, and none of the images that were asked is in colour: their channels are equal"
         return RGB, [] if coloured or not asked else [line]
     if coloured * 2 <= asked:
         line = (
-            f"{coloured} of {asked} images that were asked are in colour; all are read as grey (--data.channels rgb: in colour)"
+            f"{coloured} of {asked} images that were asked are in colour{which}; all are read as grey "
+            "(--data.channels rgb: in colour)"
         )
         return GREY, [line] if coloured else []
-    grey = "" if coloured == asked else f"; {asked - coloured} of {asked} that were asked are grey, their channels are equal"
+    grey = f"; {asked - coloured} of {asked} that were asked are grey, their channels are equal"
+    grey = "" if coloured == asked else grey + which.replace("those are", "those in colour are")
     return RGB, [f"images are read in colour (--data.channels grey: as luminance){grey}"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from coinseg.data.layouts.shared import few
-from coinseg.data.readers.image_mask import INVERTED, labels_of_image
+from coinseg.data.readers.image_mask import INVERTED, PICTURE, labels_of_image
 from coinseg.data.readers.volume import labels_of_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, MaskSource
@@ -79,6 +79,8 @@ def implausible(notes: Notes) -> list[str]:
         "apart": "lesion masks of {} cases do not touch the organ mask {}: do both lie on this image?",
         f"lesion {INVERTED}": "{} lesion masks are dark on light {}: the dark counts, unless data.lesion names the light value",
         f"organ {INVERTED}": "{} organ masks are dark on light {}: the dark counts, unless data.organ names the light value",
+        f"lesion {PICTURE}": "{} lesion masks look like pictures, with hardly any ground {}: are they masks?",
+        f"organ {PICTURE}": "{} organ masks look like pictures, with hardly any ground {}: are they masks?",
         "turned": "{} photographs are turned as their orientation tag says {}: masks lie on the picture as it is shown",
     }.items():
         count, which = of(note)

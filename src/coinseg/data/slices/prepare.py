@@ -58,6 +58,7 @@ class Prepared:
     case: Case
     histogram: np.ndarray | None  # of its foreground, in HU; None for percentiles
     facts: Facts
+    size: tuple[int, int] | None = None  # (H, W) of a plain image
     pixels: str | None = None  # their hash, see `twins.pixels_of`
     look: np.ndarray | None = None  # of the image, or of the slice in the middle of a scan, see `twins.look_of`
     unread: Sequence[str] = ()  # what of its image is not read, see `readers.image.UNREAD`
@@ -81,6 +82,7 @@ def prepared(case: Case, settings: Settings, kind: str, channels: Channels) -> P
     result = Prepared(case, intensity.foreground_histogram(first_of(loaded.scan), organ) if kind == "hu" else None, facts)
     result.pixels, result.look = pixels_of(loaded.scan), look_of(first_of(loaded.scan)[len(loaded.scan) // 2])
     result.unread = () if case.volume else unread_in(case.image)
+    result.size = None if case.volume else (loaded.scan.shape[1], loaded.scan.shape[2])
     encoded, scan = encoder(loaded.scan, kind, channels), turned(loaded.scan, data.axis)
     classes = [_of_class(one, loaded, slices_in(used), settings, result) for one in classes_of(case)]
     if strange := [str(index) for index in sorted(case.slice_labels) if index >= len(scan)]:

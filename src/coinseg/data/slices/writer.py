@@ -13,11 +13,13 @@ from coinseg.config.renamed import hashed
 from coinseg.config.schema import Settings
 from coinseg.data.layouts.unread import parts_lines
 from coinseg.runtime.records import seal, write_record
+from coinseg.types import Case
 
 from . import intensity
 from .case import stored_type
 from .index import write_index
 from .prepare import Prepared
+from .shortcuts import shortcuts
 from .split import LEFT_OUT, TRAINING, require_both_classes, require_two_sides, split_rows
 from .trained_on import Facts, TrainedOn
 from .twins import Twins
@@ -45,6 +47,8 @@ class StoreWriter:
         self.left_out: list[bool] = []
         self.beyond: Counter[str] = Counter()
         self.twins, self.unread = Twins(), dict[str, list[str]]()
+        self.sizes: dict[Path, tuple[int, int]] = {}  # of plain images
+        self.cases: list[Case] = []
         self.notes: dict[str, list[str]] = {}  # ids of cases by what their masks are like
         self.facts: dict[object, Facts] = {}  # of the cases, by id
         self.histograms: dict[str, np.ndarray] = {}
@@ -54,6 +58,8 @@ class StoreWriter:
     def add(self, case: Prepared) -> None:
         """Append the slices of a case; `UserError` where it contradicts one with the same pixels."""
         one = case.case
+        self.cases.append(one)
+        self.sizes |= {one.image: case.size} if case.size else {}
         if case.rows or one.label is not None:
             known = [row for row in case.rows if not row["weak"]]
             labels = {(r["slice"] if one.volume else 0, *(r[name] for name in _PLACE)): r["label"] for r in known}
@@ -80,7 +86,8 @@ class StoreWriter:
         side, scans, lesions = self.settings.data.side * self.settings.data.spacing, self.beyond["scans"], self.beyond["lesions"]
         lines = [f"{scans} scans are larger than the {side:g} mm a slice shows: what lies beyond is not seen"] if scans else []
         lines += [f"in {lesions} slices the lesion reaches beyond the {side:g} mm a slice shows"] if lesions else []
-        return lines + parts_lines(self.unread) + self.twins.said()
+        shown = [] if self.injected else shortcuts(self.sizes, self.cases)
+        return lines + parts_lines(self.unread) + shown + self.twins.said()
 
     def finish(self, **facts: object) -> None:
         """Split and scale what was added; write index.csv and store.json, which also gets `facts`."""
