@@ -483,14 +483,16 @@ def command(*words: str) -> Callable[[Path], Words]:
     return lambda root: (EXAMPLES["folders"].make(root / "data"), list(words))[1]
 
 
-def reviewed(*words: str, digest: str | None = None, case: str = "elsewhere") -> Callable[[Path], Words]:
+def reviewed(
+    *words: str, digest: str | None = None, case: str = "elsewhere", shape: tuple[int, int, int] = (1, 4, 4), pixels: str = ""
+) -> Callable[[Path], Words]:
     """A run on good data with a review of a case of 4 x 4 pixels; with a digest it is of a mask that `segment` made."""
 
     def make(root: Path) -> Words:
         EXAMPLES["folders"].make(root / "data")
         store = Store(root / "reviews")
         store.list_cases([CaseRecord(case, case, f"{case}.png", False, numbers={"sha256": digest} if digest else {})])
-        store.keep_draft(case, np.zeros((1, 4, 4), bool))
+        store.keep_draft(case, np.zeros(shape, bool), pixels)
         store.decide(case, "ann", "rejected", None)
         store.close()
         return ["run", "data", "-o", "out", "--student.reviewed", "reviews", *words]
@@ -814,6 +816,8 @@ CASES: list[Bad] = [
     Bad(SETTINGS, "masks of `segment` that were reviewed, and other scans", reviewed(digest="0" * 64)),
     Bad(SETTINGS, "reviewed masks of other data, and a dry run", reviewed("--dry-run")),
     Bad(SETTINGS, "reviewed masks of smaller images of the same names", reviewed(case="abnormal__i01")),
+    Bad(SETTINGS, "reviewed masks of other images of the same names and sizes",
+        reviewed(case="abnormal__i01", shape=(1, 40, 44), pixels="0" * 32)),
     Bad(SETTINGS, "a preset nobody knows", command("run", "data", "-o", "out", "--preset", "thesys")),
     Bad(SETTINGS, "a method nobody knows", command("run", "data", "-o", "out", "--method", "layercm")),
     Bad(SETTINGS, "a word for a number", command("run", "data", "-o", "out", "--coin.steps", "many")),

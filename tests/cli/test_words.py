@@ -223,6 +223,14 @@ def test_the_bar_and_the_time_left_are_seen_at_every_width(width: int) -> None:
 # --- a shell, a doctor, a demo
 
 
+@pytest.mark.parametrize(("words", "code"), [("info >&-", 0), ("inspect nowhere >&-", 2), ("inspect nowhere >&- 2>&-", 2)])
+def test_a_command_without_an_output_has_its_exit_code_and_no_traceback(words: str, code: int) -> None:
+    """As a scheduler may start it: what was done in hours ended with a traceback and code 1."""
+    done = subprocess.run(["sh", "-c", f"exec {sys.executable} -m coinseg {words}"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (code, "", False)
+    assert ("coinseg: error: nowhere does not exist" in done.stderr) == (words == "inspect nowhere >&-")
+
+
 @pytest.mark.parametrize("shell", completion.SHELLS)
 def test_completion_knows_every_command_and_setting(shell: str, tmp_path: Path) -> None:
     text = completion.script(shell, cli.COMMANDS)
@@ -244,6 +252,34 @@ def test_the_doctor_says_what_is_bad(capsys: Words, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(doctor, "memory_gb", lambda: None)
     found = list(doctor.findings(selftest=False))
     assert {"coinseg", "libraries", "threads", "GPU", "memory", "disk"} <= {each.name for each in found}
+
+
+@pytest.mark.parametrize(
+    ("version", "inside", "free"),
+    [(1, False, 9.0), (1, True, 9.0), (2, False, 9.0), (2, True, 9.0), (0, False, 20.0)],
+)  # fmt: skip
+def test_free_memory_is_that_of_the_groups_around_and_files_at_hand_are_free(
+    tmp_path: Path, version: int, inside: bool, free: float
+) -> None:
+    """A job of 16 GB that had read 8 GB of scans was said to have 1 GB; one of another group, or of version 1, had no limit."""
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 32000000 kB\nMemAvailable: 19531250 kB\n")
+    kind, base = ("4:cpu,memory:", "memory") if version == 1 else ("0::", "")
+    (tmp_path / "proc" / "self" / "cgroup").write_text(f"9:pids:/\n{kind}/jobs/7/step\n" if version else "9:pids:/\n0::/\n")
+    # Seen from inside of a container its group is the root of what is mounted.
+    group = tmp_path / "sys" / "fs" / "cgroup" / base / ("" if inside else "jobs/7")
+    group.mkdir(parents=True)
+    most, used = ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    prefix = "total_" if version == 1 else ""
+    if version:
+        (group / f"memory.{most}").write_text("16000000000\n")
+        (group / f"memory.{used}").write_text("15000000000\n")
+        (group / "memory.stat").write_text(f"file 9000\n{prefix}inactive_file 5000000000\n{prefix}active_file 3000000000\n")
+        (group / "step").mkdir()
+        for name, text in ((most, "max\n"), (used, "1000\n"), ("stat", "")):
+            (group / "step" / f"memory.{name}").write_text(text)
+    assert doctor.memory_gb(tmp_path) == pytest.approx(free)
+    assert doctor.memory_gb(tmp_path / "elsewhere") is None
 
 
 def test_the_self_test_knows_its_masks_and_fails_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

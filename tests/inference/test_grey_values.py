@@ -309,6 +309,28 @@ def test_an_array_of_a_picture_gives_the_mask_of_its_file(tmp_path: Path, colour
         assert np.array_equal(run.masks(np.stack(pictures)), np.stack(expected))
 
 
+@pytest.mark.parametrize(("record", "kind"), [(ON_IMAGES, "percentile"), (ON_CT, "hu")])
+@pytest.mark.parametrize("ask", ["masks", "segment", "show"])
+def test_a_last_axis_of_one_is_no_stack_of_images_of_one_column(tmp_path: Path, record: TrainedOn, kind: str, ask: str) -> None:
+    """(H, W, 1), as several libraries read a grey picture, was H images of W x 1, and its mask was another one."""
+    run = load(run_on(tmp_path / "run", record, kind))
+    for given in (ct()[1][..., None], torch.from_numpy(ct()[1])[..., None], np.stack([ct()[1]] * 2, -1)):
+        line = rf"an array of shape \(40, 44, {given.shape[2]}\), whose last axis is no row.*; give array\[\.\.\., 0\]"
+        with pytest.raises(UserError, match=line):
+            getattr(run, ask)(given)
+
+
+@pytest.mark.parametrize("axis", ["coronal", "sagittal"])
+def test_one_axial_slice_is_no_stack_of_slices_of_one_row(tmp_path: Path, axis: str) -> None:
+    """For a run along another axis; a file of one slice was refused, and its array had a mask of nothing."""
+    settings = tiny_settings()
+    run = load(run_on(tmp_path / "run", ON_CT, settings=replace(settings, data=replace(settings.data, axis=axis))))  # type: ignore[arg-type]
+    assert run.masks(ct()).shape == ct().shape
+    for given in (ct()[1], ct()[1:2]):
+        with pytest.raises(UserError, match=rf"which has {axis} slices of one row or column; required: \(slices, H, W\)"):
+            run.masks(given)
+
+
 def test_channels_that_come_first_are_not_taken_for_three_images_without_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

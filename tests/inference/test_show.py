@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -13,9 +14,11 @@ import torch
 import coinseg
 from coinseg.inference.checkpoint import load
 from coinseg.inference.predictor import Predictor
+from coinseg.inference.scans import cut_slices, images_of
 from coinseg.inference.show import Pictures, Row
+from coinseg.inference.sources import load_all
 from conftest import tiny_settings
-from models import bright_run
+from models import Brightness, PaintBlack, bright_run, explainer_of, hu
 from writers import affine_of, make_run, make_scan
 
 
@@ -27,7 +30,7 @@ def one(root: Path, **more: object) -> Predictor:
 
 def test_prepared_images_are_shown_beside_their_counterfactual_difference_and_mask() -> None:
     run = bright_run()
-    images = torch.full((3, 1, 16, 16), -0.5)
+    images = torch.full((3, 1, 32, 32), -0.5)
     images[1, :, 4:10, 4:10] = 0.9
     shown, masks, explanation = run.show(images, most=2), run.masks(images), run.explain(images)
     assert shown.columns == ("image", "counterfactual", "difference", "mask")
@@ -45,8 +48,24 @@ def test_prepared_images_are_shown_beside_their_counterfactual_difference_and_ma
     html = shown._repr_html_()
     assert html.count("<img") == 8
     assert set(re.findall(r'src="([^,"]+)', html)) == {"data:image/png;base64"}
-    assert shown.picture().shape == (32, 64, 3)
+    assert shown.picture().shape == (64, 128, 3)
     assert "image 1" in repr(shown)
+
+
+def test_what_is_doubtful_of_prepared_images_is_shown_too_and_no_picture_at_all_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`masks` said that images were in [0, 1], and `show` painted them as if they were not."""
+    run, images = bright_run(), torch.full((2, 1, 64, 64), 0.5)
+    images[:, :, 4:10] = 0.0
+    lines = ["no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1"]
+    lines.append("images of 64 x 64 pixels, and the training had 32 x 32")
+    assert list(run.show(images).notes) == [f"doubtful: {line}" for line in lines]
+    run.masks(images)
+    assert caplog.messages == [f"doubtful masks: {line}" for line in lines]
+    for most in (0, -1):  # a traceback; and one image too few, with a wrong number of the others
+        with pytest.raises(coinseg.UserError, match=f"most is {most}; required: 1 image or more"):
+            run.show(images, most=most)
 
 
 def test_of_a_scan_the_slices_with_the_largest_masks_are_shown(tmp_path: Path) -> None:
@@ -59,6 +78,21 @@ def test_of_a_scan_the_slices_with_the_largest_masks_are_shown(tmp_path: Path) -
     assert any(note.startswith("3 more slices are not shown") for note in shown.notes)
     size = run.settings.data.size
     assert shown.rows[0].pictures[0].shape == (size, size, 3)
+
+
+def test_every_tile_has_its_own_f_and_name() -> None:
+    """Each was shown with the highest f of its slice."""
+    settings = tiny_settings()
+    settings = replace(settings, data=replace(settings.data, tile=32))
+    run = Predictor.of(explainer_of(settings, Brightness(), PaintBlack()), hu(-1000.0, 1000.0), 0.5)
+    scan = np.full((1, 40, 32), -1000, np.int16)
+    scan[:, 20:] = 40  # the lower tile is the brighter one
+    shown, (case,) = run.show(scan), load_all(run, scan)[0]
+    f = run.probability(images_of(run, cut_slices(run, [case])))
+    assert len(f) == 2
+    assert f[1] > f[0] + 0.02
+    captions = [row.caption.rsplit(",", 1)[0] for row in shown.rows]
+    assert captions == [f"slice 0, tile {i}: f {value:.2f}" for i, value in enumerate(f)]
 
 
 def test_captions_are_text_and_no_html() -> None:

@@ -17,7 +17,7 @@ import pytest
 from desks import DICOM, FRAME, SHAPE, made_scan, masks_folder, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 from skimage.draw import polygon2mask
 
 from coinseg.cli import review_commands
@@ -27,7 +27,7 @@ from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_geometry, read_mask, read_volume, write_mask, write_scan
 from coinseg.errors import UserError
 from coinseg.export.dicom_seg import frames_of, write_dicom_seg
-from coinseg.export.nnunet import NAME
+from coinseg.export.nnunet import NAME, cases_in, write_nnunet
 from coinseg.review.desk import Desk, Rules, desk_on
 from coinseg.review.exchange import KINDS, export_reviewed
 from coinseg.review.incoming import masks_by_name
@@ -286,6 +286,23 @@ def test_plain_images_go_to_nnunet_as_well(tmp_path: Path, colour: bool) -> None
     np.testing.assert_array_equal(picture, np.asarray(Image.open(tmp_path / "scans" / "p00.png")))
 
 
+def test_a_mask_that_fills_the_border_is_not_turned_inside_out_for_nnunet(tmp_path: Path) -> None:
+    """A mask from elsewhere that is white all around is dark on light; one that was drawn here is as it was drawn."""
+    masks_folder(tmp_path, cases=0, images=1)
+    wanted = np.ones((1, 50, 64), bool)
+    wanted[0, 20:30, 20:40] = False
+    with desk_of(tmp_path / "masks") as desk:
+        (draft,) = desk.source.drafts
+        state = desk.editor.replace(draft.key, "ann", wanted, "brush", "k0")
+        desk.editor.decide(draft.key, "ann", "accepted", "", 1.0, state["edits"])
+        export_reviewed(desk.source, desk.store, "nnunet", tmp_path / "Dataset101_x")
+        export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "Dataset101_x" / "labelsTr" / "p00.png")), wanted[0])
+    cases, _ = cases_in(tmp_path / "scans", tmp_path / "out")
+    write_nnunet(tmp_path / "Dataset102_x", cases)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "Dataset102_x" / "labelsTr" / "p00.png")), wanted[0])
+
+
 def test_every_sequence_of_a_reviewed_scan_is_a_channel_of_nnunet(tmp_path: Path) -> None:
     """Of a run, whose layout knows the sequences; beside masks of `segment` nobody knows them, and that is said."""
     masks_folder(tmp_path, cases=1)
@@ -381,6 +398,9 @@ def test_an_image_of_another_size_than_was_reviewed_is_one_line(tmp_path: Path) 
         for draft in desk.source.drafts:
             desk.editor.decide(draft.key, "ann", "accepted", "", 1, 0)
         write_nifti(scans / "s00.nii.gz", stored(made_scan(1, (13, 40, 48))[0], PLAIN), PLAIN)
+        done = export_reviewed(desk.source, desk.store, "masks", tmp_path / "other")
+        assert (done.cases, done.left_out) == (1, ["s00.nii.gz: it was another scan that was reviewed"])
+        desk.store._connection.execute("DELETE FROM facts WHERE name LIKE 'pixels %'")  # as it was before they were kept
         with pytest.raises(UserError, match=r"s00.nii.gz has shape \(13, 40, 48\) and its reviewed mask \(12, 40, 48\)"):
             export_reviewed(desk.source, desk.store, "masks", tmp_path / "out")
         write_nifti(scans / "s00.nii.gz", stored(made_scan(1)[0], PLAIN), PLAIN)
@@ -475,6 +495,47 @@ def test_scans_and_maps_are_no_masks_though_they_have_their_names(
     assert said.count(f"is the {what} itself; required: a mask of it; choose the folder or file of the mask") == 2
     assert "different values, as scans and maps have; required: a mask, which has 32 at most" in said
     assert Store(tmp_path / "masks" / "review", write=False).decisions() == []
+
+
+@pytest.mark.parametrize("as_what", ["png", "jpg", "grey", "stretched"])
+def test_a_picture_that_was_saved_anew_is_no_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_what: str) -> None:
+    """Only the same bytes were the scan: a copy was cut half way, and accepted."""
+    masks_folder(tmp_path, cases=0, images=1, colour=True)
+    (place := tmp_path / "in").mkdir()
+    with Image.open(tmp_path / "scans" / "p00.png") as picture:
+        pixels = np.asarray(picture)
+    grey = np.asarray(Image.fromarray(pixels).convert("L"))
+    shown = {"grey": grey, "stretched": (grey * 0.7 + 20).astype(np.uint8)}.get(as_what, pixels)
+    name = "p00.jpg" if as_what == "jpg" else "p00.png"
+    Image.fromarray(shown).save(place / name, **({"quality": 85} if as_what == "jpg" else {"compress_level": 1}))
+    assert main(["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk", "--accept"]) == 2
+    assert f"{name} is the scan itself; required: a mask of it" in capsys.readouterr().out
+    soft = np.zeros((50, 64), np.uint8)
+    soft[10:25, 20:40] = 255
+    Image.fromarray(soft).filter(ImageFilter.GaussianBlur(2)).save(place / name)  # a mask with as many grey values
+    assert main(["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk", "--accept"]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_mask_of_several_values_is_taken_whole_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The pixels that nnU-Net is told to ignore have a value of their own, and became lesion without a word."""
+    masks_folder(tmp_path, cases=2, images=2)
+    (place := tmp_path / "in").mkdir()
+    for name in ("s00", "s01"):
+        draft = read_volume(tmp_path / "masks" / f"{name}.nii.gz")
+        labels = draft.scan.astype(np.uint8)
+        labels[:, :3] = 2 if name == "s00" else 0
+        write_scan(place / f"{name}.nii.gz", labels, draft.geometry)
+    levels = np.zeros((50, 64), np.uint8)
+    levels[10:25, 20:40], levels[30:40, 20:40] = 1, 3
+    Image.fromarray(levels).save(place / "p00.png")
+    Image.fromarray((levels > 0).astype(np.uint8) * 255).save(place / "p01.png")
+    assert main(["review-import", str(tmp_path / "masks"), str(place), "--reviewer", "itk"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "note" in line]
+    assert notes == [
+        "  note: p00.png: the values 1, 3 all count as inside",
+        "  note: s00.nii.gz: the values 1, 2 all count as inside",
+    ]
 
 
 def test_names_that_fit_two_cases_are_not_guessed(tmp_path: Path) -> None:

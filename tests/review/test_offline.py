@@ -134,7 +134,9 @@ def test_the_counterfactual_is_of_the_slice_that_is_seen_first(source: Source, t
             raise UserError("nothing", "something", "wait")
         return SliceMaps(np.zeros((40, 48), np.float32), np.zeros((40, 48), np.float32), 0.9, 0.12345)
 
-    data = page_of(source, tmp_path / "p.html", explain=explain)
+    written = write_case_pages(tmp_path / "p.html", source, explain=explain)
+    data = data_of((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert written.unexplained == {asked[1][0]: "nothing; required: something; wait"}
     assert [(one["id"], one["first"]) for one in data["cases"]] == asked
     assert data["cases"][1]["said"] is None
     assert (data["cases"][0]["said"]["at"], data["cases"][0]["said"]["after"]) == (asked[0][1], 0.1235)
@@ -254,12 +256,37 @@ def test_a_table_that_comes_late_does_not_overrule_who_decided_since_and_a_comme
         assert desk.summary()["agreement"] == []  # ann is not sure, and bob wants one redrawn
 
 
+def test_a_table_without_times_counts_once_and_overrules_nobody_the_second_time(source: Source, tmp_path: Path) -> None:
+    """A spreadsheet need not say when: every line was of now each time it was read, and the last to decide."""
+    rows = [row | {"reviewer": "ann"} for row in table_of(source, s00="accepted", s01="unsure")]
+    file = write_table(tmp_path / "review.csv", rows)
+    drafts = {draft.record.id: draft for draft in source.drafts}
+    with desk_on(source, None, Rules()) as desk:
+        assert import_decisions(desk, file).taken == 2
+        desk.store._connection.execute("UPDATE decisions SET time = '2024-05-06T07:08:09+00:00'")  # some days ago
+        desk.editor.decide(drafts["s00.nii.gz"].key, "bob", "rejected", "", 1, 0)
+        desk.editor.decide(drafts["s01.nii.gz"].key, "ann", "accepted", "", 1, 0)
+        again = import_decisions(desk, file)
+        since = "s01.nii.gz: ann decided it otherwise since; give the line a time, or decide it on the desk"
+        assert (again.taken, again.known, again.left_out) == (0, 1, [since])
+        assert {one.case: (one.reviewer, one.state) for one in desk.store.reviewed()} == {
+            "s00.nii.gz": ("bob", "rejected"), "s01.nii.gz": ("ann", "accepted"),
+        }  # fmt: skip
+        other = write_table(tmp_path / "more.csv", table_of(source, s01="rejected"))
+        assert import_decisions(desk, other, "ann").taken == 1  # what she never said before is of now
+        rows = [row | {"reviewer": "ann", "time": "2999-01-01"} for row in table_of(source, p00="redraw")]
+        file = write_table(tmp_path / "ahead.csv", rows)
+        assert [import_decisions(desk, file).known for _ in range(2)] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"decision": "perhaps"}, "row 2 of .* has the decision 'perhaps'; required: accepted, rejected"),
         ({"decision": "accepted"}, "row 2 of .* does not say who decided; required: a name of 1 to 60 letters"),
         ({"decision": "accepted", "reviewer": "x" * 61}, "row 2 of .* does not say who decided"),
+        ({"time": "06/05/2024 7:08"}, r"row 2 of .* has the time '06/05/2024 7:08'; required"),
+        ({"time": "0001-01-01T00:00:00+05:00"}, "row 2 of .* has the time '0001"),
     ],
 )
 def test_a_wrong_line_is_named_and_nothing_is_taken(source: Source, tmp_path: Path, change: dict[str, str], message: str) -> None:
@@ -281,7 +308,9 @@ def test_a_table_of_something_else_is_refused(source: Source, tmp_path: Path) ->
 def test_the_commands(source: Source, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masks, page = str(tmp_path / "masks"), tmp_path / "cases.html"
     assert main(["review-page", masks, "-o", str(page), "--review.budget", "2"]) == 0
-    assert "2 cases in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 cases in" in said
+    assert "  without a counterfactual: 2 cases (the run that made the masks is not there)\n" in said
     assert len(data_of(page.read_text(encoding="utf-8"))["cases"]) == 2
     assert main(["review-page", masks, "-o", str(page)]) == 2
     assert "already exists" in capsys.readouterr().err

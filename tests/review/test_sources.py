@@ -21,9 +21,10 @@ from coinseg.errors import UserError
 from coinseg.inference.table import measure, told, write_table
 from coinseg.pipeline.run_folder import write_settings
 from coinseg.review.desk import Rules, desk_on
+from coinseg.review.exchange import export_reviewed
 from coinseg.review.kept.store import reviewed
 from coinseg.review.sources import read_source
-from conftest import tiny_settings, write_images
+from conftest import TINY, tiny_settings, write_images
 from writers import make_run
 
 
@@ -68,6 +69,61 @@ def test_a_run_has_sides_truth_and_confidence(tmp_path: Path) -> None:
         assert {row["side"] for row in rows} == {"training", "held out"}
         assert all(row["numbers"]["doubtful"] for row in rows)
         assert (run / "review" / "review.sqlite").is_file()
+
+
+def test_masks_whose_images_are_gone_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were no longer in the queue, and nobody knew."""
+    run = run_folder(tmp_path)
+    assert read_source(run).missing == ()
+    for name in ("i03", "i05"):
+        (tmp_path / "data" / "abnormal" / f"{name}.png").unlink()
+    assert cli_main(["review-page", str(run), "-o", str(tmp_path / "cases.html")]) == 0
+    said = capsys.readouterr().out
+    assert f"2 cases of {run} have a mask and are not among its data: abnormal__i03, abnormal__i05\n" in said
+    assert "10 cases in" in said
+
+
+def mirror(data: Path, name: str) -> None:
+    path = data / "abnormal" / f"{name}.png"
+    Image.fromarray(np.fliplr(np.asarray(Image.open(path)))).save(path)
+
+
+def test_what_was_decided_of_an_image_is_not_of_another_one_of_its_name_in_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The images were mended under their names, turned round, say, and masks drawn on the former ones exported, and taught."""
+    run, data, name = run_folder(tmp_path), tmp_path / "data", "abnormal__i01"
+    with desk_on(read_source(run), None, Rules()) as desk:
+        drafts = {draft.record.id: draft for draft in desk.source.drafts}
+        for case in (name, "abnormal__i03"):
+            assert desk.case(drafts[case].key, "ann")["note"] == ""
+            drawn = np.zeros((1, 40, 44), bool)
+            drawn[0, 9:19, 2:9] = True
+            state = desk.editor.replace(drafts[case].key, "ann", drawn, "brush", f"name-{case}")
+            desk.editor.decide(drafts[case].key, "ann", "accepted", "", 1.0, state["edits"])
+        mirror(data, "i01")
+        for kind in ("masks", "prompts"):
+            done = export_reviewed(desk.source, desk.store, kind, tmp_path / kind)
+            assert (done.cases, done.left_out) == (1, [f"{name}: it was another scan that was reviewed"])
+        assert export_reviewed(desk.source, desk.store, "csv", tmp_path / "csv").cases == 2
+    words = ["run", str(data), "-o", str(tmp_path / "out"), *TINY, "--student.reviewed", str(run), "--dry-run"]
+    assert cli_main(words) == 2
+    assert f"the reviewed mask of {name} was drawn on other pixels than" in capsys.readouterr().err
+    with desk_on(read_source(run), None, Rules()) as desk:
+        assert desk.case(drafts["abnormal__i03"].key, "ann")["note"] == ""
+        opened = desk.case(drafts[name].key, "ann")
+        assert opened["note"].startswith("another image than before, and so open again; what was decided of the former one")
+        assert (opened["edits"], opened["pixels"]) == (0, 16)  # the draft
+        assert {row["id"]: row["state"] for row in desk.queue("ann")["cases"]}[name] == "open"
+        assert cli_main(words) == 0
+        desk.editor.decide(drafts[name].key, "ann", "rejected", "", 1.0, 0)
+    mirror(data, "i01")  # back
+    with desk_on(read_source(run), None, Rules()) as desk:
+        assert desk.case(drafts[name].key, "ann")["pixels"] == 70
+        assert {row["id"]: row["state"] for row in desk.queue("ann")["cases"]}[name] == "corrected"
+    cases = {one.case.partition(" (")[0]: one.state for one in reviewed(run)}
+    assert (len(reviewed(run)), cases) == (3, {name: "rejected", "abnormal__i03": "corrected"})
+    assert cli_main(words) == 0
 
 
 def test_a_run_that_was_made_elsewhere_names_no_data_of_this_machine(tmp_path: Path) -> None:

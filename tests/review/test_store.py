@@ -122,6 +122,23 @@ def test_a_decision_keeps_its_mask_and_is_stale_when_the_mask_changes(tmp_path: 
     assert next(one for one in reviewed(tmp_path) if one.case == "c1").mask.sum() == 11
 
 
+def test_who_skips_a_case_that_he_decided_takes_nothing_back(tmp_path: Path) -> None:
+    """Paging on with S through decided cases took every decision back."""
+    store = new_store(tmp_path, cases=2)
+    store.decide("c0", "ann", "accepted", store.mask("c0", "ann"), "fine")
+    assert [store.decide("c0", "ann", "skipped", None, comment) for comment in ("fine", "")] == ["accepted"] * 2
+    assert [(one.state, one.comment) for one in store.decisions()] == [("accepted", "fine")]
+    with pytest.raises(
+        UserError, match=r"a comment, and the case is accepted and was only skipped; .*; decide the case once more"
+    ):
+        store.decide("c0", "ann", "skipped", None, "not so sure")
+    assert store.decide("c0", "bob", "skipped", None, "later") == "skipped"
+    assert [(one.case, one.reviewer) for one in reviewed(tmp_path)] == [("c0", "ann")]
+    store.stroke("c0", "ann", "brush", point(0, 0, 0), "k")
+    assert store.decide("c0", "ann", "skipped", None) == "skipped"  # the mask was changed, so it was open again
+    assert reviewed(tmp_path) == []
+
+
 def test_of_two_reviewers_the_later_counts_also_when_the_clock_went_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = new_store(tmp_path)
     store.decide("c0", "ann", "accepted", store.mask("c0", "ann"))

@@ -16,6 +16,8 @@ from coinseg.data.slices.arrays import Dataset
 from coinseg.data.slices.dataset import TrainingSlices
 from coinseg.data.slices.store import prepare
 from coinseg.errors import UserError
+from coinseg.pipeline.recipe import train
+from coinseg.pipeline.slice_segmenter import SliceSegmenter
 from coinseg.training.classifier import train_classifier
 from coinseg.training.coin import train_coin
 from coinseg.training.student import Lesson, train_student
@@ -125,6 +127,7 @@ def test_a_number_of_a_patient_is_one_name_whatever_its_type(of: Callable[[objec
         (lambda x, y: (x * 255, y), r"between 0 and 255; required: values in \[0, 1\]"),
         (lambda x, y: (x * 2 - 1, y), r"between -1 and 1;"),
         (lambda x, y: (np.where(x > 0.9, np.nan, x), y), "NaN or infinite"),
+        (lambda x, y: ([x[0], x[1][:20, :20]], y[:2]), "a list of several shapes; required: one shape for all; resize them"),
         (lambda x, y: (x, y[:5]), r"labels of shape \(5,\); required: \(24,\)"),
         (lambda x, y: (x, y + 1), "labels with other values than 0 and 1"),
         (lambda x, y: (x, y.astype(str)), "labels with other values than 0 and 1"),
@@ -153,3 +156,19 @@ def test_arrays_that_do_not_suit_are_refused_in_one_line(change: Callable[..., t
     images, labels = cohort()
     with pytest.raises(UserError, match=line):
         Dataset(*change(images / 255, labels))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ask", "line"),
+    [
+        (lambda x, y, s: train(x, y, s), "report is Settings; required: .*; name the others: settings=..., patients=..."),
+        (lambda x, y, s: train(x, y, ["a"] * 24), "report is list; required: .*; name the others"),
+        (lambda x, y, s: train(x, y, settings=s.as_dict()), "settings is dict; required: coinseg.Settings; give"),
+        (lambda x, y, s: SliceSegmenter(s.as_dict()).fit(x, y), "settings is dict"),
+    ],
+)  # fmt: skip
+def test_arguments_in_the_order_of_another_function_are_refused_in_one_line(ask: Callable[..., object], line: str) -> None:
+    """`train(images, labels, settings)` was a traceback in the first step."""
+    images, labels = cohort()
+    with pytest.raises(UserError, match=line):
+        ask(images / 255, labels, tiny_settings())

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from coinseg.config.schema import Settings
 from coinseg.data.readers.paths import sha256_of
+from coinseg.data.slices.crop import Box
 from coinseg.data.slices.split import LEFT_OUT, TRAINING, VALIDATION
-from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks
+from coinseg.data.slices.student_data import IGNORED, PseudoMasks, ReviewedMasks, reviewed_masks, target_of
+from coinseg.data.slices.twins import pixels_in
 from coinseg.errors import UserError
 from coinseg.pipeline.job import Job
 from coinseg.pipeline.reviews import Learnt, ids_of, reviewed_of
@@ -36,6 +38,7 @@ class Decided:
     sha256: str | None = None
     model_class: str = ""
     time: str = ""
+    pixels: str | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -142,6 +145,40 @@ def test_a_reviewed_mask_of_another_size_is_of_another_image(tmp_path: Path) -> 
         UserError, match=r"mask of abnormal__i01 has 1 x 40 x 44 and its case 1 x 80 x 88 .*the masks of these data"
     ):
         replace(work, reviews=(review,)).check()
+
+
+def test_a_reviewed_mask_of_other_pixels_is_of_another_image(tmp_path: Path) -> None:
+    """Reviews of a run on other data with the same names and sizes were learnt."""
+    work = workspace(tmp_path)
+    case = next(case for case in work.cohort.cases if case.label == 1)
+    review = replace(decided(work.data, case.id), pixels=pixels_in(case.image, False))
+    replace(work, reviews=(review,)).check()
+    Image.open(case.image).save(case.image, compress_level=1)  # another file of the same pixels
+    replace(work, reviews=(review,)).check()
+    Image.fromarray(np.fliplr(np.asarray(Image.open(case.image)))).save(case.image)
+    with pytest.raises(
+        UserError, match=r"mask of abnormal__i01 was drawn on other pixels than .*i01\.png has; required: the masks"
+    ):
+        replace(work, reviews=(review,)).check()
+    case.image.write_bytes(b"")
+    replace(work, reviews=(review,)).check()  # what cannot be read is said where it is prepared
+
+
+def test_a_lesion_smaller_than_a_prepared_pixel_is_not_taught_as_nothing(tmp_path: Path) -> None:
+    """Less than half of each pixel was inside, so a slice in which a person drew a lesion was learnt as a normal one."""
+    work = workspace(tmp_path)
+    settings = replace(tiny_settings(), data=replace(tiny_settings().data, size=16))
+    store = job_of(replace(work, settings=settings)).store
+    row = int(np.flatnonzero((store.index["split"] == TRAINING) & (store.index["label"] == 1))[0])
+    dot = np.zeros((1, 40, 44), bool)
+    dot[0, 21, 30] = True
+    found = reviewed_masks([Decided(str(store.index["case"][row]), dot)], store, "axial")
+    assert found.rows.tolist() == [row]
+    assert np.argwhere(found.targets[0]).tolist() == [[8, 11]]  # 21.5 of 40 rows, 30.5 of 44 columns
+    left = Box(0, 0, 40, 22)
+    assert not target_of(dot[0], left, 16).any()  # it lies beyond the box
+    np.testing.assert_array_equal(target_of(dot[0], right := Box(0, 22, 40, 22), 40), right.resize_mask(dot[0], 40))
+    assert not target_of(np.zeros((40, 44), bool), left, 16).any()
 
 
 def test_reviews_without_a_student_are_refused_before_any_work(tmp_path: Path) -> None:

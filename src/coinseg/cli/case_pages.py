@@ -38,6 +38,9 @@ def write_pages(work: Any, trained: Any, report: Any) -> None:
         )  # fmt: skip
         for line in written.left_out:
             report(f"warning: not on the case pages: {plain(line)}", 0, 0, {})
+        if 0 < written.cases == len(written.unexplained):
+            why = plain(next(iter(written.unexplained.values())))
+            report(f"warning: no counterfactual is on the case pages: {why}", 0, 0, {})
     if _is_free(table):
         write_text(table, decision_table(source, ranked(source)))
 

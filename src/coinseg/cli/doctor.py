@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -20,6 +21,9 @@ from coinseg.runtime.process_group import cores
 LIBRARIES = ("torch", "numpy", "scipy", "timm", "kornia", "lightning-fabric", "nibabel", "pillow")
 ROOM_GB, MEMORY_GB = 2.0, 3.0
 """Free disk and memory below which a run of the default size is likely to stop."""
+GROUP_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+GROUP_2 = ("memory.max", "memory.current", "")
+"""Of a control group of version 1 and 2: the files of its limit and its use, and how names of the cache in memory.stat begin."""
 SIDE, IMAGES, HELD_OUT, LEAST = 32, 96, 32, 0.5
 """Of the self-test: side of an image in pixels, images to train on and to mark, and the IoU that must be reached."""
 
@@ -84,16 +88,33 @@ def _devices() -> Iterator[Finding]:
         yield Finding("GPU", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}", True)
 
 
-def memory_gb() -> float | None:
-    """Free memory in GB (10^9 bytes), of the control group where that is less; None where the system does not say."""
+def memory_gb(root: Path = Path("/")) -> float | None:
+    """Free memory in GB (10^9 bytes), of the control groups where that is less; None where the system does not say.
+
+    What only keeps files at hand counts as free: the system gives it up where it is needed.
+    """
     found = []
-    if (file := Path("/proc/meminfo")).is_file():
+    if (file := root / "proc/meminfo").is_file():
         lines_of = file.read_text(encoding="utf-8").splitlines()
         found += [1024 * int(line.split()[1]) for line in lines_of if line.startswith("MemAvailable:")]
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").is_file() and (most := (group / "memory.max").read_text().strip()).isdecimal():
-        found.append(int(most) - int((group / "memory.current").read_text()))
+    own = root / "proc/self/cgroup"
+    for line in own.read_text(encoding="utf-8").splitlines() if own.is_file() else ():
+        _, kinds, place = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base, names = (root / "sys/fs/cgroup/memory", GROUP_1) if kinds else (root / "sys/fs/cgroup", GROUP_2)
+        parts = [part for part in place.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):  # a job is limited by its groups and those around them
+            with suppress(OSError, ValueError):
+                found.append(_left(base.joinpath(*parts[:depth]), *names))
     return min(found) / 1e9 if found else None
+
+
+def _left(group: Path, most: str, used: str, prefix: str) -> int:
+    """Bytes that a control group may still take; `ValueError` where it has no limit, `OSError` where it is not there."""
+    stat = [line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines()]
+    cache = sum(int(value) for name, value in stat if name in (f"{prefix}inactive_file", f"{prefix}active_file"))
+    return max(0, int((group / most).read_text()) - int((group / used).read_text()) + cache)
 
 
 def known_images(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -116,6 +116,9 @@ def build_parser(words: list[str], settings: Any = None) -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    # Where a scheduler closed them there are none, and the next file that is opened would take their place.
+    nowhere = lambda: open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stdout, sys.stderr = sys.stdout or nowhere(), sys.stderr or nowhere()
     try:
         try:
             with signals_heard():

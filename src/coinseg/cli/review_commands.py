@@ -102,6 +102,8 @@ def review_page(
     print(f"{written.cases} cases in {out_file}, {out_file.stat().st_size / 1e6:.1f} MB; review-import takes decisions back")
     for line in written.left_out:
         print(plain(f"  left out: {line}"))
+    if why := "the run that made the masks is not there" if model is None else next(iter(written.unexplained.values()), ""):
+        print(plain(f"  without a counterfactual: {written.cases if model is None else len(written.unexplained)} cases ({why})"))
 
 
 @command("take masks that were corrected elsewhere, by file name, or the decisions of a review.csv",
@@ -130,8 +132,10 @@ def review_import(call: Call, out: Path, masks: Path, reviewer: str | None, acce
     if len(who) > MOST_NAME or not who.isprintable():
         raise UserError(f"--reviewer {who[:20]!r}", f"a name of 1 to {MOST_NAME} letters", "mend --reviewer")
     with desk.desk_on(source, reviews, desk.Rules()) as opened:
-        taken, problems = import_masks(opened, masks, who, accept, lambda: uuid4().hex)
+        taken, problems, notes = import_masks(opened, masks, who, accept, lambda: uuid4().hex)
     print(f"{taken} masks taken{' and accepted' if accept else ''} for {plain(who)}")
+    for line in notes:
+        print(plain(f"  note: {line}"))
     for line in problems:
         print(plain(f"  left out: {line}"))
     if problems and not taken:
@@ -166,10 +170,14 @@ def _parts() -> tuple[Any, Any]:
 def _source(
     call: Call, out: Path, data_path: Path | None, scans: Path | None, confidence: Path | None, reviews: Path | None
 ) -> tuple[Any, Path]:
+    from coinseg.data.layouts.shared import few
     from coinseg.review.kept.records import FOLDER
     from coinseg.review.sources import read_source
 
-    return read_source(out, data_path, scans, confidence, call.words.split()), reviews or out / FOLDER
+    source = read_source(out, data_path, scans, confidence, call.words.split())
+    if source.missing:
+        print(plain(f"{len(source.missing)} cases of {out} have a mask and are not among its data: {few(source.missing, 5)}"))
+    return source, reviews or out / FOLDER
 
 
 def _first_line(file: Path) -> str:

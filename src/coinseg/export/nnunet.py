@@ -24,7 +24,7 @@ from coinseg.data.layouts.shared import few
 from coinseg.data.layouts.unlabelled import scans_in, sequences_in
 from coinseg.data.readers.geometry import Geometry
 from coinseg.data.readers.image import image_size, is_coloured, is_image, read_image, require_png, require_size, write_image_map
-from coinseg.data.readers.image_mask import read_image_region
+from coinseg.data.readers.image_mask import read_image_region, read_marked
 from coinseg.data.readers.volume import read_geometry, read_on_grid, read_volume, write_scan
 from coinseg.data.slices.channels import channels_of, sequences_of
 from coinseg.errors import UserError
@@ -169,7 +169,9 @@ def _write_image(root: Path, case: TrainingCase, uncertain: Uncertain, names: Se
     labels = np.zeros((1, *shape), np.uint8)
     if case.mask is not None:
         for value in range(1, len(names) + 1):
-            labels[0][read_image_region(case.mask, shape, (value,) if len(names) > 1 else ())[0]] = value
+            several = len(names) > 1
+            inside = read_image_region(case.mask, shape, (value,))[0] if several else read_marked(case.mask, shape)
+            labels[0][inside] = value
         labels = _with_rings(labels, uncertain, len(names) + 1)
     write_image_map(root / "labelsTr" / f"{case.id}{PICTURE}", labels[0].astype(np.uint8))
 

@@ -14,7 +14,7 @@ from coinseg.runtime.forward import forward
 
 from .predictor import Predictor, Preparation
 from .scans import Segmentation
-from .show import Pictures
+from .show import MOST, Pictures
 from .sources import Organs, Source, load, of_monai
 
 
@@ -68,9 +68,9 @@ class ClassPredictors:
         """Segment one volume or image, every class; see `Predictor.segment`."""
         return self.segment_cases([load(self.first, of_monai(self.first, source), organ)], maps)[0]
 
-    def show(self, source: Source, organ: Organs = ()) -> dict[str, Pictures]:
+    def show(self, source: Source, organ: Organs = (), most: int = MOST) -> dict[str, Pictures]:
         """Pictures of every class, see `Predictor.show`."""
-        return {name: predictor.show(source, organ) for name, predictor in self.of.items()}
+        return {name: predictor.show(source, organ, most) for name, predictor in self.of.items()}
 
     def segment_cases(self, cases: Sequence[LoadedCase], maps: bool = False) -> list[dict[str, Segmentation]]:
         """Segment loaded cases together: of each the masks of every class."""

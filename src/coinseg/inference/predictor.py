@@ -217,13 +217,22 @@ class Predictor:
         """Masks (B, S, S) of images (B, C, S, S) in [-1, 1]."""
         images = images.float() if images.is_floating_point() else images
         self.explainer.require_images(images)
+        logits, apart = self.look(images)
+        for line in self.doubts_of(images, apart):
+            LOG.warning("doubtful masks: %s", line)
+        return self.segment_images(images, self.scores(logits)).masks
+
+    def doubts_of(self, images: Tensor, apart: np.ndarray) -> list[str]:
+        """In what prepared images (B, C, S, S) are unlike those of the training, a line each; `apart` is of `look`, (B,)."""
+        lines, side, wanted = list[str](), images.shape[-1], self.settings.data.side
         # Only as 8 bits as they are may images be bright all over.
         if self.preparation.kind != "8bit" and len(images) and float(images.min()) >= 0:
-            LOG.warning("doubtful masks: no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1")
-        logits, apart = self.look(images)
+            lines.append("no value is below 0, are the images in [0, 1]? required: [-1, 1], 2 * images - 1")
+        if side != wanted:
+            lines.append(f"images of {side} x {side} pixels, and the training had {wanted} x {wanted}")
         if foreign := int((apart > 1).sum()):
-            LOG.warning("doubtful masks: %d of %d images are unlike those of the training", foreign, len(images))
-        return self.segment_images(images, self.scores(logits)).masks
+            lines.append(f"{foreign} of {len(images)} images are unlike those of the training")
+        return lines
 
     def evidence(self, images: Tensor, scores: ImageScores) -> tuple[Explanation, Maps]:
         """The explanation of images and the maps that their masks are read from; what scoring looks at."""

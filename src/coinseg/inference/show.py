@@ -16,9 +16,10 @@ from torch import Tensor
 
 from coinseg.data.readers.axes import turned
 from coinseg.data.slices.intensity import signed
+from coinseg.errors import UserError
 
 from .image_score import ImageScores
-from .scans import cut_slices, images_of
+from .scans import PreparedSlice, cut_slices, images_of
 from .sources import Organs, Source, is_prepared, load_all, numbers, unit_array
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Pictures:
 
 def show(predictor: Predictor, source: Source, organ: Organs = (), most: int = MOST) -> Pictures:
     """See `Predictor.show`."""
+    if most < 1:
+        raise UserError(f"most is {most}", "1 image or more", "leave it out for 8")
     if is_prepared(predictor, source):
         images = torch.from_numpy(numbers(source)).float()
     elif (array := unit_array(predictor, source)) is not None:
@@ -81,11 +84,13 @@ def show(predictor: Predictor, source: Source, organ: Organs = (), most: int = M
         return _of_cases(predictor, source, organ, most)
     predictor.explainer.require_images(images)
     images, left = images[:most], len(images) - most
-    scores = predictor.scores(predictor.logits(images))
+    logits, apart = predictor.look(images)
+    scores = predictor.scores(logits)
     masks = predictor.segment_images(images, scores)
     captions = [f"image {i}" for i in range(len(images))]
-    notes = (f"{left} more images are not shown",) if left > 0 else ()
-    return _pictures(predictor, images, masks.masks, captions, scores, notes)
+    notes = [f"doubtful: {line}" for line in predictor.doubts_of(images, apart)]
+    notes += [f"{left} more images are not shown"] if left > 0 else []
+    return _pictures(predictor, images, masks.masks, captions, scores, tuple(notes))
 
 
 def _of_cases(predictor: Predictor, source: Source, organ: Organs, most: int) -> Pictures:
@@ -108,10 +113,16 @@ def _of_cases(predictor: Predictor, source: Source, organ: Organs, most: int) ->
             f"{len(slices) - len(shown)} more slices are not shown; {sum(map(np.any, inside))} of {len(slices)} are marked"
         )
     images = images_of(predictor, [slices[i] for i in shown])
-    several = len(cases) > 1
-    captions = [f"image {slices[i].owner}" if several else f"slice {slices[i].cut.index}" for i in shown]
-    scores = ImageScores.of_f(torch.tensor([f[i] for i in shown]))
+    captions = [_caption(slices[i], several=len(cases) > 1) for i in shown]
+    scores = ImageScores.of_f(predictor.probability(images))  # of the square that is shown, not the highest of its slice
     return _pictures(predictor, images, np.stack([inside[i] for i in shown]), captions, scores, tuple(notes))
+
+
+def _caption(one: PreparedSlice, several: bool) -> str:
+    """What a square is called: its image where there are several, else its slice; and which part of it is shown."""
+    cut = one.cut
+    part = "" if cut.region < 0 else f", {'tile' if cut.is_tile else 'region'} {cut.region}"
+    return f"image {one.owner}{part}" if several else f"slice {cut.index}{part}"
 
 
 def _pictures(

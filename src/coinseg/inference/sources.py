@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from coinseg.config.schema import DataSettings
-from coinseg.data.readers.axes import require_volumes
+from coinseg.data.readers.axes import reordered, require_volumes
 from coinseg.data.readers.image import colour_of, grey_of, is_image
 from coinseg.data.readers.volume import Volume, in_memory
 from coinseg.data.readers.voxels import narrow
@@ -79,6 +79,7 @@ def load(predictor: Predictor, source: Source, organ: Organs = ()) -> LoadedCase
     """
     if unit_array(predictor, source) is not None:
         raise UserError("one array for a run on arrays in [0, 1]", "run.masks, which has no grid", "give it to run.masks")
+    _require_rows(predictor, source)
     data, organs = predictor.settings.data, _organs(organ, predictor.settings.data)
     path = source.image if isinstance(source, Case) else source
     name = str(path) if isinstance(path, str | Path) else f"the {'image' if hasattr(source, 'dataobj') else 'array'} given"
@@ -113,9 +114,18 @@ def is_prepared(predictor: Predictor, source: Source) -> bool:
 def load_all(predictor: Predictor, source: Source, organ: Organs = ()) -> tuple[list[LoadedCase], bool]:
     """Read what `masks` was given, a stack of images as a case each, and say whether its mask has no axis of slices."""
     array = isinstance(source, np.ndarray | Tensor)
+    _require_rows(predictor, source)
     if array and on_images(predictor) and (source.ndim == 4 or (source.ndim == 3 and not is_colour(source))):
         return [load(predictor, image, organ) for image in source], False
     return [load(predictor, source, organ)], array and (source.ndim == 2 or on_images(predictor))
+
+
+def _require_rows(predictor: Predictor, source: Source) -> None:
+    """Raise `UserError` for an array (H, W, 1) or (H, W, 2), which would be H images, or slices, of 1 or 2 columns."""
+    if isinstance(source, np.ndarray | Tensor) and source.ndim == 3 and source.shape[2] < min(COLOURS):
+        wanted = "(H, W), (N, H, W), or (H, W, 3) in colour" if on_images(predictor) else "(slices, H, W), or (H, W)"
+        got = f"an array of shape {tuple(source.shape)}, whose last axis is no row of pixels"
+        raise UserError(got, wanted, "give array[..., 0], or move the axis of slices to the front")
 
 
 def unit_array(predictor: Predictor, source: Source) -> np.ndarray | None:
@@ -182,6 +192,11 @@ def _of_array(predictor: Predictor, source: Source, organs: tuple[MaskSource, ..
     wanted = "(H, W), or (H, W, 3) in colour" if flat else "(slices, H, W), or (H, W)"
     if scan.ndim != (4 if read is colour_of else 3) or (flat and len(scan) != 1) or 0 in scan.shape:
         raise UserError(f"an array of shape {array.shape}", f"{wanted}, in the units of the files", "reshape it")
+    if not flat and 1 in reordered(scan.shape, settings.data.axis)[1:]:
+        got = f"an array of shape {array.shape}, which has {settings.data.axis} slices of one row or column"
+        raise UserError(
+            got, f"(slices, H, W) with whole {settings.data.axis} slices, as the run was trained on", "give all of it"
+        )
     if organs or settings.data.spacing or (not flat and settings.masks.min_ml):
         got = "an array, and the run needs organ masks or millimetres (data.roi, data.spacing or masks.min_ml)"
         raise UserError(got, "an input with a grid", "give the file or a nibabel image")

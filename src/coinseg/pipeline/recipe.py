@@ -141,6 +141,11 @@ def train(
     """
     if isinstance(labels, Settings):
         labels, settings = None, labels
+    if not callable(report):  # the third argument of `fit` is the patients, and of the trainings of one network the settings
+        got = f"report is {type(report).__name__}"
+        raise UserError(got, "a function that is told the progress", "name the others: settings=..., patients=...")
+    if not isinstance(settings, Settings | None):
+        raise UserError(f"settings is {type(settings).__name__}", "coinseg.Settings", "give coinseg.settings_from({...})")
     if isinstance(data, SliceStore):
         if labels is not None or patients is not None:
             raise UserError("labels or patients beside a data set, which has its own", "the data set alone", "leave them out")

@@ -11,6 +11,7 @@ from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import peek_shape
 from coinseg.data.slices.store import SliceStore
 from coinseg.data.slices.student_data import Ids, ReviewedCase, ReviewedMasks, case_of, reviewed_masks
+from coinseg.data.slices.twins import pixels_in
 from coinseg.errors import UserError
 from coinseg.types import Case, Cohort
 
@@ -60,6 +61,7 @@ def require_reviews(reviews: Sequence[ReviewedCase], settings: Settings, cohort:
     for one, case in ours:
         _require_class(one, settings, cohort.classes)
         _require_shape(one, case)
+        _require_pixels(one, case)
     if ours:
         return
     there = sorted({one.class_name for one in reviews})
@@ -90,6 +92,20 @@ def _require_shape(review: ReviewedCase, case: Case) -> None:
     if shape != review.shape:
         got = f"the reviewed mask of {review.case} has {_size(review.shape)} and its case {_size(shape)} (slices x H x W)"
         raise UserError(got, "the masks of these data", "correct student.reviewed")
+
+
+def _require_pixels(review: ReviewedCase, case: Case) -> None:
+    """Raise `UserError` where a case has other pixels than a person looked at: another picture of that name, or a turned one."""
+    if review.pixels is None:
+        return
+    try:
+        pixels = pixels_in(case.image, case.volume)
+    except UserError:
+        return  # what cannot be read is said where it is prepared
+    if pixels != review.pixels:
+        got = f"the reviewed mask of {review.case} was drawn on other pixels than {case.image} has"
+        do = "correct student.reviewed, or open the case with `coinseg review`, which begins it anew"
+        raise UserError(got, "the masks of these data", do)
 
 
 def _size(shape: tuple[int, int, int]) -> str:

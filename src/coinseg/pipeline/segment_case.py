@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coinseg.data.readers.image import image_size, is_image
-from coinseg.data.readers.image_mask import INVERTED, read_image_region
+from coinseg.data.readers.image_mask import read_marked
 from coinseg.data.readers.paths import sha256_of
 from coinseg.data.readers.volume import read_geometry, read_mask
 from coinseg.errors import UserError, is_full, names_that_fit
@@ -102,7 +102,6 @@ def _of_somebody(mask: Path, row: Row, before: Row | None) -> Row:
 def _measured(mask: Path) -> Row:
     """The numbers of a mask that is there already."""
     if is_image(mask):
-        inside, notes = read_image_region(mask, image_size(mask))
-        return measure((inside ^ (INVERTED in notes))[None], None)  # one that marks all of the border is as it was written
+        return measure(read_marked(mask, image_size(mask))[None], None)
     geometry = read_geometry(mask)
     return measure(read_mask(MaskSource(mask), geometry), geometry)

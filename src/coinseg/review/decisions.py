@@ -58,7 +58,7 @@ def decision_table(source: Source, order: list[CaseRecord]) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of review.csv with a decision, or with a comment alone, whose state is ""."""
+    """A line of review.csv with a decision, or with a comment alone, whose state is ""; `time` is "" where none is known."""
 
     case: str
     draft: str
@@ -77,7 +77,7 @@ def read_decisions(file: Path, reviewer: str | None) -> Iterator[Row]:
         reviewer: of the lines that name none.
 
     Raises:
-        UserError: it lacks columns, or a line has an unknown decision, or nobody who decided.
+        UserError: it lacks columns, or a line has an unknown decision, no time where one stands, or nobody who decided.
     """
     lines = read_table(file)
     for number, row in lines:
@@ -91,16 +91,12 @@ def read_decisions(file: Path, reviewer: str | None) -> Iterator[Row]:
         who = _unquoted(got["reviewer"]) or (reviewer or "").strip()
         if state and not (1 <= len(who) <= MOST_NAME and who.isprintable()):
             raise row_error(file, number, "does not say who decided", "a name of 1 to 60 letters", "give --reviewer NAME")
+        if (time := _time(got["time"])) is None:
+            required = "one such as 2024-05-06T07:08:09+00:00, or nothing, where it was decided now"
+            raise row_error(file, number, f"has the time {got['time'][:40]!r}", required)
         if state or got["comment"]:
-            yield Row(
-                _unquoted(got["case"]),
-                got["draft"],
-                state,
-                _unquoted(got["comment"]),
-                who,
-                _time(got["time"]),
-                _seconds(got["seconds"]),
-            )
+            comment, seconds = _unquoted(got["comment"]), _seconds(got["seconds"])
+            yield Row(_unquoted(got["case"]), got["draft"], state, comment, who, time, seconds)
 
 
 def _unquoted(cell: str) -> str:
@@ -108,14 +104,16 @@ def _unquoted(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _time(cell: str) -> str:
-    """A time in UTC as the store keeps it; now, where the cell has none or one that is still to come."""
-    now = datetime.now(UTC)
-    with suppress(ValueError):
+def _time(cell: str) -> str | None:
+    """A time in UTC as the store keeps it; "" where the cell has none or one that is still to come, None where it is no time."""
+    if not cell:
+        return ""
+    try:
         found = datetime.fromisoformat(cell)
-        found = found if found.tzinfo else found.replace(tzinfo=UTC)
-        now = min(now, found.astimezone(UTC))
-    return now.isoformat(timespec="seconds")
+        found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return "" if found > datetime.now(UTC) else found.isoformat(timespec="seconds")
 
 
 def _seconds(cell: str) -> float:
@@ -139,11 +137,12 @@ def import_decisions(desk: Desk, file: Path, reviewer: str | None = None) -> Imp
 
     A decision is left out where its case is unknown, where the mask is no longer the one it was about, where the reviewer changed
     the mask on the desk, and where he decided the case there later; so is a comment without a decision. Where another reviewer
-    decided the case since, that one stays the last.
+    decided the case since, that one stays the last. A line without a time is of now when it is first seen, and counts once.
     """
     drafts = {composed(draft.record.id): draft for draft in desk.source.drafts}
     last = {(one.case, one.reviewer): one for one in desk.store.decisions()}
-    rows = sorted(read_decisions(file, reviewer), key=lambda row: row.time)  # of two about a case the later one is the last
+    # Of two about a case the later one is the last; what has no time is of now.
+    rows = sorted(read_decisions(file, reviewer), key=lambda row: (not row.time, row.time))
     taken, known, left_out = 0, 0, list[str]()
     for row in rows:
         if not row.state:
@@ -151,16 +150,19 @@ def import_decisions(desk: Desk, file: Path, reviewer: str | None = None) -> Imp
             continue
         draft = drafts.get(row.case)
         before = last.get((draft.record.id, row.reviewer)) if draft else None
-        if before is not None and not before.stale and _is_known(row, before):
+        if row.time and _is_known(row, before):
             known += 1
             continue
         try:
             if why := "no such case" if draft is None else _objection(desk, draft, row, before):
                 left_out.append(f"{row.case}: {why}")
                 continue
+            if _is_known(row, before):
+                known += 1
+                continue
             assert draft is not None
             edits = desk.store.edits(draft.record.id, row.reviewer)
-            desk.editor.decide(draft.key, row.reviewer, row.state, row.comment, row.seconds, edits, row.time)
+            desk.editor.decide(draft.key, row.reviewer, row.state, row.comment, row.seconds, edits, row.time or None)
             taken += 1
         except Busy:
             raise
@@ -169,18 +171,23 @@ def import_decisions(desk: Desk, file: Path, reviewer: str | None = None) -> Imp
     return Imported(taken, known, left_out)
 
 
-def _is_known(row: Row, before: Decision) -> bool:
-    return (row.time, row.state, row.comment) == (before.time, before.state, before.comment)
+def _is_known(row: Row, before: Decision | None) -> bool:
+    """Whether a line is what its reviewer decided last; of one without a time only what was decided says so."""
+    said = (row.time, row.state, row.comment)
+    return before is not None and not before.stale and said == (row.time and before.time, before.state, before.comment)
 
 
 def _objection(desk: Desk, draft: Draft, row: Row, before: Decision | None) -> str:
     """Why a decision is not taken; "" where it is."""
     if digest_of_draft(draft) != row.draft:
         return "its mask is another than the one that was decided; look at it again"
-    if before is not None and row.time <= before.time:
+    if before is not None and row.time and row.time <= before.time:
         return f"{row.reviewer} decided it on the desk since"
     opened = desk.views.opened(draft.key)
     mask = read_region_of(draft.mask, opened.geometry, opened.shape)
     if not np.array_equal(desk.editor.mask(draft.key, row.reviewer), mask):
         return f"{row.reviewer} changed its mask on the desk, or began with an earlier one; decide it there"
+    overtaken = before is not None and not before.stale and not _is_known(row, before)
+    if not row.time and overtaken and (row.state, row.comment) in desk.store.said(draft.record.id, row.reviewer):
+        return f"{row.reviewer} decided it otherwise since; give the line a time, or decide it on the desk"
     return ""

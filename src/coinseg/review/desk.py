@@ -96,13 +96,15 @@ class Desk:
         """Everything about a case that the page shows beside its pictures."""
         draft, mask = self.views.draft(key), self.editor.mask(key, reviewer)
         opened = self.views.opened(key)
+        was = "another image than before, and so open again; what was decided of the former one is kept with it"
         areas, colour = turned(mask, "axial").sum((1, 2)), opened.scan.ndim == 4
         return {
             "key": key, "id": draft.record.id, "volume": draft.record.volume, "spacing": opened.spacing, "colour": colour,
             "planes": {plane: count_in(opened.shape, plane) for plane in (PLANES if draft.record.volume else PLANES[:1])},
             "type": str(opened.scan.dtype), "window": window_of(opened.scan, self.source.hounsfield),
             "ct": self.source.hounsfield, "first": int(areas.argmax()) if areas.any() else len(areas) // 2,
-            "layers": self.views.layers(key), **self.editor.state(key, reviewer),
+            "layers": self.views.layers(key), "note": was if key in self.editor.exchanged else "",
+            **self.editor.state(key, reviewer),
         }  # fmt: skip
 
     def solid(self, key: str, reviewer: str) -> np.ndarray:

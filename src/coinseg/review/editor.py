@@ -16,6 +16,7 @@ from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import turned, turned_back
 from coinseg.data.readers.paths import parts_of
 from coinseg.data.readers.volume import read_geometry
+from coinseg.data.slices.twins import pixels_of
 from coinseg.errors import UserError
 from coinseg.types import ScanMask
 
@@ -47,6 +48,7 @@ class Editor:
         self.views, self.store, self._lock = views, store, threading.RLock()
         self._drawn: dict[tuple[str, str], _Drawn] = {}
         self._prepared = set[str]()
+        self.exchanged = set[str]()  # cases whose image has other pixels than it had when it was reviewed
 
     def mask(self, key: str, reviewer: str) -> ScanMask:
         """The mask of a reviewer as it is now; the caller must not change it."""
@@ -70,20 +72,28 @@ class Editor:
         """Read a case, and keep its draft; scan and draft are read side by side.
 
         What a case had as its draft before is kept where somebody changed or decided it; else its mask may have been made again.
+        Where its image is another one meanwhile, what was drawn and decided of the former one is set aside.
         """
         draft = self.views.draft(key)
         self.views.ahead(key)
         if key in self._prepared:
             return
-        case = draft.record.id
-        if not self.store.has_draft(case) or (not self.store.is_touched(case) and draft.mask.is_file()):
+        case, touched = draft.record.id, self.store.is_touched(draft.record.id)
+
+        def pixels() -> str | None:  # of a mask of `segment` its SHA-256 says which scan it is
+            return None if draft.digest else pixels_of(self.views.opened(key).scan)
+
+        if touched and not draft.digest and self.store.set_aside_unless(case, pixels()):
+            self.exchanged.add(key)
+            touched = self.store.is_touched(case)
+        if not self.store.has_draft(case) or (not touched and draft.mask.is_file()):
             geometry = read_geometry(draft.image) if draft.record.volume and parts_of(draft.image) else None
             shape = geometry.canonical_shape if geometry else self.views.opened(key).shape
             mask = read_region_of(draft.mask, geometry, shape)
             self.views.opened(key)  # which checks that it is the scan of the mask
-            before = self.store.draft(case)
-            if before is None or not np.array_equal(before, mask):
-                self.store.keep_draft(case, mask)
+            before, now = self.store.draft(case), pixels()
+            if before is None or not np.array_equal(before, mask) or self.store.pixels(case) != now:
+                self.store.keep_draft(case, mask, now)
         self._prepared.add(key)
 
     def state(self, key: str, reviewer: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from coinseg.data.layouts.shared import safe_id
 from coinseg.data.readers.image import image_size, write_image_map, write_image_mask
 from coinseg.data.readers.paths import is_dicom, parts_of, sha256_of
 from coinseg.data.readers.volume import peek_shape, read_geometry, write_mask, write_scan
+from coinseg.data.slices.twins import pixels_in
 from coinseg.errors import UserError
 from coinseg.export.folder import new_folder
 from coinseg.inference.table import measure
@@ -62,8 +63,9 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
     drafts = {draft.record.id: draft for draft in source.drafts}
     gone = [f"{one.case}: it is no longer among the cases" for one in decided if one.case not in drafts]
     there = [one for one in decided if one.case in drafts]
-    gone += [f"{one.case}: it was another scan that was reviewed" for one in there if _is_other(one, drafts[one.case])]
-    named = _named([one for one in there if not _is_other(one, drafts[one.case])], drafts)
+    other = [one.case for one in there if kind != "csv" and _is_other(one, drafts[one.case])]
+    gone += [f"{case}: it was another scan that was reviewed" for case in other]
+    named = _named([one for one in there if one.case not in other], drafts)
     if kind == "nnunet":  # whose folder has a mark of its own
         return _nnunet(named, out, overwrite, gone, source)
     with new_folder(out, overwrite, MARK) as part:
@@ -76,8 +78,12 @@ def export_reviewed(source: Source, store: Store, kind: str, out: Path, overwrit
 
 
 def _is_other(one: Reviewed, draft: Draft) -> bool:
-    """Whether the scan of a name is another one than a person looked at; only its SHA-256 can say so."""
-    return one.sha256 is not None and draft.digest is not None and one.sha256 != draft.digest
+    """Whether the scan of a name is another one than a person looked at: its SHA-256 says so, or of a run its pixels."""
+    if one.sha256 is not None and draft.digest is not None:
+        return one.sha256 != draft.digest
+    if one.pixels is None or not parts_of(draft.image):
+        return False
+    return pixels_in(draft.image, draft.record.volume) != one.pixels
 
 
 def _named(decided: Sequence[Reviewed], drafts: dict[str, Draft]) -> list[tuple[str, Reviewed]]:

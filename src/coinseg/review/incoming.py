@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from coinseg.data.layouts.shared import files_in, is_readable, others_in, safe_id, stem_of
+from coinseg.data.layouts.shared import few, files_in, is_readable, others_in, safe_id, stem_of
 from coinseg.data.layouts.unread import other_endings
+from coinseg.data.readers.image import read_image
+from coinseg.data.readers.image_mask import labels_of_image
 from coinseg.data.readers.volume import labels_of_volume, read_geometry
 from coinseg.errors import UserError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .desk import Desk
 
 MOST_LABELS = 32  # of a mask; everything above 0 is taken, so that a scan or a map would pass for one
+ALIKE = 0.98  # correlation of the grey values of an image and of its copy, saved with loss or with other grey values
 
 
 def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Draft, Path]], list[str]]:
@@ -54,7 +57,7 @@ def masks_by_name(folder: Path, drafts: Sequence[Draft]) -> tuple[list[tuple[Dra
 
 def read_elsewhere(file: Path, draft: Draft, shape: tuple[int, int, int]) -> np.ndarray:
     """Read a mask that was corrected elsewhere; `UserError` where it does not lie on the grid of the case, or is no mask."""
-    if _are_alike(file, draft.image):
+    if _are_alike(file, draft.image) or (not draft.record.volume and _is_picture(file, draft.image)):
         raise _is_no_mask(file, "scan")
     if draft.record.volume and (count := len(labels_of_volume(file))) > MOST_LABELS:
         got = f"{file} has {count} different values, as scans and maps have"
@@ -63,6 +66,29 @@ def read_elsewhere(file: Path, draft: Draft, shape: tuple[int, int, int]) -> np.
     if mask.any() and draft.confidence is not None and _are_alike(file, draft.confidence):  # empty, both may be the same bytes
         raise _is_no_mask(file, "confidence")
     return mask
+
+
+def _is_picture(file: Path, image: Path) -> bool:
+    """Whether an image has the grey values of another one, saved anew: of soft edges alone a mask may have as many."""
+    try:
+        one, other = read_image(file), read_image(image)
+    except UserError:  # said where it is read as a mask
+        return False
+    if one.shape != other.shape or len(np.unique(one)) <= MOST_LABELS or np.ptp(other) == 0:
+        return False
+    return bool(np.corrcoef(one.ravel(), other.ravel())[0, 1] > ALIKE)
+
+
+def several_values(file: Path, draft: Draft) -> str:
+    """What to say of a mask with several labels, which are all taken: one of them may be no lesion; "" of others."""
+    try:
+        labels = labels_of_volume(file) if draft.record.volume else labels_of_image(file)
+    except UserError:  # in colours
+        return ""
+    inside = [f"{label:g}" for label in labels if label > 0]
+    # Of an image only numbers of classes: other levels may be edges.
+    known = len(labels) <= MOST_LABELS and (draft.record.volume or labels[-1] < MOST_LABELS)
+    return f"the values {few(inside)} all count as inside" if len(inside) > 1 and known else ""
 
 
 def _is_no_mask(file: Path, what: str) -> UserError:
@@ -80,14 +106,16 @@ def _require_upright(file: Path, mask: np.ndarray, draft: np.ndarray) -> None:
         raise UserError(got, "the lesion alone", "invert it, or draw it on the desk")
 
 
-def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name: Callable[[], str]) -> tuple[int, list[str]]:
+def import_masks(
+    desk: Desk, folder: Path, reviewer: str, accept: bool, new_name: Callable[[], str]
+) -> tuple[int, list[str], list[str]]:
     """Take masks that were corrected elsewhere as a stroke each, but those that may be inverted; `accept` decides them with that.
 
     Returns:
-        How many were taken, and a line for each file that was not.
+        How many were taken, a line for each file that was not, and one for each that was and has several values.
     """
     found, problems = masks_by_name(folder, desk.source.drafts)
-    taken = 0
+    taken, notes = 0, list[str]()
     for draft, file in found:
         try:
             mask = read_elsewhere(file, draft, desk.views.opened(draft.key).shape)
@@ -96,8 +124,9 @@ def import_masks(desk: Desk, folder: Path, reviewer: str, accept: bool, new_name
             if accept:
                 desk.editor.decide(draft.key, reviewer, ACCEPTED, "", 0.0, state["edits"])
             taken += 1
+            notes += [f"{file.name}: {line}"] if (line := several_values(file, draft)) else []
         except Busy:
             raise
         except UserError as error:
             problems.append(f"{file.name}: {error}")
-    return taken, problems + other_endings((path for path in others_in(folder, ()) if not is_readable(path)), ())
+    return taken, problems + other_endings((path for path in others_in(folder, ()) if not is_readable(path)), ()), notes

@@ -54,10 +54,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Written:
-    """How many cases are on the page, and a line for each that could not be read."""
+    """How many cases are on the page, a line for each that could not be read, and why others have no counterfactual, by case."""
 
     cases: int
     left_out: list[str]
+    unexplained: dict[str, str]
 
 
 def write_case_pages(
@@ -78,17 +79,18 @@ def write_case_pages(
     drafts = {draft.record.id: draft for draft in source.drafts}
     order = [drafts[record.id] for record in ranked(source)][: limits.cases]
     shown, left_out, room = list[dict[str, Any]](), list[str](), limits.megabytes * 1e6 - OWN
+    unexplained = dict[str, str]()
     for done, draft in enumerate(order):
         report(done, len(order))
         try:
-            one = _case(draft, source, axis, explain, room / (len(order) - done))
+            one = _case(draft, source, axis, explain, room / (len(order) - done), unexplained)
         except UserError as error:
             left_out.append(f"{draft.record.id}: {error}")
             continue
         room -= len(json.dumps(one))
         shown.append(one)
     write_text(out, _page({"cases": shown, "total": len(drafts), "left_out": left_out}, key))
-    return Written(len(shown), left_out)
+    return Written(len(shown), left_out, unexplained)
 
 
 def ranked(source: Source) -> list[CaseRecord]:
@@ -128,7 +130,9 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(sha256(text.encode()).digest()).decode()
 
 
-def _case(draft: Draft, source: Source, axis: Axis, explain: Explain | None, room: float) -> dict[str, Any]:
+def _case(
+    draft: Draft, source: Source, axis: Axis, explain: Explain | None, room: float, unexplained: dict[str, str]
+) -> dict[str, Any]:  # fmt: skip
     """All that the page has of a case, as JSON of about `room` bytes; a plain image and `LEAST` slices are there in any case."""
     record, opened = draft.record, open_scan(draft)
     axis = axis if record.volume else "axial"
@@ -138,7 +142,7 @@ def _case(draft: Draft, source: Source, axis: Axis, explain: Explain | None, roo
     first = int(areas.argmax()) if areas.any() else len(areas) // 2
     knots = HU if source.hounsfield and record.volume else tuple(zip(window_of(opened.scan, False), (0.0, 255.0), strict=True))
     side = MOST_SIDE if record.volume else MOST_SIDE_IMAGE
-    said = _said(draft, explain, first, knots, side)
+    said = _said(draft, explain, first, knots, side, unexplained)
     apart, down, across = reordered(opened.spacing, axis)
     one: dict[str, Any] = {
         "id": record.id, "class": draft.class_name, "draft": digest_of_draft(draft), "side": record.side,
@@ -169,14 +173,20 @@ def _truth(draft: Draft, opened: OpenedScan, axis: Axis) -> np.ndarray | None:
 
 
 def _said(
-    draft: Draft, explain: Explain | None, index: int, knots: Sequence[tuple[float, float]], side: int
+    draft: Draft,
+    explain: Explain | None,
+    index: int,
+    knots: Sequence[tuple[float, float]],
+    side: int,
+    unexplained: dict[str, str],
 ) -> dict[str, Any] | None:
-    """The counterfactual of a slice, and f before and after; None where the model says nothing of it."""
+    """The counterfactual of a slice, and f before and after; None where the model says nothing of it, and why is put down."""
     if explain is None or draft.case is None:
         return None
     try:
         maps = explain(draft, index)
-    except UserError:
+    except UserError as error:
+        unexplained[draft.record.id] = str(error)
         return None
     return {
         "at": index,

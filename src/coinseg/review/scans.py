@@ -15,8 +15,8 @@ import numpy as np
 from coinseg.config.schema import Axis
 from coinseg.data.readers.axes import reordered, turned
 from coinseg.data.readers.geometry import Geometry
-from coinseg.data.readers.image import image_size, read_colour, read_image
-from coinseg.data.readers.image_mask import INVERTED, read_image_region
+from coinseg.data.readers.image import image_size, read_image, read_shown
+from coinseg.data.readers.image_mask import read_image_region, read_marked
 from coinseg.data.readers.paths import parts_of, sha256_of
 from coinseg.data.readers.volume import read_mask, read_volume
 from coinseg.errors import UserError
@@ -57,8 +57,7 @@ def open_scan(draft: Draft) -> OpenedScan:
     if draft.digest is not None and sha256_of(image) != draft.digest:
         raise UserError(f"{image} is not the scan its mask was made of", "the same file", "segment it again")
     if not draft.record.volume:
-        colour = read_colour(image)
-        return OpenedScan((read_image(image) if colour is None else colour)[None], None, "")
+        return OpenedScan(read_shown(image)[None], None, "")
     volume = read_volume(image)
     return OpenedScan(volume.scan, volume.geometry, volume.modality)
 
@@ -67,8 +66,7 @@ def read_region_of(path: Path, geometry: Geometry | None, shape: tuple[int, int,
     """Read a mask of a case, (slices, H, W) bool; `UserError` where it does not lie on the grid of the scan."""
     if geometry is not None:
         return read_mask(MaskSource(path), geometry)
-    inside, notes = read_image_region(path, shape[1:])
-    return cast(ScanMask, (inside ^ (INVERTED in notes))[None])
+    return cast(ScanMask, read_marked(path, shape[1:])[None])
 
 
 def read_truth(draft: Draft, opened: OpenedScan) -> ScanMask:

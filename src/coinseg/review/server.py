@@ -27,7 +27,7 @@ from coinseg.runtime.files import json_value
 from .desk import Desk
 from .exchange import export_reviewed
 from .guard import Guard, Guarded
-from .incoming import read_elsewhere
+from .incoming import read_elsewhere, several_values
 from .kept.schema import Busy
 
 LOG = logging.getLogger(__name__)
@@ -257,10 +257,11 @@ def _take_mask(request: Request, body: bytes) -> Any:
         (file := Path(folder) / f"mask{end}").write_bytes(body)
         try:
             mask = read_elsewhere(file, draft, desk.views.opened(key).shape)
+            note = several_values(file, draft)
         except UserError as error:  # it names the file by its place here, which means nothing to who sent it
             got, required, do = (text.replace(str(file), given) for text in (error.got, error.required, error.do))
             raise UserError(got, required, do) from error
-    return desk.editor.replace(key, reviewer, mask, "file", _named(request.query_params.get("name", "")))
+    return desk.editor.replace(key, reviewer, mask, "file", _named(request.query_params.get("name", ""))) | {"note": note}
 
 
 def _write_out(request: Request, body: bytes) -> Any:

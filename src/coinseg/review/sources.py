@@ -72,7 +72,8 @@ class Draft:
 class Source:
     """All cases of a folder, in the order of its table; `model` is the run that made the masks, where it is known and there.
 
-    `sequences` are the names of the images that each case has, () where it has one.
+    `sequences` are the names of the images that each case has, () where it has one; `missing` are the cases of a run that have a
+    mask and are not among its data, each once.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Source:
     model: Path | None = None
     hounsfield: bool = False
     sequences: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def key_of_case(case: str) -> str:
@@ -166,7 +168,7 @@ def _of_run(root: Path, data: Path | None, words: Sequence[str]) -> Source:
     injected = settings.anomaly.kind != "none"
     cohort = None if injected else read_layout(data or data_of(root, words), settings.data)
     cases = {case.id: case for case in cohort.cases} if cohort else {}
-    sides, drafts, count, only = _sides(root), [], 0, _only(settings.data.classes)
+    sides, drafts, missing, count, only = _sides(root), [], dict[str, None](), 0, _only(settings.data.classes)
     for name, masks in _classes(root / "masks", root):
         rows = _rows(masks)
         count += len(rows)
@@ -181,9 +183,11 @@ def _of_run(root: Path, data: Path | None, words: Sequence[str]) -> Source:
                 lesion = of.lesion if name in ("", *cohort.classes) else ()
                 record = _record(row, name, case.patient, case.image, case.volume, sides.get(case.patient, ""), only)
                 drafts.append(Draft(record, masks / row["mask"], confidence, lesion, None, of, name))
+            else:
+                missing[row["case"]] = None
     if not drafts:
         raise UserError(f"none of the {count} masks of {root} belongs to a case of its data", "its own data", "mend --data")
-    return Source(root, tuple(drafts), root, _hounsfield(root), sequences_of_model(root))
+    return Source(root, tuple(drafts), root, _hounsfield(root), sequences_of_model(root), tuple(missing))
 
 
 def _sides(root: Path) -> dict[str, str]:

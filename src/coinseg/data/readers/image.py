@@ -68,6 +68,12 @@ def read_colour(path: Path) -> np.ndarray | None:
         return None if (colour == colour[..., :1]).all() else np.ascontiguousarray(colour)
 
 
+def read_shown(path: Path) -> np.ndarray:
+    """Read an image as a person looks at it: uint8 (H, W, 3) in colour, else (H, W) as `read_image`, with its errors."""
+    colour = read_colour(path)
+    return read_image(path) if colour is None else colour
+
+
 def require_size(path: Path, size: tuple[int, int], shape: tuple[int, int], what: str = "mask") -> None:
     """Raise `UserError` unless the size of a mask, or of `what` else there is of an image, is the shape (H, W) of that."""
     if size != tuple(shape):

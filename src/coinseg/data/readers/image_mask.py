@@ -68,6 +68,16 @@ def read_image_region(path: Path, shape: tuple[int, int], values: Sequence[int] 
     return np.logical_or.reduce(list(parts.values())), {value for value, part in parts.items() if part.any()}
 
 
+def read_marked(path: Path, shape: tuple[int, int]) -> SliceMask:
+    """Read a mask of coinseg as bool (H, W): what is not 0 is inside, also where that is all of the border.
+
+    Args:
+        path, shape: as of `read_image_region`.
+    """
+    inside, notes = read_image_region(path, shape)
+    return inside ^ (INVERTED in notes)
+
+
 def labels_of_image(path: Path) -> list[float]:
     """Return the labels that a mask has, ascending; `UserError` where it is in colours or cannot be read."""
     return [float(label) for label in np.unique(_labels(path, _read(path)))]

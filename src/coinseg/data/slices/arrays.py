@@ -131,7 +131,10 @@ def as_array(values: Any) -> np.ndarray:
     if not isinstance(values, Tensor):
         masked = any(map(np.ma.is_masked, [values, *values] if isinstance(values, list | tuple) else [values]))
         _require(not masked, "an array some of whose values are masked", "an array of values", "fill them: array.filled(value)")
-        return np.asarray(values)
+        try:
+            return np.asarray(values)
+        except ValueError as error:  # a list of arrays of several shapes
+            raise UserError(f"a {type(values).__name__} of several shapes", "one shape for all", "resize them") from error
     values = values.detach().cpu()
     return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
 

@@ -69,6 +69,10 @@ class ReviewedCase(Protocol):
         """The only class of several that the model of its mask was trained on; "" where it was none."""
 
     @property
+    def pixels(self) -> str | None:
+        """`twins.pixels_of` its scan as a person saw it; None where it is unknown, or where `sha256` says which scan it is."""
+
+    @property
     def mask(self) -> ScanMask:
         """Canonical (slices, H, W) bool; empty where there is nothing."""
 
@@ -108,6 +112,18 @@ def case_of(review: ReviewedCase, ids: Ids) -> str | None:
     return review.case.removeprefix(f"{review.class_name}/") if review.class_name else review.case
 
 
+def target_of(mask: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """The target (S, S) uint8, 0 or 1, of a native mask (H, W) in a box: where at least half of a pixel is inside.
+
+    Of a lesion too small for that, it is the pixel with most of it: an empty target would say that there is nothing.
+    """
+    share = box.resize(mask, size)
+    inside, ((top, bottom), (left, right)) = share >= 0.5, box.pixels((mask.shape[0], mask.shape[1]))
+    if not inside.any() and mask[top:bottom, left:right].any():
+        inside = share == share.max()
+    return inside.astype(np.uint8)
+
+
 def reviewed_masks(
     reviews: Sequence[ReviewedCase], store: SliceStore, axis: Axis, class_name: str = "", ids: Ids = MappingProxyType({})
 ) -> ReviewedMasks:
@@ -143,5 +159,5 @@ def reviewed_masks(
                 raise UserError(got, "the masks of these data", "correct student.reviewed")
             box = Box(*(float(index[name][row]) for name in ("top", "left", "height", "width")))
             rows.append(row)
-            targets.append(box.resize_mask(mask[number], size)[None].astype(np.uint8))
+            targets.append(target_of(mask[number], box, size)[None])
     return ReviewedMasks(np.array(rows, np.int64), np.concatenate(targets), len(learnt), held_out, unknown)

@@ -5,12 +5,15 @@ Public data sets have such twins (BUSI, RadImageNet). What is one grey value eve
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from coinseg.data.readers.image import read_shown
+from coinseg.data.readers.volume import read_volume
 from coinseg.errors import UserError
 from coinseg.types import Case, ClassLabels
 
@@ -30,6 +33,11 @@ def pixels_of(scan: np.ndarray) -> str | None:
     for plane in scan:
         digest.update(plane.tobytes())
     return digest.hexdigest()
+
+
+def pixels_in(path: Path, volume: bool) -> str | None:
+    """Return `pixels_of` what the desk shows of a volume or an image; `UserError` where it cannot be read."""
+    return pixels_of(read_volume(path).scan if volume else read_shown(path)[None])
 
 
 def _means(length: int) -> np.ndarray:

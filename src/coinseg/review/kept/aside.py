@@ -31,6 +31,32 @@ def set_aside(db: sqlite3.Connection, cases: Sequence[CaseRecord]) -> list[str]:
     return others
 
 
+def exchange(db: sqlite3.Connection, case: str, before: str, now: str) -> None:
+    """Set aside what was decided of a case whose image had other pixels, and bring back what was decided of those it has now.
+
+    Args:
+        db: in a transaction.
+        case: its name.
+        before, now: hashes of the pixels.
+    """
+    db.execute("PRAGMA defer_foreign_keys=ON")
+    facts = "place, patient, side, image, volume, numbers"
+    listed = tuple(db.execute(f"SELECT {facts} FROM cases WHERE id = ?", [case]).fetchone())
+    _rename(db, case, name_aside(case, before))
+    db.execute("UPDATE cases SET place = -1 WHERE id = ?", [name_aside(case, before)])
+    _rename(db, name_aside(case, now), case)
+    db.execute(
+        f"INSERT INTO cases (id, {facts}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET place = excluded.place, "
+        "patient = excluded.patient, side = excluded.side, image = excluded.image, numbers = excluded.numbers",
+        [case, *listed],
+    )
+
+
+def fact_of(case: str) -> str:
+    """What the hash of the pixels of a case is called among the facts."""
+    return f"pixels {case}"
+
+
 def name_aside(case: str, digest: str) -> str:
     """What a case is called whose name another scan has now."""
     return f"{case} ({digest[:8]})"
@@ -38,5 +64,6 @@ def name_aside(case: str, digest: str) -> str:
 
 def _rename(db: sqlite3.Connection, case: str, name: str) -> None:
     db.execute("UPDATE cases SET id = ? WHERE id = ?", [name, case])
+    db.execute("UPDATE facts SET name = ? WHERE name = ?", [fact_of(name), fact_of(case)])
     for table in ("strokes", "decisions", "edits"):
         db.execute(f'UPDATE {table} SET "case" = ? WHERE "case" = ?', [name, case])

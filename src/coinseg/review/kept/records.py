@@ -64,6 +64,7 @@ class Reviewed:
         class_name: of several classes that of the mask; the name of the case begins with it and a slash.
         sha256: the digest of the scan, where `segment` made the mask; None of a run.
         model_class: the only class of several that the model was trained on (`data.classes`); "" where it was none.
+        pixels: a hash of those of the scan of a run (`twins.pixels_of`); None where it is unknown, and of masks of `segment`.
     """
 
     case: str
@@ -79,6 +80,7 @@ class Reviewed:
     class_name: str = ""
     sha256: str | None = None
     model_class: str = ""
+    pixels: str | None = None
 
     @property
     def mask(self) -> ScanMask:

@@ -22,7 +22,7 @@ from coinseg.errors import UserError
 from coinseg.runtime.files import damaged, json_value
 from coinseg.types import ScanMask
 
-from .aside import set_aside
+from .aside import exchange, fact_of, set_aside
 from .changes import Change, packed, unpacked
 from .records import (
     ACCEPTED,
@@ -130,13 +130,41 @@ class Store:
         """Whether the case was opened before."""
         return bool(self._rows("SELECT 1 FROM cases WHERE id = ? AND draft IS NOT NULL", [case]))
 
-    def keep_draft(self, case: str, mask: ScanMask) -> None:
-        """Keep the mask that all reviewers begin with; once somebody changed or decided the case it stays as it is."""
+    def keep_draft(self, case: str, mask: ScanMask, pixels: str | None = None) -> None:
+        """Keep the mask that all reviewers begin with; once somebody changed or decided the case it stays as it is.
+
+        Args:
+            case: whose mask.
+            mask: of coinseg.
+            pixels: a hash of those of its image, where nothing else says which one it is, see `twins.pixels_of`.
+        """
         with self._transaction() as db:
-            db.execute(
+            kept = db.execute(
                 f"UPDATE cases SET slices = ?, rows = ?, columns = ?, draft = ? WHERE id = ? AND {_UNTOUCHED}",
                 [*mask.shape, packed(mask), case],
             )
+            if kept.rowcount:
+                db.execute("DELETE FROM facts WHERE name = ?", [fact_of(case)])
+                db.executemany("INSERT INTO facts VALUES (?, ?)", [(fact_of(case), pixels)] if pixels else [])
+
+    def pixels(self, case: str) -> str | None:
+        """The hash of the pixels that were looked at, see `keep_draft`; None where it is unknown."""
+        rows = self._rows("SELECT value FROM facts WHERE name = ?", [fact_of(case)])
+        return str(rows[0]["value"]) if rows else None
+
+    def set_aside_unless(self, case: str, pixels: str | None) -> bool:
+        """Set aside what was decided of a case of other pixels, as `list_cases` that of another scan; whether there was such.
+
+        Args:
+            case: its name.
+            pixels: a hash of those of its image now; None where all are the same.
+        """
+        before = self.pixels(case)
+        if before is None or before == pixels:
+            return False
+        with self._transaction() as db:
+            exchange(db, case, before, pixels or "")
+        return True
 
     def is_touched(self, case: str) -> bool:
         """Whether anybody changed or decided the case."""
@@ -220,6 +248,8 @@ class Store:
     ) -> str:  # fmt: skip
         """Commit a decision about the mask as it is; "accepted" becomes "corrected" where it is not the draft.
 
+        Skipping decides nothing: what the reviewer decided of the mask before stays.
+
         Args:
             case, reviewer: who decides of what.
             state: one of `STATES`.
@@ -236,6 +266,11 @@ class Store:
         if len(comment) > MOST_TEXT:
             raise UserError(f"a comment of {len(comment)} characters", f"{MOST_TEXT} at most", "shorten it")
         comment = comment.encode("utf-8", "replace").decode()  # a half of a character, which a browser may cut off
+        if state == SKIPPED and (before := self._standing(case, reviewer)) is not None:
+            if comment not in ("", before.comment):
+                got = f"a comment, and the case is {before.state} and was only skipped"
+                raise UserError(got, "a decision that it belongs to", "decide the case once more")
+            return before.state
         if state in (ACCEPTED, CORRECTED) and mask is not None:
             draft = self.draft(case)
             state = ACCEPTED if draft is not None and np.array_equal(mask, draft) else CORRECTED
@@ -261,6 +296,16 @@ class Store:
         )
         names = ("id", "case", "reviewer", "state", "comment", "time", "seconds")
         return [Decision(**{name: r[name] for name in names}, stale=r["edits"] != r["now"]) for r in rows]
+
+    def _standing(self, case: str, reviewer: str) -> Decision | None:
+        """What a reviewer last decided of the mask as it is; None where he decided nothing."""
+        own = (one for one in self.decisions() if (one.case, one.reviewer) == (case, reviewer))
+        return next((one for one in own if one.state != SKIPPED and not one.stale), None)
+
+    def said(self, case: str, reviewer: str) -> list[tuple[str, str]]:
+        """State and comment of every decision of a reviewer about a case, also of those that he replaced."""
+        rows = self._rows('SELECT state, comment FROM decisions WHERE "case" = ? AND reviewer = ? ORDER BY id', [case, reviewer])
+        return [(row["state"], row["comment"]) for row in rows]
 
     def decided_mask(self, decision: int) -> ScanMask | None:
         """The mask a decision was about; None where it has none. That of a rejected case is empty."""
@@ -300,7 +345,7 @@ class Store:
             if (shape := _shape(row)) is not None:
                 about = (row["patient"], Path(row["image"]), bool(row["volume"]), row["side"])
                 who, mask, name = (decision.state, decision.reviewer, decision.time), row["mask"] or b"", self._class_of(row)
-                of = self._text(row, "sha256"), self._text(row, MODEL_CLASS) or ""
+                of = self._text(row, "sha256"), self._text(row, MODEL_CLASS) or "", self.pixels(decision.case)
                 found.append(Reviewed(decision.case, *about, *who, shape, mask, name, *of))
         return found
 

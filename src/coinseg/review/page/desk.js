@@ -88,6 +88,7 @@ async function open(key) {
     setPlane('axial', false);
     state(found);
     await view.show();
+    if (found.note) tell(`${found.id}: ${found.note}`);
     const next = queue.next(1, true);
     if (next) post(`/api/cases/${next}/ahead`).catch(() => {});
   } catch (error) { if (turn === opening) { opened = null; view.close(); $('title').textContent = queue.row(key)?.id || ''; trouble(error); } } finally { if (turn === opening) { reading = false; $('busy').hidden = true; } }
@@ -290,7 +291,11 @@ async function fromFile() {
   input.addEventListener('change', async () => {
     const [file] = input.files;
     if (!file) return;
-    try { await changed(await post(`/api/cases/${one.key}/mask?${new URLSearchParams({ file: file.name, name: newName() })}`, file), one); } catch (error) { trouble(error); }
+    try {
+      const answer = await post(`/api/cases/${one.key}/mask?${new URLSearchParams({ file: file.name, name: newName() })}`, file);
+      await changed(answer, one);
+      if (answer.note) tell(`${file.name}: ${answer.note}`);
+    } catch (error) { trouble(error); }
   });
   input.click();
 }
