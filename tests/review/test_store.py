@@ -279,7 +279,7 @@ def test_migrations_keep_what_is_there_and_run_once(tmp_path: Path, monkeypatch:
         for _ in range(2):
             store = Store(tmp_path)
             assert store.mask("c0", "ann")[0, 0, 0]
-            assert store._rows("SELECT colour FROM cases")[0]["colour"] == "grey"
+            assert store.rows("SELECT colour FROM cases")[0]["colour"] == "grey"
             store.close()
     with pytest.raises(UserError, match=r"version 2 of its tables.*later coinseg"):
         Store(tmp_path)
@@ -292,7 +292,7 @@ def test_a_migration_that_is_cut_short_leaves_the_old_tables(tmp_path: Path, mon
         with pytest.raises(UserError, match="damaged"):
             Store(tmp_path)
     store = Store(tmp_path)
-    assert "more" not in {row["name"] for row in store._rows("SELECT name FROM sqlite_master")}
+    assert "more" not in {row["name"] for row in store.rows("SELECT name FROM sqlite_master")}
 
 
 def _database(path: Path, *statements: str) -> None:
