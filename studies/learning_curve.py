@@ -35,7 +35,7 @@ from coinseg.pipeline.recipe import other_pairs
 from coinseg.pipeline.run import Run, job_of, train
 from coinseg.review.kept.records import CaseRecord
 from coinseg.review.queue import worth_looking_at
-from coinseg.runtime.files import read_json, write_json
+from coinseg.runtime.files import key_of, read_json, write_json
 from coinseg.training.pseudo_masks import REVIEWED
 from coinseg.training.student import Lesson, train_student
 
@@ -125,7 +125,7 @@ def measure(source: Path, work: Path, name: str, seed: int, fifth: str) -> Itera
             begun = time.process_time()
             lesson = Lesson(slices, masks, reviewed=reviewed(truth, order[:count]))
             folder = space.root / "students" / f"{chosen}-{count}"
-            student = train_student([lesson], settings, f"{chosen} {count}", folder)[0]
+            student = train_student([lesson], settings, f"{chosen} {count} {key_of(order[:count].tolist())}", folder)[0]
             if student is None:
                 raise SystemExit("too few masks for a student")
             yield read(chosen, count, rebuilt(run.predictor, student=student), begun)

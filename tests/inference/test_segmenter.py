@@ -150,8 +150,9 @@ def test_the_agreement_of_a_mask_of_the_student_is_that_of_mirror_image_pixels_a
     pixels = 2 * 128 * 0.9 / (128 * 0.9 + 64 * 0.4 + 64 * 0.3 + 128)
     difference = 128 / (128 + 128)  # of both views it marks everything, the student half of it
     assert found.agreement is not None
-    assert found.agreement[0] == pytest.approx(np.cbrt(mirrored * pixels * 2 * difference / 1.5), rel=1e-4)
-    assert found.agreement[1:].tolist() == [0, 0]  # f changes nothing in the second; the last is not asked about
+    assert found.agreement[0] == pytest.approx((mirrored + pixels + 2 * difference / 1.5) / 3, rel=1e-4)
+    assert found.agreement[1] == pytest.approx((mirrored + pixels) / 3, rel=1e-4)  # f changes nothing there
+    assert found.agreement[2] == 0  # nobody is asked about it
     assert student_of(settings_of(), Raises(0.9)).maps(images[:1], scores(0.9, f=0.9)).agreement == pytest.approx(
         found.agreement[:1]
     )
@@ -230,7 +231,7 @@ def test_the_difference_agrees_with_itself_so_that_mirror_image_and_pixels_count
     sure = np.array([0.1, 0.15, 0.15, 0.1]) / 0.16
     pixels = 2 * sure.sum() / (sure.sum() + 4)
     assert found.agreement is not None
-    assert found.agreement.tolist() == pytest.approx([np.cbrt(128 * 2 / (192 + 192) * pixels), 0], rel=1e-5)
+    assert found.agreement.tolist() == pytest.approx([(128 * 2 / (192 + 192) + pixels + 1) / 3, 0], rel=1e-5)
 
 
 # --- both -------------------------------------------------------------------------------------------------------------------

@@ -57,12 +57,14 @@ def test_a_surer_mask_has_a_higher_dice_to_expect_and_what_lies_outside_of_it_lo
     assert expected_dice(sure[:1], masks[:1]) == known[:1]
 
 
-def test_three_opinions_count_alike_and_each_of_them_can_say_no() -> None:
+def test_three_opinions_count_alike() -> None:
     mask = squares((0, 0))
     sure = mask * 1.0
-    assert mean_agreement(mask, sure, np.array([0.5])) == pytest.approx(np.cbrt([0.5]))
-    assert mean_agreement(mask, sure, np.array([0.5]), np.array([0.25])) == pytest.approx([0.5])
-    assert mean_agreement(mask, sure, np.array([0.0])) == mean_agreement(mask, sure, np.ones(1), np.zeros(1)) == [0]
+    assert mean_agreement(mask, sure, np.array([0.5])) == pytest.approx([2.5 / 3])
+    assert mean_agreement(mask, sure, np.array([0.5]), np.array([0.25])) == pytest.approx([1.75 / 3])
+    assert (
+        mean_agreement(mask, sure, np.zeros(1)) == mean_agreement(mask, sure, np.ones(1), np.zeros(1)) == pytest.approx([2 / 3])
+    )
     assert mean_agreement(mask, sure, np.ones(1)) == [1]
 
 

@@ -1,8 +1,8 @@
 """Confidence of masks and of their pixels, computed without any lesion mask (docs/research/confidence.md).
 
 pixel: confidence = min(1, map / (2 level)), 1/2 at the border of the mask (docs/decisions/0003-masks-without-masks.md)
-mask:  confidence = f(X) * (Dice(mask of X, mask of mirrored X, mirrored back) * Dice(mask, confidence of its pixels)
-                            * Dice(mask, mask of the difference |X - X_cf|))^(1/3); the last is 1 without a student
+mask:  confidence = f(X) * mean of Dice(mask of X, mask of mirrored X, mirrored back), Dice(mask, confidence of its pixels) and
+       Dice(mask, mask of the difference |X - X_cf|); the last is 1 without a student
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def expected_dice(sure: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def mean_agreement(
     masks: np.ndarray, sure: np.ndarray, mirrored: np.ndarray, difference: np.ndarray | float = 1.0
 ) -> np.ndarray:  # fmt: skip
-    """The geometric mean of how far three opinions agree with masks, (n,) in [0, 1]; each of them alone can say no.
+    """The mean of how far three opinions agree with masks, (n,) in [0, 1].
 
     Args:
         masks: (n, H, W) bool.
@@ -38,7 +38,7 @@ def mean_agreement(
         mirrored: Dice of the masks of an image and of its mirror image, (n,).
         difference: Dice of the masks and those of the difference |X - X_cf|, (n,); 1 where they are those.
     """
-    return np.asarray(np.cbrt(mirrored * expected_dice(sure, masks) * difference))
+    return np.asarray((mirrored + expected_dice(sure, masks) + difference) / 3)
 
 
 def confidence(probability: np.ndarray, agreed: np.ndarray, masks: np.ndarray) -> np.ndarray:
