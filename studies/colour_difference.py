@@ -19,7 +19,7 @@ from coinseg.config.parsing import stored_settings
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
-from coinseg.evaluation.evaluate import explain_all
+from coinseg.evaluation.explained import explain_all
 from coinseg.evaluation.protocols import mask_free
 from coinseg.explain.counterfactual import coin
 from coinseg.inference.checkpoint import load, read_model

@@ -29,7 +29,7 @@ from coinseg.data.phantom.leaves import write_leaves
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore
-from coinseg.evaluation.evaluate import explain_all
+from coinseg.evaluation.explained import explain_all
 from coinseg.evaluation.protocols import mask_free
 from coinseg.explain.counterfactual import losses
 from coinseg.inference.classes import ClassPredictors

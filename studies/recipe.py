@@ -46,7 +46,8 @@ from torch import Tensor, nn
 
 from coinseg.data.slices.dataset import ScoredSlices, TrainingSlices
 from coinseg.data.slices.intensity import signed
-from coinseg.evaluation.evaluate import evaluate, explain_all
+from coinseg.evaluation.evaluate import evaluate
+from coinseg.evaluation.explained import explain_all
 from coinseg.evaluation.protocols import sweep
 from coinseg.explain.attribution import candidate_layers
 from coinseg.inference.predictor import Predictor

@@ -15,7 +15,7 @@ from coinseg.config.parsing import settings_from
 from coinseg.config.schema import MaskSettings
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices, TrainingSlices
 from coinseg.data.slices.split import VALIDATION
-from coinseg.evaluation.evaluate import Explain
+from coinseg.evaluation.explained import Explain
 from coinseg.inference.image_score import ImageScores
 from coinseg.inference.predictor import Predictor
 from coinseg.masks.postprocess import masks_of

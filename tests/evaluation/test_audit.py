@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coinseg.evaluation import audit
-from coinseg.evaluation.protocols import Explained
+from coinseg.evaluation.explained import Explained
 from coinseg.metrics import overlap as metrics
 
 

@@ -18,8 +18,8 @@ from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
 from coinseg.evaluation import evaluate as room
-from coinseg.evaluation.evaluate import apart, choose_examples, evaluate, explain_all, middle_distance
-from coinseg.evaluation.protocols import Explained
+from coinseg.evaluation.evaluate import apart, choose_examples, evaluate, middle_distance
+from coinseg.evaluation.explained import Explained, explain_all
 from coinseg.masks.refine import channel_changes
 from coinseg.metrics.overlap import dice
 from coinseg.runtime.files import read_json
@@ -274,7 +274,7 @@ def test_in_batches_and_in_files_explanations_are_the_same(monkeypatch: pytest.M
         return told(batch, levels=level, agreement=level / 2, image_score=level / 4, foreign=batch.rows % 3 == 0)
 
     whole = explain_all(slices, explain, lambda *done: None)
-    monkeypatch.setattr(room, "CHUNK", 3)
+    monkeypatch.setattr("coinseg.evaluation.explained.CHUNK", 3)
     parts = explain_all(slices, explain, lambda *done: said.append(done), folder=tmp_path / "maps")
     assert said == [(0, 10), (3, 10), (6, 10), (9, 10)]
     for name, value in vars(whole).items():

@@ -10,7 +10,8 @@ import pytest
 
 from coinseg.config.schema import MaskSettings, Settings
 from coinseg.evaluation import protocols
-from coinseg.evaluation.protocols import Explained, gated, mask_free, sweep, thesis_masks, thesis_protocol
+from coinseg.evaluation.explained import Explained
+from coinseg.evaluation.protocols import gated, mask_free, sweep, thesis_masks, thesis_protocol
 
 RAW = replace(
     Settings(),

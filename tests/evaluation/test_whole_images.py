@@ -18,7 +18,8 @@ from coinseg.data.slices.case import load_case
 from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
 from coinseg.data.slices.intensity import CODE_WINDOW
 from coinseg.data.slices.split import VALIDATION
-from coinseg.evaluation.evaluate import evaluate, explain_all
+from coinseg.evaluation.evaluate import evaluate
+from coinseg.evaluation.explained import explain_all
 from coinseg.evaluation.whole_images import OF_TILES, WholeImages
 from coinseg.inference.predictor import Predictor, Preparation
 from coinseg.masks.postprocess import masks_of

@@ -21,7 +21,7 @@ from coinseg.config.schema import AttributionSettings, Settings
 from coinseg.data.slices.dataset import ScoredBatch
 from coinseg.data.slices.split import VALIDATION
 from coinseg.errors import UserError
-from coinseg.evaluation.protocols import Explained
+from coinseg.evaluation.explained import Explained
 from coinseg.explain.registry import METHODS, explain_with
 from coinseg.inference import explainer as inference
 from coinseg.networks.classifier import probabilities

@@ -18,7 +18,8 @@ from coinseg.data.slices.index import COLUMNS, read_index
 from coinseg.data.slices.split import TRAINING, VALIDATION, groups, split
 from coinseg.data.slices.store import prepare
 from coinseg.evaluation import evaluate as evaluation
-from coinseg.evaluation.protocols import Explained, mask_free
+from coinseg.evaluation.explained import Explained
+from coinseg.evaluation.protocols import mask_free
 from coinseg.metrics import overlap as metrics
 from coinseg.metrics.overlap import pixel_auprc
 from coinseg.pipeline.run import Workspace, evaluate, train

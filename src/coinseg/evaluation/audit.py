@@ -11,7 +11,7 @@ from scipy import ndimage
 from coinseg.masks.decision_flip import Ask, pasted
 from coinseg.metrics import overlap as metrics
 
-from .protocols import Explained
+from .explained import Explained
 
 RIM = 1 / 16  # Radius by which an organ is dilated, as a share of the side
 

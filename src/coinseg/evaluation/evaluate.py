@@ -8,74 +8,23 @@ from typing import Any
 import numpy as np
 
 from coinseg.config.schema import Settings
-from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices
-from coinseg.errors import UserError
+from coinseg.data.slices.dataset import ScoredSlices
 from coinseg.masks.confidence import DOUBT, doubtful, of_pixels
 from coinseg.masks.postprocess import levels_of, masks_of
 from coinseg.masks.refine import channel_changes
 from coinseg.metrics import overlap as metrics
-from coinseg.runtime.devices import CHUNK
 from coinseg.runtime.files import clear, csv_text, require_room, write_text
 from coinseg.runtime.records import sealed, write_record
-from coinseg.types import Explanation, Maps
 
 from .audit import Ask, audit, mistakes
-from .protocols import Explained, mask_free
+from .explained import Explain, Explained, explain_all, name_of, room_for
+from .protocols import mask_free
 from .verdict import judge, trusted
 from .whole_images import WholeImages, labels_of_slices, whole_scores
 
 EXAMPLES = 4  # Pictures of each kind: best, median, worst, normal
 BYTES, BYTES_OF_CHANNEL = 14, 8  # Of the maps of a pixel that is scored, and for each of its channels in X and X_cf
 NOTHING = "nothing to count over whole images"
-Explain = Callable[[ScoredBatch], tuple[Explanation, Maps]]
-"""Slices -> their explanation and the maps that masks are read from; it looks at images and labels, never at masks."""
-
-
-def explain_all(
-    slices: ScoredSlices, explain: Explain, report: Callable[[int, int], None], members: np.ndarray | None = None,
-    folder: Path | None = None,
-) -> Explained:  # fmt: skip
-    """Explain slices of this side in batches, all of them or `members` by position; pixels come back in [0, 1].
-
-    With a folder the maps (22 bytes a grey pixel) lie there as memory-mapped files, which the caller removes.
-    """
-    members = np.arange(len(slices)) if members is None else members
-    whole: dict[str, np.ndarray] = {}
-    for start in range(0, len(members), CHUNK):
-        report(start, len(members))
-        batch = slices.scored(members[start : start + CHUNK])
-        e, maps = explain(batch)
-        found = {
-            "rows": batch.rows, "label": batch.label, "truth": batch.truth, "known": batch.known, "refined": maps.values,
-            "before": e.probability.numpy(), "image": batch.image.numpy() / 2 + 0.5, "saliency": e.saliency.numpy(),
-        }  # fmt: skip
-        known = {"agreement": maps.agreement, "posterior": maps.image_score, "level": maps.levels, "foreign": maps.foreign}
-        found |= {name: of_maps for name, of_maps in known.items() if of_maps is not None}
-        if e.counterfactual is not None and e.counterfactual_probability is not None:
-            found |= {"after": e.counterfactual_probability.numpy(), "counterfactual": e.counterfactual.numpy() / 2 + 0.5}
-        _require_numbers(slices, found)
-        for name, value in found.items():
-            if name not in whole:
-                whole[name] = _room(name, (len(members), *value.shape[1:]), value.dtype, folder)
-            whole[name][start : start + len(value)] = value
-    return Explained(**whole)
-
-
-def _require_numbers(slices: ScoredSlices, found: dict[str, np.ndarray]) -> None:
-    """Raise `UserError` where a classifier gives an image no number: it would count as normal, and the AUROC be anything."""
-    for name in ("before", "after", "posterior"):
-        if name in found and not (sound := np.isfinite(found[name])).all():
-            of = name_of(slices.store.index, int(found["rows"][np.flatnonzero(~sound)[0]]))
-            got = f"the classifier gives NaN or infinity for {int((~sound).sum())} held-out images, such as {of}"
-            raise UserError(got, "a number for every image", "look at the image, mend the classifier, or use precision 32-true")
-
-
-def _room(name: str, shape: tuple[int, ...], kind: np.dtype, folder: Path | None) -> np.ndarray:
-    """An array in memory, or in a file where it has pixels and there is a folder for them."""
-    if folder is None or len(shape) == 1:
-        return np.empty(shape, kind)
-    folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, shape)
 
 
 @contextmanager
@@ -156,13 +105,6 @@ def middle_distance(index: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarra
     return np.abs(index["slice"][rows] - (first + last)[of] / 2) / half[of]
 
 
-def name_of(index: dict[str, np.ndarray], row: int, tiles: bool = False) -> str:
-    """What a person calls a slice: plain images have no slice number, and only crops have a region; `tiles` are not named."""
-    number = f", slice {index['slice'][row]}" if index["slice"].any() else ""
-    region = f", region {index['region'][row]}" if index["region"][row] >= 0 and not tiles else ""
-    return f"{index['case'][row]}{number}{region}"
-
-
 def _rows(
     found: Explained, predicted: np.ndarray, sure: np.ndarray, index: dict[str, np.ndarray], usable: bool,
     changes: dict[str, np.ndarray],
@@ -206,7 +148,7 @@ def evaluate(
     """
     with _maps_in(folder / "maps", slices) as maps:
         found = explain_all(slices, explain, report, folder=maps)
-        predicted = _room("predicted", found.truth.shape, np.dtype(bool), maps)
+        predicted = room_for("predicted", found.truth.shape, np.dtype(bool), maps)
         for block in metrics.blocks_of(np.arange(len(predicted))):
             predicted[block] = masks_of(found.refined[block], found.levels(threshold, block), settings.masks)
         audited = None

@@ -6,65 +6,22 @@ image, filtered; a threshold chosen without masks, and one cleaning (settings `m
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from coinseg.config.schema import MaskSettings, Settings
-from coinseg.masks.confidence import DOUBT, confidence
+from coinseg.masks.confidence import DOUBT
 from coinseg.masks.postprocess import clean, masks_of
 from coinseg.metrics import overlap as metrics
+
+from .explained import Explained
 
 THESIS_THRESHOLDS = np.concatenate([np.arange(0.005, 0.3, 0.005), np.arange(0.3, 1.0, 0.02)])
 THESIS_CLEANING = MaskSettings(opening=3, closing=3, keep="largest", min_px=0)
 ORACLE_THRESHOLDS = np.concatenate([np.linspace(0.0125, 0.5, 40), np.linspace(0.525, 0.975, 19)])
 ORACLE_PEAKS = np.linspace(0.025, 1, 40)  # `sweep` tries one threshold for all images, and one share of the peak of each image
-
-
-@dataclass(frozen=True)
-class Explained:
-    """Explanations of n held-out slices."""
-
-    rows: np.ndarray  # of the store, (n,)
-    label: np.ndarray  # image labels, (n,), 0 or 1; below 0 (unknown) where only the scan has one
-    before: np.ndarray  # f(X), (n,)
-    image: np.ndarray  # (n, C, S, S) in [0, 1]
-    saliency: np.ndarray  # the map of the method, (n, S, S) in [0, 1]
-    refined: np.ndarray  # the map after mirror average and guided filter, (n, S, S) in [0, 1]
-    truth: np.ndarray  # (n, S, S) bool
-    known: np.ndarray  # whether the truth is known, (n,) bool
-    after: np.ndarray | None = None  # f(X_cf), (n,); None for an attribution
-    counterfactual: np.ndarray | None = None  # X_cf, (n, C, S, S) in [0, 1]; None for an attribution
-    agreement: np.ndarray | None = None  # of other opinions with the masks, see `Maps`, (n,); None without mirror images
-    posterior: np.ndarray | None = None  # image scores of the ensemble, (n,); None without a student
-    level: np.ndarray | None = None  # thresholds of the maps, (n,), NaN: f says normal; None: one rule for all
-    foreign: np.ndarray | None = None  # whether its case is unlike the training images, (n,) bool; None: nobody asked
-
-    def levels(self, threshold: float, of: np.ndarray | list[int]) -> float | np.ndarray:
-        """The threshold of the images with indices `of`, as an argument of `masks_of`."""
-        return threshold if self.level is None else self.level[of]
-
-    def confidence(self, predicted: np.ndarray) -> np.ndarray:
-        """Confidence of the masks (n, S, S) of these slices, (n,) in [0, 1]; NaN for empty masks or without `agreement`."""
-        unknown = np.full(len(self.rows), np.nan)
-        sure = confidence(self.before, unknown if self.agreement is None else self.agreement, predicted)
-        return np.where(self.is_foreign, sure * DOUBT, sure)
-
-    @property
-    def is_foreign(self) -> np.ndarray:
-        """Of which slices the case is unlike the training images, (n,) bool; their masks are doubtful."""
-        return np.zeros(len(self.rows), bool) if self.foreign is None else self.foreign
-
-    @property
-    def abnormal(self) -> np.ndarray:
-        """Labelled abnormal, or with a lesion in the truth whatever the label."""
-        return (self.label == 1) | (self.known & self.truth.any((1, 2)))
-
-    @property
-    def normal(self) -> np.ndarray:
-        """Labelled normal and without a lesion."""
-        return (self.label == 0) & ~self.abnormal
 
 
 def gated(found: Explained, level: float) -> Explained:

@@ -16,7 +16,7 @@ from coinseg.masks.postprocess import levels_of
 from coinseg.masks.tiles import blended, joined_mask
 from coinseg.metrics import overlap as metrics
 
-from .protocols import Explained
+from .explained import Explained
 
 OF_TILES = (
     "iou_oracle", "auprc", "cv", "flip_rate", "confidence_rank", "risk_area", "iou_trusted", "iou_doubtful", "masks_doubtful",

@@ -12,7 +12,7 @@ from coinseg.data.readers.axes import reordered, turned
 from coinseg.data.slices.case import LoadedCase, encoder, load_case
 from coinseg.data.slices.crop import Box
 from coinseg.errors import UserError
-from coinseg.evaluation.evaluate import name_of
+from coinseg.evaluation.explained import name_of
 from coinseg.types import NativeSlice
 
 from .run import Run

@@ -23,8 +23,8 @@ from coinseg.data.slices.dataset import ScoredBatch, ScoredSlices, TrainingSlice
 from coinseg.data.slices.split import VALIDATION
 from coinseg.data.slices.store import SliceStore, prepare
 from coinseg.errors import UserError
-from coinseg.evaluation.evaluate import explain_all
-from coinseg.evaluation.protocols import Explained, gated, mask_free, thesis_masks, thesis_protocol
+from coinseg.evaluation.explained import Explained, explain_all
+from coinseg.evaluation.protocols import gated, mask_free, thesis_masks, thesis_protocol
 from coinseg.explain.attribution.cam import KINDS
 from coinseg.explain.attribution.layers import candidate_layers
 from coinseg.explain.counterfactual import singla
