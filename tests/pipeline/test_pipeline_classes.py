@@ -133,7 +133,15 @@ def test_a_class_with_too_few_masks_has_no_student_and_the_others_keep_theirs(
         found, wanted = other.segment_images(images), one.segment_images(images)
         assert np.array_equal(found.masks, wanted.masks)
         np.testing.assert_allclose(found.scores.probability, wanted.scores.probability, atol=1e-6)
-    write_onnx(loaded, tmp_path, images)  # compares every class with torch
+
+
+@pytest.mark.slow
+def test_a_class_without_a_student_is_exported_beside_one_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, source = rare_class(monkeypatch, tmp_path / "data")
+    trained = build(Job(store_of(source, settings, tmp_path / "slices"), settings))
+    assert isinstance(trained, ClassPredictors)
+    assert {name: one.has_student for name, one in trained.of.items()} == {"disc": False, "square": True}
+    write_onnx(trained, tmp_path, torch.rand(4, 1, *[settings.data.side] * 2) * 2 - 1)  # compares every class with torch
 
 
 def test_scores_and_masks_of_a_class_are_made_again_where_it_gets_a_student(
