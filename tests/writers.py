@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 import torch
+from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -225,4 +226,23 @@ def make_scan(path: Path, shape: tuple[int, int, int] = (40, 44, 3), seed: int =
     affine = np.array([[-0.7 * turn[0], 0, 0.2, 30], [0, 0.7, 0, -20], [0.14, 0, 2.5 * turn[0], 7], [0, 0, 0, 1]])
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(hu, affine), path)
+    return path
+
+
+_PIXELS = np.random.default_rng(0)
+
+
+def photo(path: Path) -> Path:
+    """Write a grey image (24, 20) of noise, another one every time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_PIXELS.integers(20, 230, (24, 20), dtype=np.uint8)).save(path)
+    return path
+
+
+def mask_of(path: Path, empty: bool = False) -> Path:
+    """Write a mask (24, 20) of 0 and 255 with a rectangle in it, or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((24, 20), np.uint8)
+    pixels[4:9, 5:11] = 0 if empty else 255
+    Image.fromarray(pixels).save(path)
     return path

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from coinseg.cli.inspect import inspect
 from coinseg.config.parsing import settings_from
@@ -15,23 +14,8 @@ from coinseg.data.layouts.masks_by_look import masks_by_look
 from coinseg.data.layouts.registry import read_layout
 from coinseg.data.layouts.unlabelled import scans_in
 from coinseg.types import Cohort
-from writers import make_scan, write_nifti
-
-PHOTO = np.random.default_rng(0)
-
-
-def photo(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(PHOTO.integers(20, 230, (24, 20), dtype=np.uint8)).save(path)
-    return path
-
-
-def mask(path: Path, empty: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((24, 20), np.uint8)
-    pixels[4:9, 5:11] = 0 if empty else 255
-    Image.fromarray(pixels).save(path)
-    return path
+from writers import make_scan, photo, write_nifti
+from writers import mask_of as mask
 
 
 def listed(root: Path, **data: object) -> Cohort:

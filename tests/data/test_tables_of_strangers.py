@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from coinseg.cli.template import write_template
 from coinseg.config.parsing import settings_from
@@ -17,23 +15,8 @@ from coinseg.data.layouts.registry import read_layout
 from coinseg.errors import UserError
 from coinseg.types import Cohort
 from examples import EXAMPLES
-from writers import PLAIN, scan_of, write_series
-
-VALUES = np.random.default_rng(0)
-
-
-def picture(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(VALUES.integers(20, 230, (24, 20), dtype=np.uint8)).save(path)
-    return path
-
-
-def mask_of(path: Path, empty: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((24, 20), np.uint8)
-    pixels[4:9, 5:11] = 0 if empty else 255
-    Image.fromarray(pixels).save(path)
-    return path
+from writers import PLAIN, mask_of, scan_of, write_series
+from writers import photo as picture
 
 
 def written(root: Path, header: str, *rows: str, name: str = "labels.csv") -> Path:

@@ -164,7 +164,7 @@ class SegmentedImages:
 
 
 def segment(segmenter: Segmenter, images: Tensor, scores: ImageScores, saliency: Tensor | None = None) -> SegmentedImages:
-    """Masks of images (B, C, S, S) in [-1, 1] with known scores: maps, threshold, cleaning, confidence."""
+    """Masks of images (B, C, S, S) in [-1, 1] with known scores: maps (`saliency` as there), threshold, cleaning, confidence."""
     maps = segmenter.maps(images, scores, saliency)
     levels = segmenter.level if maps.levels is None else maps.levels
     masks = masks_of(maps.values, levels, segmenter.cleaning)
